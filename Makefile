@@ -1,0 +1,75 @@
+# Everything runs in .venv, which make creates itself: only Python (3.11 to 3.13) with its venv module is needed.
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+LOCK := requirements/locked.txt
+INSTALLED := $(VENV)/installed
+UV := 0.13.9
+
+# Everything but gpu (CUDA is large) and gcp (Google's clients double the environment, and nothing here needs them).
+LOCKED_EXTRAS := beam train tune demo dev
+
+# The interpreter to make .venv with; by default the first of these that is new enough.
+PYTHON := python3.11 python3.12 python3.13 python3 python
+
+FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+# Arguments that a call may give.
+CORPUS ?=
+MAESTRO ?= corpora/maestro-v3.0.0-midi.zip
+JOBS ?= auto
+TESTS ?= tests
+
+.PHONY: help demo maestro test lint format bench lock clean
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## from MIDI to music: Bach's chorales, or make demo CORPUS=directory-or-zip
+	@$(RUN) -m demo --corpus="$$CORPUS"
+
+maestro: $(INSTALLED) ## download MAESTRO's MIDI (56 MB), for make demo CORPUS=corpora/maestro-v3.0.0-midi.zip
+	@$(RUN) -m demo.maestro --output="$$MAESTRO"
+
+test: $(INSTALLED) ## run the tests; TESTS=tests/notes for some, JOBS=0 for one process
+	$(RUN) -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(TESTS)
+
+lint: $(INSTALLED) ## check style, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(INSTALLED) ## put the code into its format
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: $(INSTALLED) ## run the side-by-side measurements on CORPUS=directory
+	@test -n "$$CORPUS" || { echo "Say on what to measure: make bench CORPUS=directory" >&2; exit 2; }
+	$(RUN) benchmarks/preprocess.py --corpus="$$CORPUS"
+	$(RUN) benchmarks/tutorial.py --corpus="$$CORPUS"
+
+lock: $(INSTALLED) ## resolve setup.py into requirements/; LOCK_ARGS=--upgrade for newer versions
+	$(RUN) -m pip install --quiet uv==$(UV)
+	$(VENV)/bin/uv pip compile setup.py $(addprefix --extra ,$(LOCKED_EXTRAS)) --universal --python-version 3.11 \
+		--generate-hashes --custom-compile-command 'make lock' --quiet --output-file $(LOCK) $(LOCK_ARGS)
+
+# The file that marks .venv as whole is written last, so that an interrupted installation is taken up again.
+$(INSTALLED): $(LOCK)
+	@found=; for python in $(PYTHON); do \
+		if $$python -c '$(FITS)' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "No Python 3.11, 3.12 or 3.13 with its venv module among: $(PYTHON)." >&2; \
+		echo "Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python." >&2; \
+		exit 2; \
+	fi; \
+	echo "Making $(VENV) with $$($$found --version); some 90 packages, one or two minutes."; \
+	$$found -m venv $(VENV)
+	@$(RUN) -m pip install --disable-pip-version-check --require-hashes --requirement $(LOCK)
+	@touch $@
+
+clean: ## remove the environment, build/ and caches; corpora/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+export CORPUS MAESTRO

@@ -1,0 +1,9 @@
+"""The one exception that every command turns into a single line and exit status 2."""
+
+
+class UserError(Exception):
+    """What the user gave cannot be used.
+
+    The message is one line: what was given, what was expected, and what to do about it. Commands print it
+    without a traceback (see `notes.cli`); a library caller may catch it like any exception.
+    """

@@ -1,0 +1,134 @@
+"""The frame: what is declared, what is shipped, what is locked."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from distutils.core import run_setup
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from setuptools import Distribution
+
+import notes
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = {"notes", "beam_preprocess", "trainer", "tuning", "demo", "benchmarks", "tests"}
+
+# Where the name of a module is not the name of what is installed.
+INSTALLED_AS = {
+    "absl": "absl-py",
+    "apache_beam": "apache-beam",
+    "google.cloud": "google-cloud-storage",
+    "google.protobuf": "protobuf",
+    "google_crc32c": "google-crc32c",
+    "keras_tuner": "keras-tuner",
+}
+
+
+def imports(package: str) -> Iterator[tuple[str, str]]:
+    """Yields (file, module) for each import anywhere in a package, also for those inside functions."""
+    for file in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+                if node.module in ("google", "google.cloud"):
+                    names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                yield str(file.relative_to(ROOT)), name
+
+
+def top(module: str) -> str:
+    """Names what is imported: "google.protobuf" of "google.protobuf.message", "numpy" of "numpy.typing"."""
+    return ".".join(module.split(".")[: 2 if module.startswith("google.") else 1])
+
+
+@pytest.fixture(scope="module")
+def distribution() -> Distribution:
+    return run_setup(str(ROOT / "setup.py"), stop_after="init")
+
+
+@pytest.mark.parametrize(
+    ("package", "extras"),
+    [("notes", []), ("beam_preprocess", ["beam"]), ("trainer", ["train"]), ("demo", ["demo"])],
+)
+def test_what_a_package_imports_is_declared(package: str, extras: list[str], distribution: Distribution) -> None:
+    """A Beam worker gets the package without extras: what it imports must be in install_requires."""
+    declared = [*distribution.install_requires]
+    for extra in extras:
+        declared += distribution.extras_require[extra]
+    names = {canonicalize_name(Requirement(requirement).name) for requirement in declared}
+    missing = {
+        (file, module)
+        for file, module in imports(package)
+        if top(module) not in OURS | sys.stdlib_module_names
+        and canonicalize_name(INSTALLED_AS.get(top(module), top(module))) not in names
+    }
+    assert missing == set()
+
+
+def test_all_is_every_extra_but_gpu(distribution: Distribution) -> None:
+    extras = distribution.extras_require
+    together = {requirement for name in extras if name not in ("all", "gpu") for requirement in extras[name]}
+    assert set(extras["all"]) == together
+    assert not any("cuda" in requirement for requirement in extras["all"])
+
+
+def test_the_lock_holds_a_fitting_version_of_all_that_is_declared(distribution: Distribution) -> None:
+    lines = (ROOT / "requirements" / "locked.txt").read_text(encoding="utf-8").splitlines()
+    pins = [re.match(r"([a-z0-9._-]+)==([^ ;]+)", line) for line in lines]
+    locked = {canonicalize_name(pin[1]): pin[2] for pin in pins if pin}
+    declared = [*distribution.install_requires]
+    for extra in ("beam", "train", "tune", "demo", "dev"):
+        declared += distribution.extras_require[extra]
+    for requirement in map(Requirement, declared):
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
+    assert "://" not in "\n".join(lines)
+
+
+def test_the_source_distribution_builds_from_itself_and_holds_our_packages(tmp_path: Path) -> None:
+    """Dataflow ships what `setup.py sdist` makes, and each worker builds it again."""
+    tree = tmp_path / "tree"
+    unwanted = shutil.ignore_patterns("__pycache__")
+    tree.mkdir()
+    for name in ("setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    for package in ("notes", "beam_preprocess", "trainer", "demo"):
+        shutil.copytree(ROOT / package, tree / package, ignore=unwanted)
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "sdist"], cwd=tree, check=True, capture_output=True, timeout=60
+    )
+    (archive,) = (tree / "dist").iterdir()
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    (shipped,) = tmp_path.glob("sostenuto-*")
+    assert sorted(path.name for path in shipped.iterdir() if (path / "__init__.py").exists()) == [
+        "beam_preprocess",
+        "notes",
+        "trainer",
+    ]
+    for package in ("notes", "beam_preprocess", "trainer"):
+        for file in (ROOT / package).rglob("*.py"):
+            assert (shipped / file.relative_to(ROOT)).exists(), file
+    version = subprocess.run(
+        [sys.executable, "setup.py", "--version"], cwd=shipped, check=True, capture_output=True, text=True, timeout=60
+    )
+    assert version.stdout.strip().splitlines()[-1] == notes.__version__
+
+
+def test_a_bare_make_explains_every_target() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    explained = subprocess.run([make], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert phony is not None
+    assert [line.split()[1] for line in explained.splitlines()] == phony[1].split()
