@@ -1,0 +1,1 @@
+"""MIDI corpus to dataset: an Apache Beam pipeline that imports neither TensorFlow nor the trainer."""

@@ -1,0 +1,81 @@
+"""The command: flags, one call, a summary."""
+
+import sys
+import time
+from typing import cast
+
+from absl import flags
+
+from beam_preprocess.config import PIECE_FROM, SUSTAIN, Config, PieceFrom
+from notes import cli
+from notes.errors import UserError
+from notes.midi import Sustain
+
+USAGE = """--input=URI --output=DIR [flags] [-- beam pipeline options]
+
+Writes a corpus of MIDI files as a dataset: TFRecords, one record a performance, and dataset.json.
+"""
+
+_INPUT = flags.DEFINE_string(
+    "input", None, "the corpus: a directory, a glob in quotes, a .zip such as MAESTRO's own, or one MIDI file"
+)
+_OUTPUT = flags.DEFINE_string("output", None, "the directory for the dataset")
+_METADATA = flags.DEFINE_string(
+    "metadata",
+    None,
+    "a CSV with MAESTRO's columns, which gives splits, composers and titles; by default the one that lies in the "
+    "input, if any; 'none' uses none",
+)
+_SPLIT_FRACTIONS = flags.DEFINE_list(
+    "split_fractions",
+    ["0.8", "0.1", "0.1"],
+    "without a CSV: shares of the pieces for train, validation and test; with or without, a share of 0 permits an "
+    "empty split",
+)
+_PIECE_FROM = flags.DEFINE_enum(
+    "piece_from", "path", PIECE_FROM, "without a CSV, what is one piece, kept within one split: a file or a directory"
+)
+_NUM_SHARDS = flags.DEFINE_integer("num_shards", 0, "TFRecord files a split; 0: about 100 performances each")
+_SUSTAIN = flags.DEFINE_enum(
+    "sustain", "ignore", SUSTAIN, "a note's duration ends when its key is released, or is extended by the sustain pedal"
+)
+_MAX_REJECTED_FRACTION = flags.DEFINE_float(
+    "max_rejected_fraction", 0.1, "the share of files that may be refused as broken before the run gives up"
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the dataset that the output directory holds")
+_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
+
+
+def main(beam_args: list[str]) -> None:
+    """Reads the flags and writes the dataset."""
+    started = time.monotonic()
+    config = Config(
+        input=cli.required(_INPUT),
+        output=cli.required(_OUTPUT),
+        metadata=_METADATA.value,
+        split_fractions=_fractions(_SPLIT_FRACTIONS.value),
+        piece_from=cast(PieceFrom, _PIECE_FROM.value),
+        num_shards=_NUM_SHARDS.value,
+        sustain=cast(Sustain, _SUSTAIN.value),
+        max_rejected_fraction=_MAX_REJECTED_FRACTION.value,
+        overwrite=_OVERWRITE.value,
+    )
+    from beam_preprocess.run import preprocess
+    from beam_preprocess.summary import summarize
+
+    manifest, corpus = preprocess(config, beam_args=beam_args, quiet=_QUIET.value)
+    if not _QUIET.value:
+        print(summarize(manifest, unlisted=corpus.unlisted, seconds=time.monotonic() - started))
+
+
+def _fractions(values: list[str]) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, values))
+    except ValueError as error:
+        raise UserError(f"--split_fractions={','.join(values)}: expected numbers, as in 0.8,0.1,0.1") from error
+
+
+if __name__ == "__main__":
+    arguments = sys.argv
+    separator = arguments.index("--") if "--" in arguments else len(arguments)
+    cli.run(lambda: main(arguments[separator + 1 :]), usage=USAGE, argv=arguments[:separator])

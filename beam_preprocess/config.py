@@ -1,0 +1,61 @@
+"""Everything that decides what a dataset will hold, in one checked place."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from notes.errors import UserError
+from notes.manifest import SPLITS
+from notes.midi import Sustain
+
+PieceFrom = Literal["path", "directory"]
+
+PIECE_FROM = get_args(PieceFrom)
+SUSTAIN = get_args(Sustain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run of the preprocessing job.
+
+    Attributes:
+        input: a directory, a glob, a .zip file or one MIDI file.
+        output: the dataset's directory.
+        metadata: path of a CSV with MAESTRO's columns; "none" to use none; None for the one in the input, if any.
+        split_fractions: shares of train, validation and test among the pieces, where no CSV splits them; 0 permits an
+            empty split, with or without a CSV.
+        piece_from: what names a piece where no CSV does: "path", each file its own, or "directory".
+        num_shards: files a split is written into; 0 for about a hundred performances each.
+        sustain: "ignore" ends a note at its key's release, "extend" at the sustain pedal's.
+        max_rejected_fraction: the share of files that may be refused before the run gives up.
+        overwrite: replace a dataset that is already in the output.
+
+    Raises:
+        UserError: a value is out of range; the message names the flag.
+    """
+
+    input: str
+    output: str
+    metadata: str | None = None
+    split_fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+    piece_from: PieceFrom = "path"
+    num_shards: int = 0
+    sustain: Sustain = "ignore"
+    max_rejected_fraction: float = 0.1
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks every value."""
+        fractions = self.split_fractions
+        given = f"--split_fractions={','.join(f'{fraction:g}' for fraction in fractions)}"
+        if len(fractions) != len(SPLITS) or not all(0 <= fraction <= 1 for fraction in fractions):
+            raise UserError(f"{given}: expected three numbers from 0 to 1, for {', '.join(SPLITS)}, as in 0.8,0.1,0.1")
+        if abs(sum(fractions) - 1) > 1e-6:
+            raise UserError(f"{given}: the numbers add up to {sum(fractions):g}, expected 1")
+        if self.piece_from not in PIECE_FROM:
+            raise UserError(f"--piece_from={self.piece_from}: expected {' or '.join(PIECE_FROM)}")
+        if self.sustain not in SUSTAIN:
+            raise UserError(f"--sustain={self.sustain}: expected {' or '.join(SUSTAIN)}")
+        if not 0 <= self.num_shards <= 99_999:
+            raise UserError(f"--num_shards={self.num_shards}: expected 0 (automatic) to 99999")
+        if not 0 <= self.max_rejected_fraction <= 1:
+            raise UserError(f"--max_rejected_fraction={self.max_rejected_fraction:g}: expected a number from 0 to 1")

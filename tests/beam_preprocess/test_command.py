@@ -1,0 +1,296 @@
+"""The command as a user runs it, and the job it runs."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from beam_preprocess import transforms
+from beam_preprocess.config import Config
+from beam_preprocess.run import preprocess
+from notes import midi
+from notes.errors import UserError
+from notes.manifest import SPLITS, Manifest
+from tests.midi_files import melody, midi_bytes, off, on, pedal, write_corpus
+from tests.processes import REPOSITORY, run_python
+
+BROKEN = {
+    "bad/text.mid": b"Dear diary",
+    "bad/truncated.mid": melody([60, 62])[:-8],
+    "bad/silent.mid": midi_bytes([on(0, 36, channel=9), off(5, 36, channel=9)]),
+}
+
+
+def sound_files(count: int = 30) -> dict[str, bytes]:
+    return {f"{index % 3}/{index}.mid": melody(range(40, 50 + index)) for index in range(count)}
+
+
+@pytest.fixture
+def corpus_directory(tmp_path):
+    return write_corpus(tmp_path / "corpus", sound_files())
+
+
+@pytest.fixture(autouse=True)
+def _beam_may_speak_again():
+    level = logging.getLogger("apache_beam").level
+    yield
+    logging.getLogger("apache_beam").setLevel(level)
+
+
+def run(input_, output, *, beam_args=(), **config) -> Manifest:
+    manifest, _ = preprocess(Config(str(input_), str(output), **config), beam_args=beam_args, quiet=True)
+    return manifest
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_the_command_writes_a_dataset_and_says_what_it_holds(corpus_directory, tmp_path):
+    write_corpus(corpus_directory, BROKEN)
+    output = tmp_path / "new" / "dataset"
+    process = run_python(
+        "-m",
+        "beam_preprocess",
+        f"--input={corpus_directory}",
+        f"--output={output}",
+        "--num_shards=2",
+        "--max_rejected_fraction=0.2",
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    shards = [f"{split}-0000{number}-of-00002.tfrecord" for split in SPLITS for number in (0, 1)]
+    assert sorted(os.listdir(output)) == sorted([*shards, "dataset.json", "rejected.jsonl"])
+
+    manifest = Manifest.load(output)
+    notes = {split: manifest.notes(split) for split in SPLITS}
+    assert sum(notes.values()) == sum(10 + index for index in range(30))
+    for split in SPLITS:
+        assert [len(one.notes) for one in manifest.read_performances(split)]
+        (row,) = (line.split() for line in process.stdout.splitlines() if line.startswith(split + " "))
+        assert row[1:3] == [str(manifest.performances(split)), str(notes[split])]
+    assert manifest.document["rejected"] == {"no_notes": 1, "not_midi": 1, "truncated": 1}
+    rejected = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rejected] == sorted(BROKEN)
+    assert "refused 3 files (1 no_notes, 1 not_midi, 1 truncated)" in process.stdout
+    assert str(output) in process.stdout.splitlines()[-1]
+
+
+def test_two_runs_of_any_kind_write_the_same_bytes(corpus_directory, tmp_path):
+    write_corpus(corpus_directory, BROKEN)
+    run(corpus_directory, tmp_path / "one", num_shards=3)
+    expected = contents(tmp_path / "one")
+    with zipfile.ZipFile(tmp_path / "corpus.zip", "w") as archive:
+        for path in sorted(corpus_directory.rglob("*.mid"), reverse=True):
+            archive.write(path, path.relative_to(tmp_path))
+    run(tmp_path / "corpus.zip", tmp_path / "two", num_shards=3)
+    assert contents(tmp_path / "two") == expected
+    workers = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
+    run(corpus_directory, tmp_path / "three", num_shards=3, beam_args=workers)
+    assert contents(tmp_path / "three") == expected
+
+
+def test_help_is_quick_and_knows_the_flags():
+    started = time.monotonic()
+    process = run_python("-m", "beam_preprocess", "--help")
+    assert time.monotonic() - started < 3  # A second on an idle machine; Beam alone would take longer than this.
+    assert process.returncode == 0
+    names = "input metadata output split_fractions piece_from num_shards sustain max_rejected_fraction overwrite quiet"
+    assert all(f"--{name}" in process.stdout.replace("[no]", "") for name in names.split())
+    imported = (
+        "import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('beam_preprocess', run_name='__main__')"
+    )
+    process = run_python("-c", f"{imported}\nexcept SystemExit: pass\nprint('apache_beam' in sys.modules)")
+    assert process.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--output={out}"], "--input is missing"),
+        (["--input={in}"], "--output is missing"),
+        (["--input={in}/nowhere", "--output={out}"], "no such file or directory"),
+        (["--input={in}/*.mid", "--output={out}"], "matches no file"),
+        (["--input={in}/empty", "--output={out}"], "holds no MIDI file"),
+        (["--input={in}", "--output={out}", "--split_fractions=0.5,0.5"], "expected three numbers"),
+        (["--input={in}", "--output={out}", "--split_fractions=0.5,0.5,0.5"], "add up to 1.5"),
+        (["--input={in}", "--output={out}", "--split_fractions=a,b,c"], "expected numbers"),
+        (["--input={in}", "--output={out}", "--split_fractions=1,-1,1"], "three numbers from 0 to 1"),
+        (["--input={in}", "--output={out}", "--piece_from=title"], "path|directory"),
+        (["--input={in}", "--output={out}", "--num_shards=-1"], "--num_shards=-1"),
+        (["--input={in}", "--output={out}", "--sustain=maybe"], "ignore|extend"),
+        (["--input={in}", "--output={out}", "--max_rejected_fraction=2"], "--max_rejected_fraction=2"),
+        (["--input={in}", "--output={out}", "--metadata={in}/absent.csv"], "absent.csv: cannot be read"),
+        (["--input={in}", "--output={in}/0/0.mid"], "is a file"),
+        (["--input={in}", "--output=gs://bucket/x"], "gs:// is not supported"),
+        (["--input={in}", "--output={out}", "--shards=3"], "shards"),
+        (["--input={in}", "--output={out}", "{in}"], "unexpected argument"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2_and_writes_nothing(corpus_directory, tmp_path, flags, message):
+    (corpus_directory / "empty").mkdir()
+    flags = [flag.replace("{in}", str(corpus_directory)).replace("{out}", str(tmp_path / "out")) for flag in flags]
+    process = run_python("-m", "beam_preprocess", *flags)
+    assert (process.returncode, process.stdout) == (2, "")
+    (line,) = process.stderr.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_found_while_running_is_one_line_too_and_leaves_nothing(corpus_directory, tmp_path):
+    write_corpus(corpus_directory, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
+    process = run_python("-m", "beam_preprocess", f"--input={corpus_directory}", f"--output={tmp_path / 'out'}")
+    assert (process.returncode, process.stdout) == (2, "")
+    (line,) = process.stderr.splitlines()
+    assert "20 of 50 files were refused (20 not_midi), more than --max_rejected_fraction=0.1 permits" in line
+    assert line.endswith("bad/0.mid is no standard MIDI file: begins with b'no M', expected b'MThd'")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("beam_args", "message"),
+    [
+        (["--runer=FnApiRunner"], "unknown beam pipeline option --runer"),
+        (["--direct_num_workers=many"], "invalid int value: 'many'"),
+    ],
+)
+def test_a_mistaken_beam_option_is_refused(corpus_directory, tmp_path, beam_args, message):
+    with pytest.raises(UserError, match=message):
+        run(corpus_directory, tmp_path / "out", beam_args=beam_args)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_dataset_is_replaced_only_when_told(corpus_directory, tmp_path):
+    output = tmp_path / "out"
+    run(corpus_directory, output, num_shards=4)
+    before = contents(output)
+    (corpus_directory / "0" / "0.mid").write_bytes(melody([1, 2, 3]))
+    with pytest.raises(UserError, match="already holds a dataset"):
+        run(corpus_directory, output, num_shards=2)
+    assert contents(output) == before
+    run(corpus_directory, tmp_path / "fresh", num_shards=2)
+    run(corpus_directory, output, num_shards=2, overwrite=True)
+    assert contents(output) == contents(tmp_path / "fresh")
+
+
+def test_a_failed_replacement_leaves_the_former_dataset(corpus_directory, tmp_path):
+    output = tmp_path / "out"
+    run(corpus_directory, output)
+    before = contents(output)
+    write_corpus(corpus_directory, BROKEN)
+    with pytest.raises(UserError, match="3 of 33 files were refused"):
+        run(corpus_directory, output, overwrite=True, max_rejected_fraction=0.0)
+    assert contents(output) == before
+
+
+def test_an_output_that_cannot_be_written_is_a_users_mistake(corpus_directory, tmp_path, monkeypatch):
+    def no_space(*_):
+        raise UserError("out/train: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(transforms, "write_shard", no_space)
+    with pytest.raises(UserError, match=r"^out/train: cannot be written \(No space left on device\)$"):
+        run(corpus_directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fault_of_the_program_is_not_taken_for_a_users_mistake(corpus_directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(transforms.midi, "read_midi", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError, match="WriteShards"):
+        run(corpus_directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def interrupt_within_a_shard(corpus_directory: Path, output: Path, number: signal.Signals) -> tuple[int, str]:
+    """Starts a run, sends it a signal while it is writing, and returns its status and what it said."""
+    endless = corpus_directory / "0" / "endless.mid"
+    os.mkfifo(endless)  # Whoever reads it waits for ever.
+    command = [sys.executable, "-m", "beam_preprocess", f"--input={corpus_directory}", f"--output={output}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (output.is_dir() and os.listdir(output)) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+    finally:
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        endless.unlink()
+    return process.returncode, said
+
+
+def test_a_killed_run_leaves_no_dataset_and_the_next_one_cleans_up(corpus_directory, tmp_path):
+    output = tmp_path / "out"
+    status, _ = interrupt_within_a_shard(corpus_directory, output, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert os.listdir(output)
+    with pytest.raises(UserError, match="unfinished"):
+        Manifest.load(output)
+    run(corpus_directory, output)
+    run(corpus_directory, tmp_path / "fresh")
+    assert contents(output) == contents(tmp_path / "fresh")
+
+
+def test_an_interrupted_run_says_so_and_leaves_nothing(corpus_directory, tmp_path):
+    status, said = interrupt_within_a_shard(corpus_directory, tmp_path / "out", signal.SIGINT)
+    assert (status, said) == (130, "beam_preprocess: interrupted\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_sustain_pedal_counts_when_asked(tmp_path):
+    data = midi_bytes([pedal(0, 127), on(0, 60), off(100, 60), pedal(900, 0)])
+    write_corpus(tmp_path / "in", {f"{index}.mid": data for index in range(3)})
+    durations = {}
+    for sustain in ("ignore", "extend"):
+        manifest = run(tmp_path / "in", tmp_path / sustain, sustain=sustain)
+        durations[sustain] = next(manifest.read_performances("train")).notes.duration_us.tolist()
+        assert manifest.document["options"]["sustain"] == sustain
+    assert durations == {"ignore": [100_000], "extend": [1_000_000]}
+
+
+def test_metadata_reaches_the_records(tmp_path):
+    csv = (
+        "canonical_composer,canonical_title,split,year,midi_filename\n"
+        "Clara Schumann,Scherzo,train,2011,a.mid\n,,validation,,b.mid\n,,test,,c.mid\n"
+    )
+    write_corpus(tmp_path / "in", {**{f"{name}.mid": melody([60]) for name in "abcd"}, "m.csv": csv.encode()})
+    manifest = run(tmp_path / "in", tmp_path / "out")
+    (performance,) = manifest.read_performances("train")
+    assert (performance.path, performance.piece, performance.split) == ("a.mid", "Clara Schumann: Scherzo", "train")
+    assert (performance.composer, performance.title, performance.year) == ("Clara Schumann", "Scherzo", 2011)
+    assert manifest.document["source"]["unlisted"] == 1
+    assert manifest.document["source"]["files"] == 3
+
+
+def test_a_file_that_cannot_be_opened_is_refused_and_the_others_are_not(corpus_directory, tmp_path):
+    (corpus_directory / "dangling.mid").symlink_to(tmp_path / "nowhere")
+    (corpus_directory / "huge.mid").write_bytes(melody([60]) + bytes(midi.MAX_BYTES))
+    manifest = run(corpus_directory, tmp_path / "out")
+    assert manifest.document["rejected"] == {"too_large": 1, "unreadable": 1}
+    assert sum(manifest.performances(split) for split in SPLITS) == 30
+
+
+def test_quiet_prints_nothing(corpus_directory, tmp_path):
+    process = run_python(
+        "-m", "beam_preprocess", f"--input={corpus_directory}", f"--output={tmp_path / 'out'}", "--quiet"
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+
+
+def test_the_corpus_gives_exactly_its_notes(corpus, tmp_path):
+    if not (corpus / "maestro-asap.csv").exists():
+        pytest.skip("SOSTENUTO_CORPUS is not the corpus whose numbers are known")
+    manifest = run(corpus, tmp_path / "one")
+    assert [manifest.performances(split) for split in SPLITS] == [399, 46, 74]
+    assert [manifest.notes(split) for split in SPLITS] == [1_305_914, 120_112, 234_892]
+    assert sum(manifest.document["statistics"][split]["zero_length_dropped"] for split in SPLITS) == 3
+    copy = shutil.make_archive(str(tmp_path / "zip"), "zip", root_dir=corpus.parent, base_dir=corpus.name)
+    run(copy, tmp_path / "two")
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")

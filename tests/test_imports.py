@@ -1,0 +1,81 @@
+"""Who may import whom: a Beam worker never imports TensorFlow, a trainer never imports Beam."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.processes import REPOSITORY, run_python
+
+PACKAGES = [name for name in ("notes", "beam_preprocess", "trainer", "tuning") if (REPOSITORY / name).is_dir()]
+
+# What no module of a package may import, anywhere in its source.
+FORBIDDEN = {
+    "notes": {"apache_beam", "tensorflow", "keras", "keras_tuner", "beam_preprocess", "trainer", "tuning"},
+    "beam_preprocess": {"tensorflow", "keras", "keras_tuner", "trainer", "tuning"},
+    "trainer": {"apache_beam", "beam_preprocess", "keras_tuner", "tuning"},
+    "tuning": {"apache_beam", "beam_preprocess"},
+}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((REPOSITORY / package).rglob("*.py"))
+
+
+def imported(source: str) -> set[str]:
+    """Returns the top-level packages that a source imports, at its top or within a function."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            case ast.ImportFrom(level=0):
+                found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_imports_are_found_wherever_they_stand():
+    assert imported("import os.path\ndef f():\n  from apache_beam.io import x\nfrom . import y") == {
+        "os",
+        "apache_beam",
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_source_imports_what_its_package_may_not(package):
+    assert modules(package)
+    wrong = {str(path): imported(path.read_text(encoding="utf-8")) & FORBIDDEN[package] for path in modules(package)}
+    assert not {path: names for path, names in wrong.items() if names}
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name in ("notes", "beam_preprocess", "trainer")])
+def test_importing_everything_loads_no_stranger(package):
+    """What other packages import for us counts too: a worker must not get TensorFlow by a detour."""
+    names = [
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+        for path in modules(package)
+        if path.name != "__main__.py"
+    ]
+    # Entry points define flags of the same names; each runs in a process of its own.
+    program = f"""
+import importlib, sys
+from absl import flags
+for name in {names!r}:
+    importlib.import_module(name)
+    for flag in list(flags.FLAGS):
+        delattr(flags.FLAGS, flag)
+print(*sys.modules)
+"""
+    process = run_python("-c", program)
+    assert process.returncode == 0, process.stderr
+    loaded = {name.partition(".")[0] for name in process.stdout.splitlines()[-1].split()}
+    assert package in loaded
+    assert not loaded & FORBIDDEN[package]
+
+
+def test_only_the_entry_points_know_flags():
+    sources = {path: path.read_text(encoding="utf-8") for package in PACKAGES for path in modules(package)}
+    # notes.cli is the part that all entry points share.
+    del sources[REPOSITORY / "notes" / "cli.py"]
+    libraries = {path: source for path, source in sources.items() if '__name__ == "__main__"' not in source}
+    assert not [str(path) for path, source in libraries.items() if "absl" in imported(source)]
