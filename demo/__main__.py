@@ -1,0 +1,150 @@
+"""The whole path in one command, `make demo`: corpus, dataset, training, evaluation, music.
+
+It only runs the commands that a user runs, prints each as it does, and skips those whose result is there.
+"""
+
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+
+from notes import cli
+from notes.errors import UserError
+
+CHORALES = Path("corpora/bach-chorales")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the demo, and the file that it writes last."""
+
+    title: str
+    module: str
+    arguments: list[str]
+    result: Path
+
+    def run(self) -> None:
+        """Runs the command unless its result is there.
+
+        Raises:
+            SystemExit: with the command's own status, if it fails.
+        """
+        print(f"\n== {self.title}", flush=True)
+        if self.result.exists():
+            print(f"   is there already: {self.result}", flush=True)
+            return
+        command = [_python(), "-m", self.module, *self.arguments]
+        print(f"$ {shlex.join(command)}", flush=True)
+        with subprocess.Popen(command) as process:
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:
+                process.wait()  # it was interrupted too, and may be saving what it has
+                raise
+        if status:
+            print(f"The command above ended with status {status}.", file=sys.stderr)
+            raise SystemExit(status if status > 0 else 128 - status)
+
+
+def stages(corpus: Path, work: Path, *, max_minutes: float, num_notes: int, num_samples: int) -> list[Stage]:
+    """Lists the commands that lead from a corpus to music.
+
+    Args:
+        corpus: a directory or .zip of MIDI files.
+        work: the folder of this corpus.
+        max_minutes: how long to train.
+        num_notes: notes of each piece to generate.
+        num_samples: pieces to generate.
+    """
+    dataset, run, music = work / "dataset", work / "run", work / "music"
+    unfinished = ["--overwrite"] if dataset.exists() else []
+    return [
+        Stage(
+            "Preprocess: MIDI files to a dataset",
+            "beam_preprocess",
+            [f"--input={corpus}", f"--output={dataset}", *unfinished],
+            dataset / "dataset.json",
+        ),
+        Stage(
+            f"Train: {max_minutes:g} minutes at most",
+            "trainer",
+            [f"--data={dataset}", f"--workdir={run}", "--preset=base", f"--max_minutes={max_minutes:g}"],
+            run / "result.json",
+        ),
+        Stage(
+            "Evaluate: nats per note on performances that training never saw",
+            "trainer.evaluate",
+            [f"--workdir={run}", f"--data={dataset}", "--split=test"],
+            run / "evaluation-test.json",
+        ),
+        Stage(
+            "Generate: music from silence",
+            "trainer.generate",
+            [
+                f"--workdir={run}",
+                f"--output={music}",
+                f"--num_notes={num_notes}",
+                f"--num_samples={num_samples}",
+                "--seed=0",
+                "--audio",
+            ],
+            music / "samples.json",
+        ),
+    ]
+
+
+def folder_of(corpus: Path) -> str:
+    """Names the folder for a corpus: its name, and a hash of where it is and what lies in it.
+
+    So another corpus, or the same one with a file more, never meets the dataset and the run of the former.
+    """
+    corpus = corpus.resolve()
+    content = hashlib.sha256(os.fsencode(corpus))
+    for file in [corpus, *sorted(corpus.rglob("*"))]:
+        if file.is_file():
+            state = file.stat()
+            content.update(os.fsencode(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\n"))
+    return f"{corpus.stem if corpus.is_file() else corpus.name}-{content.hexdigest()[:8]}"
+
+
+def _python() -> str:
+    """Names this interpreter as one would type it here."""
+    return os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd() + os.sep) else sys.executable
+
+
+def main() -> None:
+    """Runs every stage and says where the music is."""
+    if flags.FLAGS.corpus:
+        corpus = Path(flags.FLAGS.corpus).expanduser()
+        if not corpus.exists():
+            raise UserError(f"{corpus}: no such directory or .zip; give one that holds MIDI files")
+    else:
+        corpus = CHORALES
+        Stage("Corpus: Bach's chorales", "demo.chorales", [f"--output={corpus}"], corpus).run()
+    work = Path(flags.FLAGS.work) / folder_of(corpus)
+    for stage in stages(
+        corpus,
+        work,
+        max_minutes=flags.FLAGS.max_minutes,
+        num_notes=flags.FLAGS.num_notes,
+        num_samples=flags.FLAGS.num_samples,
+    ):
+        stage.run()
+    print("\nThe music:")
+    for file in sorted((work / "music").iterdir()):
+        if file.suffix in (".mid", ".wav", ".png"):
+            print(f"  {file}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("corpus", "", "directory or .zip of MIDI files; by default Bach's chorales from music21")
+    flags.DEFINE_string("work", "build/demo", "directory for datasets, runs and music: one folder for each corpus")
+    flags.DEFINE_float("max_minutes", 3.0, "minutes to train at most")
+    flags.DEFINE_integer("num_notes", 400, "notes of each piece to generate")
+    flags.DEFINE_integer("num_samples", 4, "pieces to generate")
+    cli.run(main, usage="[--corpus=DIR|ZIP]\n\nFrom a corpus to music: preprocess, train, evaluate, generate.")
