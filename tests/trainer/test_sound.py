@@ -1,0 +1,93 @@
+import sys
+import wave
+
+import numpy as np
+import pytest
+
+from notes.errors import UserError
+from notes.representation import Notes
+from trainer import sound
+
+A4 = Notes.from_onsets([69], [0], [1_000_000], [100])
+
+
+@pytest.fixture(params=["soundfont", "tones"])
+def player(request, monkeypatch):
+    if request.param == "tones":
+        monkeypatch.setitem(sys.modules, "midirenderer", None)  # as if it were not installed
+    return request.param
+
+
+def read(path):
+    """Sample rate and samples [frames, channels], full scale 1."""
+    with wave.open(str(path)) as file:
+        assert file.getsampwidth() == 2
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
+        return file.getframerate(), samples / 32767
+
+
+def test_a4_sounds_at_440_hz_for_its_time_and_a_tail(tmp_path, player):
+    name = sound.render_wav(A4, tmp_path / "a4.wav")
+    assert ("TimGM6mb" in name) == (player == "soundfont")
+    assert "midirenderer" in name
+    rate, samples = read(tmp_path / "a4.wav")
+    assert len(samples) / rate == pytest.approx(1 + sound.TAIL_SECONDS, abs=0.01)
+    spectrum = np.abs(np.fft.rfft(samples[:rate, 0]))
+    assert np.argmax(spectrum) == pytest.approx(440, abs=3)
+    assert np.sqrt(np.mean(samples[: rate // 2] ** 2)) > 0.05
+    assert [path.name for path in tmp_path.iterdir()] == ["a4.wav"]
+
+
+def test_it_ends_in_silence_without_a_click(tmp_path, player):
+    sound.render_wav(A4, tmp_path / "a4.wav")
+    rate, samples = read(tmp_path / "a4.wav")
+    assert np.abs(samples[-rate // 100 :]).max() < 0.01
+    assert np.abs(samples[: rate // 2]).max() == pytest.approx(0.9, abs=0.01)
+
+
+def test_the_piano_is_not_cut_off_at_the_last_note_off(tmp_path):
+    sound.render_wav(A4, tmp_path / "a4.wav")
+    rate, samples = read(tmp_path / "a4.wav")
+    assert np.abs(samples[int(1.05 * rate) : int(1.2 * rate)]).max() > 0.01
+
+
+def test_the_loudest_cluster_does_not_clip(tmp_path, player):
+    pitches = np.tile([69, 74, 79, 84], 5)
+    cluster = Notes.from_onsets(pitches, np.zeros(20, int), np.full(20, 1_000_000), np.full(20, 127))
+    sound.render_wav(cluster, tmp_path / "cluster.wav")
+    _, samples = read(tmp_path / "cluster.wav")
+    loudest = np.abs(samples)
+    assert loudest.max() == pytest.approx(0.9, abs=0.01)
+    assert (loudest > 0.999 * loudest.max()).sum() < 10  # a clipped wave stays at its limit
+
+
+def test_notes_sound_when_they_are_written(tmp_path, player):
+    notes = Notes.from_onsets([60, 60], [0, 3_000_000], [100_000, 3_100_000], [100, 100])
+    sound.render_wav(notes, tmp_path / "two.wav")
+    rate, samples = read(tmp_path / "two.wav")
+    before = np.abs(samples[int(2.5 * rate) : int(2.98 * rate)]).max()
+    after = np.abs(samples[int(2.99 * rate) : int(3.1 * rate)]).max()
+    assert before < 0.1 * after
+
+
+def test_a_very_long_performance_is_cut_and_the_user_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(sound, "MAX_SECONDS", 60)
+    notes = Notes.from_onsets([60, 62, 64], [0, 59_000_000, 61_000_000], [10**6, 10**9, 62_000_000], [90, 90, 90])
+    name = sound.render_wav(notes, tmp_path / "long.wav")
+    assert "first 1 minutes only" in name
+    rate, samples = read(tmp_path / "long.wav")
+    assert len(samples) / rate == pytest.approx(60 + sound.TAIL_SECONDS, abs=0.01)
+    assert "only" not in sound.render_wav(A4, tmp_path / "a4.wav")
+
+
+def test_without_a_soundfont_there_is_still_a_sound(tmp_path, monkeypatch):
+    monkeypatch.setattr(sound, "_SOUNDFONT", "no-such.sf2")
+    assert "plain tones" in sound.render_wav(A4, tmp_path / "a4.wav")
+    _, samples = read(tmp_path / "a4.wav")
+    assert np.abs(samples).max() > 0.5
+
+
+def test_no_notes_is_an_error_that_leaves_no_file(tmp_path):
+    with pytest.raises(UserError, match="no notes to play"):
+        sound.render_wav(Notes.empty(), tmp_path / "silence.wav")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""Trains a next-note model on a dataset, scores it and plays it."""

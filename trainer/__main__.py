@@ -1,0 +1,89 @@
+"""Trains a next-note model: `python -m trainer --data=DIR --workdir=DIR`."""
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from notes import cli, storage
+from notes.errors import UserError
+from notes.manifest import Manifest
+from trainer import startup
+from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
+
+_STARTED = time.monotonic()
+
+_DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "where checkpoints, metrics and results go; an unfinished run is resumed"
+)
+_PRESET = flags.DEFINE_enum(
+    "preset", None, sorted(PRESETS), "the config to start from; base where neither a workdir nor --config gives one"
+)
+_CONFIG = flags.DEFINE_string("config", None, "a config file to start from, such as another run's config.json")
+_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
+
+
+def _define_config_flags() -> dict[str, flags.FlagHolder]:
+    """A flag for each field of the config; None means "as the preset has it"."""
+    define: dict[Any, Callable] = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
+    holders = {}
+    for field in dataclasses.fields(Config):
+        if field.name == "preset":
+            continue
+        defaults = "; ".join(f"{name}: {getattr(values, field.name)}" for name, values in PRESETS.items())
+        text = f"{field.metadata['help']} ({defaults})"
+        if field.metadata["choices"]:
+            holders[field.name] = flags.DEFINE_enum(field.name, None, field.metadata["choices"], text)
+        else:
+            holders[field.name] = define[field.type](field.name, None, text)
+    return holders
+
+
+_FIELDS = _define_config_flags()
+
+
+def _config(workdir: str) -> Config:
+    """The config that the flags ask for."""
+    if _PRESET.value and _CONFIG.value:
+        raise UserError("--preset and --config: expected at most one of them, both say where to start from")
+    begun = os.path.join(workdir, CONFIG_NAME)
+    if _CONFIG.value:
+        start = Config.load(_CONFIG.value)
+    elif _PRESET.value:
+        start = preset(_PRESET.value)
+    elif storage.exists(begun):
+        start = Config.load(begun)
+    else:
+        start = preset("base")
+    changes = {name: holder.value for name, holder in _FIELDS.items() if holder.value is not None}
+    if sum(bool(changes.get(name)) for name in LENGTH_FIELDS) > 1:
+        raise UserError("--steps, --epochs and --max_minutes: expected at most one of them")
+    return start.replace(**changes)
+
+
+def main() -> int:
+    """Trains as the flags say."""
+    data, workdir = cli.required(_DATA), cli.required(_WORKDIR)
+    config = _config(workdir)
+    manifest = Manifest.load(data)
+    startup.import_tensorflow()
+    from trainer import loop
+
+    result = loop.train(config, manifest, workdir, quiet=_QUIET.value, started=_STARTED)
+    if result.reason in ("SIGTERM", "SIGINT"):
+        return 128 + getattr(signal, result.reason)
+    if not _QUIET.value:
+        score = (
+            "" if result.best is None else f", best {result.monitor} {result.best:.4f} at {result.best_train_step:,}"
+        )
+        print(f"done: {result.train_step:,} train_steps ({result.reason}){score}; {_WORKDIR.value}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, usage="--data=DIR --workdir=DIR [--preset=NAME | --config=FILE] [--FIELD=VALUE ...]\n" + __doc__)

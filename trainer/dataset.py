@@ -1,0 +1,243 @@
+"""The dataset as a flat table of notes, and the windows that train_steps draw from it.
+
+Parsed, a corpus is small: ten bytes a note. So the trainer holds a split as four arrays, and the batch of a
+train_step is a pure function of the config and the train_step: any replica, worker or resumed run can make its part
+of any batch, at once.
+"""
+
+import os
+import tempfile
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from notes import storage
+from notes.errors import UserError
+from notes.manifest import Manifest
+from notes.representation import MAX_TIME_US, PITCHES
+from trainer import stateless
+from trainer.config import Config
+
+START_PITCH = PITCHES
+"""The pitch of the input that stands for "the performance begins"; its step, duration and velocity are 0."""
+
+_COLUMNS = {"pitch": "u1", "velocity": "u1", "step_us": "<i4", "duration_us": "<i4"}
+_LOWEST_KEY, _HIGHEST_KEY = 21, 108  # A0 and C8, the ends of a piano's keyboard
+
+
+class NoteArrays(NamedTuple):
+    """Raw notes as int32 arrays or tensors of one shape: MIDI numbers and microseconds."""
+
+    pitch: tf.Tensor
+    step_us: tf.Tensor
+    duration_us: tf.Tensor
+    velocity: tf.Tensor
+
+    def map(self, function) -> "NoteArrays":
+        """The same function applied to each field."""
+        return NoteArrays(*(function(field) for field in self))
+
+
+class NoteTable(NamedTuple):
+    """A split as one table.
+
+    Attributes:
+        notes: structured array `[notes]` with fields pitch, velocity, step_us, duration_us, performance after
+            performance.
+        offsets: int64 `[performances + 1]`; performance p is `notes[offsets[p]:offsets[p + 1]]`.
+    """
+
+    notes: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 `[performances]`, notes of each performance."""
+        return np.diff(self.offsets)
+
+    def performance(self, index: int) -> NoteArrays:
+        """The notes of one performance, int32 `[notes]`."""
+        rows = self.notes[self.offsets[index] : self.offsets[index + 1]]
+        return NoteArrays(*(rows[field].astype(np.int32) for field in NoteArrays._fields))
+
+
+def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = None) -> NoteTable:
+    """Loads a split, from the local cache where this very dataset was loaded before.
+
+    The cache is named by the checksum of the manifest, which holds the checksums of all shards, and is mapped into
+    memory, so that the processes of one host share it.
+
+    Args:
+        manifest: the dataset.
+        split: train, validation or test.
+        cache_directory: where tables are kept; by default the user's cache, or the temporary directory.
+
+    Raises:
+        UserError: the split is empty or a shard is damaged.
+    """
+    directory = cache_directory or _cache_directory()
+    stem = os.path.join(directory, f"{manifest.sha256}-{split}")
+    try:
+        return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), np.load(f"{stem}.offsets.npy"))
+    except (FileNotFoundError, ValueError, EOFError):
+        table = _build_table(manifest, split)
+    for name, array in (("notes", table.notes), ("offsets", table.offsets)):
+        with storage.atomic_write(f"{stem}.{name}.npy") as file:
+            np.save(file, array)
+    return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), table.offsets)
+
+
+def _cache_directory() -> str:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    for parent in (home, tempfile.gettempdir()):
+        directory = os.path.join(parent, "sostenuto")
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(directory, os.W_OK):
+            return directory
+    raise UserError(
+        f"cannot write to {home} nor to {tempfile.gettempdir()}: set XDG_CACHE_HOME to a writable directory"
+    )
+
+
+def _build_table(manifest: Manifest, split: str) -> NoteTable:
+    parts, lengths = [], []
+    for performance in manifest.read_performances(split):
+        notes = performance.notes
+        rows = np.empty(len(notes), list(_COLUMNS.items()))
+        for field in _COLUMNS:
+            rows[field] = getattr(notes, field)
+        parts.append(rows)
+        lengths.append(len(rows))
+    return NoteTable(np.concatenate(parts), np.cumsum([0, *lengths], dtype=np.int64))
+
+
+class Batch(NamedTuple):
+    """Windows of one replica.
+
+    Attributes:
+        inputs: `[windows, seq_length]`, the note before each target; `START_PITCH` at a performance's start.
+        targets: `[windows, positions]`, positions being seq_length, or 1 where only the last is a target.
+        mask: bool `[windows, positions]`, False on the padding of short windows.
+        windows: int64 `[windows]`, which window of the epoch each row is.
+    """
+
+    inputs: NoteArrays
+    targets: NoteArrays
+    mask: tf.Tensor
+    windows: tf.Tensor
+
+
+class Windows:
+    """The windows of a split, drawn by a stateless shuffle.
+
+    With every position a target, an epoch cuts each performance of n notes into ceil(n / seq_length) windows that do
+    not overlap; the first one's length, and with it all borders, is drawn anew each epoch between what fills the last
+    window and seq_length. So the number of windows is the same each epoch, and an epoch has every note as a target
+    once. With the last position a target, a window starts at every note that has seq_length notes after it.
+
+    Attributes:
+        per_epoch: windows in an epoch.
+        targets_per_epoch: notes that an epoch has as targets.
+    """
+
+    def __init__(self, table: NoteTable, config: Config) -> None:
+        self._config = config
+        lengths = table.lengths
+        if config.positions == "every":
+            counts = -(-lengths // config.seq_length)
+            self.targets_per_epoch = int(lengths.sum())
+        else:
+            counts = np.maximum(lengths - config.seq_length, 0)
+            self.targets_per_epoch = int(counts.sum())
+        self.per_epoch = int(counts.sum())
+        if not self.per_epoch:
+            raise UserError(
+                f"seq_length={config.seq_length}: no performance of the split is longer; the longest has "
+                f"{lengths.max(initial=0)} notes"
+            )
+        with tf.device("CPU:0"):
+            # Eager tensors that a graph captures by reference: a NumPy array would be copied into the graph.
+            self._columns = NoteArrays(*(tf.constant(table.notes[field]) for field in NoteArrays._fields))
+            self._offsets = tf.constant(table.offsets[:-1])
+            self._lengths = tf.constant(lengths)
+            self._first_window = tf.constant(np.cumsum(counts) - counts)
+
+    def batch(self, first_slot: tf.Tensor, windows: int) -> Batch:
+        """The windows of slots `first_slot` to `first_slot + windows`, augmented.
+
+        Args:
+            first_slot: int64 scalar.
+            windows: how many.
+        """
+        with tf.device("CPU:0"):
+            slots = first_slot + tf.range(windows, dtype=tf.int64)
+            epoch = slots // self.per_epoch
+            index = stateless.shuffled(
+                self._config.seed, stateless.Purpose.WINDOW, epoch, slots % self.per_epoch, self.per_epoch
+            )
+            performance = tf.searchsorted(self._first_window, index, side="right", out_type=tf.int64) - 1
+            number = index - tf.gather(self._first_window, performance)
+            first, count = self._span(performance, number, epoch)
+            notes, sounding = self._cut(performance, first, count)
+            notes = self._augment(notes, sounding, first_slot)
+            inputs = notes.map(lambda field: field[:, :-1])
+            mask = sounding[:, 1:]
+            # Zero is a legal value of every field, so that a masked loss is finite too.
+            targets = notes.map(lambda field: tf.where(mask, field[:, 1:], 0))
+            if self._config.positions == "last":
+                targets, mask = targets.map(lambda field: field[:, -1:]), mask[:, -1:]
+        return Batch(inputs, targets, mask, index)
+
+    def _span(self, performance: tf.Tensor, number: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Each window's first target within its performance, and how many targets it has: int64 `[windows]` both."""
+        seq_length = self._config.seq_length
+        if self._config.positions == "last":
+            return number + 1, tf.fill(tf.shape(number), tf.constant(seq_length, tf.int64))
+        length = tf.gather(self._lengths, performance)
+        tail = (length - 1) % seq_length + 1
+        draw = stateless.shuffled(self._config.seed, stateless.Purpose.PHASE, epoch, performance, 2**31)
+        head = tail + draw % (seq_length - tail + 1)
+        first = tf.where(number == 0, tf.zeros_like(head), head + (number - 1) * seq_length)
+        last = tf.minimum(head + number * seq_length, length)
+        return first, last - first
+
+    def _cut(self, performance: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tuple[NoteArrays, tf.Tensor]:
+        """Notes `first - 1` to `first + seq_length`, and which of them there are: `[windows, seq_length + 1]`."""
+        place = tf.range(-1, self._config.seq_length, dtype=tf.int64)
+        sounding = (first[:, tf.newaxis] + place >= 0) & (place < count[:, tf.newaxis])
+        rows = tf.gather(self._offsets, performance)[:, tf.newaxis] + first[:, tf.newaxis] + place
+        rows = tf.where(sounding, rows, tf.zeros_like(rows))
+        absent = NoteArrays(START_PITCH, 0, 0, 0)
+        notes = [
+            tf.where(sounding, tf.cast(tf.gather(column, rows), tf.int32), missing)
+            for column, missing in zip(self._columns, absent, strict=True)
+        ]
+        return NoteArrays(*notes), sounding
+
+    def _augment(self, notes: NoteArrays, sounding: tf.Tensor, first_slot: tf.Tensor) -> NoteArrays:
+        """Transposes within the keyboard and stretches time, each window by its own amounts."""
+        config = self._config
+        draws = stateless.uniform_rows(config.seed, stateless.Purpose.AUGMENT, first_slot, tf.shape(notes.pitch)[0], 4)
+        if config.transpose:
+            lowest = tf.reduce_min(tf.where(sounding, notes.pitch, _HIGHEST_KEY), axis=1)
+            highest = tf.reduce_max(tf.where(sounding, notes.pitch, _LOWEST_KEY), axis=1)
+            shift = tf.cast(draws[:, 0] * (2 * config.transpose + 1), tf.int32) - config.transpose
+            shift = tf.clip_by_value(shift, tf.minimum(_LOWEST_KEY - lowest, 0), tf.maximum(_HIGHEST_KEY - highest, 0))
+            pitch = tf.where(sounding, notes.pitch + shift[:, tf.newaxis], notes.pitch)
+            notes = notes._replace(pitch=pitch)
+        if config.stretch:
+            # Faster and slower by the same ratio are equally likely.
+            factor = tf.exp(tf.cast(2 * draws[:, 1:2] - 1, tf.float64) * np.log1p(config.stretch))
+            stretched = [
+                # A rest of half an hour must stay within int32.
+                tf.cast(tf.minimum(tf.round(tf.cast(times, tf.float64) * factor), MAX_TIME_US), tf.int32)
+                for times in (notes.step_us, notes.duration_us)
+            ]
+            notes = notes._replace(
+                step_us=stretched[0], duration_us=tf.maximum(stretched[1], tf.minimum(notes.duration_us, 1))
+            )
+        return notes

@@ -1,0 +1,61 @@
+"""Scores a trained model on a split: `python -m trainer.evaluate --workdir=DIR --data=DIR --split=test`."""
+
+import json
+import os
+
+from absl import flags
+
+from notes import cli, storage
+from notes.errors import UserError
+from notes.manifest import SPLITS, Manifest
+from trainer import startup
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
+_DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
+_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "what to score")
+_OUTPUT = flags.DEFINE_string("output", None, "the file to write; evaluation-SPLIT.json in the workdir by default")
+_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
+
+
+def main() -> int:
+    """Scores as the flags say."""
+    workdir, data = cli.required(_WORKDIR), cli.required(_DATA)
+    manifest = Manifest.load(data)
+    if not manifest.notes(_SPLIT.value):
+        raise UserError(f"{data}: the {_SPLIT.value} split is empty, there is nothing to score")
+    startup.import_tensorflow()
+    from trainer.dataset import load_table
+    from trainer.scoring import Scorer, summarize
+    from trainer.workdir import load_model
+
+    trained = load_model(workdir)
+    scorer = Scorer(trained.model)
+    residuals = None
+    if trained.model.config.model == "regression":
+        residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=_QUIET.value)
+    scores = scorer.score(load_table(manifest, _SPLIT.value), residuals, quiet=_QUIET.value)
+    figures = {
+        "split": _SPLIT.value,
+        **summarize(scores),
+        "performances": manifest.performances(_SPLIT.value),
+        "train_step": trained.train_step,
+        "sustain": manifest.document["options"].get("sustain"),
+        "dataset": manifest.sha256,
+    }
+    if residuals is not None:
+        figures["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
+    path = _OUTPUT.value or os.path.join(workdir, f"evaluation-{_SPLIT.value}.json")
+    storage.write_bytes_atomic(path, (json.dumps(figures, indent=2) + "\n").encode())
+    if not _QUIET.value:
+        nats = figures["nats_per_note"]
+        print(
+            f"{_SPLIT.value}: {nats['total']:.3f} nats/note = pitch {nats['pitch']:.3f} + step {nats['step']:.3f} "
+            f"+ duration {nats['duration']:.3f}; pitch right {figures['pitch_top1']:.1%}, "
+            f"among the first five {figures['pitch_top5']:.1%}; step within 30 ms {figures['step_within_30ms']:.1%}; "
+            f"{figures['notes']:,} notes\n{path}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, usage="--workdir=DIR --data=DIR [--split=NAME]\n" + __doc__)

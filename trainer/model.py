@@ -1,0 +1,149 @@
+"""The next-note model: raw notes in, an LSTM body, heads.
+
+Scaling lives inside the model: callers pass MIDI numbers and microseconds.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from notes.representation import PITCHES
+from trainer.config import Config
+from trainer.dataset import START_PITCH, NoteArrays
+from trainer.heads import DensityHeads, NoteEmbedding, RegressionHeads
+from trainer.stateless import Dropout
+
+
+class LayerState(NamedTuple):
+    """What one LSTM layer carries from note to note, `[batch, units]` each."""
+
+    hidden: tf.Tensor
+    cell: tf.Tensor
+
+
+State = tuple[LayerState, ...]
+
+
+class NextNoteModel(keras.Model):
+    """Predicts the next note from those before it.
+
+    Attributes:
+        config: what the model was built from.
+        heads: `DensityHeads` or `RegressionHeads`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        # Heads, losses and normalisation stay in the variables' precision; only the LSTM layers compute in less.
+        full = "float64" if config.precision == "float64" else "float32"
+        super().__init__(dtype=full, name="next_note")
+        self.config = config
+        self._lstm = [
+            keras.layers.LSTM(
+                config.units, return_sequences=True, return_state=True, dtype=config.precision, name=f"lstm_{layer}"
+            )
+            for layer in range(config.layers)
+        ]
+        if config.model == "density":
+            self._embedding = NoteEmbedding(config, full)
+            self._norms = [
+                keras.layers.LayerNormalization(dtype=full, name=f"norm_{layer}")
+                for layer in range(1, config.layers + 1)
+            ]
+            self.heads = DensityHeads(config, full)
+        else:
+            self.heads = RegressionHeads(full)
+
+    def read(
+        self, inputs: NoteArrays, state: State | None = None, dropout: Dropout | None = None
+    ) -> tuple[tf.Tensor, State]:
+        """Runs the body.
+
+        Args:
+            inputs: notes `[batch, notes]`; `START_PITCH` where a performance begins.
+            state: what an earlier call returned; zeros by default.
+            dropout: masks for training; none by default.
+
+        Returns:
+            What the heads read, `[batch, notes, units]`, and the state after the last note.
+        """
+        after = []
+        stream = self._encode(inputs)
+        for index, lstm in enumerate(self._lstm):
+            initial = None if state is None else [tf.cast(part, lstm.compute_dtype) for part in state[index]]
+            output, hidden, cell = lstm(self._normalised(index, stream), initial_state=initial)
+            after.append(LayerState(hidden, cell))
+            stream = self._joined(index, stream, tf.cast(output, self.compute_dtype), dropout)
+        return self._normalised(self.config.layers, stream), tuple(after)
+
+    def input_tables(self) -> list[tf.Tensor] | None:
+        """What `step` needs: the first layer's products with all embeddings, or None where there are none.
+
+        Looking a product up is a small part of making it anew for each note.
+        """
+        if self.config.model != "density":
+            return None
+        return self._embedding.products(self._lstm[0].cell.kernel)
+
+    def step(self, inputs: NoteArrays, state: State, tables: list[tf.Tensor] | None) -> tuple[tf.Tensor, State]:
+        """Runs the body over one note `[batch]`: what `read` does, without its loop, all in the variables' precision.
+
+        Args:
+            inputs: the note.
+            state: zeros at the start, else what the call before returned, in the variables' precision.
+            tables: what `input_tables` returned.
+
+        Returns:
+            What the heads read, `[batch, units]`, and the next state.
+        """
+        after = []
+        stream = None if tables is not None else self._encode(inputs)
+        for index, lstm in enumerate(self._lstm):
+            if tables is not None and not index:
+                gates = self._embedding.look_up(tables, inputs)
+            else:
+                gates = tf.matmul(self._normalised(index, stream), lstm.cell.kernel)
+            gates += tf.matmul(state[index].hidden, lstm.cell.recurrent_kernel) + lstm.cell.bias
+            write, keep, candidate, show = tf.split(gates, 4, axis=-1)
+            cell = tf.sigmoid(keep) * state[index].cell + tf.sigmoid(write) * tf.tanh(candidate)
+            output = tf.sigmoid(show) * tf.tanh(cell)
+            after.append(LayerState(output, cell))
+            stream = self._joined(index, stream, output, None)
+        return self._normalised(self.config.layers, stream), tuple(after)
+
+    def initial_state(self, batch: int) -> State:
+        """The state before a performance's start: zeros."""
+        return tuple(
+            LayerState(*(tf.zeros([batch, self.config.units], lstm.compute_dtype) for _ in LayerState._fields))
+            for lstm in self._lstm
+        )
+
+    def _encode(self, notes: NoteArrays) -> tf.Tensor:
+        if self.config.model == "density":
+            return self._embedding.vectors(notes)
+        seconds = [tf.cast(tf.cast(field, tf.float64) * 1e-6, self.compute_dtype) for field in notes[1:3]]
+        return tf.stack([tf.cast(notes.pitch, self.compute_dtype) / PITCHES, *seconds], axis=-1)
+
+    def _normalised(self, index: int, stream: tf.Tensor) -> tf.Tensor:
+        """The input of a layer, or after the last one of the heads; embeddings are taken as they are."""
+        return self._norms[index - 1](stream) if self.config.model == "density" and index else stream
+
+    def _joined(self, index: int, stream: tf.Tensor | None, output: tf.Tensor, dropout: Dropout | None) -> tf.Tensor:
+        """A layer's output, dropped, with the residual around all layers but the first."""
+        if dropout is not None:
+            output = dropout(index, output)
+        return stream + output if self.config.model == "density" and index else output
+
+
+def start_note(batch: int) -> NoteArrays:
+    """The input before a performance's first note, int32 `[batch]` each."""
+    return NoteArrays(tf.fill([batch], START_PITCH), *(tf.zeros([batch], tf.int32) for _ in range(3)))
+
+
+def build_model(config: Config) -> NextNoteModel:
+    """Creates the model with all its variables; initial weights come from Keras' global seed."""
+    model = NextNoteModel(config)
+    notes = start_note(1).map(lambda field: field[:, tf.newaxis])
+    hidden, _ = model.read(notes)
+    model.heads.losses(hidden, notes._replace(pitch=tf.zeros_like(notes.pitch)))
+    return model

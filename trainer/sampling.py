@@ -1,0 +1,143 @@
+"""Plays: calls the model again and again, each note it draws being the next input, its state carried along."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from notes.errors import UserError
+from notes.progress import Meter
+from notes.representation import Notes
+from trainer.dataset import START_PITCH, NoteArrays
+from trainer.heads import UNIFORMS_PER_NOTE
+from trainer.model import NextNoteModel, State
+
+_NOTES_PER_CALL = 128  # notes drawn per call of the compiled loop, whatever is asked for
+
+
+class Samples(NamedTuple):
+    """What was played.
+
+    Attributes:
+        notes: each sample, the primer and its continuation.
+        primer_notes: how many notes of each sample are the primer's.
+        notes_per_second: generated notes of all samples a second, without reading the primer and compiling.
+    """
+
+    notes: list[Notes]
+    primer_notes: int
+    notes_per_second: float
+
+
+class Player:
+    """Generates with one model; the compiled loop is kept for further calls with as many samples."""
+
+    def __init__(self, model: NextNoteModel) -> None:
+        self._model = model
+
+        @tf.function(autograph=False, jit_compile=True)
+        def draw(hidden, state, uniforms, temperature):
+            """Draws as many notes as uniforms `[notes, samples, UNIFORMS_PER_NOTE]` has rows; all samples at once."""
+            tables = model.input_tables()
+            notes = uniforms.shape[0]
+            drawn = NoteArrays(
+                *(tf.TensorArray(tf.int32, notes, element_shape=uniforms.shape[1:2]) for _ in NoteArrays._fields)
+            )
+
+            def draw_one(index, hidden, state, drawn):
+                note = model.heads.sample(hidden, tf.gather(uniforms, index), temperature)
+                hidden, state = model.step(note, state, tables)
+                written = [array.write(index, field) for array, field in zip(drawn, note, strict=True)]
+                return index + 1, hidden, state, NoteArrays(*written)
+
+            _, hidden, state, drawn = tf.while_loop(
+                lambda index, *_: index < notes, draw_one, (0, hidden, state, drawn), maximum_iterations=notes
+            )
+            return hidden, state, drawn.map(lambda array: array.stack())
+
+        self._draw = draw
+
+    def play(
+        self,
+        primer: Notes,
+        *,
+        num_notes: int,
+        num_samples: int,
+        temperature: float,
+        seed: int,
+        quiet: bool = True,
+    ) -> Samples:
+        """Continues a primer, or plays from silence, several times at once.
+
+        Sample i depends on the seed and on i, not on how many samples are drawn beside it.
+
+        Args:
+            primer: what to continue; without notes, the samples start from silence.
+            num_notes: notes to generate for each sample.
+            num_samples: how many samples.
+            temperature: above 0; below 1 plays the likely more often, above 1 the unlikely.
+            seed: of the numbers drawn.
+            quiet: shows no progress.
+
+        Raises:
+            UserError: the primer is empty and the model cannot begin from silence.
+        """
+        hidden, state = self._after(primer)
+        hidden = tf.repeat(hidden, num_samples, axis=0)
+        state = tf.nest.map_structure(lambda part: tf.repeat(part, num_samples, axis=0), state)
+        calls = -(-num_notes // _NOTES_PER_CALL)
+        uniforms = _uniforms(seed, calls * _NOTES_PER_CALL, num_samples).reshape(
+            calls, _NOTES_PER_CALL, num_samples, UNIFORMS_PER_NOTE
+        )
+        temperature = tf.constant(temperature, hidden.dtype)
+        self._draw(hidden, state, tf.constant(uniforms[0]), temperature)  # Compiles.
+        begun = time.monotonic()
+        drawn = []
+        with Meter(total=num_notes * num_samples, unit="note", description="playing", quiet=quiet) as meter:
+            for call in range(calls):
+                hidden, state, notes = self._draw(hidden, state, tf.constant(uniforms[call]), temperature)
+                drawn.append([field.numpy() for field in notes])
+                meter.advance(min(_NOTES_PER_CALL, num_notes - call * _NOTES_PER_CALL) * num_samples)
+        seconds = time.monotonic() - begun
+        fields = NoteArrays(*(np.concatenate(parts)[:num_notes] for parts in zip(*drawn, strict=True)))
+        return Samples(
+            [_continued(primer, NoteArrays(*(field[:, sample] for field in fields))) for sample in range(num_samples)],
+            len(primer),
+            calls * _NOTES_PER_CALL * num_samples / seconds,
+        )
+
+    def _after(self, primer: Notes) -> tuple[tf.Tensor, State]:
+        """What the heads read, `[1, units]`, and the state, after the primer."""
+        fields = NoteArrays(*(getattr(primer, field).astype(np.int32) for field in NoteArrays._fields))
+        config = self._model.config
+        if config.positions == "last":
+            if not len(primer):
+                raise UserError("this model was never shown how a performance begins: give a --primer")
+            inputs = fields.map(lambda field: field[-config.seq_length :])
+        else:
+            start = NoteArrays(START_PITCH, 0, 0, 0)
+            inputs = NoteArrays(*(np.append(first, field) for first, field in zip(start, fields, strict=True)))
+        hidden, state = tf.function(self._model.read, autograph=False)(
+            inputs.map(lambda field: tf.constant(field[np.newaxis], tf.int32)), self._model.initial_state(1)
+        )
+        return hidden[:, -1], tf.nest.map_structure(lambda part: tf.cast(part, hidden.dtype), state)
+
+
+def _uniforms(seed: int, num_notes: int, num_samples: int) -> np.ndarray:
+    """Uniform numbers in [0, 1): float32 `[num_notes, num_samples, UNIFORMS_PER_NOTE]`, a stream for each sample."""
+    shape = (num_notes, UNIFORMS_PER_NOTE)
+    streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(num_samples)]
+    return np.stack([stream.random(shape, np.float32) for stream in streams], axis=1)
+
+
+def _continued(primer: Notes, drawn: NoteArrays) -> Notes:
+    """The primer with drawn notes, each `[notes]`, after it; in the order they were drawn, which chords may not be in."""
+    step_us = np.append(primer.step_us, drawn.step_us)
+    step_us[0] = 0  # From silence, time begins with the first note.
+    return Notes(
+        np.append(primer.pitch, drawn.pitch),
+        step_us,
+        np.append(primer.duration_us, drawn.duration_us),
+        np.append(primer.velocity, drawn.velocity),
+    )

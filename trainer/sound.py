@@ -1,0 +1,143 @@
+"""Notes as sound: a wav file played by a sampled piano, with no system library.
+
+`midirenderer` (a wheel without dependencies) plays the General MIDI soundfont that ships inside pretty_midi. Where
+either is missing, pretty_midi adds up decaying tones: plain, but a sound all the same. The caller tells the user which
+of the two it was.
+"""
+
+import importlib.resources
+import io
+import math
+import os
+import wave
+from typing import Final
+
+import numpy as np
+import pretty_midi
+from numpy.typing import NDArray
+
+from notes.errors import UserError
+from notes.midi import to_pretty_midi
+from notes.representation import Notes
+from notes.storage import atomic_write
+
+SAMPLE_RATE: Final = 48_000
+"""Samples a second; the rate at which midirenderer plays, whatever one would like."""
+
+MAX_SECONDS: Final = 20 * 60
+"""A longer performance is cut here: a wav takes 11.5 MB a minute, and its format ends at 4 GB."""
+
+TAIL_SECONDS: Final = 2.0
+"""What follows the last note-off, for the release and the room to die away."""
+
+_PEAK: Final = 0.9  # of full scale
+_FULL_SCALE: Final = 32767
+# Tried from loud to soft until nothing clips; a controller's amplitude goes with the square of its value.
+_CHANNEL_VOLUMES: Final = (127, 64, 32, 16)
+_VOLUME, _SUSTAIN = 7, 64  # MIDI controllers
+_SOUNDFONT: Final = "TimGM6mb.sf2"
+
+
+def render_wav(notes: Notes, path: str | os.PathLike) -> str:
+    """Plays notes into a 16-bit wav file of `SAMPLE_RATE`, written whole or not at all.
+
+    The loudest sample is at 90 % of full scale. The file is `TAIL_SECONDS` longer than the notes; of notes longer
+    than `MAX_SECONDS` only the beginning is played.
+
+    Returns:
+        A phrase that names what played, and says so where the notes were cut, for the user.
+
+    Raises:
+        UserError: there are no notes.
+    """
+    if not len(notes):
+        raise UserError(f"{os.fspath(path)}: no notes to play, expected at least one")
+    shown = _beginning(notes)
+    try:
+        samples = _play_soundfont(shown)
+        player = f"{_SOUNDFONT} through midirenderer"
+    except (ImportError, OSError, RuntimeError) as error:
+        samples = _play_tones(shown)
+        player = f"plain tones of pretty_midi, for want of a piano ({error})"
+    _write_wav(_fit(samples, shown.seconds + TAIL_SECONDS), path)
+    return player if shown is notes else f"{player}, first {MAX_SECONDS // 60} minutes only"
+
+
+def _beginning(notes: Notes) -> Notes:
+    """The notes that start before `MAX_SECONDS`, ended there; the very same object where nothing is cut."""
+    if notes.seconds <= MAX_SECONDS:
+        return notes
+    end_us = MAX_SECONDS * 1_000_000
+    started = notes[: int(np.searchsorted(notes.onset_us, end_us))]
+    return Notes(
+        pitch=started.pitch,
+        step_us=started.step_us,
+        duration_us=np.minimum(started.duration_us, end_us - started.onset_us),
+        velocity=started.velocity,
+    )
+
+
+def _play_soundfont(notes: Notes) -> NDArray[np.float32]:
+    """Plays the soundfont's piano: float32 `[samples, 2]`, any scale.
+
+    Raises:
+        ImportError: midirenderer is not installed.
+        OSError: pretty_midi carries no soundfont.
+        RuntimeError: midirenderer refuses the soundfont or the MIDI.
+    """
+    from midirenderer import render_wave_from
+
+    soundfont = importlib.resources.files(pretty_midi).joinpath(_SOUNDFONT).read_bytes()
+    midi = to_pretty_midi(notes)
+    for volume in _CHANNEL_VOLUMES:
+        samples = _read_wav(render_wave_from(soundfont, _midi_bytes(midi, notes.seconds, volume)))
+        if np.abs(samples).max() < _FULL_SCALE:
+            break
+    return samples
+
+
+def _midi_bytes(midi: pretty_midi.PrettyMIDI, seconds: float, volume: int) -> bytes:
+    """The file for the player, which stops at the last event: a pedal that is up anyway holds it for the tail."""
+    (piano,) = midi.instruments
+    piano.control_changes = [
+        pretty_midi.ControlChange(_VOLUME, volume, 0.0),
+        pretty_midi.ControlChange(_SUSTAIN, 0, seconds + TAIL_SECONDS),
+    ]
+    data = io.BytesIO()
+    midi.write(data)
+    return data.getvalue()
+
+
+def _play_tones(notes: Notes) -> NDArray[np.float32]:
+    """Adds up decaying tones with a few overtones: float32 `[samples, 1]`, any scale."""
+    return to_pretty_midi(notes).synthesize(fs=SAMPLE_RATE, wave=_tone).astype(np.float32)[:, np.newaxis]
+
+
+def _tone(phase: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.sin(phase) + 0.4 * np.sin(2 * phase) + 0.15 * np.sin(3 * phase)
+
+
+def _fit(samples: NDArray[np.float32], seconds: float) -> NDArray[np.int16]:
+    """Cuts or fills to a length and scales to the peak: int16 `[samples, channels]`."""
+    length = math.ceil(seconds * SAMPLE_RATE)
+    fitted = np.zeros((length, samples.shape[1]), np.float32)
+    fitted[: len(samples)] = samples[:length]
+    loudest = np.abs(fitted).max() or 1.0
+    fitted *= _PEAK * _FULL_SCALE / loudest
+    return np.round(fitted).astype(np.int16)
+
+
+def _read_wav(data: bytes) -> NDArray[np.float32]:
+    with wave.open(io.BytesIO(data)) as reader:
+        if (reader.getsampwidth(), reader.getframerate()) != (2, SAMPLE_RATE):
+            raise RuntimeError(f"midirenderer wrote {reader.getparams()}, expected 16 bits at {SAMPLE_RATE} Hz")
+        frames = np.frombuffer(reader.readframes(reader.getnframes()), "<i2")
+        return frames.reshape(-1, reader.getnchannels()).astype(np.float32)
+
+
+def _write_wav(samples: NDArray[np.int16], path: str | os.PathLike) -> None:
+    with atomic_write(path) as file, wave.open(file, "wb") as writer:
+        writer.setnchannels(samples.shape[1])
+        writer.setsampwidth(2)
+        writer.setframerate(SAMPLE_RATE)
+        writer.writeframes(samples.astype("<i2").tobytes())
