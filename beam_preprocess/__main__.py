@@ -63,9 +63,9 @@ def main(beam_args: list[str]) -> None:
     from beam_preprocess.run import preprocess
     from beam_preprocess.summary import summarize
 
-    manifest, corpus = preprocess(config, beam_args=beam_args, quiet=_QUIET.value)
+    manifest = preprocess(config, beam_args=beam_args, quiet=_QUIET.value)
     if not _QUIET.value:
-        print(summarize(manifest, unlisted=corpus.unlisted, seconds=time.monotonic() - started))
+        print(summarize(manifest, seconds=time.monotonic() - started))
 
 
 def _fractions(values: list[str]) -> tuple[float, ...]:

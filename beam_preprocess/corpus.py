@@ -70,6 +70,14 @@ class Corpus:
     metadata_sha256: str | None
     unlisted: int
 
+    @property
+    def straddling_pieces(self) -> int:
+        """Number of pieces that stand in more than one split, which only a metadata CSV can bring about."""
+        splits: dict[str, set[str]] = {}
+        for file in self.files:
+            splits.setdefault(file.piece, set()).add(file.split)
+        return sum(len(found) > 1 for found in splits.values())
+
 
 class _Metadata(NamedTuple):
     """A metadata CSV, and the directory below the input to which its names are relative (None: any that suits)."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from beam_preprocess import writer
 from beam_preprocess.config import Config
-from beam_preprocess.corpus import Corpus, find_corpus
+from beam_preprocess.corpus import find_corpus
 from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _RAISED_BY_STEP = re.compile(r" \[while running '[^']*'\]")
 
 
-def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = False) -> tuple[Manifest, Corpus]:
+def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = False) -> Manifest:
     """Writes the dataset that a config asks for.
 
     Args:
@@ -33,7 +33,7 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
         quiet: shows no progress.
 
     Returns:
-        The manifest of the finished dataset, and the corpus it was made from.
+        The manifest of the finished dataset.
 
     Raises:
         UserError: the input, the output or an option cannot be used, or too many files were refused.
@@ -48,6 +48,7 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
         source={
             "files": len(corpus.files),
             "unlisted": corpus.unlisted,
+            "straddling_pieces": corpus.straddling_pieces,
             "metadata": corpus.metadata,
             "metadata_sha256": corpus.metadata_sha256,
         },
@@ -84,7 +85,7 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
             raise
         finally:
             transforms.on_file_done = lambda: None
-    return Manifest.load(config.output), corpus
+    return Manifest.load(config.output)
 
 
 @contextlib.contextmanager

@@ -3,12 +3,11 @@
 from notes.manifest import SPLITS, Manifest
 
 
-def summarize(manifest: Manifest, *, unlisted: int, seconds: float) -> str:
+def summarize(manifest: Manifest, *, seconds: float) -> str:
     """Returns the closing lines of a run: each split, what was left out, and where the dataset is.
 
     Args:
         manifest: of the finished dataset.
-        unlisted: number of files that the metadata CSV does not list.
         seconds: how long it took.
     """
     lines = [f"{'split':<12}{'performances':>14}{'notes':>14}{'hours':>10}"]
@@ -20,8 +19,14 @@ def summarize(manifest: Manifest, *, unlisted: int, seconds: float) -> str:
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
         lines.append(f"refused {sum(rejected.values())} files ({reasons}): see rejected.jsonl")
-    if unlisted:
-        lines.append(f"left out {unlisted} files that {manifest.document['source']['metadata']} does not list")
+    source = manifest.document["source"]
+    if source["unlisted"]:
+        lines.append(f"left out {source['unlisted']} files that {source['metadata']} does not list")
+    if source["straddling_pieces"]:
+        lines.append(
+            f"{source['metadata']} puts {source['straddling_pieces']} pieces into more than one split: "
+            "scores on music that training has heard are too good"
+        )
     for key, what in (("zero_length_dropped", "notes of zero length"), ("drums_dropped", "drum notes")):
         dropped = sum(statistics[split][key] for split in SPLITS)
         if dropped:

@@ -16,6 +16,7 @@ import pytest
 from beam_preprocess import transforms
 from beam_preprocess.config import Config
 from beam_preprocess.run import preprocess
+from beam_preprocess.summary import summarize
 from notes import midi
 from notes.errors import UserError
 from notes.manifest import SPLITS, Manifest
@@ -46,8 +47,7 @@ def _beam_may_speak_again():
 
 
 def run(input_, output, *, beam_args=(), **config) -> Manifest:
-    manifest, _ = preprocess(Config(str(input_), str(output), **config), beam_args=beam_args, quiet=True)
-    return manifest
+    return preprocess(Config(str(input_), str(output), **config), beam_args=beam_args, quiet=True)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -267,6 +267,18 @@ def test_metadata_reaches_the_records(tmp_path):
     assert (performance.composer, performance.title, performance.year) == ("Clara Schumann", "Scherzo", 2011)
     assert manifest.document["source"]["unlisted"] == 1
     assert manifest.document["source"]["files"] == 3
+
+
+def test_a_piece_that_the_csv_puts_into_two_splits_is_said(tmp_path):
+    """Two sonatas may share a title in a CSV, so it is no error; but who reads the scores has to know."""
+    csv = (
+        "canonical_composer,canonical_title,split,year,midi_filename\n"
+        "Scarlatti,Sonata,train,2011,a.mid\nScarlatti,Sonata,test,2011,b.mid\nHaydn,Sonata,validation,2011,c.mid\n"
+    )
+    write_corpus(tmp_path / "in", {**{f"{name}.mid": melody([60]) for name in "abc"}, "m.csv": csv.encode()})
+    manifest = run(tmp_path / "in", tmp_path / "out")
+    assert manifest.document["source"]["straddling_pieces"] == 1
+    assert "m.csv puts 1 pieces into more than one split" in summarize(manifest, seconds=1)
 
 
 def test_a_file_that_cannot_be_opened_is_refused_and_the_others_are_not(corpus_directory, tmp_path):
