@@ -20,6 +20,7 @@ from notes.errors import UserError
 
 _VARIABLES = "variables"
 _MANIFEST = "checkpoint.json"
+_UNFINISHED = ".unfinished-"
 
 Variables = Mapping[str, Sequence[tf.Variable]]
 
@@ -60,18 +61,24 @@ class Checkpoints:
         """
         os.makedirs(self._directory, exist_ok=True)
         self._remove_unfinished()
-        unfinished = tempfile.mkdtemp(prefix=".unfinished-", dir=self._directory)
+        unfinished = tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory)
         # The variables by group and place: through a Keras model's own object graph most of them would be missed.
         tf.train.Checkpoint(**{name: list(group) for name, group in variables.items()}).write(
             os.path.join(unfinished, _VARIABLES)
         )
-        files = {name: _checksum(os.path.join(unfinished, name)) for name in sorted(os.listdir(unfinished))}
+        files = {}
+        for name in sorted(os.listdir(unfinished)):
+            files[name] = _checksum(os.path.join(unfinished, name))
+            _sync(os.path.join(unfinished, name))
         manifest = {"train_step": train_step, "extra": dict(extra), "files": files}
         with storage.atomic_write(os.path.join(unfinished, _MANIFEST)) as file:
             file.write(json.dumps(manifest, indent=1).encode())
         final = os.path.join(self._directory, f"{train_step:08d}")
-        shutil.rmtree(final, ignore_errors=True)
+        if os.path.exists(final):
+            os.rename(final, tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory))
         os.rename(unfinished, final)
+        _sync(self._directory)
+        self._remove_unfinished()
         paths = self._paths()
         # Later ones are damaged, or of a run that was killed and went on from an earlier train_step.
         place = paths.index(final)
@@ -104,7 +111,7 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         for name in os.listdir(self._directory):
-            if name.startswith(".unfinished-"):
+            if name.startswith(_UNFINISHED):
                 shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
 
 
@@ -136,3 +143,12 @@ def restore(saved: Saved, variables: Variables) -> None:
 def _checksum(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: str) -> None:
+    """Waits until a file or a directory is on the disk, so that a power cut leaves it as it is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -105,15 +105,15 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field, getattr(self, field.name))
-        for name in ("seq_length", "units", "layers", "pitch_embedding", "time_embedding", "velocity_embedding"):
+        for name in ("seq_length", "units", "layers", "batch_size", "head_units", "keep"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("head_units", "batch_size", "keep"):
+        for name in ("pitch_embedding", "time_embedding", "velocity_embedding"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("pitch_weight", "step_weight", "duration_weight", "velocity_weight", "weight_decay", "clip_norm"):
             self._require(getattr(self, name) >= 0, name, "at least 0")
-        for name in ("warmup_steps", "steps", "epochs", "max_minutes", "patience", "evaluate_every", "replicas"):
+        for name in ("warmup_steps", "patience", "evaluate_every", "replicas", "log_every", "checkpoint_every"):
             self._require(getattr(self, name) >= 0, name, "at least 0")
-        for name in ("log_every", "checkpoint_every"):
+        for name in LENGTH_FIELDS:
             self._require(getattr(self, name) >= 0, name, "at least 0")
         self._require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         self._require(0 <= self.transpose <= 24, "transpose", "0 to 24")
@@ -127,6 +127,11 @@ class Config:
             raise UserError(f"config: expected exactly one of steps, epochs and max_minutes above 0, got {given}")
         if self.monitor == "val_nats" and self.patience and not self.evaluate_every:
             raise UserError("config: patience with monitor=val_nats needs evaluate_every above 0")
+        if self.model == "regression" and self.evaluate_every:
+            raise UserError(
+                "config: evaluate_every needs model=density, since a regression model has no densities to score: "
+                "give evaluate_every=0 and score it with trainer.evaluate"
+            )
 
     def _require(self, holds: bool, name: str, expected: str) -> None:
         if not holds:
@@ -144,7 +149,7 @@ class Config:
 
     @staticmethod
     def from_json(text: str, name: str) -> "Config":
-        """Reads a config file's text; fields left out keep the defaults of `base`.
+        """Reads a config file's text; fields left out are those of the preset it names, `base` by default.
 
         Args:
             text: what the file holds.
@@ -166,7 +171,7 @@ class Config:
                 raise UserError(f"{name}: unknown field {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
             if known[key].type is float and isinstance(value, int) and not isinstance(value, bool):
                 values[key] = float(value)
-        return Config().replace(**values)
+        return preset(values.get("preset", "base")).replace(**values)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Config":
@@ -193,7 +198,7 @@ def _check_type(field: dataclasses.Field, value: Any) -> None:
     kinds = (int, float) if expected is float else (expected,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and expected is not bool):
         raise UserError(f"config: {field.name}={value!r}: expected {expected.__name__}, got {type(value).__name__}")
-    if not isinstance(value, str) and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"config: {field.name}={value}: expected a finite number")
     choices = field.metadata["choices"]
     if choices and value not in choices:
@@ -228,6 +233,7 @@ PRESETS: Mapping[str, Config] = {
         evaluate_every=0,
         log_every=0,
         checkpoint_every=0,
+        keep=50,
     ),
 }
 
@@ -238,6 +244,6 @@ def preset(name: str) -> Config:
     Raises:
         UserError: there is none; the message lists those that are.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise UserError(f"preset {name!r}: expected one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -22,6 +22,7 @@ from trainer.config import Config
 START_PITCH = PITCHES
 """The pitch of the input that stands for "the performance begins"; its step, duration and velocity are 0."""
 
+_LAYOUT = 1  # to be raised with any change of what a cached table holds
 _COLUMNS = {"pitch": "u1", "velocity": "u1", "step_us": "<i4", "duration_us": "<i4"}
 _LOWEST_KEY, _HIGHEST_KEY = 21, 108  # A0 and C8, the ends of a piano's keyboard
 
@@ -65,8 +66,8 @@ class NoteTable(NamedTuple):
 def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = None) -> NoteTable:
     """Loads a split, from the local cache where this very dataset was loaded before.
 
-    The cache is named by the checksum of the manifest, which holds the checksums of all shards, and is mapped into
-    memory, so that the processes of one host share it.
+    The cache is named by the checksum of the manifest, which holds the checksums of all shards: another dataset has
+    another one. It may be deleted at any time.
 
     Args:
         manifest: the dataset.
@@ -77,7 +78,7 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
         UserError: the split is empty or a shard is damaged.
     """
     directory = cache_directory or _cache_directory()
-    stem = os.path.join(directory, f"{manifest.sha256}-{split}")
+    stem = os.path.join(directory, f"{manifest.sha256}-{split}-v{_LAYOUT}")
     try:
         return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), np.load(f"{stem}.offsets.npy"))
     except (FileNotFoundError, ValueError, EOFError):

@@ -21,12 +21,16 @@ def main() -> int:
     """Scores as the flags say."""
     workdir, data = cli.required(_WORKDIR), cli.required(_DATA)
     manifest = Manifest.load(data)
-    if not manifest.notes(_SPLIT.value):
-        raise UserError(f"{data}: the {_SPLIT.value} split is empty, there is nothing to score")
+    if manifest.notes(_SPLIT.value) <= manifest.performances(_SPLIT.value):
+        raise UserError(
+            f"{data}: no performance of the {_SPLIT.value} split has a second note, there is nothing to score"
+        )
+    path = _OUTPUT.value or os.path.join(workdir, f"evaluation-{_SPLIT.value}.json")
+    storage.make_directories(os.path.dirname(path) or ".")
     startup.import_tensorflow()
     from trainer.dataset import load_table
+    from trainer.model import load_model
     from trainer.scoring import Scorer, summarize
-    from trainer.workdir import load_model
 
     trained = load_model(workdir)
     scorer = Scorer(trained.model)
@@ -44,7 +48,6 @@ def main() -> int:
     }
     if residuals is not None:
         figures["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
-    path = _OUTPUT.value or os.path.join(workdir, f"evaluation-{_SPLIT.value}.json")
     storage.write_bytes_atomic(path, (json.dumps(figures, indent=2) + "\n").encode())
     if not _QUIET.value:
         nats = figures["nats_per_note"]

@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
+from typing import Any
 
 from absl import flags
 
 from notes import cli, storage
 from notes.errors import UserError
-from notes.midi import read_midi, write_midi
+from notes.midi import Sustain, read_midi, write_midi
 from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import startup
+from trainer.workdir import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
 _OUTPUT = flags.DEFINE_string("output", None, "where the samples go; those of an earlier call are overwritten")
@@ -18,17 +21,20 @@ _PRIMER = flags.DEFINE_string("primer", None, "a MIDI file to continue; without 
 _NUM_NOTES = flags.DEFINE_integer("num_notes", 512, "notes to generate for each sample", lower_bound=1)
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "how many samples to play, all at once", lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "below 1 the likely is played more often, above 1 the unlikely")
-_SEED = flags.DEFINE_integer("seed", 0, "of what is drawn: the same seed plays the same", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "of what is drawn: the same seed plays the same", lower_bound=0, upper_bound=2**63 - 1
+)
 _AUDIO = flags.DEFINE_bool("audio", False, "also write a .wav of each sample")
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 _ROLL_NOTES = 2000  # notes that a piano roll shows at most
 
 
-def _primer() -> Notes:
+def _primer(sustain: Sustain) -> Notes:
+    """The notes to continue, with durations as the model was trained on."""
     if not _PRIMER.value:
         return Notes.empty()
-    primer = read_midi(storage.read_bytes(_PRIMER.value), _PRIMER.value).notes
+    primer = read_midi(storage.read_bytes(_PRIMER.value), _PRIMER.value, sustain=sustain).notes
     if not len(primer):
         raise UserError(f"{_PRIMER.value}: holds no notes to continue")
     return primer
@@ -39,10 +45,11 @@ def main() -> int:
     workdir, output = cli.required(_WORKDIR), cli.required(_OUTPUT)
     if not _TEMPERATURE.value > 0:
         raise UserError(f"--temperature={_TEMPERATURE.value}: expected a number above 0")
-    primer = _primer()
+    run = load_run(workdir)
+    primer = _primer(run.get("sustain", "ignore"))
     startup.import_tensorflow()
+    from trainer.model import load_model
     from trainer.sampling import Player
-    from trainer.workdir import load_model
 
     trained = load_model(workdir)
     samples = Player(trained.model).play(
@@ -54,8 +61,10 @@ def main() -> int:
         quiet=_QUIET.value,
     )
     storage.make_directories(output)
+    _remove_former(output)
     files = [_write_sample(output, index, notes, samples.primer_notes) for index, notes in enumerate(samples.notes)]
-    _draw_distributions(workdir, output, samples.notes, samples.primer_notes)
+    if _NUM_NOTES.value > 1:
+        _draw_distributions(run, output, samples.notes, samples.primer_notes)
     document = {
         "workdir": os.path.abspath(workdir),
         "train_step": trained.train_step,
@@ -92,19 +101,29 @@ def _write_sample(output: str, index: int, notes: Notes, primer_notes: int) -> d
     return entry
 
 
-def _draw_distributions(workdir: str, output: str, samples: list[Notes], primer_notes: int) -> None:
+def _remove_former(output: str) -> None:
+    """Removes what an earlier call left, samples.json first, so that it never names samples of two calls."""
+    names = ["samples.json", "distributions.png"]
+    names += [name for name in os.listdir(output) if re.fullmatch(r"sample-\d{3,}\.(mid|png|wav)", name)]
+    for name in names:
+        storage.remove(os.path.join(output, name))
+
+
+def _draw_distributions(run: dict[str, Any], output: str, samples: list[Notes], primer_notes: int) -> None:
     """Draws the generated notes' distributions over those of the corpus that the model was trained on."""
     from notes.manifest import Manifest
     from trainer import plots
-    from trainer.workdir import load_run
 
-    generated = sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())
-    data = load_run(workdir)["data"]
+    histograms = {
+        "generated": sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())
+    }
     try:
-        corpus = {"corpus": Manifest.load(data).histograms("train")}
+        manifest = Manifest.load(run.get("data", ""))
+        if manifest.sha256 == run.get("dataset"):
+            histograms = {"corpus": manifest.histograms("train"), **histograms}
     except UserError:
-        corpus = {}  # The dataset may have been moved since; the samples do not need it.
-    plots.distributions({**corpus, "generated": generated}, os.path.join(output, "distributions.png"))
+        pass  # The dataset may have been moved or replaced since; the samples do not need it.
+    plots.distributions(histograms, os.path.join(output, "distributions.png"))
 
 
 if __name__ == "__main__":

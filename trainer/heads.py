@@ -10,8 +10,6 @@ from notes.representation import MAX_TICK, PITCHES, TICK_US
 from trainer.config import Config
 from trainer.dataset import NoteArrays
 
-STEP_TOLERANCE_TICKS = 3  # 30 ms, about what a listener hears as together
-
 _FINE_TICKS = 20  # ticks below this have a bin each
 _BIN_GROWTH = 1.06  # ratio of the borders of two neighbouring bins above
 
@@ -35,6 +33,7 @@ _AFTER = {"pitch": ("step", "duration", "velocity"), "step": ("duration", "veloc
 UNIFORMS_PER_NOTE = 6
 """Uniform numbers that drawing one note takes."""
 
+_COLDEST = 1e-30  # temperatures below are as good as this one, and divide without overflow
 _TUTORIAL_VELOCITY = 100  # what a model without velocities plays
 _SHORTEST_US = TICK_US // 2 - 1  # a note that is heard lasts: tick 0 stands for all that is shorter than 5 ms
 
@@ -62,15 +61,13 @@ def categorical(logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor) -
         int32 `[voices]`.
     """
     classes = logits.shape[-1]
-    # The greatest logit is made 0 and the temperature no less than a normal float: then neither overflows.
-    logits -= tf.reduce_max(logits, axis=-1, keepdims=True)
-    probabilities = tf.nn.softmax(logits / tf.maximum(temperature, 1e-30))
-    # Running sums as a product with a triangle of ones: XLA makes a far slower loop of tf.cumsum.
-    cumulative = tf.matmul(probabilities, tf.constant(np.triu(np.ones((classes, classes - 1))), logits.dtype))
-    # Rounding may leave the sum of all classes but the last ones, which nobody plays, below a number next to 1: once in
-    # some millions of draws it would choose them.
-    uniform = tf.minimum(tf.cast(uniform, logits.dtype), 1 - 1e-6)
-    return tf.reduce_sum(tf.cast(cumulative <= uniform[:, tf.newaxis], tf.int32), axis=-1)
+    # Running sums as a product with a triangle of ones: XLA makes a far slower loop of tf.cumsum. They are compared
+    # with a share of their own total, which rounding, coarse on some GPUs, may leave off 1.
+    triangle = tf.constant(np.triu(np.ones((classes, classes))), logits.dtype)
+    # Any lower temperature would choose no otherwise, but overflow.
+    cumulative = tf.matmul(tf.nn.softmax(logits / tf.maximum(temperature, 1e-6)), triangle)
+    drawn = tf.cast(uniform, logits.dtype)[:, tf.newaxis] * cumulative[:, -1:]
+    return tf.reduce_sum(tf.cast(cumulative[:, :-1] <= drawn, tf.int32), axis=-1)
 
 
 def _nats(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

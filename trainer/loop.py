@@ -1,4 +1,4 @@
-"""The training loop: one for one CPU, many GPUs and, with the same code, many hosts.
+"""The training loop: one for a CPU and for many GPUs.
 
 K train_steps run inside one `tf.function`. Each replica makes its own part of the batch from the train_step alone,
 gradients of summed losses are all-reduced, then divided by the global count of targets, checked for finiteness and
@@ -7,13 +7,14 @@ leave the result as it is.
 """
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
@@ -25,18 +26,18 @@ from notes.manifest import Manifest
 from trainer import checkpoints
 from trainer.config import CHANGEABLE_ON_RESUME, CONFIG_NAME, Config
 from trainer.dataset import NoteTable, Windows, load_table
-from trainer.heads import DensityHeads
-from trainer.model import NextNoteModel, build_model
+from trainer.model import NextNoteModel, build_model, model_variables
 from trainer.reports import Reports
 from trainer.scoring import Scorer, summarize
 from trainer.stateless import Dropout
 from trainer.strategy import configure_devices, create_strategy
-from trainer.workdir import BEST_NAME, CHECKPOINTS_NAME, RUN_NAME, load_run, model_variables
+from trainer.workdir import BEST_NAME, CHECKPOINTS_NAME, RUN_NAME, load_run
 
 RESULT_NAME = "result.json"
 
 _CALL_SECONDS = 0.5  # a call into TensorFlow lasts about so long, so that a signal is answered soon
 _MEASURE_SECONDS = 4.0  # how long the speed is measured before the run's length is fixed
+_LOCK_NAME = ".lock"
 _NEVER = 2**31  # a train_step that no run reaches
 _FLOOR = 0.01  # the cosine schedule ends at this share of the peak learning rate
 _LOSS_SCALE_START = 2.0**15
@@ -144,8 +145,9 @@ class TrainState:
             gradients, totals, finite = self._strategy.run(self._replica_step, args=(self.train_step.read_value(),))
             # Every replica returns the same; a decision for all of them is taken outside of them.
             totals, finite = (self._strategy.experimental_local_results(value)[0] for value in (totals, finite))
-            tf.cond(finite, lambda: self._apply(gradients), self._skip)
-            self.sums.assign_add(totals)
+            totals_finite = tf.reduce_all(tf.math.is_finite(totals))
+            tf.cond(finite, lambda: self._apply(gradients), lambda: self._skip(totals_finite))
+            self.sums.assign_add(tf.where(totals_finite, totals, 0))
             self.train_step.assign_add(1)
             return (done + 1,)
 
@@ -197,16 +199,17 @@ class TrainState:
             self._loss_scale.assign(tf.where(doubles, 2 * self._loss_scale, self._loss_scale))
             self._good_steps.assign(tf.where(doubles, tf.zeros_like(self._good_steps), self._good_steps))
 
-    def _skip(self) -> None:
+    def _skip(self, totals_finite: tf.Tensor) -> None:
+        """Leaves the weights as they are; unless a lower loss scale may help, the run cannot go on."""
+        hopeless = ~totals_finite | (self._loss_scale <= 1)
+        self.not_finite.assign(tf.where(hopeless, tf.minimum(self.not_finite, self.train_step), self.not_finite))
         if self._scales:
             self._loss_scale.assign(tf.maximum(self._loss_scale / 2, 1.0))
             self._good_steps.assign(0)
-        else:
-            self.not_finite.assign(tf.minimum(self.not_finite, self.train_step))
 
 
 @dataclasses.dataclass
-class Progress:
+class Monitor:
     """What decides when a run ends and which weights are its best; stored with each checkpoint."""
 
     best: float | None = None
@@ -217,7 +220,7 @@ class Progress:
     def note(self, value: float, train_step: int) -> bool:
         """Takes in a measurement of the monitored score; returns whether it is the best so far."""
         self.measured += 1
-        better = self.best is None or value < self.best
+        better = math.isfinite(value) and (self.best is None or value < self.best)
         if better:
             self.best, self.best_train_step, self.since_best = value, train_step, 0
         else:
@@ -281,7 +284,7 @@ def train(
             or the loss became infinite or not a number.
     """
     started = time.monotonic() if started is None else started
-    finished = _open_workdir(config, manifest, workdir)
+    finished = _finished(config, manifest, workdir)
     if finished is not None:
         if not quiet:
             print(f"{workdir} is finished: {finished.reason} at train_step {finished.train_step:,}", file=sys.stderr)
@@ -289,35 +292,47 @@ def train(
     return _Run(config, manifest, workdir, quiet, started).train()
 
 
-def _open_workdir(config: Config, manifest: Manifest, workdir: str) -> Result | None:
-    """Checks that the workdir is this run's, writes its config; returns the result if there is nothing left to do."""
+def _finished(config: Config, manifest: Manifest, workdir: str) -> Result | None:
+    """Checks that a workdir is new or this run's; returns the result if there is nothing left to do."""
     config_path, result_path = os.path.join(workdir, CONFIG_NAME), os.path.join(workdir, RESULT_NAME)
-    if storage.exists(config_path):
-        before = Config.load(config_path)
-        differences = before.differences(config, CHANGEABLE_ON_RESUME)
-        if differences:
-            raise UserError(
-                f"{workdir}: was begun with another config ({'; '.join(differences)} are there and asked for): "
-                "use the same, or another workdir"
-            )
-        if load_run(workdir).get("dataset", manifest.sha256) != manifest.sha256:
-            raise UserError(f"{workdir}: was begun on another dataset than {manifest.directory}: use another workdir")
-        if storage.exists(result_path):
-            if before == config:
-                return Result(**json.loads(storage.read_bytes(result_path)))
-            storage.remove(result_path)
-    elif storage.is_directory(workdir) and os.listdir(workdir):
-        raise UserError(f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME})")
+    if not storage.exists(config_path):
+        if storage.is_directory(workdir) and any(not storage.TEMPORARY.search(name) for name in os.listdir(workdir)):
+            raise UserError(f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME})")
+        return None
+    before = Config.load(config_path)
+    differences = before.differences(config, CHANGEABLE_ON_RESUME)
+    if differences:
+        raise UserError(
+            f"{workdir}: was begun with another config ({'; '.join(differences)} are there and asked for): "
+            "use the same, or another workdir"
+        )
+    if load_run(workdir).get("dataset", manifest.sha256) != manifest.sha256:
+        raise UserError(f"{workdir}: was begun on another dataset than {manifest.directory}: use another workdir")
+    if before == config and storage.exists(result_path):
+        return Result(**json.loads(storage.read_bytes(result_path)))
+    return None
+
+
+def _begin(config: Config, manifest: Manifest, workdir: str) -> BinaryIO:
+    """Makes a workdir this run's; returns the open file that keeps other processes out of it."""
     storage.make_directories(workdir)
-    storage.write_bytes_atomic(config_path, config.to_json().encode())
+    lock = open(os.path.join(workdir, _LOCK_NAME), "wb")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(f"{workdir}: another process is training in it: wait for it, or use another workdir") from error
+    storage.remove(os.path.join(workdir, RESULT_NAME))
+    storage.write_bytes_atomic(os.path.join(workdir, CONFIG_NAME), config.to_json().encode())
     run = {
         **load_run(workdir),
         "dataset": manifest.sha256,
         "data": os.path.abspath(manifest.directory),
+        "sustain": manifest.document["options"].get("sustain", "ignore"),
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
     }
     storage.write_bytes_atomic(os.path.join(workdir, RUN_NAME), _json(run))
-    return None
+    return lock
 
 
 class _Run:
@@ -327,21 +342,24 @@ class _Run:
         self._config, self._manifest, self._workdir, self._quiet, self._started = (
             config, manifest, workdir, quiet, started
         )  # fmt: skip
-        self._progress = Progress()
+        self._monitor = Monitor()
         self._checkpoints = checkpoints.Checkpoints(os.path.join(workdir, CHECKPOINTS_NAME), keep=config.keep)
         self._best = checkpoints.Checkpoints(os.path.join(workdir, BEST_NAME), keep=1)
+        if config.evaluate_every and not manifest.notes("validation"):
+            raise UserError(
+                f"{manifest.directory}: the validation split is empty: give --evaluate_every=0 to train without scores"
+            )
         devices = configure_devices(config)
         self._windows = Windows(load_table(manifest, "train"), config)
         self._validation = load_table(manifest, "validation") if config.evaluate_every else None
         self._strategy = create_strategy(devices)
         with self._strategy.scope():
             self._state = TrainState(config, self._windows, self._strategy)
-        if self._validation is not None and not isinstance(self._state.model.heads, DensityHeads):
-            raise UserError(
-                "config: evaluate_every needs model=density; score a regression model with trainer.evaluate"
-            )
         self._scorer = Scorer(self._state.model)
-        self._train_step = self._resume()
+        self._call_train_steps = 1
+        # Only now, that the config was found to fit data and devices.
+        self._lock = _begin(config, manifest, workdir)
+        self._train_step = self._saved = self._resume()
         self._plan = self._load_plan()
         self._reports = Reports(workdir, self._train_step, quiet=quiet)
         self._announce(devices)
@@ -356,38 +374,44 @@ class _Run:
         )
         if self._train_step:
             self._reports.say(f"resumed at train_step {self._train_step:,}")
+        horizon = int(self._state.horizon.numpy())
+        if config.schedule == "cosine" and self._plan is not None and horizon != self._plan:
+            self._reports.say(f"the learning rate falls until train_step {horizon:,}, as it was first planned")
 
     def _resume(self) -> int:
         saved = self._checkpoints.latest()
         if saved is None:
             return 0
         checkpoints.restore(saved, self._state.variables())
-        self._progress = Progress(**saved.extra["progress"])
+        self._monitor = Monitor(**saved.extra["monitor"])
         return saved.train_step
 
     # The plan: how many train_steps in all.
 
     def _load_plan(self) -> int | None:
         """The train_steps to do, or None where they follow from `max_minutes` and a speed not yet measured."""
-        run = load_run(self._workdir)
+        config, run = self._config, load_run(self._workdir)
         if run.get("horizon"):
             self._state.horizon.assign(run["horizon"])
-        config = self._config
-        if config.steps:
-            return self._store_plan(config.steps)
-        if config.epochs:
-            return self._store_plan(self._epoch_end(config.epochs))
-        if run.get("steps") and run.get("max_minutes") == config.max_minutes:
-            return run["steps"]
-        return None
-
-    def _store_plan(self, steps: int) -> int:
-        """Fixes the run's length, and once for all the horizon of its learning rate."""
-        horizon = load_run(self._workdir).get("horizon") or steps
-        plan = {"steps": steps, "horizon": horizon, "max_minutes": self._config.max_minutes}
-        storage.write_bytes_atomic(os.path.join(self._workdir, RUN_NAME), _json({**load_run(self._workdir), **plan}))
-        self._state.horizon.assign(horizon)
+        if config.max_minutes:
+            return run.get("steps") if run.get("max_minutes") == config.max_minutes else None
+        steps = config.steps or self._epoch_end(config.epochs)
+        self._set_horizon(steps)
+        self._record_plan(steps)
         return steps
+
+    def _set_horizon(self, steps: int) -> None:
+        """Lets the learning rate fall until the run's end; once it has begun to fall, the end first planned stays."""
+        fixed = load_run(self._workdir).get("horizon") if self._train_step > self._config.warmup_steps else None
+        self._state.horizon.assign(fixed or steps)
+
+    def _record_plan(self, steps: int) -> None:
+        plan = {
+            "steps": steps,
+            "horizon": int(self._state.horizon.numpy()),
+            "max_minutes": self._config.max_minutes,
+        }
+        storage.write_bytes_atomic(os.path.join(self._workdir, RUN_NAME), _json({**load_run(self._workdir), **plan}))
 
     def _measured_plan(self, seconds_per_step: float) -> int:
         """As many train_steps as fit into what is left of `max_minutes`, scoring included."""
@@ -411,8 +435,7 @@ class _Run:
         """The next train_step after this one that is a multiple of `every`, or an epoch's end where that is 0."""
         if every:
             return (train_step // every + 1) * every
-        epoch = train_step * self._config.batch_size // self._windows.per_epoch
-        return next(end for end in map(self._epoch_end, range(epoch, epoch + 3)) if end > train_step)
+        return self._epoch_end(train_step * self._config.batch_size // self._windows.per_epoch + 1)
 
     def _is_due(self, every: int) -> bool:
         """Whether what is done every so many train_steps (0: every epoch) is to be done now."""
@@ -424,12 +447,11 @@ class _Run:
         """Trains to the end, or to a signal."""
         reason = None
         with _Signals() as signals, self._reports:
-            self._call_train_steps = 1
             self._reports.start(self._plan, self._train_step)
             while reason is None:
                 if self._plan is not None and self._train_step >= self._plan:
                     reason = "steps"
-                elif self._config.patience and self._progress.since_best >= self._config.patience:
+                elif self._config.patience and self._monitor.since_best >= self._config.patience:
                     reason = "patience"
                 elif signals.received:
                     reason = signals.received
@@ -437,10 +459,15 @@ class _Run:
                     self._advance()
             self._finish(reason)
         result = Result(
-            self._train_step, self._progress.best, self._progress.best_train_step, self._config.monitor, reason
+            self._train_step, self._monitor.best, self._monitor.best_train_step, self._config.monitor, reason
         )
         if reason in ("steps", "patience"):
             storage.write_bytes_atomic(os.path.join(self._workdir, RESULT_NAME), _json(dataclasses.asdict(result)))
+            self._reports.draw()
+        else:
+            self._reports.say(
+                f"{reason}: saved at train_step {self._train_step:,}; the same command goes on from there"
+            )
         return result
 
     def _advance(self) -> None:
@@ -460,12 +487,15 @@ class _Run:
         first = self._reports.count(train_steps, seconds)
         if not first:
             self._call_train_steps = max(int(_CALL_SECONDS * train_steps / seconds), 1)
-        if self._plan is None and self._reports.measured_seconds >= _MEASURE_SECONDS:
-            self._plan = self._store_plan(self._measured_plan(self._reports.seconds_per_step))
-            self._reports.start(self._plan, self._train_step)
-            # What came before was trained under an open horizon: a resumed run must not train it again under this one.
-            self._save()
         self._do_what_is_due()
+        if self._plan is None and self._reports.measured_seconds >= _MEASURE_SECONDS:
+            self._plan = self._measured_plan(self._reports.seconds_per_step)
+            self._set_horizon(self._plan)
+            # What came before was trained under an open horizon, and must not be trained again under this one: so
+            # the checkpoint comes before the plan is on record.
+            self._save()
+            self._record_plan(self._plan)
+            self._reports.start(self._plan, self._train_step)
 
     def _do_what_is_due(self) -> None:
         config = self._config
@@ -476,7 +506,7 @@ class _Run:
         if scores or ends or self._is_due(config.log_every):
             losses = self._report(scores)
             measured = scores.get("val_nats") if config.monitor == "val_nats" else losses["loss"]
-            if measured is not None and self._progress.note(measured, self._train_step):
+            if measured is not None and self._monitor.note(measured, self._train_step):
                 self._best.save(self._train_step, model_variables(self._state.model), {"score": measured})
         if self._is_due(config.checkpoint_every):
             self._save()
@@ -485,14 +515,17 @@ class _Run:
         step = int(self._state.not_finite.numpy())
         if step != _NEVER:
             raise UserError(
-                f"the loss or its gradient is infinite or not a number at train_step {step}: nothing of it was kept; "
-                "resume with the same command, or begin anew with a lower --learning_rate"
+                f"the loss or its gradient is infinite or not a number at train_step {step + 1}: begin anew in another "
+                "workdir with a lower --learning_rate, or with --clip_norm"
             )
 
     def _save(self) -> None:
-        self._checkpoints.save(
-            self._train_step, self._state.variables(), {"progress": dataclasses.asdict(self._progress)}
-        )
+        """Saves a checkpoint, unless this train_step's is there."""
+        if self._train_step != self._saved:
+            self._checkpoints.save(
+                self._train_step, self._state.variables(), {"monitor": dataclasses.asdict(self._monitor)}
+            )
+            self._saved = self._train_step
 
     def _score(self, validation: NoteTable) -> dict[str, float]:
         figures = summarize(self._scorer.score(validation))
@@ -522,7 +555,7 @@ class _Run:
     def _finish(self, reason: str) -> None:
         """Leaves a checkpoint of the last train_step, and where nothing else chose, the last weights as the best."""
         self._save()
-        if self._progress.best is None and reason == "steps":
+        if self._monitor.best is None and reason == "steps":
             self._best.save(self._train_step, model_variables(self._state.model), {"score": None})
 
 

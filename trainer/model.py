@@ -3,16 +3,20 @@
 Scaling lives inside the model: callers pass MIDI numbers and microseconds.
 """
 
+import os
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from notes.errors import UserError
 from notes.representation import PITCHES
+from trainer.checkpoints import Checkpoints, Variables, restore
 from trainer.config import Config
 from trainer.dataset import START_PITCH, NoteArrays
 from trainer.heads import DensityHeads, NoteEmbedding, RegressionHeads
 from trainer.stateless import Dropout
+from trainer.workdir import BEST_NAME, CHECKPOINTS_NAME, load_config
 
 
 class LayerState(NamedTuple):
@@ -147,3 +151,38 @@ def build_model(config: Config) -> NextNoteModel:
     hidden, _ = model.read(notes)
     model.heads.losses(hidden, notes._replace(pitch=tf.zeros_like(notes.pitch)))
     return model
+
+
+class Trained(NamedTuple):
+    """A model with trained weights.
+
+    Attributes:
+        model: the model.
+        train_step: train_steps that its weights have seen.
+    """
+
+    model: NextNoteModel
+    train_step: int
+
+
+def model_variables(model: NextNoteModel) -> Variables:
+    """A model's weights under the name that checkpoints have for them."""
+    return {"model": [variable.value for variable in model.weights]}
+
+
+def load_model(workdir: str) -> Trained:
+    """The best weights of a workdir, or, where a run has not chosen any yet, those of its newest checkpoint.
+
+    Raises:
+        UserError: no such workdir, or nothing was saved in it yet.
+    """
+    config = load_config(workdir)
+    for name in (BEST_NAME, CHECKPOINTS_NAME):
+        saved = Checkpoints(os.path.join(workdir, name), keep=1).latest()
+        if saved is not None:
+            break
+    else:
+        raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
+    model = build_model(config)
+    restore(saved, model_variables(model))
+    return Trained(model, saved.train_step)

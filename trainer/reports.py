@@ -1,18 +1,20 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard, and a person at the terminal or the log."""
 
+import datetime
 import json
 import os
 import sys
-import time
 from typing import Any
 
 import tensorflow as tf
 import tqdm
 
 from notes import storage
+from trainer import plots
 
 METRICS_NAME = "metrics.jsonl"
 SUMMARIES_NAME = "summaries"
+LOSSES_NAME = "losses.png"
 
 
 class Reports:
@@ -29,6 +31,7 @@ class Reports:
     """
 
     def __init__(self, workdir: str, train_step: int, *, quiet: bool) -> None:
+        self._workdir = workdir
         self._path = os.path.join(workdir, METRICS_NAME)
         self._quiet = quiet
         self._terminal = sys.stderr.isatty() and not quiet
@@ -110,6 +113,11 @@ class Reports:
                     tf.summary.scalar(name, value, step=report["train_step"])
         self._show(report)
 
+    def draw(self) -> None:
+        """Draws the losses of the whole run."""
+        lines = storage.read_bytes(self._path).decode().splitlines()
+        plots.loss_curves([json.loads(line) for line in lines], os.path.join(self._workdir, LOSSES_NAME))
+
     def _show(self, report: dict[str, Any]) -> None:
         score = f", validation {report['val_nats']:.3f} nats/note" if "val_nats" in report else ""
         if self._bar is not None:
@@ -120,7 +128,7 @@ class Reports:
         left = ""
         if self._planned is not None and self._measured_steps:
             seconds = (self._planned - report["train_step"]) * self.seconds_per_step
-            left = f", {time.strftime('%H:%M:%S', time.gmtime(seconds))} left"
+            left = f", {datetime.timedelta(seconds=round(seconds))} left"
         self.say(
             f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}, "
             f"{report['notes_per_second']:,.0f} notes/s{left}"

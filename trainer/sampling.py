@@ -132,7 +132,7 @@ def _uniforms(seed: int, num_notes: int, num_samples: int) -> np.ndarray:
 
 
 def _continued(primer: Notes, drawn: NoteArrays) -> Notes:
-    """The primer with drawn notes, each `[notes]`, after it; in the order they were drawn, which chords may not be in."""
+    """The primer and, in the order they were drawn, the notes after it, `[notes]` each."""
     step_us = np.append(primer.step_us, drawn.step_us)
     step_us[0] = 0  # From silence, time begins with the first note.
     return Notes(

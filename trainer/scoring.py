@@ -5,24 +5,24 @@ The score compares across systems: it is the negative log likelihood of pitch, s
 weights nor on the length of training windows.
 """
 
-import json
 import math
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from notes import storage
 from notes.progress import Meter
 from notes.representation import MAX_TICK, TICK_US, ticks
 from trainer.dataset import START_PITCH, NoteArrays, NoteTable
-from trainer.heads import STEP_TOLERANCE_TICKS, DensityHeads
+from trainer.heads import DensityHeads
+from trainer.heads import ticks as tensor_ticks
 from trainer.model import NextNoteModel
 
 CHUNK = 256  # notes read per call, state carried over
 LANES = 64  # performances, or windows of a last-position model, read side by side
 _WINDOWS = 1024  # windows a call of a last-position model
+
+_TOLERANCE_TICKS = 3  # 30 ms, about what a listener hears as together
 
 SCORED_FIELDS = ("pitch", "step", "duration")
 
@@ -213,7 +213,7 @@ def _with_residuals(
         duration=residuals.duration.nats(outputs["duration"], ticks(duration_us)),
         pitch_top1=outputs["pitch_top1"],
         pitch_top5=outputs["pitch_top5"],
-        step_within_30ms=(np.abs(predicted_tick - step_tick) <= STEP_TOLERANCE_TICKS).astype(np.float64),
+        step_within_30ms=(np.abs(predicted_tick - step_tick) <= _TOLERANCE_TICKS).astype(np.float64),
     )
 
 
@@ -229,11 +229,11 @@ def _density_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteArrays)
     nats = model.heads.nats(logits, notes)
     cumulative = tf.cumsum(model.heads.tick_probabilities(logits["step"]), axis=-1)
     median = tf.reduce_sum(tf.cast(cumulative < 0.5, tf.int32), axis=-1)
-    away = tf.abs(median - tf.minimum((notes.step_us + TICK_US // 2) // TICK_US, MAX_TICK))
+    away = tf.abs(median - tensor_ticks(notes.step_us))
     return {
         **{field: nats[field] for field in SCORED_FIELDS},
         **_pitch_hits(logits["pitch"], notes.pitch),
-        "step_within_30ms": tf.cast(away <= STEP_TOLERANCE_TICKS, hidden.dtype),
+        "step_within_30ms": tf.cast(away <= _TOLERANCE_TICKS, hidden.dtype),
     }
 
 
@@ -280,8 +280,3 @@ def summarize(scores: NoteScores) -> dict[str, Any]:
         **{name: float(np.mean(getattr(scores, name))) for name in ("pitch_top1", "pitch_top5", "step_within_30ms")},
         "notes": len(scores.pitch),
     }
-
-
-def write_evaluation(path: str | os.PathLike[str], figures: dict[str, Any]) -> None:
-    """Writes an evaluation file, whole or not at all."""
-    storage.write_bytes_atomic(path, (json.dumps(figures, indent=2) + "\n").encode())

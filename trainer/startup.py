@@ -4,6 +4,8 @@ import os
 import sys
 import tempfile
 
+from notes.errors import UserError
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow; what its libraries write to stderr meanwhile is shown only if the import fails.
@@ -18,6 +20,8 @@ def import_tensorflow() -> None:
         os.dup2(log.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise UserError(f"{error.name} is not installed: pip install 'sostenuto[train]'") from error
         except BaseException:
             log.seek(0)
             os.write(stderr, log.read())

@@ -40,20 +40,20 @@ def main(directory: str) -> None:
     manifest = Manifest.load(directory)
     devices = configure_devices(preset("base").replace(replicas=2))
     distances = {}
+
+    def apart(one: np.ndarray, other: np.ndarray) -> float:
+        return float(np.linalg.norm(one - other) / np.linalg.norm(one))
+
     for name, seq_length in (("base", 16), ("seed", 8)):
         for precision in ("float64", "float32"):
             config = preset(name).replace(seq_length=seq_length, precision=precision, **SMALL, **RANDOM)
             one = trained(config, manifest, devices[:1], TRAIN_STEPS)
-            two = trained(config, manifest, devices, TRAIN_STEPS)
-            distances[f"{name} {precision} two replicas"] = np.linalg.norm(one - two) / np.linalg.norm(one)
-            if precision == "float32":
-                calls = trained(config, manifest, devices[:1], 3)
-                distances[f"{name} {precision} many calls"] = np.linalg.norm(one - calls) / np.linalg.norm(one)
-    for precision in ("mixed_bfloat16", "mixed_float16"):
-        config = preset("base").replace(seq_length=16, precision=precision, **SMALL)
-        exact = trained(config.replace(precision="float32"), manifest, devices[:1], TRAIN_STEPS)
-        mixed = trained(config, manifest, devices[:1], TRAIN_STEPS)
-        distances[f"base {precision}"] = np.linalg.norm(exact - mixed) / np.linalg.norm(exact)
+            distances[f"{name} {precision} two replicas"] = apart(one, trained(config, manifest, devices, TRAIN_STEPS))
+            if (name, precision) == ("base", "float32"):
+                distances["many calls"] = apart(one, trained(config, manifest, devices[:1], 3))
+                for mixed in ("mixed_bfloat16", "mixed_float16"):
+                    config = config.replace(precision=mixed)
+                    distances[mixed] = apart(one, trained(config, manifest, devices[:1], TRAIN_STEPS))
     print(json.dumps(distances))
 
 

@@ -14,7 +14,7 @@ from tests.trainer.runs import TINY, TRAIN, metrics, train, weights
 
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(dataset, tmp_path):
     flags = [
-        *TINY["base"], "--steps=300", "--dropout=0.2", "--checkpoint_every=7", "--log_every=5", "--evaluate_every=40",
+        *TINY["base"], "--steps=150", "--dropout=0.2", "--checkpoint_every=7", "--log_every=5", "--evaluate_every=50",
         "--transpose=3",
     ]  # fmt: skip
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -37,7 +37,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(dataset,
         process.kill()
         process.wait()
         kills += 1
-        if kills == 4:
+        if kills == 3:
             break
     assert kills >= 2
     assert train(dataset, broken, *flags).returncode == 0

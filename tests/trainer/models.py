@@ -1,0 +1,45 @@
+"""Small models with weights of some size, so that what they predict is far from uniform."""
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import Config
+from trainer.dataset import NoteArrays
+from trainer.model import NextNoteModel, build_model
+
+_TINY = {
+    "density": {"head_units": 24, "pitch_embedding": 12, "time_embedding": 8, "velocity_embedding": 6},
+    "regression": {"model": "regression", "layers": 1, "monitor": "loss", "evaluate_every": 0},
+}
+
+
+def tiny_model(kind: str, *, seed: int = 0, **changes) -> NextNoteModel:
+    """An untrained model of 16 units with random weights; `kind` is density or regression."""
+    model = build_model(Config(**{"units": 16, "seq_length": 16, **_TINY[kind], **changes}))
+    random = np.random.default_rng(seed)
+    for variable in model.weights:
+        variable.assign(random.normal(0, 0.5, variable.shape))
+    return model
+
+
+def random_arrays(*shape: int, seed: int = 0) -> NoteArrays:
+    """Legal notes in arrays of the shape, int32; many chords, some rests of more than 10 s."""
+    random = np.random.default_rng(seed)
+    times = [np.where(random.random(shape) < 0.1, 0, random.lognormal(12, 1.5, shape).astype(np.int32)) for _ in "sd"]
+    fields = random.integers(0, 128, shape), times[0], np.maximum(times[1], 1), random.integers(1, 128, shape)
+    return NoteArrays(*(tf.constant(field, tf.int32) for field in fields))
+
+
+def surprise(chosen, probabilities) -> float:
+    """How much draws disagree with the distributions they should be from, in standard errors.
+
+    A draw from a distribution has, on average, the probability that the sum of squares says; one from another has less.
+
+    Args:
+        chosen: `[draws]` classes.
+        probabilities: `[draws, classes]`.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    chosen = np.asarray(chosen)
+    difference = probabilities[np.arange(len(chosen)), chosen] - np.sum(probabilities**2, axis=-1)
+    return abs(float(difference.mean() / (difference.std() / len(chosen) ** 0.5)))

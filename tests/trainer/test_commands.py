@@ -1,0 +1,414 @@
+"""The three commands as a user starts them: what they say, the status they leave, the files they write."""
+
+import json
+import re
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+
+from notes.errors import UserError
+from notes.manifest import Manifest
+from notes.midi import read_midi
+from tests.midi_files import melody, midi_bytes
+from tests.processes import run_python
+from tests.trainer.datasets import write_dataset
+from tests.trainer.models import tiny_model
+from trainer.config import PRESETS, Config
+
+TINY = Config(
+    units=16, layers=1, head_units=16, pitch_embedding=8, time_embedding=8, velocity_embedding=8, seq_length=16,
+    batch_size=8, warmup_steps=5, log_every=5, evaluate_every=10, checkpoint_every=10, keep=2,
+)  # fmt: skip
+STEPS = 30
+CHECKPOINT = {"checkpoint.json", "variables.index", "variables.data-00000-of-00001"}
+PRIMER = [60, 64, 67, 72, 67, 64]
+FLAGS = {
+    "trainer": {"data", "workdir", "preset", "config", "quiet", "seq_length", "units", "layers", "batch_size", "steps",
+                "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed", "checkpoint_every",
+                "pitch_weight", "step_weight", "duration_weight"},
+    "trainer.evaluate": {"workdir", "data", "split", "output", "quiet"},
+    "trainer.generate": {"workdir", "output", "primer", "num_notes", "num_samples", "temperature", "seed", "audio",
+                         "quiet"},
+}  # fmt: skip
+
+
+def run(command: str, *flags: str) -> CompletedProcess[str]:
+    return run_python("-m", command, *flags)
+
+
+def files(directory) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def assert_refused(process, *words: str) -> None:
+    """Status 2 and one line that names the thing, and nothing else."""
+    assert process.returncode == 2, process.stderr
+    assert process.stdout == ""
+    (line,) = process.stderr.splitlines()
+    assert re.match(r"trainer(\.\w+)?: \S", line)
+    for word in words:
+        assert word in line
+
+
+# Without a model: answered before TensorFlow is loaded.
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_answers_at_once_and_shows_the_flags(command):
+    begun = time.monotonic()
+    process = run(command, "--help")
+    seconds = time.monotonic() - begun
+    assert process.returncode == 0
+    assert process.stderr == ""
+    assert process.stdout.startswith(f"usage: python -m {command} --")
+    shown = set(re.findall(r"^ +--(?:\[no\])?(\w+):", process.stdout, re.MULTILINE))
+    assert FLAGS[command] <= shown
+    assert seconds < 1.5
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_loads_neither_tensorflow_nor_beam(command):
+    loaded = run_python("-X", "importtime", "-m", command, "--help").stderr
+    assert "absl.flags" in loaded
+    assert not re.search(r"\b(tensorflow|keras|apache_beam|matplotlib)\b", loaded)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, dataset):
+    """Directories and files that are not what a command wants, by name."""
+    here = tmp_path_factory.mktemp("places")
+    unfinished = here / "unfinished"
+    shutil.copytree(dataset, unfinished)
+    (unfinished / "dataset.json").unlink()
+    damaged = here / "damaged"
+    shutil.copytree(dataset, damaged)
+    (damaged / "dataset.json").write_text("{}")
+    paths = {
+        "data": dataset,
+        "none": here / "none",
+        "unfinished": unfinished,
+        "damaged": damaged,
+        "single": write_dataset(here / "single", {"train": [20], "test": [1, 1]}),
+        "silent.mid": here / "silent.mid",
+        "cut.mid": here / "cut.mid",
+        "text.mid": here / "text.mid",
+        "primer.mid": here / "primer.mid",
+        "unknown.json": here / "unknown.json",
+        "wrong.json": here / "wrong.json",
+        "w": here / "w",
+        "o": here / "o",
+    }
+    paths["silent.mid"].write_bytes(midi_bytes([]))
+    paths["cut.mid"].write_bytes(melody(PRIMER)[:-20])
+    paths["text.mid"].write_text("Ceci n'est pas un fichier MIDI.\n")
+    paths["primer.mid"].write_bytes(melody(PRIMER))
+    paths["unknown.json"].write_text('{"lstm_units": 8, "unit": 9}')
+    paths["wrong.json"].write_text('{"dropout": 1.5}')
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--workdir={w}"], ["--data is missing"]),
+        (["--data={data}"], ["--workdir is missing"]),
+        (["--data={none}", "--workdir={w}"], ["none: no such directory", "beam_preprocess"]),
+        (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "beam_preprocess"]),
+        (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "is no manifest"]),
+        (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset=huge", *PRESETS]),
+        (["--data={data}", "--workdir={w}", "--unit=8"], ["'unit'", "units"]),
+        (["--data={data}", "--workdir={w}", "--units=many"], ["--units=many"]),
+        (["--data={data}", "--workdir={w}", "--units=0"], ["units=0: expected at least 1"]),
+        (["--data={data}", "--workdir={w}", "--model=transformer"], ["--model=transformer", "density"]),
+        (["--data={data}", "--workdir={w}", "--steps=5", "--epochs=1"], ["--steps, --epochs and --max_minutes"]),
+        (["--data={data}", "--workdir={w}", "--max_minutes=inf"], ["max_minutes=inf: expected a finite number"]),
+        (["--data={data}", "--workdir={w}", "--config={none}"], ["none: no such config file"]),
+        (["--data={data}", "--workdir={w}", "--config={unknown.json}"], ["unknown.json: unknown field 'lstm_units'"]),
+        (["--data={data}", "--workdir={w}", "--config={wrong.json}"], ["dropout=1.5"]),
+        (["--data={data}", "--workdir={w}", "--config={wrong.json}", "--preset=base"], ["--preset and --config"]),
+        (["{data}", "--workdir={w}"], ["unexpected argument"]),
+    ],
+    ids=lambda value: " ".join(value[-1:]),
+)
+def test_a_mistake_in_training_is_one_line(places, flags, words):
+    assert_refused(run("trainer", *(_filled(flag, places) for flag in flags)), *words)
+    assert not places["w"].exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data={data}"], ["--workdir is missing"]),
+        (["--workdir={w}"], ["--data is missing"]),
+        (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json"]),
+        (["--data={data}", "--workdir={w}", "--split=dev"], ["--split=dev", "validation"]),
+        (["--data={single}", "--workdir={w}", "--split=validation"], ["single", "validation"]),
+        (["--data={single}", "--workdir={w}"], ["single", "test", "nothing to score"]),
+    ],
+    ids=lambda value: " ".join(value[-1:]),
+)
+def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
+    assert_refused(run("trainer.evaluate", *(_filled(flag, places) for flag in flags)), *words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--output={o}"], ["--workdir is missing"]),
+        (["--workdir={w}"], ["--output is missing"]),
+        (["--workdir={w}", "--output={o}", "--primer={none}"], ["none", "cannot be read"]),
+        (["--workdir={w}", "--output={o}", "--primer={silent.mid}"], ["silent.mid", "holds no notes"]),
+        (["--workdir={w}", "--output={o}", "--primer={cut.mid}"], ["cut.mid"]),
+        (["--workdir={w}", "--output={o}", "--primer={text.mid}"], ["text.mid"]),
+        (["--workdir={w}", "--output={o}", "--temperature=0"], ["--temperature=0", "above 0"]),
+        (["--workdir={w}", "--output={o}", "--temperature=nan"], ["--temperature=nan", "above 0"]),
+        (["--workdir={w}", "--output={o}", "--num_notes=0"], ["num_notes", "0"]),
+    ],
+    ids=lambda value: " ".join(value[-1:]),
+)
+def test_a_mistake_in_generating_is_one_line(places, flags, words):
+    assert_refused(run("trainer.generate", *(_filled(flag, places) for flag in flags)), *words)
+    assert not places["o"].exists()
+
+
+def _filled(flag: str, places) -> str:
+    return re.sub(r"{(.+)}", lambda match: str(places[match[1]]), flag)
+
+
+# With a model: one tiny run, and around it all that needs a process with TensorFlow in it, two at a time.
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory, dataset, places):
+    """A tiny run from training to music, and one that cannot go well: where they are, and what each command said."""
+    here = tmp_path_factory.mktemp("processes")
+    (here / "tiny.json").write_text(TINY.to_json())
+    data, workdir, tutorial = f"--data={dataset}", f"--workdir={here / 'w'}", _untrained_tutorial(here / "tutorial")
+    tiny = f"--config={here / 'tiny.json'}"
+    (here / "one").mkdir()
+    for name in ("sample-007.mid", "sample-007.wav", "letter.txt"):
+        (here / "one" / name).write_text("of an earlier call")
+    music = ["trainer.generate", workdir, f"--primer={places['primer.mid']}", "--num_notes=30", "--seed=7"]
+    at_once = {
+        "train": ["trainer", data, workdir, tiny, "--dropout=0.1", f"--steps={STEPS}"],
+        "diverge": ["trainer", data, f"--workdir={here / 'diverged'}", tiny, "--learning_rate=1e30", "--steps=50",
+                    "--warmup_steps=0", "--evaluate_every=0", "--quiet"],
+        "tutorial": ["trainer.evaluate", data, f"--workdir={tutorial}", f"--output={here / 'tutorial.json'}"],
+    }  # fmt: skip
+    once_trained = {
+        "generate": [*music, f"--output={here / 'two'}", "--num_samples=2", "--audio"],
+        "again": [*music, f"--output={here / 'one'}", "--quiet"],
+        "evaluate": ["trainer.evaluate", data, workdir],
+        "finished": ["trainer", data, workdir],
+    }
+    # Each loads TensorFlow for seconds: two at a time.
+    with ThreadPoolExecutor(2) as pool:
+        begun = {name: pool.submit(run, *command) for name, command in at_once.items()}
+        assert begun["train"].result().returncode == 0, begun["train"].result().stderr
+        begun |= {name: pool.submit(run, *command) for name, command in once_trained.items()}
+        return here, {name: process.result() for name, process in begun.items()}
+
+
+@pytest.fixture
+def workdir(processes):
+    """The workdir of the run that was trained to its end."""
+    return processes[0] / "w"
+
+
+def _untrained_tutorial(directory):
+    """A workdir as a run of the tutorial's kind leaves it, but without the training."""
+    from trainer.checkpoints import Checkpoints
+
+    model = tiny_model("regression", positions="last", seq_length=8)
+    directory.mkdir()
+    (directory / "config.json").write_text(model.config.to_json())
+    (directory / "run.json").write_text('{"data": "moved away"}')
+    Checkpoints(str(directory / "best"), keep=1).save(
+        3, {"model": [variable.value for variable in model.weights]}, {"score": 1.0}
+    )
+    return directory
+
+
+def test_training_leaves_exactly_its_files(workdir):
+    (summary,) = {name for name in files(workdir) if name.startswith("summaries/")}
+    best = json.loads((workdir / "result.json").read_text())["best_train_step"]
+    assert files(workdir) - {summary} == {
+        ".lock",
+        "config.json",
+        "run.json",
+        "result.json",
+        "metrics.jsonl",
+        "losses.png",
+        "evaluation-test.json",
+        *(f"checkpoints/{train_step:08d}/{name}" for train_step in (20, 30) for name in CHECKPOINT),
+        *(f"best/{best:08d}/{name}" for name in CHECKPOINT),
+    }
+
+
+def test_the_config_of_a_run_is_the_file_and_the_flags(workdir):
+    assert Config.load(workdir / "config.json") == TINY.replace(dropout=0.1, steps=STEPS)
+
+
+def test_training_reports_as_the_contract_says(workdir, processes):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train_step"] for line in lines] == [5, 10, 15, 20, 25, 30]
+    for line in lines:
+        assert {"loss", "pitch_nll", "step_nll", "duration_nll", "notes_per_second", "learning_rate"} <= line.keys()
+        assert ("val_nats" in line) == (line["train_step"] % 10 == 0)
+        assert all(np.isfinite(value) for value in line.values())
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["train_step"] == STEPS
+    assert result["reason"] == "steps"
+    assert result["best"] == min(line["val_nats"] for line in lines if "val_nats" in line)
+    assert f"done: {STEPS} train_steps" in processes[1]["train"].stdout
+    assert "notes/s" in processes[1]["train"].stderr
+
+
+def test_evaluation_writes_the_contracts_figures(dataset, workdir, processes):
+    process = processes[1]["evaluate"]
+    assert (process.returncode, process.stderr) == (0, "")
+    figures = json.loads((workdir / "evaluation-test.json").read_text())
+    assert figures.keys() >= {
+        "nats_per_note", "pitch_top1", "pitch_top5", "step_within_30ms", "notes", "performances", "train_step"
+    }  # fmt: skip
+    nats = figures["nats_per_note"]
+    assert nats.keys() == {"pitch", "step", "duration", "total"}
+    assert nats["total"] == pytest.approx(nats["pitch"] + nats["step"] + nats["duration"])
+    assert 0 <= figures["pitch_top1"] <= figures["pitch_top5"] <= 1
+    assert figures["notes"] == 30 + 41 - 2
+    assert figures["performances"] == 2
+    assert figures["train_step"] == json.loads((workdir / "result.json").read_text())["best_train_step"]
+    assert figures["dataset"] == Manifest.load(dataset).sha256
+    assert f"{nats['total']:.3f} nats/note" in process.stdout
+    assert str(workdir / "evaluation-test.json") in process.stdout
+
+
+def test_a_model_without_densities_is_scored_through_its_residuals(processes):
+    here, finished = processes
+    process = finished["tutorial"]
+    assert (process.returncode, process.stderr) == (0, "")
+    figures = json.loads((here / "tutorial.json").read_text())
+    assert np.isfinite(figures["nats_per_note"]["total"])
+    assert figures["residuals"].keys() == {"step", "duration"}
+    assert figures["residuals"]["step"]["kind"] in ("laplace", "gaussian")
+    assert files(here / "tutorial") == {"config.json", "run.json", *(f"best/00000003/{name}" for name in CHECKPOINT)}
+
+
+def test_generation_leaves_exactly_its_files(processes):
+    here, finished = processes
+    process = finished["generate"]
+    assert (process.returncode, process.stderr) == (0, "")
+    samples = [f"sample-{index:03d}" for index in (0, 1)]
+    assert files(here / "two") == {
+        "samples.json",
+        "distributions.png",
+        *(f"{sample}.{kind}" for sample in samples for kind in ("mid", "png", "wav")),
+    }
+    assert (here / "two" / "sample-001.wav").read_bytes()[:4] == b"RIFF"
+    assert "sound by" in process.stdout
+
+
+def test_generation_removes_the_samples_of_an_earlier_call_and_nothing_else(processes):
+    assert files(processes[0] / "one") == {
+        "samples.json", "distributions.png", "sample-000.mid", "sample-000.png", "letter.txt"
+    }  # fmt: skip
+
+
+def test_generation_says_what_it_did(workdir, places, processes):
+    document = json.loads((processes[0] / "two" / "samples.json").read_text())
+    assert document["notes_per_second"] > 0
+    assert (document["seed"], document["temperature"]) == (7, 1.0)
+    assert (document["num_notes"], document["num_samples"]) == (30, 2)
+    assert document["primer"] == str(places["primer.mid"])
+    assert document["primer_notes"] == len(PRIMER)
+    assert document["workdir"] == str(workdir)
+    assert [sample["midi"] for sample in document["samples"]] == ["sample-000.mid", "sample-001.mid"]
+
+
+def test_a_sample_begins_with_the_primer_and_has_the_notes_that_were_asked_for(places, processes):
+    primer = read_midi(places["primer.mid"].read_bytes(), "primer").notes
+    for index in (0, 1):
+        path = processes[0] / "two" / f"sample-{index:03d}.mid"
+        notes = read_midi(path.read_bytes(), "sample").notes
+        np.testing.assert_array_equal(notes.pitch[: len(PRIMER) - 1], primer.pitch[:-1])
+        np.testing.assert_array_equal(notes.onset_us[: len(PRIMER) - 1], primer.onset_us[:-1])
+        assert len(notes) == len(PRIMER) + 30
+
+
+def test_equal_seeds_give_equal_bytes(processes):
+    here, finished = processes
+    assert finished["again"].returncode == 0
+    assert (finished["again"].stdout, finished["again"].stderr) == ("", "")
+    assert (here / "one" / "sample-000.mid").read_bytes() == (here / "two" / "sample-000.mid").read_bytes()
+    assert (here / "two" / "sample-001.mid").read_bytes() != (here / "two" / "sample-000.mid").read_bytes()
+
+
+def test_a_finished_workdir_says_so(workdir, processes):
+    process = processes[1]["finished"]
+    assert process.returncode == 0
+    assert f"{workdir} is finished: steps at train_step {STEPS}" in process.stderr
+
+
+def test_a_loss_that_is_no_number_says_at_which_train_step(processes):
+    here, finished = processes
+    assert_refused(finished["diverge"], "not a number at train_step ", "--learning_rate")
+    # Nothing of it is offered as a trained model.
+    assert not {"result.json", "checkpoints", "best"} & {path.name for path in (here / "diverged").iterdir()}
+
+
+# The same refusals, but without a process each.
+
+
+def test_a_directory_of_something_else_is_no_workdir(dataset, tmp_path):
+    from trainer import loop
+
+    (tmp_path / "letter.txt").write_text("Dear Clara")
+    with pytest.raises(UserError, match="is not empty and no workdir of the trainer") as error:
+        loop.train(TINY, Manifest.load(dataset), str(tmp_path))
+    assert str(tmp_path) in str(error.value)
+    assert files(tmp_path) == {"letter.txt"}
+
+
+def test_a_workdir_of_another_config_names_the_fields(dataset, workdir):
+    from trainer import loop
+
+    config = Config.load(workdir / "config.json")
+    with pytest.raises(UserError, match="another config") as error:
+        loop.train(config.replace(units=8, transpose=0, steps=50), Manifest.load(dataset), str(workdir))
+    (line,) = str(error.value).splitlines()
+    assert str(workdir) in line
+    assert "units: 16, 8" in line
+    assert "transpose: 6, 0" in line
+    assert "steps" not in line
+    assert Config.load(workdir / "config.json") == config
+
+
+def test_a_workdir_of_another_dataset_is_refused(places, workdir):
+    from trainer import loop
+
+    before = (workdir / "run.json").read_bytes()
+    with pytest.raises(UserError, match="was begun on another dataset"):
+        loop.train(Config.load(workdir / "config.json"), Manifest.load(places["single"]), str(workdir))
+    assert (workdir / "run.json").read_bytes() == before
+
+
+def test_a_directory_without_a_model_is_named(tmp_path):
+    from trainer.model import load_model
+
+    with pytest.raises(UserError, match="no workdir of the trainer"):
+        load_model(str(tmp_path))
+    (tmp_path / "config.json").write_text(TINY.to_json())
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        load_model(str(tmp_path))
+
+
+def test_the_best_weights_are_the_ones_that_are_loaded(workdir):
+    from trainer.model import load_model
+
+    best = json.loads((workdir / "result.json").read_text())["best_train_step"]
+    assert load_model(str(workdir)).train_step == best

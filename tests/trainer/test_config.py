@@ -1,0 +1,261 @@
+import dataclasses
+import json
+import pathlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notes.errors import UserError
+from tests.processes import run_python
+from trainer.config import CHANGEABLE_ON_RESUME, LENGTH_FIELDS, PRESETS, Config, preset
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+# A value other than the default of `base` for every field; each lies in its range.
+OTHER = {
+    "preset": "seed",
+    "model": "regression",
+    "positions": "last",
+    "seq_length": 25,
+    "units": 7,
+    "layers": 3,
+    "pitch_embedding": 1,
+    "time_embedding": 2,
+    "velocity_embedding": 3,
+    "head_units": 4,
+    "dropout": 0.25,
+    "pitch_weight": 0.05,
+    "step_weight": 0.0,
+    "duration_weight": 2.5,
+    "velocity_weight": 0.0,
+    "transpose": 0,
+    "stretch": 0.1,
+    "batch_size": 1,
+    "optimizer": "adam",
+    "learning_rate": 1e-5,
+    "schedule": "constant",
+    "warmup_steps": 0,
+    "weight_decay": 0.5,
+    "clip_norm": 0.0,
+    "steps": 9,
+    "epochs": 8,
+    "max_minutes": 0.5,
+    "monitor": "loss",
+    "evaluate_every": 1,
+    "patience": 2,
+    "precision": "float64",
+    "replicas": 2,
+    "seed": 2**31 - 1,
+    "deterministic": False,
+    "log_every": 0,
+    "checkpoint_every": 0,
+    "keep": 1,
+}
+
+# For each field, values out of its range or of another kind.
+WRONG = {
+    "preset": [3],
+    "model": ["lstm", None],
+    "positions": ["first"],
+    **{
+        name: [0, -1, 2.5, True, "8"]
+        for name in (
+            "seq_length", "units", "layers", "pitch_embedding", "time_embedding", "velocity_embedding", "head_units",
+            "batch_size", "keep",
+        )
+    },
+    "dropout": [-0.1, 1.0, float("nan")],
+    **{
+        name: [-0.5, float("nan"), float("inf"), "1", True]
+        for name in (
+            "pitch_weight", "step_weight", "duration_weight", "velocity_weight", "weight_decay", "clip_norm",
+            "max_minutes",
+        )
+    },
+    "transpose": [-1, 25],
+    "stretch": [-0.1, 1.0],
+    "optimizer": ["sgd"],
+    "learning_rate": [0.0, -1e-3, float("nan"), float("inf")],
+    "schedule": ["linear"],
+    **{
+        name: [-1, 0.5]
+        for name in (
+            "warmup_steps", "steps", "epochs", "evaluate_every", "patience", "replicas", "log_every",
+            "checkpoint_every",
+        )
+    },
+    "monitor": ["val_loss"],
+    "precision": ["float16"],
+    "seed": [-1, 2**31],
+    "deterministic": [1, "yes"],
+}  # fmt: skip
+
+
+def changed(*names: str) -> Config:
+    # A regression model has no score to watch.
+    implied = {"evaluate_every": 0, "monitor": "loss"} if "model" in names else {}
+    return Config().replace(**{name: OTHER[name] for name in names} | implied)
+
+
+def message(error) -> str:
+    """The error's message, which is one line."""
+    (line,) = str(error.value).splitlines()
+    return line
+
+
+def test_this_file_knows_every_field():
+    assert OTHER.keys() == WRONG.keys() == FIELDS.keys()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_what_was_reviewed(name):
+    assert preset(name).to_json() == (GOLDEN / f"{name}.json").read_text(), (
+        f"the preset {name} has changed: if that is meant, write its to_json() to {GOLDEN / name}.json"
+    )
+
+
+def test_every_preset_and_nothing_else_was_reviewed():
+    assert {path.stem for path in GOLDEN.iterdir()} == set(PRESETS)
+    assert all(preset(name).preset == name for name in PRESETS)
+
+
+@given(
+    st.sets(st.sampled_from([name for name in FIELDS if name not in (*LENGTH_FIELDS, "preset")])),
+    st.sampled_from(LENGTH_FIELDS),
+)
+def test_a_config_file_gives_back_the_config(names, length):
+    config = changed(*names, length)
+    assert Config.from_json(config.to_json(), "config.json") == config
+
+
+def test_a_config_file_holds_every_field(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(changed("steps").to_json())
+    assert list(json.loads(path.read_text())) == list(FIELDS)
+    assert Config.load(path) == Config().replace(steps=9)
+
+
+def test_fields_that_a_file_leaves_out_are_those_of_its_preset():
+    assert Config.from_json('{"units": 8, "learning_rate": 1}', "x") == Config(units=8, learning_rate=1.0)
+    assert Config.from_json('{"preset": "seed", "epochs": 2}', "x") == preset("seed").replace(epochs=2)
+    assert isinstance(Config.from_json('{"learning_rate": 1}', "x").learning_rate, float)
+    assert Config.from_json('{"epochs": 2}', "x") == Config(epochs=2, max_minutes=0.0)
+
+
+def test_a_file_that_names_a_preset_starts_from_it():
+    assert Config.from_json('{"preset": "seed", "steps": 9}', "x") == preset("seed").replace(steps=9)
+    with pytest.raises(UserError, match="preset 'another': expected one of base, seed"):
+        Config.from_json('{"preset": "another"}', "x")
+
+
+def test_an_unknown_field_names_the_nearest():
+    with pytest.raises(UserError) as error:
+        Config.from_json('{"unit": 8}', "my.json")
+    assert message(error) == "my.json: unknown field 'unit', did you mean 'units'?"
+    with pytest.raises(UserError, match=r"unknown field 'zzz'$"):
+        Config.from_json('{"zzz": 8}', "my.json")
+
+
+@pytest.mark.parametrize("name", ["huge", 3, None, ["seed"]])
+def test_a_file_that_starts_from_an_unknown_preset_lists_those_that_are(name):
+    with pytest.raises(UserError, match="expected one of base, seed"):
+        Config.from_json(json.dumps({"preset": name}), "my.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '"units"', "null"])
+def test_a_file_that_holds_no_object_is_named(text):
+    with pytest.raises(UserError, match=r"my\.json: expected a JSON object of config fields") as error:
+        Config.from_json(text, "my.json")
+    message(error)
+
+
+def test_a_file_that_is_not_there_or_is_binary_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.json: no such config file"):
+        Config.load(tmp_path / "none.json")
+    (tmp_path / "binary.json").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(UserError, match=r"binary\.json: expected a JSON object"):
+        Config.load(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_value_out_of_range_is_one_line_that_names_the_field(name, value):
+    with pytest.raises(UserError) as error:
+        Config().replace(**{name: value})
+    shown = {str(value), repr(value)}
+    assert any(message(error).startswith(f"config: {name}={text}: expected ") for text in shown)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_other_values_of_this_file_are_in_range(name):
+    assert getattr(changed(name), name) == OTHER[name]
+
+
+def test_some_loss_must_be_left():
+    with pytest.raises(UserError, match="pitch_weight, step_weight and duration_weight are all 0"):
+        Config(pitch_weight=0.0, step_weight=0.0, duration_weight=0.0)
+
+
+def test_patience_with_a_score_needs_the_score():
+    with pytest.raises(UserError, match="evaluate_every"):
+        Config(patience=2, evaluate_every=0)
+    assert Config(patience=2, evaluate_every=0, monitor="loss").patience == 2
+
+
+def test_a_model_without_densities_has_no_score_to_watch():
+    with pytest.raises(UserError, match="evaluate_every needs model=density") as error:
+        Config(model="regression")
+    message(error)
+    assert Config(model="regression", evaluate_every=0).model == "regression"
+
+
+@pytest.mark.parametrize(
+    "lengths", [{"max_minutes": 0.0}, {"steps": 5}, {"epochs": 5}, {"steps": 1, "epochs": 1, "max_minutes": 0.0}]
+)
+def test_exactly_one_length_is_given(lengths):
+    with pytest.raises(UserError, match="exactly one of steps, epochs and max_minutes") as error:
+        Config(**lengths)
+    message(error)
+
+
+def test_replace_switches_between_the_lengths():
+    config = Config()
+    for name in (*LENGTH_FIELDS, *reversed(LENGTH_FIELDS)):
+        config = config.replace(**{name: 3})
+        assert {other: getattr(config, other) for other in LENGTH_FIELDS} == {
+            **dict.fromkeys(LENGTH_FIELDS, 0),
+            name: 3,
+        }
+    assert config.replace(units=3).steps == 3
+
+
+def test_differences_name_the_fields_and_both_values():
+    config = changed("units", "steps", "dropout")
+    assert Config().differences(config, CHANGEABLE_ON_RESUME) == ["units: 256, 7", "dropout: 0.0, 0.25"]
+    assert Config().differences(Config()) == []
+    assert any(line.startswith("steps: 0, 9") for line in Config().differences(config))
+
+
+def test_an_unknown_preset_lists_those_that_are():
+    with pytest.raises(UserError, match=f"'huge': expected one of {', '.join(PRESETS)}"):
+        preset("huge")
+
+
+def test_a_config_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().units = 3
+
+
+def test_every_field_but_preset_has_a_flag_with_its_help():
+    shown = " ".join(run_python("-m", "trainer", "--help").stdout.split())
+    for field in FIELDS.values():
+        if field.name == "preset":
+            continue
+        name = f"[no]{field.name}" if field.type is bool else field.name
+        choices = f"<{'|'.join(field.metadata['choices'])}>: " if field.metadata["choices"] else ""
+        defaults = "; ".join(f"{name}: {getattr(preset(name), field.name)}" for name in PRESETS)
+        # absl breaks long lines at dashes and slashes too.
+        expected = f"--{name}: {choices}{field.metadata['help']} ({defaults})"
+        assert expected.replace(" ", "") in shown.replace(" ", "")

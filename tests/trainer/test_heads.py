@@ -1,0 +1,227 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from notes import representation
+from notes.representation import MAX_TICK, TICK_US
+from tests.trainer.models import random_arrays, surprise, tiny_model
+from trainer import heads
+from trainer.dataset import NoteArrays
+
+FIELDS = ("pitch", "step", "duration", "velocity")
+EDGES = [0, 4_999, 5_000, 14_999, 15_000, 9_994_999, 9_995_000, 10**7, 2**31 - 5_001, 2**31 - 5_000, 2**31 - 1]
+
+
+@pytest.fixture(scope="module")
+def density():
+    return tiny_model("density").heads
+
+
+@pytest.fixture(scope="module")
+def regression():
+    return tiny_model("regression").heads
+
+
+def hidden_of(*shape, seed=1):
+    return tf.constant(np.random.default_rng(seed).normal(0, 1, (*shape, 16)), tf.float32)
+
+
+def notes_of(count, **fields):
+    """Notes that are all alike but for the fields given."""
+    alike = {"pitch": 60, "step_us": 120_000, "duration_us": 340_000, "velocity": 64, **fields}
+    return NoteArrays(*(tf.constant(np.broadcast_to(alike[name], count), tf.int32) for name in NoteArrays._fields))
+
+
+def uniforms(count, seed=0):
+    return tf.constant(np.random.default_rng(seed).random((count, heads.UNIFORMS_PER_NOTE), np.float32))
+
+
+def softmax(logits):
+    return tf.nn.softmax(tf.cast(logits, tf.float64)).numpy()
+
+
+# The grid and the bins.
+
+
+@given(st.one_of(st.sampled_from(EDGES), st.integers(0, 2**31 - 1)))
+def test_ticks_are_those_of_the_representation(microseconds):
+    assert heads.ticks(tf.constant(microseconds)).numpy() == representation.ticks(np.array(microseconds))
+
+
+def test_bins_cut_the_whole_grid_in_order():
+    bins = heads.bins(tf.range(0, (MAX_TICK + 1) * TICK_US, TICK_US)).numpy()
+    np.testing.assert_array_equal(np.unique(bins), np.arange(heads.BINS))
+    assert (np.diff(bins) >= 0).all()
+    np.testing.assert_array_equal(np.flatnonzero(np.diff(bins, prepend=-1)), heads.BIN_STARTS)
+    np.testing.assert_array_equal(np.bincount(bins), heads.BIN_WIDTHS)
+
+
+def test_bins_are_fine_where_the_ear_is_and_never_coarse():
+    assert (heads.BIN_WIDTHS[heads.BIN_STARTS < 20] == 1).all()
+    assert heads.BIN_WIDTHS[-1] == 1
+    assert (heads.BIN_WIDTHS / np.maximum(heads.BIN_STARTS, 12.5) <= 0.08).all()
+
+
+# Densities.
+
+
+def test_tick_probabilities_are_a_distribution_over_the_grid(density):
+    logits = 3 * tf.random.stateless_normal([5, 7, heads.BINS], [0, 1])
+    probabilities = density.tick_probabilities(logits).numpy()
+    assert probabilities.shape == (5, 7, MAX_TICK + 1)
+    assert probabilities.min() > 0
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("field", ["step", "duration"])
+def test_nats_of_a_time_are_those_of_its_tick(density, field):
+    ticks = np.arange(MAX_TICK + 1)
+    notes = notes_of(len(ticks), **{f"{field}_us": ticks * TICK_US})
+    hidden = tf.repeat(hidden_of(1), len(ticks), axis=0)
+    logits = density.logits(hidden, notes)
+    probability = np.exp(-density.nats(logits, notes)[field].numpy().astype(np.float64))
+    np.testing.assert_allclose(probability, density.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
+    assert abs(probability.sum() - 1) < 1e-5
+    # Whatever lies in the tick's 10 ms counts as the tick, and all that is longer as the last one.
+    for offset in (-TICK_US // 2, TICK_US // 2 - 1):
+        shifted = notes_of(len(ticks), **{f"{field}_us": np.maximum(ticks * TICK_US + offset, 0)})
+        np.testing.assert_array_equal(density.nats(logits, shifted)[field], density.nats(logits, notes)[field])
+    longest = notes_of(len(ticks), **{f"{field}_us": 2**31 - 1})
+    np.testing.assert_allclose(density.nats(logits, longest)[field], -np.log(probability[-1]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("field", ["pitch", "velocity"])
+def test_probabilities_of_all_numbers_sum_to_one(density, field):
+    notes = notes_of(128, **{field: np.arange(128)})
+    logits = density.logits(tf.repeat(hidden_of(1), 128, axis=0), notes)
+    assert abs(np.exp(-density.nats(logits, notes)[field].numpy()).sum() - 1) < 1e-5
+
+
+def test_a_field_is_given_those_before_it_and_no_other(density):
+    hidden, notes = hidden_of(50), random_arrays(50)
+    other = random_arrays(50, seed=1)
+    before = density.logits(hidden, notes)
+    changes = {"pitch": "pitch", "step": "step_us", "duration": "duration_us", "velocity": "velocity"}
+    for place, changed in enumerate(FIELDS):
+        name = changes[changed]
+        after = density.logits(hidden, notes._replace(**{name: getattr(other, name)}))
+        for field in FIELDS[: place + 1]:
+            np.testing.assert_array_equal(after[field], before[field])
+        for field in FIELDS[place + 1 :]:
+            assert np.abs(after[field] - before[field]).max() > 0.1
+
+
+def test_the_training_loss_is_the_nats(density):
+    hidden, notes = hidden_of(3, 4), random_arrays(3, 4)
+    losses, nats = density.losses(hidden, notes), density.nats(density.logits(hidden, notes), notes)
+    assert set(losses) == set(density.losses_of) == set(FIELDS)
+    for field in FIELDS:
+        assert losses[field].shape == (3, 4)
+        np.testing.assert_array_equal(losses[field], nats[field])
+
+
+# Drawing.
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_categorical_draws_as_often_as_it_should(temperature):
+    logits = np.array([0.0, 1.0, -30.0, 2.0, -1.0, -30.0], np.float32)
+    draws = 40_000
+    # The middles of equal parts of [0, 1): what is drawn must then be exact to a part.
+    uniform = ((np.arange(draws) + 0.5) / draws).astype(np.float32)
+    chosen = heads.categorical(tf.repeat(logits[np.newaxis], draws, axis=0), tf.constant(uniform), temperature)
+    assert chosen.dtype == tf.int32
+    frequencies = np.bincount(chosen.numpy(), minlength=6) / draws
+    np.testing.assert_allclose(frequencies, softmax(logits / temperature), atol=2 / draws)
+
+
+@pytest.mark.parametrize("temperature", [1e-2, 1e-6, 1e-30, 1e-45])
+def test_categorical_takes_the_likeliest_where_the_temperature_vanishes(temperature):
+    logits = tf.random.stateless_normal([200, 30], [0, 1])
+    uniform = tf.random.stateless_uniform([200], [0, 2])
+    chosen = heads.categorical(logits, uniform, tf.constant(temperature))
+    clear = np.diff(np.sort(logits, axis=-1), axis=-1)[:, -1] > 0.2
+    np.testing.assert_array_equal(chosen.numpy()[clear], np.argmax(logits, axis=-1)[clear])
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 2.0**-24, 0.5, 1 - 2.0**-23, 1 - 2.0**-24]))
+def test_categorical_never_draws_what_has_no_probability(seed, uniform):
+    logits = np.random.default_rng(seed).normal(0, 2, (20, 128)).astype(np.float32)
+    logits[:, :5] = logits[:, 90:] = -200
+    chosen = heads.categorical(tf.constant(logits), tf.fill([20], tf.constant(uniform)), tf.constant(1.0)).numpy()
+    assert chosen.min() >= 5
+    assert chosen.max() < 90
+
+
+def test_drawn_notes_follow_the_densities_that_score_them(density):
+    voices = 8_000
+    hidden = tf.repeat(hidden_of(4), voices // 4, axis=0)
+    notes = density.sample(hidden, uniforms(voices), tf.constant(1.0))
+    logits = density.logits(hidden, notes)
+    other = density.logits(hidden[::-1], random_arrays(voices))
+    for field in FIELDS:
+        if field in ("step", "duration"):
+            chosen, probabilities = heads.ticks(getattr(notes, f"{field}_us")), density.tick_probabilities
+        else:
+            chosen, probabilities = getattr(notes, field), softmax
+        assert surprise(chosen, probabilities(logits[field])) < 5
+        assert surprise(chosen, probabilities(other[field])) > 20
+    for hidden_row in range(4):
+        rows = slice(hidden_row * voices // 4, (hidden_row + 1) * voices // 4)
+        frequencies = np.bincount(notes.pitch.numpy()[rows], minlength=128) / (voices // 4)
+        assert np.abs(frequencies - softmax(logits["pitch"])[rows][0]).max() < 0.03
+
+
+def test_drawn_notes_are_legal(density):
+    notes = density.sample(hidden_of(5_000), uniforms(5_000), tf.constant(5.0))
+    for field in notes:
+        assert field.dtype == tf.int32
+        assert field.shape == [5_000]
+    assert 0 <= notes.pitch.numpy().min() <= notes.pitch.numpy().max() <= 127
+    assert 1 <= notes.velocity.numpy().min() <= notes.velocity.numpy().max() <= 127
+    assert 0 <= notes.step_us.numpy().min() <= notes.step_us.numpy().max() <= MAX_TICK * TICK_US
+    assert 1 <= notes.duration_us.numpy().min() <= notes.duration_us.numpy().max() <= MAX_TICK * TICK_US
+    # All ticks of the wide bins come, not only their borders.
+    assert len(np.unique(notes.step_us.numpy() // TICK_US)) > 700
+
+
+def test_the_shortest_note_that_is_drawn_is_one_of_tick_0(density):
+    notes = density.sample(hidden_of(20), tf.zeros([20, heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
+    np.testing.assert_array_equal(notes.pitch, 0)
+    np.testing.assert_array_equal(notes.step_us, 0)
+    np.testing.assert_array_equal(notes.velocity, 1)
+    assert (notes.duration_us.numpy() > 0).all()
+    np.testing.assert_array_equal(heads.ticks(notes.duration_us), 0)
+
+
+# The tutorial's heads.
+
+
+def test_the_tutorials_losses(regression):
+    hidden, notes = hidden_of(40), random_arrays(40)
+    predicted = {name: value.numpy().astype(np.float64) for name, value in regression.predict_fields(hidden).items()}
+    losses = regression.losses(hidden, notes)
+    assert set(losses) == set(regression.losses_of)
+    probability = softmax(predicted["pitch"])[np.arange(40), notes.pitch]
+    np.testing.assert_allclose(losses["pitch"], -np.log(probability), rtol=1e-4)
+    for field in ("step", "duration"):
+        seconds = getattr(notes, f"{field}_us").numpy() * 1e-6
+        assert predicted[field].min() < 0 < predicted[field].max()
+        expected = (seconds - predicted[field]) ** 2 + 10 * np.maximum(-predicted[field], 0)
+        np.testing.assert_allclose(losses[field], expected, rtol=1e-4)
+
+
+def test_the_tutorials_notes_are_legal_means(regression):
+    hidden = hidden_of(300)
+    predicted = regression.predict_fields(hidden)
+    notes = regression.sample(hidden, uniforms(300), tf.constant(1.0))
+    np.testing.assert_allclose(notes.step_us, np.maximum(predicted["step"], 0) * 1e6, atol=1)
+    assert notes.duration_us.numpy().min() >= 1
+    sounds = predicted["duration"].numpy() > 0.01
+    np.testing.assert_allclose(notes.duration_us.numpy()[sounds], predicted["duration"].numpy()[sounds] * 1e6, atol=1)
+    assert (notes.velocity.numpy() == notes.velocity.numpy()[0]).all()
+    assert len(np.unique(notes.pitch)) > 5
+    assert all(field.dtype == tf.int32 for field in notes)

@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from notes.errors import UserError
+from notes.representation import Notes
+from tests.trainer.datasets import random_notes
+from tests.trainer.models import surprise, tiny_model
+from trainer.dataset import NoteArrays
+from trainer.heads import ticks
+from trainer.model import start_note
+from trainer.sampling import Player
+
+MANY = 256
+
+
+@pytest.fixture(scope="module")
+def player():
+    return Player(tiny_model("density", layers=2))
+
+
+@pytest.fixture(scope="module")
+def primer():
+    return random_notes(12, seed=3)
+
+
+def play(player, primer=None, *, num_notes=20, num_samples=MANY, temperature=1.0, seed=0):
+    primer = Notes.empty() if primer is None else primer
+    return player.play(primer, num_notes=num_notes, num_samples=num_samples, temperature=temperature, seed=seed)
+
+
+def same(one, other):
+    return all(left.equals(right) for left, right in zip(one, other, strict=True))
+
+
+def test_a_seed_plays_the_same_and_another_plays_otherwise(player):
+    first = play(player, seed=5).notes
+    assert same(first, play(player, seed=5).notes)
+    assert not any(one.equals(other) for one, other in zip(first, play(player, seed=6).notes, strict=True))
+    assert len({notes.pitch.tobytes() for notes in first}) == MANY
+
+
+def test_a_sample_depends_neither_on_how_many_there_are_nor_on_how_long_they_are(player, primer):
+    many = play(player, primer, num_notes=70)
+    few = play(player, primer, num_samples=3, num_notes=70)
+    assert same(few.notes, many.notes[:3])
+    for num_notes in (1, 64, 65):
+        shorter = play(player, primer, num_samples=3, num_notes=num_notes)
+        assert same(shorter.notes, [notes[: 12 + num_notes] for notes in few.notes])
+        assert shorter.notes_per_second > 0
+
+
+def test_the_primer_is_the_beginning_of_every_sample(player, primer):
+    samples = play(player, primer)
+    assert samples.primer_notes == 12
+    assert all(len(notes) == 32 for notes in samples.notes)
+    assert all(notes[:12].equals(primer) for notes in samples.notes)
+    # The continuation begins where the primer stands, not where its last note has died away.
+    assert min(notes.step_us[12] for notes in samples.notes) < primer.duration_us[-1] / 4
+
+
+def test_without_a_primer_the_first_note_is_drawn_from_what_begins_a_performance(player):
+    model = player._model
+    samples = play(player, num_notes=1)
+    assert samples.primer_notes == 0
+    assert all(len(notes) == 1 for notes in samples.notes)
+    hidden, _ = model.step(start_note(1), model.initial_state(1), model.input_tables())
+    logits = model.heads.logits(hidden, start_note(1)._replace(pitch=tf.zeros([1], tf.int32)))["pitch"]
+    expected = tf.nn.softmax(logits).numpy()[0]
+    frequencies = np.bincount([notes.pitch[0] for notes in samples.notes], minlength=128) / MANY
+    # By chance alone the squared distance is (1 - sum of squares) / n on average.
+    assert np.sum((frequencies - expected) ** 2) < 3 * (1 - np.sum(expected**2)) / MANY
+    uniform = np.full(128, 1 / 128)
+    assert np.sum((uniform - expected) ** 2) > 10 * (1 - np.sum(expected**2)) / MANY
+
+
+def test_what_is_played_is_what_the_model_expects_on_hearing_it(player, primer):
+    model, temperature = player._model, 0.7
+    samples = play(player, primer, num_notes=16, temperature=temperature).notes
+    fields = [np.stack([getattr(notes, field) for notes in samples]) for field in NoteArrays._fields]
+    targets = NoteArrays(*(tf.constant(field, tf.int32) for field in fields))
+    begins = start_note(MANY).map(lambda field: field[:, tf.newaxis])
+    inputs = NoteArrays(
+        *(tf.concat([begin, field[:, :-1]], axis=1) for begin, field in zip(begins, targets, strict=True))
+    )
+    # In one pass over all notes, as they are scored.
+    targets = targets.map(lambda field: field[:, 12:])
+    # Another model would not expect it.
+    other = tiny_model("density", layers=2, seed=1)
+    for one, low, high in ((model, 0, 5), (other, 10, np.inf)):
+        logits = one.heads.logits(one.read(inputs)[0][:, 12:], targets)
+        for field in ("pitch", "step", "duration", "velocity"):
+            scaled = logits[field] / temperature
+            if field in ("step", "duration"):
+                chosen, probabilities = ticks(getattr(targets, f"{field}_us")), one.heads.tick_probabilities(scaled)
+            else:
+                chosen, probabilities = getattr(targets, field), tf.nn.softmax(scaled)
+            disagreement = surprise(np.ravel(chosen), np.reshape(probabilities, [MANY * 16, -1]))
+            assert low <= disagreement < high, (field, disagreement)
+
+
+def test_without_temperature_the_likeliest_is_played(player, primer):
+    samples = play(player, primer, num_notes=1, temperature=1e-6).notes
+    assert len({notes.pitch[-1] for notes in samples}) == 1
+    warm = np.bincount([notes.pitch[-1] for notes in play(player, primer, num_notes=1).notes])
+    assert warm[samples[0].pitch[-1]] == warm.max()
+
+
+@pytest.fixture(scope="module")
+def tutorial():
+    return Player(tiny_model("regression", positions="last", seq_length=8))
+
+
+def test_a_last_position_model_needs_a_primer(tutorial):
+    with pytest.raises(UserError, match="give a --primer") as error:
+        play(tutorial)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_last_position_model_hears_the_last_notes_of_the_primer(tutorial):
+    primer = random_notes(20, seed=1)
+    step_us = primer.step_us.copy()
+    step_us[[0, 12]] = 0
+    primer = Notes(primer.pitch, step_us, primer.duration_us, primer.velocity)
+    whole = play(tutorial, primer, num_samples=2, num_notes=6)
+    assert all(notes[:20].equals(primer) for notes in whole.notes)
+    assert same([notes[12:] for notes in whole.notes], play(tutorial, primer[12:], num_samples=2, num_notes=6).notes)
+    heard = Notes(np.append(primer.pitch[:12] // 2, primer.pitch[12:]), step_us, primer.duration_us, primer.velocity)
+    assert same([notes[12:] for notes in whole.notes], [
+        notes[12:] for notes in play(tutorial, heard, num_samples=2, num_notes=6).notes
+    ])  # fmt: skip
+    short = play(tutorial, primer[:3], num_samples=2, num_notes=6)
+    assert all(len(notes) == 9 for notes in short.notes)
+
+
+@pytest.mark.parametrize("precision", ["float64", "mixed_bfloat16"])
+def test_a_model_of_any_precision_plays(primer, precision):
+    player = Player(tiny_model("density", layers=1, precision=precision))
+    samples = play(player, primer, num_samples=2, num_notes=5)
+    assert [len(notes) for notes in samples.notes] == [17, 17]
+    assert not samples.notes[0].equals(samples.notes[1])
