@@ -271,9 +271,9 @@ def _list_glob(uri: str, pattern: str) -> _Listing:
     base = os.path.dirname(pattern[: min(pattern.find(magic) for magic in "*?[" if magic in pattern)])
     # A CSV above the files belongs to the input, though a pattern for MIDI files does not match it.
     above = os.path.commonpath([os.path.dirname(match) for match in matches])
-    tables = []
+    tables: list[str] = []
     while len(above) >= len(base):
-        tables += sorted(glob.glob(os.path.join(glob.escape(above), "*.csv")))
+        tables += filter(os.path.isfile, sorted(glob.glob(os.path.join(glob.escape(above), "*.csv"))))
         if above == base:
             break
         above = os.path.dirname(above)
@@ -317,7 +317,10 @@ def _find_metadata(metadata: str | None, listing: _Listing) -> _Metadata | None:
 
 
 def _has_columns(data: bytes) -> bool:
-    header = next(csv.reader(io.StringIO(data.decode("utf-8-sig", "replace"))), [])
+    try:
+        header = next(csv.reader(io.StringIO(data.decode("utf-8-sig", "replace"))), [])
+    except csv.Error:
+        return False
     return set(_REQUIRED_COLUMNS) <= set(header)
 
 

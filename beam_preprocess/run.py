@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from beam_preprocess import writer
@@ -36,7 +37,8 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
         The manifest of the finished dataset.
 
     Raises:
-        UserError: the input, the output or an option cannot be used, or too many files were refused.
+        UserError: the input, the output or an option cannot be used, too many files were refused, or Beam is not
+            installed.
     """
     corpus = find_corpus(
         config.input, metadata=config.metadata, split_fractions=config.split_fractions, piece_from=config.piece_from
@@ -66,9 +68,7 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
         Meter(total=len(corpus.files), unit="file", description="preprocess", quiet=quiet) as meter,
     ):
         with _without_beams_warnings():
-            # Only now: importing Beam takes seconds, and whoever mistyped a flag should not wait for it.
-            import apache_beam as beam
-
+            beam = _import_beam()
             from beam_preprocess import pipeline, transforms
         options = _pipeline_options(beam_args)
         transforms.on_file_done = meter.advance
@@ -100,6 +100,19 @@ def _output_directory(config: Config) -> Iterator[None]:
         if not was_there and not os.listdir(storage.local_path(config.output)):
             os.rmdir(storage.local_path(config.output))
         raise
+
+
+def _import_beam() -> ModuleType:
+    """Imports Beam only now: it takes seconds, and whoever mistyped a flag should not wait for it."""
+    try:
+        import apache_beam
+    except ModuleNotFoundError as error:
+        if error.name != "apache_beam":
+            raise
+        raise UserError(
+            "Apache Beam is not installed, and preprocessing needs it: pip install 'sostenuto[beam]'"
+        ) from error
+    return apache_beam
 
 
 @contextlib.contextmanager

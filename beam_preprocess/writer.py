@@ -24,7 +24,7 @@ from notes.records import (
     Performance,
     decode_performance,
     encode_performance,
-    read_records,
+    parse_records,
     write_records,
 )
 from notes.representation import FIELDS
@@ -264,14 +264,15 @@ def _read_back(plan: Plan, report: ShardReport) -> None:
     if not storage.exists(path):
         # Named already, before an interruption.
         path = os.path.join(plan.output, report.name)
+    data = storage.read_bytes(path)
     notes, paths = 0, []
-    for record in read_records(path):
+    for record in parse_records(data, path):
         performance = decode_performance(record)
         paths.append(performance.path)
         notes += len(performance.notes)
     refused = {rejection.path for rejection in report.rejections}
     expected = [planned for planned in plan.shards[report.name] if planned not in refused]
-    digest = hashlib.sha256(storage.read_bytes(path)).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
     if (paths, notes, digest) != (expected, report.tally.notes, report.sha256):
         raise UserError(
             f"{path}: read back, it holds {len(paths)} performances, {notes} notes and sha256 {digest[:12]}…, "

@@ -1,6 +1,7 @@
 """The whole path in one command, `make demo`: corpus, dataset, training, evaluation, music.
 
-It only runs the commands that a user runs, prints each as it does, and skips those whose result is there.
+It only runs the commands that a user runs, prints each as it does, and skips those whose result is there. Arguments
+that shape a result are part of its folder's name, so that another argument never meets a result that is not its own.
 """
 
 import hashlib
@@ -28,18 +29,22 @@ class Stage:
     arguments: list[str]
     result: Path
 
-    def run(self) -> None:
+    def run(self, *, quiet: bool = False) -> None:
         """Runs the command unless its result is there.
+
+        Args:
+            quiet: prints nothing, and tells the command so.
 
         Raises:
             SystemExit: with the command's own status, if it fails.
         """
-        print(f"\n== {self.title}", flush=True)
-        if self.result.exists():
-            print(f"   is there already: {self.result}", flush=True)
+        command = [_python(), "-m", self.module, *self.arguments, *(["--quiet"] if quiet else [])]
+        is_there = self.result.exists()
+        if not quiet:
+            print(f"\n== {self.title}", flush=True)
+            print(f"   is there already: {self.result}" if is_there else f"$ {shlex.join(command)}", flush=True)
+        if is_there:
             return
-        command = [_python(), "-m", self.module, *self.arguments]
-        print(f"$ {shlex.join(command)}", flush=True)
         with subprocess.Popen(command) as process:
             try:
                 status = process.wait()
@@ -61,7 +66,8 @@ def stages(corpus: Path, work: Path, *, max_minutes: float, num_notes: int, num_
         num_notes: notes of each piece to generate.
         num_samples: pieces to generate.
     """
-    dataset, run, music = work / "dataset", work / "run", work / "music"
+    dataset, run = work / "dataset", work / f"run-{max_minutes:g}min"
+    music = run / f"music-{num_samples}x{num_notes}"
     unfinished = ["--overwrite"] if dataset.exists() else []
     return [
         Stage(
@@ -117,34 +123,46 @@ def _python() -> str:
     return os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd() + os.sep) else sys.executable
 
 
-def main() -> None:
+def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, num_samples: int, quiet: bool) -> None:
     """Runs every stage and says where the music is."""
-    if flags.FLAGS.corpus:
-        corpus = Path(flags.FLAGS.corpus).expanduser()
+    if corpus_given:
+        corpus = Path(corpus_given).expanduser()
         if not corpus.exists():
             raise UserError(f"{corpus}: no such directory or .zip; give one that holds MIDI files")
     else:
         corpus = CHORALES
-        Stage("Corpus: Bach's chorales", "demo.chorales", [f"--output={corpus}"], corpus).run()
-    work = Path(flags.FLAGS.work) / folder_of(corpus)
-    for stage in stages(
-        corpus,
-        work,
-        max_minutes=flags.FLAGS.max_minutes,
-        num_notes=flags.FLAGS.num_notes,
-        num_samples=flags.FLAGS.num_samples,
-    ):
-        stage.run()
+        Stage("Corpus: Bach's chorales", "demo.chorales", [f"--output={corpus}"], corpus).run(quiet=quiet)
+    folder = Path(work) / folder_of(corpus)
+    planned = stages(corpus, folder, max_minutes=max_minutes, num_notes=num_notes, num_samples=num_samples)
+    for stage in planned:
+        stage.run(quiet=quiet)
+    if quiet:
+        return
     print("\nThe music:")
-    for file in sorted((work / "music").iterdir()):
+    for file in sorted(planned[-1].result.parent.iterdir()):
         if file.suffix in (".mid", ".wav", ".png"):
             print(f"  {file}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("corpus", "", "directory or .zip of MIDI files; by default Bach's chorales from music21")
-    flags.DEFINE_string("work", "build/demo", "directory for datasets, runs and music: one folder for each corpus")
-    flags.DEFINE_float("max_minutes", 3.0, "minutes to train at most")
-    flags.DEFINE_integer("num_notes", 400, "notes of each piece to generate")
-    flags.DEFINE_integer("num_samples", 4, "pieces to generate")
-    cli.run(main, usage="[--corpus=DIR|ZIP]\n\nFrom a corpus to music: preprocess, train, evaluate, generate.")
+    _CORPUS = flags.DEFINE_string(
+        "corpus", "", "directory or .zip of MIDI files; by default Bach's chorales from music21"
+    )
+    _WORK = flags.DEFINE_string(
+        "work", "build/demo", "directory for datasets, runs and music: one folder for each corpus"
+    )
+    _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "minutes to train at most")
+    _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "notes of each piece to generate")
+    _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "pieces to generate")
+    _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
+    cli.run(
+        lambda: main(
+            _CORPUS.value,
+            cli.required(_WORK),
+            max_minutes=_MAX_MINUTES.value,
+            num_notes=_NUM_NOTES.value,
+            num_samples=_NUM_SAMPLES.value,
+            quiet=_QUIET.value,
+        ),
+        usage="[--corpus=DIR|ZIP]\n\nFrom a corpus to music: preprocess, train, evaluate, generate.",
+    )

@@ -12,14 +12,18 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pretty_midi
 from absl import flags
-from music21 import corpus, exceptions21, stream
 
-from notes import cli
+from notes import cli, representation
 from notes.errors import UserError
 from notes.progress import track
+
+if TYPE_CHECKING:
+    # Both take seconds to import, which `--help` need not wait for.
+    import pretty_midi
+    from music21 import stream
 
 TEMPO = 75  # quarter notes a minute; a quarter is 0.8 s
 OUTER_VELOCITY, INNER_VELOCITY = 80, 64
@@ -46,6 +50,8 @@ class Exported:
 
 def names() -> list[str]:
     """Names music21's chorales ("bach/bwv269"), each once: Riemenschneider's numbering prints some of them twice."""
+    from music21 import corpus
+
     return sorted(set(corpus.chorales.Iterator(returnType="filename")))
 
 
@@ -77,6 +83,8 @@ def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet:
 
 
 def _export_into(directory: Path, chorales: Sequence[str], *, quiet: bool) -> Exported:
+    from music21 import exceptions21
+
     exported = Exported(written=[], repeated=[], failed={})
     seen: set[tuple[Key, ...]] = set()
     for name in track(chorales, total=len(chorales), unit="chorale", description="Exporting chorales", quiet=quiet):
@@ -101,6 +109,8 @@ def read(name: str) -> list[Key]:
     Raises:
         ValueError: if the score holds no notes.
     """
+    from music21 import corpus
+
     score = corpus.parse(name, forceSource=True)  # not from a cache in the user's home
     parts = list(score.parts)
     keys: list[Key] = []
@@ -112,7 +122,7 @@ def read(name: str) -> list[Key]:
     return on_one_keyboard(keys)
 
 
-def _keys_of_part(part: stream.Part, velocity: int) -> Iterable[Key]:
+def _keys_of_part(part: "stream.Part", velocity: int) -> Iterable[Key]:
     for note in part.stripTies().flatten().notes:
         for pitch in note.pitches:
             start, end = float(note.offset), float(note.offset + note.quarterLength)
@@ -120,25 +130,22 @@ def _keys_of_part(part: stream.Part, velocity: int) -> Iterable[Key]:
                 yield Key(start=start, pitch=pitch.midi, end=end, velocity=velocity)
 
 
-def on_one_keyboard(keys: Iterable[Key]) -> list[Key]:
-    """Joins voices that meet on one key: struck together they are one key, struck anew the former one ends.
-
-    A MIDI channel cannot hold one pitch twice: the first note-off would end both.
-    """
-    sounding: dict[int, Key] = {}
-    done = []
-    for key in sorted(keys):
-        before = sounding.get(key.pitch)
-        if before is not None and before.start == key.start:
-            key = Key(key.start, key.pitch, max(before.end, key.end), max(before.velocity, key.velocity))
-        elif before is not None:
-            done.append(Key(before.start, before.pitch, min(before.end, key.start), before.velocity))
-        sounding[key.pitch] = key
-    return sorted([*done, *sounding.values()])
+def on_one_keyboard(keys: Sequence[Key]) -> list[Key]:
+    """Joins voices that meet on one key, as `notes.representation.on_one_keyboard` says."""
+    joined = representation.on_one_keyboard(
+        [key.pitch for key in keys],
+        [key.start for key in keys],
+        [key.end for key in keys],
+        [key.velocity for key in keys],
+    )
+    rows = zip(*(values.tolist() for values in joined), strict=True)
+    return [Key(start, pitch, end, velocity) for pitch, start, end, velocity in rows]
 
 
-def play(keys: Iterable[Key]) -> pretty_midi.PrettyMIDI:
+def play(keys: Iterable[Key]) -> "pretty_midi.PrettyMIDI":
     """Plays the keys on a piano."""
+    import pretty_midi
+
     midi = pretty_midi.PrettyMIDI(initial_tempo=TEMPO, resolution=480)
     piano = pretty_midi.Instrument(program=0)
     seconds = 60.0 / TEMPO
@@ -148,18 +155,21 @@ def play(keys: Iterable[Key]) -> pretty_midi.PrettyMIDI:
     return midi
 
 
-def main() -> None:
+def main(output: str, *, quiet: bool) -> None:
     """Exports all chorales and says how many."""
-    if not flags.FLAGS.output:
-        raise UserError("--output is missing: name the directory to write the chorales to")
-    exported = export(flags.FLAGS.output, names(), quiet=flags.FLAGS.quiet)
+    exported = export(output, names(), quiet=quiet)
+    if quiet:
+        return
     left_out = f"{len(exported.repeated)} repeated and {len(exported.failed)} unreadable ones left out"
-    print(f"{len(exported.written)} chorales in {flags.FLAGS.output} ({left_out})")
+    print(f"{len(exported.written)} chorales in {output} ({left_out})")
     for name, reason in exported.failed.items():
         print(f"  {name}: {reason}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", None, "directory to write the MIDI files to; it must not exist")
-    flags.DEFINE_bool("quiet", False, "show no progress")
-    cli.run(main, usage="--output=DIR\n\nWrites Bach's chorales as MIDI files, from the scores in music21.")
+    _OUTPUT = flags.DEFINE_string("output", None, "directory to write the MIDI files to; it must not exist")
+    _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
+    cli.run(
+        lambda: main(cli.required(_OUTPUT), quiet=_QUIET.value),
+        usage="--output=DIR\n\nWrites Bach's chorales as MIDI files, from the scores in music21.",
+    )

@@ -175,17 +175,19 @@ def _in_short(error: Exception) -> str:
     return " ".join(text.split()) or type(reason).__name__
 
 
-def main() -> None:
+def main(url: str, output: str, *, sha256: str, quiet: bool) -> None:
     """Downloads MAESTRO and says where it is."""
-    if not flags.FLAGS.output:
-        raise UserError("--output is missing: name the file to write")
-    fresh = download(flags.FLAGS.url, flags.FLAGS.output, sha256=flags.FLAGS.sha256, quiet=flags.FLAGS.quiet)
-    print(f"{flags.FLAGS.output}: {'downloaded' if fresh else 'is there already'}, its sha256 is right")
+    fresh = download(url, output, sha256=sha256, quiet=quiet)
+    if not quiet:
+        print(f"{output}: {'downloaded' if fresh else 'is there already'}, its sha256 is right")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", None, "file to write; a right one that is there already is left alone")
-    flags.DEFINE_string("url", MAESTRO_URL, "where to download from, such as a mirror of your own")
-    flags.DEFINE_string("sha256", MAESTRO_SHA256, "what the file's sha256 must be")
-    flags.DEFINE_bool("quiet", False, "show no progress")
-    cli.run(main, usage="--output=FILE\n\nDownloads MAESTRO v3.0.0's MIDI from its publisher; a second run resumes.")
+    _OUTPUT = flags.DEFINE_string("output", None, "file to write; a right one that is there already is left alone")
+    _URL = flags.DEFINE_string("url", MAESTRO_URL, "where to download from, such as a mirror of your own")
+    _SHA256 = flags.DEFINE_string("sha256", MAESTRO_SHA256, "what the file's sha256 must be")
+    _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
+    cli.run(
+        lambda: main(cli.required(_URL), cli.required(_OUTPUT), sha256=cli.required(_SHA256), quiet=_QUIET.value),
+        usage="--output=FILE\n\nDownloads MAESTRO v3.0.0's MIDI from its publisher; a second run resumes.",
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from notes import storage
 from notes.errors import UserError
-from notes.records import SCHEMA_VERSION, Performance, RecordError, decode_performance, read_records
+from notes.records import SCHEMA_VERSION, Performance, RecordError, decode_performance, parse_records
 from notes.statistics import Histograms
 
 MANIFEST_NAME = "dataset.json"
@@ -84,7 +84,7 @@ class Manifest:
 
         Raises:
             UserError: the split is empty or unknown, or a shard cannot be read.
-            RecordError: a shard is damaged, or does not hold what the manifest says.
+            RecordError: a shard is damaged, or is not the file that the manifest names.
         """
         shards = self._split(split)["shards"]
         if not shards:
@@ -93,8 +93,10 @@ class Manifest:
                 f"{self.directory}: the {split} split is empty, the dataset holds only: {', '.join(filled)}"
             )
         for shard, path in zip(shards, self.shard_paths(split), strict=True):
+            data = storage.read_bytes(path)
+            _check_shard(path, data, shard)
             count = 0
-            for record in read_records(path):
+            for record in parse_records(data, path):
                 count += 1
                 try:
                     yield decode_performance(record)
@@ -109,3 +111,18 @@ class Manifest:
         if split not in SPLITS:
             raise UserError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
         return self.document["splits"][split]
+
+
+def _check_shard(path: str, data: bytes, shard: dict[str, Any]) -> None:
+    """Compares a shard with what dataset.json says of it, so that none is read in another's place."""
+    if len(data) != shard["bytes"]:
+        found, expected = f"{len(data):,} bytes", f"{shard['bytes']:,}"
+    else:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest == shard["sha256"]:
+            return
+        found, expected = f"sha256 {digest[:12]}…", f"{shard['sha256'][:12]}…"
+    raise RecordError(
+        f"{path}: holds {found}, {MANIFEST_NAME} says {expected}: the shard was damaged or exchanged, "
+        "run python -m beam_preprocess anew"
+    )

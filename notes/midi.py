@@ -19,17 +19,18 @@ import symusic
 
 from notes import storage
 from notes.errors import UserError
-from notes.representation import Notes
+from notes.representation import Notes, on_one_keyboard
 
 if TYPE_CHECKING:
     import pretty_midi
 
 Sustain = Literal["ignore", "extend"]
 
-# Bounds on hostile files. MAESTRO's largest holds some hundred kilobytes and two tracks; the tick is pretty_midi's own.
+# Bounds on hostile files. MAESTRO's largest holds some hundred kilobytes and two tracks; the bound of MIDI ticks is
+# pretty_midi's own.
 MAX_BYTES = 4 * 2**20
 MAX_TRACKS = 256
-MAX_TICK = 10_000_000
+MAX_MIDI_TICK = 10_000_000
 
 _DEFAULT_TEMPO_US = 500_000  # 120 quarter notes a minute, until a file says otherwise.
 _SUSTAIN_PEDAL = 64
@@ -136,21 +137,22 @@ def read_midi(data: bytes, name: str, *, sustain: Sustain = "ignore") -> Decoded
 def to_pretty_midi(notes: Notes) -> "pretty_midi.PrettyMIDI":
     """Returns the notes as one acoustic grand piano, times in seconds, the first onset at 0.
 
-    The resolution is as fine as a reader's limit of ten million ticks permits: a tick is 20 microseconds for music up
-    to 200 seconds, 100 up to 1,000 seconds, 500 up to 5,000 seconds and 2,500 beyond. Written to a file, a time is off
-    by at most half a tick, and no note loses its last tick.
+    The resolution is as fine as a reader's limit of ten million MIDI ticks permits: one is 20 microseconds for music
+    up to 200 seconds, 100 up to 1,000 seconds, 500 up to 5,000 seconds and 2,500 beyond. Times are rounded to MIDI
+    ticks, and a note lasts at least one; notes of one pitch that then overlap are joined as `on_one_keyboard` says.
+    All else a file keeps: every time is off by at most half a MIDI tick.
     """
     import pretty_midi  # Costs half a second, and only writers and the rare doubtful file need it.
 
-    tick_us = next((us for us in (20, 100, 500) if notes.seconds * 1e6 / us < MAX_TICK), 2500)
-    midi = pretty_midi.PrettyMIDI(resolution=_DEFAULT_TEMPO_US // tick_us, initial_tempo=6e7 / _DEFAULT_TEMPO_US)
+    midi_tick_us = next((us for us in (20, 100, 500) if notes.seconds * 1e6 / us < MAX_MIDI_TICK), 2500)
+    midi = pretty_midi.PrettyMIDI(resolution=_DEFAULT_TEMPO_US // midi_tick_us, initial_tempo=6e7 / _DEFAULT_TEMPO_US)
     piano = pretty_midi.Instrument(program=0, name="Acoustic Grand Piano")
-    onset = (notes.onset_us + tick_us // 2) // tick_us
-    offset = np.maximum((notes.offset_us + tick_us // 2) // tick_us, onset + 1)
-    seconds = tick_us / 1e6
-    for pitch, start, end, velocity in zip(
-        notes.pitch.tolist(), onset.tolist(), offset.tolist(), notes.velocity.tolist(), strict=True
-    ):
+    onset = (notes.onset_us + midi_tick_us // 2) // midi_tick_us
+    offset = np.maximum((notes.offset_us + midi_tick_us // 2) // midi_tick_us, onset + 1)
+    # Only now: rounding may have brought two onsets of a pitch together.
+    keys = on_one_keyboard(notes.pitch, onset, offset, notes.velocity)
+    seconds = midi_tick_us / 1e6
+    for pitch, start, end, velocity in zip(*(values.tolist() for values in keys), strict=True):
         piano.notes.append(pretty_midi.Note(velocity, pitch, start * seconds, end * seconds))
     midi.instruments.append(piano)
     return midi
@@ -267,12 +269,12 @@ def _symusic_track(track: Any) -> _Track:
 
 def _in_range(notes: _Track, tempo_time: np.ndarray, tempo_us: np.ndarray) -> bool:
     """Returns whether all values are such as a sound file has: no tempo, tick or data byte out of bounds."""
-    if np.any(tempo_us <= 0) or np.any((tempo_time < 0) | (tempo_time > MAX_TICK)):
+    if np.any(tempo_us <= 0) or np.any((tempo_time < 0) | (tempo_time > MAX_MIDI_TICK)):
         return False
     return not (
-        np.any((notes.onset < 0) | (notes.onset > MAX_TICK))
-        or np.any((notes.offset > MAX_TICK) & ~_endless(notes))
-        or np.any(notes.offset > _LATE + MAX_TICK)
+        np.any((notes.onset < 0) | (notes.onset > MAX_MIDI_TICK))
+        or np.any((notes.offset > MAX_MIDI_TICK) & ~_endless(notes))
+        or np.any(notes.offset > _LATE + MAX_MIDI_TICK)
         or np.any(notes.offset < notes.onset)
         or np.any(notes.pitch < 0)
         or np.any(notes.velocity < 1)

@@ -163,7 +163,20 @@ def read_records(path: str) -> Iterator[bytes]:
         RecordError: the file is damaged or cut short; says which file and record.
         UserError: the file cannot be read.
     """
-    data = memoryview(storage.read_bytes(path))
+    yield from parse_records(storage.read_bytes(path), path)
+
+
+def parse_records(content: bytes, path: str) -> Iterator[bytes]:
+    """Yields the records of a TFRecord file that was read already, each checked against its CRCs.
+
+    Args:
+        content: the file's bytes.
+        path: what to call the file in an error.
+
+    Raises:
+        RecordError: as for `read_records`.
+    """
+    data = memoryview(content)
     start = number = 0
     while start < len(data):
         header, start = data[start : start + 12], start + 12

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,53 @@ def note_name(pitch: int) -> str:
     if not 0 <= pitch < PITCHES:
         raise ValueError(f"pitch {pitch} is not a MIDI pitch: expected 0 to {PITCHES - 1}")
     return f"{_NAMES[pitch % 12]}{pitch // 12 - 1}"
+
+
+class Keys(NamedTuple):
+    """Keys held on one keyboard, in the order of (onset, pitch).
+
+    Attributes:
+        pitch: `[n]` MIDI numbers.
+        onset: `[n]` when each is struck, in any unit of time.
+        offset: `[n]` when each is released, in the same unit.
+        velocity: `[n]` 1..127.
+    """
+
+    pitch: np.ndarray
+    onset: np.ndarray
+    offset: np.ndarray
+    velocity: np.ndarray
+
+
+def on_one_keyboard(
+    pitch: Sequence[int] | np.ndarray,
+    onset: Sequence[float] | np.ndarray,
+    offset: Sequence[float] | np.ndarray,
+    velocity: Sequence[int] | np.ndarray,
+) -> Keys:
+    """Joins notes that meet on one key: struck together they are one key, struck anew the former one ends.
+
+    A key struck by several notes is held as long as the longest of them and sounds as loud as the loudest. One MIDI
+    channel cannot hold more: the first note-off of a pitch would end all of its notes.
+
+    Args:
+        pitch: `[n]` MIDI numbers, in any order of notes.
+        onset: `[n]` in any unit of time.
+        offset: `[n]` in the same unit.
+        velocity: `[n]` 1..127.
+    """
+    pitch, onset, offset, velocity = (np.asarray(values) for values in (pitch, onset, offset, velocity))
+    order = np.lexsort((onset, pitch))
+    pitch, onset, offset, velocity = pitch[order], onset[order], offset[order], velocity[order]
+    anew = np.ones(len(pitch), bool)
+    anew[1:] = (pitch[1:] != pitch[:-1]) | (onset[1:] != onset[:-1])
+    first = np.flatnonzero(anew)
+    offset, velocity = np.maximum.reduceat(offset, first), np.maximum.reduceat(velocity, first)
+    pitch, onset = pitch[first], onset[first]
+    same_key = pitch[1:] == pitch[:-1]
+    offset[:-1] = np.where(same_key, np.minimum(offset[:-1], onset[1:]), offset[:-1])
+    order = np.lexsort((pitch, onset))
+    return Keys(pitch[order], onset[order], offset[order], velocity[order])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -61,23 +61,11 @@ def is_directory(path: str | os.PathLike) -> bool:
     return os.path.isdir(local_path(path))
 
 
-def size(path: str | os.PathLike) -> int:
-    """Returns the length of a file in bytes.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    path = local_path(path)
-    try:
-        return os.path.getsize(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def list_files(directory: str | os.PathLike) -> list[str]:
     """Returns the files below a directory, as sorted paths relative to it, with forward slashes.
 
-    Links to files count as files; links to directories are not entered.
+    Links to files count as files; links to directories are not entered. A link to nothing is listed, so that whoever
+    reads it can say so; FIFOs, sockets and devices are not, since reading one may never end.
 
     Raises:
         UserError: there is no such directory, or a directory below it cannot be read.
@@ -91,8 +79,10 @@ def list_files(directory: str | os.PathLike) -> list[str]:
         raise UserError(f"{directory}: no such directory")
     found = []
     for parent, _, names in os.walk(directory, onerror=refuse):
-        relative = os.path.relpath(parent, directory)
-        found += [os.path.normpath(os.path.join(relative, name)).replace(os.sep, "/") for name in names]
+        for name in names:
+            path = os.path.join(parent, name)
+            if os.path.isfile(path) or not os.path.exists(path):
+                found.append(os.path.relpath(path, directory).replace(os.sep, "/"))
     return sorted(found)
 
 
@@ -177,7 +167,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     temporary = temporary_name(path)
     with new_file(temporary) as file:
         yield file
-    rename(temporary, path)
+    try:
+        rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def write_bytes_atomic(path: str | os.PathLike, data: bytes) -> None:

@@ -200,6 +200,19 @@ def test_an_output_that_cannot_be_written_is_a_users_mistake(corpus_directory, t
     assert not (tmp_path / "out").exists()
 
 
+def test_without_beam_the_extra_is_named(corpus_directory, tmp_path):
+    program = """
+import runpy, sys
+sys.modules["apache_beam"] = None  # As if it were not installed.
+runpy.run_module("beam_preprocess", run_name="__main__", alter_sys=True)
+"""
+    process = run_python("-c", program, f"--input={corpus_directory}", f"--output={tmp_path / 'out'}")
+    assert process.returncode == 2
+    assert process.stderr.count("\n") == 1
+    assert "pip install 'sostenuto[beam]'" in process.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_fault_of_the_program_is_not_taken_for_a_users_mistake(corpus_directory, tmp_path, monkeypatch):
     monkeypatch.setattr(transforms.midi, "read_midi", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError, match="WriteShards"):
@@ -207,11 +220,19 @@ def test_a_fault_of_the_program_is_not_taken_for_a_users_mistake(corpus_director
     assert not (tmp_path / "out").exists()
 
 
+# The command, but that one of the files takes for ever.
+ENDLESS = """
+import runpy, time
+from notes import midi
+read = midi.read_midi
+midi.read_midi = lambda data, name, **options: time.sleep(600) if name == "0/0.mid" else read(data, name, **options)
+runpy.run_module("beam_preprocess", run_name="__main__", alter_sys=True)
+"""
+
+
 def interrupt_within_a_shard(corpus_directory: Path, output: Path, number: signal.Signals) -> tuple[int, str]:
     """Starts a run, sends it a signal while it is writing, and returns its status and what it said."""
-    endless = corpus_directory / "0" / "endless.mid"
-    os.mkfifo(endless)  # Whoever reads it waits for ever.
-    command = [sys.executable, "-m", "beam_preprocess", f"--input={corpus_directory}", f"--output={output}"]
+    command = [sys.executable, "-c", ENDLESS, f"--input={corpus_directory}", f"--output={output}"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
@@ -222,7 +243,6 @@ def interrupt_within_a_shard(corpus_directory: Path, output: Path, number: signa
     finally:
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-        endless.unlink()
     return process.returncode, said
 
 

@@ -1,3 +1,4 @@
+import os
 import zipfile
 
 import pytest
@@ -99,6 +100,11 @@ def test_a_glob_takes_only_the_listed_files_that_it_matches(maestro):
     ]
 
 
+def test_a_glob_below_the_current_directory_finds_the_csv_there(maestro, monkeypatch):
+    monkeypatch.chdir(maestro)
+    assert find_corpus("*/*.midi").metadata == "maestro-v9.0.0.csv"
+
+
 def test_files_that_the_csv_does_not_list_are_left_out_and_counted(maestro):
     write_corpus(maestro, {"2018/extra.midi": melody([70]), "other.mid": melody([71])})
     corpus = find_corpus(str(maestro))
@@ -158,6 +164,25 @@ def test_a_named_csv_without_the_columns_is_refused(maestro):
     write_corpus(maestro, {"bad.csv": b"a,b\n1,2\n"})
     with pytest.raises(UserError, match="lacks a column of midi_filename, split"):
         find_corpus(str(maestro), metadata=str(maestro / "bad.csv"))
+
+
+UNREADABLE_CSVS = {"lone returns": b"a,b\r1,2\r", "huge field": b"a," + b"x" * 200_000 + b"\n"}
+
+
+@pytest.mark.parametrize("stray", UNREADABLE_CSVS.values(), ids=UNREADABLE_CSVS)
+def test_a_stray_csv_that_cannot_be_parsed_is_no_metadata(maestro, stray):
+    write_corpus(maestro, {"stray.csv": stray})
+    assert find_corpus(str(maestro)).metadata == "maestro-v9.0.0.csv"
+    with pytest.raises(UserError, match=r"stray\.csv: is no CSV"):
+        find_corpus(str(maestro), metadata=str(maestro / "stray.csv"))
+
+
+def test_a_fifo_with_a_midi_files_name_is_not_waited_for(maestro):
+    os.mkfifo(maestro / "pipe.mid")
+    os.mkfifo(maestro / "pipe.csv")
+    for uri in (maestro, f"{maestro}/**/*"):
+        corpus = find_corpus(str(uri))
+        assert (len(corpus.files), corpus.unlisted) == (4, 0)
 
 
 def test_input_without_midi_is_refused(tmp_path):

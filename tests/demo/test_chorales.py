@@ -9,6 +9,7 @@ from demo import chorales
 from demo.chorales import TEMPO, Key, export, on_one_keyboard, read
 from notes.errors import UserError
 from notes.midi import read_midi
+from tests.processes import run_python
 
 NAMES = ["bach/bwv269", "bach/bwv1.6", "bach/bwv253"]
 
@@ -80,6 +81,18 @@ def test_nothing_is_left_where_nothing_could_be_exported(tmp_path: Path) -> None
     with pytest.raises(UserError, match="none of 1 chorales"):
         export(tmp_path / "out", ["bach/no-such-work"], quiet=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_waits_for_no_library() -> None:
+    program = """
+import runpy, sys
+sys.argv = ["chorales", "--help"]
+try: runpy.run_module("demo.chorales", run_name="__main__")
+except SystemExit as ended: print(ended.code, {"music21", "pretty_midi"} & set(sys.modules))
+"""
+    process = run_python("-c", program)
+    assert process.stdout.splitlines()[-1] == "0 set()"
+    assert "--output" in process.stdout
 
 
 def test_an_existing_directory_is_refused(tmp_path: Path) -> None:

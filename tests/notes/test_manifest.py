@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 
@@ -94,8 +95,27 @@ def test_another_schema_version_is_refused(dataset):
         Manifest.load(dataset)
 
 
-def test_a_shard_that_lost_records_is_noticed(dataset):
+def test_a_shard_of_another_dataset_is_noticed(dataset):
+    """Its records are sound, so that only the manifest can tell."""
     one, two = (dataset / f"train-0000{index}-of-00002.tfrecord" for index in (0, 1))
     one.write_bytes(two.read_bytes())
-    with pytest.raises(RecordError, match=r"holds 1 records, dataset\.json says 2"):
+    message = rf"{one.name}: holds [\d,]+ bytes, dataset\.json says [\d,]+: .*preprocess anew$"
+    with pytest.raises(RecordError, match=message):
+        next(Manifest.load(dataset).read_performances("train"))
+
+
+def test_a_shard_of_the_same_length_but_other_content_is_noticed(dataset):
+    path = dataset / "test-00000-of-00001.tfrecord"
+    length = path.stat().st_size
+    write_shard(str(dataset / "other"), [dataclasses.replace(PERFORMANCES["test"][0], year=2000)])
+    path.write_bytes((dataset / "other").read_bytes())
+    assert path.stat().st_size == length
+    with pytest.raises(RecordError, match=rf"{path.name}: holds sha256 [0-9a-f]{{12}}…, dataset\.json says [0-9a-f]+"):
+        next(Manifest.load(dataset).read_performances("test"))
+
+
+def test_a_manifest_with_another_count_of_records_is_noticed(dataset):
+    text = (dataset / MANIFEST_NAME).read_text()
+    (dataset / MANIFEST_NAME).write_text(text.replace('"records": 2', '"records": 3'))
+    with pytest.raises(RecordError, match=r"holds 2 records, dataset\.json says 3"):
         list(Manifest.load(dataset).read_performances("train"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from notes import midi
 from notes.midi import MidiDecodeError, read_midi, to_pretty_midi, write_midi
-from notes.representation import Notes
+from notes.representation import Notes, on_one_keyboard
 from tests.midi_files import END_OF_TRACK, melody, midi_bytes, off, on, pedal, program, random_notes, tempo, track
 
 
@@ -328,6 +328,12 @@ def test_unambiguous_files_are_read_without_pretty_midi(monkeypatch):
     assert len(read_midi(melody(range(21, 109)), "x.mid").notes) == 88
 
 
+def written_and_read(notes: Notes) -> Notes:
+    buffer = BytesIO()
+    to_pretty_midi(notes).write(buffer)
+    return read_midi(buffer.getvalue(), "x.mid").notes
+
+
 @pytest.mark.parametrize(("stretch", "half_tick"), [(1, 10), (6, 50), (60, 250)])
 def test_notes_survive_a_file_to_half_a_tick(tmp_path, stretch, half_tick):
     notes = random_notes(3, 300)
@@ -347,6 +353,36 @@ def test_notes_survive_a_file_to_half_a_tick(tmp_path, stretch, half_tick):
 def test_the_shortest_note_survives_a_file(tmp_path):
     write_midi(Notes.from_onsets([60], [0], [1], [1]), tmp_path / "x.mid")
     assert rows(read_midi((tmp_path / "x.mid").read_bytes(), "x.mid").notes) == [(0, 60, 20, 1)]
+
+
+def joined(notes: Notes) -> Notes:
+    return Notes.from_onsets(*on_one_keyboard(notes.pitch, notes.onset_us, notes.offset_us, notes.velocity))
+
+
+# (pitch, onset, duration, velocity); few pitches and short times, so that notes of one pitch meet often.
+NOTES = st.lists(
+    st.tuples(st.integers(60, 62), st.integers(0, 60), st.integers(1, 60), st.integers(1, 127)), min_size=1, max_size=20
+)
+
+
+@example([(60, 0, 40, 64), (60, 30, 30, 64)])
+@example([(60, 0, 40, 1), (60, 0, 20, 127)])
+@given(NOTES)
+def test_notes_that_meet_on_one_key_are_written_as_the_rule_joins_them(listed):
+    # Times in 90 ms, which MIDI ticks of 20 µs hold exactly.
+    pitch, onset, duration, velocity = (np.array(values) for values in zip(*listed, strict=True))
+    notes = Notes.from_onsets(pitch, onset * 90_000, (onset + duration) * 90_000, velocity)
+    assert rows(written_and_read(notes)) == rows(joined(notes))
+
+
+@example([(60, 0, 1, 64), (60, 9, 5, 64)])  # Two onsets of a pitch that round to one MIDI tick.
+@given(NOTES)
+def test_times_between_midi_ticks_are_rounded_and_then_joined(listed):
+    pitch, onset, duration, velocity = (np.array(values) for values in zip(*listed, strict=True))
+    notes = Notes.from_onsets(pitch, onset, onset + duration, velocity)
+    start = (notes.onset_us + 10) // 20 * 20
+    end = np.maximum((notes.offset_us + 10) // 20 * 20, start + 20)
+    assert rows(written_and_read(notes)) == rows(joined(Notes.from_onsets(notes.pitch, start, end, notes.velocity)))
 
 
 def test_a_written_file_is_one_acoustic_grand_piano():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notes.representation import MAX_TICK, Notes, note_name, ticks
+from notes.representation import MAX_TICK, Notes, note_name, on_one_keyboard, ticks
 from tests.midi_files import random_notes
 
 
@@ -109,3 +109,21 @@ def test_the_types_are_small_and_settled():
         np.int64,
         np.uint8,
     ]
+
+
+@pytest.mark.parametrize(
+    ("notes", "keys"),
+    [
+        ([(60, 0, 4, 64), (60, 3, 6, 80)], [(60, 0, 3, 64), (60, 3, 6, 80)]),
+        ([(60, 0, 4, 64), (60, 0, 2, 80)], [(60, 0, 4, 80)]),
+        ([(60, 0, 4, 64), (60, 2, 3, 64), (60, 2, 9, 1)], [(60, 0, 2, 64), (60, 2, 9, 64)]),
+        ([(62, 0, 4, 64), (60, 0, 9, 64), (60, 9, 10, 1)], [(60, 0, 9, 64), (62, 0, 4, 64), (60, 9, 10, 1)]),
+        ([(60, 0.5, 1.5, 64), (60, 0.25, 0.75, 64)], [(60, 0.25, 0.5, 64), (60, 0.5, 1.5, 64)]),
+        ([], []),
+    ],
+    ids=["struck anew", "struck together", "both", "not met", "fractions", "nothing"],
+)
+def test_notes_that_meet_on_one_key_are_joined(notes, keys):
+    columns = zip(*notes, strict=True) if notes else ([], [], [], [])
+    joined = on_one_keyboard(*map(list, columns))
+    assert list(zip(*(values.tolist() for values in joined), strict=True)) == keys

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 
 import pytest
 
@@ -26,6 +27,13 @@ def test_a_failed_write_leaves_the_former_file_and_nothing_else(tmp_path):
         raise ZeroDivisionError
     assert path.read_bytes() == b"former"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_in_the_place_of_a_directory_leaves_nothing_behind(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="taken: cannot be written"):
+        storage.write_bytes_atomic(tmp_path / "taken", b"data")
+    assert os.listdir(tmp_path) == ["taken"]
 
 
 def test_a_killed_write_leaves_only_a_temporary_name(tmp_path):
@@ -57,12 +65,21 @@ def test_files_are_listed_to_any_depth_in_order(tmp_path):
     assert storage.list_files(tmp_path) == ["A.MID", "a/b/c.mid", "a/z.mid", "b.mid"]
 
 
+def test_only_regular_files_and_links_are_listed(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link to fifo").symlink_to(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        assert storage.list_files(tmp_path) == ["dangling", "file", "link"]
+
+
 def test_what_cannot_be_done_is_said_with_the_path(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="absent"):
         storage.read_bytes(tmp_path / "absent")
-    with pytest.raises(UserError, match="absent"):
-        storage.size(tmp_path / "absent")
     with pytest.raises(UserError, match="absent"):
         storage.list_files(tmp_path / "absent")
     with pytest.raises(UserError, match="file/below"):

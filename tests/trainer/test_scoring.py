@@ -102,7 +102,7 @@ def assert_equals_notes(scores, expected):
     assert len(scores.pitch) == sum(max(length - 1, 0) for length in LENGTHS) == len(expected)
     for field in NoteScores._fields:
         np.testing.assert_allclose(getattr(scores, field), [note[field] for note in expected], atol=1e-4, rtol=1e-4)
-    assert 0 < np.mean(scores.pitch_top5) < 1
+    assert 0 < np.mean(scores.step_within_30ms) < 1
     assert np.std(scores.step) > 0.5
 
 
@@ -240,6 +240,22 @@ def test_the_better_family_is_fitted():
         scores = scorer.score(table, residuals)
         assert abs(np.mean(scores.step) - (entropy[residuals.step.kind] - np.log(0.01))) < 0.05
         assert abs(np.mean(scores.duration) - (entropy[residuals.duration.kind] - np.log(0.01))) < 0.05
+
+
+def test_hits_are_counted_by_rank_and_by_distance():
+    model = constant_model(0.5, 0.5)
+    (bias,) = (weight for weight in model.weights if weight.shape == (128,))
+    (kernel,) = (weight for weight in model.weights if weight.shape == (16, 128))
+    kernel.assign(np.zeros(kernel.shape))
+    bias.assign(np.arange(128) / 10)
+    table = table_of([9])
+    ranks = np.array([3, 0, 1, 4, 5, 0, 127, 4, 6])
+    step_ms = np.array([0, 470, 460, 530, 540, 500, 464, 465, 10_000])
+    table.notes["pitch"], table.notes["step_us"] = 127 - ranks, step_ms * 1000
+    scores = Scorer(model).score(table, RESIDUALS)
+    np.testing.assert_array_equal(scores.pitch_top1, ranks[1:] == 0)
+    np.testing.assert_array_equal(scores.pitch_top5, ranks[1:] < 5)
+    np.testing.assert_array_equal(scores.step_within_30ms, [True, False, True, False, True, False, True, False])
 
 
 def test_perfect_predictions_leave_a_density():
