@@ -3,15 +3,16 @@
     python benchmarks/tutorial.py --corpus=DIR [--seeds=3] [--epochs=50] [--part=losses|targets|generation]
 
 losses: the flow and `--preset=seed` train on the same five performances, several seeds each; the losses of the epoch
-whose weights are kept are printed, and whether each one's range meets the other's. targets: one LSTM(128) with the
-same three heads, but every position of the same windows a target. generation: the flow's `predict` per note against
-`base` as shipped, in one voice and in a batch. Times are noisy; the ratios of one run are the figures to keep.
+whose weights are kept are printed: range, mean, and whether the ranges meet. targets: one LSTM(128) with the same three
+heads, but every position of the same windows a target. generation: the flow's `predict` per note against `base` as
+shipped, in one voice and in a batch. Times are noisy; the ratios of one run are the figures to keep.
 """
 
 import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -49,8 +50,7 @@ def train(dataset: Path, workdir: Path, *flags: str) -> list[dict]:
 
 def speed(reports: list[dict]) -> float:
     """Targets a second, the first report, which holds compilation, left out: the median of the others."""
-    rates = sorted(report["notes_per_second"] for report in reports[1:])
-    return rates[len(rates) // 2]
+    return statistics.median(report["notes_per_second"] for report in reports[1:])
 
 
 def compare_losses(files: list[Path], dataset: Path, directory: Path, seeds: int, epochs: int) -> None:
@@ -69,12 +69,12 @@ def compare_losses(files: list[Path], dataset: Path, directory: Path, seeds: int
         best = min(reports, key=lambda report: report["loss"])
         ours.append({"total": best["loss"], **{name: best[loss] for name, loss in LOSSES.items()}})
         show("--preset=seed", seed, len(reports), ours[-1], speed(reports))
-    print("\nrange over the seeds        Model.fit            --preset=seed        meet")
+    print("\nover the seeds     Model.fit: range, mean          --preset=seed: range, mean      the ranges meet")
     for name in ("total", *LOSSES):
-        low, high = (f(losses[name] for losses in theirs) for f in (min, max))
-        our_low, our_high = (f(losses[name] for losses in ours) for f in (min, max))
-        meet = low <= our_high and our_low <= high
-        print(f"  {name:<22} {low:8.4f} – {high:8.4f}   {our_low:8.4f} – {our_high:8.4f}   {'yes' if meet else 'NO'}")
+        values = [[losses[name] for losses in who] for who in (theirs, ours)]
+        spans = [f"{min(v):.4f} – {max(v):.4f}, {statistics.fmean(v):.4f}" for v in values]
+        meet = max(map(min, values)) <= min(map(max, values))
+        print(f"  {name:<16} {spans[0]:<30}  {spans[1]:<30}  {'yes' if meet else 'NO'}", flush=True)
 
 
 def show(who: str, seed: int, epochs: int, losses: dict[str, float], targets_per_second: float) -> None:
@@ -108,13 +108,17 @@ def compare_generation(files: list[Path], dataset: Path, directory: Path, batch:
     from trainer.sampling import Player
 
     primer = tutorial_flow.load_notes(files[:1])
-    theirs = tutorial_flow.generate(tutorial_flow.build_model(), primer, 200)
+    model = tutorial_flow.build_model()
+    theirs = statistics.median(tutorial_flow.generate(model, primer, 100) for _ in range(3))
     print(f"\nnotes/s, generating: `predict` per note {theirs:,.1f}")
     workdir = directory / "base"
     train(dataset, workdir, "--preset=base", "--steps=1", "--evaluate_every=0")
     player = Player(load_model(str(workdir)).model)
     for voices, notes in ((1, 4096), (batch, 512)):
-        ours = player.play(Notes.empty(), num_notes=notes, num_samples=voices, temperature=1.0, seed=0).notes_per_second
+        ours = statistics.median(
+            player.play(Notes.empty(), num_notes=notes, num_samples=voices, temperature=1.0, seed=seed).notes_per_second
+            for seed in range(5)
+        )
         print(
             f"  base, {voices} voice{'s' if voices > 1 else ''}: {ours:,.0f} = {ours / theirs:,.0f} times", flush=True
         )

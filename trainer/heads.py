@@ -33,6 +33,11 @@ _AFTER = {"pitch": ("step", "duration", "velocity"), "step": ("duration", "veloc
 UNIFORMS_PER_NOTE = 6
 """Uniform numbers that drawing one note takes."""
 
+# Embeddings begin within 0.05 of zero, and an optimizer's step is as long for them as for any weight: scaled up, they
+# are of the size of activations, and learn as much faster.
+_INPUT_SCALE = 32.0
+_GIVEN_SCALE = 8.0
+
 _COLDEST = 1e-30  # temperatures below are as good as this one, and divide without overflow
 _TUTORIAL_VELOCITY = 100  # what a model without velocities plays
 _SHORTEST_US = TICK_US // 2 - 1  # a note that is heard lasts: tick 0 stands for all that is shorter than 5 ms
@@ -61,13 +66,14 @@ def categorical(logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor) -
         int32 `[voices]`.
     """
     classes = logits.shape[-1]
+    # Next to the likeliest class, so that a temperature near 0 leaves it alone instead of dividing by nothing.
+    relative = logits - tf.reduce_max(logits, axis=-1, keepdims=True)
+    likelihood = tf.exp(relative / tf.maximum(temperature, _COLDEST))
     # Running sums as a product with a triangle of ones: XLA makes a far slower loop of tf.cumsum. They are compared
-    # with a share of their own total, which rounding, coarse on some GPUs, may leave off 1.
-    triangle = tf.constant(np.triu(np.ones((classes, classes))), logits.dtype)
-    # Any lower temperature would choose no otherwise, but overflow.
-    cumulative = tf.matmul(tf.nn.softmax(logits / tf.maximum(temperature, 1e-6)), triangle)
-    drawn = tf.cast(uniform, logits.dtype)[:, tf.newaxis] * cumulative[:, -1:]
-    return tf.reduce_sum(tf.cast(cumulative[:, :-1] <= drawn, tf.int32), axis=-1)
+    # with a share of their own total, which rounding, coarse on some GPUs, leaves a little off that of the likelihoods.
+    running = tf.matmul(likelihood, tf.constant(np.triu(np.ones((classes, classes))), logits.dtype))
+    drawn = tf.cast(uniform, logits.dtype)[:, tf.newaxis] * running[:, -1:]
+    return tf.reduce_sum(tf.cast(running[:, :-1] <= drawn, tf.int32), axis=-1)
 
 
 def _nats(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -86,16 +92,14 @@ class NoteEmbedding(keras.layers.Layer):
             "velocity": (PITCHES, config.velocity_embedding),
         }
         self._layers_by_field = [
-            keras.layers.Embedding(
-                rows, size, embeddings_initializer=keras.initializers.RandomNormal(stddev=0.5), dtype=dtype, name=field
-            )
-            for field, (rows, size) in sizes.items()
+            keras.layers.Embedding(rows, size, dtype=dtype, name=field) for field, (rows, size) in sizes.items()
         ]
 
     def vectors(self, notes: NoteArrays) -> tf.Tensor:
         """The vectors of all fields behind each other, `[..., sizes]`."""
         rows = _rows(notes)
-        return tf.concat([layer(row) for layer, row in zip(self._layers_by_field, rows, strict=True)], axis=-1)
+        vectors = [layer(row) for layer, row in zip(self._layers_by_field, rows, strict=True)]
+        return _INPUT_SCALE * tf.concat(vectors, axis=-1)
 
     def products(self, matrix: tf.Tensor) -> list[tf.Tensor]:
         """A table for each field, such that the sum of their rows is `vectors @ matrix`.
@@ -104,7 +108,10 @@ class NoteEmbedding(keras.layers.Layer):
             matrix: `[sizes, columns]`.
         """
         parts = tf.split(matrix, [layer.output_dim for layer in self._layers_by_field])
-        return [tf.matmul(layer.embeddings, part) for layer, part in zip(self._layers_by_field, parts, strict=True)]
+        return [
+            tf.matmul(_INPUT_SCALE * layer.embeddings, part)
+            for layer, part in zip(self._layers_by_field, parts, strict=True)
+        ]
 
     def look_up(self, tables: list[tf.Tensor], notes: NoteArrays) -> tf.Tensor:
         """The sum of each field's row, `[..., columns]`."""
@@ -150,7 +157,7 @@ class DensityHeads(keras.layers.Layer):
 
     def _tell(self, layers: dict[str, tf.Tensor], field: str, value: tf.Tensor) -> None:
         """Adds what a field came out as, a pitch or a bin `[...]`, to the heads after it."""
-        vectors = tf.split(self._given[field](value), len(_AFTER[field]), axis=-1)
+        vectors = tf.split(_GIVEN_SCALE * self._given[field](value), len(_AFTER[field]), axis=-1)
         for later, vector in zip(_AFTER[field], vectors, strict=True):
             layers[later] += vector
 

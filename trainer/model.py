@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from notes.errors import UserError
 from notes.representation import PITCHES
+from trainer import blocks
 from trainer.checkpoints import Checkpoints, Variables, restore
 from trainer.config import Config
 from trainer.dataset import START_PITCH, NoteArrays
@@ -27,6 +28,21 @@ class LayerState(NamedTuple):
 
 
 State = tuple[LayerState, ...]
+
+
+class StepWeights(NamedTuple):
+    """An LSTM layer as a single step uses it.
+
+    Attributes:
+        tables: for a layer that reads embeddings, its products with all of them, which are looked up instead of being
+            made anew for each note; else None.
+        matrix: kernel (but where there are tables) above recurrent kernel, `[inputs, 4 * units]` in blocks.
+        bias: `[4 * units]`.
+    """
+
+    tables: list[tf.Tensor] | None
+    matrix: tf.Tensor
+    bias: tf.Tensor
 
 
 class NextNoteModel(keras.Model):
@@ -80,36 +96,38 @@ class NextNoteModel(keras.Model):
             stream = self._joined(index, stream, tf.cast(output, self.compute_dtype), dropout)
         return self._normalised(self.config.layers, stream), tuple(after)
 
-    def input_tables(self) -> list[tf.Tensor] | None:
-        """What `step` needs: the first layer's products with all embeddings, or None where there are none.
+    def step_weights(self) -> list[StepWeights]:
+        """What `step` multiplies with, to be made once for many notes."""
+        made = []
+        for index, lstm in enumerate(self._lstm):
+            kernel, recurrent = lstm.cell.kernel, lstm.cell.recurrent_kernel
+            tables = self._embedding.products(kernel) if self.config.model == "density" and not index else None
+            matrix = recurrent if tables else tf.concat([kernel, recurrent], axis=0)
+            made.append(StepWeights(tables, blocks.cut(matrix), tf.convert_to_tensor(lstm.cell.bias)))
+        return made
 
-        Looking a product up is a small part of making it anew for each note.
-        """
-        if self.config.model != "density":
-            return None
-        return self._embedding.products(self._lstm[0].cell.kernel)
-
-    def step(self, inputs: NoteArrays, state: State, tables: list[tf.Tensor] | None) -> tuple[tf.Tensor, State]:
+    def step(self, inputs: NoteArrays, state: State, weights: list[StepWeights]) -> tuple[tf.Tensor, State]:
         """Runs the body over one note `[batch]`: what `read` does, without its loop, all in the variables' precision.
 
         Args:
             inputs: the note.
             state: zeros at the start, else what the call before returned, in the variables' precision.
-            tables: what `input_tables` returned.
+            weights: what `step_weights` returned.
 
         Returns:
             What the heads read, `[batch, units]`, and the next state.
         """
         after = []
-        stream = None if tables is not None else self._encode(inputs)
-        for index, lstm in enumerate(self._lstm):
-            if tables is not None and not index:
-                gates = self._embedding.look_up(tables, inputs)
+        stream = None
+        for index, (layer, before) in enumerate(zip(weights, state, strict=True)):
+            if layer.tables:
+                gates = self._embedding.look_up(layer.tables, inputs) + blocks.multiply(before.hidden, layer.matrix)
             else:
-                gates = tf.matmul(self._normalised(index, stream), lstm.cell.kernel)
-            gates += tf.matmul(state[index].hidden, lstm.cell.recurrent_kernel) + lstm.cell.bias
-            write, keep, candidate, show = tf.split(gates, 4, axis=-1)
-            cell = tf.sigmoid(keep) * state[index].cell + tf.sigmoid(write) * tf.tanh(candidate)
+                stream = self._encode(inputs) if stream is None else stream
+                known = tf.concat([self._normalised(index, stream), before.hidden], axis=-1)
+                gates = blocks.multiply(known, layer.matrix)
+            write, keep, candidate, show = tf.split(gates + layer.bias, 4, axis=-1)
+            cell = tf.sigmoid(keep) * before.cell + tf.sigmoid(write) * tf.tanh(candidate)
             output = tf.sigmoid(show) * tf.tanh(cell)
             after.append(LayerState(output, cell))
             stream = self._joined(index, stream, output, None)

@@ -37,24 +37,20 @@ class Player:
         self._model = model
 
         @tf.function(autograph=False, jit_compile=True)
-        def draw(hidden, state, uniforms, temperature):
+        def draw(hidden, state, weights, uniforms, temperature):
             """Draws as many notes as uniforms `[notes, samples, UNIFORMS_PER_NOTE]` has rows; all samples at once."""
-            tables = model.input_tables()
             notes = uniforms.shape[0]
-            drawn = NoteArrays(
-                *(tf.TensorArray(tf.int32, notes, element_shape=uniforms.shape[1:2]) for _ in NoteArrays._fields)
-            )
+            drawn = tf.TensorArray(tf.int32, notes, element_shape=[len(NoteArrays._fields), uniforms.shape[1]])
 
             def draw_one(index, hidden, state, drawn):
                 note = model.heads.sample(hidden, tf.gather(uniforms, index), temperature)
-                hidden, state = model.step(note, state, tables)
-                written = [array.write(index, field) for array, field in zip(drawn, note, strict=True)]
-                return index + 1, hidden, state, NoteArrays(*written)
+                hidden, state = model.step(note, state, weights)
+                return index + 1, hidden, state, drawn.write(index, tf.stack(note))
 
             _, hidden, state, drawn = tf.while_loop(
                 lambda index, *_: index < notes, draw_one, (0, hidden, state, drawn), maximum_iterations=notes
             )
-            return hidden, state, drawn.map(lambda array: array.stack())
+            return hidden, state, NoteArrays(*tf.unstack(drawn.stack(), axis=1))
 
         self._draw = draw
 
@@ -86,17 +82,18 @@ class Player:
         hidden, state = self._after(primer)
         hidden = tf.repeat(hidden, num_samples, axis=0)
         state = tf.nest.map_structure(lambda part: tf.repeat(part, num_samples, axis=0), state)
+        weights = self._model.step_weights()
         calls = -(-num_notes // _NOTES_PER_CALL)
         uniforms = _uniforms(seed, calls * _NOTES_PER_CALL, num_samples).reshape(
             calls, _NOTES_PER_CALL, num_samples, UNIFORMS_PER_NOTE
         )
         temperature = tf.constant(temperature, hidden.dtype)
-        self._draw(hidden, state, tf.constant(uniforms[0]), temperature)  # Compiles.
+        self._draw(hidden, state, weights, tf.constant(uniforms[0]), temperature)  # Compiles.
         begun = time.monotonic()
         drawn = []
         with Meter(total=num_notes * num_samples, unit="note", description="playing", quiet=quiet) as meter:
             for call in range(calls):
-                hidden, state, notes = self._draw(hidden, state, tf.constant(uniforms[call]), temperature)
+                hidden, state, notes = self._draw(hidden, state, weights, tf.constant(uniforms[call]), temperature)
                 drawn.append([field.numpy() for field in notes])
                 meter.advance(min(_NOTES_PER_CALL, num_notes - call * _NOTES_PER_CALL) * num_samples)
         seconds = time.monotonic() - begun

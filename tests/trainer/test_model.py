@@ -43,7 +43,7 @@ def test_reading_in_one_pass_in_chunks_and_note_by_note_agree(model):
         chunks.append(hidden)
     np.testing.assert_allclose(tf.concat(chunks, axis=1), whole, atol=1e-5)
 
-    state, steps, tables = model.initial_state(3), [], model.input_tables()
+    state, steps, tables = model.initial_state(3), [], model.step_weights()
     for index in range(20):
         hidden, state = model.step(notes.map(lambda field, index=index: field[:, index]), state, tables)
         steps.append(hidden)
@@ -96,7 +96,7 @@ def test_heads_and_losses_keep_full_precision(kind, precision, full):
     notes = random_arrays(2, 5)
     hidden, state = model.read(notes)
     carried = tf.nest.map_structure(lambda part: tf.cast(part, full), state)
-    stepped, carried = model.step(notes.map(lambda field: field[:, 0]), carried, model.input_tables())
+    stepped, carried = model.step(notes.map(lambda field: field[:, 0]), carried, model.step_weights())
     losses = model.heads.losses(hidden, notes)
     assert {tensor.dtype for tensor in (hidden, stepped, *tf.nest.flatten(carried), *losses.values())} == {full}
     assert all(np.isfinite(loss).all() for loss in losses.values())
@@ -119,7 +119,7 @@ def test_all_weights_are_there_before_the_first_train_step(name):
     model.heads.losses(hidden, notes)
     uniforms = tf.zeros([2, 6])
     drawn = model.heads.sample(hidden[:, -1], uniforms, tf.constant(1.0))
-    model.step(drawn, state, model.input_tables())
+    model.step(drawn, state, model.step_weights())
     assert len(model.weights) == before
     kernels = [variable.shape for variable in model.weights if "recurrent" in variable.path]
     assert kernels == [(config.units, 4 * config.units)] * config.layers

@@ -64,7 +64,7 @@ def test_without_a_primer_the_first_note_is_drawn_from_what_begins_a_performance
     samples = play(player, num_notes=1)
     assert samples.primer_notes == 0
     assert all(len(notes) == 1 for notes in samples.notes)
-    hidden, _ = model.step(start_note(1), model.initial_state(1), model.input_tables())
+    hidden, _ = model.step(start_note(1), model.initial_state(1), model.step_weights())
     logits = model.heads.logits(hidden, start_note(1)._replace(pitch=tf.zeros([1], tf.int32)))["pitch"]
     expected = tf.nn.softmax(logits).numpy()[0]
     frequencies = np.bincount([notes.pitch[0] for notes in samples.notes], minlength=128) / MANY

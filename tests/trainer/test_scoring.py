@@ -35,7 +35,7 @@ def carrying():
 
 def outputs_one_by_one(model, table):
     """What the body gives for each scored note, the state carried from the performance's start; and that note."""
-    tables = model.input_tables()
+    tables = model.step_weights()
     for index in range(len(table.lengths)):
         performance = table.performance(index)
         hidden, state = model.step(start_note(1), model.initial_state(1), tables)
