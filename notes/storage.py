@@ -123,7 +123,7 @@ def rename(source: str | os.PathLike, target: str | os.PathLike) -> None:
     source, target = local_path(source), local_path(target)
     try:
         os.replace(source, target)
-        _sync_directory(os.path.dirname(target) or ".")
+        sync(os.path.dirname(target) or ".")
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from error
 
@@ -185,8 +185,8 @@ def write_bytes_atomic(path: str | os.PathLike, data: bytes) -> None:
         file.write(data)
 
 
-def _sync_directory(path: str) -> None:
-    # A rename is on the disk only once its directory is.
+def sync(path: str) -> None:
+    """Waits until a file is on the disk; a rename is once the directory is."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -69,7 +69,7 @@ class Checkpoints:
         files = {}
         for name in sorted(os.listdir(unfinished)):
             files[name] = _checksum(os.path.join(unfinished, name))
-            _sync(os.path.join(unfinished, name))
+            storage.sync(os.path.join(unfinished, name))
         manifest = {"train_step": train_step, "extra": dict(extra), "files": files}
         with storage.atomic_write(os.path.join(unfinished, _MANIFEST)) as file:
             file.write(json.dumps(manifest, indent=1).encode())
@@ -77,7 +77,7 @@ class Checkpoints:
         if os.path.exists(final):
             os.rename(final, tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory))
         os.rename(unfinished, final)
-        _sync(self._directory)
+        storage.sync(self._directory)
         self._remove_unfinished()
         paths = self._paths()
         # Later ones are damaged, or of a run that was killed and went on from an earlier train_step.
@@ -143,12 +143,3 @@ def restore(saved: Saved, variables: Variables) -> None:
 def _checksum(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: str) -> None:
-    """Waits until a file or a directory is on the disk, so that a power cut leaves it as it is."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

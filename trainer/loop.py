@@ -296,7 +296,9 @@ def _finished(config: Config, manifest: Manifest, workdir: str) -> Result | None
     """Checks that a workdir is new or this run's; returns the result if there is nothing left to do."""
     config_path, result_path = os.path.join(workdir, CONFIG_NAME), os.path.join(workdir, RESULT_NAME)
     if not storage.exists(config_path):
-        if storage.is_directory(workdir) and any(not storage.TEMPORARY.search(name) for name in os.listdir(workdir)):
+        # A run that was killed as it began leaves its lock, or a file that was not whole yet.
+        names = os.listdir(workdir) if storage.is_directory(workdir) else []
+        if any(name != _LOCK_NAME and not storage.TEMPORARY.search(name) for name in names):
             raise UserError(f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME})")
         return None
     before = Config.load(config_path)

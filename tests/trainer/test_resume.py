@@ -8,8 +8,13 @@ import subprocess
 import time
 
 import numpy as np
+import pytest
 
+from notes.errors import UserError
+from notes.manifest import Manifest
 from tests.trainer.runs import TINY, TRAIN, metrics, train, weights
+from trainer import loop
+from trainer.config import preset
 
 
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(dataset, tmp_path):
@@ -73,6 +78,16 @@ def test_sigterm_saves_and_the_run_goes_on_where_it_stopped(dataset, tmp_path):
     (saved,) = (tmp_path / "w" / "checkpoints").iterdir()
     assert 0 < int(saved.name) < 2000
     assert not (tmp_path / "w" / "result.json").exists()
+
+
+def test_a_run_that_was_killed_as_it_began_begins_anew(dataset, tmp_path):
+    """What is there is what a kill before the first whole file leaves: the lock and a file in the making."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / ".lock").touch()
+    (tmp_path / "w" / "config.json.tmp-0123456789ab").write_text("{")
+    config, manifest = preset("base").replace(steps=1, replicas=7), Manifest.load(dataset)
+    with pytest.raises(UserError, match="no multiple of the 7 replicas"):
+        loop.train(config, manifest, str(tmp_path / "w"), quiet=True)
 
 
 def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(dataset, tmp_path):
