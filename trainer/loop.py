@@ -141,17 +141,20 @@ class TrainState:
 
     def _run(self, train_steps: tf.Tensor) -> None:
 
-        def one(done: tf.Tensor) -> tuple[tf.Tensor]:
-            gradients, totals, finite = self._strategy.run(self._replica_step, args=(self.train_step.read_value(),))
+        def one(train_step: tf.Tensor) -> tuple[tf.Tensor]:
+            # As a loop variable, not read from the state, the train_step lets the next batch be made meanwhile.
+            gradients, totals, finite = self._strategy.run(self._replica_step, args=(train_step,))
             # Every replica returns the same; a decision for all of them is taken outside of them.
             totals, finite = (self._strategy.experimental_local_results(value)[0] for value in (totals, finite))
             totals_finite = tf.reduce_all(tf.math.is_finite(totals))
             tf.cond(finite, lambda: self._apply(gradients), lambda: self._skip(totals_finite))
             self.sums.assign_add(tf.where(totals_finite, totals, 0))
             self.train_step.assign_add(1)
-            return (done + 1,)
+            return (train_step + 1,)
 
-        tf.while_loop(lambda done: done < train_steps, one, (0,))
+        begin = self.train_step.read_value()
+        end = begin + tf.cast(train_steps, tf.int64)
+        tf.while_loop(lambda train_step: train_step < end, one, (begin,))
 
     def _replica_step(self, train_step: tf.Tensor):
         """One replica's part of a train_step; what it returns is the same on every replica.
