@@ -128,7 +128,9 @@ def test_a_bare_make_explains_every_target() -> None:
     make = shutil.which("make")
     if make is None:
         pytest.skip("make is not installed")
-    explained = subprocess.run([make], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+    explained = subprocess.run(
+        [make, "--no-print-directory"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert phony is not None
     assert [line.split()[1] for line in explained.splitlines()] == phony[1].split()
