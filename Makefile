@@ -65,7 +65,7 @@ $(INSTALLED): $(LOCK)
 	fi; \
 	echo "Making $(VENV) with $$($$found --version); some 90 packages, one or two minutes."; \
 	$$found -m venv $(VENV)
-	@$(RUN) -m pip install --disable-pip-version-check --require-hashes --requirement $(LOCK)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
 	@touch $@
 
 clean: ## remove the environment, build/ and caches; corpora/ stays
