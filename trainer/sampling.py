@@ -53,6 +53,7 @@ class Player:
             return hidden, state, NoteArrays(*tf.unstack(drawn.stack(), axis=1))
 
         self._draw = draw
+        self._read = tf.function(model.read, autograph=False, reduce_retracing=True)
 
     def play(
         self,
@@ -115,7 +116,7 @@ class Player:
         else:
             start = NoteArrays(START_PITCH, 0, 0, 0)
             inputs = NoteArrays(*(np.append(first, field) for first, field in zip(start, fields, strict=True)))
-        hidden, state = tf.function(self._model.read, autograph=False)(
+        hidden, state = self._read(
             inputs.map(lambda field: tf.constant(field[np.newaxis], tf.int32)), self._model.initial_state(1)
         )
         return hidden[:, -1], tf.nest.map_structure(lambda part: tf.cast(part, hidden.dtype), state)
