@@ -19,7 +19,7 @@ from trainer.config import preset
 
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(dataset, tmp_path):
     flags = [
-        *TINY["base"], "--steps=150", "--dropout=0.2", "--checkpoint_every=7", "--log_every=5", "--evaluate_every=50",
+        *TINY["base"], "--steps=250", "--dropout=0.2", "--checkpoint_every=7", "--log_every=5", "--evaluate_every=50",
         "--transpose=3",
     ]  # fmt: skip
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -73,7 +73,8 @@ def test_sigterm_saves_and_the_run_goes_on_where_it_stopped(dataset, tmp_path):
     process.send_signal(signal.SIGTERM)
     begun = time.monotonic()
     process.communicate()
-    assert time.monotonic() - begun < 5
+    # Two seconds on a free machine; most of it is Python's end.
+    assert time.monotonic() - begun < 15
     assert process.returncode == 128 + signal.SIGTERM
     (saved,) = (tmp_path / "w" / "checkpoints").iterdir()
     assert 0 < int(saved.name) < 2000
