@@ -23,6 +23,16 @@ CHANGEABLE_ON_RESUME = frozenset(
 )
 LENGTH_FIELDS = ("steps", "epochs", "max_minutes")
 
+_AT_LEAST_1 = (
+    *("seq_length", "units", "layers", "head_units", "batch_size", "keep"),
+    *("pitch_embedding", "time_embedding", "velocity_embedding"),
+)
+_AT_LEAST_0 = (
+    *("pitch_weight", "step_weight", "duration_weight", "velocity_weight", "weight_decay", "clip_norm"),
+    *("warmup_steps", "patience", "evaluate_every", "replicas", "log_every", "checkpoint_every"),
+    *LENGTH_FIELDS,
+)
+
 
 def _field(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
@@ -105,15 +115,9 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field, getattr(self, field.name))
-        for name in ("seq_length", "units", "layers", "batch_size", "head_units", "keep"):
+        for name in _AT_LEAST_1:
             self._require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("pitch_embedding", "time_embedding", "velocity_embedding"):
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("pitch_weight", "step_weight", "duration_weight", "velocity_weight", "weight_decay", "clip_norm"):
-            self._require(getattr(self, name) >= 0, name, "at least 0")
-        for name in ("warmup_steps", "patience", "evaluate_every", "replicas", "log_every", "checkpoint_every"):
-            self._require(getattr(self, name) >= 0, name, "at least 0")
-        for name in LENGTH_FIELDS:
+        for name in _AT_LEAST_0:
             self._require(getattr(self, name) >= 0, name, "at least 0")
         self._require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         self._require(0 <= self.transpose <= 24, "transpose", "0 to 24")

@@ -140,14 +140,17 @@ class TrainState:
         }
 
     def _run(self, train_steps: tf.Tensor) -> None:
-
         def one(train_step: tf.Tensor) -> tuple[tf.Tensor]:
             # As a loop variable, not read from the state, the train_step lets the next batch be made meanwhile.
-            gradients, totals, finite = self._strategy.run(self._replica_step, args=(train_step,))
+            gradients, totals, norm = self._strategy.run(self._replica_step, args=(train_step,))
             # Every replica returns the same; a decision for all of them is taken outside of them.
-            totals, finite = (self._strategy.experimental_local_results(value)[0] for value in (totals, finite))
+            totals, norm = (self._strategy.experimental_local_results(value)[0] for value in (totals, norm))
             totals_finite = tf.reduce_all(tf.math.is_finite(totals))
-            tf.cond(finite, lambda: self._apply(gradients), lambda: self._skip(totals_finite))
+            tf.cond(
+                totals_finite & tf.math.is_finite(norm),
+                lambda: self._apply(gradients),
+                lambda: self._skip(totals_finite),
+            )
             self.sums.assign_add(tf.where(totals_finite, totals, 0))
             self.train_step.assign_add(1)
             return (train_step + 1,)
@@ -161,7 +164,7 @@ class TrainState:
 
         Returns:
             The gradients of the mean loss over all targets of the global batch, clipped; each field's loss summed
-            over the global batch, the weighted sum and the targets; whether all of them are finite.
+            over the global batch, the weighted sum and the targets; the gradients' norm before they were clipped.
         """
         config = self._config
         context = tf.distribute.get_replica_context()
@@ -188,11 +191,10 @@ class TrainState:
         factor = nominal / totals[-1] / tf.cast(self._loss_scale, tf.float64)
         gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
-        finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(totals))
         if config.clip_norm:
             shrink = tf.minimum(config.clip_norm / tf.maximum(norm, tf.constant(1e-12, norm.dtype)), 1)
             gradients = [gradient * shrink for gradient in gradients]
-        return gradients, totals, finite
+        return gradients, totals, norm
 
     def _apply(self, gradients) -> None:
         self._strategy.run(self.optimizer.apply, args=(gradients,))
@@ -478,9 +480,10 @@ class _Run:
     def _advance(self) -> None:
         """Runs one call of train_steps, then what is due."""
         config = self._config
-        boundaries = [self._next(self._train_step, every) for every in (config.log_every, config.checkpoint_every)]
+        due_every = [config.log_every, config.checkpoint_every]
         if config.evaluate_every:
-            boundaries.append(self._next(self._train_step, config.evaluate_every))
+            due_every.append(config.evaluate_every)
+        boundaries = [self._next(self._train_step, every) for every in due_every]
         if self._plan is not None:
             boundaries.append(self._plan)
         train_steps = min(min(boundaries) - self._train_step, self._call_train_steps)
