@@ -29,6 +29,8 @@ def run(main: Callable[[], int | None], *, usage: str, argv: Sequence[str] | Non
         SystemExit: always.
     """
     argv = list(sys.argv if argv is None else argv)
+    # As an exception, so that what is half-written is removed on the way out.
+    signal.signal(signal.SIGTERM, _exit_as_told)
     program = _program_name()
     if any(argument in ("--help", "-help", "-h", "--h", "--helpfull") for argument in argv[1:]):
         print(f"usage: python -m {program} {usage.strip()}\n")
@@ -61,6 +63,10 @@ def required(flag: flags.FlagHolder[str | None]) -> str:
     if not flag.value:
         raise UserError(f"--{flag.name} is missing: see --help")
     return flag.value
+
+
+def _exit_as_told(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _program_name() -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,12 @@ from notes import cli, storage
 from notes.errors import UserError
 from notes.manifest import Manifest
 from trainer import startup
+from trainer.cluster import resolve
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
 
 _STARTED = time.monotonic()
+
+EXIT_PEER_LOST = 75  # EX_TEMPFAIL of sysexits.h: the user is invited to try again
 
 _DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
 _WORKDIR = flags.DEFINE_string(
@@ -25,6 +29,13 @@ _PRESET = flags.DEFINE_enum(
     "preset", None, sorted(PRESETS), "the config to start from; base where neither a workdir nor --config gives one"
 )
 _CONFIG = flags.DEFINE_string("config", None, "a config file to start from, such as another run's config.json")
+_WORKERS = flags.DEFINE_string(
+    "workers", None, "the hosts that train together, as HOST:PORT,HOST:PORT; by default as TF_CONFIG or Slurm say"
+)
+_WORKER_INDEX = flags.DEFINE_integer(
+    "worker_index", None, "which of --workers this is; by default as Kubernetes (JOB_COMPLETION_INDEX) or Slurm say"
+)
+_PROFILE = flags.DEFINE_bool("profile", False, "write a trace of train_steps 10 to 20 for TensorBoard")
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 
@@ -70,14 +81,25 @@ def main() -> int:
     """Trains as the flags say."""
     data, workdir = cli.required(_DATA), cli.required(_WORKDIR)
     config = _config(workdir)
+    cluster = resolve(_WORKERS.value, _WORKER_INDEX.value, os.environ)
+    # What it said is known; TensorFlow need not read it a second time, in its own way.
+    os.environ.pop("TF_CONFIG", None)
     manifest = Manifest.load(data)
     startup.import_tensorflow()
     from trainer import loop
 
-    result = loop.train(config, manifest, workdir, quiet=_QUIET.value, started=_STARTED)
-    if result.reason in ("SIGTERM", "SIGINT"):
+    try:
+        result = loop.train(
+            config, manifest, workdir, cluster=cluster, quiet=_QUIET.value, profile=_PROFILE.value, started=_STARTED
+        )
+    except loop.PeerLost as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        return EXIT_PEER_LOST
+    if result.reason == "peer":
+        return EXIT_PEER_LOST
+    if not result.is_final:
         return 128 + getattr(signal, result.reason)
-    if not _QUIET.value:
+    if not _QUIET.value and (cluster is None or cluster.is_chief):
         score = (
             "" if result.best is None else f", best {result.monitor} {result.best:.4f} at {result.best_train_step:,}"
         )

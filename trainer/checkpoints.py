@@ -4,6 +4,8 @@ A checkpoint is a directory named by its train_step. It is written under another
 complete; a reader checks the sums, and passes over a damaged one to the one before it.
 """
 
+import concurrent.futures
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,6 +19,7 @@ import tensorflow as tf
 
 from notes import storage
 from notes.errors import UserError
+from trainer.config import CHANGEABLE_ON_RESUME, Config
 
 _VARIABLES = "variables"
 _MANIFEST = "checkpoint.json"
@@ -58,7 +61,38 @@ class Checkpoints:
             train_step: train_steps done.
             variables: groups of variables; a restore names the same groups.
             extra: JSON values to keep beside them.
+
+        Raises:
+            UserError: it cannot be written, for want of space or of permission; those written before are untouched.
         """
+        try:
+            self._write(train_step, variables, extra)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(self._not_written(train_step, variables, error)) from error
+
+    def _not_written(self, train_step: int, variables: Variables, error: OSError | tf.errors.OpError) -> str:
+        """What to tell of a checkpoint that could not be written."""
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        else:
+            reason = error.message.rpartition("; ")[2].split(" [")[0]
+        if os.path.isdir(self._directory):
+            self._remove_unfinished()
+        above = self._directory
+        while not os.path.exists(above):
+            above = os.path.dirname(above) or "."
+        needed = sum(
+            variable.dtype.size * variable.shape.num_elements() for group in variables.values() for variable in group
+        )
+        paths = self._paths()
+        kept = f"the last one, {paths[0]}, stays" if paths else "there is none before it"
+        return (
+            f"{self._directory}: the checkpoint of train_step {train_step} cannot be written ({reason}): it needs "
+            f"{_megabytes(needed)}, {_megabytes(shutil.disk_usage(above).free)} are free; {kept}: make room, then give "
+            "the same command again"
+        )
+
+    def _write(self, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
         os.makedirs(self._directory, exist_ok=True)
         self._remove_unfinished()
         unfinished = tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory)
@@ -71,9 +105,12 @@ class Checkpoints:
             files[name] = _checksum(os.path.join(unfinished, name))
             storage.sync(os.path.join(unfinished, name))
         manifest = {"train_step": train_step, "extra": dict(extra), "files": files}
-        with storage.atomic_write(os.path.join(unfinished, _MANIFEST)) as file:
-            file.write(json.dumps(manifest, indent=1).encode())
-        final = os.path.join(self._directory, f"{train_step:08d}")
+        manifest["sha256"] = _checksum_of(manifest)
+        # Nothing reads it under this name, so that it need not be atomic; and what goes wrong is an OSError.
+        with open(os.path.join(unfinished, _MANIFEST), "w", encoding="utf-8") as file:
+            file.write(json.dumps(manifest, indent=1))
+        storage.sync(os.path.join(unfinished, _MANIFEST))
+        final = self._path(train_step)
         if os.path.exists(final):
             os.rename(final, tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory))
         os.rename(unfinished, final)
@@ -88,19 +125,29 @@ class Checkpoints:
     def latest(self) -> Saved | None:
         """The newest checkpoint that is whole, or None; damaged newer ones are named on stderr."""
         for path in self._paths():
-            try:
-                with open(os.path.join(path, _MANIFEST), "rb") as file:
-                    manifest = json.load(file)
-                saved = Saved(path, manifest["train_step"], manifest["extra"])
-                whole = saved.train_step == int(os.path.basename(path)) and all(
-                    _checksum(os.path.join(path, name)) == checksum for name, checksum in manifest["files"].items()
-                )
-            except (OSError, ValueError, KeyError):
-                whole = False
-            if whole:
+            saved = _read(path)
+            if saved is not None:
                 return saved
             print(f"checkpoint {path} is damaged: passed over", file=sys.stderr)
         return None
+
+    def of_train_step(self, train_step: int) -> Saved:
+        """The checkpoint of that train_step.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        path = self._path(train_step)
+        saved = _read(path)
+        if saved is None:
+            raise UserError(
+                f"{path}: the checkpoint that the chief goes on from cannot be read here: expected the same workdir on "
+                "every host, on a shared file system"
+            )
+        return saved
+
+    def _path(self, train_step: int) -> str:
+        return os.path.join(self._directory, f"{train_step:08d}")
 
     def _paths(self) -> list[str]:
         """The checkpoints' directories, newest first."""
@@ -113,6 +160,53 @@ class Checkpoints:
         for name in os.listdir(self._directory):
             if name.startswith(_UNFINISHED):
                 shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
+
+
+class BackgroundSaver:
+    """Writes checkpoints in a thread of its own, in the order they were given, while training goes on.
+
+    A context manager: on leaving, all are written.
+    """
+
+    def __init__(self) -> None:
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
+        self._writing: list[concurrent.futures.Future] = []
+
+    def __enter__(self) -> "BackgroundSaver":
+        """Returns the saver."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for the last write, whatever became of it."""
+        self._thread.shutdown()
+
+    def save(self, checkpoints: Checkpoints, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
+        """As `Checkpoints.save`, of the variables as they are now; waits while two others are still being written.
+
+        Raises:
+            UserError: this one's or an earlier one's, whenever it is found.
+        """
+        self._wait_for(1)
+        with tf.device("CPU:0"):
+            # TensorFlow shares the memory until the next train_step changes the variable.
+            copies = {
+                name: [tf.Variable(variable.read_value(), trainable=False) for variable in group]
+                for name, group in variables.items()
+            }
+        self._writing.append(self._thread.submit(checkpoints.save, train_step, copies, extra))
+
+    def wait(self) -> None:
+        """Waits until all are written.
+
+        Raises:
+            UserError: one of them cannot be.
+        """
+        self._wait_for(0)
+
+    def _wait_for(self, left: int) -> None:
+        """Waits until no more than so many are being written."""
+        while self._writing and (len(self._writing) > left or self._writing[0].done()):
+            self._writing.pop(0).result()
 
 
 def restore(saved: Saved, variables: Variables) -> None:
@@ -138,6 +232,47 @@ def restore(saved: Saved, variables: Variables) -> None:
                 f"{sum(there.get(key) == value for key, value in here.items())} fit, expected {len(here)}"
             )
     tf.train.Checkpoint(**groups).read(path).assert_existing_objects_matched().expect_partial()
+
+
+def require_config(saved: Saved, config: Config) -> None:
+    """Checks that a checkpoint was written under the same config, but for what may change on resume.
+
+    Raises:
+        UserError: it was not; the message names the fields.
+    """
+    there = saved.extra["config"]
+    differences = [
+        f"{name}: {there.get(name)}, {value}"
+        for name, value in dataclasses.asdict(config).items()
+        if name not in CHANGEABLE_ON_RESUME and there.get(name) != value
+    ]
+    if differences:
+        raise UserError(
+            f"{saved.path}: was written under another config ({'; '.join(differences)} are there and expected): put "
+            "back the workdir's own checkpoints, or begin another workdir"
+        )
+
+
+def _read(path: str) -> Saved | None:
+    """A checkpoint's directory if it is whole, else None."""
+    try:
+        with open(os.path.join(path, _MANIFEST), "rb") as file:
+            manifest = json.load(file)
+        sound = manifest.pop("sha256") == _checksum_of(manifest) and all(
+            _checksum(os.path.join(path, name)) == checksum for name, checksum in manifest["files"].items()
+        )
+        saved = Saved(path, manifest["train_step"], manifest["extra"])
+        return saved if sound and saved.train_step == int(os.path.basename(path)) else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def _checksum_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 def _checksum(path: str) -> str:

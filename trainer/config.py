@@ -16,16 +16,19 @@ from notes.errors import UserError
 
 CONFIG_NAME = "config.json"
 
-# These may differ between the run that began a workdir and the one that resumes it: they say when to stop and what
-# to keep, not what is computed.
+# These may differ between the run that began a workdir and the one that resumes it: they say when to stop, what to
+# keep and how the work is shared out, not what is computed.
 CHANGEABLE_ON_RESUME = frozenset(
-    {"steps", "epochs", "max_minutes", "patience", "checkpoint_every", "keep", "log_every", "evaluate_every"}
+    {
+        *("steps", "epochs", "max_minutes", "patience", "evaluate_every"),
+        *("checkpoint_every", "keep", "log_every", "replicas"),
+    }
 )
 LENGTH_FIELDS = ("steps", "epochs", "max_minutes")
 
 _AT_LEAST_1 = (
     *("seq_length", "units", "layers", "head_units", "batch_size", "keep"),
-    *("pitch_embedding", "time_embedding", "velocity_embedding"),
+    *("pitch_embedding", "time_embedding", "velocity_embedding", "accumulate"),
 )
 _AT_LEAST_0 = (
     *("pitch_weight", "step_weight", "duration_weight", "velocity_weight", "weight_decay", "clip_norm"),
@@ -76,7 +79,10 @@ class Config:
     transpose: int = _field(6, "training windows are transposed by up to so many semitones, up or down")
     stretch: float = _field(0.0, "training windows are played up to this share faster or slower, such as 0.05")
 
-    batch_size: int = _field(32, "windows in a global batch, over all replicas")
+    batch_size: int = _field(32, "windows in a global batch, over all replicas of all hosts")
+    accumulate: int = _field(
+        1, "global batches whose gradients are summed for one train_step: the batch of so many times more memory"
+    )
     optimizer: str = _field("adamw", "the optimizer", ("adam", "adamw"))
     learning_rate: float = _field(2e-3, "peak learning rate")
     schedule: str = _field(
@@ -87,6 +93,10 @@ class Config:
     warmup_steps: int = _field(100, "train_steps over which the learning rate rises from zero")
     weight_decay: float = _field(0.01, "decoupled weight decay (adamw), on matrices of the LSTM and of dense layers")
     clip_norm: float = _field(1.0, "gradients are scaled down to this global norm; 0: never")
+
+    ema: float = _field(
+        0.0, "decay of a moving average of the weights, which is then scored, kept as the best and exported; 0: none"
+    )
 
     steps: int = _field(0, "train for so many train_steps")
     epochs: int = _field(0, "train for so many epochs")
@@ -102,7 +112,7 @@ class Config:
         "arithmetic of the LSTM layers; heads, losses and optimizer stay in float32 (float64: everywhere)",
         ("float32", "mixed_bfloat16", "mixed_float16", "float64"),
     )
-    replicas: int = _field(0, "model copies, one a device; 0: one per visible GPU, or one on the CPU")
+    replicas: int = _field(0, "model copies on a host, one a device; 0: one per visible GPU, or one on the CPU")
     seed: int = _field(0, "seed of initial weights, windows, augmentation and dropout")
     deterministic: bool = _field(
         True, "use only deterministic kernels, so that equal runs give equal weights bit for bit"
@@ -122,6 +132,7 @@ class Config:
         self._require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         self._require(0 <= self.transpose <= 24, "transpose", "0 to 24")
         self._require(0 <= self.stretch < 1, "stretch", "at least 0 and below 1")
+        self._require(0 <= self.ema < 1, "ema", "at least 0 and below 1")
         self._require(self.learning_rate > 0, "learning_rate", "above 0")
         self._require(0 <= self.seed < 2**31, "seed", "0 to 2147483647")
         if self.pitch_weight + self.step_weight + self.duration_weight == 0:
@@ -140,6 +151,11 @@ class Config:
     def _require(self, holds: bool, name: str, expected: str) -> None:
         if not holds:
             raise UserError(f"config: {name}={getattr(self, name)}: expected {expected}")
+
+    @property
+    def windows_per_train_step(self) -> int:
+        """The windows of one optimizer update."""
+        return self.batch_size * self.accumulate
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some fields changed; naming one of steps, epochs and max_minutes unsets the other two."""
@@ -212,6 +228,22 @@ def _check_type(field: dataclasses.Field, value: Any) -> None:
 PRESETS: Mapping[str, Config] = {
     # A first model for real use: every position a target, a density for every field.
     "base": Config(),
+    # As large as one GPU trains well on a corpus of MAESTRO's size; at home on a CPU only for measuring.
+    "large": Config(
+        preset="large",
+        seq_length=256,
+        units=512,
+        layers=3,
+        head_units=256,
+        dropout=0.2,
+        stretch=0.05,
+        batch_size=64,
+        learning_rate=1e-3,
+        warmup_steps=500,
+        ema=0.999,
+        epochs=40,
+        max_minutes=0.0,
+    ),
     # The well-known tutorial's model and training, for comparison; only windows that stay within a performance and a
     # fresh shuffle each epoch are ours.
     "seed": Config(

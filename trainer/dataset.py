@@ -62,6 +62,12 @@ class NoteTable(NamedTuple):
         rows = self.notes[self.offsets[index] : self.offsets[index + 1]]
         return NoteArrays(*(rows[field].astype(np.int32) for field in NoteArrays._fields))
 
+    def share(self, index: int, shares: int) -> "NoteTable":
+        """Every `shares`-th performance, from `index` on."""
+        kept = range(index, len(self.lengths), shares)
+        rows = [self.notes[self.offsets[performance] : self.offsets[performance + 1]] for performance in kept]
+        return NoteTable(np.concatenate([self.notes[:0], *rows]), np.cumsum([0, *map(len, rows)], dtype=np.int64))
+
 
 def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = None) -> NoteTable:
     """Loads a split, from the local cache where this very dataset was loaded before.
@@ -175,14 +181,7 @@ class Windows:
             windows: how many.
         """
         with tf.device("CPU:0"):
-            slots = first_slot + tf.range(windows, dtype=tf.int64)
-            epoch = slots // self.per_epoch
-            index = stateless.shuffled(
-                self._config.seed, stateless.Purpose.WINDOW, epoch, slots % self.per_epoch, self.per_epoch
-            )
-            performance = tf.searchsorted(self._first_window, index, side="right", out_type=tf.int64) - 1
-            number = index - tf.gather(self._first_window, performance)
-            first, count = self._span(performance, number, epoch)
+            index, performance, first, count = self._places(first_slot + tf.range(windows, dtype=tf.int64))
             notes, sounding = self._cut(performance, first, count)
             notes = self._augment(notes, sounding, first_slot)
             inputs = notes.map(lambda field: field[:, :-1])
@@ -192,6 +191,24 @@ class Windows:
             if self._config.positions == "last":
                 targets, mask = targets.map(lambda field: field[:, -1:]), mask[:, -1:]
         return Batch(inputs, targets, mask, index)
+
+    def place(self, slot: int) -> tuple[int, int, int]:
+        """Which performance a slot's window is of, its first target there, and its last."""
+        with tf.device("CPU:0"):
+            _, performance, first, count = (int(value[0]) for value in self._places(tf.constant([slot], tf.int64)))
+        if self._config.positions == "last":
+            first, count = first + count - 1, 1
+        return performance, first, first + count - 1
+
+    def _places(self, slots: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Each slot's window of the epoch, its performance, first target and how many: int64 `[slots]` each."""
+        epoch = slots // self.per_epoch
+        index = stateless.shuffled(
+            self._config.seed, stateless.Purpose.WINDOW, epoch, slots % self.per_epoch, self.per_epoch
+        )
+        performance = tf.searchsorted(self._first_window, index, side="right", out_type=tf.int64) - 1
+        number = index - tf.gather(self._first_window, performance)
+        return index, performance, *self._span(performance, number, epoch)
 
     def _span(self, performance: tf.Tensor, number: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Each window's first target within its performance, and how many targets it has: int64 `[windows]` both."""

@@ -30,7 +30,7 @@ def main() -> int:
     startup.import_tensorflow()
     from trainer.dataset import load_table
     from trainer.model import load_model
-    from trainer.scoring import Scorer, summarize
+    from trainer.scoring import Scorer, figures, sums
 
     trained = load_model(workdir)
     scorer = Scorer(trained.model)
@@ -38,24 +38,24 @@ def main() -> int:
     if trained.model.config.model == "regression":
         residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=_QUIET.value)
     scores = scorer.score(load_table(manifest, _SPLIT.value), residuals, quiet=_QUIET.value)
-    figures = {
+    evaluation = {
         "split": _SPLIT.value,
-        **summarize(scores),
+        **figures(sums(scores)),
         "performances": manifest.performances(_SPLIT.value),
         "train_step": trained.train_step,
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
     if residuals is not None:
-        figures["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
-    storage.write_bytes_atomic(path, (json.dumps(figures, indent=2) + "\n").encode())
+        evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
+    storage.write_bytes_atomic(path, (json.dumps(evaluation, indent=2) + "\n").encode())
     if not _QUIET.value:
-        nats = figures["nats_per_note"]
+        nats = evaluation["nats_per_note"]
         print(
             f"{_SPLIT.value}: {nats['total']:.3f} nats/note = pitch {nats['pitch']:.3f} + step {nats['step']:.3f} "
-            f"+ duration {nats['duration']:.3f}; pitch right {figures['pitch_top1']:.1%}, "
-            f"among the first five {figures['pitch_top5']:.1%}; step within 30 ms {figures['step_within_30ms']:.1%}; "
-            f"{figures['notes']:,} notes\n{path}"
+            f"+ duration {nats['duration']:.3f}; pitch right {evaluation['pitch_top1']:.1%}, "
+            f"among the first five {evaluation['pitch_top5']:.1%}; "
+            f"step within 30 ms {evaluation['step_within_30ms']:.1%}; {evaluation['notes']:,} notes\n{path}"
         )
     return 0
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from notes.errors import UserError
 from notes.representation import PITCHES
-from trainer import blocks
-from trainer.checkpoints import Checkpoints, Variables, restore
+from trainer import blocks, recurrent
+from trainer.checkpoints import Checkpoints, Variables, require_config, restore
 from trainer.config import Config
 from trainer.dataset import START_PITCH, NoteArrays
 from trainer.heads import DensityHeads, NoteEmbedding, RegressionHeads
@@ -51,6 +51,8 @@ class NextNoteModel(keras.Model):
     Attributes:
         config: what the model was built from.
         heads: `DensityHeads` or `RegressionHeads`.
+        cudnn: whether Keras runs the LSTM layers, which it does with cuDNN on a GPU, or `recurrent.lstm`, for a CPU; by
+            default whether a GPU is visible. What is traced for a CPU on a machine with GPUs needs it to be False.
     """
 
     def __init__(self, config: Config) -> None:
@@ -58,6 +60,7 @@ class NextNoteModel(keras.Model):
         full = "float64" if config.precision == "float64" else "float32"
         super().__init__(dtype=full, name="next_note")
         self.config = config
+        self.cudnn = bool(tf.config.list_physical_devices("GPU"))
         self._lstm = [
             keras.layers.LSTM(
                 config.units, return_sequences=True, return_state=True, dtype=config.precision, name=f"lstm_{layer}"
@@ -89,10 +92,10 @@ class NextNoteModel(keras.Model):
         """
         after = []
         stream = self._encode(inputs)
-        for index, lstm in enumerate(self._lstm):
-            initial = None if state is None else [tf.cast(part, lstm.compute_dtype) for part in state[index]]
-            output, hidden, cell = lstm(self._normalised(index, stream), initial_state=initial)
-            after.append(LayerState(hidden, cell))
+        state = self.initial_state(tf.shape(inputs.pitch)[0]) if state is None else state
+        for index, (lstm, before) in enumerate(zip(self._lstm, state, strict=True)):
+            output, left = self._run_layer(lstm, self._normalised(index, stream), before)
+            after.append(left)
             stream = self._joined(index, stream, tf.cast(output, self.compute_dtype), dropout)
         return self._normalised(self.config.layers, stream), tuple(after)
 
@@ -133,7 +136,22 @@ class NextNoteModel(keras.Model):
             stream = self._joined(index, stream, output, None)
         return self._normalised(self.config.layers, stream), tuple(after)
 
-    def initial_state(self, batch: int) -> State:
+    def _run_layer(
+        self, lstm: keras.layers.LSTM, stream: tf.Tensor, before: LayerState
+    ) -> tuple[tf.Tensor, LayerState]:
+        """An LSTM layer's output `[batch, notes, units]` in its compute type, and the state that it leaves."""
+        stream, hidden, cell = (tf.cast(tensor, lstm.compute_dtype) for tensor in (stream, *before))
+        if self.cudnn:
+            output, hidden, cell = lstm(stream, initial_state=[hidden, cell])
+        else:
+            if not lstm.built:
+                lstm.build(stream.shape)
+            weights = (lstm.cell.kernel, lstm.cell.recurrent_kernel, lstm.cell.bias)
+            matrices = (tf.cast(weight, lstm.compute_dtype) for weight in weights)
+            output, hidden, cell = recurrent.lstm(stream, hidden, cell, *matrices)
+        return output, LayerState(hidden, cell)
+
+    def initial_state(self, batch: int | tf.Tensor) -> State:
         """The state before a performance's start: zeros."""
         return tuple(
             LayerState(*(tf.zeros([batch, self.config.units], lstm.compute_dtype) for _ in LayerState._fields))
@@ -201,6 +219,7 @@ def load_model(workdir: str) -> Trained:
             break
     else:
         raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
+    require_config(saved, config)
     model = build_model(config)
     restore(saved, model_variables(model))
     return Trained(model, saved.train_step)

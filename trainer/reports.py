@@ -1,47 +1,100 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard, and a person at the terminal or the log."""
 
+import dataclasses
 import datetime
 import json
 import os
 import sys
+import tempfile
 from typing import Any
 
 import tensorflow as tf
 import tqdm
 
 from notes import storage
+from notes.errors import UserError
+from notes.manifest import Manifest
+from notes.representation import Notes
+from notes.statistics import Histograms
 from trainer import plots
+from trainer.config import Config
+from trainer.model import NextNoteModel
+from trainer.sampling import Player
 
 METRICS_NAME = "metrics.jsonl"
 SUMMARIES_NAME = "summaries"
 LOSSES_NAME = "losses.png"
 
+_PLAYED_NOTES, _PLAYED_SAMPLES = 128, 8  # what is played for TensorBoard at each evaluation
 
-class Reports:
+
+def say(line: str, *, quiet: bool = False) -> None:
+    """Prints a line on stderr, above a bar where there is one."""
+    if not quiet:
+        tqdm.tqdm.write(line, file=sys.stderr)
+
+
+class NoReports:
+    """Tells nothing: what a worker that is not the chief has instead of `Reports`, whose methods these are."""
+
+    summaries = ""
+
+    def __enter__(self) -> "NoReports":
+        """Returns the reports."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends them."""
+
+    def start(self, planned: int | None, train_step: int) -> None:
+        """Shows how many train_steps there will be; None where that is still being measured."""
+
+    def say(self, line: str) -> None:
+        """Prints a line."""
+
+    def count(self, train_steps: int, seconds: float) -> None:
+        """Takes in one call of train_steps."""
+
+    def write(self, report: dict[str, Any], targets: float, seconds_per_step: float | None) -> None:
+        """Writes a report."""
+
+    def play(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
+        """Lets TensorBoard show what the model plays."""
+
+    def sync(self) -> None:
+        """Waits until the reports are on the disk."""
+
+    def draw(self) -> None:
+        """Draws the losses of the whole run."""
+
+
+class Reports(NoReports):
     """Writes a run's reports; a context manager.
 
     Args:
         workdir: the run's workdir; reports of train_steps after `train_step` are removed from it, since a resumed run
             writes them again.
-        train_step: where the run begins.
+        train_step: the last one whose report is to stay.
+        config: the run, for TensorBoard's table of hyperparameters.
         quiet: shows nothing on stderr.
 
     Attributes:
-        measured_seconds: seconds that calls of train_steps have taken, the first one, which compiles, left out.
+        summaries: the directory that TensorBoard reads.
     """
 
-    def __init__(self, workdir: str, train_step: int, *, quiet: bool) -> None:
+    def __init__(self, workdir: str, train_step: int, config: Config, *, quiet: bool) -> None:
+        self.summaries = os.path.join(workdir, SUMMARIES_NAME)
         self._workdir = workdir
         self._path = os.path.join(workdir, METRICS_NAME)
         self._quiet = quiet
         self._terminal = sys.stderr.isatty() and not quiet
         self._bar: tqdm.tqdm | None = None
-        self._compiled = False
-        self._seconds = self.measured_seconds = 0.0
-        self._measured_steps = 0
+        self._seconds = 0.0
         self._planned: int | None = None
+        self._player: Player | None = None
         self._cut(train_step)
-        self._summaries = tf.summary.create_file_writer(os.path.join(workdir, SUMMARIES_NAME))
+        self._writer = tf.summary.create_file_writer(self.summaries)
+        self._write_hyperparameters(config)
 
     def __enter__(self) -> "Reports":
         """Returns the reports."""
@@ -51,12 +104,7 @@ class Reports:
         """Ends the bar's line and flushes what TensorBoard reads."""
         if self._bar is not None:
             self._bar.close()
-        self._summaries.close()
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Seconds a train_step takes, compilation left out."""
-        return self.measured_seconds / self._measured_steps
+        self._writer.close()
 
     def _cut(self, train_step: int) -> None:
         if not storage.exists(self._path):
@@ -65,6 +113,12 @@ class Reports:
         kept = [line for line in lines if _train_step_of(line) <= train_step]
         if kept != lines:
             storage.write_bytes_atomic(self._path, "".join(f"{line}\n" for line in kept).encode())
+
+    def _write_hyperparameters(self, config: Config) -> None:
+        from tensorboard.plugins.hparams import api
+
+        with self._writer.as_default():
+            api.hparams(dataclasses.asdict(config))
 
     def start(self, planned: int | None, train_step: int) -> None:
         """Shows how many train_steps there will be; None where that is still being measured."""
@@ -81,44 +135,73 @@ class Reports:
 
     def say(self, line: str) -> None:
         """Prints a line, above the bar where there is one."""
-        if not self._quiet:
-            tqdm.tqdm.write(line, file=sys.stderr)
+        say(line, quiet=self._quiet)
 
-    def count(self, train_steps: int, seconds: float) -> bool:
-        """Takes in one call of train_steps; returns whether it was the first, which compiles."""
-        first = not self._compiled
-        self._compiled = True
+    def count(self, train_steps: int, seconds: float) -> None:
+        """Takes in one call of train_steps."""
         self._seconds += seconds
-        if not first:
-            self.measured_seconds += seconds
-            self._measured_steps += train_steps
         if self._bar is not None:
             self._bar.update(train_steps)
-        return first
 
-    def write(self, report: dict[str, Any], targets: float) -> None:
+    def write(self, report: dict[str, Any], targets: float, seconds_per_step: float | None) -> None:
         """Appends a report to metrics.jsonl and TensorBoard, and shows it.
 
         Args:
             report: its fields, `train_step` among them.
             targets: notes trained on since the last report.
+            seconds_per_step: how long a train_step takes, for the time that is left; None where that is not known.
+
+        Raises:
+            UserError: it cannot be written.
         """
         report["notes_per_second"] = targets / max(self._seconds, 1e-9)
         self._seconds = 0.0
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(report) + "\n")
-        with self._summaries.as_default():
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(report) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror}): make room, then give the same command again"
+            ) from error
+        with self._writer.as_default():
             for name, value in report.items():
                 if name != "train_step":
                     tf.summary.scalar(name, value, step=report["train_step"])
-        self._show(report)
+        self._show(report, seconds_per_step)
+
+    def play(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
+        """Lets TensorBoard show what the model plays: a piano roll, and its distributions over the corpus'.
+
+        Args:
+            model: what plays, from silence.
+            train_step: where it is, and the seed.
+            manifest: the dataset whose train split is the corpus.
+        """
+        if self._player is None:
+            self._player = Player(model)
+        played = self._player.play(
+            Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=_PLAYED_SAMPLES, temperature=1.0, seed=train_step
+        ).notes
+        generated = sum(map(Histograms.from_notes, played), start=Histograms.zeros())
+        with tempfile.TemporaryDirectory() as directory, self._writer.as_default():
+            roll, sheet = (os.path.join(directory, name) for name in ("roll.png", "sheet.png"))
+            plots.piano_roll(played[0], roll, title=f"train_step {train_step:,}")
+            plots.distributions({"corpus": manifest.histograms("train"), "generated": generated}, sheet)
+            for name, path in (("piano roll", roll), ("distributions", sheet)):
+                image = tf.io.decode_png(storage.read_bytes(path), channels=3)
+                tf.summary.image(name, image[tf.newaxis], step=train_step)
+
+    def sync(self) -> None:
+        """Waits until metrics.jsonl is on the disk, so that no checkpoint is there without the reports before it."""
+        if storage.exists(self._path):
+            storage.sync(self._path)
 
     def draw(self) -> None:
         """Draws the losses of the whole run."""
         lines = storage.read_bytes(self._path).decode().splitlines()
         plots.loss_curves([json.loads(line) for line in lines], os.path.join(self._workdir, LOSSES_NAME))
 
-    def _show(self, report: dict[str, Any]) -> None:
+    def _show(self, report: dict[str, Any], seconds_per_step: float | None) -> None:
         score = f", validation {report['val_nats']:.3f} nats/note" if "val_nats" in report else ""
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {report['loss']:.3f}, {report['notes_per_second']:,.0f} notes/s")
@@ -126,8 +209,8 @@ class Reports:
                 self.say(f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}")
             return
         left = ""
-        if self._planned is not None and self._measured_steps:
-            seconds = (self._planned - report["train_step"]) * self.seconds_per_step
+        if self._planned is not None and seconds_per_step is not None:
+            seconds = (self._planned - report["train_step"]) * seconds_per_step
             left = f", {datetime.timedelta(seconds=round(seconds))} left"
         self.say(
             f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}, "

@@ -6,6 +6,7 @@ weights nor on the length of training windows.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,6 +125,9 @@ class Scorer:
             residuals: for a model without densities, what `fit_residuals` found on the validation split.
             quiet: shows no progress.
         """
+        if not len(table.notes):
+            # The share of a worker that is one more than there are performances.
+            return NoteScores(*(np.empty(0) for _ in NoteScores._fields))
         outputs = self._read(table, quiet)
         if self._has_densities:
             return NoteScores(**outputs)
@@ -272,11 +276,18 @@ def _chunk(performances: list[NoteArrays], start: int, notes: int) -> tuple[Note
     return inputs.map(tf.constant), targets.map(tf.constant)
 
 
-def summarize(scores: NoteScores) -> dict[str, Any]:
-    """The figures of an evaluation file: totals over all notes divided by the notes."""
-    nats = {field: float(np.mean(getattr(scores, field))) for field in SCORED_FIELDS}
-    return {
-        "nats_per_note": {**nats, "total": sum(nats.values())},
-        **{name: float(np.mean(getattr(scores, name))) for name in ("pitch_top1", "pitch_top5", "step_within_30ms")},
-        "notes": len(scores.pitch),
-    }
+def sums(scores: NoteScores) -> list[float]:
+    """The totals of each score over all notes, and the notes: what parts of a split are added up in."""
+    return [*(float(np.sum(values)) for values in scores), float(len(scores.pitch))]
+
+
+def figures(totals: Sequence[float]) -> dict[str, Any]:
+    """The figures of an evaluation file: totals over all notes divided by the notes.
+
+    Args:
+        totals: `sums` of a split, or of its parts added up.
+    """
+    *values, notes = totals
+    means = {name: value / notes for name, value in zip(NoteScores._fields, values, strict=True)}
+    nats = {field: means.pop(field) for field in SCORED_FIELDS}
+    return {"nats_per_note": {**nats, "total": sum(nats.values())}, **means, "notes": int(notes)}

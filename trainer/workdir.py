@@ -1,16 +1,48 @@
-"""What lies in a workdir, and under which name."""
+"""What lies in a workdir, under which name; whose it is, and who may train in it."""
 
+import dataclasses
+import fcntl
+import hashlib
 import json
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 from notes import storage
 from notes.errors import UserError
-from trainer.config import CONFIG_NAME, Config
+from notes.manifest import Manifest
+from trainer.config import CHANGEABLE_ON_RESUME, CONFIG_NAME, Config
 
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
 RUN_NAME = "run.json"
+RESULT_NAME = "result.json"
+
+_LOCK_NAME = ".lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended: the content of result.json.
+
+    Attributes:
+        train_step: train_steps done.
+        best: the best monitored score, or None where none was measured.
+        best_train_step: when it was measured.
+        monitor: what the score is.
+        reason: why the run ended: steps, patience, SIGTERM, SIGINT, or peer where another host was told to end.
+    """
+
+    train_step: int
+    best: float | None
+    best_train_step: int
+    monitor: str
+    reason: str
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.reason in ("steps", "patience")
 
 
 def load_config(workdir: str) -> Config:
@@ -31,3 +63,82 @@ def load_run(workdir: str) -> dict[str, Any]:
     """What run.json says: the dataset, the planned length, the versions; empty before a run has begun."""
     path = os.path.join(workdir, RUN_NAME)
     return json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
+
+
+def update_run(workdir: str, values: Mapping[str, Any]) -> None:
+    """Puts values into run.json, beside those that it has."""
+    write_json(os.path.join(workdir, RUN_NAME), {**load_run(workdir), **values})
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    storage.write_bytes_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def finished(config: Config, manifest: Manifest, workdir: str) -> Result | None:
+    """Checks that a workdir is new or this run's; returns the result if there is nothing left to do.
+
+    Raises:
+        UserError: it is another run's, or holds something else.
+    """
+    config_path, result_path = os.path.join(workdir, CONFIG_NAME), os.path.join(workdir, RESULT_NAME)
+    if not storage.exists(config_path):
+        # A run that was killed as it began leaves its lock, or a file that was not whole yet.
+        names = os.listdir(workdir) if storage.is_directory(workdir) else []
+        if any(name != _LOCK_NAME and not storage.TEMPORARY.search(name) for name in names):
+            raise UserError(f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME})")
+        return None
+    before = Config.load(config_path)
+    differences = before.differences(config, CHANGEABLE_ON_RESUME)
+    if differences:
+        raise UserError(
+            f"{workdir}: was begun with another config ({'; '.join(differences)} are there and asked for): "
+            "use the same, or another workdir"
+        )
+    if load_run(workdir).get("dataset", manifest.sha256) != manifest.sha256:
+        raise UserError(f"{workdir}: was begun on another dataset than {manifest.directory}: use another workdir")
+    if before == config and storage.exists(result_path):
+        return Result(**json.loads(storage.read_bytes(result_path)))
+    return None
+
+
+def fingerprint(config: Config, manifest: Manifest) -> int:
+    """A number below 2**20 by which to tell runs of other configs or datasets apart."""
+    digest = hashlib.sha256((config.to_json() + manifest.sha256).encode()).digest()
+    return int.from_bytes(digest[:4]) >> 12
+
+
+def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[str, str]) -> BinaryIO:
+    """Makes a workdir this run's; returns the open file that keeps other processes out of it.
+
+    Args:
+        config: the run.
+        manifest: its dataset.
+        workdir: created where it is missing.
+        versions: of the libraries, for the record.
+
+    Raises:
+        UserError: another process trains in it, or it cannot be written.
+    """
+    storage.make_directories(workdir)
+    try:
+        lock = open(os.path.join(workdir, _LOCK_NAME), "wb")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written ({error.strerror})") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(f"{workdir}: another process is training in it: wait for it, or use another workdir") from error
+    storage.remove(os.path.join(workdir, RESULT_NAME))
+    storage.write_bytes_atomic(os.path.join(workdir, CONFIG_NAME), config.to_json().encode())
+    update_run(
+        workdir,
+        {
+            "dataset": manifest.sha256,
+            "data": os.path.abspath(manifest.directory),
+            "sustain": manifest.document["options"].get("sustain", "ignore"),
+            "versions": dict(versions),
+        },
+    )
+    return lock

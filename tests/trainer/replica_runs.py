@@ -1,4 +1,4 @@
-"""Trains the same run on one and on two logical devices of one process, and prints how far apart the weights end.
+"""Trains runs on one and on two logical devices of one process, and prints how far apart their variables end.
 
 A process of its own, because devices are a setting of a whole TensorFlow process.
 Usage: python -m tests.trainer.replica_runs DATASET
@@ -6,55 +6,149 @@ Usage: python -m tests.trainer.replica_runs DATASET
 
 import json
 import sys
+import tempfile
 
 import numpy as np
 import tensorflow as tf
 
 from notes.manifest import Manifest
+from trainer import train_state
+from trainer.checkpoints import Checkpoints, Saved, restore
 from trainer.config import Config, preset
-from trainer.dataset import Windows, load_table
-from trainer.loop import TrainState
+from trainer.dataset import NoteTable, Windows, load_table
+from trainer.heads import DensityHeads
 from trainer.strategy import configure_devices, create_strategy
+from trainer.train_state import TrainState
 
-TRAIN_STEPS = 30
-SMALL = {"units": 16, "head_units": 16, "batch_size": 8, "warmup_steps": 5, "steps": TRAIN_STEPS}
+TRAIN_STEPS = 50
+SMALL = {"units": 16, "head_units": 16, "batch_size": 12, "warmup_steps": 5, "steps": TRAIN_STEPS}
 RANDOM = {"dropout": 0.3, "transpose": 5, "stretch": 0.1}
 
+MARK = 127  # a pitch that no other note of the tests' datasets has
 
-def trained(config: Config, manifest: Manifest, devices: list[str], train_steps_per_call: int) -> np.ndarray:
-    """All weights and optimizer variables after TRAIN_STEPS, as one float64 vector."""
+
+def build(config: Config, table: NoteTable, devices: list[str]) -> TrainState:
     strategy = create_strategy(devices)
     with strategy.scope():
-        state = TrainState(config, Windows(load_table(manifest, "train"), config), strategy)
+        state = TrainState(config, Windows(table, config), strategy)
     state.horizon.assign(TRAIN_STEPS)
-    for _ in range(TRAIN_STEPS // train_steps_per_call):
-        state.run(tf.constant(train_steps_per_call))
-    variables = state.variables()
-    return np.concatenate(
-        [variable.numpy().astype(np.float64).ravel() for name in ("model", "optimizer") for variable in variables[name]]
-    )
+    return state
+
+
+def trained(state: TrainState, train_steps_per_call: int = TRAIN_STEPS) -> dict[str, np.ndarray]:
+    """The weights, their averages, the optimizer's moments, the sums of losses after TRAIN_STEPS: a vector each."""
+    while (left := TRAIN_STEPS - int(state.train_step.numpy())) > 0:
+        state.run(tf.constant(min(train_steps_per_call, left)))
+    groups = {**state.variables(), "run": [state.sums]}
+    # The optimizer's own count of train_steps, and its learning rate, would outweigh all else.
+    groups["optimizer"] = [variable for variable in groups["optimizer"] if variable.shape.rank]
+    return {
+        name: np.concatenate([variable.numpy().astype(np.float64).ravel() for variable in group])
+        for name, group in groups.items()
+        if group
+    }
+
+
+def save_half_way(state: TrainState, directory: str) -> Saved:
+    """The checkpoint after half of the train_steps."""
+    state.run(tf.constant(TRAIN_STEPS // 2))
+    checkpoints = Checkpoints(directory, keep=1)
+    checkpoints.save(TRAIN_STEPS // 2, state.variables(), {})
+    saved = checkpoints.latest()
+    assert saved is not None
+    return saved
+
+
+def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """The relative distance of two runs' variables, of those that are furthest apart."""
+    assert one.keys() == other.keys()
+    return max(float(np.linalg.norm(one[name] - other[name]) / np.linalg.norm(one[name])) for name in one)
+
+
+def distances(table: NoteTable, devices: list[str]) -> dict[str, float]:
+    """The relative distance of each run to the same run on one device."""
+    found = {}
+    for name, seq_length in (("base", 16), ("seed", 8)):
+        config = preset(name).replace(seq_length=seq_length, precision="float64", ema=0.9, **SMALL, **RANDOM)
+        alone, pair = build(config, table, devices[:1]), build(config, table, devices)
+        with tempfile.TemporaryDirectory() as directory:
+            saved = save_half_way(alone, directory)
+            one = trained(alone)
+            found[f"{name} float64, two replicas"] = apart(one, trained(pair))
+            restore(saved, pair.variables())
+        found[f"{name} float64, resumed on two replicas"] = apart(one, trained(pair))
+        if name == "base":
+            accumulated = config.replace(batch_size=config.batch_size // 3, accumulate=3)
+            found["accumulated on two replicas"] = apart(one, trained(build(accumulated, table, devices)))
+    config = preset("base").replace(seq_length=16, **SMALL, **RANDOM)
+    state = build(config, table, devices[:1])
+    variables = [variable for group in state.variables().values() for variable in group]
+    begun = [variable.numpy() for variable in variables]
+    one = trained(state)
+    for variable, value in zip(variables, begun, strict=True):
+        variable.assign(value)
+    found["many calls"] = apart(one, trained(state, 3))
+    found["base float32, two replicas"] = apart(one, trained(build(config, table, devices)))
+    for mixed in ("mixed_bfloat16", "mixed_float16"):
+        found[mixed] = apart(one, trained(build(config.replace(precision=mixed), table, devices[:1])))
+    return found
+
+
+@tf.custom_gradient
+def overflowing(loss: tf.Tensor, where: tf.Tensor):
+    """A loss `[windows, notes]` whose gradient is infinite in some windows, as one too large for float16."""
+    return loss, lambda gradient: (gradient * tf.where(where[:, tf.newaxis], np.inf, tf.ones_like(gradient)), None)
+
+
+def overflow(table: NoteTable, devices: list[str]) -> list[dict]:
+    """Trains in float16 where the gradient of the third train_step's last window, on replica 1, is infinite.
+
+    Returns:
+        After each train_step: the train_steps done, the loss scale, the norm of what changed in the weights, their
+        averages and the optimizer's moments, how far these are apart on the two replicas, and whether the run stopped.
+    """
+    changes = {"seq_length": 8, "batch_size": 8, "transpose": 0, "precision": "mixed_float16", "ema": 0.9}
+    config = preset("base").replace(**{**SMALL, **changes})
+    performance, note, _ = Windows(table, config).place(3 * config.batch_size - 1)
+    table = NoteTable(table.notes.copy(), table.offsets)
+    table.notes["pitch"][table.offsets[performance] + note] = MARK
+    losses_of = DensityHeads.losses
+
+    def losses(heads, body, notes):
+        marked = tf.reduce_any(notes.pitch == MARK, axis=1)
+        return {field: overflowing(loss, marked) for field, loss in losses_of(heads, body, notes).items()}
+
+    DensityHeads.losses, train_state._LOSS_SCALE_PATIENCE = losses, 2
+    state, after = build(config, table, devices), []
+    local = state.model.distribute_strategy.experimental_local_results
+    groups = state.variables()
+    weights = [*groups["model"], *groups["ema"], *(moment for moment in groups["optimizer"] if moment.shape.rank)]
+
+    def on_replica(index: int) -> np.ndarray:
+        return np.concatenate([np.ravel(local(weight)[index].numpy()) for weight in weights])
+
+    before = on_replica(0)
+    for _ in range(4):
+        state.run(tf.constant(1))
+        now, other = on_replica(0), on_replica(1)
+        after.append(
+            {
+                "train_step": int(state.train_step.numpy()),
+                "loss_scale": float(groups["run"][-2].numpy()),
+                "moved": float(np.linalg.norm(now - before)),
+                "apart": float(np.linalg.norm(now - other)),
+                "stopped": state.not_finite() is not None,
+            }
+        )
+        before = now
+    return after
 
 
 def main(directory: str) -> None:
-    """Prints a JSON object: for each preset and precision the relative distances to the run on one device."""
-    manifest = Manifest.load(directory)
+    """Prints a JSON object."""
     devices = configure_devices(preset("base").replace(replicas=2))
-    distances = {}
-
-    def apart(one: np.ndarray, other: np.ndarray) -> float:
-        return float(np.linalg.norm(one - other) / np.linalg.norm(one))
-
-    for name, seq_length in (("base", 16), ("seed", 8)):
-        for precision in ("float64", "float32"):
-            config = preset(name).replace(seq_length=seq_length, precision=precision, **SMALL, **RANDOM)
-            one = trained(config, manifest, devices[:1], TRAIN_STEPS)
-            distances[f"{name} {precision} two replicas"] = apart(one, trained(config, manifest, devices, TRAIN_STEPS))
-            if (name, precision) == ("base", "float32"):
-                distances["many calls"] = apart(one, trained(config, manifest, devices[:1], 3))
-                for mixed in ("mixed_bfloat16", "mixed_float16"):
-                    config = config.replace(precision=mixed)
-                    distances[mixed] = apart(one, trained(config, manifest, devices[:1], TRAIN_STEPS))
-    print(json.dumps(distances))
+    table = load_table(Manifest.load(directory), "train")
+    print(json.dumps({"distances": distances(table, devices), "overflow": overflow(table, devices)}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The three commands as a user starts them: what they say, the status they leave, the files they write."""
 
+import dataclasses
 import json
 import re
 import resource
@@ -229,7 +230,9 @@ def _untrained_tutorial(directory):
     (directory / "config.json").write_text(model.config.to_json())
     (directory / "run.json").write_text('{"data": "moved away"}')
     Checkpoints(str(directory / "best"), keep=1).save(
-        3, {"model": [variable.value for variable in model.weights]}, {"score": 1.0}
+        3,
+        {"model": [variable.value for variable in model.weights]},
+        {"score": 1.0, "config": dataclasses.asdict(model.config)},
     )
     return directory
 
@@ -245,6 +248,11 @@ def test_training_leaves_exactly_its_files(workdir):
         "metrics.jsonl",
         "losses.png",
         "evaluation-test.json",
+        "export/export.json",
+        "export/fingerprint.pb",
+        "export/saved_model.pb",
+        "export/variables/variables.data-00000-of-00001",
+        "export/variables/variables.index",
         *(f"checkpoints/{train_step:08d}/{name}" for train_step in (20, 30) for name in CHECKPOINT),
         *(f"best/{best:08d}/{name}" for name in CHECKPOINT),
     }
@@ -357,7 +365,7 @@ def test_a_finished_workdir_says_so(workdir, processes):
 
 def test_a_loss_that_is_no_number_says_at_which_train_step(processes):
     here, finished = processes
-    assert_refused(finished["diverge"], "not a number at train_step ", "--learning_rate")
+    assert_refused(finished["diverge"], "train_step ", "is infinite or not a number", ".mid", "--learning_rate")
     # Nothing of it is offered as a trained model.
     assert not {"result.json", "checkpoints", "best"} & {path.name for path in (here / "diverged").iterdir()}
 

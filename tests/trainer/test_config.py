@@ -34,12 +34,14 @@ OTHER = {
     "transpose": 0,
     "stretch": 0.1,
     "batch_size": 1,
+    "accumulate": 4,
     "optimizer": "adam",
     "learning_rate": 1e-5,
     "schedule": "constant",
     "warmup_steps": 0,
     "weight_decay": 0.5,
     "clip_norm": 0.0,
+    "ema": 0.999,
     "steps": 9,
     "epochs": 8,
     "max_minutes": 0.5,
@@ -64,10 +66,11 @@ WRONG = {
         name: [0, -1, 2.5, True, "8"]
         for name in (
             "seq_length", "units", "layers", "pitch_embedding", "time_embedding", "velocity_embedding", "head_units",
-            "batch_size", "keep",
+            "batch_size", "accumulate", "keep",
         )
     },
     "dropout": [-0.1, 1.0, float("nan")],
+    "ema": [-0.1, 1.0, float("nan"), "0.9"],
     **{
         name: [-0.5, float("nan"), float("inf"), "1", True]
         for name in (
@@ -147,7 +150,7 @@ def test_fields_that_a_file_leaves_out_are_those_of_its_preset():
 
 def test_a_file_that_names_a_preset_starts_from_it():
     assert Config.from_json('{"preset": "seed", "steps": 9}', "x") == preset("seed").replace(steps=9)
-    with pytest.raises(UserError, match="preset 'another': expected one of base, seed"):
+    with pytest.raises(UserError, match=f"preset 'another': expected one of {', '.join(PRESETS)}"):
         Config.from_json('{"preset": "another"}', "x")
 
 
@@ -161,7 +164,7 @@ def test_an_unknown_field_names_the_nearest():
 
 @pytest.mark.parametrize("name", ["huge", 3, None, ["seed"]])
 def test_a_file_that_starts_from_an_unknown_preset_lists_those_that_are(name):
-    with pytest.raises(UserError, match="expected one of base, seed"):
+    with pytest.raises(UserError, match=f"expected one of {', '.join(PRESETS)}"):
         Config.from_json(json.dumps({"preset": name}), "my.json")
 
 
@@ -236,6 +239,17 @@ def test_differences_name_the_fields_and_both_values():
     assert Config().differences(config, CHANGEABLE_ON_RESUME) == ["units: 256, 7", "dropout: 0.0, 0.25"]
     assert Config().differences(Config()) == []
     assert any(line.startswith("steps: 0, 9") for line in Config().differences(config))
+
+
+def test_a_train_step_sees_all_batches_that_it_accumulates():
+    assert Config(batch_size=12).windows_per_train_step == 12
+    assert Config(batch_size=12, accumulate=4).windows_per_train_step == 48
+
+
+def test_what_a_resumed_run_may_be_given_anew():
+    """How long, how often, on what: nothing that changes what a train_step computes."""
+    others = {"patience", "evaluate_every", "checkpoint_every", "keep", "log_every", "replicas"}
+    assert {*LENGTH_FIELDS, *others} == CHANGEABLE_ON_RESUME
 
 
 def test_an_unknown_preset_lists_those_that_are():

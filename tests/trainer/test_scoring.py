@@ -10,7 +10,7 @@ from tests.trainer.models import random_arrays, tiny_model
 from trainer import scoring
 from trainer.dataset import START_PITCH, NoteTable
 from trainer.model import start_note
-from trainer.scoring import NoteScores, Residuals, Scorer, TimeResiduals, summarize
+from trainer.scoring import NoteScores, Residuals, Scorer, TimeResiduals, figures, sums
 
 LENGTHS = [9, 1, 15, 0, 2, 11]
 RESIDUALS = TimeResiduals(Residuals("laplace", 0.1, 0.3), Residuals("gaussian", -0.2, 0.8))
@@ -274,13 +274,13 @@ def test_perfect_predictions_leave_a_density():
 def test_a_summary_is_totals_over_notes():
     random = np.random.default_rng(0)
     scores = NoteScores(*random.random((3, 40)), *(random.random((3, 40)) < 0.4).astype(np.float64))
-    figures = summarize(scores)
-    nats = figures["nats_per_note"]
-    assert figures["notes"] == 40
+    summary = figures(sums(scores))
+    nats = summary["nats_per_note"]
+    assert summary["notes"] == 40
     assert set(nats) == {"pitch", "step", "duration", "total"}
     for field in ("pitch", "step", "duration"):
         assert nats[field] == pytest.approx(getattr(scores, field).sum() / 40)
     assert nats["total"] == pytest.approx((scores.pitch.sum() + scores.step.sum() + scores.duration.sum()) / 40)
     for field in ("pitch_top1", "pitch_top5", "step_within_30ms"):
-        assert figures[field] == pytest.approx(getattr(scores, field).sum() / 40)
+        assert summary[field] == pytest.approx(getattr(scores, field).sum() / 40)
     assert all(isinstance(value, float) for value in nats.values())

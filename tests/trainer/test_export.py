@@ -1,0 +1,347 @@
+"""An export is loaded where its user loads it: in a process that has TensorFlow and nothing else."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from notes.errors import UserError
+from tests.processes import REPOSITORY
+from tests.trainer.models import random_arrays, tiny_model
+from trainer import export
+from trainer.checkpoints import Checkpoints
+from trainer.config import Config
+from trainer.dataset import NoteArrays, NoteTable
+from trainer.export import export_model
+from trainer.heads import UNIFORMS_PER_NOTE
+from trainer.model import build_model, model_variables, start_note
+from trainer.scoring import Scorer
+from trainer.workdir import BEST_NAME, CONFIG_NAME
+
+VOICES, NOTES, PLAYED, CHUNK = 3, 30, 20, 13
+TEMPERATURE = 0.8
+SEED = 11
+
+# What runs without the project. The first argument names the packages that may be imported; no others can be found.
+ELSEWHERE = """
+import json, os, sys
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+
+packages = {*json.loads(sys.argv[1]), *sys.stdlib_module_names}
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        known = name.partition(".")[0] in packages or name.startswith("_sysconfigdata")
+        return super().find_spec(name, path, target) if known else None
+
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Finder]
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import numpy as np
+import tensorflow as tf
+
+voices, played, chunk, temperature, seed = json.loads(sys.argv[2])
+results = {}
+for kind in ("density", "last"):
+    exported = tf.saved_model.load(f"{kind}/export")
+    call = exported.signatures
+    notes = {name: tf.constant(field) for name, field in np.load(f"{kind}.npz").items()}
+
+    state = call["initial_state"](batch=tf.constant(voices))
+    parts = []
+    for begin in range(0, notes["pitch"].shape[1] - 1, chunk):
+        window = {name: field[:, begin : begin + chunk + 1] for name, field in notes.items()}
+        scored = call["score"](**window, **state)
+        state = {name: scored.pop(name) for name in state}
+        parts.append(scored)
+    for name in parts[0]:
+        results[f"{kind} {name}"] = np.concatenate([part[name] for part in parts], axis=1)
+
+    voice = {**{name: field[:, -1] for name, field in notes.items()}, **state}
+    for number in range(played):
+        voice = call["next_note"](
+            **voice, temperature=tf.constant(temperature), seed=tf.constant([seed, number], tf.int32)
+        )
+        for name in notes:
+            results.setdefault(f"{kind} played {name}", []).append(voice[name].numpy())
+np.savez("results.npz", **results)
+
+os.rename("density", "workdir")
+exec(sys.stdin.read())
+assert not {"keras", "trainer", "notes"} & sys.modules.keys()
+"""
+
+
+def packages_of_tensorflow() -> list[str]:
+    """What can be imported where TensorFlow is installed; Keras, which it asks for too, left out."""
+    wanted, distributions = ["tensorflow"], set()
+    while wanted:
+        name = canonicalize_name(wanted.pop())
+        if name in distributions or name == "keras":
+            continue
+        distributions.add(name)
+        requirements = [Requirement(line) for line in importlib.metadata.requires(name) or []]
+        wanted += [one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return [
+        package
+        for package, names in importlib.metadata.packages_distributions().items()
+        if distributions & {canonicalize_name(name) for name in names}
+    ]
+
+
+def write_workdir(directory, model):
+    """A workdir that holds a config and best weights."""
+    directory.mkdir(exist_ok=True)
+    (directory / CONFIG_NAME).write_text(model.config.to_json())
+    extra = {"config": dataclasses.asdict(model.config)}
+    Checkpoints(str(directory / BEST_NAME), keep=1).save(7, model_variables(model), extra)
+    return directory
+
+
+def begun(notes):
+    """Notes `[batch, notes]` behind what stands before a performance."""
+    start = start_note(len(notes.pitch)).map(lambda field: field[:, tf.newaxis])
+    return NoteArrays(*(tf.concat([first, field], axis=1) for first, field in zip(start, notes, strict=True)))
+
+
+def uniforms(voices, *seed):
+    return tf.random.stateless_uniform([voices, UNIFORMS_PER_NOTE], seed, alg="philox")
+
+
+def played(model, note, state, seed):
+    """The notes that the model itself draws, `[notes, voices]` for each field."""
+    drawn = []
+    for number in range(PLAYED):
+        hidden, state = model.step(note, state, model.step_weights())
+        note = model.heads.sample(hidden, uniforms(len(note.pitch), seed, number), tf.constant(TEMPERATURE))
+        drawn.append(note)
+    return NoteArrays(*(np.stack(field) for field in zip(*drawn, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {
+        "density": tiny_model("density", layers=2),
+        "last": tiny_model("regression", positions="last", seq_length=CHUNK),
+    }
+
+
+@pytest.fixture(scope="module")
+def heard(models):
+    """The windows that are scored: of the density model from the performances' starts."""
+    notes = random_arrays(VOICES, NOTES, seed=4)
+    return {"density": begun(notes), "last": notes}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, models, heard):
+    """What the exports gave without the project, and what the example of the docs printed."""
+    directory = tmp_path_factory.mktemp("elsewhere")
+    for kind, model in models.items():
+        export_model(str(write_workdir(directory / kind, model)))
+        np.savez(directory / f"{kind}.npz", **heard[kind]._asdict())
+    example = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs" / "export.md").read_text(), re.DOTALL).group(1)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ELSEWHERE, json.dumps(packages_of_tensorflow()),
+         json.dumps([VOICES, PLAYED, CHUNK, TEMPERATURE, SEED])],
+        cwd=directory, input=example, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with np.load(directory / "results.npz") as results:
+        return dict(results), done.stdout
+
+
+def table_of(notes):
+    """Notes `[batch, notes]` as the table of a split, a performance each."""
+    batch, length = notes.pitch.shape
+    rows = np.empty(batch * length, [(field, "<i4") for field in NoteArrays._fields])
+    for field, values in notes._asdict().items():
+        rows[field] = np.ravel(values)
+    return NoteTable(rows, np.arange(batch + 1) * length)
+
+
+def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsewhere, models, heard):
+    results, _ = elsewhere
+    scores = Scorer(models["density"]).score(table_of(heard["density"].map(lambda field: field[:, 1:])))
+    for field in ("pitch", "step", "duration"):
+        nats = results[f"density {field}_nats"]
+        assert nats.shape == (VOICES, NOTES)
+        # Evaluation leaves the first note of a performance out.
+        np.testing.assert_allclose(np.ravel(nats[:, 1:]), getattr(scores, field), rtol=1e-4, atol=1e-4)
+    hidden, _ = models["density"].read(heard["density"].map(lambda field: field[:, :-1]))
+    nats = models["density"].heads.losses(hidden, heard["density"].map(lambda field: field[:, 1:]))
+    for field, expected in nats.items():
+        np.testing.assert_allclose(results[f"density {field}_nats"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_plays_on_after_what_was_scored_as_the_model_does(elsewhere, models, heard):
+    results, _ = elsewhere
+    for kind, model in models.items():
+        _, state = model.read(heard[kind].map(lambda field: field[:, :-1]))
+        expected = played(model, heard[kind].map(lambda field: field[:, -1]), state, SEED)
+        for field, notes in expected._asdict().items():
+            # A predicted time is rounded to microseconds; one that is drawn is a multiple of 10,000.
+            rounding = 2 if field.endswith("_us") else 0
+            np.testing.assert_allclose(results[f"{kind} played {field}"], notes, rtol=0, atol=rounding, err_msg=field)
+        assert len({tuple(voice) for voice in expected.pitch.T}) == VOICES
+
+
+def test_the_example_of_the_docs_plays_from_silence(elsewhere, models):
+    _, printed = elsewhere
+    lines = [[int(number) for number in line.split()] for line in printed.splitlines()]
+    assert len(lines) == 100
+    model = models["density"]
+    note, state, onset_us = start_note(1), model.initial_state(1), 0
+    for number, line in enumerate(lines):
+        hidden, state = model.step(note, state, model.step_weights())
+        note = model.heads.sample(hidden, uniforms(1, 2024, number), tf.constant(1.0))
+        onset_us += int(note.step_us[0]) if number else 0
+        assert line == [onset_us, *(int(field[0]) for field in (note.pitch, note.duration_us, note.velocity))]
+
+
+def test_a_last_position_model_scores_the_end_of_a_window_as_in_evaluation(elsewhere, models, heard):
+    results, _ = elsewhere
+    # The first chunk is read from the initial state, and its last note from as many notes as the model was trained on.
+    hidden, _ = models["last"].read(heard["last"].map(lambda field: field[:, :CHUNK]))
+    expected = models["last"].heads.predict_fields(hidden[:, -1])
+    for field in ("step", "duration"):
+        scored = results[f"last {field}_seconds"]
+        assert scored.shape == (VOICES, NOTES - 1)
+        np.testing.assert_allclose(scored[:, CHUNK - 1], expected[field], rtol=1e-4, atol=1e-5)
+    nats = models["last"].heads.losses(hidden[:, -1], heard["last"].map(lambda field: field[:, CHUNK]))["pitch"]
+    np.testing.assert_allclose(results["last pitch_nats"][:, CHUNK - 1], nats, rtol=1e-4, atol=1e-5)
+
+
+def play_one(exported, **changes):
+    """Has an export play the first note of a performance, or what follows another note."""
+    start = {field: value.numpy() for field, value in start_note(1)._asdict().items()}
+    inputs = {**start, "temperature": np.float32(1), "seed": [1, 2], **changes}
+    state = exported.signatures["initial_state"](batch=tf.constant(1))
+    return exported.signatures["next_note"](**{name: tf.constant(value) for name, value in inputs.items()}, **state)
+
+
+def test_a_window_of_one_note_has_no_score_and_leaves_the_state_alone(tmp_path):
+    model = tiny_model("density", layers=2)
+    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    notes = {field: value[:, tf.newaxis] for field, value in start_note(2)._asdict().items()}
+    state = exported.signatures["initial_state"](batch=tf.constant(2))
+    state = {name: part + 0.25 for name, part in state.items()}
+    scored = exported.signatures["score"](**notes, **state)
+    assert {name: value.shape for name, value in scored.items() if name.endswith("_nats")} == {
+        f"{field}_nats": [2, 0] for field in ("pitch", "step", "duration", "velocity")
+    }
+    assert all(np.array_equal(scored[name], part) for name, part in state.items())
+
+
+@pytest.mark.parametrize(
+    ("positions", "wrong"),
+    [
+        ("last", {"pitch": [128]}),
+        ("every", {"pitch": [129]}),
+        ("every", {"velocity": [128]}),
+        ("every", {"step_us": [-1]}),
+    ],
+)
+def test_what_is_no_note_of_the_model_is_refused(tmp_path, positions, wrong):
+    model = tiny_model("regression", positions=positions)
+    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    assert play_one(exported, pitch=[127])["pitch"].shape == [1]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected pitch 0 to 12[78], step_us"):
+        play_one(exported, **wrong)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("mixed_bfloat16", tf.float32), ("float64", tf.float64)])
+def test_a_model_of_any_precision_is_exported_in_that_of_its_weights(tmp_path, precision, dtype):
+    model = tiny_model("density", layers=1, precision=precision)
+    after = play_one(tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model)))))
+    assert after["hidden_0"].dtype == dtype
+    state = tf.nest.map_structure(lambda part: tf.cast(part, dtype), model.initial_state(1))
+    hidden, _ = model.step(start_note(1), state, model.step_weights())
+    expected = model.heads.sample(hidden, uniforms(1, 1, 2), tf.constant(1, dtype))
+    assert all(after[field] == value for field, value in expected._asdict().items())
+
+
+def test_an_export_is_the_same_whatever_the_machine_it_was_written_on(tmp_path, monkeypatch):
+    workdir = write_workdir(tmp_path / "workdir", tiny_model("density", layers=2))
+    written = []
+    for cores in (1, 8):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        directory = export_model(str(workdir))
+        reader = tf.train.load_checkpoint(f"{directory}/variables/variables")
+        weights = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "VARIABLE" in name]
+        written.append(sorted((weight.shape, weight.tobytes()) for weight in weights))
+        assert b"Cudnn" not in (workdir / "export" / "saved_model.pb").read_bytes()
+    assert written[0] == written[1]
+
+
+def contents(directory):
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A workdir that holds an export, and by now better weights."""
+    workdir = write_workdir(tmp_path / "workdir", tiny_model("density", layers=1))
+    export_model(str(workdir))
+    write_workdir(workdir, tiny_model("density", layers=1, seed=1))
+    return workdir
+
+
+def test_an_export_takes_the_place_of_an_older_one(exported):
+    older = contents(exported / "export")
+    (exported / "export.tmp-0123456789ab" / "variables").mkdir(parents=True)  # What a killed export left.
+    assert export_model(str(exported)) == str(exported / "export")
+    newer = contents(exported / "export")
+    assert newer.keys() == older.keys()
+    assert newer["variables/variables.data-00000-of-00001"] != older["variables/variables.data-00000-of-00001"]
+    assert json.loads(newer["export.json"])["train_step"] == 7
+    assert {path.name for path in exported.iterdir()} == {"config.json", "best", "export"}
+
+
+@pytest.mark.parametrize("function", ["sync", "rename"])
+def test_an_interrupted_export_leaves_the_older_one_whole(exported, monkeypatch, function):
+    older = contents(exported)
+    original = getattr(export.storage, function)
+
+    def interrupt(path, *target):
+        if "export.json" in str(path):  # The directory's own rename is meant, when the older one is out of its way.
+            return original(path, *target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export.storage, function, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_model(str(exported))
+    assert contents(exported) == older
+
+
+def test_where_nothing_can_be_written_one_line_says_so(exported):
+    older = contents(exported)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"/export: cannot be written \(File too large\)") as error:
+            export_model(str(exported))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(str(error.value).splitlines()) == 1
+    assert contents(exported) == older
+
+
+def test_an_export_is_about_as_large_as_the_weights(tmp_path):
+    model = build_model(Config())
+    directory = export_model(str(write_workdir(tmp_path / "workdir", model)))
+    written = tf.train.list_variables(f"{directory}/variables/variables")
+    numbers = sum(int(np.prod(shape)) for name, shape in written if "VARIABLE" in name)
+    # In place of the embeddings and what multiplies them are their products.
+    assert 1 < numbers / sum(int(np.prod(variable.shape)) for variable in model.weights) < 1.2
+    assert len(contents(tmp_path / "workdir" / "export")["saved_model.pb"]) < 600_000

@@ -1,0 +1,237 @@
+"""Several real processes that train together, each as a host of its own would."""
+
+import fcntl
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+
+from tests.processes import run_python
+from tests.trainer.runs import TRAIN, ended, files, metrics, run_all, started, wait_for_report, weights, workers
+
+FLAGS = [
+    "--preset=base", "--units=16", "--layers=1", "--head_units=16", "--seq_length=16", "--batch_size=12",
+    "--warmup_steps=5", "--schedule=constant", "--dropout=0.3", "--stretch=0.1", "--precision=float64", "--ema=0.9",
+    "--log_every=5", "--evaluate_every=20",
+]  # fmt: skip
+PEER_LOST = 75
+
+
+def one_line(process) -> str:
+    (line,) = process.stderr.splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def told_to_end(dataset, tmp_path_factory):
+    """Two workers of which the second is told to end: their workdir, and how both ended."""
+    workdir = tmp_path_factory.mktemp("workers") / "w"
+    with started(*workers(2, dataset, workdir, *FLAGS, "--steps=100000")) as processes:
+        wait_for_report(workdir, 20, processes)
+        processes[1].send_signal(signal.SIGTERM)
+        return workdir, ended(processes), files(workdir)
+
+
+@pytest.fixture(scope="module")
+def gone_on(dataset, told_to_end):
+    """Three workers that went on from there: the train_step they began at, and how they ended."""
+    workdir = told_to_end[0]
+    (saved,) = (workdir / "checkpoints").iterdir()
+    begun = int(saved.name)
+    return begun, run_all(workers(3, dataset, workdir, f"--steps={begun + 30}"))
+
+
+@pytest.fixture(scope="module")
+def alone(dataset, told_to_end, gone_on):
+    """The workdir of one process that did as many train_steps, with a profile."""
+    workdir = told_to_end[0].parent / "alone"
+    command = [*TRAIN, f"--data={dataset}", f"--workdir={workdir}", *FLAGS, f"--steps={gone_on[0] + 30}", "--profile"]
+    (process,) = run_all([command])
+    assert process.returncode == 0, process.stderr
+    return workdir
+
+
+def test_when_one_is_told_to_end_all_do_and_the_chief_saves(told_to_end):
+    workdir, (chief, worker), left = told_to_end
+    assert worker.returncode == 128 + signal.SIGTERM, worker.stderr
+    assert chief.returncode == PEER_LOST, chief.stderr
+    (saved,) = (workdir / "checkpoints").iterdir()
+    assert f"another worker was told to end: saved at train_step {int(saved.name):,}; the same" in chief.stderr
+    assert f"SIGTERM: saved at train_step {int(saved.name):,}; the same" in worker.stderr
+    assert "result.json" not in left
+    assert "Traceback" not in chief.stderr + worker.stderr
+
+
+def test_another_number_of_workers_goes_on_from_there(gone_on):
+    """Each reads the checkpoint that the chief chose; the third has no performance of its own to score."""
+    begun, processes = gone_on
+    for process in processes:
+        assert process.returncode == 0, process.stderr
+    assert f"resumed at train_step {begun:,}" in processes[0].stderr
+    assert f"done: {begun + 30:,} train_steps (steps)" in processes[0].stdout
+    assert [process.stdout for process in processes[1:]] == ["", ""]
+
+
+def test_only_the_chief_tells_of_the_run(told_to_end, gone_on):
+    """Beside what each says of itself."""
+    for process in (told_to_end[1][1], *gone_on[1][1:]):
+        assert not re.search(r"train_step \d+: |parameters|training to", process.stderr)
+    size = "1 x CPU on each of 3 hosts, global batch 12 = 4 x 3 replicas"
+    assert size in gone_on[1][0].stderr
+
+
+def test_the_weights_are_those_of_one_process(told_to_end, alone):
+    """With dropout and augmentation on, two workers first and then three; the averages and the optimizer's too."""
+    one, many = weights(alone), weights(told_to_end[0])
+    assert one.keys() == many.keys()
+    assert {name.partition("/")[0] for name in one} == {"model", "ema", "optimizer"}
+    for name, values in one.items():
+        assert np.linalg.norm(many[name] - values) <= 1e-9 * np.linalg.norm(values), name
+
+
+def test_reports_and_scores_are_those_of_one_process(told_to_end, alone):
+    """Each once, with no gap where the run was interrupted."""
+    one, many = metrics(alone), metrics(told_to_end[0])
+    assert [line["train_step"] for line in many] == [line["train_step"] for line in one]
+    for theirs, its in zip(many, one, strict=True):
+        assert theirs == pytest.approx(its, rel=1e-9)
+    assert any("val_nats" in line for line in many)
+    many, one = (json.loads((workdir / "result.json").read_text()) for workdir in (told_to_end[0], alone))
+    assert many == {**one, "best": pytest.approx(one["best"], rel=1e-9)}
+
+
+def test_the_best_weights_are_the_averages(told_to_end, alone):
+    """Of the last train_step, which is the best one here."""
+    for workdir in (told_to_end[0], alone):
+        (best,) = (workdir / "best").iterdir()
+        assert int(best.name) == metrics(workdir)[-1]["train_step"]
+        last = weights(workdir)
+        kept = {name: values for name, values in weights(workdir, "best").items() if name.startswith("model/")}
+        assert len(kept) == len([name for name in last if name.startswith("ema/")])
+        for name, values in kept.items():
+            np.testing.assert_array_equal(values, last[name.replace("model/", "ema/")])
+            assert not np.array_equal(values, last[name])
+
+
+def test_the_workdir_is_that_of_one_process(told_to_end, alone):
+    """But that checkpoints were saved at other moments too, and that two chiefs wrote summaries."""
+
+    def names(workdir):
+        return {name for name in files(workdir) if not name.startswith(("summaries/", "checkpoints/", "export/"))}
+
+    workdir = told_to_end[0]
+    assert names(workdir) == names(alone)
+    assert len(list((workdir / "summaries").iterdir())) == 2
+    configs = [json.loads((directory / "config.json").read_text()) for directory in (workdir, alone)]
+    assert configs[0] == configs[1]
+
+
+def test_a_finished_run_is_left_alone_by_every_worker(dataset, told_to_end, alone):
+    workdir = told_to_end[0]
+    before = {name: (workdir / name).stat().st_mtime_ns for name in files(workdir)}
+    # Without the third: nobody waits for anybody.
+    for process in run_all(workers(3, dataset, workdir)[:2]):
+        assert process.returncode == 0
+        assert f"{workdir} is finished: steps at train_step" in one_line(process)
+    assert {name: (workdir / name).stat().st_mtime_ns for name in files(workdir)} == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{cluster: [a:1]}", ["TF_CONFIG=", "is not JSON", "correct or unset it"]),
+        (
+            '{"cluster": {"worker": ["a:1", "b:2", "a:1"]}, "task": {"type": "worker", "index": 1}}',
+            ["TF_CONFIG names this worker twice: a:1"],
+        ),
+        ('{"cluster": {"worker": ["a:1", "b:2"]}}', ["TF_CONFIG has no task"]),
+    ],
+)
+def test_a_tf_config_that_makes_no_sense_is_one_line(dataset, tmp_path, text, words):
+    process = run_python("-m", "trainer", f"--data={dataset}", f"--workdir={tmp_path / 'w'}", TF_CONFIG=text)
+    assert (process.returncode, process.stdout) == (2, "")
+    for word in words:
+        assert word in one_line(process)
+    assert not (tmp_path / "w").exists()
+
+
+def test_workers_of_different_configs_both_say_so(dataset, tmp_path):
+    chief, worker = workers(2, dataset, tmp_path / "w", *FLAGS, "--steps=10", "--quiet")
+    for index, process in enumerate(run_all([chief, [*worker, "--seed=3"]])):
+        assert process.returncode == 2, process.stderr
+        assert one_line(process).startswith(f"trainer: worker {index} of 2: the workers were given different configs")
+        assert process.stdout == ""
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_worker_whose_chief_cannot_begin_ends_too(dataset, tmp_path):
+    """Here another process trains in the workdir."""
+    (tmp_path / "w").mkdir()
+    with (tmp_path / "w" / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        chief, worker = run_all(workers(2, dataset, tmp_path / "w", *FLAGS, "--steps=10", "--quiet"))
+    assert chief.returncode == 2, chief.stderr
+    assert one_line(chief).startswith(f"trainer: {tmp_path / 'w'}: another process is training in it")
+    assert worker.returncode == PEER_LOST, worker.stderr
+    assert one_line(worker).startswith("trainer: worker 1 of 2 lost another one")
+    assert files(tmp_path / "w") == {".lock"}
+
+
+# What one process leaves for TensorBoard.
+
+
+@pytest.fixture(scope="module")
+def board(alone):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(alone / "summaries"), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def summaries(board, tag: str) -> dict[int, np.ndarray]:
+    """The values of a summary by train_step."""
+    from tensorboard.util import tensor_util
+
+    return {event.step: tensor_util.make_ndarray(event.tensor_proto) for event in board.Tensors(tag)}
+
+
+def test_tensorboard_shows_every_report(board, alone):
+    reports = metrics(alone)
+    for name in ("loss", "pitch_nll", "learning_rate", "val_nats"):
+        reported = {line["train_step"]: line[name] for line in reports if name in line}
+        shown = summaries(board, name)
+        assert shown.keys() == reported.keys()
+        assert [float(value) for value in shown.values()] == pytest.approx(list(reported.values()), rel=1e-6)
+    assert summaries(board, "notes_per_second").keys() == summaries(board, "loss").keys()
+
+
+def test_tensorboard_shows_what_the_model_plays(board, alone):
+    scored = [line["train_step"] for line in metrics(alone) if "val_nats" in line]
+    for tag in ("piano roll", "distributions"):
+        images = summaries(board, tag)
+        assert list(images) == scored
+        for width, height, *pictures in images.values():
+            assert len(pictures) == 1
+            assert pictures[0].startswith(b"\x89PNG")
+            assert int(width) > 200
+            assert int(height) > 100
+    assert board.summary_metadata["piano roll"].plugin_data.plugin_name == "images"
+
+
+def test_tensorboard_lists_the_hyperparameters(board, alone):
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    (content,) = board.PluginTagToContent("hparams").values()
+    shown = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    config = json.loads((alone / "config.json").read_text())
+    assert shown.keys() == config.keys()
+    assert shown["units"].number_value == 16
+    assert shown["precision"].string_value == "float64"
+
+
+def test_a_profile_is_written(alone):
+    (trace,) = (alone / "summaries").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000
