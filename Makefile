@@ -19,8 +19,10 @@ CORPUS ?=
 MAESTRO ?= corpora/maestro-v3.0.0-midi.zip
 JOBS ?= auto
 TESTS ?= tests
+KILLS ?= 24
+SEED ?= 0
 
-.PHONY: help demo maestro test lint format bench lock clean
+.PHONY: help demo maestro test faults lint format bench lock clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +35,9 @@ maestro: $(INSTALLED) ## download MAESTRO's MIDI (56 MB), for make demo CORPUS=c
 
 test: $(INSTALLED) ## run the tests; TESTS=tests/notes for some, JOBS=0 for one process
 	$(RUN) -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(TESTS)
+
+faults: $(INSTALLED) ## kill runs at KILLS=24 random moments, fill their disk, and compare; 25 minutes on two cores
+	SOSTENUTO_KILLS=$(KILLS) SOSTENUTO_SEED=$(SEED) $(RUN) -m pytest --durations=0 --capture=no tests/faults
 
 lint: $(INSTALLED) ## check style, format and types
 	$(RUN) -m ruff check .
@@ -47,6 +52,7 @@ bench: $(INSTALLED) ## run the side-by-side measurements on CORPUS=directory
 	@test -n "$$CORPUS" || { echo "Say on what to measure: make bench CORPUS=directory" >&2; exit 2; }
 	$(RUN) benchmarks/preprocess.py --corpus="$$CORPUS"
 	$(RUN) benchmarks/tutorial.py --corpus="$$CORPUS"
+	$(RUN) benchmarks/train.py --corpus="$$CORPUS"
 
 lock: $(INSTALLED) ## resolve setup.py into requirements/; LOCK_ARGS=--upgrade for newer versions
 	$(RUN) -m pip install --quiet uv==$(UV)

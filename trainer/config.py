@@ -76,6 +76,7 @@ class Config:
     duration_weight: float = _field(1.0, "weight of the duration loss")
     velocity_weight: float = _field(1.0, "weight of the velocity loss (density)")
 
+    corpus_share: float = _field(1.0, "share of the training performances that are used, always the same ones")
     transpose: int = _field(6, "training windows are transposed by up to so many semitones, up or down")
     stretch: float = _field(0.0, "training windows are played up to this share faster or slower, such as 0.05")
 
@@ -132,6 +133,7 @@ class Config:
         self._require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         self._require(0 <= self.transpose <= 24, "transpose", "0 to 24")
         self._require(0 <= self.stretch < 1, "stretch", "at least 0 and below 1")
+        self._require(0 < self.corpus_share <= 1, "corpus_share", "above 0 and at most 1")
         self._require(0 <= self.ema < 1, "ema", "at least 0 and below 1")
         self._require(self.learning_rate > 0, "learning_rate", "above 0")
         self._require(0 <= self.seed < 2**31, "seed", "0 to 2147483647")

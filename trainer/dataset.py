@@ -5,8 +5,11 @@ train_step is a pure function of the config and the train_step: any replica, wor
 of any batch, at once.
 """
 
+import hashlib
+import math
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,11 +65,21 @@ class NoteTable(NamedTuple):
         rows = self.notes[self.offsets[index] : self.offsets[index + 1]]
         return NoteArrays(*(rows[field].astype(np.int32) for field in NoteArrays._fields))
 
-    def share(self, index: int, shares: int) -> "NoteTable":
-        """Every `shares`-th performance, from `index` on."""
-        kept = range(index, len(self.lengths), shares)
-        rows = [self.notes[self.offsets[performance] : self.offsets[performance + 1]] for performance in kept]
+    def part(self, performances: Sequence[int]) -> "NoteTable":
+        """Some of the performances, in the order given."""
+        rows = [self.notes[self.offsets[index] : self.offsets[index + 1]] for index in performances]
         return NoteTable(np.concatenate([self.notes[:0], *rows]), np.cumsum([0, *map(len, rows)], dtype=np.int64))
+
+
+def chosen(performances: int, share: float) -> list[int]:
+    """Which performances are used where only a share of them is: at least one, and a larger share has them too.
+
+    Args:
+        performances: how many there are.
+        share: above 0, at most 1.
+    """
+    by_chance = sorted(range(performances), key=lambda index: hashlib.sha256(str(index).encode()).digest())
+    return sorted(by_chance[: math.ceil(share * performances)])
 
 
 def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = None) -> NoteTable:

@@ -6,9 +6,11 @@ this same loop in step: the chief decides and writes, and tells the others what 
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,7 +22,7 @@ from notes.manifest import Manifest
 from trainer import checkpoints, workdir
 from trainer.cluster import Cluster
 from trainer.config import Config
-from trainer.dataset import NoteTable, Windows, load_table
+from trainer.dataset import NoteTable, Windows, chosen, load_table
 from trainer.export import export_model
 from trainer.model import model_variables
 from trainer.reports import NoReports, Reports, say
@@ -104,6 +106,9 @@ def train(
     quiet: bool = False,
     profile: bool = False,
     started: float | None = None,
+    keepsakes: bool = True,
+    stop_at: int | None = None,
+    on_score: Callable[[int, float], bool] | None = None,
 ) -> Result:
     """Trains, or goes on training, in a workdir.
 
@@ -115,6 +120,9 @@ def train(
         quiet: shows no progress.
         profile: writes a trace of train_steps 10 to 20 for TensorBoard.
         started: `time.monotonic()` when the command began, for `max_minutes`; now by default.
+        keepsakes: writes what the training itself does not need: music for TensorBoard, the export, the curves.
+        stop_at: a train_step to stop at although more are planned; the run can go on from there.
+        on_score: is told the train_step and the best score so far at each evaluation; False stops the run.
 
     Raises:
         UserError: the workdir belongs to another config or dataset, the config does not fit the devices or the data,
@@ -126,10 +134,13 @@ def train(
     if result is not None:
         say(f"{directory} is finished: {result.reason} at train_step {result.train_step:,}", quiet=quiet)
         return result
+    run = functools.partial(
+        _Run, config, manifest, directory, cluster, quiet, profile, started, keepsakes, stop_at, on_score
+    )
     if cluster is None:
-        return _Run(config, manifest, directory, None, quiet, profile, started).train()
+        return run().train()
     try:
-        return _Run(config, manifest, directory, cluster, quiet, profile, started).train()
+        return run().train()
     except _PEER_ERRORS as error:
         raise PeerLost(
             f"worker {cluster.index} of {cluster.size} lost another one ({type(error).__name__}): start all of them "
@@ -149,9 +160,14 @@ class _Run:
         quiet: bool,
         profile: bool,
         started: float,
+        keepsakes: bool,
+        stop_at: int | None,
+        on_score: Callable[[int, float], bool] | None,
     ) -> None:
         self._config, self._manifest, self._directory = config, manifest, directory
-        self._quiet, self._started = quiet, started
+        self._quiet, self._started, self._keepsakes = quiet, started, keepsakes
+        self._stop_at, self._on_score = stop_at, on_score
+        self._told_to_stop = False
         self._monitor = Monitor()
         self._speed = Speed()
         self._signals = Signals()
@@ -165,6 +181,10 @@ class _Run:
             )
         devices = configure_devices(config, cluster)
         train = load_table(manifest, "train")
+        # Which performances of the split are used; all, where nothing is left out.
+        self._performances = chosen(len(train.lengths), config.corpus_share)
+        if len(self._performances) < len(train.lengths):
+            train = train.part(self._performances)
         validation = load_table(manifest, "validation") if config.evaluate_every else None
         if cluster:
             say(f"worker {cluster.index} of {cluster.size}, waiting for all: {', '.join(cluster.workers)}", quiet=quiet)
@@ -173,7 +193,9 @@ class _Run:
         self._windows = Windows(train, config)
         self._workers = Workers(self._strategy, cluster)
         self._require_same_run()
-        self._validation = None if validation is None else validation.share(self._workers.index, self._workers.size)
+        if validation is not None and cluster:
+            validation = validation.part(range(cluster.index, len(validation.lengths), cluster.size))
+        self._validation = validation
         with self._strategy.scope():
             self._state = TrainState(config, self._windows, self._strategy)
         self._scorer = Scorer(self._state.model)
@@ -315,7 +337,7 @@ class _Run:
                 reason = self._finish(reason)
         # No worker leaves before all is written: should the chief die until then, all are started again.
         (is_final,) = self._workers.of_chief([reason in ("steps", "patience")])
-        if not is_final:
+        if not is_final and reason != "told":
             reason = self._signals.received or "peer"
             told = "another worker was told to end" if reason == "peer" else reason
             saved = f"saved at train_step {self._train_step:,}" if self._train_step else "nothing was trained yet"
@@ -339,6 +361,8 @@ class _Run:
             return "steps"
         if self._config.patience and self._monitor.since_best >= self._config.patience:
             return "patience"
+        if self._told_to_stop or (self._stop_at is not None and self._train_step >= self._stop_at):
+            return "told"
         if told:
             return self._signals.received or "peer"
         return None
@@ -350,8 +374,7 @@ class _Run:
         if config.evaluate_every:
             due_every.append(config.evaluate_every)
         boundaries = [self._next(self._train_step, every) for every in due_every]
-        if self._plan is not None:
-            boundaries.append(self._plan)
+        boundaries.extend(end for end in (self._plan, self._stop_at) if end is not None)
         if self._profile is not None:
             boundaries.extend(self._profile.boundaries(self._train_step))
         train_steps = min(min(boundaries) - self._train_step, self._call_train_steps)
@@ -395,7 +418,7 @@ class _Run:
 
     def _do_what_is_due(self) -> None:
         config = self._config
-        ends = self._train_step == self._plan
+        ends = self._train_step in (self._plan, self._stop_at)
         scores = {}
         if self._validation is not None and (ends or self._is_due(config.evaluate_every)):
             scores = self._score(self._validation)
@@ -404,6 +427,8 @@ class _Run:
             measured = scores.get("val_nats") if config.monitor == "val_nats" else losses["loss"]
             if measured is not None and self._monitor.note(measured, self._train_step):
                 self._save_best(measured)
+        if scores and self._on_score is not None and self._monitor.best is not None:
+            self._told_to_stop = not self._on_score(self._train_step, self._monitor.best)
         self._due = False
         if self._is_due(config.checkpoint_every):
             self._save()
@@ -414,7 +439,7 @@ class _Run:
             performance = next(
                 performance
                 for index, performance in enumerate(self._manifest.read_performances("train"))
-                if index == found.performance
+                if index == self._performances[found.performance]
             )
             raise UserError(
                 f"train_step {found.train_step + 1}: the {found.what} of {found.field} is infinite or not a number, "
@@ -450,7 +475,7 @@ class _Run:
             else:
                 # A worker that left others waiting for its share would break them all.
                 totals = self._workers.sum(sums(self._scorer.score(validation)))
-            if self._is_chief and not self._signals.received:
+            if self._is_chief and self._keepsakes and not self._signals.received:
                 self._reports.play(self._state.model, self._train_step, self._manifest)
         scores = figures(totals)
         nats = scores["nats_per_note"]
@@ -484,12 +509,13 @@ class _Run:
             # Nothing else chose: the last weights are the best.
             self._save_best(None)
         self._saver.wait()
-        try:
-            with self._signals.interrupting():
-                export_model(self._directory)
-                self._reports.draw()
-        except Interrupted:
-            return self._signals.received or reason
+        if self._keepsakes:
+            try:
+                with self._signals.interrupting():
+                    export_model(self._directory)
+                    self._reports.draw()
+            except Interrupted:
+                return self._signals.received or reason
         result = dataclasses.asdict(self._result(reason))
         workdir.write_json(os.path.join(self._directory, workdir.RESULT_NAME), result)
         return reason

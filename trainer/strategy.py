@@ -1,5 +1,6 @@
 """Devices, replicas, precision and hosts: what the trainer runs on."""
 
+import functools
 import os
 import signal
 from collections.abc import Sequence
@@ -53,17 +54,30 @@ def configure_devices(config: Config, cluster: Cluster | None = None) -> list[st
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus[:replicas]]
         for gpu in details:
             _require_gpu_precision(config.precision, gpu.get("device_name", "GPU"), gpu.get("compute_capability"))
-        tf.config.set_visible_devices(gpus[:replicas], "GPU")
-        for gpu in gpus[:replicas]:
-            tf.config.experimental.set_memory_growth(gpu, True)
+        _set_up_gpus(replicas)
         return [f"GPU:{index}" for index in range(replicas)]
     _require_cpu_precision(config.precision)
     if cluster and replicas > 1:
         raise UserError(f"replicas={replicas}: several hosts without GPUs run one replica each, give --replicas=1")
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * replicas
-    )
+    _set_up_cpus(replicas)
     return [f"CPU:{index}" for index in range(replicas)]
+
+
+# Once a process: TensorFlow refuses to be told again, even the same, once it has run an operation.
+
+
+@functools.cache
+def _set_up_gpus(replicas: int) -> None:
+    gpus = tf.config.list_physical_devices("GPU")[:replicas]
+    tf.config.set_visible_devices(gpus, "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
+@functools.cache
+def _set_up_cpus(replicas: int) -> None:
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
 
 
 def _require_gpu_precision(precision: str, name: str, capability: tuple[int, int] | None) -> None:

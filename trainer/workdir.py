@@ -21,6 +21,10 @@ RESULT_NAME = "result.json"
 _LOCK_NAME = ".lock"
 
 
+class Busy(UserError):
+    """Another process is training in the workdir."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """How a run ended: the content of result.json.
@@ -30,7 +34,8 @@ class Result:
         best: the best monitored score, or None where none was measured.
         best_train_step: when it was measured.
         monitor: what the score is.
-        reason: why the run ended: steps, patience, SIGTERM, SIGINT, or peer where another host was told to end.
+        reason: why the run ended: steps, patience, SIGTERM, SIGINT, peer where another host was told to end, or told
+            where the caller of `loop.train` stopped it.
     """
 
     train_step: int
@@ -118,7 +123,8 @@ def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[st
         versions: of the libraries, for the record.
 
     Raises:
-        UserError: another process trains in it, or it cannot be written.
+        Busy: another process trains in it.
+        UserError: it cannot be written.
     """
     storage.make_directories(workdir)
     try:
@@ -129,7 +135,7 @@ def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[st
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
-        raise UserError(f"{workdir}: another process is training in it: wait for it, or use another workdir") from error
+        raise Busy(f"{workdir}: another process is training in it: wait for it, or use another workdir") from error
     storage.remove(os.path.join(workdir, RESULT_NAME))
     storage.write_bytes_atomic(os.path.join(workdir, CONFIG_NAME), config.to_json().encode())
     update_run(

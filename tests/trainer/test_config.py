@@ -31,6 +31,7 @@ OTHER = {
     "step_weight": 0.0,
     "duration_weight": 2.5,
     "velocity_weight": 0.0,
+    "corpus_share": 0.5,
     "transpose": 0,
     "stretch": 0.1,
     "batch_size": 1,
@@ -78,6 +79,7 @@ WRONG = {
             "max_minutes",
         )
     },
+    "corpus_share": [0.0, 1.5, float("nan"), "1"],
     "transpose": [-1, 25],
     "stretch": [-0.1, 1.0],
     "optimizer": ["sgd"],

@@ -1,3 +1,4 @@
+import itertools
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ from notes.errors import UserError
 from notes.manifest import Manifest
 from tests.trainer.datasets import write_dataset
 from trainer.config import Config
-from trainer.dataset import START_PITCH, NoteTable, Windows, load_table
+from trainer.dataset import START_PITCH, NoteTable, Windows, chosen, load_table
 
 LENGTHS = st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(any)
 SEEDS = st.integers(0, 2**31 - 1)
@@ -283,3 +284,26 @@ def test_the_table_of_an_empty_split_names_the_others(tmp_path):
     with pytest.raises(UserError, match="the test split is empty, the dataset holds only: train"):
         load_table(manifest, "test", cache_directory=str(tmp_path))
     assert list(tmp_path.glob("*.npy")) == []
+
+
+@pytest.mark.parametrize("performances", [1, 7, 399])
+def test_a_share_of_the_corpus_is_part_of_every_larger_share(performances):
+    shares = [set(chosen(performances, share)) for share in (1e-9, 0.1, 0.5, 0.99, 1.0)]
+    assert len(shares[0]) == 1
+    assert all(less <= more for less, more in itertools.pairwise(shares))
+    assert shares[2] <= set(range(performances))
+    assert len(shares[2]) == -(-performances // 2)
+    assert shares[-1] == set(range(performances))
+    if performances == 399:
+        # Not the first ones: performances of one composer stand together.
+        assert max(shares[1]) > 350
+
+
+def test_a_part_of_a_table_has_just_these_performances():
+    table = table_of([5, 3, 8])
+    part = table.part([2, 0])
+    assert part.lengths.tolist() == [8, 5]
+    for index, whole in ((0, 2), (1, 0)):
+        for one, other in zip(part.performance(index), table.performance(whole), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert table.part([]).lengths.tolist() == []

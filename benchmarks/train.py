@@ -1,0 +1,98 @@
+"""The training loop against what its machine gives and against `Model.fit`, in one run.
+
+    python benchmarks/train.py [--data=DATASET | --corpus=DIR] [--part=input ...] [--rounds=5]
+
+input: windows made alone in a second against those that training takes; and windows gathered inside the train_step
+against windows that come through tf.data. fit: train_steps a second of this loop and of `Model.fit` on the same model,
+in the setting that suits `fit` best. peak: the share of the measured peak of matrix products that training reaches.
+replicas: one against two. checkpoint: what a save each 100 train_steps costs. gpu, where there is one: cuDNN on and
+off, precisions, memory, share of the chip's peak, once a profile has proved that cuDNN's RNN runs.
+
+Each part runs in a process of its own, and what is compared takes turns in it: a shared machine is seldom equally fast
+for a minute. A ratio is the median over the rounds, its range in brackets. A model is called by the preset whose heads
+it has, its layers, and the windows x notes of its batch; every position is a target. Without a dataset random notes
+will do: the speed does not depend on them.
+"""
+
+import argparse
+import concurrent.futures
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+PARTS = ("input", "fit", "peak", "replicas", "checkpoint", "gpu")
+COLUMNS = ("what", "ours", "theirs", "ratio", "goal", "reached")
+WIDTHS = (64, 30, 32, 24, 6, 7)
+
+
+def measure(part: str, dataset: str | None, rounds: int) -> list[tuple[str, ...]]:
+    """Measures a part in this process; returns its lines, in `COLUMNS`."""
+    from trainer.startup import import_tensorflow
+
+    import_tensorflow()
+    import train_parts
+
+    return [tuple(row) for row in train_parts.PARTS[part](dataset, rounds)]
+
+
+def preprocess(corpus: Path, directory: Path) -> Path:
+    """Makes a dataset of a corpus."""
+    dataset = directory / "dataset"
+    command = [sys.executable, "-m", "beam_preprocess", f"--input={corpus.resolve()}", f"--output={dataset}", "--quiet"]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    return dataset
+
+
+def machine() -> str:
+    """The processor and how many of its cores this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
+
+
+def show(cells: tuple[str, ...]) -> None:
+    """Prints a line of the table."""
+    print("| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(cells, WIDTHS, strict=True)) + " |", flush=True)
+
+
+def main() -> None:
+    """Runs the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data", type=Path, help="a dataset of beam_preprocess (default: random notes)")
+    source.add_argument("--corpus", type=Path, help="a directory of MIDI files, to be preprocessed first")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this one; may be given several times")
+    parser.add_argument("--rounds", type=int, default=5, help="times that all is measured in turn (default: 5)")
+    flags = parser.parse_args()
+    if flags.data and not (flags.data / "dataset.json").exists():
+        parser.error(f"{flags.data}: no dataset, expected what beam_preprocess writes")
+    if flags.rounds < 1:
+        parser.error(f"--rounds={flags.rounds}: expected at least 1")
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["XDG_CACHE_HOME"] = name  # where the trainer keeps its table of the notes
+        dataset = flags.data.resolve() if flags.data else None
+        if flags.corpus:
+            dataset = preprocess(flags.corpus, Path(name))
+        print(f"{machine()}; {'random notes' if dataset is None else dataset}; {flags.rounds} rounds")
+        show(COLUMNS)
+        show(tuple("-" * width for width in WIDTHS))
+        # A new process for each part: devices and determinism are settings of a whole process.
+        with concurrent.futures.ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+        ) as processes:
+            for part in flags.part or PARTS:
+                for cells in processes.submit(measure, part, dataset and str(dataset), flags.rounds).result():
+                    show(cells)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,585 @@
+"""What `train.py` measures, part by part; each in a process of its own."""
+
+import dataclasses
+import functools
+import gc
+import itertools
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from notes.manifest import Manifest
+from trainer.checkpoints import BackgroundSaver, Checkpoints
+from trainer.config import Config, preset
+from trainer.dataset import Batch, NoteArrays, NoteTable, Windows, load_table
+from trainer.model import build_model
+from trainer.optimizers import WarmupThen
+from trainer.strategy import configure_devices, create_strategy
+from trainer.train_state import TrainState
+
+SAMPLE_SECONDS = 2.0  # what one measurement takes, unless a single train_step takes longer
+CALL_SECONDS = 0.5  # as in the loop
+SAVE_EVERY = 100  # train_steps
+STEPS_PER_EXECUTION = 32  # of `fit`, where it is not 1
+MATRIX_SIZES = (8192,) if tf.config.list_physical_devices("GPU") else (2048, 4096)
+
+BASE = preset("base").replace(replicas=1)
+LARGE = preset("large").replace(replicas=1)
+WIDE = BASE.replace(units=512, batch_size=64)
+# The tutorial's model: the smallest that anyone trains, where a loop's own cost weighs most.
+TUTORIAL = preset("seed").replace(positions="every", replicas=1)
+SMALL = BASE.replace(units=128, layers=1, seq_length=25, batch_size=64)
+
+Measurement = Callable[[], float]
+
+
+class Row(NamedTuple):
+    """A line of the table, ready to be printed."""
+
+    what: str
+    ours: str
+    theirs: str = "–"
+    ratio: str = "–"
+    goal: str = "–"
+    reached: str = "–"
+
+
+class Ratios(list[float]):
+    """A ratio in each round."""
+
+    @classmethod
+    def of(cls, ours: list[float], theirs: list[float]) -> "Ratios":
+        """Ours by theirs, round by round."""
+        return cls(one / other for one, other in zip(ours, theirs, strict=True))
+
+    @property
+    def median(self) -> float:
+        """The one that counts."""
+        return statistics.median(self)
+
+    def show(self, form: str) -> str:
+        """The median and, in brackets, the range."""
+        return f"{self.median:{form}} ({min(self):{form}} – {max(self):{form}})"
+
+
+def median(values: list[float], form: str = ",.1f") -> str:
+    """The median as text."""
+    return f"{statistics.median(values):{form}}"
+
+
+def at_least(goal: float, ratios: Ratios, form: str) -> tuple[str, str]:
+    """The last two columns."""
+    return f"≥ {goal:{form}}", "yes" if ratios.median >= goal else "NO"
+
+
+def alternately(measurements: Mapping[str, Measurement], rounds: int) -> dict[str, list[float]]:
+    """Takes all measurements in turn, there and back; returns what each gave in each round."""
+    taken: dict[str, list[float]] = {name: [] for name in measurements}
+    for number in range(rounds):
+        for name in reversed(taken) if number % 2 else taken:
+            taken[name].append(measurements[name]())
+            print(f"  round {number + 1}, {name}: {taken[name][-1]:,.4g}", file=sys.stderr, flush=True)
+    return taken
+
+
+def load(dataset: str | None) -> NoteTable:
+    """The training split of a dataset; without one, a million random notes."""
+    if dataset is not None:
+        return load_table(Manifest.load(dataset), "train")
+    random = np.random.default_rng(0)
+    ranges = {"pitch": (21, 109), "velocity": (1, 128), "step_us": (0, 400_000), "duration_us": (20_000, 900_000)}
+    notes = np.empty(1_000_000, [(field, "i4" if field.endswith("_us") else "u1") for field in ranges])
+    for field, (low, high) in ranges.items():
+        notes[field] = random.integers(low, high, len(notes))
+    return NoteTable(notes, np.arange(0, len(notes) + 1, 4000, dtype=np.int64))
+
+
+def name_of(config: Config) -> str:
+    """What a line says of a config: whose heads, the layers, windows and notes in a batch."""
+    return f"{config.preset} {config.layers}xLSTM({config.units}) {config.batch_size}x{config.seq_length}"
+
+
+class Training:
+    """A run that advances as the loop has it: train_steps in calls of about half a second.
+
+    Args:
+        config: the run.
+        windows: what it trains on.
+        devices: one a replica.
+        by_keras: whether Keras runs the LSTM layers; by default as the trainer has it.
+
+    Attributes:
+        sample: how many train_steps make a measurement.
+    """
+
+    def __init__(self, config: Config, windows: Windows, devices: list[str], *, by_keras: bool | None = None) -> None:
+        self.config = config
+        strategy = create_strategy(devices)
+        with strategy.scope():
+            self.state = TrainState(config, windows, strategy)
+        if by_keras is not None:
+            self.state.model.cudnn = by_keras
+        self._call(1)  # compiles
+        train_steps, seconds = 1, self._call(1)
+        while seconds < CALL_SECONDS / 4:
+            train_steps *= 4
+            seconds = self._call(train_steps)
+        self._per_call = max(int(CALL_SECONDS * train_steps / seconds), 1)
+        self.sample = max(round(SAMPLE_SECONDS * train_steps / seconds), 1)
+
+    def _call(self, train_steps: int) -> float:
+        started = time.perf_counter()
+        self.state.run(tf.constant(train_steps))
+        if self.state.not_finite():
+            raise SystemExit(f"{name_of(self.config)}, {self.config.precision}: the loss is not finite")
+        return time.perf_counter() - started
+
+    def advance(self, train_steps: int) -> None:
+        """Does so many train_steps."""
+        for done in range(0, train_steps, self._per_call):
+            self._call(min(self._per_call, train_steps - done))
+
+    def train_steps_per_second(self, train_steps: int | None = None) -> float:
+        """Measured over so many train_steps, or over the usual time."""
+        train_steps = train_steps or self.sample
+        started = time.perf_counter()
+        self.advance(train_steps)
+        return train_steps / (time.perf_counter() - started)
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of a train_step's matrix products.
+
+        2·m·n·k for each product: every matrix of LSTM and heads meets every note once forward, and twice that backward,
+        for the gradients of its input and of itself. Embeddings are looked up and count nothing.
+        """
+        weights = sum(
+            int(np.prod(variable.shape))
+            for variable in self.state.model.trainable_variables
+            if "kernel" in variable.name
+        )
+        return 3 * 2 * weights * self.config.windows_per_train_step * self.config.seq_length
+
+
+# input
+
+
+def measure_input(dataset: str | None, rounds: int) -> list[Row]:
+    """Windows made alone against windows consumed; windows gathered in the train_step against tf.data."""
+    table = load(dataset)
+    devices = configure_devices(BASE)
+    rows = []
+    for config in (TUTORIAL, BASE, LARGE):
+        windows = Windows(table, config)
+        training = Training(config, windows, devices)
+        taken = alternately(
+            {"alone": windows_alone(windows, config), "training": training.train_steps_per_second}, rounds
+        )
+        alone, consumed = taken["alone"], [rate * config.batch_size for rate in taken["training"]]
+        ratios = Ratios.of(alone, consumed)
+        rows.append(
+            Row(
+                f"{name_of(config)}: windows/s made alone, trained on",
+                median(alone),
+                median(consumed),
+                ratios.show(",.0f"),
+                *at_least(20, ratios, ".0f"),
+            )
+        )
+    for config in (TUTORIAL, BASE):
+        gathered = Training(config, Windows(table, config), devices)
+        fed = Training(config, FedWindows(table, config), devices)
+        taken = alternately({"gathered": gathered.train_steps_per_second, "fed": fed.train_steps_per_second}, rounds)
+        rows.append(
+            Row(
+                f"{name_of(config)}: train_steps/s",
+                f"{median(taken['gathered'])} (gathered inside)",
+                f"{median(taken['fed'])} (through tf.data)",
+                Ratios.of(taken["gathered"], taken["fed"]).show(".2f"),
+            )
+        )
+    return rows
+
+
+def windows_alone(windows: Windows, config: Config) -> Measurement:
+    """Windows a second, batch after batch in one graph, where nothing else is done."""
+
+    @tf.function(autograph=False, input_signature=(tf.TensorSpec([], tf.int64),))
+    def make(count):
+        def one(number, total):
+            batch = windows.batch(number * config.batch_size, config.batch_size)
+            # Every field is used, so that none is left out as useless.
+            parts = [tf.reduce_sum(tf.cast(field, tf.int32)) for field in tf.nest.flatten(batch)]
+            return number + 1, total + tf.add_n(parts)
+
+        return tf.while_loop(lambda number, _: number < count, one, (tf.constant(0, tf.int64), 0))[1]
+
+    def seconds(count: int) -> float:
+        started = time.perf_counter()
+        make(tf.constant(count, tf.int64)).numpy()
+        return time.perf_counter() - started
+
+    seconds(1)
+    count = max(int(SAMPLE_SECONDS / seconds(100) * 100), 1)
+    return lambda: count * config.batch_size / seconds(count)
+
+
+def batches(windows: Windows, config: Config) -> tf.data.Dataset:
+    """The batches of all train_steps through tf.data, made ahead."""
+    slots = tf.data.Dataset.range(0, config.batch_size * 2**32, config.batch_size)
+    return slots.map(lambda slot: windows.batch(slot, config.batch_size), num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+        tf.data.AUTOTUNE
+    )
+
+
+class FedWindows(Windows):
+    """The same windows, but made by tf.data ahead of the train_step that takes them."""
+
+    def __init__(self, table: NoteTable, config: Config) -> None:
+        super().__init__(table, config)
+        with tf.device("CPU:0"):
+            self._batches = iter(batches(Windows(table, config), config))
+
+    def batch(self, first_slot: tf.Tensor, windows: int) -> Batch:
+        """The next batch: train_steps ask for them in order."""
+        with tf.device("CPU:0"):
+            return self._batches.get_next()
+
+
+# fit
+
+
+class PlainModel(keras.Model):
+    """The same model as `fit` trains it: Keras' own LSTM layers, and one loss."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._config = config
+        self._model = build_model(config)
+        self._model.cudnn = True  # Keras runs its layers, whatever the device
+
+    def build(self, *_):
+        """Has nothing to do: all variables are there."""
+
+    def call(self, inputs):
+        """What the heads read."""
+        return self._model.read(NoteArrays(*inputs))[0]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The mean over all targets of the weighted sum of the fields' losses; `sample_weight` is the mask."""
+        losses = self._model.heads.losses(y_pred, NoteArrays(*y))
+        weighted = [getattr(self._config, f"{field}_weight") * loss for field, loss in losses.items()]
+        total = tf.reduce_sum(tf.where(sample_weight, tf.add_n(weighted), 0))
+        return total / tf.reduce_sum(tf.cast(sample_weight, total.dtype))
+
+
+class EpochTimer(keras.callbacks.Callback):
+    """Times an epoch, without what `fit` does before its first train_step."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts."""
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Stops."""
+        self.seconds = time.perf_counter() - self._started
+
+
+class Fit:
+    """The same training by `Model.fit`."""
+
+    def __init__(self, config: Config, windows: Windows, *, jit_compile: bool, steps_per_execution: int) -> None:
+        keras.utils.set_random_seed(config.seed)
+        self._model = PlainModel(config)
+        schedule, clip = WarmupThen(config, tf.Variable(1e9)), config.clip_norm or None
+        if config.optimizer == "adamw":
+            optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=clip)
+            optimizer.exclude_from_weight_decay(
+                [variable for variable in self._model.trainable_variables if "kernel" not in variable.name]
+            )
+        else:
+            optimizer = keras.optimizers.Adam(schedule, global_clipnorm=clip)
+        self._model.compile(optimizer, jit_compile=jit_compile, steps_per_execution=steps_per_execution)
+        self._batches = batches(windows, config).map(
+            lambda batch: (tuple(batch.inputs), tuple(batch.targets), batch.mask)
+        )
+
+    def train_steps_per_second(self, train_steps: int) -> float:
+        """Measured over so many train_steps, start-up left out."""
+        timer = EpochTimer()
+        self._model.fit(
+            self._batches, steps_per_epoch=train_steps, epochs=1, verbose=0, shuffle=False, callbacks=[timer]
+        )
+        return train_steps / timer.seconds
+
+
+def measure_fit(dataset: str | None, rounds: int) -> list[Row]:
+    """This loop against `Model.fit` in its best setting; and the same with the LSTM layer that `fit` has."""
+    table = load(dataset)
+    # For both: few who use `fit` ask for deterministic kernels.
+    devices = configure_devices(BASE.replace(deterministic=False))
+    rows = []
+    for config, goal in ((TUTORIAL, 1.2), (SMALL, 1.2), (WIDE.replace(layers=1), 1.0)):
+        windows = Windows(table, config)
+        ours, same_layer = (Training(config, windows, devices, by_keras=by_keras) for by_keras in (None, True))
+        many = min(max(ours.sample, 4), STEPS_PER_EXECUTION)
+        # `fit` always ends a call that it has begun.
+        train_steps = -(-ours.sample // many) * many
+        setting, fit = best_fit(config, windows, many, train_steps)
+        taken = alternately(
+            {
+                name: functools.partial(contender.train_steps_per_second, train_steps)
+                for name, contender in (("this loop", ours), ("this loop, Keras' layer", same_layer), ("fit", fit))
+            },
+            rounds,
+        )
+        theirs = f"{median(taken['fit'])} (fit, {setting})"
+        for name, its_goal in (("this loop", goal), ("this loop, Keras' layer", None)):
+            ratios = Ratios.of(taken[name], taken["fit"])
+            rows.append(
+                Row(
+                    f"{name_of(config)}: train_steps/s",
+                    f"{median(taken[name])} ({name})",
+                    theirs,
+                    ratios.show(".2f"),
+                    *(at_least(its_goal, ratios, ".1f") if its_goal else ()),
+                )
+            )
+    return rows
+
+
+def best_fit(config: Config, windows: Windows, many: int, train_steps: int) -> tuple[str, Fit]:
+    """The setting in which `fit` is fastest here, a train_step or many in a call, and its training."""
+    # XLA cannot compile cuDNN's RNN.
+    compilers = {"no XLA": False} if tf.config.list_physical_devices("GPU") else {"no XLA": False, "XLA": True}
+    settings = {
+        f"{compiler}, {steps} a call": Fit(config, windows, jit_compile=compiles, steps_per_execution=steps)
+        for compiler, compiles in compilers.items()
+        for steps in (1, many)
+    }
+    for fit in settings.values():
+        fit.train_steps_per_second(many)  # compiles
+    taken = alternately(
+        {name: functools.partial(fit.train_steps_per_second, train_steps) for name, fit in settings.items()}, rounds=2
+    )
+    best = max(taken, key=lambda name: max(taken[name]))
+    return best, settings[best]
+
+
+# peak
+
+
+def measure_peak(dataset: str | None, rounds: int) -> list[Row]:
+    """The share of the peak of matrix products, measured beside it, that training reaches."""
+    table = load(dataset)
+    devices = configure_devices(LARGE)
+    rows = []
+    for config, goal in ((BASE, None), (WIDE, 0.5), (LARGE, 0.5)):
+        reached, peaks = beside_the_peak(Training(config, Windows(table, config), devices), tf.float32, rounds)
+        shares = Ratios.of(reached, peaks)
+        rows.append(
+            Row(
+                f"{name_of(config)}: GFLOP/s trained, matrix peak",
+                median(reached, ",.0f"),
+                median(peaks, ",.0f"),
+                shares.show(".0%"),
+                *(at_least(goal, shares, ".0%") if goal else ()),
+            )
+        )
+    return rows
+
+
+def beside_the_peak(training: Training, dtype: tf.DType, rounds: int) -> tuple[list[float], list[float]]:
+    """GFLOP/s of training, and of square matrix products at their best, in each round."""
+    products = {f"products of {size}": gflops_of_products(size, dtype) for size in MATRIX_SIZES}
+    taken = alternately({"training": training.train_steps_per_second, **products}, rounds)
+    reached = [rate * training.flops / 1e9 for rate in taken.pop("training")]
+    return reached, [max(rates) for rates in zip(*taken.values(), strict=True)]
+
+
+def gflops_of_products(size: int, dtype: tf.DType) -> Measurement:
+    """GFLOP/s of products of square matrices, one after the other: the best of three series."""
+    # Scaled so that product after product stays of the same size.
+    matrix = tf.cast(tf.random.normal([size, size]) / size**0.5, dtype)
+
+    @tf.function(autograph=False, input_signature=(tf.TensorSpec([], tf.int32),))
+    def multiply(count):
+        product = tf.while_loop(
+            lambda number, _: number < count,
+            lambda number, product: (number + 1, tf.matmul(matrix, product)),
+            (0, matrix),
+        )[1]
+        return tf.reduce_sum(tf.cast(product, tf.float32))
+
+    def seconds(count: int) -> float:
+        started = time.perf_counter()
+        multiply(tf.constant(count)).numpy()
+        return time.perf_counter() - started
+
+    seconds(1)
+    count = max(round(SAMPLE_SECONDS / 3 / seconds(1)), 1)
+    return lambda: count * 2 * size**3 / min(seconds(count) for _ in range(3)) / 1e9
+
+
+# replicas
+
+
+def measure_replicas(dataset: str | None, rounds: int) -> list[Row]:
+    """One replica against two, which share the same global batch."""
+    if len(tf.config.list_physical_devices("GPU")) == 1:
+        return [Row("1 against 2 replicas", "not measured: a single GPU")]
+    table = load(dataset)
+    devices = configure_devices(BASE.replace(replicas=2))
+    one, two = (Training(BASE, Windows(table, BASE), devices[:replicas]) for replicas in (1, 2))
+    taken = alternately({"one": one.train_steps_per_second, "two": two.train_steps_per_second}, rounds)
+    notes = {name: [rate * BASE.batch_size * BASE.seq_length for rate in rates] for name, rates in taken.items()}
+    return [
+        Row(
+            f"{name_of(BASE)}: notes/s on {', '.join(devices)}; on the first",
+            median(notes["two"], ",.0f"),
+            median(notes["one"], ",.0f"),
+            Ratios.of(notes["two"], notes["one"]).show(".2f"),
+        )
+    ]
+
+
+# checkpoint
+
+
+def measure_checkpoint(dataset: str | None, rounds: int) -> list[Row]:
+    """What a save each 100 train_steps costs, in the background as the loop does it."""
+    table = load(dataset)
+    devices = configure_devices(BASE)
+    rows = []
+    for config in (TUTORIAL, SMALL):
+        training = Training(config, Windows(table, config), devices)
+        saves = max(round(4 * training.sample / SAVE_EVERY), 1)
+        train_steps = saves * SAVE_EVERY
+        with tempfile.TemporaryDirectory() as directory, BackgroundSaver() as saver:
+            saved = functools.partial(rate_with_saves, training, Checkpoints(directory, keep=3), saver, saves)
+            saved()  # The first save imports what it needs.
+            taken = alternately(
+                {
+                    "saving": saved,
+                    "not saving": functools.partial(training.train_steps_per_second, train_steps),
+                },
+                rounds,
+            )
+        costs = Ratios(slower - 1 for slower in Ratios.of(taken["not saving"], taken["saving"]))
+        rows.append(
+            Row(
+                f"{name_of(config)}: train_steps/s saving, not saving",
+                median(taken["saving"]),
+                median(taken["not saving"]),
+                costs.show(".1%"),
+                "≤ 2 %",
+                "yes" if costs.median <= 0.02 else "NO",
+            )
+        )
+    return rows
+
+
+def rate_with_saves(training: Training, checkpoints: Checkpoints, saver: BackgroundSaver, saves: int) -> float:
+    """Train_steps a second with so many saves, each followed by train_steps; the last write is waited for."""
+    extra = {"config": dataclasses.asdict(training.config)}
+    started = time.perf_counter()
+    for _ in range(saves):
+        saver.save(checkpoints, int(training.state.train_step.numpy()), training.state.variables(), extra)
+        training.advance(SAVE_EVERY)
+    saver.wait()
+    return saves * SAVE_EVERY / (time.perf_counter() - started)
+
+
+# gpu
+
+
+def measure_gpu(dataset: str | None, rounds: int) -> list[Row]:
+    """Notes a second, memory and share of the matrix peak on a GPU, with cuDNN and without, in each precision."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return [Row("GPU: cuDNN, precisions, memory", "not measured: no GPU is visible")]
+    table = load(dataset)
+    devices = configure_devices(LARGE)
+    rows = [Row(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"), tf.__version__)]
+    for config in (BASE, LARGE):
+        for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
+            for cudnn in (True, False):
+                one = config.replace(precision=precision)
+                what = f"{name_of(one)}, {precision}, {'cuDNN' if cudnn else 'without cuDNN'}"
+                try:
+                    rows.append(measure_on_gpu(what, one, Windows(table, one), devices, cudnn, rounds))
+                except tf.errors.OpError as error:
+                    rows.append(Row(what, f"does not run: {type(error).__name__}", reached="NO"))
+    return rows
+
+
+def measure_on_gpu(what: str, config: Config, windows: Windows, devices: list[str], cudnn: bool, rounds: int) -> Row:
+    """One precision, with cuDNN or without; whether cuDNN's RNN ran is read from a profile first."""
+    gc.collect()  # The memory of what was measured before must not count.
+    before = tf.config.experimental.get_memory_info("GPU:0")["current"]
+    tf.config.experimental.reset_memory_stats("GPU:0")
+    training = Training(config, windows, devices, by_keras=cudnn)
+    ran = runs_cudnn(training)
+    training.advance(training.sample)
+    memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
+    dtype = tf.as_dtype(config.precision.removeprefix("mixed_"))
+    reached, peaks = beside_the_peak(training, dtype, rounds)
+    notes = [1e9 * rate / training.flops * config.batch_size * config.seq_length for rate in reached]
+    return Row(
+        what,
+        f"{median(notes, ',.0f')} notes/s, {memory / 2**30:.2f} GiB",
+        f"matrix peak {median([peak / 1000 for peak in peaks])} TFLOP/s",
+        Ratios.of(reached, peaks).show(".1%"),
+        "cuDNN" if cudnn else "none",
+        "yes" if ran == cudnn else "NO",
+    )
+
+
+def runs_cudnn(training: Training) -> bool:
+    """Whether a profile of a few train_steps has kernels of cuDNN's RNN on the GPU."""
+    with tempfile.TemporaryDirectory() as directory:
+        tf.profiler.experimental.start(directory)
+        training.advance(3)
+        tf.profiler.experimental.stop()
+        kernels = list(kernels_in_profile(Path(directory)))
+    if not kernels:
+        raise SystemExit("the profile holds no GPU kernel, so that nothing can be said of cuDNN: is CUPTI installed?")
+    # A kernel of cuDNN's says so in its own name or in that of the operation that launched it. What the layers are
+    # called proves nothing: the fallback's operations are named after them as well.
+    return any(
+        re.search("rnn|lstm", kernel, re.IGNORECASE) or any("CudnnRNN" in text for text in told)
+        for kernel, told in kernels
+    )
+
+
+def kernels_in_profile(directory: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields each kernel that a profile saw on a GPU: its name, and what is told of it in words."""
+    # No public module reads what the profiler writes.
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    for path in directory.rglob("*.xplane.pb"):
+        for plane in xplane_pb2.XSpace.FromString(path.read_bytes()).planes:
+            on_gpu = plane.name.startswith("/device:GPU")
+            streams = [line for line in plane.lines if on_gpu and line.name.startswith("Stream")]
+            for event in itertools.chain.from_iterable(line.events for line in streams):
+                told = [stat.str_value or plane.stat_metadata[stat.ref_value].name for stat in event.stats]
+                yield plane.event_metadata[event.metadata_id].name, told
+
+
+PARTS: Mapping[str, Callable[[str | None, int], list[Row]]] = {
+    "input": measure_input,
+    "fit": measure_fit,
+    "peak": measure_peak,
+    "replicas": measure_replicas,
+    "checkpoint": measure_checkpoint,
+    "gpu": measure_gpu,
+}
