@@ -36,7 +36,15 @@ EXTRAS = {
     ],
     "gpu": [f"tensorflow[and-cuda]{TENSORFLOW_VERSIONS}"],
     # keras-tuner imports tensorboard without declaring it, and without it every trial fails.
-    "tune": ["keras-tuner>=1.4.8,<2", "tensorboard>=2.20"],
+    "tune": [
+        "grpcio>=1.60",
+        "keras-tuner>=1.4.8,<2",
+        "pyyaml>=6",
+        "scikit-learn>=1.5",
+        "scipy>=1.14",
+        "tensorboard>=2.20",
+        "threadpoolctl>=3.5",
+    ],
     "demo": ["music21>=10.5", "requests>=2.32"],
     "dev": ["hypothesis>=6.150", "mypy>=1.19", "pytest>=9", "pytest-xdist>=3.8", "ruff>=0.15"],
 }
@@ -52,7 +60,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=["notes", "beam_preprocess", "trainer"],
+    packages=["notes", "beam_preprocess", "trainer", "tuning"],
     install_requires=[
         "absl-py>=2",
         "google-crc32c>=1.5",

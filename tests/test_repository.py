@@ -27,7 +27,10 @@ INSTALLED_AS = {
     "google.cloud": "google-cloud-storage",
     "google.protobuf": "protobuf",
     "google_crc32c": "google-crc32c",
+    "grpc": "grpcio",
     "keras_tuner": "keras-tuner",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 
 
@@ -58,7 +61,13 @@ def distribution() -> Distribution:
 
 @pytest.mark.parametrize(
     ("package", "extras"),
-    [("notes", []), ("beam_preprocess", ["beam"]), ("trainer", ["train"]), ("demo", ["demo"])],
+    [
+        ("notes", []),
+        ("beam_preprocess", ["beam"]),
+        ("trainer", ["train"]),
+        ("tuning", ["train", "tune"]),
+        ("demo", ["demo"]),
+    ],
 )
 def test_what_a_package_imports_is_declared(package: str, extras: list[str], distribution: Distribution) -> None:
     """A Beam worker gets the package without extras: what it imports must be in install_requires."""
@@ -101,7 +110,7 @@ def test_the_source_distribution_builds_from_itself_and_holds_our_packages(tmp_p
     tree.mkdir()
     for name in ("setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    for package in ("notes", "beam_preprocess", "trainer", "demo"):
+    for package in ("notes", "beam_preprocess", "trainer", "tuning", "demo"):
         shutil.copytree(ROOT / package, tree / package, ignore=unwanted)
     subprocess.run(
         [sys.executable, "setup.py", "--quiet", "sdist"], cwd=tree, check=True, capture_output=True, timeout=60
@@ -114,8 +123,9 @@ def test_the_source_distribution_builds_from_itself_and_holds_our_packages(tmp_p
         "beam_preprocess",
         "notes",
         "trainer",
+        "tuning",
     ]
-    for package in ("notes", "beam_preprocess", "trainer"):
+    for package in ("notes", "beam_preprocess", "trainer", "tuning"):
         for file in (ROOT / package).rglob("*.py"):
             assert (shipped / file.relative_to(ROOT)).exists(), file
     version = subprocess.run(

@@ -1,0 +1,170 @@
+"""A search as this process takes part in it: alone, as the chief that leads, or as a worker that trains."""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from notes.manifest import Manifest
+from trainer.config import Config
+from tuning import results
+from tuning.roles import Role
+from tuning.space import Space
+from tuning.study import Settings, Study, fingerprint
+from tuning.worker import work
+
+BEST_NAME = "best"
+
+EXIT_NO_WORKER = 75  # EX_TEMPFAIL of sysexits.h: the user is invited to try again
+
+_LOOK_SECONDS = 1.0  # between two looks at what has changed
+_FAREWELL_SECONDS = 15.0  # for which a chief whose study is done still tells workers so
+_BEATS_PER_TIMEOUT = 5  # so that a few lost ones do no harm
+
+
+class Search:
+    """A search in a workdir.
+
+    Args:
+        space: what is searched.
+        start: the config that all trials vary.
+        settings: how it is searched.
+        manifest: the dataset.
+        workdir: the study's.
+        quiet: shows nothing but errors.
+    """
+
+    def __init__(
+        self, space: Space, start: Config, settings: Settings, manifest: Manifest, workdir: str, *, quiet: bool
+    ) -> None:
+        self._space, self._start, self._settings = space, start, settings
+        self._manifest, self._workdir, self._quiet = manifest, workdir, quiet
+        self._work = functools.partial(
+            work,
+            space=space,
+            start=start,
+            settings=settings,
+            manifest=manifest,
+            workdir=workdir,
+            beat_seconds=settings.worker_timeout / _BEATS_PER_TIMEOUT,
+        )
+
+    def alone(self, role: Role, *, overwrite: bool) -> int:
+        """Leads and trains in one process; returns the exit status."""
+        with self._opened(overwrite) as study:
+            with self._shown(study):
+                status = self._work(study, role.worker)
+            if not status:
+                self._conclude(study)
+            return status
+
+    def chief(self, role: Role, *, overwrite: bool, max_idle: float) -> int:
+        """Leads, and trains nothing; returns the exit status.
+
+        Args:
+            role: where to listen.
+            overwrite: begins anew.
+            max_idle: seconds without a word from any worker after which it gives up.
+        """
+        from tuning import service
+
+        with self._opened(overwrite) as study, service.serve(study, role.address) as calls:
+            self._say(f"chief: listening on {role.address}, {self._settings.max_trials} trials")
+            with self._shown(study):
+                while not study.is_done:
+                    time.sleep(_LOOK_SECONDS)
+                    if calls.silent_seconds > max_idle:
+                        print(
+                            f"chief: heard of no worker for {max_idle:.0f} s: start workers and then the same command, "
+                            "which goes on with the study",
+                            file=sys.stderr,
+                        )
+                        return EXIT_NO_WORKER
+            self._conclude(study)
+            # Workers ask again within seconds, and leave when they are told that it is over.
+            given_up = time.monotonic() + _FAREWELL_SECONDS
+            while calls.untold_workers and time.monotonic() < given_up:
+                time.sleep(_LOOK_SECONDS)
+        return 0
+
+    def worker(self, role: Role, *, patience: float) -> int:
+        """Trains what a chief gives out; returns the exit status.
+
+        Args:
+            role: where the chief is, and who this is.
+            patience: seconds for which it waits for a chief that is away.
+        """
+        from tuning import service
+
+        identity = fingerprint(self._space, self._start, self._settings)
+        with service.StudyClient(role.address, identity, patience=patience) as client:
+            return self._work(client, role.worker)
+
+    def retrain_best(self, data: str) -> int:
+        """Trains the best config at full length, by the trainer's own command; returns its exit status."""
+        config = os.path.join(self._workdir, results.BEST_CONFIG_NAME)
+        workdir = os.path.join(self._workdir, BEST_NAME)
+        command = [sys.executable, "-m", "trainer", f"--data={data}", f"--workdir={workdir}", f"--config={config}"]
+        # A process of its own: this one's TensorFlow, if it has any, may hold the devices' memory.
+        process = subprocess.Popen([*command, *(["--quiet"] if self._quiet else [])])
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            while True:
+                with contextlib.suppress(KeyboardInterrupt):  # It was told by the terminal as well, and saves.
+                    return process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    @contextlib.contextmanager
+    def _opened(self, overwrite: bool) -> Iterator[Study]:
+        with Study.open(self._workdir, self._space, self._start, self._settings, overwrite=overwrite) as study:
+            if overwrite:
+                results.remove(self._workdir)
+            yield study
+
+    @contextlib.contextmanager
+    def _shown(self, study: Study) -> Iterator[None]:
+        """Keeps the files and the terminal up to date in a thread, while another one works."""
+        over = threading.Event()
+
+        def look() -> None:
+            known = None
+            with results.Progress(quiet=self._quiet) as progress:
+                while True:
+                    ends = over.wait(_LOOK_SECONDS)
+                    standing = self._standing(study)
+                    ended = [record for record in standing.trials if not record.is_open]
+                    if ended != known:
+                        results.write(standing, self._workdir)
+                        known = ended
+                    progress.show(standing)
+                    if ends:
+                        return
+
+        thread = threading.Thread(target=look, name="results", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _standing(self, study: Study) -> results.Standing:
+        return results.Standing(study.trials(), self._space, self._start, self._settings)
+
+    def _conclude(self, study: Study) -> None:
+        """Writes the results for the last time, and tells them."""
+        standing = self._standing(study)
+        results.write(standing, self._workdir)
+        if not self._quiet:
+            print(results.final_table(standing))
+            print(os.path.join(self._workdir, results.REPORT_NAME))
+
+    def _say(self, line: str) -> None:
+        if not self._quiet:
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,621 @@
+"""A study: which trials there are, who runs them, what came of them; on disk before anyone is told.
+
+A trial belongs to an attempt: one worker's try at it, kept by heartbeats. Whatever an attempt says after its trial was
+given to another, or ended, is refused.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, Literal
+
+from notes import storage
+from notes.errors import UserError
+from trainer.config import CHANGEABLE_ON_RESUME, Config
+from tuning.space import Space
+
+STUDY_NAME = "study.json"
+TRIALS_NAME = "trials"
+TUNERS = ("random", "bayesian", "hyperband")
+
+# These may be others when a study is resumed: how long it goes on, and how long workers are waited for.
+_CHANGEABLE = ("max_trials", "worker_timeout", "max_attempts")
+
+_LOCK_NAME = ".lock"
+_LONGEST_WAIT, _SHORTEST_WAIT = 5.0, 0.2  # seconds
+_WEAK_FROM_SHARE, _WEAK_AMONG = 1 / 3, 4
+# Trials score at whole train_steps, so that the same share is not the same number in all of them.
+_SAME_SHARE = 0.02
+
+Outcome = Literal["completed", "stopped", "failed", "interrupted"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a study searches.
+
+    Attributes:
+        tuner: `random`, `bayesian` or `hyperband`.
+        max_trials: how many configs are tried, failed ones included. Hyperband goes on with the best of them in
+            trials that are not counted again.
+        train_steps: the full length of a trial, in train_steps of the start config.
+        corpus_share: share of the training performances that trials use; the best config is retrained on all.
+        seed: of the search.
+        worker_timeout: seconds without a sign of life after which a trial may be given to another worker.
+        max_attempts: a trial whose workers vanish so often, without a new score in between, has failed.
+        stop_weak: whether the median rule ends trials early; not with hyperband, which halves instead.
+        data: the sha256 of the dataset's manifest; a study never goes on with other data.
+
+    Raises:
+        UserError: on construction, when one is out of its range.
+    """
+
+    tuner: str
+    max_trials: int
+    train_steps: int
+    corpus_share: float = 1.0
+    seed: int = 0
+    worker_timeout: float = 60.0
+    max_attempts: int = 5
+    stop_weak: bool = True
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        if self.tuner not in TUNERS:
+            raise UserError(f"tuner={self.tuner!r}: expected one of {', '.join(TUNERS)}")
+        for name in ("max_trials", "train_steps", "max_attempts"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not 0 < self.corpus_share <= 1:
+            raise UserError(f"corpus_share={self.corpus_share}: expected a share above 0 and at most 1")
+        if not 0 < self.worker_timeout < math.inf:
+            raise UserError(f"worker_timeout={self.worker_timeout}: expected a number of seconds above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What a worker is to do: train a trial until `stop_at_share` of its full length.
+
+    Attributes:
+        trial: its id.
+        attempt: goes with everything that the worker says about it.
+        directory: the trial's workdir within the study's; one that is there already is gone on with.
+        values: of the hyperparameters, by field of the config.
+        stop_at_share: 1 for the whole length.
+    """
+
+    trial: str
+    attempt: int
+    directory: str
+    values: dict[str, Any]
+    stop_at_share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """There is nothing to do now; ask again in so many seconds."""
+
+    seconds: float
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """The study has ended."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """An intermediate score, in nats/note on validation; None where it was infinite or not a number."""
+
+    train_step: int
+    share: float
+    score: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialRecord:
+    """What is known of a trial.
+
+    Attributes:
+        id: `0000` for the first one.
+        state: a queued one waits for a worker, since its last one was interrupted.
+        values: of the hyperparameters, by field of the config.
+        share: of the full length, at which it ends.
+        directory: its workdir within the study's; a trial that goes on with another has that one's.
+        parent: the trial that it goes on with (hyperband).
+        attempt: the newest one, from 1.
+        vanished: workers that were lost since it last made progress.
+        worker: who has it, or had it last.
+        request: by which the newest attempt was asked for.
+        scores: in the order of train_steps.
+        score: nats/note on validation, once it has completed or was stopped.
+        reason: why it ended.
+        seconds: spent on it by attempts that ended.
+        train_step: how far it got.
+    """
+
+    id: str
+    state: Literal["queued", "running", "completed", "stopped", "failed"]
+    values: dict[str, Any]
+    share: float
+    directory: str
+    parent: str | None = None
+    attempt: int = 0
+    vanished: int = 0
+    worker: str = ""
+    request: str = ""
+    scores: tuple[Score, ...] = ()
+    score: float | None = None
+    reason: str = ""
+    seconds: float = 0.0
+    train_step: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.state in ("queued", "running")
+
+    @property
+    def has_score(self) -> bool:
+        """Whether it ended with a score."""
+        return self.state in ("completed", "stopped")
+
+    def best_until(self, share: float) -> float | None:
+        """The best score up to a share of the full length; None where there is none."""
+        return min(
+            (each.score for each in self.scores if each.score is not None and each.share <= share + _SAME_SHARE),
+            default=None,
+        )
+
+    def has_score_from(self, share: float) -> bool:
+        """Whether it was scored at a share of the full length, or after it."""
+        return any(each.score is not None and each.share >= share - _SAME_SHARE for each in self.scores)
+
+
+def fingerprint(space: Space, start: Config, settings: Settings) -> str:
+    """By which a worker and a chief know that they mean the same study."""
+    return hashlib.sha256(json.dumps(_identity(space, start, settings), sort_keys=True).encode()).hexdigest()
+
+
+def _identity(space: Space, start: Config, settings: Settings) -> dict[str, Any]:
+    """What makes a study this one and no other, as a JSON object."""
+    return {
+        "space": space.to_json(),
+        "start": {name: value for name, value in dataclasses.asdict(start).items() if name not in CHANGEABLE_ON_RESUME},
+        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name not in _CHANGEABLE},
+    }
+
+
+class Study:
+    """A search in one directory; several threads may use it. `open` makes one.
+
+    Attributes:
+        fingerprint: see there.
+        settings: how it searches.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        space: Space,
+        start: Config,
+        settings: Settings,
+        *,
+        state: Mapping[str, Any],
+        lock: BinaryIO,
+        clock: Callable[[], float],
+    ) -> None:
+        from tuning.oracles import Oracle  # KerasTuner takes seconds to import, and workers need none of it.
+
+        self.fingerprint = fingerprint(space, start, settings)
+        self.settings = settings
+        self._path = os.path.join(directory, STUDY_NAME)
+        self._space, self._start, self._clock = space, start, clock
+        self._records = {values["id"]: _record(values) for values in state.get("trials", ())}
+        self._queue: list[str] = list(state.get("queue", ()))
+        self._make_oracle = lambda state: Oracle(space, start, settings, state)
+        self._oracle = self._make_oracle(state.get("oracle"))
+        # Workers may have lived on while the study was closed, so all of them have their time from now.
+        running = (name for name, record in self._records.items() if record.state == "running")
+        self._seen = dict.fromkeys(running, clock())
+        self._lock = threading.Lock()
+        self._directory_lock = lock
+        self._saved, self._version, self._is_done_at = -1, 0, (-1, False)
+        with self._lock:
+            self._save()
+
+    @staticmethod
+    def open(
+        directory: str | os.PathLike[str],
+        space: Space,
+        start: Config,
+        settings: Settings,
+        *,
+        overwrite: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> "Study":
+        """Begins a study, or goes on with the one in the directory.
+
+        Args:
+            directory: the study's workdir.
+            space: what is searched.
+            start: the config that all trials vary, and the first trial.
+            settings: how it searches; `max_trials` may have grown, and how long workers are waited for may differ.
+            overwrite: removes the study in the directory, with its trials, and begins anew.
+            clock: seconds, only compared with each other.
+
+        Raises:
+            UserError: the study there has another space, start or settings, or another process has it, or the files
+                cannot be read or written.
+        """
+        directory = os.fspath(directory)
+        storage.make_directories(directory)
+        lock = _lock(directory)
+        try:
+            path = os.path.join(directory, STUDY_NAME)
+            if overwrite and storage.exists(path):
+                _remove_trials(directory)
+                storage.remove(path)
+            state = {}
+            if storage.exists(path):
+                state = _read(path)
+                _require_same(path, state, space, start, settings)
+            elif storage.exists(os.path.join(directory, TRIALS_NAME)):
+                raise UserError(
+                    f"{directory}: has {TRIALS_NAME} but no {STUDY_NAME}, so that it is no study: use another workdir"
+                )
+            return Study(directory, space, start, settings, state=state, lock=lock, clock=clock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        self._directory_lock.close()
+
+    def __enter__(self) -> "Study":
+        """Returns the study."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
+    # What workers call.
+
+    def next_trial(self, worker: str, request: str = "") -> Assignment | Wait | Done:
+        """What a worker is to do next.
+
+        One that asks again while it has a trial was started again: it gets that trial as a new attempt. Otherwise it
+        gets one that was interrupted, or whose worker was not heard of for `worker_timeout` seconds, or a new one.
+
+        Args:
+            worker: its id, the same when it is started again.
+            request: the same where a call is repeated since its answer was lost: that is no new attempt.
+        """
+        with self._lock:
+            answer = self._next(worker, request)
+            self._save()
+            return answer
+
+    def beat(self, trial: str, attempt: int) -> bool:
+        """Says that an attempt lives; False: the trial is no longer its own, and it is to stop."""
+        with self._lock:
+            record = self._running(trial, attempt)
+            if record is not None:
+                self._seen[trial] = self._clock()
+            return record is not None
+
+    def report(
+        self, trial: str, attempt: int, train_step: int, share: float, score: float
+    ) -> Literal["go", "stop", "lost"]:
+        """Takes an intermediate score, which is a sign of life too.
+
+        Weak trials are stopped by the median rule (Golovin et al. 2017, Google Vizier: A Service for Black-Box
+        Optimization, section 3.2.1, with best scores in place of running averages): from a third of the length on, one
+        whose best score so far is worse than the median of what the others, at least four, had by then. Never the
+        first trial, to which the others are to be compared.
+
+        Args:
+            trial: its id.
+            attempt: of the assignment.
+            train_step: at which it was scored.
+            share: train_step as a share of the full length.
+            score: nats/note on validation.
+
+        Returns:
+            `go` on, `stop`: end the trial as stopped, or `lost`: it is no longer this attempt's.
+        """
+        with self._lock:
+            record = self._running(trial, attempt)
+            if record is None:
+                return "lost"
+            self._seen[trial] = self._clock()
+            finite = math.isfinite(score)
+            scores = {each.train_step: each for each in record.scores}
+            progress = all(train_step > each for each in scores)
+            scores[train_step] = Score(train_step, share, score if finite else None)
+            record = self._put(
+                record,
+                scores=tuple(scores[each] for each in sorted(scores)),
+                train_step=max(record.train_step, train_step),
+                vanished=0 if progress else record.vanished,
+            )
+            self._save()
+            return "go" if finite and not self._is_weak(record, share) else "stop"
+
+    def end(
+        self,
+        trial: str,
+        attempt: int,
+        outcome: Outcome,
+        score: float | None,
+        reason: str,
+        seconds: float,
+        train_step: int,
+    ) -> bool:
+        """Takes what came of an attempt; False: it is not the trial's any more.
+
+        Args:
+            trial: its id.
+            attempt: of the assignment.
+            outcome: `completed`, `stopped` since a report said so, `failed`, or `interrupted`: the worker was told to
+                end, and the trial goes to the next one that asks.
+            score: nats/note on validation; without a finite one, no trial completes.
+            reason: why it ended, in a line.
+            seconds: that the attempt took.
+            train_step: how far it got.
+        """
+        with self._lock:
+            record = self._records.get(trial)
+            if record is None or record.attempt != attempt:
+                return False
+            if record.state == "running":
+                changes: dict[str, Any] = {
+                    "seconds": record.seconds + seconds,
+                    "train_step": max(record.train_step, train_step),
+                }
+                if outcome == "interrupted":
+                    changes["state"] = "queued"
+                    self._queue.insert(0, trial)
+                elif outcome == "failed":
+                    changes |= {"state": "failed", "reason": reason}
+                else:
+                    changes |= _judged(record, outcome, score, reason)
+                self._put(record, **changes)
+                del self._seen[trial]
+            self._save()
+            return True
+
+    # What the user is shown.
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials, in the order in which they were begun."""
+        with self._lock:
+            return list(self._records.values())
+
+    def best(self) -> TrialRecord | None:
+        """The completed trial of the lowest score, with hyperband among those trained longest; None before there is."""
+        return min(
+            (record for record in self.trials() if record.state == "completed"),
+            key=lambda record: (-record.share, record.score, record.id),
+            default=None,
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all trials have ended, and no other would begin."""
+        with self._lock:
+            if any(record.is_open for record in self._records.values()):
+                return False
+            if self._is_done_at[0] != self._version:
+                oracle = self._make_oracle(json.loads(json.dumps(self._oracle.state())))
+                more = oracle.propose(self._next_id, list(self._records.values()))
+                self._is_done_at = (self._version, more is None)
+            return self._is_done_at[1]
+
+    # The rest is called with the lock held.
+
+    @property
+    def _next_id(self) -> str:
+        return f"{len(self._records):04d}"
+
+    def _next(self, worker: str, request: str) -> Assignment | Wait | Done:
+        now = self._clock()
+        for record in [record for record in self._records.values() if record.state == "running"]:
+            if record.worker == worker:
+                if request and record.request == request:
+                    self._seen[record.id] = now
+                    return _assignment(record)
+                if assigned := self._assign_again(record, worker, request):
+                    return assigned
+        if self._queue:
+            return self._assign(self._records[self._queue.pop(0)], worker, request)
+        for record in [record for record in self._records.values() if record.state == "running"]:
+            # A clock that was set back must not give a silent worker more than its time.
+            self._seen[record.id] = min(self._seen[record.id], now)
+            if now - self._seen[record.id] > self.settings.worker_timeout and (
+                assigned := self._assign_again(record, worker, request)
+            ):
+                return assigned
+        proposal = self._oracle.propose(self._next_id, list(self._records.values()))
+        if proposal is not None:
+            of = self._records.get(proposal.parent or "")
+            record = TrialRecord(
+                self._next_id,
+                "queued",
+                proposal.values,
+                proposal.share,
+                of.directory if of else f"{TRIALS_NAME}/{self._next_id}",
+                parent=proposal.parent,
+            )
+            return self._assign(record, worker, request)
+        if self._seen:
+            left = min(self._seen.values()) + self.settings.worker_timeout - now
+            names = ", ".join(f"{name} of {self._records[name].worker}" for name in self._seen)
+            return Wait(max(min(left, _LONGEST_WAIT), _SHORTEST_WAIT), f"waiting for trial {names}")
+        return Done(self._summary())
+
+    def _assign(self, record: TrialRecord, worker: str, request: str) -> Assignment:
+        self._seen[record.id] = self._clock()
+        record = self._put(record, state="running", attempt=record.attempt + 1, worker=worker, request=request)
+        return _assignment(record)
+
+    def _assign_again(self, record: TrialRecord, worker: str, request: str) -> Assignment | None:
+        """Gives a trial whose worker vanished to one that asks; None where too many did, and it has failed."""
+        record = self._put(record, vanished=record.vanished + 1)
+        if record.vanished < self.settings.max_attempts:
+            return self._assign(record, worker, request)
+        reason = f"{record.vanished} workers vanished with it and none got further, the last one was {record.worker}"
+        # The last attempt is not the trial's any more either.
+        self._put(record, state="failed", attempt=record.attempt + 1, reason=reason)
+        del self._seen[record.id]
+        return None
+
+    def _running(self, trial: str, attempt: int) -> TrialRecord | None:
+        """The record of a trial that this attempt has; None where it is not, or no longer, its own."""
+        record = self._records.get(trial)
+        return record if record and record.state == "running" and record.attempt == attempt else None
+
+    def _put(self, record: TrialRecord, **changes: Any) -> TrialRecord:
+        changed = self._records[record.id] = dataclasses.replace(record, **changes)
+        self._version += 1
+        return changed
+
+    def _is_weak(self, record: TrialRecord, share: float) -> bool:
+        if not self.settings.stop_weak or self.settings.tuner == "hyperband" or record.id == next(iter(self._records)):
+            return False
+        # At its end it is better scored than stopped.
+        if not _WEAK_FROM_SHARE - _SAME_SHARE <= share < record.share:
+            return False
+        others = [
+            each.best_until(share)
+            for each in self._records.values()
+            if each.id != record.id and each.has_score_from(share)
+        ]
+        known = [score for score in others if score is not None]
+        mine = record.best_until(share)
+        return len(known) >= _WEAK_AMONG and mine is not None and mine > statistics.median(known)
+
+    def _summary(self) -> str:
+        records = list(self._records.values())
+        states = [record.state for record in records]
+        counts = [f"{states.count(state)} {state}" for state in ("completed", "stopped", "failed") if state in states]
+        if not any(record.has_score for record in records):
+            return f"all {len(records)} trials failed, the last one with: {records[-1].reason}"
+        configs = sum(record.parent is None for record in records)
+        ended = f"{len(records)} trials: {', '.join(counts)}"
+        return ended if configs >= self.settings.max_trials else f"space exhausted after {ended}"
+
+    def _save(self) -> None:
+        """Writes what has changed; what could not be written is written with the next call."""
+        if self._saved == self._version:
+            return
+        state = {
+            **_identity(self._space, self._start, self.settings),
+            "start": dataclasses.asdict(self._start),
+            "settings": dataclasses.asdict(self.settings),
+            "trials": [dataclasses.asdict(record) for record in self._records.values()],
+            "queue": self._queue,
+            "oracle": self._oracle.state(),
+        }
+        storage.write_bytes_atomic(self._path, (json.dumps(state, indent=1, allow_nan=False) + "\n").encode())
+        self._saved = self._version
+
+
+def _assignment(record: TrialRecord) -> Assignment:
+    return Assignment(record.id, record.attempt, record.directory, dict(record.values), record.share)
+
+
+def _judged(record: TrialRecord, outcome: Outcome, score: float | None, reason: str) -> dict[str, Any]:
+    """What an attempt that came to an end makes of its trial: without finite scores, a failure."""
+    broken = next((each.train_step for each in record.scores if each.score is None), None)
+    if broken is not None:
+        return {"state": "failed", "reason": f"the score at train_step {broken:,} is infinite or not a number"}
+    if score is None or not math.isfinite(score):
+        return {"state": "failed", "reason": f"the score is {score}, expected a finite number ({reason})"}
+    return {"state": outcome, "score": score, "reason": reason}
+
+
+def _record(values: Mapping[str, Any]) -> TrialRecord:
+    return TrialRecord(**{**values, "scores": tuple(Score(**score) for score in values["scores"])})
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        state = json.loads(storage.read_bytes(path))
+        if state.keys() >= {"space", "start", "settings", "trials", "queue", "oracle"}:
+            return state
+    except (ValueError, AttributeError):
+        pass
+    raise UserError(f"{path}: is no study's state: use another workdir, or --overwrite")
+
+
+def _require_same(path: str, state: Mapping[str, Any], space: Space, start: Config, settings: Settings) -> None:
+    """Checks that a study is the one asked for.
+
+    Raises:
+        UserError: it is not; the message says in what.
+    """
+    asked = _identity(space, start, settings)
+    there = {"space": state["space"]}
+    for part in ("start", "settings"):
+        there[part] = {name: value for name, value in state[part].items() if name in asked[part]}
+    differences = {
+        "space": space.differences(there["space"]),
+        **{
+            part: [
+                f"{name}: {there[part].get(name)}; {value}"
+                for name, value in asked[part].items()
+                if there[part].get(name) != value
+            ]
+            for part in ("start", "settings")
+        },
+    }
+    for part, what in (("space", "space"), ("start", "start config"), ("settings", "settings")):
+        if differences[part]:
+            raise UserError(
+                f"{path}: is a study of another {what} ({', '.join(differences[part])}: there; asked for): ask for the "
+                "same, use another workdir, or --overwrite"
+            )
+    before = state["settings"]["max_trials"]
+    if settings.max_trials < before:
+        raise UserError(f"{path}: is a study of max_trials={before}, which may only grow, got {settings.max_trials}")
+
+
+def _lock(directory: str) -> BinaryIO:
+    """The open file that keeps other processes out of a study."""
+    path = os.path.join(directory, _LOCK_NAME)
+    try:
+        lock = open(path, "wb")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(
+            f"{directory}: another process leads this study: wait for it, or use another workdir"
+        ) from error
+    return lock
+
+
+def _remove_trials(directory: str) -> None:
+    path = os.path.join(directory, TRIALS_NAME)
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be removed ({error.strerror})") from error

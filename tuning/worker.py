@@ -1,0 +1,185 @@
+"""A worker: takes trials from a study and trains each with the trainer's own loop."""
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from notes.errors import UserError
+from notes.manifest import Manifest
+from trainer.config import Config
+from trainer.workdir import Busy, Result
+from tuning.space import Space
+from tuning.study import Assignment, Done, Outcome, Settings, Wait
+
+_REASON_LENGTH = 300
+_HELD_SECONDS = 60.0  # for which a trial's directory may still be held by the worker that had it before
+_WEAK = "worse than the median of the others"
+
+
+class TrialSource(Protocol):
+    """What a worker asks of a study, here or behind a connection."""
+
+    def next_trial(self, worker: str) -> Assignment | Wait | Done:
+        """What to do next."""
+
+    def beat(self, trial: str, attempt: int) -> bool:
+        """Says that the attempt lives; whether it is still the trial's."""
+
+    def report(self, trial: str, attempt: int, train_step: int, share: float, score: float) -> str:
+        """Takes an intermediate score; `go`, `stop` or `lost`."""
+
+    def end(
+        self,
+        trial: str,
+        attempt: int,
+        outcome: Outcome,
+        score: float | None,
+        reason: str,
+        seconds: float,
+        train_step: int,
+    ) -> bool:
+        """Takes the outcome; whether it counts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ended:
+    outcome: Outcome
+    score: float | None
+    reason: str
+    train_step: int
+
+
+def work(
+    source: TrialSource,
+    worker: str,
+    *,
+    space: Space,
+    start: Config,
+    settings: Settings,
+    manifest: Manifest,
+    workdir: str,
+    beat_seconds: float,
+) -> int:
+    """Trains trial after trial until the study is done, or the worker is told to end.
+
+    Args:
+        source: the study.
+        worker: this worker's id, the same when it is started again.
+        space: gives a trial's config.
+        start: the config that all trials vary.
+        settings: how long a trial is, and on how much of the corpus.
+        manifest: the dataset.
+        workdir: the study's.
+        beat_seconds: between two signs of life.
+
+    Returns:
+        The exit status: 0, or 128 + the signal that ended it.
+    """
+    while True:
+        answer = source.next_trial(worker)
+        if isinstance(answer, Done):
+            return 0
+        if isinstance(answer, Wait):
+            time.sleep(answer.seconds)
+            continue
+        config = space.config(answer.values, start, settings.train_steps).replace(corpus_share=settings.corpus_share)
+        begun = time.monotonic()
+        with _beating(source, answer, beat_seconds) as lost:
+            ended = _train(source, answer, config, manifest, workdir, lost)
+        seconds = time.monotonic() - begun
+        source.end(answer.trial, answer.attempt, ended.outcome, ended.score, ended.reason, seconds, ended.train_step)
+        if ended.outcome == "interrupted" and ended.reason in signal.Signals.__members__:
+            return 128 + signal.Signals[ended.reason]
+
+
+@contextlib.contextmanager
+def _beating(source: TrialSource, assignment: Assignment, seconds: float) -> Iterator[threading.Event]:
+    """Tells the study that the attempt lives, all the while; the event is set once it is no longer the trial's."""
+    lost, over = threading.Event(), threading.Event()
+
+    def beat() -> None:
+        while not over.wait(seconds):
+            try:
+                if not source.beat(assignment.trial, assignment.attempt):
+                    lost.set()
+                    return
+            except UserError:
+                pass  # The chief is away; whoever needs its answer waits for it, and says so.
+
+    thread = threading.Thread(target=beat, name=f"beat-{assignment.trial}", daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        over.set()
+        thread.join()
+
+
+def _train(
+    source: TrialSource,
+    assignment: Assignment,
+    config: Config,
+    manifest: Manifest,
+    workdir: str,
+    lost: threading.Event,
+) -> _Ended:
+    """One attempt at a trial; whatever goes wrong with it is its outcome."""
+    import keras
+    import tensorflow as tf
+
+    from trainer import loop
+
+    verdicts = []
+
+    def on_score(train_step: int, score: float) -> bool:
+        verdict = source.report(assignment.trial, assignment.attempt, train_step, train_step / config.steps, score)
+        verdicts.append("lost" if lost.is_set() else verdict)
+        return verdicts[-1] == "go"
+
+    stop_at = math.ceil(config.steps * assignment.stop_at_share)
+    directory = os.path.join(workdir, assignment.directory)
+    train = functools.partial(
+        loop.train, config, manifest, directory, quiet=True, keepsakes=False, stop_at=stop_at, on_score=on_score
+    )
+    try:
+        result = _once_free(train, lost)
+    except UserError as error:
+        return _Ended("failed", None, _one_line(error), 0)
+    except tf.errors.ResourceExhaustedError as error:
+        return _Ended("failed", None, _one_line(f"out of memory: {error.message}"), 0)
+    except Exception as error:  # A bad combination must not end the search, whatever it raises.
+        return _Ended("failed", None, _one_line(f"{type(error).__name__}: {error}"), 0)
+    finally:
+        # Graphs and variables of one trial would stay in Keras' and TensorFlow's hands into the next.
+        keras.backend.clear_session()
+        gc.collect()
+    if result.reason in signal.Signals.__members__:
+        return _Ended("interrupted", result.best, result.reason, result.train_step)
+    if result.reason == "told" and verdicts[-1:] not in ([], ["go"]):
+        if verdicts[-1] == "lost":
+            return _Ended("interrupted", result.best, "given to another worker", result.train_step)
+        return _Ended("stopped", result.best, _WEAK, result.train_step)
+    return _Ended("completed", result.best, result.reason, result.train_step)
+
+
+def _once_free(train: Callable[[], Result], lost: threading.Event) -> Result:
+    """Trains, once the worker that had the trial before has let go of its directory."""
+    given_up = time.monotonic() + _HELD_SECONDS
+    while True:
+        try:
+            return train()
+        except Busy:
+            if time.monotonic() > given_up or lost.wait(1.0):
+                raise
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:_REASON_LENGTH]
