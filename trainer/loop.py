@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -108,7 +109,8 @@ def train(
     started: float | None = None,
     keepsakes: bool = True,
     stop_at: int | None = None,
-    on_score: Callable[[int, float], bool] | None = None,
+    on_score: Callable[[int, float], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> Result:
     """Trains, or goes on training, in a workdir.
 
@@ -122,7 +124,8 @@ def train(
         started: `time.monotonic()` when the command began, for `max_minutes`; now by default.
         keepsakes: writes what the training itself does not need: music for TensorBoard, the export, the curves.
         stop_at: a train_step to stop at although more are planned; the run can go on from there.
-        on_score: is told the train_step and the best score so far at each evaluation; False stops the run.
+        on_score: is told the train_step and the best score so far at each evaluation.
+        stop: ends the run, once it is set, as a signal would: what was trained is saved.
 
     Raises:
         UserError: the workdir belongs to another config or dataset, the config does not fit the devices or the data,
@@ -134,18 +137,31 @@ def train(
     if result is not None:
         say(f"{directory} is finished: {result.reason} at train_step {result.train_step:,}", quiet=quiet)
         return result
-    run = functools.partial(
-        _Run, config, manifest, directory, cluster, quiet, profile, started, keepsakes, stop_at, on_score
-    )
-    if cluster is None:
-        return run().train()
-    try:
-        return run().train()
-    except _PEER_ERRORS as error:
-        raise PeerLost(
-            f"worker {cluster.index} of {cluster.size} lost another one ({type(error).__name__}): start all of them "
-            "again, and they go on from the newest checkpoint"
-        ) from error
+    with contextlib.ExitStack() as held:
+        run = functools.partial(
+            _Run,
+            config,
+            manifest,
+            directory,
+            cluster,
+            quiet,
+            profile,
+            started,
+            keepsakes,
+            stop_at,
+            on_score,
+            stop,
+            held,
+        )
+        if cluster is None:
+            return run().train()
+        try:
+            return run().train()
+        except _PEER_ERRORS as error:
+            raise PeerLost(
+                f"worker {cluster.index} of {cluster.size} lost another one ({type(error).__name__}): start all of "
+                "them again, and they go on from the newest checkpoint"
+            ) from error
 
 
 class _Run:
@@ -162,12 +178,13 @@ class _Run:
         started: float,
         keepsakes: bool,
         stop_at: int | None,
-        on_score: Callable[[int, float], bool] | None,
+        on_score: Callable[[int, float], None] | None,
+        stop: threading.Event | None,
+        held: contextlib.ExitStack,
     ) -> None:
         self._config, self._manifest, self._directory = config, manifest, directory
         self._quiet, self._started, self._keepsakes = quiet, started, keepsakes
-        self._stop_at, self._on_score = stop_at, on_score
-        self._told_to_stop = False
+        self._stop_at, self._on_score, self._stop = stop_at, on_score, stop
         self._monitor = Monitor()
         self._speed = Speed()
         self._signals = Signals()
@@ -204,7 +221,7 @@ class _Run:
         if self._is_chief:
             # Only now, that the config was found to fit data and devices.
             versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
-            self._lock = workdir.begin(config, manifest, directory, versions)
+            held.enter_context(workdir.begin(config, manifest, directory, versions))
         # Whether what is due at this train_step is still to be done: a signal may come before it is.
         self._due = False
         self._train_step = self._saved = self._resume()
@@ -321,6 +338,7 @@ class _Run:
     def train(self) -> Result:
         """Trains to the end, or to a signal."""
         with self._signals, self._reports, self._saver, self._profile or contextlib.nullcontext():
+            leaves_others = False
             self._reports.start(self._plan, self._train_step)
             self._agree()
             try:
@@ -330,13 +348,16 @@ class _Run:
                     self._advance()
                 reason = ended
             except Interrupted:
-                reason = str(self._signals.received)
+                # The others wait for a train_step that will not come, and learn of it as this one ends.
+                reason, leaves_others = str(self._signals.received), self._workers.size > 1
             self._save()
             self._saver.wait()
             if reason in ("steps", "patience"):
                 reason = self._finish(reason)
         # No worker leaves before all is written: should the chief die until then, all are started again.
-        (is_final,) = self._workers.of_chief([reason in ("steps", "patience")])
+        is_final = float(reason in ("steps", "patience"))
+        if not leaves_others:
+            (is_final,) = self._workers.of_chief([is_final])
         if not is_final and reason != "told":
             reason = self._signals.received or "peer"
             told = "another worker was told to end" if reason == "peer" else reason
@@ -361,7 +382,9 @@ class _Run:
             return "steps"
         if self._config.patience and self._monitor.since_best >= self._config.patience:
             return "patience"
-        if self._told_to_stop or (self._stop_at is not None and self._train_step >= self._stop_at):
+        if self._stop_at is not None and self._train_step >= self._stop_at:
+            return "told"
+        if self._stop is not None and self._stop.is_set():
             return "told"
         if told:
             return self._signals.received or "peer"
@@ -387,7 +410,7 @@ class _Run:
     def _call(self, train_steps: int) -> None:
         """Does so many train_steps."""
         begun = time.monotonic()
-        if self._speed.compiled or self._workers.size > 1:
+        if self._speed.compiled:
             self._state.run(tf.constant(train_steps))
         else:
             # Compiling takes a while, and there is nothing yet to be saved.
@@ -428,7 +451,7 @@ class _Run:
             if measured is not None and self._monitor.note(measured, self._train_step):
                 self._save_best(measured)
         if scores and self._on_score is not None and self._monitor.best is not None:
-            self._told_to_stop = not self._on_score(self._train_step, self._monitor.best)
+            self._on_score(self._train_step, self._monitor.best)
         self._due = False
         if self._is_due(config.checkpoint_every):
             self._save()

@@ -109,10 +109,11 @@ class Reports(NoReports):
     def _cut(self, train_step: int) -> None:
         if not storage.exists(self._path):
             return
-        lines = storage.read_bytes(self._path).decode().splitlines()
-        kept = [line for line in lines if _train_step_of(line) <= train_step]
-        if kept != lines:
-            storage.write_bytes_atomic(self._path, "".join(f"{line}\n" for line in kept).encode())
+        before = storage.read_bytes(self._path)
+        kept = "".join(f"{line}\n" for line in before.decode().splitlines() if _train_step_of(line) <= train_step)
+        # A kill may have cut off no more than the last line's end.
+        if kept.encode() != before:
+            storage.write_bytes_atomic(self._path, kept.encode())
 
     def _write_hyperparameters(self, config: Config) -> None:
         from tensorboard.plugins.hparams import api

@@ -10,6 +10,7 @@ import tensorflow as tf
 from notes.errors import UserError
 from trainer.cluster import Cluster
 from trainer.config import Config
+from trainer.meeting import meet
 
 _CPU_FLAGS = "/proc/cpuinfo"
 # What a CPU calls its instructions for a type, on x86 and on ARM; without them TensorFlow computes in float32 and
@@ -112,13 +113,16 @@ def create_strategy(devices: Sequence[str], cluster: Cluster | None = None) -> t
         tf.train.ClusterSpec({"worker": list(cluster.workers)}), task_type="worker", task_id=cluster.index,
         rpc_layer="grpc",
     )  # fmt: skip
-    # TensorFlow waits outside of Python, where Python's handlers would not be heard.
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    meet(cluster)
+    # Where TensorFlow must still wait after all, Python's handlers would not be heard.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # TensorFlow has taken SIGTERM, to do nothing with it. Until the run listens there is nothing to be saved.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
 
 
 class Workers:

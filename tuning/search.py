@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from notes.errors import UserError
 from notes.manifest import Manifest
 from trainer.config import Config
 from tuning import results
@@ -59,7 +60,9 @@ class Search:
         with self._opened(overwrite) as study:
             with self._shown(study):
                 status = self._work(study, role.worker)
-            if not status:
+            if status:
+                self._say("told to end: the same command goes on with the study")
+            else:
                 self._conclude(study)
             return status
 
@@ -140,8 +143,10 @@ class Search:
                     standing = self._standing(study)
                     ended = [record for record in standing.trials if not record.is_open]
                     if ended != known:
-                        results.write(standing, self._workdir)
-                        known = ended
+                        # What cannot be written now may be later; at the end, it is told.
+                        with contextlib.suppress(UserError):
+                            results.write(standing, self._workdir)
+                            known = ended
                     progress.show(standing)
                     if ends:
                         return

@@ -20,12 +20,12 @@ from notes.errors import UserError
 from tuning.study import Assignment, Done, Outcome, Study, Wait
 
 _SERVICE = "sostenuto.Study"
-_CALL_SECONDS = 10.0
+_CALL_SECONDS, _SHORTEST_CALL_SECONDS = 10.0, 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries of a call
 _THREADS = 16
 _ANSWERS: dict[str, type] = {"assignment": Assignment, "wait": Wait, "done": Done}
 
-# A chief that is away answers with one of these, sooner or later.
+# What a chief that is away answers with, sooner or later; with others, it is there but could not answer.
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -140,8 +140,8 @@ class StudyClient:
         return _unpacked(self._call("next_trial", worker=worker, request=uuid.uuid4().hex))
 
     def beat(self, trial: str, attempt: int) -> bool:
-        """As `Study.beat`."""
-        return self._call("beat", trial=trial, attempt=attempt)
+        """As `Study.beat`, but tried only once: the next one follows anyway."""
+        return self._call("beat", patience=0, trial=trial, attempt=attempt)
 
     def report(self, trial: str, attempt: int, train_step: int, share: float, score: float) -> str:
         """As `Study.report`."""
@@ -163,29 +163,30 @@ class StudyClient:
             train_step=train_step,
         )  # fmt: skip
 
-    def _call(self, method: str, **arguments: Any) -> Any:
+    def _call(self, method: str, *, patience: float | None = None, **arguments: Any) -> Any:
         call = self._channel.unary_unary(
             f"/{_SERVICE}/{method}", request_serializer=_serialized, response_deserializer=json.loads
         )
         request = {"study": self._fingerprint, "arguments": arguments}
-        given_up = time.monotonic() + self._patience
+        patience = self._patience if patience is None else patience
+        given_up = time.monotonic() + patience
         pause = _FIRST_PAUSE
         told = False
         while True:
             try:
-                return call(request, timeout=_CALL_SECONDS, wait_for_ready=False)
+                left = given_up - time.monotonic()
+                return call(request, timeout=min(max(left, _SHORTEST_CALL_SECONDS), _CALL_SECONDS))
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
                     raise UserError(
                         f"the chief at {self._address} leads another study: expected one with the same --data, "
                         "--workdir, search space and budget"
                     ) from error
-                if error.code() not in _AWAY:
-                    raise
                 if time.monotonic() + pause > given_up:
+                    could = "did not" if error.code() in _AWAY else f"could not ({error.details()})"
                     raise UserError(
-                        f"the chief at {self._address} did not answer for {self._patience:.0f} s: start it, or give "
-                        "its --chief_address"
+                        f"the chief at {self._address} {could} answer for {patience:.0f} s: start it, or give its "
+                        "--chief_address"
                     ) from error
             if not told:
                 print(f"waiting for the chief at {self._address}", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal
 
 from notes import storage
 from notes.errors import UserError
+from trainer import startup
 from trainer.config import CHANGEABLE_ON_RESUME, Config
 from tuning.space import Space
 
@@ -216,7 +217,9 @@ class Study:
         lock: BinaryIO,
         clock: Callable[[], float],
     ) -> None:
-        from tuning.oracles import Oracle  # KerasTuner takes seconds to import, and workers need none of it.
+        # KerasTuner takes seconds to import, and workers need none of it; it loads TensorFlow, which would chatter.
+        startup.import_tensorflow()
+        from tuning.oracles import Oracle
 
         self.fingerprint = fingerprint(space, start, settings)
         self.settings = settings

@@ -90,10 +90,15 @@ def work(
         if isinstance(answer, Wait):
             time.sleep(answer.seconds)
             continue
-        config = space.config(answer.values, start, settings.train_steps).replace(corpus_share=settings.corpus_share)
         begun = time.monotonic()
-        with _beating(source, answer, beat_seconds) as lost:
-            ended = _train(source, answer, config, manifest, workdir, lost)
+        with _beating(source, answer, beat_seconds) as stop:
+            try:
+                config = space.config(answer.values, start, settings.train_steps)
+            except UserError as error:
+                ended = _Ended("failed", None, _one_line(error), 0)
+            else:
+                config = config.replace(corpus_share=settings.corpus_share)
+                ended = _train(source, answer, config, manifest, workdir, stop)
         seconds = time.monotonic() - begun
         source.end(answer.trial, answer.attempt, ended.outcome, ended.score, ended.reason, seconds, ended.train_step)
         if ended.outcome == "interrupted" and ended.reason in signal.Signals.__members__:
@@ -103,13 +108,13 @@ def work(
 @contextlib.contextmanager
 def _beating(source: TrialSource, assignment: Assignment, seconds: float) -> Iterator[threading.Event]:
     """Tells the study that the attempt lives, all the while; the event is set once it is no longer the trial's."""
-    lost, over = threading.Event(), threading.Event()
+    stop, over = threading.Event(), threading.Event()
 
     def beat() -> None:
         while not over.wait(seconds):
             try:
                 if not source.beat(assignment.trial, assignment.attempt):
-                    lost.set()
+                    stop.set()
                     return
             except UserError:
                 pass  # The chief is away; whoever needs its answer waits for it, and says so.
@@ -117,7 +122,7 @@ def _beating(source: TrialSource, assignment: Assignment, seconds: float) -> Ite
     thread = threading.Thread(target=beat, name=f"beat-{assignment.trial}", daemon=True)
     thread.start()
     try:
-        yield lost
+        yield stop
     finally:
         over.set()
         thread.join()
@@ -129,28 +134,38 @@ def _train(
     config: Config,
     manifest: Manifest,
     workdir: str,
-    lost: threading.Event,
+    stop: threading.Event,
 ) -> _Ended:
-    """One attempt at a trial; whatever goes wrong with it is its outcome."""
+    """One attempt at a trial; whatever goes wrong with it is its outcome.
+
+    Raises:
+        UserError: the study did not answer, which is no fault of the trial's.
+    """
     import keras
     import tensorflow as tf
 
     from trainer import loop
 
-    verdicts = []
+    verdict = "go"
+    no_answer: UserError | None = None
 
-    def on_score(train_step: int, score: float) -> bool:
-        verdict = source.report(assignment.trial, assignment.attempt, train_step, train_step / config.steps, score)
-        verdicts.append("lost" if lost.is_set() else verdict)
-        return verdicts[-1] == "go"
+    def on_score(train_step: int, score: float) -> None:
+        nonlocal verdict, no_answer
+        try:
+            verdict = source.report(assignment.trial, assignment.attempt, train_step, train_step / config.steps, score)
+        except UserError as error:
+            no_answer = error
+        if no_answer or verdict != "go":
+            stop.set()
 
     stop_at = math.ceil(config.steps * assignment.stop_at_share)
     directory = os.path.join(workdir, assignment.directory)
     train = functools.partial(
-        loop.train, config, manifest, directory, quiet=True, keepsakes=False, stop_at=stop_at, on_score=on_score
-    )
+        loop.train, config, manifest, directory, quiet=True, keepsakes=False, stop_at=stop_at, on_score=on_score,
+        stop=stop,
+    )  # fmt: skip
     try:
-        result = _once_free(train, lost)
+        result = _once_free(train, stop)
     except UserError as error:
         return _Ended("failed", None, _one_line(error), 0)
     except tf.errors.ResourceExhaustedError as error:
@@ -161,23 +176,25 @@ def _train(
         # Graphs and variables of one trial would stay in Keras' and TensorFlow's hands into the next.
         keras.backend.clear_session()
         gc.collect()
+    if no_answer:
+        raise no_answer
     if result.reason in signal.Signals.__members__:
         return _Ended("interrupted", result.best, result.reason, result.train_step)
-    if result.reason == "told" and verdicts[-1:] not in ([], ["go"]):
-        if verdicts[-1] == "lost":
-            return _Ended("interrupted", result.best, "given to another worker", result.train_step)
-        return _Ended("stopped", result.best, _WEAK, result.train_step)
+    if result.reason == "told" and stop.is_set():
+        if verdict == "stop":
+            return _Ended("stopped", result.best, _WEAK, result.train_step)
+        return _Ended("interrupted", result.best, "given to another worker", result.train_step)
     return _Ended("completed", result.best, result.reason, result.train_step)
 
 
-def _once_free(train: Callable[[], Result], lost: threading.Event) -> Result:
+def _once_free(train: Callable[[], Result], stop: threading.Event) -> Result:
     """Trains, once the worker that had the trial before has let go of its directory."""
     given_up = time.monotonic() + _HELD_SECONDS
     while True:
         try:
             return train()
         except Busy:
-            if time.monotonic() > given_up or lost.wait(1.0):
+            if time.monotonic() > given_up or stop.wait(1.0):
                 raise
 
 

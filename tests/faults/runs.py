@@ -159,7 +159,7 @@ def wait_for(moment: Moment, run: Run, workers: list[Worker], choose: random.Ran
 
 
 class Blow(NamedTuple):
-    """A signal that hit: how many processes, and how many seconds until all of the run had left."""
+    """A signal that was sent: how many processes it ended, and how many seconds that took."""
 
     hit: int
     seconds: float
@@ -177,10 +177,12 @@ def strike(run: Run, moment: Moment, number: signal.Signals, targets: Sequence[i
         hit = 0
         for worker in struck:
             status = worker.ended(LEAVE_SECONDS)
-            # 0: it was done already.
-            assert status in (-number, 128 + number, 0), (status, worker.lines)
+            # It was done already, or another one that was struck left a moment before it.
+            assert status in (-number, 128 + number, 0, PEER_LOST), (status, worker.lines)
             assert status or run.is_finished, worker.lines
+            assert status != PEER_LOST or len(struck) > 1, worker.lines
             hit += status != 0
+        seconds = time.monotonic() - begun
         for worker in workers:
             if worker in struck:
                 continue
@@ -192,13 +194,13 @@ def strike(run: Run, moment: Moment, number: signal.Signals, targets: Sequence[i
                 assert "waiting for all" in worker.lines[-1]
                 continue
             assert status == PEER_LOST or (status == 0 and run.is_finished), (status, worker.lines)
-        seconds = time.monotonic() - begun
+        all_seconds = time.monotonic() - begun
         for said in filter(None, (re.search(r": saved at train_step ([\d,]+);", line) for line in workers[0].lines)):
             assert int(said[1].replace(",", "")) == run.newest_checkpoint
     print(
         f"{run.workdir.name}: {number.name} to {len(struck)} of {run.size} ({list(targets)}) at {moment.name}: "
-        f"{hit} hit, all gone after {seconds:.1f} s, {[worker.process.returncode for worker in workers]}, "
-        f"checkpoint {run.newest_checkpoint}"
+        f"{hit} hit, gone after {seconds:.1f} s, all after {all_seconds:.1f} s, statuses "
+        f"{[worker.process.returncode for worker in workers]}, checkpoint {run.newest_checkpoint}"
     )
     return Blow(hit, seconds)
 

@@ -135,7 +135,8 @@ def test_two_hosts_killed_at_random_moments(kills, dataset, tmp_path, choose, un
 def test_asked_to_end_at_random_moments(workers, kills, dataset, tmp_path, choose, untouched):
     asks = [signal.SIGTERM, signal.SIGINT]
     blows = storm(workers, asks, -(-kills // 3), dataset, tmp_path, choose, untouched)
-    assert max(blow.seconds for blow in blows) < LEAVE_SECONDS
+    # Here the hosts share one machine's cores.
+    assert max(blow.seconds for blow in blows) < LEAVE_SECONDS * workers
 
 
 def test_killed_between_each_temporary_file_and_its_rename(kills, dataset, tmp_path, untouched):

@@ -1,0 +1,393 @@
+"""A worker in this process, which gets its trials from a list; most of them are trained for real."""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import threading
+from typing import NamedTuple
+
+import pytest
+
+from notes.errors import UserError
+from notes.manifest import Manifest
+from tests.trainer.runs import metrics
+from trainer import loop, strategy, workdir
+from trainer.config import preset
+from trainer.model import NextNoteModel
+from trainer.workdir import Result
+from tuning import worker
+from tuning.space import Space
+from tuning.study import Assignment, Done, Settings, Study, Wait
+
+TRAIN_STEPS = 20
+START = preset("base").replace(
+    units=8, head_units=8, layers=1, seq_length=16, batch_size=8, warmup_steps=2, learning_rate=0.01,
+    pitch_embedding=8, time_embedding=8, velocity_embedding=8,
+)  # fmt: skip
+SPACE = Space.create(START, fix=["units=8", "seq_length=16"])
+SETTINGS = Settings("random", 6, TRAIN_STEPS, worker_timeout=20.0)
+VALUES = {"step_weight": 1.0, "duration_weight": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def _devices_as_they_are(monkeypatch):
+    """A process sets up its devices once, and other tests may have done so."""
+    monkeypatch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
+
+
+def trial(name="0000", *, attempt=1, directory=None, values=VALUES, share=1.0) -> Assignment:
+    return Assignment(name, attempt, directory or f"trials/{name}", values, share)
+
+
+class Ended(NamedTuple):
+    trial: str
+    outcome: str
+    score: float | None
+    reason: str
+    train_step: int
+
+
+class Trials:
+    """A study that gives these trials and notes what it hears of them.
+
+    Attributes:
+        reports: `(trial, train_step, score)` each.
+        ended: what `end` was told, in order.
+    """
+
+    def __init__(self, *assignments, report=None, beat=None) -> None:
+        self._assignments = list(assignments)
+        self._report, self._beat = report, beat
+        self.reports: list[tuple[str, int, float]] = []
+        self.ended: list[Ended] = []
+
+    def next_trial(self, asks):
+        assert asks == "tuner0"
+        return self._assignments.pop(0) if self._assignments else Done("no more")
+
+    def beat(self, trial, attempt):
+        return self._beat is None or self._beat(trial)
+
+    def report(self, trial, attempt, train_step, share, score):
+        assert 0 < share <= 1
+        self.reports.append((trial, train_step, score))
+        return "go" if self._report is None else self._report(trial, train_step)
+
+    def end(self, trial, attempt, outcome, score, reason, seconds, train_step):
+        assert reason == " ".join(reason.split())
+        self.ended.append(Ended(trial, outcome, score, reason, train_step))
+        return True
+
+
+def do(source, data, directory, *, settings=SETTINGS, space=SPACE, beat_seconds=5.0) -> int:
+    return worker.work(
+        source, "tuner0", space=space, start=START, settings=settings, manifest=Manifest.load(data),
+        workdir=str(directory), beat_seconds=beat_seconds,
+    )  # fmt: skip
+
+
+def send(number: signal.Signals) -> str:
+    os.kill(os.getpid(), number)
+    return "go"
+
+
+def told_to_end(number: signal.Signals):
+    """What `cli.run` does with a signal that comes while nobody else takes it."""
+
+    def leave(*_):
+        raise SystemExit(128 + number)
+
+    return leave
+
+
+@pytest.fixture
+def _as_a_command(monkeypatch):
+    before = signal.signal(signal.SIGTERM, told_to_end(signal.SIGTERM))
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def trains(monkeypatch):
+    """Replaces the trainer: takes exceptions and results, to be raised and returned in turn."""
+
+    def replace(*outcomes):
+        left = list(outcomes)
+
+        def train(config, manifest, directory, **_):
+            outcome = left.pop(0)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(loop, "train", train)
+        return left
+
+    return replace
+
+
+def completed(best=8.0) -> Result:
+    return Result(TRAIN_STEPS, best, TRAIN_STEPS, "val_nats", "steps")
+
+
+def test_a_trial_that_fails_is_recorded_and_the_next_one_runs(dataset, tmp_path, trains):
+    import tensorflow as tf
+
+    errors = {
+        UserError("batch_size=8 is no multiple\n of the 3 replicas"): "batch_size=8 is no multiple of the 3 replicas",
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\ta tensor"): (
+            "out of memory: OOM when allocating a tensor"
+        ),
+        ValueError("Dimensions\n  must be equal"): "ValueError: Dimensions must be equal",
+        MemoryError(): "MemoryError:",
+        RuntimeError("x" * 100_000): "RuntimeError: xxx",
+    }
+    names = [f"{index:04d}" for index in range(len(errors) + 1)]
+    trains(*errors, completed())
+    source = Trials(*map(trial, names))
+    assert do(source, dataset, tmp_path) == 0
+    assert [one.trial for one in source.ended] == names
+    assert [one.outcome for one in source.ended] == ["failed"] * len(errors) + ["completed"]
+    for one, reason in zip(source.ended, errors.values(), strict=False):
+        assert one.reason.startswith(reason)
+        assert len(one.reason) < 1000
+        assert one.score is None
+
+
+def test_a_config_that_cannot_be_is_a_trial_that_fails(dataset, tmp_path, trains):
+    trains(completed())
+    nothing = {"pitch_weight": 0.0, "step_weight": 0.0, "duration_weight": 0.0}
+    source = Trials(trial(values=nothing), trial("0001"))
+    assert do(source, dataset, tmp_path) == 0
+    failed, other = source.ended
+    assert (failed.outcome, other.outcome) == ("failed", "completed")
+    assert "nothing would be learned" in failed.reason
+
+
+def test_a_study_outlives_three_failing_trials_in_a_row(dataset, tmp_path, trains):
+    left = trains(completed(9.0), *[RuntimeError("out of luck")] * 3, completed(8.0), completed(8.5))
+    with Study.open(tmp_path, SPACE, START, SETTINGS) as study:
+        assert do(study, dataset, tmp_path) == 0
+        assert study.is_done
+        assert [record.state for record in study.trials()] == ["completed", *["failed"] * 3, "completed", "completed"]
+        assert {record.reason for record in study.trials()[1:4]} == {"RuntimeError: out of luck"}
+        best = study.best()
+    assert not left
+    assert best is not None
+    assert best.id == "0004"
+
+
+def test_told_to_wait_it_asks_again(dataset, tmp_path, trains):
+    trains(completed())
+    source = Trials(Wait(0.01, "waiting for trial 0007 of tuner1"), trial())
+    assert do(source, dataset, tmp_path) == 0
+    assert [one.trial for one in source.ended] == ["0000"]
+
+
+def test_signs_of_life_go_on_while_the_chief_is_away(dataset, tmp_path, monkeypatch):
+    beaten = threading.Event()
+    beats = []
+
+    def beat(name):
+        beats.append(name)
+        if len(beats) < 3:
+            raise UserError("the chief is away")
+        beaten.set()
+        return True
+
+    def train(config, manifest, directory, *, stop, **_):
+        assert beaten.wait(20)
+        assert not stop.is_set()
+        return completed()
+
+    monkeypatch.setattr(loop, "train", train)
+    source = Trials(trial(), beat=beat)
+    assert do(source, dataset, tmp_path, beat_seconds=0.01) == 0
+    assert source.ended[0].outcome == "completed"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "outcome", "reason"),
+    [
+        ("go", "completed", "steps"),
+        ("stop", "stopped", "worse than the median of the others"),
+        ("lost", "interrupted", "given to another worker"),
+    ],
+)
+def test_a_trial_ends_as_the_study_says(dataset, tmp_path, monkeypatch, verdict, outcome, reason):
+    def train(config, manifest, directory, *, on_score, stop, **_):
+        on_score(4, 9.0)
+        return Result(4, 9.0, 4, "val_nats", "told") if stop.is_set() else completed()
+
+    monkeypatch.setattr(loop, "train", train)
+    source = Trials(trial(), trial("0001"), report=lambda *_: verdict)
+    assert do(source, dataset, tmp_path) == 0
+    assert [(one.outcome, one.reason) for one in source.ended] == [(outcome, reason)] * 2
+
+
+def test_a_chief_that_is_away_too_long_is_no_fault_of_the_trial(dataset, tmp_path, monkeypatch):
+    """The trainer saves what it has, the worker ends, and the trial is gone on with when it is started again."""
+
+    def train(config, manifest, directory, *, on_score, stop, **_):
+        on_score(4, 9.0)
+        assert stop.is_set()
+        return Result(4, 9.0, 4, "val_nats", "told")
+
+    def no_answer(*_):
+        raise UserError("the chief did not answer for 300 s")
+
+    monkeypatch.setattr(loop, "train", train)
+    source = Trials(trial(), report=no_answer)
+    with pytest.raises(UserError, match="did not answer for 300 s"):
+        do(source, dataset, tmp_path)
+    assert not source.ended
+
+
+def test_a_worker_waits_until_the_one_before_has_left_the_trial(dataset, tmp_path, monkeypatch):
+    config = SPACE.config(VALUES, START, TRAIN_STEPS)
+    held = workdir.begin(config, Manifest.load(dataset), str(tmp_path / "trials" / "0000"), {})
+    refused = []
+
+    def train(config, manifest, directory, **_):
+        try:
+            workdir.begin(config, manifest, directory, {}).close()
+        except workdir.Busy:
+            refused.append(True)
+            held.close()
+            raise
+        return completed()
+
+    monkeypatch.setattr(loop, "train", train)
+    source = Trials(trial(attempt=2))
+    assert do(source, dataset, tmp_path) == 0
+    assert refused == [True]
+    assert source.ended[0].outcome == "completed"
+
+
+def test_a_trial_that_another_process_never_leaves_fails(dataset, tmp_path, trains, monkeypatch):
+    """Each wait has an end."""
+    monkeypatch.setattr(worker, "_HELD_SECONDS", 0.5)
+    left = trains(*[workdir.Busy("trials/0000: another process is training in it")] * 100)
+    source = Trials(trial(attempt=2))
+    assert do(source, dataset, tmp_path) == 0
+    assert source.ended[0].outcome == "failed"
+    assert "another process is training in it" in source.ended[0].reason
+    assert len(left) == 98
+
+
+# From here on the trainer trains.
+
+
+@pytest.fixture(scope="module")
+def untouched(dataset, tmp_path_factory):
+    """The workdir of a trial that was left in peace."""
+    directory = tmp_path_factory.mktemp("untouched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
+        source = Trials(trial())
+        assert do(source, dataset, directory) == 0
+    assert [train_step for _, train_step, _ in source.reports] == [4, 8, 12, 16, 20]
+    assert source.ended[0].score == min(score for _, _, score in source.reports)
+    return directory / "trials" / "0000"
+
+
+@pytest.mark.usefixtures("_as_a_command")
+def test_a_trial_that_is_broken_off_goes_on_and_ends_like_one_that_never_was(dataset, tmp_path, untouched):
+    directory = tmp_path / "trials" / "0000"
+
+    def newest_checkpoint() -> int:
+        return max(int(path.name) for path in (directory / "checkpoints").iterdir())
+
+    # A rung is the same run, which only stops early.
+    rung = Trials(trial(share=1 / 3))
+    assert do(rung, dataset, tmp_path) == 0
+    assert [train_step for _, train_step, _ in rung.reports] == [4, 7]
+    assert newest_checkpoint() == 7
+    # A worker that is told to end leaves its trial to the next one.
+    told = Trials(trial("0001", directory="trials/0000"), trial("0002"), report=lambda *_: send(signal.SIGTERM))
+    assert do(told, dataset, tmp_path) == 128 + signal.SIGTERM
+    assert [train_step for _, train_step, _ in told.reports] == [8]
+    assert [(one.trial, one.outcome, one.train_step) for one in told.ended] == [("0001", "interrupted", 8)]
+    assert newest_checkpoint() == 8
+    last = Trials(trial("0001", attempt=2, directory="trials/0000"))
+    assert do(last, dataset, tmp_path) == 0
+    assert [train_step for _, train_step, _ in last.reports] == [12, 16, 20]
+    # One that had ended before its worker could say so.
+    again = Trials(trial("0001", attempt=3, directory="trials/0000"))
+    assert do(again, dataset, tmp_path) == 0
+    assert not again.reports
+    assert [source.ended[0].outcome for source in (rung, last, again)] == ["completed"] * 3
+    assert last.ended[0].score == again.ended[0].score
+    # Only that it was also scored where the rung ended.
+    ours, expected = (
+        [report for report in metrics(each) if report["train_step"] != 7] for each in (directory, untouched)
+    )
+    assert ours == expected
+
+
+def live_models() -> int:
+    return sum(isinstance(one, NextNoteModel) for one in gc.get_objects())
+
+
+def test_trials_that_are_told_to_stop_leave_nothing_behind(dataset, tmp_path, request):
+    """And the dataset is read once a worker, so that it may be gone by the second trial."""
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    manifest = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps({**manifest, "source": "another checksum"}))
+    # Nothing but the worker itself tidies up.
+    gc.collect()
+    gc.disable()
+    request.addfinalizer(gc.enable)
+    before = live_models()
+
+    def report(name, train_step):
+        for shard in data.glob("*.tfrecord"):
+            shard.unlink()
+        return "stop"
+
+    source = Trials(trial("weak"), trial("lost"), report=report, beat=lambda name: name != "lost")
+    assert do(source, data, tmp_path, beat_seconds=0.05) == 0
+    weak, lost = source.ended
+    assert (weak.outcome, weak.train_step) == ("stopped", 4)
+    assert source.reports == [("weak", 4, weak.score)]
+    # A sign of life that was refused tells it before any score would.
+    assert lost.outcome == "interrupted"
+    assert lost.train_step < 4
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("beat-")]
+    assert live_models() == before
+
+
+def weighted_loss(report, values) -> float:
+    """The loss that is trained, on validation: what `val_loss` would be."""
+    return sum(
+        values.get(f"{field}_weight", 1.0) * report[f"val_{field}_nll"] for field in ("pitch", "step", "duration")
+    )
+
+
+def test_small_loss_weights_win_nothing(dataset, tmp_path, untouched):
+    """By the weighted loss, an untrained model of small weights beats a trained one."""
+    values = {
+        "small": {"step_weight": 0.25, "duration_weight": 0.25, "learning_rate": 1e-9},
+        # Nor does it matter how long the windows are.
+        "large": {"step_weight": 4.0, "duration_weight": 4.0, "learning_rate": 1e-9, "seq_length": 8},
+    }
+    space = Space.create(START, tune=["learning_rate"], fix=["units=8"])
+    source = Trials(*(trial(name, values=each) for name, each in values.items()), report=lambda *_: "go")
+    assert do(source, dataset, tmp_path, space=space) == 0
+    directories = {"trained": untouched, **{name: tmp_path / "trials" / name for name in values}}
+    scored = {
+        name: min((line for line in metrics(each) if "val_nats" in line), key=lambda line: line["val_nats"])
+        for name, each in directories.items()
+    }
+    losses = {name: weighted_loss(each, values.get(name, VALUES)) for name, each in scored.items()}
+    assert min(losses, key=losses.__getitem__) == "small"
+    assert losses["large"] > 3 * losses["small"]
+    scores = {name: each["val_nats"] for name, each in scored.items()}
+    assert [one.score for one in source.ended] == [scores["small"], scores["large"]]
+    assert scores["trained"] < scores["small"] - 0.5
+    assert scores["large"] == pytest.approx(scores["small"], rel=1e-5)
+    for name, score in scores.items():
+        assert score == pytest.approx(weighted_loss(scored[name], {}))
