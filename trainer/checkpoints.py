@@ -177,8 +177,13 @@ class BackgroundSaver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for the last write, whatever became of it."""
+        """Waits for the last write; one that failed is told of, also where something else went wrong meanwhile.
+
+        Raises:
+            UserError: a checkpoint cannot be written.
+        """
         self._thread.shutdown()
+        self.wait()
 
     def save(self, checkpoints: Checkpoints, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
         """As `Checkpoints.save`, of the variables as they are now; waits while two others are still being written.
