@@ -1,6 +1,7 @@
 """The one door to files: local paths, written whole or not at all."""
 
 import contextlib
+import fcntl
 import os
 import re
 import uuid
@@ -183,6 +184,25 @@ def write_bytes_atomic(path: str | os.PathLike, data: bytes) -> None:
     """
     with atomic_write(path) as file:
         file.write(data)
+
+
+def lock(path: str | os.PathLike) -> BinaryIO | None:
+    """Opens a file that other processes cannot lock until it is closed; None if one of them has it.
+
+    Raises:
+        UserError: the file cannot be made.
+    """
+    path = local_path(path)
+    try:
+        file = open(path, "wb")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def sync(path: str) -> None:

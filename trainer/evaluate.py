@@ -1,6 +1,5 @@
 """Scores a trained model on a split: `python -m trainer.evaluate --workdir=DIR --data=DIR --split=test`."""
 
-import json
 import os
 
 from absl import flags
@@ -9,6 +8,7 @@ from notes import cli, storage
 from notes.errors import UserError
 from notes.manifest import SPLITS, Manifest
 from trainer import startup
+from trainer.workdir import write_json
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
 _DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
@@ -48,7 +48,7 @@ def main() -> int:
     }
     if residuals is not None:
         evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
-    storage.write_bytes_atomic(path, (json.dumps(evaluation, indent=2) + "\n").encode())
+    write_json(path, evaluation)
     if not _QUIET.value:
         nats = evaluation["nats_per_note"]
         print(

@@ -5,7 +5,6 @@ docs/export.md is its user's page: what the signatures take and return.
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 
@@ -17,6 +16,7 @@ from notes.representation import PITCHES
 from trainer.dataset import START_PITCH, NoteArrays
 from trainer.heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model import LayerState, NextNoteModel, State, StepWeights, Trained, load_model
+from trainer.workdir import write_json
 
 EXPORT_NAME = "export"
 DESCRIPTION_NAME = "export.json"
@@ -63,9 +63,7 @@ def _write(trained: Trained, directory: str) -> None:
     module.weights = list({id(weight): weight for graph in signatures.values() for weight in graph.variables}.values())
     tf.saved_model.save(module, directory, signatures=signatures)
     description = {"train_step": trained.train_step, "config": dataclasses.asdict(trained.model.config)}
-    storage.write_bytes_atomic(
-        os.path.join(directory, DESCRIPTION_NAME), (json.dumps(description, indent=2) + "\n").encode()
-    )
+    write_json(os.path.join(directory, DESCRIPTION_NAME), description)
     for parent, _, names in os.walk(directory):
         for path in (*(os.path.join(parent, name) for name in names), parent):
             storage.sync(path)

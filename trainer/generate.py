@@ -1,6 +1,5 @@
 """Plays with a trained model: `python -m trainer.generate --workdir=DIR --output=DIR`."""
 
-import json
 import os
 import re
 from typing import Any
@@ -13,7 +12,7 @@ from notes.midi import Sustain, read_midi, write_midi
 from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import startup
-from trainer.workdir import load_run
+from trainer.workdir import load_run, write_json
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
 _OUTPUT = flags.DEFINE_string("output", None, "where the samples go; those of an earlier call are overwritten")
@@ -78,7 +77,7 @@ def main() -> int:
         "samples": files,
     }
     path = os.path.join(output, "samples.json")
-    storage.write_bytes_atomic(path, (json.dumps(document, indent=2) + "\n").encode())
+    write_json(path, document)
     if not _QUIET.value:
         print(
             f"done: {_NUM_SAMPLES.value} x {_NUM_NOTES.value} notes at {samples.notes_per_second:,.0f} notes/s"

@@ -1,7 +1,6 @@
 """What lies in a workdir, under which name; whose it is, and who may train in it."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -127,15 +126,9 @@ def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[st
         UserError: it cannot be written.
     """
     storage.make_directories(workdir)
-    try:
-        lock = open(os.path.join(workdir, _LOCK_NAME), "wb")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"{workdir}: cannot be written ({error.strerror})") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise Busy(f"{workdir}: another process is training in it: wait for it, or use another workdir") from error
+    lock = storage.lock(os.path.join(workdir, _LOCK_NAME))
+    if lock is None:
+        raise Busy(f"{workdir}: another process is training in it: wait for it, or use another workdir")
     storage.remove(os.path.join(workdir, RESULT_NAME))
     storage.write_bytes_atomic(os.path.join(workdir, CONFIG_NAME), config.to_json().encode())
     update_run(

@@ -22,7 +22,7 @@ from notes.errors import UserError
 from trainer.config import Config
 from trainer.workdir import write_json
 from tuning.space import Parameter, Space, notes_per_train_step
-from tuning.study import Settings, TrialRecord
+from tuning.study import SAME_SHARE, Settings, TrialRecord, best_of
 
 TRIALS_NAME = "trials.json"
 BEST_CONFIG_NAME = "best_config.json"
@@ -30,8 +30,6 @@ REPORT_NAME = "report.html"
 SUMMARIES_NAME = "summaries"
 
 _EVENTS_NAME = "events.out.tfevents.study"  # TensorBoard reads what has tfevents in its name
-# Trials are scored at whole train_steps, so that the same share is not the same number in all of them.
-_SAME_SHARE = 0.02
 _LOG_WIDTH = 100  # columns, where there is no terminal to ask
 
 
@@ -54,11 +52,7 @@ class Standing:
     @property
     def best(self) -> TrialRecord | None:
         """The completed trial of the lowest score, among those trained longest (hyperband); None before there is."""
-        return min(
-            (record for record in self.trials if record.state == "completed"),
-            key=lambda record: (-record.share, record.score, record.id),
-            default=None,
-        )
+        return best_of(self.trials)
 
     @property
     def chains(self) -> list["Chain"]:
@@ -118,7 +112,7 @@ class Chain:
         """
         shares = [at for _, at, _ in self.curve]
         best = list(itertools.accumulate((score for _, _, score in self.curve), min))
-        if not shares or not shares[0] - _SAME_SHARE <= share <= shares[-1] + _SAME_SHARE:
+        if not shares or not shares[0] - SAME_SHARE <= share <= shares[-1] + SAME_SHARE:
             return None
         return float(np.interp(share, shares, best))
 

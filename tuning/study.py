@@ -5,7 +5,6 @@ given to another, or ended, is refused.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -14,7 +13,7 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, Literal
 
 from notes import storage
@@ -34,7 +33,7 @@ _LOCK_NAME = ".lock"
 _LONGEST_WAIT, _SHORTEST_WAIT = 5.0, 0.2  # seconds
 _WEAK_FROM_SHARE, _WEAK_AMONG = 1 / 3, 4
 # Trials score at whole train_steps, so that the same share is not the same number in all of them.
-_SAME_SHARE = 0.02
+SAME_SHARE = 0.02
 
 Outcome = Literal["completed", "stopped", "failed", "interrupted"]
 
@@ -175,13 +174,22 @@ class TrialRecord:
     def best_until(self, share: float) -> float | None:
         """The best score up to a share of the full length; None where there is none."""
         return min(
-            (each.score for each in self.scores if each.score is not None and each.share <= share + _SAME_SHARE),
+            (each.score for each in self.scores if each.score is not None and each.share <= share + SAME_SHARE),
             default=None,
         )
 
     def has_score_from(self, share: float) -> bool:
         """Whether it was scored at a share of the full length, or after it."""
-        return any(each.score is not None and each.share >= share - _SAME_SHARE for each in self.scores)
+        return any(each.score is not None and each.share >= share - SAME_SHARE for each in self.scores)
+
+
+def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The completed trial of the lowest score, with hyperband among those trained longest; None before there is."""
+    return min(
+        (record for record in records if record.state == "completed"),
+        key=lambda record: (-record.share, record.score, record.id),
+        default=None,
+    )
 
 
 def fingerprint(space: Space, start: Config, settings: Settings) -> str:
@@ -410,11 +418,7 @@ class Study:
 
     def best(self) -> TrialRecord | None:
         """The completed trial of the lowest score, with hyperband among those trained longest; None before there is."""
-        return min(
-            (record for record in self.trials() if record.state == "completed"),
-            key=lambda record: (-record.share, record.score, record.id),
-            default=None,
-        )
+        return best_of(self.trials())
 
     @property
     def is_done(self) -> bool:
@@ -500,7 +504,7 @@ class Study:
         if not self.settings.stop_weak or self.settings.tuner == "hyperband" or record.id == next(iter(self._records)):
             return False
         # At its end it is better scored than stopped.
-        if not _WEAK_FROM_SHARE - _SAME_SHARE <= share < record.share:
+        if not _WEAK_FROM_SHARE - SAME_SHARE <= share < record.share:
             return False
         others = [
             each.best_until(share)
@@ -599,18 +603,9 @@ def _require_same(path: str, state: Mapping[str, Any], space: Space, start: Conf
 
 def _lock(directory: str) -> BinaryIO:
     """The open file that keeps other processes out of a study."""
-    path = os.path.join(directory, _LOCK_NAME)
-    try:
-        lock = open(path, "wb")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise UserError(
-            f"{directory}: another process leads this study: wait for it, or use another workdir"
-        ) from error
+    lock = storage.lock(os.path.join(directory, _LOCK_NAME))
+    if lock is None:
+        raise UserError(f"{directory}: another process leads this study: wait for it, or use another workdir")
     return lock
 
 
