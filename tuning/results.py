@@ -21,7 +21,7 @@ from notes import storage
 from notes.errors import UserError
 from trainer.config import Config
 from trainer.workdir import write_json
-from tuning.space import Parameter, Space, notes_per_train_step
+from tuning.space import Parameter, Space, notes_per_train_step, same_notes
 from tuning.study import SAME_SHARE, Settings, TrialRecord, best_of
 
 TRIALS_NAME = "trials.json"
@@ -130,9 +130,12 @@ def best_config(record: TrialRecord, space: Space, start: Config) -> Config:
     Args:
         record: the trial.
         space: of the study.
-        start: the config that all trials vary; how long to train, when to score and what to keep are as it says.
+        start: the config that all trials vary; how long to train, when to score and what to keep are as it says. A
+            length in train_steps becomes that in which as many notes are read, as it does for trials.
     """
-    return space.start(start).replace(**record.values)
+    first = space.start(start)
+    config = first.replace(**record.values)
+    return config.replace(steps=same_notes(config, first, first.steps)) if first.steps else config
 
 
 def trials_document(standing: Standing) -> dict[str, Any]:

@@ -173,6 +173,11 @@ def notes_per_train_step(config: Config) -> int:
     return config.windows_per_train_step * config.seq_length
 
 
+def same_notes(config: Config, of: Config, train_steps: int) -> int:
+    """The train_steps in which a config reads as many notes as another one does in so many, at least 1."""
+    return max(round(train_steps * notes_per_train_step(of) / notes_per_train_step(config)), 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Space:
     """What a study searches.
@@ -276,9 +281,8 @@ class Space:
                 f"model={start.model}: expected density: the score of a trial is nats/note, which a {start.model} "
                 "model is not trained to give"
             )
-        read = train_steps * notes_per_train_step(start)
         changed = start.replace(**values) if values else start
-        steps = max(round(read / notes_per_train_step(changed)), 1)
+        steps = same_notes(changed, start, train_steps)
         return changed.replace(
             steps=steps,
             monitor="val_nats",
