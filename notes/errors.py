@@ -1,4 +1,4 @@
-"""The one exception that every command turns into a single line and exit status 2."""
+"""The exceptions that every command turns into a single line and exit status 2."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line: what was given, what was expected, and what to do about it. Commands print it
     without a traceback (see `notes.cli`); a library caller may catch it like any exception.
     """
+
+
+class FileError(UserError):
+    """A file cannot be read or written: for want of space or of permission, or since it is damaged or not there."""

@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from notes import storage
-from notes.errors import UserError
+from notes.errors import FileError
 from notes.representation import Notes
 
 # Raise it whenever a reader of the old records would misread the new ones.
@@ -24,7 +24,7 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 
 
-class RecordError(UserError):
+class RecordError(FileError):
     """A record or a TFRecord file is damaged or of another kind."""
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from notes.errors import UserError
+from notes.errors import FileError, UserError
 
 # What `atomic_write` adds to a name while the file is being written. Names that carry it are nobody's data.
 TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{12}$")
@@ -33,7 +33,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     """Returns the whole content of a file.
 
     Raises:
-        UserError: the file cannot be read.
+        FileError: the file cannot be read.
     """
     with open_binary(path) as file:
         return file.read()
@@ -43,13 +43,13 @@ def open_binary(path: str | os.PathLike) -> BinaryIO:
     """Opens a file for reading bytes.
 
     Raises:
-        UserError: the file cannot be opened.
+        FileError: the file cannot be opened.
     """
     path = local_path(path)
     try:
         return open(path, "rb")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def exists(path: str | os.PathLike) -> bool:
@@ -69,15 +69,15 @@ def list_files(directory: str | os.PathLike) -> list[str]:
     reads it can say so; FIFOs, sockets and devices are not, since reading one may never end.
 
     Raises:
-        UserError: there is no such directory, or a directory below it cannot be read.
+        FileError: there is no such directory, or a directory below it cannot be read.
     """
     directory = local_path(directory)
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        raise FileError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     if not os.path.isdir(directory):
-        raise UserError(f"{directory}: no such directory")
+        raise FileError(f"{directory}: no such directory")
     found = []
     for parent, _, names in os.walk(directory, onerror=refuse):
         for name in names:
@@ -91,20 +91,20 @@ def make_directories(path: str | os.PathLike) -> None:
     """Makes a directory and those above it, where they are missing.
 
     Raises:
-        UserError: it cannot be made.
+        FileError: it cannot be made.
     """
     path = local_path(path)
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: the directory cannot be made ({error.strerror})") from error
+        raise FileError(f"{path}: the directory cannot be made ({error.strerror})") from error
 
 
 def remove(path: str | os.PathLike) -> None:
     """Removes a file; one that is not there is no error.
 
     Raises:
-        UserError: it cannot be removed.
+        FileError: it cannot be removed.
     """
     path = local_path(path)
     try:
@@ -112,21 +112,21 @@ def remove(path: str | os.PathLike) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(f"{path}: cannot be removed ({error.strerror})") from error
+        raise FileError(f"{path}: cannot be removed ({error.strerror})") from error
 
 
 def rename(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """Gives a file its name, in place of any file that had it, and makes that last through a power cut.
 
     Raises:
-        UserError: it cannot be renamed.
+        FileError: it cannot be renamed.
     """
     source, target = local_path(source), local_path(target)
     try:
         os.replace(source, target)
         sync(os.path.dirname(target) or ".")
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+        raise FileError(f"{target}: cannot be written ({error.strerror})") from error
 
 
 def temporary_name(path: str | os.PathLike) -> str:
@@ -139,7 +139,7 @@ def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens a new file for writing; on leaving it is on the disk, or, after an exception, gone.
 
     Raises:
-        UserError: the file cannot be made or written.
+        FileError: the file cannot be made or written.
     """
     path = local_path(path)
     try:
@@ -153,7 +153,7 @@ def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
                     os.remove(path)
                 raise
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager
@@ -163,7 +163,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     After an exception nothing is left of it, and a file that had the name before is untouched.
 
     Raises:
-        UserError: the file cannot be written.
+        FileError: the file cannot be written.
     """
     temporary = temporary_name(path)
     with new_file(temporary) as file:
@@ -180,7 +180,7 @@ def write_bytes_atomic(path: str | os.PathLike, data: bytes) -> None:
     """Writes a whole file, so that its name never stands for half of it.
 
     Raises:
-        UserError: the file cannot be written.
+        FileError: the file cannot be written.
     """
     with atomic_write(path) as file:
         file.write(data)
@@ -190,13 +190,13 @@ def lock(path: str | os.PathLike) -> BinaryIO | None:
     """Opens a file that other processes cannot lock until it is closed; None if one of them has it.
 
     Raises:
-        UserError: the file cannot be made.
+        FileError: the file cannot be made.
     """
     path = local_path(path)
     try:
         file = open(path, "wb")  # noqa: SIM115
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        raise FileError(f"{path}: cannot be written ({error.strerror})") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from notes import storage
-from notes.errors import UserError
+from notes.errors import FileError, UserError
 from trainer.config import CHANGEABLE_ON_RESUME, Config
 
 _VARIABLES = "variables"
@@ -63,12 +63,12 @@ class Checkpoints:
             extra: JSON values to keep beside them.
 
         Raises:
-            UserError: it cannot be written, for want of space or of permission; those written before are untouched.
+            FileError: it cannot be written, for want of space or of permission; those written before are untouched.
         """
         try:
             self._write(train_step, variables, extra)
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(self._not_written(train_step, variables, error)) from error
+            raise FileError(self._not_written(train_step, variables, error)) from error
 
     def _not_written(self, train_step: int, variables: Variables, error: OSError | tf.errors.OpError) -> str:
         """What to tell of a checkpoint that could not be written."""
@@ -180,7 +180,7 @@ class BackgroundSaver:
         """Waits for the last write; one that failed is told of, also where something else went wrong meanwhile.
 
         Raises:
-            UserError: a checkpoint cannot be written.
+            FileError: a checkpoint cannot be written.
         """
         self._thread.shutdown()
         self.wait()
@@ -189,7 +189,7 @@ class BackgroundSaver:
         """As `Checkpoints.save`, of the variables as they are now; waits while two others are still being written.
 
         Raises:
-            UserError: this one's or an earlier one's, whenever it is found.
+            FileError: this one's or an earlier one's, whenever it is found.
         """
         self._wait_for(1)
         with tf.device("CPU:0"):
@@ -204,7 +204,7 @@ class BackgroundSaver:
         """Waits until all are written.
 
         Raises:
-            UserError: one of them cannot be.
+            FileError: one of them cannot be.
         """
         self._wait_for(0)
 

@@ -30,17 +30,19 @@ def main() -> int:
     startup.import_tensorflow()
     from trainer.dataset import load_table
     from trainer.model import load_model
-    from trainer.scoring import Scorer, figures, sums
+    from trainer.scoring import Scorer, confidence_intervals, figures, sums
 
     trained = load_model(workdir)
     scorer = Scorer(trained.model)
     residuals = None
     if trained.model.config.model == "regression":
         residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=_QUIET.value)
-    scores = scorer.score(load_table(manifest, _SPLIT.value), residuals, quiet=_QUIET.value)
+    table = load_table(manifest, _SPLIT.value)
+    scores = scorer.score(table, residuals, quiet=_QUIET.value)
     evaluation = {
         "split": _SPLIT.value,
         **figures(sums(scores)),
+        "confidence_95": confidence_intervals(scores, table.lengths),
         "performances": manifest.performances(_SPLIT.value),
         "train_step": trained.train_step,
         "sustain": manifest.document["options"].get("sustain"),
@@ -51,9 +53,10 @@ def main() -> int:
     write_json(path, evaluation)
     if not _QUIET.value:
         nats = evaluation["nats_per_note"]
+        low, high = evaluation["confidence_95"]["total"]
         print(
-            f"{_SPLIT.value}: {nats['total']:.3f} nats/note = pitch {nats['pitch']:.3f} + step {nats['step']:.3f} "
-            f"+ duration {nats['duration']:.3f}; pitch right {evaluation['pitch_top1']:.1%}, "
+            f"{_SPLIT.value}: {nats['total']:.3f} nats/note ({low:.3f} to {high:.3f}) = pitch {nats['pitch']:.3f} "
+            f"+ step {nats['step']:.3f} + duration {nats['duration']:.3f}; pitch right {evaluation['pitch_top1']:.1%}, "
             f"among the first five {evaluation['pitch_top5']:.1%}; "
             f"step within 30 ms {evaluation['step_within_30ms']:.1%}; {evaluation['notes']:,} notes\n{path}"
         )

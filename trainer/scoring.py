@@ -23,6 +23,9 @@ CHUNK = 256  # notes read per call, state carried over
 LANES = 64  # performances, or windows of a last-position model, read side by side
 _WINDOWS = 1024  # windows a call of a last-position model
 
+_RESAMPLES = 10_000
+_CONFIDENCE = 0.95
+
 _TOLERANCE_TICKS = 3  # 30 ms, about what a listener hears as together
 
 SCORED_FIELDS = ("pitch", "step", "duration")
@@ -291,3 +294,30 @@ def figures(totals: Sequence[float]) -> dict[str, Any]:
     means = {name: value / notes for name, value in zip(NoteScores._fields, values, strict=True)}
     nats = {field: means.pop(field) for field in SCORED_FIELDS}
     return {"nats_per_note": {**nats, "total": sum(nats.values())}, **means, "notes": int(notes)}
+
+
+def confidence_intervals(scores: NoteScores, lengths: np.ndarray) -> dict[str, list[float]]:
+    """Where nats/note would lie on other performances of the kind: 95 % intervals, by field and for their total.
+
+    The percentile bootstrap (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13): performances
+    are drawn with replacement, not notes, since the notes of one are alike. Always the same for the same scores.
+
+    Args:
+        scores: of a split.
+        lengths: notes of each performance, its first one included.
+
+    Returns:
+        The lower and upper end of each.
+    """
+    scored = np.maximum(lengths - 1, 0)
+    ends = np.cumsum(scored)
+    nats = np.stack([getattr(scores, field) for field in SCORED_FIELDS])
+    cumulative = np.concatenate([np.zeros((len(nats), 1)), np.cumsum(nats, axis=1)], axis=1)
+    by_performance = cumulative[:, ends] - cumulative[:, ends - scored]
+    drawn = np.random.default_rng(0).multinomial(len(scored), np.full(len(scored), 1 / len(scored)), _RESAMPLES)
+    notes = drawn @ scored
+    # Where nothing but performances of a single note was drawn, there is no mean.
+    means = (drawn[notes > 0] @ by_performance.T) / notes[notes > 0, np.newaxis]
+    outside = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(np.column_stack([means, means.sum(axis=1)]), [outside, 1 - outside], axis=0)
+    return {field: [float(low[index]), float(high[index])] for index, field in enumerate((*SCORED_FIELDS, "total"))}

@@ -43,6 +43,9 @@ _WORKER_ID = flags.DEFINE_string(
 _WORKER_TIMEOUT = flags.DEFINE_float(
     "worker_timeout", 120.0, "seconds without a sign of life after which a worker's trial goes to another"
 )
+_SCORE_TIMEOUT = flags.DEFINE_float(
+    "score_timeout", 3600.0, "seconds without a new score after which a trial is taken from its worker, which hangs"
+)
 _PATIENCE = flags.DEFINE_float("chief_patience", 300.0, "seconds for which a worker waits for a chief that is away")
 _MAX_IDLE = flags.DEFINE_float(
     "max_idle", 3600.0, "seconds for which the chief waits without hearing of any worker before it gives up"
@@ -83,6 +86,7 @@ def main() -> int:
         corpus_share=_CORPUS_SHARE.value,
         seed=_SEED.value,
         worker_timeout=_WORKER_TIMEOUT.value,
+        score_timeout=_SCORE_TIMEOUT.value,
         stop_weak=_STOP_WEAK.value,
         data=manifest.sha256,
     )

@@ -25,7 +25,6 @@ EXIT_NO_WORKER = 75  # EX_TEMPFAIL of sysexits.h: the user is invited to try aga
 
 _LOOK_SECONDS = 1.0  # between two looks at what has changed
 _FAREWELL_SECONDS = 15.0  # for which a chief whose study is done still tells workers so
-_BEATS_PER_TIMEOUT = 5  # so that a few lost ones do no harm
 
 
 class Search:
@@ -52,7 +51,6 @@ class Search:
             settings=settings,
             manifest=manifest,
             workdir=workdir,
-            beat_seconds=settings.worker_timeout / _BEATS_PER_TIMEOUT,
         )
 
     def alone(self, role: Role, *, overwrite: bool) -> int:
@@ -64,6 +62,7 @@ class Search:
                 self._say("told to end: the same command goes on with the study")
             else:
                 self._conclude(study)
+                self._require_best(study)
             return status
 
     def chief(self, role: Role, *, overwrite: bool, max_idle: float) -> int:
@@ -93,6 +92,7 @@ class Search:
             given_up = time.monotonic() + _FAREWELL_SECONDS
             while calls.untold_workers and time.monotonic() < given_up:
                 time.sleep(_LOOK_SECONDS)
+            self._require_best(study)
         return 0
 
     def worker(self, role: Role, *, patience: float) -> int:
@@ -169,6 +169,18 @@ class Search:
         if not self._quiet:
             print(results.final_table(standing))
             print(os.path.join(self._workdir, results.REPORT_NAME))
+
+    def _require_best(self, study: Study) -> None:
+        """Checks that a study that is done has found something.
+
+        Raises:
+            UserError: no trial completed.
+        """
+        if study.best() is None:
+            raise UserError(
+                f"{self._workdir}: no trial completed, and the last one ended with: {study.trials()[-1].reason}: put "
+                "that right, then give --overwrite or another workdir"
+            )
 
     def _say(self, line: str) -> None:
         if not self._quiet:

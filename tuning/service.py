@@ -11,7 +11,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -30,11 +30,15 @@ _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class Calls:
-    """What a chief has heard of its workers."""
+    """What a chief has heard of its workers.
 
-    def __init__(self) -> None:
+    Args:
+        workers: that had trials before this chief was started; they may still be there.
+    """
+
+    def __init__(self, workers: Iterable[str]) -> None:
         self._heard = time.monotonic()
-        self._workers: set[str] = set()
+        self._workers = set(workers)
         self._told: set[str] = set()
 
     @property
@@ -44,7 +48,7 @@ class Calls:
 
     @property
     def untold_workers(self) -> set[str]:
-        """Those that asked for trials and were not told yet that the study is done."""
+        """Those that had or asked for trials and were not told yet that the study is done."""
         return self._workers - self._told
 
     def note(self) -> None:
@@ -69,7 +73,7 @@ def serve(study: Study, address: str) -> Iterator[Calls]:
     Raises:
         UserError: nobody can listen there.
     """
-    calls = Calls()
+    calls = Calls(study.workers)
 
     def next_trial(worker: str, request: str) -> dict[str, Any]:
         answer = study.next_trial(worker, request)

@@ -27,10 +27,11 @@ TRIALS_NAME = "trials"
 TUNERS = ("random", "bayesian", "hyperband")
 
 # These may be others when a study is resumed: how long it goes on, and how long workers are waited for.
-_CHANGEABLE = ("max_trials", "worker_timeout", "max_attempts")
+_CHANGEABLE = ("max_trials", "worker_timeout", "score_timeout", "max_attempts")
 
 _LOCK_NAME = ".lock"
 _LONGEST_WAIT, _SHORTEST_WAIT = 5.0, 0.2  # seconds
+_BEATS_PER_TIMEOUT = 5  # so that a few lost ones do no harm
 _WEAK_FROM_SHARE, _WEAK_AMONG = 1 / 3, 4
 # Trials score at whole train_steps, so that the same share is not the same number in all of them.
 SAME_SHARE = 0.02
@@ -50,6 +51,8 @@ class Settings:
         corpus_share: share of the training performances that trials use; the best config is retrained on all.
         seed: of the search.
         worker_timeout: seconds without a sign of life after which a trial may be given to another worker.
+        score_timeout: seconds without a new score after which a trial is taken from its worker, which hangs, however
+            alive it seems.
         max_attempts: a trial whose workers vanish so often, without a new score in between, has failed.
         stop_weak: whether the median rule ends trials early; not with hyperband, which halves instead.
         data: the sha256 of the dataset's manifest; a study never goes on with other data.
@@ -64,6 +67,7 @@ class Settings:
     corpus_share: float = 1.0
     seed: int = 0
     worker_timeout: float = 60.0
+    score_timeout: float = 3600.0
     max_attempts: int = 5
     stop_weak: bool = True
     data: str = ""
@@ -76,8 +80,9 @@ class Settings:
                 raise UserError(f"{name}={getattr(self, name)}: expected at least 1")
         if not 0 < self.corpus_share <= 1:
             raise UserError(f"corpus_share={self.corpus_share}: expected a share above 0 and at most 1")
-        if not 0 < self.worker_timeout < math.inf:
-            raise UserError(f"worker_timeout={self.worker_timeout}: expected a number of seconds above 0")
+        for name in ("worker_timeout", "score_timeout"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name}={getattr(self, name)}: expected a number of seconds above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Assignment:
         directory: the trial's workdir within the study's; one that is there already is gone on with.
         values: of the hyperparameters, by field of the config.
         stop_at_share: 1 for the whole length.
+        beat_seconds: between two signs of life.
     """
 
     trial: str
@@ -97,6 +103,7 @@ class Assignment:
     directory: str
     values: dict[str, Any]
     stop_at_share: float
+    beat_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +247,7 @@ class Study:
         # Workers may have lived on while the study was closed, so all of them have their time from now.
         running = (name for name, record in self._records.items() if record.state == "running")
         self._seen = dict.fromkeys(running, clock())
+        self._scored = dict(self._seen)
         self._lock = threading.Lock()
         self._directory_lock = lock
         self._saved, self._version, self._is_done_at = -1, 0, (-1, False)
@@ -324,9 +332,15 @@ class Study:
         """Says that an attempt lives; False: the trial is no longer its own, and it is to stop."""
         with self._lock:
             record = self._running(trial, attempt)
-            if record is not None:
-                self._seen[trial] = self._clock()
-            return record is not None
+            if record is None:
+                return False
+            now = self._clock()
+            if now - self._scored[trial] > self.settings.score_timeout:
+                self._take_away(record)
+                self._save()
+                return False
+            self._seen[trial] = now
+            return True
 
     def report(
         self, trial: str, attempt: int, train_step: int, share: float, score: float
@@ -352,7 +366,7 @@ class Study:
             record = self._running(trial, attempt)
             if record is None:
                 return "lost"
-            self._seen[trial] = self._clock()
+            self._seen[trial] = self._scored[trial] = self._clock()
             finite = math.isfinite(score)
             scores = {each.train_step: each for each in record.scores}
             progress = all(train_step > each for each in scores)
@@ -421,6 +435,11 @@ class Study:
         return best_of(self.trials())
 
     @property
+    def workers(self) -> set[str]:
+        """The ids of all that ever had a trial."""
+        return {record.worker for record in self.trials() if record.worker}
+
+    @property
     def is_done(self) -> bool:
         """Whether all trials have ended, and no other would begin."""
         with self._lock:
@@ -444,7 +463,7 @@ class Study:
             if record.worker == worker:
                 if request and record.request == request:
                     self._seen[record.id] = now
-                    return _assignment(record)
+                    return self._assignment(record)
                 if assigned := self._assign_again(record, worker, request):
                     return assigned
         if self._queue:
@@ -475,20 +494,40 @@ class Study:
         return Done(self._summary())
 
     def _assign(self, record: TrialRecord, worker: str, request: str) -> Assignment:
-        self._seen[record.id] = self._clock()
+        self._seen[record.id] = self._scored[record.id] = self._clock()
         record = self._put(record, state="running", attempt=record.attempt + 1, worker=worker, request=request)
-        return _assignment(record)
+        return self._assignment(record)
+
+    def _assignment(self, record: TrialRecord) -> Assignment:
+        return Assignment(
+            record.id,
+            record.attempt,
+            record.directory,
+            dict(record.values),
+            record.share,
+            self.settings.worker_timeout / _BEATS_PER_TIMEOUT,
+        )
 
     def _assign_again(self, record: TrialRecord, worker: str, request: str) -> Assignment | None:
         """Gives a trial whose worker vanished to one that asks; None where too many did, and it has failed."""
-        record = self._put(record, vanished=record.vanished + 1)
-        if record.vanished < self.settings.max_attempts:
-            return self._assign(record, worker, request)
-        reason = f"{record.vanished} workers vanished with it and none got further, the last one was {record.worker}"
-        # The last attempt is not the trial's any more either.
-        self._put(record, state="failed", attempt=record.attempt + 1, reason=reason)
+        record = self._take_away(record)
+        if not record.is_open:
+            return None
+        self._queue.remove(record.id)
+        return self._assign(record, worker, request)
+
+    def _take_away(self, record: TrialRecord) -> TrialRecord:
+        """Puts a trial whose worker vanished first in the queue; where too many did, it has failed."""
+        vanished = record.vanished + 1
+        changes: dict[str, Any] = {"state": "queued"}
+        if vanished >= self.settings.max_attempts:
+            reason = f"{vanished} workers vanished with it and none got further, the last one was {record.worker}"
+            # The last attempt is not the trial's any more either.
+            changes = {"state": "failed", "attempt": record.attempt + 1, "reason": reason}
+        else:
+            self._queue.insert(0, record.id)
         del self._seen[record.id]
-        return None
+        return self._put(record, vanished=vanished, **changes)
 
     def _running(self, trial: str, attempt: int) -> TrialRecord | None:
         """The record of a trial that this attempt has; None where it is not, or no longer, its own."""
@@ -539,10 +578,6 @@ class Study:
         }
         storage.write_bytes_atomic(self._path, (json.dumps(state, indent=1, allow_nan=False) + "\n").encode())
         self._saved = self._version
-
-
-def _assignment(record: TrialRecord) -> Assignment:
-    return Assignment(record.id, record.attempt, record.directory, dict(record.values), record.share)
 
 
 def _judged(record: TrialRecord, outcome: Outcome, score: float | None, reason: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from notes.errors import UserError
+from notes.errors import FileError, UserError
 from notes.manifest import Manifest
 from trainer.config import Config
 from trainer.workdir import Busy, Result
@@ -66,7 +66,6 @@ def work(
     settings: Settings,
     manifest: Manifest,
     workdir: str,
-    beat_seconds: float,
 ) -> int:
     """Trains trial after trial until the study is done, or the worker is told to end.
 
@@ -78,10 +77,13 @@ def work(
         settings: how long a trial is, and on how much of the corpus.
         manifest: the dataset.
         workdir: the study's.
-        beat_seconds: between two signs of life.
 
     Returns:
         The exit status: 0, or 128 + the signal that ended it.
+
+    Raises:
+        UserError: the study did not answer, or a file of the dataset or the workdir cannot be read or written. That is
+            no fault of the trial's, which goes to the next worker that asks.
     """
     while True:
         answer = source.next_trial(worker)
@@ -91,27 +93,33 @@ def work(
             time.sleep(answer.seconds)
             continue
         begun = time.monotonic()
-        with _beating(source, answer, beat_seconds) as stop:
+        fault: FileError | None = None
+        with _beating(source, answer) as stop:
             try:
                 config = space.config(answer.values, start, settings.train_steps)
             except UserError as error:
                 ended = _Ended("failed", None, _one_line(error), 0)
             else:
                 config = config.replace(corpus_share=settings.corpus_share)
-                ended = _train(source, answer, config, manifest, workdir, stop)
+                try:
+                    ended = _train(source, answer, config, manifest, workdir, stop)
+                except FileError as error:
+                    fault, ended = error, _Ended("interrupted", None, _one_line(error), 0)
         seconds = time.monotonic() - begun
         source.end(answer.trial, answer.attempt, ended.outcome, ended.score, ended.reason, seconds, ended.train_step)
+        if fault:
+            raise fault
         if ended.outcome == "interrupted" and ended.reason in signal.Signals.__members__:
             return 128 + signal.Signals[ended.reason]
 
 
 @contextlib.contextmanager
-def _beating(source: TrialSource, assignment: Assignment, seconds: float) -> Iterator[threading.Event]:
+def _beating(source: TrialSource, assignment: Assignment) -> Iterator[threading.Event]:
     """Tells the study that the attempt lives, all the while; the event is set once it is no longer the trial's."""
     stop, over = threading.Event(), threading.Event()
 
     def beat() -> None:
-        while not over.wait(seconds):
+        while not over.wait(assignment.beat_seconds):
             try:
                 if not source.beat(assignment.trial, assignment.attempt):
                     stop.set()
@@ -139,7 +147,8 @@ def _train(
     """One attempt at a trial; whatever goes wrong with it is its outcome.
 
     Raises:
-        UserError: the study did not answer, which is no fault of the trial's.
+        FileError: a file cannot be read or written.
+        UserError: the study did not answer.
     """
     import keras
     import tensorflow as tf
@@ -166,6 +175,10 @@ def _train(
     )  # fmt: skip
     try:
         result = _once_free(train, stop)
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{directory}: {_one_line(error)}") from error
     except UserError as error:
         return _Ended("failed", None, _one_line(error), 0)
     except tf.errors.ResourceExhaustedError as error:

@@ -10,7 +10,7 @@ from tests.trainer.models import random_arrays, tiny_model
 from trainer import scoring
 from trainer.dataset import START_PITCH, NoteTable
 from trainer.model import start_note
-from trainer.scoring import NoteScores, Residuals, Scorer, TimeResiduals, figures, sums
+from trainer.scoring import NoteScores, Residuals, Scorer, TimeResiduals, confidence_intervals, figures, sums
 
 LENGTHS = [9, 1, 15, 0, 2, 11]
 RESIDUALS = TimeResiduals(Residuals("laplace", 0.1, 0.3), Residuals("gaussian", -0.2, 0.8))
@@ -284,3 +284,36 @@ def test_a_summary_is_totals_over_notes():
     for field in ("pitch_top1", "pitch_top5", "step_within_30ms"):
         assert summary[field] == pytest.approx(getattr(scores, field).sum() / 40)
     assert all(isinstance(value, float) for value in nats.values())
+
+
+def scores_of_performances(means, notes, spread=0.0, seed=0) -> NoteScores:
+    """Performances whose notes all have about the same nats."""
+    nats = np.repeat(means, notes) + spread * np.random.default_rng(seed).standard_normal(np.sum(notes))
+    return NoteScores(nats, 2 * nats, 3 * nats, *[np.zeros_like(nats)] * 3)
+
+
+def test_the_confidence_is_that_of_performances_not_of_notes():
+    """A thousand notes of a performance that are alike say no more about others than one of them does."""
+    means = np.random.default_rng(1).normal(2.0, 0.3, 200)
+    few, many = (
+        confidence_intervals(scores_of_performances(means, np.full(200, notes)), np.full(200, notes + 1))
+        for notes in (1, 50)
+    )
+    for field in few:
+        assert many[field] == pytest.approx(few[field])
+    # The interval of a mean that the normal distribution gives.
+    error = 1.96 * means.std() / np.sqrt(200)
+    assert few["pitch"] == pytest.approx([means.mean() - error, means.mean() + error], abs=0.01)
+    assert few["total"] == pytest.approx([6 * end for end in few["pitch"]])
+
+
+def test_the_confidence_weighs_performances_by_their_notes_and_takes_any_length():
+    lengths = np.array([1001, 1, 0, 101])
+    low, high = confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100]), lengths)["pitch"]
+    assert low == 2.0
+    assert high == 4.0
+    same = confidence_intervals(scores_of_performances([2.0, 2.0], [1000, 100]), lengths)
+    assert same == {"pitch": [2.0, 2.0], "step": [4.0, 4.0], "duration": [6.0, 6.0], "total": [12.0, 12.0]}
+    assert confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100], spread=0.5), lengths) == (
+        confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100], spread=0.5), lengths)
+    )

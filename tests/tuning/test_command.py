@@ -111,6 +111,17 @@ def test_a_chief_begins_anew_only_when_told_to_and_gives_up_without_workers(ende
     assert (ended.workdir / "notes.txt").read_text() == "the user's own"
 
 
+def test_a_study_that_found_nothing_says_why_and_is_no_success(dataset, tmp_path):
+    # Three replicas do not divide a batch of eight.
+    search = Search(dataset, tmp_path / "search", "--max_trials=2", "--fix=replicas=3", "--retrain_best")
+    assert search.ends() == 2, search.said()
+    line = search.said()[-1]
+    assert "no trial completed" in line
+    assert "is no multiple of the 3 replicas" in line
+    assert [trial["state"] for trial in search.trials] == ["failed", "failed"]
+    assert not (search.workdir / "best").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [

@@ -252,6 +252,7 @@ def hang(address: str) -> None:
 
     class Yes:
         fingerprint = "yes"
+        workers = ()
         next_trial = report = end = None
 
         def beat(self, trial, attempt):
@@ -294,6 +295,21 @@ def test_the_chief_knows_how_long_it_has_heard_nothing(study, address):
         assert silent > 0.25
         client.beat(trial.trial, trial.attempt)
         assert calls.silent_seconds < silent
+
+
+def test_a_chief_that_was_started_again_knows_whom_to_tell_of_the_end(tmp_path, address):
+    one_trial = Settings("random", 1, 1000)
+    with Study.open(tmp_path, SPACE, BASE, one_trial) as study:
+        trial = study.next_trial("tuner3")
+    with (
+        Study.open(tmp_path, SPACE, BASE, one_trial) as study,
+        serve(study, address) as calls,
+        client_of(study, address) as client,
+    ):
+        assert calls.untold_workers == {"tuner3"}
+        assert client.end(trial.trial, trial.attempt, *ENDED)
+        assert isinstance(client.next_trial("tuner3"), Done)
+        assert not calls.untold_workers
 
 
 def test_many_workers_at_once_get_a_trial_each(tmp_path, address):

@@ -187,6 +187,31 @@ def test_a_lost_worker_s_trial_is_given_to_the_next_and_its_late_words_are_refus
     assert study.beat(slow.trial, slow.attempt)
 
 
+def test_a_worker_that_hangs_loses_its_trial_however_alive_it_seems(opened, clock):
+    study = opened(settings(score_timeout=600))
+    first = study.next_trial("tuner0")
+    for _ in range(12):
+        clock.now += 50
+        assert study.beat(first.trial, first.attempt)
+    assert report(study, first, 0.2, 9.0) == "go"
+    for _ in range(12):
+        clock.now += 50
+        assert study.beat(first.trial, first.attempt), "a score begins the time anew"
+    clock.now += 1
+    assert not study.beat(first.trial, first.attempt)
+    assert report(study, first, 0.4, 8.0) == "lost"
+    study = opened(settings(score_timeout=600))
+    again = study.next_trial("tuner1")
+    assert (again.trial, again.attempt) == (first.trial, 2)
+    assert not complete(study, first)
+    assert complete(study, again)
+
+
+def test_signs_of_life_come_several_times_within_what_the_study_waits_for(opened):
+    first = opened(settings(worker_timeout=12.0)).next_trial("tuner0")
+    assert first.beat_seconds <= 12.0 / 3
+
+
 def test_nobody_waits_for_a_lost_worker_longer_than_its_time(opened, clock):
     study = opened(settings(max_trials=1))
     lost = study.next_trial("tuner0")

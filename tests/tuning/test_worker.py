@@ -1,5 +1,6 @@
 """A worker in this process, which gets its trials from a list; most of them are trained for real."""
 
+import errno
 import gc
 import json
 import os
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from notes.errors import UserError
+from notes.errors import FileError, UserError
 from notes.manifest import Manifest
 from tests.trainer.runs import metrics
 from trainer import loop, strategy, workdir
@@ -37,8 +38,8 @@ def _devices_as_they_are(monkeypatch):
     monkeypatch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
 
 
-def trial(name="0000", *, attempt=1, directory=None, values=VALUES, share=1.0) -> Assignment:
-    return Assignment(name, attempt, directory or f"trials/{name}", values, share)
+def trial(name="0000", *, attempt=1, directory=None, values=VALUES, share=1.0, beat_seconds=5.0) -> Assignment:
+    return Assignment(name, attempt, directory or f"trials/{name}", values, share, beat_seconds)
 
 
 class Ended(NamedTuple):
@@ -81,10 +82,10 @@ class Trials:
         return True
 
 
-def do(source, data, directory, *, settings=SETTINGS, space=SPACE, beat_seconds=5.0) -> int:
+def do(source, data, directory, *, settings=SETTINGS, space=SPACE) -> int:
     return worker.work(
         source, "tuner0", space=space, start=START, settings=settings, manifest=Manifest.load(data),
-        workdir=str(directory), beat_seconds=beat_seconds,
+        workdir=str(directory),
     )  # fmt: skip
 
 
@@ -179,6 +180,24 @@ def test_a_study_outlives_three_failing_trials_in_a_row(dataset, tmp_path, train
     assert best.id == "0004"
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (FileError("checkpoints: cannot be written (No space left on device)"), "checkpoints: cannot be written"),
+        (OSError(errno.ENOSPC, "No space left on device"), "trials/0000: [Errno 28] No space left on device"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_no_fault_of_the_trial(dataset, tmp_path, trains, error, expected):
+    """Or a full disk would make failures of all trials that are left."""
+    left = trains(completed(), error, completed())
+    source = Trials(trial("0007"), trial(), trial("0001"))
+    with pytest.raises(UserError) as caught:
+        do(source, dataset, tmp_path)
+    assert expected in str(caught.value)
+    assert [one.outcome for one in source.ended] == ["completed", "interrupted"]
+    assert len(left) == 1
+
+
 def test_told_to_wait_it_asks_again(dataset, tmp_path, trains):
     trains(completed())
     source = Trials(Wait(0.01, "waiting for trial 0007 of tuner1"), trial())
@@ -203,8 +222,8 @@ def test_signs_of_life_go_on_while_the_chief_is_away(dataset, tmp_path, monkeypa
         return completed()
 
     monkeypatch.setattr(loop, "train", train)
-    source = Trials(trial(), beat=beat)
-    assert do(source, dataset, tmp_path, beat_seconds=0.01) == 0
+    source = Trials(trial(beat_seconds=0.01), beat=beat)
+    assert do(source, dataset, tmp_path) == 0
     assert source.ended[0].outcome == "completed"
 
 
@@ -348,8 +367,9 @@ def test_trials_that_are_told_to_stop_leave_nothing_behind(dataset, tmp_path, re
             shard.unlink()
         return "stop"
 
-    source = Trials(trial("weak"), trial("lost"), report=report, beat=lambda name: name != "lost")
-    assert do(source, data, tmp_path, beat_seconds=0.05) == 0
+    trials = [trial(name, beat_seconds=0.05) for name in ("weak", "lost")]
+    source = Trials(*trials, report=report, beat=lambda name: name != "lost")
+    assert do(source, data, tmp_path) == 0
     weak, lost = source.ended
     assert (weak.outcome, weak.train_step) == ("stopped", 4)
     assert source.reports == [("weak", 4, weak.score)]
