@@ -99,6 +99,17 @@ def summary(search: Search) -> list[tuple]:
     return [(trial["trial"], trial["state"], trial["values"], trial["score"]) for trial in search.trials]
 
 
+def progress(search: Search) -> int:
+    """A number that grows with each trial, each attempt and each score."""
+    return sum(1 + record["attempt"] + len(record["scores"]) for record in search.study["trials"])
+
+
+def await_progress(search: Search) -> None:
+    """Waits until the study has got on."""
+    before = progress(search)
+    wait_until(lambda: progress(search) > before or search.is_over, "any progress")
+
+
 # The short form.
 
 
@@ -158,7 +169,10 @@ def test_chief_and_workers_killed_at_random_moments(kills, dataset, tmp_path, ch
             cluster.start(*choose.sample(NAMES, 3))
             begun = time.monotonic()
             while hits < kills:
-                time.sleep(choose.uniform(0.5, 10))
+                if choose.random() < 0.8:
+                    # Otherwise a busy machine would be struck while everything is still starting, and nowhere else.
+                    await_progress(search)
+                time.sleep(choose.uniform(0, 5))
                 if search.is_over:
                     break
                 targets = choose.choice([[name] for name in NAMES] + [[CHIEF, name] for name in WORKERS] + [[*NAMES]])
