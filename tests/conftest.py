@@ -2,11 +2,15 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
+
+from notes import storage
+from tests.gcs_server import GcsServer
 
 # Reproducible, and without a deadline: the machine may be busy with other things.
 hypothesis.settings.register_profile("sostenuto", deadline=None, derandomize=True, database=None)
@@ -26,3 +30,12 @@ def corpus() -> Path:
     if not path:
         pytest.skip("no real corpus: set SOSTENUTO_CORPUS to the directory of one in MAESTRO's layout")
     return Path(path)
+
+
+@pytest.fixture
+def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[GcsServer]:
+    """An empty Google Cloud Storage on loopback, with the bucket "bucket", for this process and its children."""
+    with GcsServer() as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server
+        storage.close()
