@@ -12,7 +12,7 @@ import os
 import posixpath
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -35,7 +35,7 @@ class CorpusFile:
 
     Attributes:
         path: relative to the corpus's root, with forward slashes: the file's name in the dataset.
-        location: where its bytes are: a path, or the name of a member of the corpus's zip file.
+        location: where its bytes are: a path, also gs://, or the name of a member of the corpus's zip file.
         piece: the composition; all performances of one piece share a split.
         split: train, validation or test.
         composer: "" where unknown.
@@ -57,7 +57,7 @@ class Corpus:
     """The MIDI files of a corpus, each with its split.
 
     Attributes:
-        archive: path of the zip file that holds them, or None where they lie on disk.
+        archive: path of the zip file that holds them, also gs://, or None where each is a file of its own.
         files: sorted by path.
         metadata: base name of the metadata CSV, or None.
         metadata_sha256: hex digest of its bytes, or None.
@@ -96,12 +96,14 @@ class _Listing:
         archive: path of the zip file, if the input is one.
         glob_base: the directory before a glob's first magic character; None if the input is no glob.
         locations: the location of each file, by its path below the input.
+        unmatched: names of files below `glob_base` that a glob in a bucket does not match; a disk is asked instead.
     """
 
     uri: str
     archive: str | None
     glob_base: str | None
     locations: dict[str, str]
+    unmatched: frozenset[str] = frozenset()
 
     @property
     def midi_names(self) -> list[str]:
@@ -128,9 +130,13 @@ class _Listing:
             for name in self.midi_names
         ]
 
-    def on_disk(self, root: str, name: str) -> bool:
+    def is_unmatched(self, root: str, name: str) -> bool:
         """Returns whether a file that a glob does not match is there nevertheless."""
-        return self.glob_base is not None and os.path.exists(os.path.join(self.glob_base, root, name))
+        if self.glob_base is None:
+            return False
+        if storage.is_remote(self.glob_base):
+            return posixpath.normpath(posixpath.join(root, name)) in self.unmatched
+        return os.path.exists(os.path.join(self.glob_base, root, name))
 
 
 class Reader:
@@ -139,6 +145,7 @@ class Reader:
     def __init__(self, archive: str | None) -> None:
         self._archive = archive
         self._zip: zipfile.ZipFile | None = None
+        self._ahead: Generator[bytes | UserError] | None = None
 
     def __enter__(self) -> Self:
         """Opens the zip file, if there is one."""
@@ -149,9 +156,20 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the zip file."""
+        """Closes the zip file, and ends reading ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
         if self._zip is not None:
             self._zip.close()
+
+    def expect(self, locations: Iterable[str], *, limit: int) -> None:
+        """Says which calls of `read` will follow, in their order, so that files of a bucket are fetched ahead of them.
+
+        One file of a bucket takes as long as decoding hundreds, and nearly all of it is waiting.
+        """
+        locations = list(locations)
+        if self._zip is None and any(map(storage.is_remote, locations)):
+            self._ahead = storage.concurrently(lambda location: _read_or_error(location, limit), locations)
 
     def read(self, location: str, *, limit: int) -> bytes:
         """Returns the first `limit` bytes of a file.
@@ -159,18 +177,26 @@ class Reader:
         Raises:
             UserError: the file cannot be read.
         """
+        if self._ahead is not None:
+            found = next(self._ahead)
+            if isinstance(found, UserError):
+                raise found
+            return found
         if self._zip is None:
-            with storage.open_binary(location) as file:
-                try:
-                    return file.read(limit)
-                except OSError as error:
-                    raise UserError(f"{location}: cannot be read ({error.strerror})") from error
+            return storage.read_bytes(location, limit=limit)
         try:
             with self._zip.open(location) as member:
                 return member.read(limit)
         # zipfile has no common ancestor for damaged, encrypted and exotically compressed members.
         except Exception as error:
             raise UserError(f"{location}: cannot be read from {self._archive} ({error})") from error
+
+
+def _read_or_error(location: str, limit: int) -> bytes | UserError:
+    try:
+        return storage.read_bytes(location, limit=limit)
+    except UserError as error:
+        return error
 
 
 def find_corpus(
@@ -183,7 +209,8 @@ def find_corpus(
     """Lists a corpus and gives each of its files a split.
 
     Args:
-        uri: a directory, searched to its depths; a glob such as "midi/**/*.mid"; a .zip file; or one MIDI file.
+        uri: a directory, searched to its depths; a glob such as "midi/**/*.mid"; a .zip file; or one MIDI file; each
+            on this machine or in a bucket, gs://.
         metadata: path of a CSV with MAESTRO's columns; "none" to use none; by default the one in the corpus, if any.
         split_fractions: shares of train, validation and test; 0 permits an empty split. With a CSV, the CSV splits.
         piece_from: without a CSV, what names the piece: "path", each file its own, or "directory", each directory.
@@ -247,21 +274,57 @@ def _is_midi(name: str) -> bool:
 
 
 def _list_input(uri: str) -> _Listing:
+    if storage.is_remote(uri):
+        return _list_remote(uri)
     path = storage.local_path(uri)
     if os.path.isdir(path):
         names = storage.list_files(path)
         return _Listing(uri, None, None, {_printable(name): os.path.join(path, name) for name in names})
     if os.path.isfile(path):
         if zipfile.is_zipfile(path):
-            with _open_zip(path) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
-            return _Listing(uri, path, None, {_printable(posixpath.normpath(name.lstrip("/"))): name for name in names})
+            return _list_zip(path)
         if path.lower().endswith(".zip"):
             raise UserError(f"{uri}: is no zip file, or a damaged one: download it again")
         return _Listing(uri, None, None, {_printable(os.path.basename(path)): path})
     if glob.has_magic(path):
         return _list_glob(uri, os.path.normpath(path))
     raise UserError(f"{uri}: no such file or directory, expected a directory, a glob, a .zip or a MIDI file")
+
+
+def _list_zip(uri: str) -> _Listing:
+    with _open_zip(uri) as archive:
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    return _Listing(uri, uri, None, {_printable(posixpath.normpath(name.lstrip("/"))): name for name in names})
+
+
+def _list_remote(uri: str) -> _Listing:
+    if storage.is_object(uri):
+        if uri.lower().endswith(".zip"):
+            return _list_zip(uri)
+        return _Listing(uri, None, None, {posixpath.basename(uri): uri})
+    if storage.is_directory(uri):
+        return _Listing(uri, None, None, {name: storage.join(uri, name) for name in storage.list_files(uri)})
+    if glob.has_magic(uri):
+        return _list_remote_glob(uri)
+    raise UserError(f"{uri}: no such object or directory, expected a directory, a glob, a .zip or a MIDI file")
+
+
+def _list_remote_glob(uri: str) -> _Listing:
+    base = posixpath.dirname(uri[: min(uri.find(magic) for magic in "*?[" if magic in uri)])
+    if not storage.is_remote(base):
+        raise UserError(f"{uri}: expected the name of a bucket before any pattern, as in gs://BUCKET/**/*.mid")
+    names = storage.list_files(base)
+    matches = storage.match_names(names, posixpath.relpath(uri, base))
+    if not matches:
+        raise UserError(f"{uri}: matches no object")
+    above = posixpath.commonpath([f"/{posixpath.dirname(name)}" for name in matches])
+    tables = [
+        name
+        for name in names
+        if name.lower().endswith(".csv") and posixpath.commonpath([above, "/" + name]) == posixpath.dirname("/" + name)
+    ]
+    found = {name: storage.join(base, name) for name in [*matches, *tables]}
+    return _Listing(uri, None, base, found, frozenset(names).difference(matches))
 
 
 def _list_glob(uri: str, pattern: str) -> _Listing:
@@ -283,7 +346,7 @@ def _list_glob(uri: str, pattern: str) -> _Listing:
 
 def _open_zip(path: str) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path)
+        return zipfile.ZipFile(storage.stage(path))
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path}: cannot be read as a zip file ({error}): download it again") from error
 
@@ -363,7 +426,8 @@ def _join_metadata(table: _Metadata, listing: _Listing) -> list[CorpusFile]:
     missing = [
         row["midi_filename"]
         for row in rows
-        if posixpath.normpath(row["midi_filename"]) not in names and not listing.on_disk(root, row["midi_filename"])
+        if posixpath.normpath(row["midi_filename"]) not in names
+        and not listing.is_unmatched(root, row["midi_filename"])
     ]
     if missing:
         raise UserError(

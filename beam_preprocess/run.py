@@ -97,8 +97,8 @@ def _output_directory(config: Config) -> Iterator[None]:
         yield
     except BaseException:
         writer.remove_temporaries(config.output)
-        if not was_there and not os.listdir(storage.local_path(config.output)):
-            os.rmdir(storage.local_path(config.output))
+        if not was_there and not storage.is_remote(config.output) and not os.listdir(config.output):
+            os.rmdir(config.output)
         raise
 
 

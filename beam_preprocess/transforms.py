@@ -1,6 +1,5 @@
 """The steps of the pipeline: files grouped by shard are decoded and written, one shard a call."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
@@ -11,6 +10,9 @@ from notes import midi, storage
 from notes.errors import UserError
 from notes.records import Performance
 from notes.statistics import Histograms
+
+# One byte more than is permitted, so that the decoder sees that there is more.
+_READ_BYTES = midi.MAX_BYTES + 1
 
 # Called for each file done, where the runner works in the process that set it; elsewhere nobody sets it.
 on_file_done: Callable[[], None] = lambda: None  # noqa: E731
@@ -33,9 +35,11 @@ class WriteShard(beam.DoFn):
         name, files = element
         tallies: list[Tally] = []
         rejections: list[Rejection] = []
-        temporary = storage.temporary_name(os.path.join(self._output, name))
+        temporary = storage.temporary_name(storage.join(self._output, name))
+        files = sorted(files, key=lambda file: file.path)
         with Reader(self._archive) as reader:
-            decoded = self._decode_all(reader, sorted(files, key=lambda file: file.path), tallies, rejections)
+            reader.expect((file.location for file in files), limit=_READ_BYTES)
+            decoded = self._decode_all(reader, files, tallies, rejections)
             records, length, digest = write_shard(temporary, decoded)
         yield ShardReport(name, temporary, records, length, digest, sum(tallies, Tally.zero()), rejections)
 
@@ -72,8 +76,10 @@ def read_performance(
 ) -> tuple[Performance, Tally] | Rejection:
     """Returns a file's performance and what it adds to the statistics, or why it is refused."""
     try:
-        # One byte more than is permitted, so that the decoder sees that there is more.
-        data = reader.read(file.location, limit=midi.MAX_BYTES + 1)
+        data = reader.read(file.location, limit=_READ_BYTES)
+    except storage.UnavailableError:
+        # Not the file's fault: the runner may try again.
+        raise
     except UserError as error:
         return Rejection(file.path, "unreadable", str(error))
     try:

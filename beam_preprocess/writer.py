@@ -3,16 +3,16 @@
 The order of `publish` is what makes a dataset whole or absent: shards lie under temporary names until all of them have
 been read back; from the moment the first of them gets its name until dataset.json is written, there is no dataset.json,
 and the marker `dataset.json.unfinished` says whose the shards are. A run that is killed at any moment leaves either the
-former dataset, untouched, or an unfinished one, which the next run cleans away.
+former dataset, untouched, or an unfinished one, which the next run cleans away. In a bucket it is the same: a shard
+gets its name by a copy that the bucket makes of the object with the temporary name.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO
 
 from beam_preprocess.corpus import CorpusFile
@@ -158,7 +158,7 @@ def prepare_output(output: str, *, overwrite: bool) -> None:
     if storage.exists(output) and not storage.is_directory(output):
         raise UserError(f"{output}: is a file, expected a directory for the dataset: choose another --output")
     storage.make_directories(output)
-    names = os.listdir(storage.local_path(output))
+    names = storage.list_names(output)
     if not overwrite and MANIFEST_NAME in names:
         raise UserError(f"{output}: already holds a dataset: choose another --output, or replace it with --overwrite")
     shards = sorted(filter(_SHARD.fullmatch, names))
@@ -172,9 +172,12 @@ def prepare_output(output: str, *, overwrite: bool) -> None:
 
 def remove_temporaries(output: str) -> None:
     """Removes the files that were left under temporary names."""
-    for name in os.listdir(storage.local_path(output)):
-        if storage.TEMPORARY.search(name) and _OURS.fullmatch(storage.TEMPORARY.sub("", name)):
-            storage.remove(os.path.join(output, name))
+    left = [
+        storage.join(output, name)
+        for name in storage.list_names(output)
+        if storage.TEMPORARY.search(name) and _OURS.fullmatch(storage.TEMPORARY.sub("", name))
+    ]
+    storage.remove_all(left)
 
 
 def publish(plan: Plan, reports: Sequence[ShardReport]) -> None:
@@ -191,22 +194,20 @@ def publish(plan: Plan, reports: Sequence[ShardReport]) -> None:
     )
     _check_all_reported(plan, reports)
     _check_rejections(plan, reports, rejections)
-    for report in reports:
-        _read_back(plan, report)
+    _for_each(plan, _read_back, reports, bytes_each=max((report.bytes for report in reports), default=0))
 
-    storage.write_bytes_atomic(os.path.join(plan.output, UNFINISHED_NAME), b"")
-    storage.remove(os.path.join(plan.output, MANIFEST_NAME))
-    for name in os.listdir(storage.local_path(plan.output)):
-        if _SHARD.fullmatch(name) and name not in plan.shards:
-            storage.remove(os.path.join(plan.output, name))
-    for report in reports:
-        if storage.exists(report.temporary):
-            storage.rename(report.temporary, os.path.join(plan.output, report.name))
+    storage.write_bytes_atomic(storage.join(plan.output, UNFINISHED_NAME), b"")
+    storage.remove(storage.join(plan.output, MANIFEST_NAME))
+    names = storage.list_names(plan.output)
+    storage.remove_all(
+        storage.join(plan.output, name) for name in names if _SHARD.fullmatch(name) and name not in plan.shards
+    )
+    _for_each(plan, _give_name, reports)
     lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
-    storage.write_bytes_atomic(os.path.join(plan.output, REJECTED_NAME), "".join(lines).encode())
+    storage.write_bytes_atomic(storage.join(plan.output, REJECTED_NAME), "".join(lines).encode())
     document = _readable_json(_manifest(plan, reports, rejections))
-    storage.write_bytes_atomic(os.path.join(plan.output, MANIFEST_NAME), document.encode())
-    storage.remove(os.path.join(plan.output, UNFINISHED_NAME))
+    storage.write_bytes_atomic(storage.join(plan.output, MANIFEST_NAME), document.encode())
+    storage.remove(storage.join(plan.output, UNFINISHED_NAME))
     # Of attempts that a runner gave up or made twice.
     remove_temporaries(plan.output)
 
@@ -258,12 +259,29 @@ def _by_reason(rejections: list[Rejection]) -> dict[str, int]:
     return dict(sorted(Counter(rejection.reason for rejection in rejections).items()))
 
 
+def _for_each(
+    plan: Plan, function: Callable[[Plan, ShardReport], None], reports: list[ShardReport], *, bytes_each: int = 0
+) -> None:
+    """Calls a function for each shard; for several at once where each call mostly waits for a bucket."""
+    if storage.is_remote(plan.output):
+        for _ in storage.concurrently(lambda report: function(plan, report), reports, bytes_each=bytes_each):
+            pass
+    else:
+        for report in reports:
+            function(plan, report)
+
+
+def _give_name(plan: Plan, report: ShardReport) -> None:
+    if storage.exists(report.temporary):
+        storage.rename(report.temporary, storage.join(plan.output, report.name))
+
+
 def _read_back(plan: Plan, report: ShardReport) -> None:
     """Reads a shard as it is on the disk and compares it with what was planned and reported."""
     path = report.temporary
     if not storage.exists(path):
         # Named already, before an interruption.
-        path = os.path.join(plan.output, report.name)
+        path = storage.join(plan.output, report.name)
     data = storage.read_bytes(path)
     notes, paths = 0, []
     for record in parse_records(data, path):

@@ -24,7 +24,7 @@ from google.api_core import exceptions
 from google.auth import credentials as google_credentials
 from google.auth import exceptions as auth_exceptions
 from google.auth.transport.requests import AuthorizedSession
-from google.cloud import storage as library
+from google.cloud.storage import Blob, Client
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 
@@ -53,7 +53,7 @@ class Stat(NamedTuple):
 
 class _Connection(NamedTuple):
     made_for: tuple[int, str | None]
-    client: library.Client
+    client: Client
     session: AuthorizedSession
     anonymous: bool
 
@@ -255,7 +255,7 @@ class _Sink:
         self.length = position
 
 
-def _write_in_chunks(blob: library.Blob, file: BinaryIO, size: int, generation: int) -> int:
+def _write_in_chunks(blob: Blob, file: BinaryIO, size: int, generation: int) -> int:
     """Sends an object in parts; after a fault it asks how much has arrived, and goes on from there.
 
     The library's own loop over the parts gives up after a 5xx between two of them.
@@ -342,7 +342,7 @@ def _connect() -> _Connection:
             session.mount("https://", adapter)
             session.mount("http://", adapter)
             # Without a project: objects are found by their bucket alone.
-            client = library.Client(project=None, credentials=found, _http=session)
+            client = Client(project=None, credentials=found, _http=session)
             anonymous = isinstance(found, google_credentials.AnonymousCredentials)
             _connection = _Connection(wanted, client, session, anonymous)
         return _connection

@@ -21,7 +21,7 @@ class Manifest:
     """The manifest of a dataset that was written to its end.
 
     Attributes:
-        directory: the dataset's directory.
+        directory: the dataset's directory, here or in a bucket.
         sha256: hex digest of the bytes of dataset.json, which names the dataset: it covers every shard's digest.
         document: the content of dataset.json; docs/data-format.md explains it.
     """
@@ -42,7 +42,7 @@ class Manifest:
             raise UserError(
                 f"{directory}: no such directory, expected a dataset: write one with python -m beam_preprocess"
             )
-        path = os.path.join(directory, MANIFEST_NAME)
+        path = storage.join(directory, MANIFEST_NAME)
         if not storage.exists(path):
             raise UserError(
                 f"{directory}: has no {MANIFEST_NAME}, so it is unfinished or not a dataset: "
@@ -64,7 +64,7 @@ class Manifest:
 
     def shard_paths(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, in order; empty for an empty split."""
-        return [os.path.join(self.directory, shard["file"]) for shard in self._split(split)["shards"]]
+        return [storage.join(self.directory, shard["file"]) for shard in self._split(split)["shards"]]
 
     def performances(self, split: str) -> int:
         """Returns the number of performances of a split."""
@@ -92,8 +92,12 @@ class Manifest:
             raise UserError(
                 f"{self.directory}: the {split} split is empty, the dataset holds only: {', '.join(filled)}"
             )
-        for shard, path in zip(shards, self.shard_paths(split), strict=True):
-            data = storage.read_bytes(path)
+        paths = self.shard_paths(split)
+        contents: Iterator[bytes] = map(storage.read_bytes, paths)
+        if storage.is_remote(self.directory):
+            largest = max(shard["bytes"] for shard in shards)
+            contents = storage.concurrently(storage.read_bytes, paths, bytes_each=largest)
+        for shard, path, data in zip(shards, paths, contents, strict=True):
             _check_shard(path, data, shard)
             count = 0
             for record in parse_records(data, path):

@@ -9,17 +9,15 @@ import concurrent.futures
 import contextlib
 import fcntl
 import fnmatch
-import glob
 import hashlib
 import io
-import itertools
 import os
 import posixpath
 import re
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import ModuleType
 from typing import BinaryIO, TypeVar, cast
 
@@ -29,6 +27,7 @@ from notes.errors import FileError, UserError
 TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{12}$")
 
 _THREADS = 16  # requests under way at once, which mostly wait
+_AHEAD_BYTES = 2**28
 _REMOTE = "gs://"
 
 _Item = TypeVar("_Item")
@@ -120,8 +119,15 @@ def open_binary(path: str | os.PathLike) -> BinaryIO:
 def exists(path: str | os.PathLike) -> bool:
     """Returns whether there is a file or directory of that name."""
     if is_remote(path):
-        return generation(path) != 0 or is_directory(path)
+        return is_object(path) or is_directory(path)
     return os.path.exists(local_path(path))
+
+
+def is_object(path: str | os.PathLike) -> bool:
+    """Returns whether there is an object of that very name in a bucket."""
+    path = _remote_path(path)
+    # Consoles make empty objects "a/" that stand for directories.
+    return "/" in path.removeprefix(_REMOTE) and not path.endswith("/") and generation(path) != 0
 
 
 def is_directory(path: str | os.PathLike) -> bool:
@@ -175,20 +181,12 @@ def list_names(directory: str | os.PathLike) -> list[str]:
         raise FileError(f"{directory}: cannot be read ({error.strerror})") from error
 
 
-def glob_files(pattern: str) -> list[str]:
-    """Returns the sorted paths of the files that a pattern matches; ** stands for directories of any depth.
+def match_names(names: Iterable[str], pattern: str) -> list[str]:
+    """Returns those of some paths that a pattern matches, as glob does: ** stands for directories of any depth.
 
-    A name that begins with a dot is matched only by a pattern that begins with one, here as in a bucket.
+    A name that begins with a dot is matched only by a pattern that begins with one.
     """
-    if not is_remote(pattern):
-        return [match for match in sorted(glob.glob(local_path(pattern), recursive=True)) if os.path.isfile(match)]
-    parts = pattern.removeprefix(_REMOTE).split("/")
-    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
-    if not fixed:
-        raise UserError(f"{pattern}: expected the name of a bucket before any pattern, as in gs://BUCKET/**/*.mid")
-    base = f"{_REMOTE}{'/'.join(fixed)}"
-    wanted = parts[len(fixed) :]
-    return [join(base, name) for name in generations(base) if _matches(name.split("/"), wanted)]
+    return [name for name in names if _matches(name.split("/"), pattern.split("/"))]
 
 
 def make_directories(path: str | os.PathLike) -> None:
@@ -513,20 +511,29 @@ def cache_directory() -> str:
     )
 
 
-def concurrently(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+def concurrently(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], *, bytes_each: int = 0
+) -> Generator[_Result]:
     """Yields what a function returns for each item, in their order, with several calls under way ahead of the reader.
 
-    It is for what waits, such as requests to a bucket. No more than twice `_THREADS` results are held at once.
+    It is for what waits, such as requests to a bucket.
+
+    Args:
+        function: called in other threads.
+        items: what it is called with.
+        bytes_each: memory that a call or its result may take, so that all under way together take no more than
+            `_AHEAD_BYTES`, or one at a time is called.
 
     Raises:
         Exception: what the function raises, at its item's turn; calls that have not begun by then are not made.
     """
+    ahead = min(2 * _THREADS, max(1, _AHEAD_BYTES // max(1, bytes_each)))
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         waiting: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) >= 2 * _THREADS:
+                if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

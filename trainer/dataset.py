@@ -8,7 +8,6 @@ of any batch, at once.
 import hashlib
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -96,7 +95,7 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
     Raises:
         UserError: the split is empty or a shard is damaged.
     """
-    directory = cache_directory or _cache_directory()
+    directory = cache_directory or storage.cache_directory()
     stem = os.path.join(directory, f"{manifest.sha256}-{split}-v{_LAYOUT}")
     try:
         return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), np.load(f"{stem}.offsets.npy"))
@@ -106,21 +105,6 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
         with storage.atomic_write(f"{stem}.{name}.npy") as file:
             np.save(file, array)
     return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), table.offsets)
-
-
-def _cache_directory() -> str:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    for parent in (home, tempfile.gettempdir()):
-        directory = os.path.join(parent, "sostenuto")
-        try:
-            os.makedirs(directory, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(directory, os.W_OK):
-            return directory
-    raise UserError(
-        f"cannot write to {home} nor to {tempfile.gettempdir()}: set XDG_CACHE_HOME to a writable directory"
-    )
 
 
 def _build_table(manifest: Manifest, split: str) -> NoteTable:
