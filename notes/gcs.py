@@ -1,9 +1,10 @@
 """Google Cloud Storage, behind `notes.storage`: nobody else imports this module, and that one only for a gs:// path.
 
-Every request is repeated after a 429, a 5xx or a cut connection, with growing pauses, for up to five minutes. A write
-carries the generation that it replaces, so that of two writers one is told; and a mark of its own, by which a repeated
-request whose first answer was lost knows its own work again. What is downloaded is checked against the object's CRC-32C
-here, because the library does not where it had to take up a download again.
+Every request is repeated after a 429, a 5xx or a cut connection, with growing pauses, for up to five minutes; for one
+minute while nothing has ever answered, as without a network. A write carries the generation that it replaces, so that
+of two writers one is told; and a mark of its own, by which a repeated request whose first answer was lost knows its own
+work again. What is downloaded is checked against the object's CRC-32C here, because the library does not where it had
+to take up a download again.
 """
 
 import base64
@@ -21,6 +22,7 @@ import google.auth
 import google_crc32c
 import requests
 from google.api_core import exceptions
+from google.api_core.retry import Retry
 from google.auth import credentials as google_credentials
 from google.auth import exceptions as auth_exceptions
 from google.auth.transport.requests import AuthorizedSession
@@ -34,9 +36,10 @@ from notes.storage import ChangedError, MissingError, UnavailableError
 CHUNK_BYTES = 8 * 2**20
 """Objects larger than this are sent in parts of this size, of which a fault repeats but one."""
 
-_RETRY = DEFAULT_RETRY.with_delay(initial=0.25, multiplier=2, maximum=30).with_timeout(300)
+_RETRY = DEFAULT_RETRY.with_delay(initial=0.25, multiplier=2, maximum=30)
+_PATIENCE, _FIRST_PATIENCE = 300, 60  # seconds of repeating a request: where others were answered, and before
 _TIMEOUT = 60  # seconds without a byte, after which a connection counts as cut
-_CONNECTIONS = 64
+_CONNECTIONS = 256  # kept open; urllib3 warns where more are wanted
 _MARK = "sostenuto-write"
 _URI = re.compile(r"gs://([a-z0-9][-_.a-z0-9]{1,220}[a-z0-9])(?:/(.*))?", re.DOTALL)
 _PERMISSION = re.compile(r"storage\.[a-z]+\.[a-zA-Z]+")
@@ -56,6 +59,7 @@ class _Connection(NamedTuple):
     client: Client
     session: AuthorizedSession
     anonymous: bool
+    answered: threading.Event
 
 
 _connecting = threading.Lock()
@@ -66,7 +70,7 @@ def stat(uri: str) -> Stat | None:
     """Returns what is known of an object, or None if there is none, nor perhaps a bucket."""
     bucket, name = _split(uri, "an object")
     with _explained(uri, "storage.objects.get"):
-        blob = _connect().client.bucket(bucket).get_blob(name, retry=_RETRY, timeout=_TIMEOUT)
+        blob = _connect().client.bucket(bucket).get_blob(name, retry=_retry(), timeout=_TIMEOUT)
     if blob is None:
         return None
     return Stat(int(blob.generation), int(blob.size), blob.crc32c or "", (blob.metadata or {}).get(_MARK, ""))
@@ -120,7 +124,7 @@ def read(uri: str, file: BinaryIO, *, limit: int | None = None, generation: int 
         blob = _connect().client.bucket(bucket).blob(name, generation=generation)
         try:
             with _explained(uri, "storage.objects.get"), contextlib.suppress(_EnoughError):
-                blob.download_to_file(sink, retry=_RETRY, timeout=_TIMEOUT, checksum="crc32c")
+                blob.download_to_file(sink, retry=_retry(), timeout=_TIMEOUT, checksum="crc32c")
                 # Bytes that the library has decompressed are not those of the checksum; it checks them itself.
                 if blob.crc32c and not blob.content_encoding and sink.crc32c != blob.crc32c:
                     raise DataCorruption(None, "CRC-32C does not match")
@@ -159,7 +163,7 @@ def write(uri: str, file: BinaryIO, *, generation: int) -> int | None:
                 content_type="application/octet-stream",
                 if_generation_match=generation,
                 checksum="crc32c",
-                retry=_RETRY,
+                retry=_retry(),
                 timeout=_TIMEOUT,
             )
             return int(blob.generation)
@@ -174,7 +178,7 @@ def remove(uri: str, *, generation: int | None = None) -> bool:
     try:
         with _explained(uri, "storage.objects.delete"):
             blob = _connect().client.bucket(bucket).blob(name)
-            blob.delete(if_generation_match=generation, retry=_RETRY, timeout=_TIMEOUT)
+            blob.delete(if_generation_match=generation, retry=_retry(), timeout=_TIMEOUT)
     except MissingError:
         return True
     except ChangedError:
@@ -200,7 +204,7 @@ def rename(source: str, target: str) -> None:
                     old,
                     token=token,
                     if_generation_match=replaced.generation if replaced else 0,
-                    retry=_RETRY,
+                    retry=_retry(),
                     timeout=_TIMEOUT,
                 )
                 if token is None:
@@ -267,7 +271,7 @@ def _write_in_chunks(blob: Blob, file: BinaryIO, size: int, generation: int) -> 
         size=size,
         if_generation_match=generation,
         checksum=None,
-        retry=_RETRY,
+        retry=_retry(),
         timeout=_TIMEOUT,
     )
     arrived: int | None = 0
@@ -290,7 +294,7 @@ def _write_in_chunks(blob: Blob, file: BinaryIO, size: int, generation: int) -> 
             raise exceptions.from_http_response(response)
         return int(response.json()["generation"])
 
-    while (written := _RETRY(send_next)()) is None:
+    while (written := _retry()(send_next)()) is None:
         pass
     return written
 
@@ -323,7 +327,7 @@ def _prefix(name: str) -> str:
 
 
 def _list(bucket: str, prefix: str, **options: Any) -> Any:
-    return _connect().client.list_blobs(bucket, prefix=prefix or None, retry=_RETRY, timeout=_TIMEOUT, **options)
+    return _connect().client.list_blobs(bucket, prefix=prefix or None, retry=_retry(), timeout=_TIMEOUT, **options)
 
 
 def _connect() -> _Connection:
@@ -335,17 +339,30 @@ def _connect() -> _Connection:
         if _connection is None or _connection.made_for != wanted:
             found = google_credentials.AnonymousCredentials() if emulator else _credentials()
             session = AuthorizedSession(found)
-            # A thread that finds all connections busy waits for one.
-            adapter = requests.adapters.HTTPAdapter(
-                pool_connections=4, pool_maxsize=_CONNECTIONS, pool_block=True, max_retries=0
-            )
+            answered = threading.Event()
+
+            def received(response: requests.Response, *_: object, **__: object) -> None:
+                answered.set()
+                if not response.ok:
+                    # Of a download that is refused, the library would leave the connection open.
+                    try:
+                        _ = response.content
+                    finally:
+                        response.close()
+
+            session.hooks["response"].append(received)
+            adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
             session.mount("https://", adapter)
             session.mount("http://", adapter)
             # Without a project: objects are found by their bucket alone.
             client = Client(project=None, credentials=found, _http=session)
             anonymous = isinstance(found, google_credentials.AnonymousCredentials)
-            _connection = _Connection(wanted, client, session, anonymous)
+            _connection = _Connection(wanted, client, session, anonymous, answered)
         return _connection
+
+
+def _retry() -> Retry:
+    return _RETRY.with_timeout(_PATIENCE if _connect().answered.is_set() else _FIRST_PATIENCE)
 
 
 def _credentials() -> google_credentials.Credentials:

@@ -29,8 +29,9 @@ What happened: `gcs.requests` lists (method, path with query) of all requests, `
     with GcsServer(buckets=["one", "two"], error_rate=0.1, seed=3) as server:
         server.url            # for STORAGE_EMULATOR_HOST
 
-It also plays the metadata server of a virtual machine or of a pod with workload identity: with GCE_METADATA_HOST set to
-`server.address`, google.auth gets the token "loopback" for the service account robot@example.iam.gserviceaccount.com.
+It also plays the metadata server of a virtual machine or of a pod with workload identity: with GCE_METADATA_HOST and
+GCE_METADATA_IP set to `server.address`, google.auth gets the token "loopback" for the service account
+robot@example.iam.gserviceaccount.com. (API_ENDPOINT_OVERRIDE=server.url reaches the objects with credentials.)
 """
 
 import base64

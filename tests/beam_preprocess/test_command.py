@@ -129,7 +129,7 @@ def test_help_is_quick_and_knows_the_flags():
         (["--input={in}", "--output={out}", "--max_rejected_fraction=2"], "--max_rejected_fraction=2"),
         (["--input={in}", "--output={out}", "--metadata={in}/absent.csv"], "absent.csv: cannot be read"),
         (["--input={in}", "--output={in}/0/0.mid"], "is a file"),
-        (["--input={in}", "--output=gs://bucket/x"], "gs:// is not supported"),
+        (["--input={in}", "--output=s3://bucket/x"], "s3:// is not supported"),
         (["--input={in}", "--output={out}", "--shards=3"], "shards"),
         (["--input={in}", "--output={out}", "{in}"], "unexpected argument"),
     ],

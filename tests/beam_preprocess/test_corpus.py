@@ -193,7 +193,7 @@ def test_input_without_midi_is_refused(tmp_path):
         (tmp_path / "*.mid", "matches no file"),
         (write_zip(tmp_path / "none.zip", {"README": b""}), "holds no MIDI file"),
         (tmp_path / "not.zip", "no zip file, or a damaged one"),
-        ("gs://bucket/midi", "gs:// is not supported"),
+        ("s3://bucket/midi", "s3:// is not supported"),
     ):
         with pytest.raises(UserError, match=message):
             find_corpus(str(uri))
