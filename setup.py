@@ -25,7 +25,7 @@ TENSORFLOW_VERSIONS = ">=2.21,<3"
 
 EXTRAS = {
     "beam": [f"apache-beam{BEAM_VERSIONS}"],
-    "gcp": [f"apache-beam[gcp]{BEAM_VERSIONS}", "google-cloud-storage>=3"],
+    "gcp": [f"apache-beam[gcp]{BEAM_VERSIONS}"],
     "train": [
         f"tensorflow{TENSORFLOW_VERSIONS}",
         "keras>=3.15.1,<4",
@@ -47,7 +47,14 @@ EXTRAS = {
         "threadpoolctl>=3.5",
     ],
     "demo": ["music21>=10.5", "requests>=2.32"],
-    "dev": ["hypothesis>=6.150", "mypy>=1.19", "pytest>=9", "pytest-xdist>=3.8", "ruff>=0.15"],
+    "dev": [
+        "gcp-storage-emulator>=2026.7",
+        "hypothesis>=6.150",
+        "mypy>=1.19",
+        "pytest>=9",
+        "pytest-xdist>=3.8",
+        "ruff>=0.15",
+    ],
 }
 EXTRAS["all"] = sorted({requirement for name, extra in EXTRAS.items() if name != "gpu" for requirement in extra})
 
@@ -64,10 +71,14 @@ setup(
     packages=["notes", "beam_preprocess", "trainer", "tuning"],
     install_requires=[
         "absl-py>=2",
+        "google-api-core>=2.20",
+        "google-auth>=2.35",
+        "google-cloud-storage>=3",
         "google-crc32c>=1.5",
         "numpy>=2",
         "pretty_midi>=0.2.11",
         "protobuf>=5",
+        "requests>=2.32",
         "symusic>=0.6.0",
         "tqdm>=4.66",
     ],

@@ -311,8 +311,6 @@ def _list_remote(uri: str) -> _Listing:
 
 def _list_remote_glob(uri: str) -> _Listing:
     base = posixpath.dirname(uri[: min(uri.find(magic) for magic in "*?[" if magic in uri)])
-    if not storage.is_remote(base):
-        raise UserError(f"{uri}: expected the name of a bucket before any pattern, as in gs://BUCKET/**/*.mid")
     names = storage.list_files(base)
     matches = storage.match_names(names, posixpath.relpath(uri, base))
     if not matches:

@@ -341,7 +341,7 @@ def _connect() -> _Connection:
             session = AuthorizedSession(found)
             answered = threading.Event()
 
-            def received(response: requests.Response, *_: object, **__: object) -> None:
+            def received(response: requests.Response, *args: object, **options: object) -> None:
                 answered.set()
                 if not response.ok:
                     # Of a download that is refused, the library would leave the connection open.

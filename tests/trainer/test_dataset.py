@@ -259,6 +259,22 @@ def test_a_table_is_built_once_and_mapped(data, tmp_path):
         load_table(manifest, "test", cache_directory=cache)
 
 
+def test_a_dataset_in_a_bucket_is_read_once(data, tmp_path, gcs):
+    for path in data.iterdir():
+        gcs.put(f"gs://bucket/data/{path.name}", path.read_bytes())
+    remote, local = Manifest.load("gs://bucket/data"), Manifest.load(data)
+    assert_holds(load_table(remote, "train", cache_directory=str(tmp_path)), local, "train")
+    requests = len(gcs.requests)
+    # Its table is that of the same dataset on the disk: the manifest's checksum names both.
+    load_table(local, "train", cache_directory=str(tmp_path))
+    load_table(remote, "train", cache_directory=str(tmp_path))
+    assert len(gcs.requests) == requests
+    (shard, *_) = remote.shard_paths("validation")
+    gcs.put(shard, gcs.get(shard)[:-1])
+    with pytest.raises(UserError, match=r"dataset\.json says .*: the shard was damaged or exchanged"):
+        load_table(remote, "validation", cache_directory=str(tmp_path))
+
+
 @pytest.mark.parametrize("part", ["notes", "offsets"])
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-7], lambda data: data[:20], lambda data: b"", lambda data: b"?" * 999]

@@ -1,0 +1,229 @@
+"""Corpora and datasets in a bucket: the same bytes as on the disk, whatever the network does."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from beam_preprocess import writer
+from beam_preprocess.config import Config
+from beam_preprocess.corpus import find_corpus
+from beam_preprocess.run import preprocess
+from notes import gcs as remote
+from notes.errors import UserError
+from notes.manifest import SPLITS, Manifest
+from notes.records import RecordError
+from tests.midi_files import melody, write_corpus
+from tests.processes import REPOSITORY, run_python
+
+CSV = "canonical_composer,canonical_title,split,year,midi_filename\n" + "".join(
+    f"Composer {index % 4},Title {index % 5},{SPLITS[index % 5 % 3]},2010,{index % 3}/{index}.mid\n"
+    for index in range(30)
+)
+FILES = {
+    **{f"{index % 3}/{index}.mid": melody(range(40, 50 + index)) for index in range(30)},
+    "0/text.mid": b"Dear diary",
+    "2/extra.mid": melody([60, 62]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "_RETRY", remote._RETRY.with_delay(initial=0.02, multiplier=1.5, maximum=0.2))
+
+
+@pytest.fixture
+def corpus_directory(tmp_path):
+    return write_corpus(tmp_path / "corpus", FILES)
+
+
+def run(input_, output, **config) -> Manifest:
+    config = {"num_shards": 3, "max_rejected_fraction": 0.2, **config}
+    return preprocess(Config(str(input_), str(output), **config), quiet=True)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def put_corpus(gcs, directory: Path, uri: str) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            gcs.put(f"{uri}/{path.relative_to(directory).as_posix()}", path.read_bytes())
+
+
+def zip_of(directory: Path) -> bytes:
+    path = directory.parent / "corpus.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(directory.rglob("*.*")):
+            archive.write(file, file.relative_to(directory))
+    return path.read_bytes()
+
+
+def test_a_bucket_gives_and_takes_the_same_bytes_as_the_disk_whatever_fails(gcs, corpus_directory, tmp_path):
+    run(corpus_directory, tmp_path / "local")
+    expected = contents(tmp_path / "local")
+    put_corpus(gcs, corpus_directory, "gs://bucket/in/corpus")
+    gcs.put("gs://bucket/corpus.zip", zip_of(corpus_directory))
+    gcs.page_size = 7
+    gcs.error_rate = 0.1
+    for number, source in enumerate(["gs://bucket/in/", "gs://bucket/in/**/*.mid", "gs://bucket/corpus.zip"]):
+        output = f"gs://bucket/out/{number}"
+        manifest = run(source, output)
+        assert gcs.contents(f"{output}/") == expected
+        assert manifest.document == Manifest.load(tmp_path / "local").document
+    assert gcs.faults > 20
+    local = Manifest.load(tmp_path / "local")
+    for split in SPLITS:
+        read = [one.path for one in manifest.read_performances(split)]
+        assert read == [one.path for one in local.read_performances(split)]
+
+
+def test_the_metadata_may_lie_in_a_bucket(gcs, corpus_directory, tmp_path):
+    run(write_corpus(corpus_directory, {"m.csv": CSV.encode()}), tmp_path / "local")
+    expected = contents(tmp_path / "local")
+    put_corpus(gcs, corpus_directory, "gs://bucket/in")
+    run("gs://bucket/in", "gs://bucket/own")
+    run("gs://bucket/in/[0-9]/*.mid", "gs://bucket/glob")
+    gcs.delete("gs://bucket/in/m.csv")
+    gcs.put("gs://bucket/elsewhere/m.csv", CSV.encode())
+    run("gs://bucket/in", "gs://bucket/named", metadata="gs://bucket/elsewhere/m.csv")
+    for output in ("own", "glob", "named"):
+        assert gcs.contents(f"gs://bucket/{output}/") == expected
+    # Names of the CSV that the pattern leaves out are there nevertheless, others are missing.
+    assert len(find_corpus("gs://bucket/in/[1]/*.mid", metadata="gs://bucket/elsewhere/m.csv").files) == 10
+    gcs.delete("gs://bucket/in/2/5.mid")
+    with pytest.raises(UserError, match=r"m.csv: names 1 of 30 files that gs://bucket/in/\[1\]/\*.mid does not hold"):
+        find_corpus("gs://bucket/in/[1]/*.mid", metadata="gs://bucket/elsewhere/m.csv")
+
+
+def test_one_object_is_a_corpus_if_empty_splits_are_asked_for(gcs):
+    gcs.put("gs://bucket/in/a.mid", melody([60]))
+    (file,) = find_corpus("gs://bucket/in/a.mid", split_fractions=(1, 0, 0)).files
+    assert (file.path, file.location) == ("a.mid", "gs://bucket/in/a.mid")
+
+
+def test_a_zip_is_fetched_once(gcs, corpus_directory):
+    gcs.put("gs://bucket/corpus.zip", zip_of(corpus_directory))
+    run("gs://bucket/corpus.zip", "gs://bucket/out")
+    assert len([path for _, path in gcs.requests if "corpus.zip" in path and "alt=media" in path]) == 1
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ({"input_": "gs://absent/x"}, "there is no bucket absent"),
+        ({"input_": "gs://bucket/absent"}, "gs://bucket/absent: no such object or directory"),
+        ({"input_": "gs://bucket/in/*.midi"}, r"gs://bucket/in/\*.midi: matches no object"),
+        ({"input_": "gs://*/in"}, r"gs://\*/in: is no path of Google Cloud Storage, expected gs://BUCKET/NAME"),
+        ({"input_": "gs://bucket/none.zip"}, "gs://bucket/none.zip: cannot be read as a zip file"),
+        ({"output": "gs://absent/x"}, "there is no bucket absent"),
+        ({"output": "gs://bucket/in/a.mid"}, "gs://bucket/in/a.mid: is a file"),
+        ({"output": "gs://bucket/data"}, "gs://bucket/data: already holds a dataset"),
+        ({"metadata": "gs://bucket/m.csv"}, "gs://bucket/m.csv: no such object"),
+    ],
+)
+def test_a_mistake_is_said_and_writes_nothing(gcs, corpus_directory, tmp_path, paths, message):
+    gcs.put("gs://bucket/in/a.mid", melody([60]))
+    gcs.put("gs://bucket/none.zip", b"PK, but no more")
+    gcs.put("gs://bucket/data/dataset.json", b"{}")
+    before = gcs.names("gs://bucket/")
+    with pytest.raises(UserError, match=message):
+        run(**{"input_": corpus_directory, "output": tmp_path / "out", **paths})
+    assert not (tmp_path / "out").exists()
+    assert gcs.names("gs://bucket/") == before
+
+
+def test_a_mistake_found_while_running_is_one_line_and_status_2(gcs, corpus_directory):
+    gcs.forbid("bucket", "storage.objects.create")
+    process = run_python("-m", "beam_preprocess", f"--input={corpus_directory}", "--output=gs://bucket/out")
+    assert (process.returncode, process.stdout) == (2, "")
+    (line,) = process.stderr.splitlines()
+    assert "lacks the permission storage.objects.create on bucket bucket: grant it" in line
+    assert gcs.names("gs://bucket/") == []
+
+
+def test_a_failed_replacement_leaves_the_former_dataset(gcs, corpus_directory, tmp_path):
+    run(corpus_directory, "gs://bucket/out", num_shards=4)
+    before = gcs.contents("gs://bucket/out/")
+    with pytest.raises(UserError, match="1 of 32 files were refused"):
+        run(corpus_directory, "gs://bucket/out", overwrite=True, max_rejected_fraction=0.0)
+    assert gcs.contents("gs://bucket/out/") == before
+    shutil.rmtree(corpus_directory / "1")
+    run(corpus_directory, "gs://bucket/out", overwrite=True)
+    run(corpus_directory, tmp_path / "fresh")
+    assert gcs.contents("gs://bucket/out/") == contents(tmp_path / "fresh")
+
+
+def test_no_manifest_ever_names_shards_of_other_content(gcs, corpus_directory, tmp_path):
+    """Whoever reads while a dataset is replaced finds the one, the other or none, never a mixture."""
+    run(corpus_directory, "gs://bucket/out")
+    (corpus_directory / "0" / "0.mid").write_bytes(melody([1, 2, 3]))
+    seen = set()
+
+    def look(method, path):
+        found = gcs.contents("gs://bucket/out/")
+        if "dataset.json" not in found:
+            seen.add("none")
+            return
+        document = json.loads(found["dataset.json"])
+        seen.add(document["splits"]["train"]["notes"])
+        for split in SPLITS:
+            for shard in document["splits"][split]["shards"]:
+                assert len(found[shard["file"]]) == shard["bytes"]
+                assert writer.hashlib.sha256(found[shard["file"]]).hexdigest() == shard["sha256"]
+
+    gcs.before = look
+    run(corpus_directory, "gs://bucket/out", overwrite=True)
+    look("", "")
+    assert len(seen) == 3
+
+
+def test_a_killed_run_leaves_no_dataset_and_the_next_one_cleans_up(gcs, corpus_directory, tmp_path):
+    command = [sys.executable, "-m", "beam_preprocess", f"--input={corpus_directory}", "--output=gs://bucket/out"]
+    command += ["--num_shards=3", "--max_rejected_fraction=0.2"]
+    process = subprocess.Popen(command, cwd=REPOSITORY)
+    gave_a_name = []
+
+    def kill(method, path):
+        if "rewriteTo" in path and not gave_a_name:
+            gave_a_name.append(path)
+            process.send_signal(signal.SIGKILL)
+
+    gcs.before = kill
+    assert process.wait(timeout=120) == -signal.SIGKILL
+    time.sleep(0.2)
+    assert "dataset.json.unfinished" in gcs.names("gs://bucket/out/")
+    with pytest.raises(UserError, match="unfinished"):
+        Manifest.load("gs://bucket/out")
+    run(corpus_directory, "gs://bucket/out")
+    run(corpus_directory, tmp_path / "fresh")
+    assert gcs.contents("gs://bucket/out/") == contents(tmp_path / "fresh")
+
+
+def test_an_exchanged_shard_is_noticed(gcs, corpus_directory):
+    manifest = run(corpus_directory, "gs://bucket/out")
+    one, two, _ = manifest.shard_paths("train")
+    gcs.put(one, gcs.get(two))
+    with pytest.raises(RecordError, match=r"train-00000-of-00003.tfrecord: holds .*dataset\.json says"):
+        list(manifest.read_performances("train"))
+
+
+def test_a_network_that_fails_is_not_taken_for_broken_files(gcs, corpus_directory, monkeypatch):
+    put_corpus(gcs, corpus_directory, "gs://bucket/in")
+    monkeypatch.setattr(remote, "_PATIENCE", 0.2)
+
+    def fail_for_one(method, path):
+        gcs.error_rate = float("7.mid" in path and "alt=media" in path)
+
+    gcs.before = fail_for_one
+    with pytest.raises(UserError, match=r"the bucket does not answer .*: try again later"):
+        run("gs://bucket/in", "gs://bucket/out", max_rejected_fraction=1.0)
+    assert gcs.names("gs://bucket/out/") == []
