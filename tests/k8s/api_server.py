@@ -60,7 +60,13 @@ class Cluster:
         for group in ("v1", *groups):
             if path == ("/api/v1" if group == "v1" else f"/apis/{group}"):
                 resources = [
-                    {"name": plural, "singularName": kind.lower(), "namespaced": inside, "kind": kind, "verbs": ["create"]}
+                    {
+                        "name": plural,
+                        "singularName": kind.lower(),
+                        "namespaced": inside,
+                        "kind": kind,
+                        "verbs": ["create"],
+                    }
                     for of, kind, plural, inside in _SERVED
                     if of == group
                 ]
