@@ -111,7 +111,7 @@ BROKEN = [
     ("local", "Job", "train", f"{MAIN}.resources.requests.memory", "5Gi", "a request of 5Gi with a limit of 4Gi"),
     ("gke-l4", "Job", "train", f"{MAIN}.resources.limits.nvidia~com/gpu", "2", "a request of 1 with a limit of 2"),
     ("gke-l4", "Job", "train", f"{PODS}.nodeSelector", None, "GPUs without their type"),
-    ("gke-l4", "ServiceAccount", "train", f"metadata.annotations.{IDENTITY}", "a@ACCOUNTS", "ACCOUNTS was not replaced"),
+    ("gke-l4", "ServiceAccount", "train", f"metadata.annotations.{IDENTITY}", "a@ACCOUNTS", "ACCOUNTS was not"),
     ("gke-l4", "NetworkPolicy", "google", "spec.egress.0", None, "lets pods reach 169.254.169.254:80"),
     ("gke-l4", "NetworkPolicy", "google", "spec.egress.1", None, "lets pods reach 142.250.74.42:443"),
     ("gke-l4", "NetworkPolicy", "google", "spec.egress.1.to.0.ipBlock.except", None, "reach 10.0.0.1:443, which is no"),
