@@ -43,6 +43,12 @@ _MAX_REJECTED_FRACTION = flags.DEFINE_float(
     "max_rejected_fraction", 0.1, "the share of files that may be refused as broken before the run gives up"
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the dataset that the output directory holds")
+_ISOLATE_PARSING = flags.DEFINE_bool(
+    "isolate_parsing",
+    None,
+    "parse in child processes, so that a file that crashes the parser, blocks it or exhausts memory is refused; by "
+    "default only where a cluster's runner is named",
+)
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 
@@ -59,6 +65,7 @@ def main(beam_args: list[str]) -> None:
         sustain=cast(Sustain, _SUSTAIN.value),
         max_rejected_fraction=_MAX_REJECTED_FRACTION.value,
         overwrite=_OVERWRITE.value,
+        isolate_parsing=_ISOLATE_PARSING.value,
     )
     from beam_preprocess.run import preprocess
     from beam_preprocess.summary import summarize

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from beam_preprocess import writer
 from beam_preprocess.config import Config
 from beam_preprocess.corpus import find_corpus
+from beam_preprocess.shards import ShardWriter
 from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
@@ -46,7 +47,7 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
     shards = writer.assign_shards(corpus.files, config.num_shards)
     plan = writer.Plan(
         output=config.output,
-        shards={name: [file.path for file in files] for name, files in shards.items()},
+        shards={name: len(files) for name, files in shards.items()},
         source={
             "files": len(corpus.files),
             "unlisted": corpus.unlisted,
@@ -70,11 +71,22 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
         with _without_beams_warnings():
             beam = _import_beam()
             from beam_preprocess import pipeline, transforms
+            from beam_preprocess.local_workers import take_processes
         options = _pipeline_options(beam_args)
+        processes = take_processes(options)
+        plan_file = storage.temporary_name(os.path.join(config.output, writer.PLAN_NAME))
+        shard_writer = ShardWriter(
+            plan_file=plan_file,
+            archive=corpus.archive,
+            output=config.output,
+            sustain=config.sustain,
+            isolate_parsing=_isolate_parsing(config, options),
+        )
         transforms.on_file_done = meter.advance
         try:
             job = beam.Pipeline(options=options)
-            pipeline.build(job, plan=plan, shards=shards, archive=corpus.archive, sustain=config.sustain)
+            ranges = writer.write_plan(plan_file, shards)
+            pipeline.build(job, plan=plan, shards=ranges, writer=shard_writer, processes=processes)
             job.run().wait_until_finish()
         except UserError as error:
             raise UserError(_RAISED_BY_STEP.sub("", str(error))) from error
@@ -123,6 +135,15 @@ def _without_beams_warnings() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _isolate_parsing(config: Config, options: "PipelineOptions") -> bool:
+    """Returns whether files are parsed in child processes: by default on a cluster, where a retry costs most."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    if config.isolate_parsing is None:
+        return options.view_as(StandardOptions).runner != "FnApiRunner"
+    return config.isolate_parsing
 
 
 def _pipeline_options(beam_args: Sequence[str]) -> "PipelineOptions":
