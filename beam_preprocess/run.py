@@ -91,9 +91,9 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
         except UserError as error:
             raise UserError(_RAISED_BY_STEP.sub("", str(error))) from error
         except RuntimeError as error:
-            # Ctrl-C within a step comes out of Beam as an error of that step.
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from error
+            # Ctrl-C or SIGTERM within a step comes out of Beam as an error of that step.
+            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
+                raise error.__context__ from None
             raise
         finally:
             transforms.on_file_done = lambda: None

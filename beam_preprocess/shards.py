@@ -37,7 +37,8 @@ class ShardWriter:
         self, *, plan_file: str, archive: str | None, output: str, sustain: midi.Sustain, isolate_parsing: bool
     ) -> None:
         self._plan_file, self._archive, self._output = plan_file, archive, output
-        self._sustain, self._isolate_parsing = sustain, isolate_parsing
+        self._parse = _Parse(sustain)
+        self._parse_seconds = PARSE_SECONDS if isolate_parsing else None
         self._opened: tuple[Reader, Parser] | None = None
 
     def __call__(self, shard: ShardRange, on_file_done: Callable[[], None]) -> ShardReport:
@@ -47,10 +48,7 @@ class ShardWriter:
             UserError: it cannot be written, or is not what was written.
         """
         if self._opened is None:
-            self._opened = (
-                Reader(self._archive).__enter__(),
-                Parser(sustain=self._sustain, isolate=self._isolate_parsing),
-            )
+            self._opened = Reader(self._archive).__enter__(), Parser(self._parse, seconds=self._parse_seconds)
         reader, parser = self._opened
         tally, rejections = Tally.zero(), []
 
@@ -81,13 +79,13 @@ class ShardWriter:
 
 
 class Parser:
-    """Parses MIDI files, in this process or in a child."""
+    """Parses MIDI files: in a child process, which has so many seconds for each, or in this one."""
 
-    def __init__(self, *, sustain: midi.Sustain, isolate: bool) -> None:
-        self._parse = _Parse(sustain)
-        self._process = (
-            Process(self._parse, seconds=PARSE_SECONDS, memory_bytes=PARSE_MEMORY_BYTES) if isolate else None
-        )
+    def __init__(self, parse: "_Parse", *, seconds: float | None) -> None:
+        self._parse = parse
+        self._process = None
+        if seconds is not None:
+            self._process = Process(parse, seconds=seconds, memory_bytes=PARSE_MEMORY_BYTES)
 
     def parse(self, data: bytes, name: str) -> midi.Decoded:
         """Returns what a file holds.
