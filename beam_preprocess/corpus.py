@@ -29,10 +29,11 @@ NO_METADATA = "none"
 _MAX_CSV_BYTES = 2**26
 
 # Bounds on hostile archives. A member's name and place take some hundred bytes of the directory at a zip file's end,
-# and some 600 of memory. Piano performances shrink to a third, MIDI of nothing but repetitions to a twentieth.
+# and some 600 of memory. Performances shrink to a third, loops to a hundredth: nobody has a gigabyte of those.
 MAX_MEMBERS = 2_000_000
 _MAX_ZIP_DIRECTORY_BYTES = 256 * MAX_MEMBERS
 MAX_INFLATION = 100
+_HARMLESS_BYTES = 2**30
 # The other methods of zip files have no bound on what a few bytes may become.
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _REQUIRED_COLUMNS = ("midi_filename", "split")
@@ -310,7 +311,7 @@ def _list_zip(path: str) -> dict[str, str]:
     if len(members) > MAX_MEMBERS:
         raise UserError(f"{path}: holds {len(members):,} members, more than the {MAX_MEMBERS:,} allowed: unpack it")
     size, unpacked = os.path.getsize(path), sum(member.file_size for member in members if _is_midi(member.filename))
-    if unpacked > MAX_INFLATION * size:
+    if unpacked > max(MAX_INFLATION * size, _HARMLESS_BYTES):
         raise UserError(
             f"{path}: holds {size:,} bytes that would become {unpacked:,} of MIDI, more than {MAX_INFLATION} times as "
             "many: no corpus shrinks so well, so the archive is refused"
