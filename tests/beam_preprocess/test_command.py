@@ -103,6 +103,7 @@ def test_help_is_quick_and_knows_the_flags():
     assert time.monotonic() - started < 3  # A second on an idle machine; Beam alone would take longer than this.
     assert process.returncode == 0
     names = "input metadata output split_fractions piece_from num_shards sustain max_rejected_fraction overwrite quiet"
+    names += " isolate_parsing"
     assert all(f"--{name}" in process.stdout.replace("[no]", "") for name in names.split())
     imported = (
         "import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('beam_preprocess', run_name='__main__')"
