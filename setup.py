@@ -25,7 +25,8 @@ TENSORFLOW_VERSIONS = ">=2.21,<3"
 
 EXTRAS = {
     "beam": [f"apache-beam{BEAM_VERSIONS}"],
-    "gcp": [f"apache-beam[gcp]{BEAM_VERSIONS}", "google-cloud-storage>=3"],
+    # Beam packs the project for its workers with build and setuptools, and declares neither.
+    "gcp": [f"apache-beam[gcp]{BEAM_VERSIONS}", "build>=1.2", "setuptools>=77"],
     "train": [
         f"tensorflow{TENSORFLOW_VERSIONS}",
         "keras>=3.15.1,<4",
@@ -63,6 +64,9 @@ setup(
     packages=["notes", "beam_preprocess", "trainer", "tuning"],
     install_requires=[
         "absl-py>=2",
+        "google-api-core>=2.20",
+        "google-auth>=2.35",
+        "google-cloud-storage>=3",
         "google-crc32c>=1.5",
         "numpy>=2",
         "pretty_midi>=0.2.11",

@@ -24,6 +24,8 @@ OURS = {"notes", "beam_preprocess", "trainer", "tuning", "demo", "benchmarks", "
 INSTALLED_AS = {
     "absl": "absl-py",
     "apache_beam": "apache-beam",
+    "google.api_core": "google-api-core",
+    "google.auth": "google-auth",
     "google.cloud": "google-cloud-storage",
     "google.protobuf": "protobuf",
     "google_crc32c": "google-crc32c",
