@@ -136,8 +136,9 @@ def _pipeline(work: _Work, options: "PipelineOptions", *, plan_directory: str) -
 
     config = work.config
     processes = take_processes(options)
+    plan_file = storage.temporary_name(f"{plan_directory.rstrip('/')}/{writer.PLAN_NAME}")
     shard_writer = ShardWriter(
-        plan_file=storage.temporary_name(f"{plan_directory.rstrip('/')}/{writer.PLAN_NAME}"),
+        plan_file=plan_file,
         archive=work.corpus.archive,
         output=config.output,
         sustain=config.sustain,
@@ -147,7 +148,7 @@ def _pipeline(work: _Work, options: "PipelineOptions", *, plan_directory: str) -
         job = apache_beam.Pipeline(options=options)
     except ValueError as error:
         raise UserError(f"beam pipeline options: {error}") from error
-    ranges = writer.write_plan(shard_writer.plan_file, work.shards)
+    ranges = writer.write_plan(plan_file, work.shards)
     pipeline.build(job, plan=work.plan, shards=ranges, writer=shard_writer, processes=processes)
     return job
 
