@@ -301,6 +301,16 @@ def test_a_service_that_denies_is_a_users_mistake(server, bucket):
         preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
 
 
+def test_a_machine_without_credentials_is_told_how_to_get_some(server, bucket, tmp_path, monkeypatch):
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    args = [arg for arg in dataflow_args(server) if arg != "--no_auth"]
+    with pytest.raises(UserError, match="gcloud auth application-default login"):
+        preprocess(CONFIG, beam_args=args, quiet=True)
+    assert server.requests == []
+
+
 def test_a_dry_run_starts_nothing(server, bucket, capfd):
     assert preprocess(CONFIG, beam_args=dataflow_args(server, "--dry_run=True")) is None
     assert server.jobs == []
