@@ -25,7 +25,8 @@ TENSORFLOW_VERSIONS = ">=2.21,<3"
 
 EXTRAS = {
     "beam": [f"apache-beam{BEAM_VERSIONS}"],
-    "gcp": [f"apache-beam[gcp]{BEAM_VERSIONS}"],
+    # Beam packs the project for its workers with build and setuptools, and declares neither.
+    "gcp": [f"apache-beam[gcp]{BEAM_VERSIONS}", "build>=1.2", "setuptools>=77"],
     "train": [
         f"tensorflow{TENSORFLOW_VERSIONS}",
         "keras>=3.15.1,<4",

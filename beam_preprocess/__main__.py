@@ -11,6 +11,8 @@ from notes import cli
 from notes.errors import UserError
 from notes.midi import Sustain
 
+EXIT_FAILED = 1
+
 USAGE = """--input=URI --output=DIR [flags] [-- beam pipeline options]
 
 Writes a corpus of MIDI files as a dataset: TFRecords, one record a performance, and dataset.json.
@@ -43,11 +45,20 @@ _MAX_REJECTED_FRACTION = flags.DEFINE_float(
     "max_rejected_fraction", 0.1, "the share of files that may be refused as broken before the run gives up"
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the dataset that the output directory holds")
+_ISOLATE_PARSING = flags.DEFINE_bool(
+    "isolate_parsing",
+    None,
+    "parse in child processes, so that a file that crashes the parser, blocks it or exhausts memory is refused; by "
+    "default only where a cluster's runner is named",
+)
+_NO_WAIT = flags.DEFINE_bool(
+    "no_wait", False, "on Dataflow: start the job and leave it to itself; the same command without it waits for the job"
+)
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 
-def main(beam_args: list[str]) -> None:
-    """Reads the flags and writes the dataset."""
+def main(beam_args: list[str]) -> int:
+    """Reads the flags, writes the dataset, and returns the exit status."""
     started = time.monotonic()
     config = Config(
         input=cli.required(_INPUT),
@@ -59,13 +70,20 @@ def main(beam_args: list[str]) -> None:
         sustain=cast(Sustain, _SUSTAIN.value),
         max_rejected_fraction=_MAX_REJECTED_FRACTION.value,
         overwrite=_OVERWRITE.value,
+        isolate_parsing=_ISOLATE_PARSING.value,
     )
+    from beam_preprocess.dataflow import JobFailedError
     from beam_preprocess.run import preprocess
     from beam_preprocess.summary import summarize
 
-    manifest = preprocess(config, beam_args=beam_args, quiet=_QUIET.value)
-    if not _QUIET.value:
+    try:
+        manifest = preprocess(config, beam_args=beam_args, quiet=_QUIET.value, wait=not _NO_WAIT.value)
+    except JobFailedError as error:
+        print(f"beam_preprocess: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_FAILED
+    if manifest is not None and not _QUIET.value:
         print(summarize(manifest, seconds=time.monotonic() - started))
+    return cli.EXIT_OK
 
 
 def _fractions(values: list[str]) -> tuple[float, ...]:

@@ -28,6 +28,9 @@ class Config:
         sustain: "ignore" ends a note at its key's release, "extend" at the sustain pedal's.
         max_rejected_fraction: the share of files that may be refused before the run gives up.
         overwrite: replace a dataset that is already in the output.
+        isolate_parsing: parse in child processes that are bounded in memory and time, so that no file can end the run;
+            None for only where the runner is not FnApiRunner. It changes no byte of the dataset, a file apart that
+            ends its child.
 
     Raises:
         UserError: a value is out of range; the message names the flag.
@@ -42,6 +45,7 @@ class Config:
     sustain: Sustain = "ignore"
     max_rejected_fraction: float = 0.1
     overwrite: bool = False
+    isolate_parsing: bool | None = None
 
     def __post_init__(self) -> None:
         """Checks every value."""

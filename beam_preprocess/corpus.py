@@ -5,6 +5,7 @@ All of this is known before a file is opened, from the listing and the metadata 
 
 import csv
 import dataclasses
+import functools
 import glob
 import hashlib
 import io
@@ -26,10 +27,19 @@ NO_METADATA = "none"
 
 # MAESTRO's own CSV holds less than a megabyte.
 _MAX_CSV_BYTES = 2**26
+
+# Bounds on hostile archives. A member's name and place take some hundred bytes of the directory at a zip file's end,
+# and some 600 of memory. Performances shrink to a third, loops to a hundredth: nobody has a gigabyte of those.
+MAX_MEMBERS = 2_000_000
+_MAX_ZIP_DIRECTORY_BYTES = 256 * MAX_MEMBERS
+MAX_INFLATION = 100
+_HARMLESS_BYTES = 2**30
+# The other methods of zip files have no bound on what a few bytes may become.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _REQUIRED_COLUMNS = ("midi_filename", "split")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # There may be a million of them.
 class CorpusFile:
     """One MIDI file, and what is known about it before it is opened.
 
@@ -105,11 +115,11 @@ class _Listing:
     locations: dict[str, str]
     unmatched: frozenset[str] = frozenset()
 
-    @property
+    @functools.cached_property
     def midi_names(self) -> list[str]:
         return [name for name in self.locations if _is_midi(name)]
 
-    @property
+    @functools.cached_property
     def roots(self) -> list[str]:
         """The directories that hold every MIDI file, from the input itself ("") down to the deepest; [] without files.
 
@@ -156,9 +166,12 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Closes what is open."""
+        self.close()
+
+    def close(self) -> None:
         """Closes the zip file, and ends reading ahead."""
-        if self._ahead is not None:
-            self._ahead.close()
+        self._end_reading_ahead()
         if self._zip is not None:
             self._zip.close()
 
@@ -168,8 +181,14 @@ class Reader:
         One file of a bucket takes as long as decoding hundreds, and nearly all of it is waiting.
         """
         locations = list(locations)
+        self._end_reading_ahead()
         if self._zip is None and any(map(storage.is_remote, locations)):
             self._ahead = storage.concurrently(lambda location: _read_or_error(location, limit), locations)
+
+    def _end_reading_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     def read(self, location: str, *, limit: int) -> bytes:
         """Returns the first `limit` bytes of a file.
@@ -185,6 +204,10 @@ class Reader:
         if self._zip is None:
             return storage.read_bytes(location, limit=limit)
         try:
+            method = self._zip.getinfo(location).compress_type
+            if method not in _COMPRESSIONS:
+                raise ValueError(f"compressed by method {method}, expected stored or deflated")
+            # Not a byte more is decompressed, whatever the archive says of the member's size.
             with self._zip.open(location) as member:
                 return member.read(limit)
         # zipfile has no common ancestor for damaged, encrypted and exotically compressed members.
@@ -282,7 +305,7 @@ def _list_input(uri: str) -> _Listing:
         return _Listing(uri, None, None, {_printable(name): os.path.join(path, name) for name in names})
     if os.path.isfile(path):
         if zipfile.is_zipfile(path):
-            return _list_zip(path)
+            return _Listing(uri, path, None, _list_zip(path))
         if path.lower().endswith(".zip"):
             raise UserError(f"{uri}: is no zip file, or a damaged one: download it again")
         return _Listing(uri, None, None, {_printable(os.path.basename(path)): path})
@@ -291,16 +314,10 @@ def _list_input(uri: str) -> _Listing:
     raise UserError(f"{uri}: no such file or directory, expected a directory, a glob, a .zip or a MIDI file")
 
 
-def _list_zip(uri: str) -> _Listing:
-    with _open_zip(uri) as archive:
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    return _Listing(uri, uri, None, {_printable(posixpath.normpath(name.lstrip("/"))): name for name in names})
-
-
 def _list_remote(uri: str) -> _Listing:
     if storage.is_object(uri):
         if uri.lower().endswith(".zip"):
-            return _list_zip(uri)
+            return _Listing(uri, uri, None, _list_zip(uri))
         return _Listing(uri, None, None, {posixpath.basename(uri): uri})
     if storage.is_directory(uri):
         return _Listing(uri, None, None, {name: storage.join(uri, name) for name in storage.list_files(uri)})
@@ -342,11 +359,68 @@ def _list_glob(uri: str, pattern: str) -> _Listing:
     return _Listing(uri, None, base, names)
 
 
+def _list_zip(path: str) -> dict[str, str]:
+    """Returns the name of each member of a zip file by its path below the archive's top.
+
+    Nothing is ever written under these names, and nothing outside the archive is read: an absolute name and one with
+    ".." are paths below its top, too.
+
+    Raises:
+        UserError: there is no telling which member a path means, or the archive is made to exhaust whoever reads it.
+    """
+    with _open_zip(path) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+    if len(members) > MAX_MEMBERS:
+        raise UserError(f"{path}: holds {len(members):,} members, more than the {MAX_MEMBERS:,} allowed: unpack it")
+    size, unpacked = (
+        os.path.getsize(storage.stage(path)),
+        sum(member.file_size for member in members if _is_midi(member.filename)),
+    )
+    if unpacked > max(MAX_INFLATION * size, _HARMLESS_BYTES):
+        raise UserError(
+            f"{path}: holds {size:,} bytes that would become {unpacked:,} of MIDI, more than {MAX_INFLATION} times as "
+            "many: no corpus shrinks so well, so the archive is refused"
+        )
+    names: dict[str, str] = {}
+    for member in members:
+        name = _printable(posixpath.normpath("/" + member.filename).lstrip("/"))
+        if name in names and _is_midi(name):
+            raise UserError(f"{path}: holds {name} more than once, and which is meant cannot be told: remove one")
+        names[name] = member.filename
+    return names
+
+
 def _open_zip(path: str) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(storage.stage(path))
+        return _BoundedZip(storage.stage(path))
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path}: cannot be read as a zip file ({error}): download it again") from error
+
+
+class _BoundedZip(zipfile.ZipFile):
+    """A zip file that is not read if its directory is too large."""
+
+    def __init__(self, path: str) -> None:
+        self._bytes = _ZipBytes(path)
+        try:
+            super().__init__(self._bytes)
+        except BaseException:
+            self._bytes.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file too."""
+        super().close()
+        self._bytes.close()
+
+
+class _ZipBytes(io.FileIO):
+    """A zip file's bytes, of which zipfile asks for the whole directory at once, however long it claims to be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_ZIP_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"its directory claims {size:,} bytes, allowed are {_MAX_ZIP_DIRECTORY_BYTES:,}")
+        return super().read(size)
 
 
 def _printable(name: str) -> str:
@@ -366,11 +440,14 @@ def _find_metadata(metadata: str | None, listing: _Listing) -> _Metadata | None:
         return _Metadata(metadata, storage.read_bytes(metadata), None)
     with Reader(listing.archive) as reader:
         tables = [
-            _Metadata(name, reader.read(location, limit=_MAX_CSV_BYTES), posixpath.dirname(name))
+            _Metadata(name, reader.read(location, limit=_MAX_CSV_BYTES + 1), posixpath.dirname(name))
             for name, location in sorted(listing.locations.items())
             if name.lower().endswith(".csv") and posixpath.dirname(name) in listing.roots
         ]
     tables = [table for table in tables if _has_columns(table.data)]
+    for table in tables:
+        if len(table.data) > _MAX_CSV_BYTES:
+            raise UserError(f"{table.name}: holds more than the {_MAX_CSV_BYTES:,} bytes that a metadata CSV may have")
     if len(tables) > 1:
         names = ", ".join(table.name for table in tables)
         raise UserError(f"{listing.uri}: holds {len(tables)} metadata CSVs ({names}): name one with --metadata")

@@ -3,32 +3,30 @@
 import apache_beam as beam
 
 from beam_preprocess import transforms
-from beam_preprocess.corpus import CorpusFile
-from beam_preprocess.writer import Plan
-from notes.midi import Sustain
+from beam_preprocess.shards import ShardWriter
+from beam_preprocess.writer import Plan, ShardRange
 
 
 def build(
-    pipeline: beam.Pipeline, *, plan: Plan, shards: dict[str, list[CorpusFile]], archive: str | None, sustain: Sustain
+    pipeline: beam.Pipeline, *, plan: Plan, shards: list[ShardRange], writer: ShardWriter, processes: int = 1
 ) -> None:
     """Adds the whole way from a list of files to a finished dataset.
 
-    Paths are grouped, not notes: nothing large is shuffled, and each shard is decoded and written by one call.
+    Shards are handed out, not notes: nothing large is shuffled, and each shard is decoded and written by one call.
 
     Args:
         pipeline: the pipeline to add to.
         plan: what the dataset must account for.
-        shards: the files of each shard, by its name.
-        archive: the zip file that holds the files, or None.
-        sustain: what the sustain pedal does to durations.
+        shards: where the list of each shard's files is.
+        writer: writes a shard.
+        processes: child processes that share all shards; 1 leaves sharing them to the runner.
     """
-    files = [(name, file) for name, members in shards.items() for file in members]
-    write_shard = transforms.WriteShard(archive=archive, output=plan.output, sustain=sustain)
+    elements = [shards] if processes > 1 else [[shard] for shard in shards]
     (
         pipeline
-        | "Files" >> beam.Create(files)
-        | "GroupByShard" >> beam.GroupByKey()
-        | "WriteShards" >> beam.ParDo(write_shard)
+        # Hands them out afresh where there are several.
+        | "Shards" >> beam.Create(elements)
+        | "WriteShards" >> beam.ParDo(transforms.WriteShards(writer, processes=processes))
         | "AllReports" >> beam.combiners.ToList()
         | "Publish" >> beam.ParDo(transforms.Publish(plan))
     )

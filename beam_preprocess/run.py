@@ -1,30 +1,38 @@
 """From a config to a finished dataset: list, plan, run the pipeline, leave nothing half-written."""
 
 import contextlib
-import io
-import logging
+import dataclasses
 import os
 import re
-from collections.abc import Iterator, Sequence
-from types import ModuleType
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from beam_preprocess import writer
+from beam_preprocess import dataflow, writer
 from beam_preprocess.config import Config
-from beam_preprocess.corpus import find_corpus
+from beam_preprocess.corpus import Corpus, CorpusFile, find_corpus
+from beam_preprocess.options import Target, pipeline_options
+from beam_preprocess.shards import ShardWriter
 from notes import storage
 from notes.errors import UserError
-from notes.manifest import Manifest
+from notes.manifest import MANIFEST_NAME, SPLITS, Manifest
 from notes.progress import Meter
 
 if TYPE_CHECKING:
+    import apache_beam
     from apache_beam.options.pipeline_options import PipelineOptions
+
+# What one core decodes and writes, from a local disk: MAESTRO's performances, some 3,000 notes each.
+FILES_A_SECOND = 600
 
 # Beam's runner in this process adds it to the message of whatever a step raises.
 _RAISED_BY_STEP = re.compile(r" \[while running '[^']*'\]")
 
 
-def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = False) -> Manifest:
+def preprocess(
+    config: Config, *, beam_args: Sequence[str] = (), quiet: bool = False, wait: bool = True
+) -> Manifest | None:
     """Writes the dataset that a config asks for.
 
     Args:
@@ -32,21 +40,71 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
         beam_args: options of the Beam pipeline, such as --runner=DataflowRunner; without a runner, FnApiRunner runs it
             in this process.
         quiet: shows no progress.
+        wait: whether to wait for a job on Dataflow; a job elsewhere is always waited for.
 
     Returns:
-        The manifest of the finished dataset.
+        The manifest of the finished dataset; None for a job on Dataflow that was left to itself, or only described.
 
     Raises:
         UserError: the input, the output or an option cannot be used, too many files were refused, or Beam is not
             installed.
+        JobFailedError: a job elsewhere failed, or is done and left no dataset.
     """
+    target = Target.of(beam_args)
+    target.check(config)
+    if not wait and not target.is_dataflow:
+        raise UserError("--no_wait: only a job on Dataflow goes on by itself, expected -- --runner=DataflowRunner")
     corpus = find_corpus(
         config.input, metadata=config.metadata, split_fractions=config.split_fractions, piece_from=config.piece_from
     )
     shards = writer.assign_shards(corpus.files, config.num_shards)
-    plan = writer.Plan(
+    work = _Work(config, corpus, shards, _plan(config, corpus, shards))
+    if target.is_dataflow:
+        return _preprocess_on_dataflow(work, beam_args, say=_nothing if quiet else _say, wait=wait)
+    with (
+        _output_directory(config),
+        Meter(total=len(corpus.files), unit="file", description="preprocess", quiet=quiet) as meter,
+        pipeline_options(beam_args) as options,
+    ):
+        from beam_preprocess import transforms
+
+        transforms.on_file_done = meter.advance
+        try:
+            result = _pipeline(work, options, plan_directory=config.output).run()
+            try:
+                result.wait_until_finish()
+            except (KeyboardInterrupt, SystemExit):
+                # Nobody would find the job of a job server again.
+                result.cancel()
+                raise
+        except UserError as error:
+            raise UserError(_RAISED_BY_STEP.sub("", str(error))) from error
+        except RuntimeError as error:
+            # Ctrl-C or SIGTERM within a step comes out of Beam as an error of that step.
+            if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
+                raise error.__context__ from None
+            if mistake := dataflow.users_mistake(str(error)):
+                raise UserError(mistake) from error
+            raise
+        finally:
+            transforms.on_file_done = _nothing
+    return _read_back(work.plan, job="the job")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """A config, and what follows from it and the input's listing."""
+
+    config: Config
+    corpus: Corpus
+    shards: dict[str, list[CorpusFile]]
+    plan: writer.Plan
+
+
+def _plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]]) -> writer.Plan:
+    return writer.Plan(
         output=config.output,
-        shards={name: [file.path for file in files] for name, files in shards.items()},
+        shards={name: len(files) for name, files in shards.items()},
         source={
             "files": len(corpus.files),
             "unlisted": corpus.unlisted,
@@ -63,29 +121,121 @@ def preprocess(config: Config, *, beam_args: Sequence[str] = (), quiet: bool = F
         },
         max_rejected_fraction=config.max_rejected_fraction,
     )
-    with (
-        _output_directory(config),
-        Meter(total=len(corpus.files), unit="file", description="preprocess", quiet=quiet) as meter,
-    ):
-        with _without_beams_warnings():
-            beam = _import_beam()
-            from beam_preprocess import pipeline, transforms
-        options = _pipeline_options(beam_args)
-        transforms.on_file_done = meter.advance
-        try:
-            job = beam.Pipeline(options=options)
-            pipeline.build(job, plan=plan, shards=shards, archive=corpus.archive, sustain=config.sustain)
-            job.run().wait_until_finish()
-        except UserError as error:
-            raise UserError(_RAISED_BY_STEP.sub("", str(error))) from error
-        except RuntimeError as error:
-            # Ctrl-C within a step comes out of Beam as an error of that step.
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from error
-            raise
-        finally:
-            transforms.on_file_done = lambda: None
-    return Manifest.load(config.output)
+
+
+def _pipeline(work: _Work, options: "PipelineOptions", *, plan_directory: str) -> "apache_beam.Pipeline":
+    """Writes the list of files where all workers can read it, and returns the pipeline, ready to run.
+
+    Raises:
+        UserError: the runner finds an option wrong or missing, or the list cannot be written.
+    """
+    import apache_beam
+
+    from beam_preprocess import pipeline
+    from beam_preprocess.local_workers import take_processes
+
+    config = work.config
+    processes = take_processes(options)
+    plan_file = storage.temporary_name(f"{plan_directory.rstrip('/')}/{writer.PLAN_NAME}")
+    shard_writer = ShardWriter(
+        plan_file=plan_file,
+        archive=work.corpus.archive,
+        output=config.output,
+        sustain=config.sustain,
+        isolate_parsing=_isolate_parsing(config, options),
+    )
+    try:
+        job = apache_beam.Pipeline(options=options)
+    except ValueError as error:
+        raise UserError(f"beam pipeline options: {error}") from error
+    ranges = writer.write_plan(plan_file, work.shards)
+    pipeline.build(job, plan=work.plan, shards=ranges, writer=shard_writer, processes=processes)
+    return job
+
+
+def _preprocess_on_dataflow(
+    work: _Work, beam_args: Sequence[str], *, say: Callable[[str], None], wait: bool
+) -> Manifest | None:
+    """Starts the job on Dataflow that writes the dataset, unless there is one, waits for it, and reads back."""
+    config = work.config
+    with pipeline_options(beam_args) as options:
+        from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+        cloud = options.view_as(GoogleCloudOptions)
+        cloud.job_name = cloud.job_name or dataflow.job_name(config)
+        jobs = dataflow.Jobs(options, say=say)
+        job = jobs.find()
+        if job is not None and jobs.is_done(job) and not config.overwrite and _holds_dataset(config.output):
+            say(f"the Dataflow job {jobs.name} is done: {jobs.console(job)}")
+            return _read_back(work.plan, job=f"the Dataflow job {jobs.name}")
+        if job is None or not jobs.is_active(job):
+            writer.prepare_output(config.output, overwrite=config.overwrite)
+            say(_estimate(work))
+            # Not in the output: another launcher that starts now clears away what it takes for left there.
+            job = jobs.start(_pipeline(work, options, plan_directory=cloud.temp_location))
+        if job is None:
+            return None
+    say(f"the Dataflow job {jobs.name}: {jobs.console(job)}")
+    if not wait:
+        say(f"it goes on by itself, and writes {MANIFEST_NAME} last; watch it with: {jobs.how_to_watch(job)}")
+        return None
+    try:
+        jobs.wait(job)
+    except (KeyboardInterrupt, SystemExit):
+        say("the job goes on by itself: the same command waits for it again")
+        raise
+    except (UserError, dataflow.JobFailedError):
+        writer.remove_temporaries(config.output)
+        raise
+    return _read_back(work.plan, job=f"the Dataflow job {jobs.name}")
+
+
+def _estimate(work: _Work) -> str:
+    """Returns what is known of the work before it is begun."""
+    files = len(work.corpus.files)
+    of_splits = Counter(name.partition("-")[0] for name in work.shards)
+    splits = ", ".join(f"{of_splits[split]} {split}" for split in SPLITS)
+    minutes = files / FILES_A_SECOND / 60
+    return (
+        f"{files:,} files into {len(work.shards):,} shards ({splits}), so as many may be written at a time: "
+        f"{minutes:,.1f} minutes of one core, and on top the time to reach the files and to start workers"
+    )
+
+
+def _holds_dataset(output: str) -> bool:
+    return storage.exists(f"{output.rstrip('/')}/{MANIFEST_NAME}")
+
+
+def _read_back(plan: writer.Plan, *, job: str) -> Manifest:
+    """Returns the manifest that a run left; that a runner calls its job done is no proof that there is one.
+
+    Raises:
+        JobFailedError: there is none, or not that of the plan, or a shard is missing.
+    """
+    try:
+        manifest = Manifest.load(plan.output)
+        files = set(storage.list_files(plan.output))
+    except UserError as error:
+        raise dataflow.JobFailedError(f"{job} is done, but {error}") from error
+    document = manifest.document
+    shards = [shard["file"] for split in SPLITS for shard in document["splits"][split]["shards"]]
+    accounted = sum(map(manifest.performances, SPLITS)) + sum(document["rejected"].values())
+    planned = (plan.source, plan.options, list(plan.shards), plan.source["files"])
+    if (document["source"], document["options"], shards, accounted) != planned:
+        raise dataflow.JobFailedError(
+            f"{job} is done, but {plan.output} holds another dataset than the one asked for: has the input changed?"
+        )
+    if missing := [name for name in shards if name not in files]:
+        raise dataflow.JobFailedError(f"{job} is done, but {plan.output} lacks {missing[0]}")
+    return manifest
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _nothing(*_: object) -> None:
+    return None
 
 
 @contextlib.contextmanager
@@ -97,62 +247,17 @@ def _output_directory(config: Config) -> Iterator[None]:
         yield
     except BaseException:
         writer.remove_temporaries(config.output)
-        if not was_there and not storage.is_remote(config.output) and not os.listdir(config.output):
-            os.rmdir(config.output)
+        if not was_there:
+            # Nothing to remove in a bucket; and not where others have put something there meanwhile.
+            with contextlib.suppress(OSError):
+                os.rmdir(config.output)
         raise
 
 
-def _import_beam() -> ModuleType:
-    """Imports Beam only now: it takes seconds, and whoever mistyped a flag should not wait for it."""
-    try:
-        import apache_beam
-    except ModuleNotFoundError as error:
-        if error.name != "apache_beam":
-            raise
-        raise UserError(
-            "Apache Beam is not installed, and preprocessing needs it: pip install 'sostenuto[beam]'"
-        ) from error
-    return apache_beam
+def _isolate_parsing(config: Config, options: "PipelineOptions") -> bool:
+    """Returns whether files are parsed in child processes: by default on a cluster, where a retry costs most."""
+    from apache_beam.options.pipeline_options import StandardOptions
 
-
-@contextlib.contextmanager
-def _without_beams_warnings() -> Iterator[None]:
-    """Beam warns, as it is imported, of optional packages that are not installed."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _pipeline_options(beam_args: Sequence[str]) -> "PipelineOptions":
-    """Returns Beam's options, with FnApiRunner where no runner is named.
-
-    Plain DirectRunner would try to download another runner first, and so behave differently with and without a network.
-
-    Raises:
-        UserError: an option has a bad value, or the local runner does not know it.
-    """
-    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-
-    usage = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(usage), _without_beams_warnings():
-            options = PipelineOptions(list(beam_args))
-            known = options.get_all_options()
-            unknown = set(options.get_all_options(retain_unknown_options=True)) - set(known)
-    except SystemExit as error:
-        last_line = usage.getvalue().strip().rpartition("\n")[2]
-        raise UserError(f"beam pipeline options {' '.join(beam_args)}: {last_line.partition('error: ')[2]}") from error
-    standard = options.view_as(StandardOptions)
-    if standard.runner is None:
-        standard.runner = "FnApiRunner"
-    if standard.runner == "FnApiRunner":
-        # Runners of clusters have options of their own that only they know.
-        if unknown:
-            raise UserError(
-                f"unknown beam pipeline option --{min(unknown)}: see Beam's documentation of pipeline options"
-            )
-        # Beam prints the tracebacks of failed steps; the error that reaches the caller has them too.
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    return options
+    if config.isolate_parsing is None:
+        return options.view_as(StandardOptions).runner != "FnApiRunner"
+    return config.isolate_parsing

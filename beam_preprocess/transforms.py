@@ -1,63 +1,51 @@
 """The steps of the pipeline: files grouped by shard are decoded and written, one shard a call."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import apache_beam as beam
 
-from beam_preprocess.corpus import CorpusFile, Reader
-from beam_preprocess.writer import Plan, Rejection, ShardReport, Tally, publish, write_shard
-from notes import midi, storage
-from notes.errors import UserError
-from notes.records import Performance
-from notes.statistics import Histograms
+from beam_preprocess.processes import map_in_processes
+from beam_preprocess.shards import ShardWriter
+from beam_preprocess.writer import Plan, ShardRange, ShardReport, publish
 
-# One byte more than is permitted, so that the decoder sees that there is more.
-_READ_BYTES = midi.MAX_BYTES + 1
+# A worker process that gives no sign of life for so long is replaced: no file, and no wait for a disk, takes it.
+STALLED_SECONDS = 180.0
 
 # Called for each file done, where the runner works in the process that set it; elsewhere nobody sets it.
 on_file_done: Callable[[], None] = lambda: None  # noqa: E731
 
 
-class WriteShard(beam.DoFn):
-    """Decodes the files of one shard, in the order of their paths, and writes them under a temporary name.
+class WriteShards(beam.DoFn):
+    """Decodes the files of shards and writes them under temporary names.
 
-    Each call holds one performance in memory, reads each of its files once and writes each record once.
+    An element is the shards that one call writes: a single one, where the runner spreads elements over workers; all of
+    them, where `processes` of our own share them on one machine.
     """
 
-    def __init__(self, *, archive: str | None, output: str, sustain: midi.Sustain) -> None:
-        self._archive, self._output, self._sustain = archive, output, sustain
+    def __init__(self, writer: ShardWriter, *, processes: int) -> None:
+        self._writer, self._processes = writer, processes
         self._performances = beam.metrics.Metrics.counter("preprocess", "performances")
         self._notes = beam.metrics.Metrics.counter("preprocess", "notes")
         self._rejected = beam.metrics.Metrics.counter("preprocess", "rejected")
 
-    def process(self, element: tuple[str, Iterable[CorpusFile]]) -> Iterator[ShardReport]:
-        """Yields the report of the shard whose name and files are given."""
-        name, files = element
-        tallies: list[Tally] = []
-        rejections: list[Rejection] = []
-        temporary = storage.temporary_name(storage.join(self._output, name))
-        files = sorted(files, key=lambda file: file.path)
-        with Reader(self._archive) as reader:
-            reader.expect((file.location for file in files), limit=_READ_BYTES)
-            decoded = self._decode_all(reader, files, tallies, rejections)
-            records, length, digest = write_shard(temporary, decoded)
-        yield ShardReport(name, temporary, records, length, digest, sum(tallies, Tally.zero()), rejections)
+    def process(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
+        """Yields the reports of the shards."""
+        for report in self._reports(shards):
+            self._performances.inc(report.records)
+            self._notes.inc(report.tally.notes)
+            self._rejected.inc(len(report.rejections))
+            yield report
 
-    def _decode_all(
-        self, reader: Reader, files: Iterable[CorpusFile], tallies: list[Tally], rejections: list[Rejection]
-    ) -> Iterator[Performance]:
-        for file in files:
-            decoded = read_performance(reader, file, sustain=self._sustain)
-            if isinstance(decoded, Rejection):
-                rejections.append(decoded)
-                self._rejected.inc()
-            else:
-                performance, tally = decoded
-                tallies.append(tally)
-                self._performances.inc()
-                self._notes.inc(tally.notes)
-                yield performance
-            on_file_done()
+    def teardown(self) -> None:
+        """Closes what was opened for the shards."""
+        self._writer.close()
+
+    def _reports(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
+        if self._processes > 1:
+            return map_in_processes(
+                self._writer, shards, processes=self._processes, seconds=STALLED_SECONDS, alive=on_file_done
+            )
+        return (self._writer(shard, on_file_done) for shard in shards)
 
 
 class Publish(beam.DoFn):
@@ -69,39 +57,3 @@ class Publish(beam.DoFn):
     def process(self, reports: list[ShardReport]) -> None:
         """Publishes the dataset."""
         publish(self._plan, reports)
-
-
-def read_performance(
-    reader: Reader, file: CorpusFile, *, sustain: midi.Sustain
-) -> tuple[Performance, Tally] | Rejection:
-    """Returns a file's performance and what it adds to the statistics, or why it is refused."""
-    try:
-        data = reader.read(file.location, limit=_READ_BYTES)
-    except storage.UnavailableError:
-        # Not the file's fault: the runner may try again.
-        raise
-    except UserError as error:
-        return Rejection(file.path, "unreadable", str(error))
-    try:
-        decoded = midi.read_midi(data, file.path, sustain=sustain)
-    except midi.MidiDecodeError as error:
-        return Rejection(file.path, error.reason, error.detail)
-    if not len(decoded.notes):
-        return Rejection(file.path, "no_notes", "holds no note, drums and notes of zero length apart")
-    performance = Performance(
-        path=file.path,
-        piece=file.piece,
-        split=file.split,
-        composer=file.composer,
-        title=file.title,
-        year=file.year,
-        notes=decoded.notes,
-    )
-    tally = Tally(
-        notes=len(decoded.notes),
-        microseconds=int(decoded.notes.offset_us.max()),
-        zero_length=decoded.zero_length,
-        drums=decoded.drums,
-        histograms=Histograms.from_notes(decoded.notes),
-    )
-    return performance, tally

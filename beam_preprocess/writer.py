@@ -10,10 +10,11 @@ gets its name by a copy that the bucket makes of the object with the temporary n
 import dataclasses
 import hashlib
 import json
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 from beam_preprocess.corpus import CorpusFile
 from notes import storage
@@ -22,22 +23,24 @@ from notes.manifest import MANIFEST_NAME, SPLITS
 from notes.records import (
     SCHEMA_VERSION,
     Performance,
-    decode_performance,
     encode_performance,
     parse_records,
+    summarize_record,
     write_records,
 )
 from notes.representation import FIELDS
 from notes.statistics import Histograms
 
 REJECTED_NAME = "rejected.jsonl"
+PLAN_NAME = "plan.jsonl"
 UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
 PERFORMANCES_PER_SHARD = 100
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.99)
 
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
 _OURS = re.compile(
-    rf"({_SHARD.pattern}|{re.escape(MANIFEST_NAME)}|{re.escape(UNFINISHED_NAME)}|{re.escape(REJECTED_NAME)})"
+    rf"({_SHARD.pattern}|{re.escape(MANIFEST_NAME)}|{re.escape(UNFINISHED_NAME)}|{re.escape(REJECTED_NAME)}"
+    rf"|{re.escape(PLAN_NAME)})"
 )
 
 
@@ -93,20 +96,28 @@ class ShardReport:
     rejections: list[Rejection]
 
 
+class ShardRange(NamedTuple):
+    """A shard's name, and where its line is in the list of all files: first byte and length."""
+
+    name: str
+    start: int
+    bytes: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What a finished dataset must account for, known before any file is opened.
 
     Attributes:
         output: the dataset's directory.
-        shards: by shard name, the paths of the files that belong into it; in the order of splits and numbers.
+        shards: by shard name, the number of files that belong into it; in the order of splits and numbers.
         source: what dataset.json says about the corpus.
         options: what dataset.json says about the run.
         max_rejected_fraction: the share of files that may be refused.
     """
 
     output: str
-    shards: dict[str, list[str]]
+    shards: dict[str, int]
     source: dict[str, Any]
     options: dict[str, Any]
     max_rejected_fraction: float
@@ -134,19 +145,61 @@ def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, lis
     return shards
 
 
+def write_plan(path: str, shards: dict[str, list[CorpusFile]]) -> list[ShardRange]:
+    """Writes the list of all files, a line a shard, and returns where each shard's line is.
+
+    So the graph of the pipeline, which runners hold to some megabytes, does not grow with every file.
+
+    Raises:
+        UserError: the file cannot be written; nothing is left of it.
+    """
+    ranges = []
+    start = 0
+    with storage.new_file(path) as file:
+        for name, files in shards.items():
+            line = json.dumps([dataclasses.astuple(one) for one in files]).encode() + b"\n"
+            file.write(line)
+            ranges.append(ShardRange(name, start, len(line)))
+            start += len(line)
+    return ranges
+
+
+def read_plan(path: str, shard: ShardRange) -> list[CorpusFile]:
+    """Returns the files of one shard from what `write_plan` wrote.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    line = storage.read_range(path, shard.start, shard.bytes)
+    return [CorpusFile(*fields) for fields in json.loads(line)]
+
+
 def write_shard(temporary: str, performances: Iterable[Performance]) -> tuple[int, int, str]:
-    """Writes performances to a file, one record each.
+    """Writes performances to a file, one record each, and reads it back.
 
     Returns:
         The number of records, the file's length in bytes, and its sha256 in hex.
 
     Raises:
-        UserError: the file cannot be written; nothing is left of it.
+        UserError: the file cannot be written, or does not hold what was written; nothing is left of it.
     """
+    written: list[tuple[str, int]] = []
+
+    def encoded() -> Iterator[bytes]:
+        for performance in performances:
+            yield encode_performance(performance)
+            written.append((performance.path, len(performance.notes)))
+
     with storage.new_file(temporary) as file:
         hashing = _HashingFile(file)
-        records = write_records(hashing, map(encode_performance, performances))  # type: ignore[arg-type]
-    return records, hashing.length, hashing.digest.hexdigest()
+        records = write_records(hashing, encoded())  # type: ignore[arg-type]
+    digest = hashing.digest.hexdigest()
+    try:
+        _read_back(temporary, digest, written)
+    except UserError:
+        storage.remove(temporary)
+        raise
+    return records, hashing.length, digest
 
 
 def prepare_output(output: str, *, overwrite: bool) -> None:
@@ -188,21 +241,23 @@ def publish(plan: Plan, reports: Sequence[ShardReport]) -> None:
     Raises:
         UserError: too many files were refused, a split came out empty, or the shards are not what was reported.
     """
-    reports = sorted(reports, key=lambda report: list(plan.shards).index(report.name))
+    order = {name: number for number, name in enumerate(plan.shards)}
+    reports = sorted(reports, key=lambda report: order[report.name])
     rejections = sorted(
         (rejection for report in reports for rejection in report.rejections), key=lambda rejection: rejection.path
     )
     _check_all_reported(plan, reports)
     _check_rejections(plan, reports, rejections)
-    _for_each(plan, _read_back, reports, bytes_each=max((report.bytes for report in reports), default=0))
+    names = storage.list_names(plan.output)
+    arrived = [report for report in reports if posixpath.basename(report.temporary) in names]
+    _for_each(plan, _check_named, [report for report in reports if report not in arrived])
 
     storage.write_bytes_atomic(storage.join(plan.output, UNFINISHED_NAME), b"")
     storage.remove(storage.join(plan.output, MANIFEST_NAME))
-    names = storage.list_names(plan.output)
     storage.remove_all(
         storage.join(plan.output, name) for name in names if _SHARD.fullmatch(name) and name not in plan.shards
     )
-    _for_each(plan, _give_name, reports)
+    _for_each(plan, _give_name, arrived)
     lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
     storage.write_bytes_atomic(storage.join(plan.output, REJECTED_NAME), "".join(lines).encode())
     document = _readable_json(_manifest(plan, reports, rejections))
@@ -230,13 +285,13 @@ def _check_all_reported(plan: Plan, reports: list[ShardReport]) -> None:
     if [report.name for report in reports] != list(plan.shards):
         raise RuntimeError(f"{len(reports)} shards were reported of {len(plan.shards)} planned")
     for report in reports:
-        planned, accounted = len(plan.shards[report.name]), report.records + len(report.rejections)
+        planned, accounted = plan.shards[report.name], report.records + len(report.rejections)
         if accounted != planned:
             raise RuntimeError(f"{report.name}: {accounted} files were written or refused of {planned} planned")
 
 
 def _check_rejections(plan: Plan, reports: list[ShardReport], rejections: list[Rejection]) -> None:
-    total = sum(map(len, plan.shards.values()))
+    total = sum(plan.shards.values())
     if rejections:
         reasons = ", ".join(f"{count} {reason}" for reason, count in _by_reason(rejections).items())
         example = f"{rejections[0].path} {rejections[0].detail}"
@@ -259,12 +314,10 @@ def _by_reason(rejections: list[Rejection]) -> dict[str, int]:
     return dict(sorted(Counter(rejection.reason for rejection in rejections).items()))
 
 
-def _for_each(
-    plan: Plan, function: Callable[[Plan, ShardReport], None], reports: list[ShardReport], *, bytes_each: int = 0
-) -> None:
+def _for_each(plan: Plan, function: Callable[[Plan, ShardReport], None], reports: list[ShardReport]) -> None:
     """Calls a function for each shard; for several at once where each call mostly waits for a bucket."""
     if storage.is_remote(plan.output):
-        for _ in storage.concurrently(lambda report: function(plan, report), reports, bytes_each=bytes_each):
+        for _ in storage.concurrently(lambda report: function(plan, report), reports):
             pass
     else:
         for report in reports:
@@ -272,30 +325,26 @@ def _for_each(
 
 
 def _give_name(plan: Plan, report: ShardReport) -> None:
-    if storage.exists(report.temporary):
-        storage.rename(report.temporary, storage.join(plan.output, report.name))
+    storage.rename(report.temporary, storage.join(plan.output, report.name))
 
 
-def _read_back(plan: Plan, report: ShardReport) -> None:
-    """Reads a shard as it is on the disk and compares it with what was planned and reported."""
-    path = report.temporary
-    if not storage.exists(path):
-        # Named already, before an interruption.
-        path = storage.join(plan.output, report.name)
+def _read_back(path: str, digest: str, written: list[tuple[str, int]]) -> None:
+    """Compares a shard as it is on the disk with the paths and numbers of notes that were written."""
     data = storage.read_bytes(path)
-    notes, paths = 0, []
-    for record in parse_records(data, path):
-        performance = decode_performance(record)
-        paths.append(performance.path)
-        notes += len(performance.notes)
-    refused = {rejection.path for rejection in report.rejections}
-    expected = [planned for planned in plan.shards[report.name] if planned not in refused]
-    digest = hashlib.sha256(data).hexdigest()
-    if (paths, notes, digest) != (expected, report.tally.notes, report.sha256):
+    found = [summarize_record(record) for record in parse_records(data, path)]
+    digest_found = hashlib.sha256(data).hexdigest()
+    if (found, digest_found) != (written, digest):
         raise UserError(
-            f"{path}: read back, it holds {len(paths)} performances, {notes} notes and sha256 {digest[:12]}…, "
-            f"written were {len(expected)}, {report.tally.notes} and {report.sha256[:12]}…: check the disk, run again"
+            f"{path}: read back, it holds {len(found)} performances and sha256 {digest_found[:12]}…, written were "
+            f"{len(written)} and {digest[:12]}…: check the disk, run again"
         )
+
+
+def _check_named(plan: Plan, report: ShardReport) -> None:
+    """Checks a shard whose temporary name is gone: it has its own name since before an interruption, or it is lost."""
+    path = storage.join(plan.output, report.name)
+    if not storage.exists(path) or hashlib.sha256(storage.read_bytes(path)).hexdigest() != report.sha256:
+        raise UserError(f"{report.temporary}: was written and is gone: check who else writes here, run again")
 
 
 def _manifest(plan: Plan, reports: list[ShardReport], rejections: list[Rejection]) -> dict[str, Any]:

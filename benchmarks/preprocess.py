@@ -1,34 +1,120 @@
-"""The preprocessing command against a serial pretty_midi loop over the same files, in one run.
+"""Two questions about the preprocessing command: how much faster than a plain loop is it, and what if a corpus grows?
 
     python benchmarks/preprocess.py --corpus=DIR [--files=N]
+    python benchmarks/preprocess.py --grow=1000,10000,100000 [--corpus=DIR] [--archive] [-- arguments of the command]
 
-The command is timed as a user runs it: a process of its own, start-up, read-back and manifest included, before the
-loop, halfway through it and after it; the median counts, for a machine is seldom idle for a whole minute. The loop only
-parses. Times are noisy; the ratio of one run is the figure to keep.
+The first sets the command against a serial pretty_midi loop over the same files. The command is timed as a user runs
+it: a process of its own, start-up, read-back and manifest included, before the loop, halfway through it and after it;
+the median counts, for a machine is seldom idle for a whole minute. The loop only parses. Times are noisy; the ratio of
+one run is the figure to keep.
+
+The second runs the command on corpora of growing size, each of them copies of the corpus given, or of small generated
+performances: hard links, which cost nothing, or the members of a zip file. It says what each size took, and whether
+time and memory, start-up apart, grew faster than the corpus.
 """
 
 import argparse
+import dataclasses
+import itertools
+import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pretty_midi
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from notes.manifest import SPLITS, Manifest  # noqa: E402
+from notes.midi import write_midi  # noqa: E402
+from notes.representation import Notes  # noqa: E402
+
+# Of the generated performances: a tenth of a real one's notes, so that what is measured is the number of files.
+GENERATED_FILES = 100
+GENERATED_NOTES = 300
+
+# Directories as a user may have them: a few hundred files each.
+FILES_A_DIRECTORY = 500
+
+# Time and memory of a whole run on a machine that is not idle: what may look like growth and is none.
+NOISE = 1.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one run of the command took: time of wall and of processors, and the memory of all its processes."""
+
+    seconds: float
+    processor_milliseconds: float
+    peak_kilobytes: float
+
+
+def run_command(corpus: Path, output: str, arguments: list[str]) -> Run:
+    """Runs the whole command and returns what it took."""
+    command = [sys.executable, "-m", "beam_preprocess", f"--input={corpus}", f"--output={output}", *arguments]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    peak = _Peak(process.pid)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - started
+    peak_bytes = peak.stop()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Run(seconds, 1000 * (usage.ru_utime + usage.ru_stime), max(peak_bytes / 1000, usage.ru_maxrss * 1.024))
+
+
+class _Peak:
+    """Watches the memory of a process and its descendants: what is theirs alone, and shared pages by their share."""
+
+    def __init__(self, pid: int) -> None:
+        self._peak, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(pid,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """Returns the highest number of bytes that was seen."""
+        self._ended.set()
+        self._thread.join()
+        return self._peak
+
+    def _watch(self, pid: int) -> None:
+        while not self._ended.wait(0.2):
+            self._peak = max(self._peak, sum(map(_proportional_bytes, _family(pid))))
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                yield from _family(int(child))
+    except OSError:  # It has just ended.
+        return
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
 def time_command(corpus: Path) -> float:
     """Returns the seconds that the whole command takes."""
     with tempfile.TemporaryDirectory() as output:
-        command = [sys.executable, "-m", "beam_preprocess", f"--input={corpus}", f"--output={output}/dataset"]
-        started = time.perf_counter()
-        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - started
+        return run_command(corpus, f"{output}/dataset", []).seconds
 
 
 def time_loop(files: list[Path]) -> tuple[float, int]:
@@ -45,24 +131,16 @@ def time_loop(files: list[Path]) -> tuple[float, int]:
     return time.perf_counter() - started, notes
 
 
-def main() -> None:
-    """Times both and prints the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="a directory of MIDI files")
-    parser.add_argument(
-        "--files",
-        type=int,
-        help="let pretty_midi parse only this many, drawn at random, and scale its time up by bytes",
-    )
-    arguments = parser.parse_args()
-    corpus = arguments.corpus.resolve()
-    files = sorted(path for path in corpus.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
-    if not files:
-        parser.error(f"{corpus}: holds no MIDI file")
-    sample = files
-    if arguments.files and arguments.files < len(files):
-        sample = random.Random(0).sample(files, arguments.files)
+def find_files(corpus: Path) -> list[Path]:
+    """Returns the MIDI files below a directory."""
+    return sorted(path for path in corpus.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
 
+
+def compare(corpus: Path, files: list[Path], limit: int | None) -> None:
+    """Times the command and the loop, and prints the ratio."""
+    sample = files
+    if limit and limit < len(files):
+        sample = random.Random(0).sample(files, limit)
     half = len(sample) // 2
     commands = [time_command(corpus)]
     first_seconds, first_notes = time_loop(sample[:half])
@@ -79,6 +157,115 @@ def main() -> None:
     print(f"python -m beam_preprocess, start-up included: {command_seconds:7.2f} s  (median of {each})")
     print(f"pretty_midi, one file after another:          {loop_seconds * scale:7.2f} s  ({measured})")
     print(f"ratio: the command takes 1/{loop_seconds * scale / command_seconds:.1f} of the loop's time")
+
+
+def generate(directory: Path) -> list[Path]:
+    """Writes small performances and returns their paths."""
+    directory.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(GENERATED_FILES):
+        onset = np.cumsum(rng.integers(20_000, 400_000, GENERATED_NOTES))
+        # Each pitch rests for a while before it comes again.
+        pitch = 21 + (np.arange(GENERATED_NOTES) * 17 + rng.integers(0, 88)) % 88
+        duration = rng.integers(20_000, 800_000, GENERATED_NOTES)
+        notes = Notes.from_onsets(pitch, onset, onset + duration, rng.integers(1, 128, GENERATED_NOTES))
+        write_midi(notes, directory / f"{number}.mid")
+    return sorted(directory.iterdir())
+
+
+def copy_corpus(files: list[Path], directory: Path, count: int, *, archive: bool) -> Path:
+    """Makes a corpus of `count` files of copies, and returns its path."""
+    names = (f"{number // FILES_A_DIRECTORY:05d}/{number:07d}.mid" for number in range(count))
+    copies = zip(names, itertools.cycle(files), strict=False)
+    if archive:
+        path = directory / f"{count}.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for name, file in copies:
+                zipped.write(file, name)
+        return path
+    # Few file systems let a file have more than 65,000 names; and a corpus may lie on another one.
+    originals: dict[tuple[Path, int], Path] = {}
+    top = directory / str(count)
+    for number, (name, file) in enumerate(copies):
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        original = originals.setdefault((file, number // len(files) // 30_000), path)
+        if original is path:
+            path.write_bytes(file.read_bytes())
+        else:
+            os.link(original, path)
+    return top
+
+
+def grow(files: list[Path], counts: list[int], *, archive: bool, arguments: list[str]) -> None:
+    """Runs the command on corpora of copies and prints what each took, and whether it grew faster than the corpus."""
+    print("| performances | notes | seconds | processor seconds | ms a performance | peak MB | dataset MB |")
+    print("|---|---|---|---|---|---|---|")
+    runs: list[tuple[int, Run]] = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as directory:
+            corpus = copy_corpus(files, Path(directory), count, archive=archive)
+            run = run_command(corpus, f"{directory}/dataset", ["--quiet", *arguments])
+            manifest = Manifest.load(f"{directory}/dataset")
+            notes = sum(manifest.notes(split) for split in SPLITS)
+            size = sum(shard["bytes"] for split in SPLITS for shard in manifest.document["splits"][split]["shards"])
+        runs.append((count, run))
+        print(
+            f"| {count:,} | {notes:,} | {run.seconds:.1f} | {run.processor_milliseconds / 1000:.1f} "
+            f"| {1000 * run.seconds / count:.2f} | {run.peak_kilobytes / 1e3:,.0f} | {size / 1e6:,.1f} |",
+            flush=True,
+        )
+    (small, first) = runs[0]
+    for (fewer, before), (more, after) in itertools.pairwise(runs[1:]):
+        for what, unit, attribute in (
+            ("processor time", "ms", "processor_milliseconds"),
+            ("memory", "kB", "peak_kilobytes"),
+        ):
+            # The smallest run is start-up, nearly; a performance of a larger corpus may cost no more than one of a
+            # smaller corpus.
+            base = getattr(first, attribute)
+            cost = (getattr(before, attribute) - base) / (fewer - small)
+            dearer = (getattr(after, attribute) - base) / (more - small)
+            verdict = "no faster than the corpus" if dearer <= NOISE * cost else "FASTER THAN THE CORPUS"
+            print(
+                f"{fewer:,} to {more:,}: {what} grows {verdict}: {cost:.2f} {unit} a performance beyond the first "
+                f"{small:,}, then {dearer:.2f}"
+            )
+
+
+def main() -> None:
+    """Reads the flags and measures what they ask for."""
+    arguments, separator, passed_on = sys.argv[1:], "--", []
+    if separator in arguments:
+        at = arguments.index(separator)
+        arguments, passed_on = arguments[:at], arguments[at + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, help="a directory of MIDI files")
+    parser.add_argument(
+        "--files",
+        type=int,
+        help="let pretty_midi parse only this many, drawn at random, and scale its time up by bytes",
+    )
+    parser.add_argument("--grow", help="sizes of growing corpora of copies, such as 1000,10000,100000; at least two")
+    parser.add_argument("--archive", action="store_true", help="grow zip files instead of directories")
+    options = parser.parse_args(arguments)
+    if options.corpus is None and options.grow is None:
+        parser.error("expected --corpus=DIR, --grow=SIZES or both")
+    files = find_files(options.corpus.resolve()) if options.corpus else []
+    if options.corpus and not files:
+        parser.error(f"{options.corpus}: holds no MIDI file")
+    if options.grow is None:
+        compare(options.corpus.resolve(), files, options.files)
+        return
+    try:
+        counts = sorted(set(map(int, options.grow.split(","))))
+    except ValueError:
+        counts = []
+    if len(counts) < 2 or counts[0] < 10:
+        parser.error(f"--grow={options.grow}: expected two or more numbers of 10 or more")
+    with tempfile.TemporaryDirectory() as directory:
+        files = files or generate(Path(directory) / "generated")
+        grow(files, counts, archive=options.archive, arguments=passed_on)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import symusic
 
 from notes import storage
 from notes.errors import UserError
+from notes.midi_events import count_events
 from notes.representation import Notes, on_one_keyboard
 
 if TYPE_CHECKING:
@@ -26,11 +27,20 @@ if TYPE_CHECKING:
 
 Sustain = Literal["ignore", "extend"]
 
-# Bounds on hostile files. MAESTRO's largest holds some hundred kilobytes and two tracks; the bound of MIDI ticks is
-# pretty_midi's own.
+# Bounds on hostile files, each checked before whatever it bounds is made. MAESTRO's largest performance holds some
+# hundred kilobytes, two tracks, one program and fewer than 100,000 notes.
 MAX_BYTES = 4 * 2**20
 MAX_TRACKS = 256
+MAX_NOTES = 250_000
+# Of all kinds, pedal and pitch bend included: pretty_midi makes an object of each.
+MAX_EVENTS = 1_000_000
+# Each makes an instrument, for which symusic takes some 6 kB, however little it plays.
+MAX_PROGRAM_CHANGES = 1_024
+# pretty_midi's own bound: it makes a table of them.
 MAX_MIDI_TICK = 10_000_000
+
+# With running status and no time in between: the delta time, the pitch, the velocity.
+_LEAST_BYTES_A_NOTE = 3
 
 _DEFAULT_TEMPO_US = 500_000  # 120 quarter notes a minute, until a file says otherwise.
 _SUSTAIN_PEDAL = 64
@@ -128,6 +138,8 @@ def read_midi(data: bytes, name: str, *, sustain: Sustain = "ignore") -> Decoded
         MidiDecodeError: the bytes are no MIDI file, or a damaged one, or one beyond the bounds of this module.
     """
     chunks = _split_chunks(data, name)
+    if _may_hold_too_much(data):
+        _check_events(chunks, name)
     in_doubt = any(_SET_TEMPO in body for body in chunks.tracks[1:])
     in_doubt |= any(body.find(_END_OF_TRACK) != len(body) - len(_END_OF_TRACK) for body in chunks.tracks)
     decoded = None if in_doubt else _read_with_symusic(chunks, name, sustain=sustain)
@@ -208,6 +220,30 @@ def _split_chunks(data: bytes, name: str) -> _Chunks:
             bodies.append(body)
         start += 8 + length
     return _Chunks(division, bodies)
+
+
+def _may_hold_too_much(data: bytes) -> bool:
+    """Returns whether the events must be counted, which takes longer than symusic's parsing of a sound file."""
+    program_changes = int(np.count_nonzero(np.frombuffer(data, np.uint8) & 0xF0 == 0xC0))
+    return len(data) > _LEAST_BYTES_A_NOTE * MAX_NOTES or program_changes > MAX_PROGRAM_CHANGES
+
+
+def _check_events(chunks: _Chunks, name: str) -> None:
+    """Refuses what would take too much memory or time to parse."""
+    try:
+        counts = [count_events(body) for body in chunks.tracks]
+    except ValueError as error:
+        raise MidiDecodeError(name, "damaged", str(error)) from error
+    for what, count, allowed in (
+        ("notes", sum(count.notes for count in counts), MAX_NOTES),
+        ("events", sum(count.events for count in counts), MAX_EVENTS),
+        ("program changes", sum(count.program_changes for count in counts), MAX_PROGRAM_CHANGES),
+    ):
+        if count > allowed:
+            raise MidiDecodeError(name, "too_large", f"holds {count:,} {what}, more than the {allowed:,} allowed")
+    last = max((count.last_midi_tick for count in counts), default=0)
+    if last >= MAX_MIDI_TICK:
+        raise MidiDecodeError(name, "damaged", f"has a largest tick of {last:,}, expected less than {MAX_MIDI_TICK:,}")
 
 
 def _join_chunks(resolution: int, bodies: Iterable[bytes]) -> bytes:
@@ -320,6 +356,7 @@ def _ticks_to_microseconds(
 def _read_with_pretty_midi(chunks: _Chunks, name: str, *, sustain: Sustain) -> Decoded:
     import pretty_midi
 
+    _check_events(chunks, name)
     data = _join_chunks(chunks.resolution, chunks.tracks)
     try:
         with _warnings_lock, warnings.catch_warnings():

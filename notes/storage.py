@@ -94,6 +94,27 @@ def read_bytes(path: str | os.PathLike, *, limit: int | None = None) -> bytes:
             raise FileError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def read_range(path: str | os.PathLike, start: int, length: int) -> bytes:
+    """Returns some bytes of a file, and asks a bucket for no others.
+
+    Args:
+        path: the file.
+        start: the first of them.
+        length: how many, fewer where the file ends.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
+    if is_remote(path):
+        return _gcs().read_range(os.fspath(path), start, length)
+    with open_binary(path) as file:
+        try:
+            file.seek(start)
+            return file.read(length)
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def open_binary(path: str | os.PathLike) -> BinaryIO:
     """Opens a file for reading bytes; one of a bucket is fetched whole, and checked, before its first byte is read.
 

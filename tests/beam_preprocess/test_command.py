@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_preprocess import transforms
+from beam_preprocess import shards
 from beam_preprocess.config import Config
 from beam_preprocess.run import preprocess
 from beam_preprocess.summary import summarize
@@ -103,6 +103,7 @@ def test_help_is_quick_and_knows_the_flags():
     assert time.monotonic() - started < 3  # A second on an idle machine; Beam alone would take longer than this.
     assert process.returncode == 0
     names = "input metadata output split_fractions piece_from num_shards sustain max_rejected_fraction overwrite quiet"
+    names += " isolate_parsing"
     assert all(f"--{name}" in process.stdout.replace("[no]", "") for name in names.split())
     imported = (
         "import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('beam_preprocess', run_name='__main__')"
@@ -194,7 +195,7 @@ def test_an_output_that_cannot_be_written_is_a_users_mistake(corpus_directory, t
     def no_space(*_):
         raise UserError("out/train: cannot be written (No space left on device)")
 
-    monkeypatch.setattr(transforms, "write_shard", no_space)
+    monkeypatch.setattr(shards, "write_shard", no_space)
     with pytest.raises(UserError, match=r"^out/train: cannot be written \(No space left on device\)$"):
         run(corpus_directory, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -214,7 +215,7 @@ runpy.run_module("beam_preprocess", run_name="__main__", alter_sys=True)
 
 
 def test_a_fault_of_the_program_is_not_taken_for_a_users_mistake(corpus_directory, tmp_path, monkeypatch):
-    monkeypatch.setattr(transforms.midi, "read_midi", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(midi, "read_midi", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError, match="WriteShards"):
         run(corpus_directory, tmp_path / "out")
     assert not (tmp_path / "out").exists()

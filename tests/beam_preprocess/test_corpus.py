@@ -1,11 +1,17 @@
 import os
+import random
+import struct
+import time
+import tracemalloc
 import zipfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_preprocess import corpus as corpus_module
 from beam_preprocess.corpus import Reader, assign_splits, find_corpus
+from notes import midi
 from notes.errors import UserError
 from notes.manifest import SPLITS
 from tests.midi_files import melody, write_corpus
@@ -252,3 +258,135 @@ def test_a_reader_says_what_it_cannot_read(tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(UserError, match="CRC"), Reader(str(path)) as reader:
         reader.read("a.mid", limit=10**6)
+
+
+# Names that mean something to whoever extracts them; nobody does.
+HOSTILE_NAMES = {
+    "/etc/absolute.mid": "etc/absolute.mid",
+    "../../above.mid": "above.mid",
+    "a/../../etc/between.mid": "etc/between.mid",
+    "//double.mid": "double.mid",
+    "a/./b//plain.mid": "a/b/plain.mid",
+    "..mid/odd.mid": "..mid/odd.mid",
+}
+
+
+def test_names_of_members_are_paths_below_the_archives_top(tmp_path):
+    files = {name: melody([60 + number]) for number, name in enumerate(HOSTILE_NAMES)}
+    corpus = find_corpus(str(write_zip(tmp_path / "x.zip", files)))
+    assert {file.location: file.path for file in corpus.files} == HOSTILE_NAMES
+    with Reader(corpus.archive) as reader:
+        assert {file.location: reader.read(file.location, limit=999) for file in corpus.files} == files
+    assert os.listdir(tmp_path) == ["x.zip"]
+
+
+@pytest.mark.parametrize("second", ["a.mid", "./a.mid", "/a.mid", "../a.mid", "b/../a.mid"])
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # That is what is meant here.
+def test_two_members_of_one_name_are_refused(tmp_path, second):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.mid", melody([60]))
+        archive.writestr(second, melody([61]))
+    with pytest.raises(UserError, match=r"x\.zip: holds a\.mid more than once"):
+        find_corpus(str(tmp_path / "x.zip"))
+
+
+def test_an_archive_within_an_archive_is_not_opened(tmp_path):
+    inner = write_zip(tmp_path / "inner.zip", {"deep.mid": melody([60])}).read_bytes()
+    path = write_zip(tmp_path / "x.zip", {"inner.zip": inner, "inner.mid": inner, "a.mid": melody([60])})
+    corpus = find_corpus(str(path), split_fractions=(1, 0, 0))
+    assert [file.path for file in corpus.files] == ["a.mid", "inner.mid"]
+    with Reader(corpus.archive) as reader:
+        assert reader.read("inner.mid", limit=2) == b"PK"
+
+
+def test_a_bomb_among_the_members_is_read_no_further_than_asked(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.mid", bytes(2**28))
+        archive.writestr("noise", random.randbytes(2**22), compress_type=zipfile.ZIP_STORED)
+    (file,) = find_corpus(str(path), split_fractions=(1, 0, 0)).files
+    tracemalloc.start()
+    with Reader(str(path)) as reader:
+        assert reader.read(file.location, limit=midi.MAX_BYTES + 1) == bytes(midi.MAX_BYTES + 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * midi.MAX_BYTES
+
+
+def test_an_archive_that_would_become_a_hundred_times_as_large_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "_HARMLESS_BYTES", 2**24)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(20):
+            archive.writestr(f"{number}.mid", bytes(2**20))
+    with pytest.raises(UserError, match="more than 100 times as many"):
+        find_corpus(str(tmp_path / "x.zip"))
+    # What repeats itself like a loop is let pass while there is little of it.
+    with zipfile.ZipFile(tmp_path / "y.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(20):
+            archive.writestr(f"{number}.mid", melody([60, 64, 67, 72] * 500))
+    assert len(find_corpus(str(tmp_path / "y.zip")).files) == 20
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_have_no_bound_are_refused(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        archive.writestr("a.mid", melody([60]))
+    with (
+        pytest.raises(UserError, match=f"method {method}, expected stored or deflated"),
+        Reader(str(tmp_path / "x.zip")) as reader,
+    ):
+        reader.read("a.mid", limit=999)
+
+
+def with_declared_size(path, size):
+    """Rewrites a zip file of one member, so that its directory and its local header declare another size."""
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        struct.pack_into("<I", data, data.index(signature) + offset, size)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("declared", [0, 10, 10**6])
+def test_a_member_whose_size_is_a_lie_cannot_be_read(tmp_path, declared):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.mid", melody(range(40, 80)))
+    path = with_declared_size(tmp_path / "x.zip", declared)
+    with Reader(str(path)) as reader:
+        try:
+            data = reader.read("a.mid", limit=10**7)
+        except UserError as error:
+            assert "a.mid: cannot be read" in str(error)
+        else:
+            # At most what was declared and what is there; the decoder says that the rest is missing.
+            assert len(data) <= declared
+
+
+def test_more_members_than_allowed_are_refused(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "x.zip", {f"{number}.mid": b"" for number in range(40)})
+    monkeypatch.setattr(corpus_module, "MAX_MEMBERS", 39)
+    with pytest.raises(UserError, match="holds 40 members, more than the 39 allowed"):
+        find_corpus(str(path))
+    # Before the directory is read at all, if it is longer than that of any archive allowed.
+    monkeypatch.setattr(corpus_module, "_MAX_ZIP_DIRECTORY_BYTES", 40 * 46)
+    with pytest.raises(UserError, match="its directory claims"):
+        find_corpus(str(path))
+
+
+def test_a_metadata_csv_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "_MAX_CSV_BYTES", len(CSV.encode()) - 1)
+    write_zip(tmp_path / "x.zip", {**FILES, "maestro.csv": CSV.encode()})
+    with pytest.raises(UserError, match=r"maestro\.csv: holds more than"):
+        find_corpus(str(tmp_path / "x.zip"))
+
+
+def test_a_thousand_csvs_are_looked_at_once_each(tmp_path):
+    """Of the directories that hold every MIDI file there is one list, not one a CSV."""
+    write_corpus(tmp_path, {f"d{number % 9}/{number}.mid": b"" for number in range(3_000)})
+    started = time.process_time()
+    find_corpus(str(tmp_path))
+    without = time.process_time() - started
+    write_corpus(tmp_path, {f"d1/{number}.csv": b"a,b\n" for number in range(1_000)})
+    started = time.process_time()
+    find_corpus(str(tmp_path))
+    assert time.process_time() - started < 10 * without + 0.5

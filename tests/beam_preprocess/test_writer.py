@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import os
+import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from beam_preprocess.writer import (
     assign_shards,
     prepare_output,
     publish,
+    read_plan,
+    write_plan,
     write_shard,
 )
 from notes import storage
@@ -43,7 +47,7 @@ def reported(output, *, salt: int = 0) -> tuple[Plan, list[ShardReport]]:
         histograms = sum((Histograms.from_notes(one.notes) for one in performances), Histograms.zeros())
         tally = Tally(sum(len(one.notes) for one in performances), 10**7, number, 3, histograms)
         rejections = [Rejection("1x.mid", "not_midi", "is empty")] if number else []
-        shards[name] = [one.path for one in performances] + [rejection.path for rejection in rejections]
+        shards[name] = len(performances) + len(rejections)
         reports.append(ShardReport(name, temporary, records, length, digest, tally, rejections))
     return Plan(str(output), shards, {"files": 5}, {"sustain": "ignore"}, max_rejected_fraction=0.5), reports
 
@@ -102,28 +106,72 @@ def test_a_split_of_nothing_but_refused_files_stops_the_run(tmp_path):
     refused = ShardReport(
         name, temporary, records, length, digest, Tally.zero(), [Rejection("t.mid", "smpte", "counts")]
     )
-    plan = dataclasses.replace(plan, shards={**plan.shards, name: ["t.mid"]})
+    plan = dataclasses.replace(plan, shards={**plan.shards, name: 1})
     with pytest.raises(UserError, match=r"every file of the test split was refused.*t\.mid counts"):
         publish(plan, [*reports, refused])
     assert MANIFEST_NAME not in os.listdir(tmp_path)
 
 
+def performance(index: int) -> Performance:
+    return Performance(f"{index}.mid", "p", "train", "", "", 0, random_notes(index))
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "swap"])
-def test_a_shard_that_is_not_what_was_written_stops_the_run(tmp_path, damage):
-    plan, reports = reported(tmp_path)
-    path = reports[0].temporary
-    data = bytearray(storage.read_bytes(path))
-    match damage:
-        case "flip":
-            data[len(data) // 2] ^= 1
-        case "cut":
-            del data[-1000:]
-        case "swap":
-            data = storage.read_bytes(reports[1].temporary)
-    storage.write_bytes_atomic(path, bytes(data))
+def test_a_shard_that_reads_back_as_something_else_stops_the_run(tmp_path, monkeypatch, damage):
+    """A disk that does not keep what it was given."""
+    other = tmp_path / "other"
+    write_shard(str(other), [performance(5), performance(6)])
+
+    def read_damaged(path):
+        data = bytearray(Path(path).read_bytes())
+        match damage:
+            case "flip":
+                data[len(data) // 2] ^= 1
+            case "cut":
+                del data[-1000:]
+            case "swap":
+                data = other.read_bytes()
+        return bytes(data)
+
+    monkeypatch.setattr(writer.storage, "read_bytes", read_damaged)
     with pytest.raises(UserError, match="train-00000-of-00002"):
+        write_shard(str(tmp_path / NAMES[0]), [performance(1), performance(2)])
+    assert os.listdir(tmp_path) == ["other"]
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_a_shard_that_is_gone_before_it_has_its_name_stops_the_run(tmp_path, former):
+    if former:
+        publish(*reported(tmp_path))
+    plan, reports = reported(tmp_path, salt=100)
+    os.remove(reports[0].temporary)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    with pytest.raises(UserError, match=r"train-00000-of-00002.*was written and is gone"):
         publish(plan, reports)
-    assert MANIFEST_NAME not in os.listdir(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
+
+
+def test_publishing_a_dataset_of_ten_thousand_shards_takes_no_longer_a_shard(tmp_path):
+    def seconds(shards: int) -> float:
+        plan = Plan(str(tmp_path), {f"{index}": 1 for index in range(shards)}, {}, {}, max_rejected_fraction=1)
+        reports = [
+            ShardReport(f"{index}", "", 0, 0, "", Tally.zero(), [Rejection("", "", "")]) for index in range(shards)
+        ]
+        started = time.process_time()
+        with pytest.raises(UserError, match="is gone"):
+            publish(plan, reports)
+        return time.process_time() - started
+
+    few = seconds(1_000)
+    assert seconds(10_000) < 40 * max(few, 0.005)
+
+
+def test_the_list_of_files_is_read_a_shard_at_a_time(tmp_path):
+    odd = CorpusFile("a.mid", "odd \udce9 bytes/a.mid", "piece", "train", "Dvořák", "Humoresque", 1999)
+    shards = {NAMES[0]: [odd, *files("train", 3)], NAMES[1]: files("test", 2)}
+    ranges = write_plan(str(tmp_path / "plan"), shards)
+    assert [one.name for one in ranges] == NAMES
+    assert {one.name: read_plan(str(tmp_path / "plan"), one) for one in reversed(ranges)} == shards
 
 
 def test_a_shard_or_file_that_nobody_accounts_for_stops_the_run(tmp_path):
@@ -195,6 +243,7 @@ def test_records_of_something_else_are_not_replaced_untold(tmp_path):
 
 def test_what_a_killed_run_left_is_cleared_and_nothing_else(tmp_path):
     ours = [f"{NAMES[0]}.tmp-0123456789ab", "dataset.json.tmp-0123456789ab", "rejected.jsonl.tmp-0123456789ab"]
+    ours.append("plan.jsonl.tmp-0123456789ab")
     theirs = ["notes.txt", "notes.txt.tmp-0123456789ab", f"{NAMES[0]}.tmp-backup"]
     for name in ours + theirs:
         (tmp_path / name).touch()

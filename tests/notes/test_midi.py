@@ -176,6 +176,16 @@ def test_a_file_without_notes_gives_no_notes():
         (midi_bytes([on(0, 60), off(20_000_000, 60)]), "damaged", "largest tick"),
         (midi_bytes([on(0, 60)], *[[off(0, 60)]] * 300), "too_large", "301 tracks"),
         (melody([60]) + bytes(midi.MAX_BYTES), "too_large", "4,194,304 bytes"),
+        (midi_bytes([on(0, 60), off(1, 60)] * (midi.MAX_NOTES + 1)), "too_large", "250,001 notes"),
+        (midi_bytes([pedal(1, 64)] * (midi.MAX_EVENTS + 1)), "too_large", "1,000,002 events"),
+        (
+            midi_bytes(
+                *[[event for number in range(128) for event in (program(0, number), on(0, 60), off(1, 60))]] * 9
+            ),
+            "too_large",
+            "1,152 program changes",
+        ),
+        (midi_bytes([(0, b"\x81" * 10**6)]), "damaged", "a number of more than 4 bytes"),
         (midi_bytes([on(0, 60), tempo(0, 16_000_000), off(9_000_000, 60)]), "damaged", "duration_us"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -1,0 +1,445 @@
+"""Runners elsewhere: what is sent to Dataflow, what its workers install, how a launcher finds its job again."""
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from beam_preprocess import worker_package
+from beam_preprocess.config import Config
+from beam_preprocess.dataflow import JobFailedError, job_name, users_mistake
+from beam_preprocess.options import pipeline_options
+from beam_preprocess.run import preprocess
+from notes.errors import UserError
+from notes.manifest import Manifest
+from tests import bare_site
+from tests.dataflow_server import DataflowServer, Job
+from tests.gcs_server import GcsServer
+from tests.midi_files import melody, write_corpus
+from tests.processes import REPOSITORY, run_python
+
+pytest.importorskip("google.cloud.dataflow_v1beta3", reason="Beam is installed without its parts for Google Cloud")
+
+GOLDEN = Path(__file__).parent / "golden" / "dataflow_job.json"
+
+FILES = {f"{index % 3}/{index}.mid": melody(range(40, 50 + index)) for index in range(12)}
+INPUT, OUTPUT, TEMP = "gs://bucket/midi", "gs://bucket/dataset", "gs://bucket/temp"
+CONFIG = Config(INPUT, OUTPUT, num_shards=2)
+
+CLOUD = ["--runner=DataflowRunner", "--project=my-project", "--region=europe-west4", f"--temp_location={TEMP}"]
+
+
+def dataflow_args(server: DataflowServer, *more: str) -> list[str]:
+    # The last of these spares pip's list of all that is installed here.
+    endpoint = [f"--dataflow_endpoint={server.url}", "--no_auth"]
+    return [*CLOUD, *endpoint, "--experiments=disable_logging_submission_environment", *more]
+
+
+def command(server: DataflowServer, *more: str, flags: tuple[str, ...] = ()) -> list[str]:
+    own = [f"--input={INPUT}", f"--output={OUTPUT}", "--num_shards=2", *flags]
+    return ["-m", "beam_preprocess", *own, "--", *dataflow_args(server, *more)]
+
+
+@pytest.fixture
+def bucket(gcs: GcsServer) -> GcsServer:
+    for name, data in FILES.items():
+        gcs.put(f"{INPUT}/{name}", data)
+    return gcs
+
+
+@pytest.fixture
+def server() -> Iterator[DataflowServer]:
+    level = logging.getLogger("apache_beam").level
+    with DataflowServer() as server:
+        yield server
+    logging.getLogger("apache_beam").setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> dict[str, bytes]:
+    """The dataset that the local runner makes of the same files."""
+    directory = tmp_path_factory.mktemp("local")
+    write_corpus(directory / "midi", FILES)
+    preprocess(Config(str(directory / "midi"), str(directory / "dataset"), num_shards=2), quiet=True)
+    return {path.name: path.read_bytes() for path in (directory / "dataset").iterdir()}
+
+
+# What a worker does that has no other packages than those that it was sent: it runs the graph that was sent, too.
+WORKER = """
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.portability.python_urns import EMBEDDED_PYTHON
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+with open(sys.argv[1], "rb") as file:
+    graph = beam_runner_api_pb2.Pipeline.FromString(file.read())
+for environment in graph.components.environments.values():
+    environment.urn, environment.payload = EMBEDDED_PYTHON, b""
+    del environment.dependencies[:]
+FnApiRunner().run_via_runner_api(graph, PipelineOptions([])).wait_until_finish()
+print(*sys.modules)
+"""
+
+
+class Worker:
+    """Does the work of a job as Dataflow's workers do: with the package and the graph that lie in the bucket."""
+
+    def __init__(self, server: DataflowServer, bucket: GcsServer, directory: Path) -> None:
+        self._server, self._bucket, self._directory = server, bucket, directory
+        self.may_begin = threading.Event()
+        self.installed: list[str] = []
+        self.modules: set[str] = set()
+
+    def __call__(self, job: Job) -> None:
+        job["currentState"] = "JOB_STATE_RUNNING"
+        staged = job["environment"]["sdkPipelineOptions"]["options"]["pipelineUrl"].rpartition("/")[0]
+        for name in ("pipeline.pb", "workflow.tar.gz"):
+            (self._directory / name).write_bytes(self._bucket.get(f"{staged}/{name}"))
+        self.installed = bare_site.install(self._directory / "workflow.tar.gz", self._directory / "site")
+        self.may_begin.wait(30)
+        process = bare_site.run(self._directory / "site", WORKER, str(self._directory / "pipeline.pb"))
+        self.modules = set(process.stdout.split())
+        state = "JOB_STATE_FAILED" if process.returncode else "JOB_STATE_DONE"
+        self._server.finish(job, state, [process.stderr] if process.returncode else None)
+
+
+@contextlib.contextmanager
+def running(arguments: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Runs a program; whatever happens, it is gone afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Returns what a process says, up to the line that holds a text."""
+    said = ""
+    while text not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
+def test_a_launcher_that_is_ended_leaves_its_job_and_the_next_one_waits_for_it(server, bucket, expected, tmp_path):
+    """The whole way: launched, described, packed, staged, installed without extras, run, read back."""
+    server.on_create = worker = Worker(server, bucket, tmp_path)
+    bucket.put(f"{OUTPUT}/train-00000-of-00002.tfrecord.tmp-0123456789ab", b"left by a run that was killed")
+    flags = ("--max_num_workers=7", "--autoscaling_algorithm=THROUGHPUT_BASED", "--machine_type=n2-highmem-4")
+    arguments = command(server, *flags, "--no_use_public_ips")
+    with running(arguments) as first:
+        said = read_until(first, "JOB_STATE_RUNNING")
+        first.send_signal(signal.SIGTERM)
+        out, rest = first.communicate(timeout=60)
+    assert (first.returncode, out) == (143, "")
+    assert rest == "the job goes on by itself: the same command waits for it again\n"
+    (job,) = server.jobs
+    console = f"https://console.cloud.google.com/dataflow/jobs/europe-west4/{job['id']}?project=my-project"
+    assert "12 files into 4 shards (2 train, 1 validation, 1 test)" in said
+    assert f"the Dataflow job {job_name(CONFIG)}: {console}\n" in said
+    # What a killed run left was removed before the start. What a worker writes while nobody waits for it stays.
+    assert bucket.names(f"{OUTPUT}/") == []
+    bucket.put(f"{OUTPUT}/test-00000-of-00001.tfrecord.tmp-0123456789ab", b"half a shard")
+
+    with running(arguments) as second:
+        assert console in read_until(second, "JOB_STATE_RUNNING")
+        assert bucket.names(f"{OUTPUT}/") == ["test-00000-of-00001.tfrecord.tmp-0123456789ab"]
+        worker.may_begin.set()
+        out, said = second.communicate(timeout=120)
+    assert (second.returncode, len(server.jobs)) == (0, 1), said
+    assert "JOB_STATE_DONE" in said
+    assert OUTPUT in out.splitlines()[-1]
+
+    assert bucket.contents(f"{OUTPUT}/") == expected
+    assert {"apache-beam", "google-cloud-storage", "symusic"} <= set(worker.installed)
+    assert not {"tensorflow", "keras", "google-cloud-dataflow-client", "pytest"} & set(worker.installed)
+    assert {"symusic", "notes.midi", "beam_preprocess.transforms"} <= worker.modules
+    assert not {"tensorflow", "keras", "trainer", "pytest"} & worker.modules
+    check_golden(job, (tmp_path / "pipeline.pb").read_bytes())
+
+
+def check_golden(job: Job, graph: bytes) -> None:
+    """Compares what was asked of Dataflow with the file: its steps, and the options that change what a user pays."""
+    from apache_beam.portability.api import beam_runner_api_pb2
+
+    pipeline = beam_runner_api_pb2.Pipeline.FromString(graph)
+    # Of what a step is made inside is Beam's affair, but for what is sent between workers.
+    steps: dict[str, int] = {}
+    for step in pipeline.components.transforms.values():
+        name = step.unique_name.partition("/")[0]
+        if step.spec.urn and not step.subtransforms:
+            steps[name] = steps.get(name, 0) + (step.spec.urn == "beam:transform:group_by_key:v1")
+    environment = job["environment"]
+    (pool,) = environment["workerPools"]
+    (image,) = pool["sdkHarnessContainerImages"]
+    options = environment["sdkPipelineOptions"]["options"]
+    document = {
+        "type": job["type"],
+        "groupings by step": dict(sorted(steps.items())),
+        "pool": {key: pool[key] for key in ("autoscalingSettings", "machineType", "ipConfiguration")},
+        "packages": [package["name"] for package in pool["packages"]],
+        "image": image["containerImage"].rpartition("/")[2].partition("_sdk")[0].rstrip("0123456789."),
+        "options": {key: options[key] for key in ("project", "region", "pickle_library", "save_main_session")},
+    }
+    assert document == json.loads(GOLDEN.read_text(encoding="utf-8")), json.dumps(document, indent=1)
+
+
+def test_the_job_is_left_to_itself_when_told_so(server, bucket, capfd):
+    args = dataflow_args(server)
+    # One that failed before does not count.
+    server.add(job_name(CONFIG), "JOB_STATE_FAILED")
+    assert preprocess(CONFIG, beam_args=args, wait=False) is None
+    _, job = server.jobs
+    said = capfd.readouterr().err
+    assert f"gcloud dataflow jobs describe {job['id']} --region=europe-west4 --project=my-project" in said
+    # Where nothing is to be shown, nothing is; and a job that waits for workers is found as well.
+    assert preprocess(CONFIG, beam_args=args, wait=False, quiet=True) is None
+    assert (len(server.jobs), capfd.readouterr()) == (2, ("", ""))
+
+
+@pytest.mark.parametrize("refuses_twins", [False, True])
+def test_a_job_that_another_launcher_starts_at_the_same_moment_is_waited_for(server, bucket, refuses_twins, capfd):
+    server.refuses_twins = refuses_twins
+    create = server.create
+
+    def another_first(asked: Job):
+        server.create = create
+        server.add(asked["name"], "JOB_STATE_RUNNING")
+        return create(asked)
+
+    server.create = another_first
+    assert preprocess(CONFIG, beam_args=dataflow_args(server), wait=False) is None
+    (job,) = server.jobs
+    assert job["id"] in capfd.readouterr().err
+
+
+def test_a_job_that_was_done_before_is_not_done_again(server, bucket, expected):
+    for name, data in expected.items():
+        bucket.put(f"{OUTPUT}/{name}", data)
+    with pytest.raises(UserError, match="already holds a dataset"):
+        preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
+    server.add(job_name(CONFIG), "JOB_STATE_FAILED")
+    server.add(job_name(CONFIG), "JOB_STATE_DONE")
+    manifest = preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
+    assert manifest.sha256 == Manifest.load(OUTPUT).sha256
+    assert len(server.jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("lacks", "message"), [("dataset.json", "has no dataset.json"), ("test-00000-of-00001.tfrecord", "lacks test-0")]
+)
+def test_done_is_no_proof(server, bucket, expected, lacks, message):
+    job = server.add(job_name(CONFIG), "JOB_STATE_RUNNING")
+    for name, data in expected.items():
+        if name != lacks:
+            bucket.put(f"{OUTPUT}/{name}", data)
+    server.on_look = lambda job: server.finish(job, "JOB_STATE_DONE")
+    with pytest.raises(JobFailedError, match=f"{job['name']} is done, but .*{message}"):
+        preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
+
+
+REFUSED = """Traceback (most recent call last):
+  File "apache_beam/runners/common.py", line 1500, in process
+  File "beam_preprocess/writer.py", line 257, in _check_rejections
+    raise UserError(
+notes.errors.UserError: 9 of 12 files were refused (9 not_midi) [while running 'Publish-ptransform-33']
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "messages", "error", "message"),
+    [
+        ("JOB_STATE_FAILED", [REFUSED, "Workflow failed."], UserError, r"^9 of 12 files were refused \(9 not_midi\)$"),
+        ("JOB_STATE_FAILED", ["no quota", "Workflow failed."], JobFailedError, "Workflow failed.*/jobs/europe-west4/"),
+        ("JOB_STATE_CANCELLED", [], JobFailedError, "ended as JOB_STATE_CANCELLED: see https://console.cloud"),
+    ],
+)
+def test_a_failed_job_is_told_of_and_cleaned_up_after(server, bucket, state, messages, error, message):
+    server.add(job_name(CONFIG), "JOB_STATE_RUNNING")
+    bucket.put(f"{OUTPUT}/test-00000-of-00001.tfrecord.tmp-0123456789ab", b"half a shard")
+    server.on_look = lambda job: server.finish(job, state, messages)
+    with pytest.raises(error, match=message):
+        preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
+    assert bucket.names(f"{OUTPUT}/") == []
+
+
+def test_a_failed_job_is_one_line_and_status_1(server, bucket):
+    job = server.add(job_name(CONFIG), "JOB_STATE_RUNNING")
+    server.on_look = lambda job: server.finish(job, "JOB_STATE_CANCELLED")
+    process = run_python(*command(server, flags=("--quiet",)))
+    assert (process.returncode, process.stdout) == (1, "")
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("beam_preprocess: the Dataflow job sostenuto-preprocess-")
+    assert line.endswith(
+        f"see https://console.cloud.google.com/dataflow/jobs/europe-west4/{job['id']}?project=my-project"
+    )
+
+
+def test_a_service_that_denies_is_a_users_mistake(server, bucket):
+    server.denies = True
+    with pytest.raises(UserError, match=r"my-project in europe-west4 cannot be used .*roles/dataflow\.developer"):
+        preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
+
+
+def test_a_machine_without_credentials_is_told_how_to_get_some(server, bucket, tmp_path, monkeypatch):
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    args = [arg for arg in dataflow_args(server) if arg != "--no_auth"]
+    with pytest.raises(UserError, match="gcloud auth application-default login"):
+        preprocess(CONFIG, beam_args=args, quiet=True)
+    assert server.requests == []
+
+
+def test_a_dry_run_starts_nothing(server, bucket, capfd):
+    assert preprocess(CONFIG, beam_args=dataflow_args(server, "--dry_run=True")) is None
+    assert server.jobs == []
+    assert "was described, and not started" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "beam_args", "message"),
+    [
+        ({}, [CLOUD[0], *CLOUD[2:]], "--project is missing"),
+        ({}, [*CLOUD[:2], CLOUD[3]], "--region is missing"),
+        ({}, CLOUD[:3], "--temp_location is missing"),
+        ({}, [*CLOUD[:3], "--temp_location=/tmp"], "--temp_location=/tmp: Dataflow's workers cannot reach it"),
+        ({"input": "midi"}, CLOUD, "--input=midi: Dataflow's workers cannot reach it"),
+        ({"output": "dataset"}, CLOUD, "--output=dataset: Dataflow's workers cannot reach it"),
+        ({}, ["--runner=PortableRunner"], "--job_endpoint is missing"),
+        ({}, ["--runner"], "expected one argument"),
+    ],
+)
+def test_what_can_never_run_is_refused_before_anything_is_listed(config, beam_args, message):
+    # There is no bucket in this test: to look for it would take a while, and end with another error.
+    with pytest.raises(UserError, match=message):
+        preprocess(Config(**{"input": INPUT, "output": OUTPUT, **config}), beam_args=beam_args)
+
+
+def test_only_dataflow_is_left_to_itself():
+    with pytest.raises(UserError, match="--no_wait: only a job on Dataflow"):
+        preprocess(CONFIG, wait=False)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--max_num_worker=3"], "unknown beam pipeline option --max_num_worker"),
+        (["--setup_file=nowhere/setup.py"], "nowhere/setup.py: no such file"),
+    ],
+)
+def test_a_mistaken_option_is_refused_before_dataflow_is_asked(server, bucket, more, message):
+    with pytest.raises(UserError, match=message):
+        preprocess(CONFIG, beam_args=dataflow_args(server, *more), quiet=True)
+    assert server.requests == []
+    assert bucket.names(f"{OUTPUT}/") == []
+
+
+def test_the_name_of_a_job_follows_from_what_is_asked_for():
+    assert job_name(CONFIG) == job_name(Config(f"{INPUT}/", OUTPUT, num_shards=2, overwrite=True))
+    others = [Config(INPUT, OUTPUT), Config(INPUT, f"{OUTPUT}2", num_shards=2), Config(TEMP, OUTPUT, num_shards=2)]
+    assert len({job_name(config) for config in [CONFIG, *others]}) == 4
+
+
+def test_only_the_users_mistakes_are_taken_for_such():
+    assert users_mistake("RuntimeError: notes.errors.UserError: a.mid: bad") == "a.mid: bad"
+    assert users_mistake("ZeroDivisionError: division by zero [while running 'WriteShards']") is None
+
+
+# Beam's own packing, of what our options say.
+PACK = """
+import sys
+from apache_beam.runners.portability.stager import Stager
+from beam_preprocess.options import pipeline_options
+with pipeline_options(sys.argv[2:]) as options:
+    for path, name, _ in Stager.extract_staging_tuple_iter(Stager.create_job_resources(options, sys.argv[1])):
+        print(name, path)
+"""
+
+
+def test_an_installed_package_is_packed_for_workers_too(tmp_path):
+    """It has no setup.py: one is made from what the installer noted."""
+    installed = tmp_path / "installed"
+    clone = worker_package.lay_out(str(tmp_path))
+    subprocess.run([sys.executable, clone, "-q", "bdist_wheel"], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    zipfile.ZipFile(wheel).extractall(installed)
+    process = subprocess.run(
+        [sys.executable, "-c", PACK, str(tmp_path), *CLOUD, "--experiments=disable_logging_submission_environment"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (name, archive), *others = (line.split() for line in process.stdout.splitlines())
+    assert (name, others) == ("workflow.tar.gz", [])
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path / "packed", filter="data")
+    (packed,) = (tmp_path / "packed").iterdir()
+    assert {path.name for path in packed.iterdir() if path.is_dir()} >= {"notes", "beam_preprocess"}
+    requires = set(importlib.metadata.PathDistribution(packed).requires)
+    (own,) = importlib.metadata.distributions(name="sostenuto", path=[str(installed)])
+    assert requires == {text for text in own.requires if "extra" not in text}
+    assert any(text.startswith("google-cloud-storage") for text in requires)
+
+
+@pytest.mark.parametrize(
+    ("beam_args", "packed"),
+    [
+        (["--runner=FlinkRunner", "--flink_master=flink:8081", "--an_option_of_flinks=1"], True),
+        (["--runner=SparkRunner", "--spark_master_url=spark://spark:7077"], True),
+        (["--runner=PortableRunner", "--job_endpoint=localhost:8099", "--environment_type=LOOPBACK"], False),
+        (["--direct_num_workers=2"], False),
+    ],
+)
+def test_workers_elsewhere_get_the_project(beam_args, packed):
+    from apache_beam.options.pipeline_options import SetupOptions
+
+    with pipeline_options(beam_args) as options:
+        setup_file = options.view_as(SetupOptions).setup_file
+        assert (setup_file is not None) == packed
+        assert not packed or (os.path.isabs(setup_file) and os.path.isfile(setup_file))
+    assert not packed or not os.path.exists(setup_file)
+
+
+@pytest.fixture
+def job_server() -> Iterator[str]:
+    """A portable job server, as Flink and Spark have one; this one's workers are the launcher's own."""
+    from apache_beam.runners.portability.local_job_service import LocalJobServicer
+
+    servicer = LocalJobServicer()
+    port = servicer.start_grpc_server()
+    yield f"localhost:{port}"
+    servicer.stop()
+
+
+def test_a_job_server_writes_the_same_bytes(job_server, expected, tmp_path):
+    corpus = write_corpus(tmp_path / "midi", FILES)
+    args = ["--runner=PortableRunner", f"--job_endpoint={job_server}", "--environment_type=LOOPBACK"]
+    preprocess(Config(str(corpus), str(tmp_path / "dataset"), num_shards=2), beam_args=args, quiet=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "dataset").iterdir()} == expected
+    write_corpus(corpus, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
+    with pytest.raises(UserError, match=r"^20 of 32 files were refused \(20 not_midi\), more than"):
+        preprocess(Config(str(corpus), str(tmp_path / "other")), beam_args=args, quiet=True)
+    assert not (tmp_path / "other").exists()
