@@ -5,9 +5,14 @@ RUN := $(VENV)/bin/python
 LOCK := requirements/locked.txt
 INSTALLED := $(VENV)/installed
 UV := 0.13.9
+COMPILE = $(VENV)/bin/uv pip compile setup.py --generate-hashes --custom-compile-command 'make lock' --quiet
 
 # Everything but gpu (CUDA is large) and gcp (Google's clients double the environment, and nothing here needs them).
 LOCKED_EXTRAS := beam train tune demo dev
+
+# What the image of k8s/Dockerfile holds, for its Python: the same versions, without what only development needs.
+IMAGE_EXTRAS := beam gcp train tune
+IMAGE_PYTHON := --python-version 3.13 --python-platform linux
 
 # The interpreter to make .venv with; by default the first of these that is new enough.
 PYTHON := python3.11 python3.12 python3.13 python3 python
@@ -21,8 +26,12 @@ JOBS ?= auto
 TESTS ?= tests
 KILLS ?= 24
 SEED ?= 0
+TARGET ?= cpu
+IMAGE ?= sostenuto:$(TARGET)
+IMAGE_ARGS ?=
+BUILDER ?= docker
 
-.PHONY: help demo maestro test faults lint format bench lock clean
+.PHONY: help demo maestro test faults lint format bench lock image imagetest clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +65,17 @@ bench: $(INSTALLED) ## run the side-by-side measurements on CORPUS=directory
 
 lock: $(INSTALLED) ## resolve setup.py into requirements/; LOCK_ARGS=--upgrade for newer versions
 	$(RUN) -m pip install --quiet uv==$(UV)
-	$(VENV)/bin/uv pip compile setup.py $(addprefix --extra ,$(LOCKED_EXTRAS)) --universal --python-version 3.11 \
-		--generate-hashes --custom-compile-command 'make lock' --quiet --output-file $(LOCK) $(LOCK_ARGS)
+	$(COMPILE) $(addprefix --extra ,$(LOCKED_EXTRAS)) --universal --python-version 3.11 --output-file $(LOCK) $(LOCK_ARGS)
+	$(COMPILE) $(addprefix --extra ,$(IMAGE_EXTRAS)) --constraint $(LOCK) $(IMAGE_PYTHON) \
+		--output-file requirements/runtime.txt $(LOCK_ARGS)
+	$(COMPILE) $(addprefix --extra ,$(IMAGE_EXTRAS) gpu) --constraint requirements/runtime.txt $(IMAGE_PYTHON) \
+		--output-file requirements/gpu.txt $(LOCK_ARGS)
+
+image: ## build the image for a cluster; TARGET=cpu or gpu, IMAGE=name:tag, BUILDER=docker or buildah, IMAGE_ARGS
+	$(BUILDER) build --file k8s/Dockerfile --target $(TARGET) --tag $(IMAGE) $(IMAGE_ARGS) .
+
+imagetest: $(INSTALLED) ## build the image with buildah on Debian's packages and run it as a pod would; 7 minutes
+	SOSTENUTO_IMAGE=$(TARGET) $(RUN) -m pytest --durations=0 tests/k8s/test_image.py
 
 # The file that marks .venv as whole is written last, so that an interrupted installation is taken up again.
 $(INSTALLED): $(LOCK)
@@ -78,4 +96,4 @@ clean: ## remove the environment, build/ and caches; corpora/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-export CORPUS MAESTRO
+export CORPUS MAESTRO IMAGE_ARGS
