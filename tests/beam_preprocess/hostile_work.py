@@ -23,7 +23,7 @@ def work(order: tuple, alive: Callable[[], None]) -> object:
         case ("allocate",):
             hoard = []
             while True:
-                hoard.append(bytearray(2**24))
+                hoard.append(bytes(2**24))
         case ("hang",):
             time.sleep(600)
         case ("hang in C",):
