@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -21,9 +21,10 @@ from notes import storage
 from notes.errors import FileError, UserError
 from trainer.config import CHANGEABLE_ON_RESUME, Config
 
+MANIFEST = "checkpoint.json"
+UNFINISHED = ".unfinished-"
+
 _VARIABLES = "variables"
-_MANIFEST = "checkpoint.json"
-_UNFINISHED = ".unfinished-"
 
 Variables = Mapping[str, Sequence[tf.Variable]]
 
@@ -95,7 +96,7 @@ class Checkpoints:
     def _write(self, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
         os.makedirs(self._directory, exist_ok=True)
         self._remove_unfinished()
-        unfinished = tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory)
+        unfinished = tempfile.mkdtemp(prefix=UNFINISHED, dir=self._directory)
         # The variables by group and place: through a Keras model's own object graph most of them would be missed.
         tf.train.Checkpoint(**{name: list(group) for name, group in variables.items()}).write(
             os.path.join(unfinished, _VARIABLES)
@@ -107,20 +108,18 @@ class Checkpoints:
         manifest = {"train_step": train_step, "extra": dict(extra), "files": files}
         manifest["sha256"] = _checksum_of(manifest)
         # Nothing reads it under this name, so that it need not be atomic; and what goes wrong is an OSError.
-        with open(os.path.join(unfinished, _MANIFEST), "w", encoding="utf-8") as file:
+        with open(os.path.join(unfinished, MANIFEST), "w", encoding="utf-8") as file:
             file.write(json.dumps(manifest, indent=1))
-        storage.sync(os.path.join(unfinished, _MANIFEST))
+        storage.sync(os.path.join(unfinished, MANIFEST))
         final = self._path(train_step)
         if os.path.exists(final):
-            os.rename(final, tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory))
+            os.rename(final, tempfile.mkdtemp(prefix=UNFINISHED, dir=self._directory))
         os.rename(unfinished, final)
         storage.sync(self._directory)
         self._remove_unfinished()
-        paths = self._paths()
-        # Later ones are damaged, or of a run that was killed and went on from an earlier train_step.
-        place = paths.index(final)
-        for other in (*paths[:place], *paths[place + self._keep :]):
-            shutil.rmtree(other, ignore_errors=True)
+        paths = {int(os.path.basename(path)): path for path in self._paths()}
+        for other in superseded(paths, train_step, self._keep):
+            shutil.rmtree(paths[other], ignore_errors=True)
 
     def latest(self) -> Saved | None:
         """The newest checkpoint that is whole, or None; damaged newer ones are named on stderr."""
@@ -142,12 +141,12 @@ class Checkpoints:
         if saved is None:
             raise UserError(
                 f"{path}: the checkpoint that the chief goes on from cannot be read here: expected the same workdir on "
-                "every host, on a shared file system"
+                "every host, on a shared file system or in a bucket"
             )
         return saved
 
     def _path(self, train_step: int) -> str:
-        return os.path.join(self._directory, f"{train_step:08d}")
+        return os.path.join(self._directory, name_of(train_step))
 
     def _paths(self) -> list[str]:
         """The checkpoints' directories, newest first."""
@@ -158,8 +157,32 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         for name in os.listdir(self._directory):
-            if name.startswith(_UNFINISHED):
+            if name.startswith(UNFINISHED):
                 shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
+
+
+def name_of(train_step: int) -> str:
+    """The name of a checkpoint's directory."""
+    return f"{train_step:08d}"
+
+
+def superseded(train_steps: Iterable[int], newest: int, keep: int) -> set[int]:
+    """Which checkpoints are to go once another one is whole: all but it and those next before it.
+
+    Later ones are damaged, or of a run that was killed and went on from an earlier train_step.
+
+    Args:
+        train_steps: of all checkpoints that are there.
+        newest: of the one that is whole.
+        keep: how many stay.
+    """
+    train_steps = set(train_steps)
+    return train_steps - set(sorted(one for one in train_steps if one <= newest)[-keep:])
+
+
+def is_whole(path: str) -> bool:
+    """Whether a directory is a checkpoint to which nothing has happened since it was written."""
+    return _read(path) is not None
 
 
 class BackgroundSaver:
@@ -199,6 +222,10 @@ class BackgroundSaver:
                 for name, group in variables.items()
             }
         self._writing.append(self._thread.submit(checkpoints.save, train_step, copies, extra))
+
+    def then(self, function: Callable[[], None]) -> None:
+        """Calls a function once all that was given is written; what it raises is raised as if a write had failed."""
+        self._writing.append(self._thread.submit(function))
 
     def wait(self) -> None:
         """Waits until all are written.
@@ -261,7 +288,7 @@ def require_config(saved: Saved, config: Config) -> None:
 def _read(path: str) -> Saved | None:
     """A checkpoint's directory if it is whole, else None."""
     try:
-        with open(os.path.join(path, _MANIFEST), "rb") as file:
+        with open(os.path.join(path, MANIFEST), "rb") as file:
             manifest = json.load(file)
         sound = manifest.pop("sha256") == _checksum_of(manifest) and all(
             _checksum(os.path.join(path, name)) == checksum for name, checksum in manifest["files"].items()

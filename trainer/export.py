@@ -16,9 +16,8 @@ from notes.representation import PITCHES
 from trainer.dataset import START_PITCH, NoteArrays
 from trainer.heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model import LayerState, NextNoteModel, State, StepWeights, Trained, load_model
-from trainer.workdir import write_json
+from trainer.workdir import EXPORT_NAME, write_json
 
-EXPORT_NAME = "export"
 DESCRIPTION_NAME = "export.json"
 
 

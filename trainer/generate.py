@@ -12,7 +12,7 @@ from notes.midi import Sustain, read_midi, write_midi
 from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import startup
-from trainer.workdir import load_run, write_json
+from trainer.workdir import absolute, load_run, write_json
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
 _OUTPUT = flags.DEFINE_string("output", None, "where the samples go; those of an earlier call are overwritten")
@@ -26,6 +26,7 @@ _SEED = flags.DEFINE_integer(
 _AUDIO = flags.DEFINE_bool("audio", False, "also write a .wav of each sample")
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
+_DOCUMENT_NAME = "samples.json"
 _ROLL_NOTES = 2000  # notes that a piano roll shows at most
 
 
@@ -47,6 +48,7 @@ def main() -> int:
     run = load_run(workdir)
     primer = _primer(run.get("sustain", "ignore"))
     startup.import_tensorflow()
+    from trainer import mirror
     from trainer.model import load_model
     from trainer.sampling import Player
 
@@ -61,23 +63,25 @@ def main() -> int:
     )
     storage.make_directories(output)
     _remove_former(output)
-    files = [_write_sample(output, index, notes, samples.primer_notes) for index, notes in enumerate(samples.notes)]
-    if _NUM_NOTES.value > 1:
-        _draw_distributions(run, output, samples.notes, samples.primer_notes)
-    document = {
-        "workdir": os.path.abspath(workdir),
-        "train_step": trained.train_step,
-        "primer": os.path.abspath(_PRIMER.value) if _PRIMER.value else None,
-        "primer_notes": samples.primer_notes,
-        "num_notes": _NUM_NOTES.value,
-        "num_samples": _NUM_SAMPLES.value,
-        "temperature": _TEMPERATURE.value,
-        "seed": _SEED.value,
-        "notes_per_second": samples.notes_per_second,
-        "samples": files,
-    }
-    path = os.path.join(output, "samples.json")
-    write_json(path, document)
+    with mirror.uploaded(output, last=_DOCUMENT_NAME) as directory:
+        files = [
+            _write_sample(directory, index, notes, samples.primer_notes) for index, notes in enumerate(samples.notes)
+        ]
+        if _NUM_NOTES.value > 1:
+            _draw_distributions(run, directory, samples.notes, samples.primer_notes)
+        document = {
+            "workdir": absolute(workdir),
+            "train_step": trained.train_step,
+            "primer": absolute(_PRIMER.value) if _PRIMER.value else None,
+            "primer_notes": samples.primer_notes,
+            "num_notes": _NUM_NOTES.value,
+            "num_samples": _NUM_SAMPLES.value,
+            "temperature": _TEMPERATURE.value,
+            "seed": _SEED.value,
+            "notes_per_second": samples.notes_per_second,
+            "samples": files,
+        }
+        write_json(os.path.join(directory, _DOCUMENT_NAME), document)
     if not _QUIET.value:
         print(
             f"done: {_NUM_SAMPLES.value} x {_NUM_NOTES.value} notes at {samples.notes_per_second:,.0f} notes/s"
@@ -102,8 +106,8 @@ def _write_sample(output: str, index: int, notes: Notes, primer_notes: int) -> d
 
 def _remove_former(output: str) -> None:
     """Removes what an earlier call left, samples.json first, so that it never names samples of two calls."""
-    names = ["samples.json", "distributions.png"]
-    names += [name for name in os.listdir(output) if re.fullmatch(r"sample-\d{3,}\.(mid|png|wav)", name)]
+    names = [_DOCUMENT_NAME, "distributions.png"]
+    names += [name for name in storage.list_names(output) if re.fullmatch(r"sample-\d{3,}\.(mid|png|wav)", name)]
     for name in names:
         storage.remove(os.path.join(output, name))
 

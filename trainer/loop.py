@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from notes.errors import UserError
 from notes.manifest import Manifest
-from trainer import checkpoints, workdir
+from trainer import checkpoints, mirror, workdir
 from trainer.cluster import Cluster
 from trainer.config import Config
 from trainer.dataset import NoteTable, Windows, chosen, load_table
@@ -117,7 +117,7 @@ def train(
     Args:
         config: the run.
         manifest: the dataset.
-        directory: the workdir, where everything is written; one of the same config is resumed.
+        directory: the workdir, here or in a bucket, where everything is written; one of the same config is resumed.
         cluster: the hosts that train together, or None for this one alone.
         quiet: shows no progress.
         profile: writes a trace of train_steps 10 to 20 for TensorBoard.
@@ -137,12 +137,12 @@ def train(
     if result is not None:
         say(f"{directory} is finished: {result.reason} at train_step {result.train_step:,}", quiet=quiet)
         return result
-    with contextlib.ExitStack() as held:
+    with mirror.mirrored(directory, keep=config.keep) as mirrored, contextlib.ExitStack() as held:
         run = functools.partial(
             _Run,
             config,
             manifest,
-            directory,
+            mirrored,
             cluster,
             quiet,
             profile,
@@ -171,7 +171,7 @@ class _Run:
         self,
         config: Config,
         manifest: Manifest,
-        directory: str,
+        mirrored: mirror.NoMirror,
         cluster: Cluster | None,
         quiet: bool,
         profile: bool,
@@ -182,14 +182,17 @@ class _Run:
         stop: threading.Event | None,
         held: contextlib.ExitStack,
     ) -> None:
-        self._config, self._manifest, self._directory = config, manifest, directory
+        self._config, self._manifest = config, manifest
+        self._mirror, self._directory = mirrored, mirrored.directory
         self._quiet, self._started, self._keepsakes = quiet, started, keepsakes
         self._stop_at, self._on_score, self._stop = stop_at, on_score, stop
         self._monitor = Monitor()
         self._speed = Speed()
         self._signals = Signals()
-        self._checkpoints = checkpoints.Checkpoints(os.path.join(directory, workdir.CHECKPOINTS_NAME), keep=config.keep)
-        self._best = checkpoints.Checkpoints(os.path.join(directory, workdir.BEST_NAME), keep=1)
+        self._checkpoints = checkpoints.Checkpoints(
+            os.path.join(self._directory, workdir.CHECKPOINTS_NAME), keep=config.keep
+        )
+        self._best = checkpoints.Checkpoints(os.path.join(self._directory, workdir.BEST_NAME), keep=1)
         self._saver = checkpoints.BackgroundSaver()
         if config.evaluate_every and manifest.notes("validation") <= manifest.performances("validation"):
             raise UserError(
@@ -221,14 +224,14 @@ class _Run:
         if self._is_chief:
             # Only now, that the config was found to fit data and devices.
             versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
-            held.enter_context(workdir.begin(config, manifest, directory, versions))
+            held.enter_context(self._mirror.begin(config, manifest, versions))
         # Whether what is due at this train_step is still to be done: a signal may come before it is.
         self._due = False
         self._train_step = self._saved = self._resume()
         self._plan = self._load_plan()
         if self._is_chief:
             written = self._train_step - 1 if self._due else self._train_step
-            self._reports: NoReports = Reports(directory, written, config, quiet=quiet)
+            self._reports: NoReports = Reports(self._directory, written, config, quiet=quiet)
         else:
             self._reports = NoReports()
         self._profile = _Profile(self._train_step, self._reports) if profile else None
@@ -270,6 +273,7 @@ class _Run:
         if not train_step:
             return 0
         if saved is None:
+            self._mirror.fetch(train_step)
             saved = self._checkpoints.of_train_step(train_step)
         checkpoints.require_config(saved, self._config)
         checkpoints.restore(saved, self._state.variables())
@@ -354,6 +358,9 @@ class _Run:
             self._saver.wait()
             if reason in ("steps", "patience"):
                 reason = self._finish(reason)
+            if self._is_chief:
+                self._reports.sync()
+                self._mirror.settle()
         # No worker leaves before all is written: should the chief die until then, all are started again.
         is_final = float(reason in ("steps", "patience"))
         if not leaves_others:
@@ -435,6 +442,7 @@ class _Run:
         # the checkpoint comes before the plan is on record.
         self._save()
         self._saver.wait()
+        self._mirror.wait()
         self._record_plan(plan)
         self._reports.start(plan, self._train_step)
         self._plan = plan
@@ -481,6 +489,7 @@ class _Run:
             "config": dataclasses.asdict(self._config),
         }
         self._saver.save(self._checkpoints, self._train_step, self._state.variables(), extra)
+        self._saver.then(self._mirror.publish)
         self._saved = self._train_step
 
     def _save_best(self, score: float | None) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from notes.errors import UserError
 from notes.representation import PITCHES
-from trainer import blocks, recurrent
+from trainer import blocks, mirror, recurrent
 from trainer.checkpoints import Checkpoints, Variables, require_config, restore
 from trainer.config import Config
 from trainer.dataset import START_PITCH, NoteArrays
@@ -213,13 +213,14 @@ def load_model(workdir: str) -> Trained:
         UserError: no such workdir, or nothing was saved in it yet.
     """
     config = load_config(workdir)
-    for name in (BEST_NAME, CHECKPOINTS_NAME):
-        saved = Checkpoints(os.path.join(workdir, name), keep=1).latest()
-        if saved is not None:
-            break
-    else:
-        raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
-    require_config(saved, config)
-    model = build_model(config)
-    restore(saved, model_variables(model))
-    return Trained(model, saved.train_step)
+    with mirror.copied(workdir) as directory:
+        for name in (BEST_NAME, CHECKPOINTS_NAME):
+            saved = Checkpoints(os.path.join(directory, name), keep=1).latest()
+            if saved is not None:
+                break
+        else:
+            raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
+        require_config(saved, config)
+        model = build_model(config)
+        restore(saved, model_variables(model))
+        return Trained(model, saved.train_step)

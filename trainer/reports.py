@@ -20,9 +20,8 @@ from trainer import plots
 from trainer.config import Config
 from trainer.model import NextNoteModel
 from trainer.sampling import Player
+from trainer.workdir import METRICS_NAME, SUMMARIES_NAME
 
-METRICS_NAME = "metrics.jsonl"
-SUMMARIES_NAME = "summaries"
 LOSSES_NAME = "losses.png"
 
 _PLAYED_NOTES, _PLAYED_SAMPLES = 128, 8  # what is played for TensorBoard at each evaluation
@@ -193,7 +192,8 @@ class Reports(NoReports):
                 tf.summary.image(name, image[tf.newaxis], step=train_step)
 
     def sync(self) -> None:
-        """Waits until metrics.jsonl is on the disk, so that no checkpoint is there without the reports before it."""
+        """Waits until the reports are on the disk, so that no checkpoint is there without those before it."""
+        self._writer.flush()
         if storage.exists(self._path):
             storage.sync(self._path)
 

@@ -9,15 +9,17 @@ from typing import Any, BinaryIO
 
 from notes import storage
 from notes.errors import UserError
+from notes.lease import LOCK_NAME
 from notes.manifest import Manifest
 from trainer.config import CHANGEABLE_ON_RESUME, CONFIG_NAME, Config
 
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
 RUN_NAME = "run.json"
+METRICS_NAME = "metrics.jsonl"
+SUMMARIES_NAME = "summaries"
+EXPORT_NAME = "export"
 RESULT_NAME = "result.json"
-
-_LOCK_NAME = ".lock"
 
 
 class Busy(UserError):
@@ -79,6 +81,11 @@ def write_json(path: str, value: Any) -> None:
     storage.write_bytes_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def absolute(path: str) -> str:
+    """A path that means the same in any directory; a URI is one already."""
+    return path if storage.is_remote(path) else os.path.abspath(path)
+
+
 def finished(config: Config, manifest: Manifest, workdir: str) -> Result | None:
     """Checks that a workdir is new or this run's; returns the result if there is nothing left to do.
 
@@ -88,8 +95,8 @@ def finished(config: Config, manifest: Manifest, workdir: str) -> Result | None:
     config_path, result_path = os.path.join(workdir, CONFIG_NAME), os.path.join(workdir, RESULT_NAME)
     if not storage.exists(config_path):
         # A run that was killed as it began leaves its lock, or a file that was not whole yet.
-        names = os.listdir(workdir) if storage.is_directory(workdir) else []
-        if any(name != _LOCK_NAME and not storage.TEMPORARY.search(name) for name in names):
+        names = storage.list_names(workdir) if storage.is_directory(workdir) else []
+        if any(name != LOCK_NAME and not storage.TEMPORARY.search(name) for name in names):
             raise UserError(f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME})")
         return None
     before = Config.load(config_path)
@@ -126,7 +133,7 @@ def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[st
         UserError: it cannot be written.
     """
     storage.make_directories(workdir)
-    lock = storage.lock(os.path.join(workdir, _LOCK_NAME))
+    lock = storage.lock(os.path.join(workdir, LOCK_NAME))
     if lock is None:
         raise Busy(f"{workdir}: another process is training in it: wait for it, or use another workdir")
     storage.remove(os.path.join(workdir, RESULT_NAME))
@@ -135,7 +142,7 @@ def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[st
         workdir,
         {
             "dataset": manifest.sha256,
-            "data": os.path.abspath(manifest.directory),
+            "data": absolute(manifest.directory),
             "sustain": manifest.document["options"].get("sustain", "ignore"),
             "versions": dict(versions),
         },
