@@ -18,11 +18,10 @@ import numpy as np
 import tqdm
 
 from notes import storage
-from notes.errors import UserError
 from trainer.config import Config
 from trainer.workdir import write_json
 from tuning.space import Parameter, Space, notes_per_train_step, same_notes
-from tuning.study import SAME_SHARE, Settings, TrialRecord, best_of
+from tuning.study import SAME_SHARE, Settings, TrialRecord, best_of, remove_directory
 
 TRIALS_NAME = "trials.json"
 BEST_CONFIG_NAME = "best_config.json"
@@ -186,12 +185,7 @@ def remove(directory: str) -> None:
     """
     for name in (TRIALS_NAME, BEST_CONFIG_NAME, REPORT_NAME):
         storage.remove(os.path.join(directory, name))
-    try:
-        shutil.rmtree(os.path.join(directory, SUMMARIES_NAME))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be removed ({error.strerror})") from error
+    remove_directory(os.path.join(directory, SUMMARIES_NAME))
 
 
 def conclusion(standing: Standing) -> list[str]:

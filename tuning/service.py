@@ -22,7 +22,7 @@ from tuning.study import Assignment, Done, Outcome, Study, Wait
 _SERVICE = "sostenuto.Study"
 _CALL_SECONDS, _SHORTEST_CALL_SECONDS = 10.0, 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries of a call
-_THREADS = 16
+_THREADS = 64  # most of which wait
 _ANSWERS: dict[str, type] = {"assignment": Assignment, "wait": Wait, "done": Done}
 
 # What a chief that is away answers with, sooner or later; with others, it is there but could not answer.
@@ -74,6 +74,8 @@ def serve(study: Study, address: str) -> Iterator[Calls]:
         UserError: nobody can listen there.
     """
     calls = Calls(study.workers)
+    # A bucket that is away must not keep all threads from hearing signs of life; who was not answered asks again.
+    study.patience = _CALL_SECONDS
 
     def next_trial(worker: str, request: str) -> dict[str, Any]:
         answer = study.next_trial(worker, request)

@@ -4,6 +4,7 @@ A trial belongs to an attempt: one worker's try at it, kept by heartbeats. Whate
 given to another, or ended, is refused.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,11 +14,12 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, BinaryIO, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
 
 from notes import storage
-from notes.errors import UserError
+from notes.errors import FileError, UserError
+from notes.lease import HeldError, Lease, Lock, hold
 from trainer import startup
 from trainer.config import CHANGEABLE_ON_RESUME, Config
 from tuning.space import Space
@@ -29,7 +31,8 @@ TUNERS = ("random", "bayesian", "hyperband")
 # These may be others when a study is resumed: how long it goes on, and how long workers are waited for.
 _CHANGEABLE = ("max_trials", "worker_timeout", "score_timeout", "max_attempts")
 
-_LOCK_NAME = ".lock"
+# A bucket takes one write of an object a second.
+_PAUSE_SECONDS = 1.0
 _LONGEST_WAIT, _SHORTEST_WAIT = 5.0, 0.2  # seconds
 _BEATS_PER_TIMEOUT = 5  # so that a few lost ones do no harm
 _WEAK_FROM_SHARE, _WEAK_AMONG = 1 / 3, 4
@@ -219,6 +222,7 @@ class Study:
     Attributes:
         fingerprint: see there.
         settings: how it searches.
+        patience: seconds for which a call waits while another one writes; None: for as long as it takes.
     """
 
     def __init__(
@@ -229,7 +233,7 @@ class Study:
         settings: Settings,
         *,
         state: Mapping[str, Any],
-        lock: BinaryIO,
+        lock: Lock | Lease,
         clock: Callable[[], float],
     ) -> None:
         # KerasTuner takes seconds to import, and workers need none of it; it loads TensorFlow, which would chatter.
@@ -248,9 +252,13 @@ class Study:
         running = (name for name, record in self._records.items() if record.state == "running")
         self._seen = dict.fromkeys(running, clock())
         self._scored = dict(self._seen)
+        self.patience: float | None = None
         self._lock = threading.Lock()
         self._directory_lock = lock
         self._saved, self._version, self._is_done_at = -1, 0, (-1, False)
+        self._is_writing, self._written = False, threading.Condition(self._lock)
+        self._pause = _PAUSE_SECONDS if storage.is_remote(directory) else 0.0
+        self._write_from = time.monotonic()
         with self._lock:
             self._save()
 
@@ -284,7 +292,7 @@ class Study:
         try:
             path = os.path.join(directory, STUDY_NAME)
             if overwrite and storage.exists(path):
-                _remove_trials(directory)
+                remove_directory(os.path.join(directory, TRIALS_NAME))
                 storage.remove(path)
             state = {}
             if storage.exists(path):
@@ -300,7 +308,9 @@ class Study:
             raise
 
     def close(self) -> None:
-        """Lets go of the directory."""
+        """Lets go of the directory, once nothing is being written there."""
+        with self._lock:
+            self._written.wait_for(lambda: not self._is_writing)
         self._directory_lock.close()
 
     def __enter__(self) -> "Study":
@@ -565,10 +575,48 @@ class Study:
         return ended if configs >= self.settings.max_trials else f"space exhausted after {ended}"
 
     def _save(self) -> None:
-        """Writes what has changed; what could not be written is written with the next call."""
-        if self._saved == self._version:
-            return
-        state = {
+        """Waits until what has changed is written; of all that wait, one writes for all.
+
+        What could not be written is written with the next call.
+
+        Raises:
+            UserError: it cannot be written, or another call that writes takes too long.
+        """
+        wanted = self._version
+        while self._saved < wanted:
+            if self._is_writing:
+                if not self._written.wait(self.patience):
+                    raise FileError(f"{self._path}: is still being written, and could not be for a while")
+                continue
+            self._is_writing = True
+            try:
+                self._write()
+            finally:
+                self._is_writing = False
+                self._written.notify_all()
+
+    def _write(self) -> None:
+        with self._unlocked():
+            time.sleep(max(self._write_from - time.monotonic(), 0))
+        version, state = self._version, self._state()
+        content = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
+        with self._unlocked():
+            self._directory_lock.require()
+            self._write_from = time.monotonic() + self._pause
+            storage.write_bytes_atomic(self._path, content)
+        self._saved = version
+
+    @contextlib.contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        """Lets other calls in meanwhile."""
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
+
+    def _state(self) -> dict[str, Any]:
+        return {
             **_identity(self._space, self._start, self.settings),
             "start": dataclasses.asdict(self._start),
             "settings": dataclasses.asdict(self.settings),
@@ -576,8 +624,6 @@ class Study:
             "queue": self._queue,
             "oracle": self._oracle.state(),
         }
-        storage.write_bytes_atomic(self._path, (json.dumps(state, indent=1, allow_nan=False) + "\n").encode())
-        self._saved = self._version
 
 
 def _judged(record: TrialRecord, outcome: Outcome, score: float | None, reason: str) -> dict[str, Any]:
@@ -636,19 +682,26 @@ def _require_same(path: str, state: Mapping[str, Any], space: Space, start: Conf
         raise UserError(f"{path}: is a study of max_trials={before}, which may only grow, got {settings.max_trials}")
 
 
-def _lock(directory: str) -> BinaryIO:
-    """The open file that keeps other processes out of a study."""
-    lock = storage.lock(os.path.join(directory, _LOCK_NAME))
-    if lock is None:
-        raise UserError(f"{directory}: another process leads this study: wait for it, or use another workdir")
-    return lock
+def _lock(directory: str) -> Lock | Lease:
+    """What keeps other processes out of a study until it is closed."""
+    try:
+        return hold(directory)
+    except HeldError as error:
+        raise UserError(f"{directory}: {error} leads this study: wait for it, or use another workdir") from error
 
 
-def _remove_trials(directory: str) -> None:
-    path = os.path.join(directory, TRIALS_NAME)
+def remove_directory(path: str) -> None:
+    """Removes a directory, here or in a bucket, with all that is in it; one that is not there is no error.
+
+    Raises:
+        FileError: something cannot be removed.
+    """
+    if storage.is_remote(path):
+        storage.remove_all(storage.join(path, name) for name in storage.generations(path))
+        return
     try:
         shutil.rmtree(path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be removed ({error.strerror})") from error
+        raise FileError(f"{error.filename}: cannot be removed ({error.strerror})") from error

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from notes.errors import FileError, UserError
+from notes.lease import LostError
 from notes.manifest import Manifest
 from trainer.config import Config
 from trainer.workdir import Busy, Result
@@ -177,6 +178,8 @@ def _train(
         result = _once_free(train, stop)
     except FileError:
         raise
+    except LostError as error:
+        return _Ended("interrupted", None, _one_line(error), 0)
     except OSError as error:
         raise FileError(f"{directory}: {_one_line(error)}") from error
     except UserError as error:
