@@ -27,7 +27,7 @@ import tqdm
 
 from notes import storage
 from notes.errors import FileError, UserError
-from notes.lease import LOCK_NAME, HeldError, Lease
+from notes.lease import LOCK_NAME, HeldError, Lease, LostError
 from notes.manifest import Manifest
 from trainer import checkpoints, workdir
 from trainer.config import CONFIG_NAME, Config
@@ -95,7 +95,7 @@ class Mirror(NoMirror):
         self._sent: dict[str, _Look] = {}  # how files looked when they were uploaded or fetched
         self._changed = threading.Condition()
         self._taken: str | None = None
-        self._begun, self._uploading, self._over = False, False, False
+        self._begun, self._uploading, self._settling, self._over = False, False, False, False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._upload_all, name="mirror", daemon=True)
 
@@ -110,13 +110,14 @@ class Mirror(NoMirror):
         is_clean = True
         if self._lease is not None:
             # Who presses Ctrl-C twice does not want to wait, for a bucket least of all.
-            if self._begun and kind is not None and issubclass(kind, Exception):
+            if self._begun and self._error is None and kind is not None and issubclass(kind, Exception):
                 try:
                     self.settle()
                 except UserError as error:
                     _say(str(error))
             with self._changed:
-                is_clean = not self._begun or not (self._taken or self._uploading or self._error)
+                is_lost = isinstance(self._error, LostError)
+                is_clean = is_lost or not self._begun or not (self._taken or self._uploading or self._error)
                 self._over = True
                 self._changed.notify_all()
             if kind is not KeyboardInterrupt:
@@ -195,6 +196,7 @@ class Mirror(NoMirror):
             LostError: another process has taken the workdir over.
             FileError: it cannot be; it stays in the directory, which the message names.
         """
+        self._settling = True
         self.publish()
         self.wait()
         if isinstance(self._error, FileError):
@@ -238,7 +240,7 @@ class Mirror(NoMirror):
             except BaseException as caught:  # To be raised where somebody waits for it.
                 error = caught
             shutil.rmtree(taken, ignore_errors=True)
-            if isinstance(error, storage.UnavailableError):
+            if isinstance(error, storage.UnavailableError) and not self._settling:
                 _say(f"{error}; training goes on, and the next save is uploaded with all before it")
             with self._changed:
                 self._uploading, self._error = False, error

@@ -14,6 +14,7 @@ import tqdm
 from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
+from notes.records import write_records
 from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import plots
@@ -92,6 +93,7 @@ class Reports(NoReports):
         self._planned: int | None = None
         self._player: Player | None = None
         self._cut(train_step)
+        self._cut_summaries(train_step)
         self._writer = tf.summary.create_file_writer(self.summaries)
         self._write_hyperparameters(config)
 
@@ -113,6 +115,27 @@ class Reports(NoReports):
         # A kill may have cut off no more than the last line's end.
         if kept.encode() != before:
             storage.write_bytes_atomic(self._path, kept.encode())
+
+    def _cut_summaries(self, train_step: int) -> None:
+        """Removes what TensorBoard would show of train_steps that will be done again."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        for name in storage.list_files(self.summaries) if storage.is_directory(self.summaries) else ():
+            if "tfevents" not in name:
+                continue
+            path = os.path.join(self.summaries, name)
+            kept, is_cut = [], False
+            try:
+                for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                    if Event.FromString(record).step <= train_step:
+                        kept.append(record)
+                    else:
+                        is_cut = True
+            except tf.errors.DataLossError:
+                is_cut = True  # A kill left half of the last one.
+            if is_cut:
+                with storage.atomic_write(path) as file:
+                    write_records(file, kept)
 
     def _write_hyperparameters(self, config: Config) -> None:
         from tensorboard.plugins.hparams import api
