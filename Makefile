@@ -5,6 +5,9 @@ RUN := $(VENV)/bin/python
 LOCK := requirements/locked.txt
 INSTALLED := $(VENV)/installed
 UV := 0.13.9
+# It wants other versions of many packages than ours.
+CHECKOV := $(VENV)/policies/bin/checkov
+
 COMPILE = $(VENV)/bin/uv pip compile setup.py --generate-hashes --custom-compile-command 'make lock' --quiet
 
 # Everything but gpu: CUDA is large.
@@ -31,7 +34,7 @@ IMAGE ?= sostenuto:$(TARGET)
 IMAGE_ARGS ?=
 BUILDER ?= docker
 
-.PHONY: help demo maestro test faults lint format bench lock image imagetest clean
+.PHONY: help demo maestro test faults lint policies format bench lock image imagetest clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +56,9 @@ lint: $(INSTALLED) ## check style, format and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+policies: $(INSTALLED) $(CHECKOV) ## scan the Kubernetes manifests with checkov
+	PATH="$$PWD/$(dir $(CHECKOV)):$$PATH" $(RUN) -m pytest tests/k8s/test_policies.py
+
 format: $(INSTALLED) ## put the code into its format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
@@ -66,6 +72,8 @@ bench: $(INSTALLED) ## run the side-by-side measurements on CORPUS=directory
 lock: $(INSTALLED) ## resolve setup.py into requirements/; LOCK_ARGS=--upgrade for newer versions
 	$(RUN) -m pip install --quiet uv==$(UV)
 	$(COMPILE) $(addprefix --extra ,$(LOCKED_EXTRAS)) --universal --python-version 3.11 --output-file $(LOCK) $(LOCK_ARGS)
+	echo checkov | $(VENV)/bin/uv pip compile - --generate-hashes --custom-compile-command 'make lock' --quiet --universal \
+		--python-version 3.11 --output-file requirements/policies.txt $(LOCK_ARGS)
 	$(COMPILE) $(addprefix --extra ,$(IMAGE_EXTRAS)) --constraint $(LOCK) $(IMAGE_PYTHON) \
 		--output-file requirements/runtime.txt $(LOCK_ARGS)
 	$(COMPILE) $(addprefix --extra ,$(IMAGE_EXTRAS) gpu) --constraint requirements/runtime.txt $(IMAGE_PYTHON) \
@@ -87,9 +95,14 @@ $(INSTALLED): $(LOCK)
 		echo "Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python." >&2; \
 		exit 2; \
 	fi; \
-	echo "Making $(VENV) with $$($$found --version); some 90 packages, one or two minutes."; \
+	echo "Making $(VENV) with $$($$found --version); some 190 packages, two minutes."; \
 	$$found -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
+	@touch $@
+
+$(CHECKOV): requirements/policies.txt $(INSTALLED)
+	@$(RUN) -m venv $(VENV)/policies
+	@$(VENV)/policies/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
 
 clean: ## remove the environment, build/ and caches; corpora/ stays

@@ -143,7 +143,7 @@ class Jobs:
             state.JOB_STATE_DRAINED,
         )
 
-    def is_done(self, job: Any) -> bool:
+    def _is_done(self, job: Any) -> bool:
         """Returns whether Dataflow holds that a job has done all its work."""
         return job.current_state == self._api.JobState.JOB_STATE_DONE
 
@@ -174,7 +174,7 @@ class Jobs:
                 break
             time.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
-        if self.is_done(job):
+        if self._is_done(job):
             return
         errors = self._errors(job) if state == self._api.JobState.JOB_STATE_FAILED else ""
         if mistake := users_mistake(errors):

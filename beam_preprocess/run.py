@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from beam_preprocess import dataflow, writer
@@ -59,8 +60,12 @@ def preprocess(
     )
     shards = writer.assign_shards(corpus.files, config.num_shards)
     work = _Work(config, corpus, shards, _plan(config, corpus, shards))
+    say = _nothing if quiet else _say
+    if not config.overwrite and (manifest := _there_already(work.plan)):
+        say(f"{config.output}: is the dataset of these files with these options already; --overwrite reads them anew")
+        return manifest
     if target.is_dataflow:
-        return _preprocess_on_dataflow(work, beam_args, say=_nothing if quiet else _say, wait=wait)
+        return _preprocess_on_dataflow(work, beam_args, say=say, wait=wait)
     with (
         _output_directory(config),
         Meter(total=len(corpus.files), unit="file", description="preprocess", quiet=quiet) as meter,
@@ -107,6 +112,7 @@ def _plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]]) -
         shards={name: len(files) for name, files in shards.items()},
         source={
             "files": len(corpus.files),
+            "paths_sha256": _digest(file.path for file in corpus.files),
             "unlisted": corpus.unlisted,
             "straddling_pieces": corpus.straddling_pieces,
             "metadata": corpus.metadata,
@@ -121,6 +127,20 @@ def _plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]]) -
         },
         max_rejected_fraction=config.max_rejected_fraction,
     )
+
+
+def _digest(paths: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(paths).encode()).hexdigest()
+
+
+def _there_already(plan: writer.Plan) -> Manifest | None:
+    """Returns the manifest of a dataset that is there and that the plan would give again, unless files have changed."""
+    if not storage.exists(storage.join(plan.output, MANIFEST_NAME)):
+        return None
+    try:
+        return _read_back(plan, job="the job")
+    except dataflow.JobFailedError:
+        return None
 
 
 def _pipeline(work: _Work, options: "PipelineOptions", *, plan_directory: str) -> "apache_beam.Pipeline":
@@ -165,9 +185,6 @@ def _preprocess_on_dataflow(
         cloud.job_name = cloud.job_name or dataflow.job_name(config)
         jobs = dataflow.Jobs(options, say=say)
         job = jobs.find()
-        if job is not None and jobs.is_done(job) and not config.overwrite and _holds_dataset(config.output):
-            say(f"the Dataflow job {jobs.name} is done: {jobs.console(job)}")
-            return _read_back(work.plan, job=f"the Dataflow job {jobs.name}")
         if job is None or not jobs.is_active(job):
             writer.prepare_output(config.output, overwrite=config.overwrite)
             say(_estimate(work))
@@ -202,10 +219,6 @@ def _estimate(work: _Work) -> str:
     )
 
 
-def _holds_dataset(output: str) -> bool:
-    return storage.exists(f"{output.rstrip('/')}/{MANIFEST_NAME}")
-
-
 def _read_back(plan: writer.Plan, *, job: str) -> Manifest:
     """Returns the manifest that a run left; that a runner calls its job done is no proof that there is one.
 
@@ -225,7 +238,7 @@ def _read_back(plan: writer.Plan, *, job: str) -> Manifest:
         raise dataflow.JobFailedError(
             f"{job} is done, but {plan.output} holds another dataset than the one asked for: has the input changed?"
         )
-    if missing := [name for name in shards if name not in files]:
+    if missing := [name for name in plan.shards if name not in files]:
         raise dataflow.JobFailedError(f"{job} is done, but {plan.output} lacks {missing[0]}")
     return manifest
 

@@ -31,5 +31,5 @@ def summarize(manifest: Manifest, *, seconds: float) -> str:
         dropped = sum(statistics[split][key] for split in SPLITS)
         if dropped:
             lines.append(f"left out {dropped:,} {what}")
-    lines.append(f"wrote {manifest.directory} in {seconds:.1f} s")
+    lines.append(f"{manifest.directory} is there, after {seconds:.1f} s")
     return "\n".join(lines)

@@ -46,8 +46,8 @@ def _beam_may_speak_again():
     logging.getLogger("apache_beam").setLevel(level)
 
 
-def run(input_, output, *, beam_args=(), **config) -> Manifest:
-    return preprocess(Config(str(input_), str(output), **config), beam_args=beam_args, quiet=True)
+def run(input_, output, *, beam_args=(), quiet=True, **config) -> Manifest:
+    return preprocess(Config(str(input_), str(output), **config), beam_args=beam_args, quiet=quiet)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -166,6 +166,20 @@ def test_a_mistaken_beam_option_is_refused(corpus_directory, tmp_path, beam_args
     with pytest.raises(UserError, match=message):
         run(corpus_directory, tmp_path / "out", beam_args=beam_args)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_that_is_there_is_not_made_again(corpus_directory, tmp_path, capsys):
+    """So that whatever starts a finished job again finds its result."""
+    output = tmp_path / "out"
+    run(corpus_directory, output)
+    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    capsys.readouterr()
+    run(corpus_directory, output, quiet=False)
+    assert f"{output}: is the dataset of these files with these options already; --overwrite" in capsys.readouterr().err
+    assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
+    (corpus_directory / "0" / "another.mid").write_bytes(melody([1, 2, 3]))
+    with pytest.raises(UserError, match="already holds a dataset"):
+        run(corpus_directory, output)
 
 
 def test_another_dataset_is_replaced_only_when_told(corpus_directory, tmp_path):

@@ -1,7 +1,7 @@
 """What a scanner of others says of the manifests.
 
-checkov brings a hundred packages and wants other versions than ours, so that it lives in an environment of its own:
-`python -m venv .checkov && .checkov/bin/pip install checkov`, then `PATH=$PATH:$PWD/.checkov/bin`.
+checkov brings a hundred packages and wants other versions than ours, so that it lives in an environment of its own,
+which `make policies` creates.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.k8s.test_manifests import broken
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory):
-    program = shutil.which("checkov") or pytest.skip("no checkov: pip install checkov into an environment of its own")
+    program = shutil.which("checkov") or pytest.skip("no checkov on the PATH: make policies")
 
     def failed(objects: list[Object]) -> set[str]:
         path = tmp_path_factory.mktemp("scan") / "rendered.yaml"
