@@ -16,7 +16,7 @@ from beam_preprocess.corpus import Corpus, CorpusFile, find_corpus
 from beam_preprocess.options import Target, pipeline_options
 from beam_preprocess.shards import ShardWriter
 from notes import storage
-from notes.errors import UserError
+from notes.errors import UnavailableError, UserError
 from notes.manifest import MANIFEST_NAME, SPLITS, Manifest
 from notes.progress import Meter
 
@@ -83,7 +83,8 @@ def preprocess(
                 result.cancel()
                 raise
         except UserError as error:
-            raise UserError(_RAISED_BY_STEP.sub("", str(error))) from error
+            kind = UnavailableError if isinstance(error, UnavailableError) else UserError
+            raise kind(_RAISED_BY_STEP.sub("", str(error))) from error
         except RuntimeError as error:
             # Ctrl-C or SIGTERM within a step comes out of Beam as an error of that step.
             if isinstance(error.__context__, KeyboardInterrupt | SystemExit):

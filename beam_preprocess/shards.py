@@ -6,7 +6,7 @@ from beam_preprocess.corpus import CorpusFile, Reader
 from beam_preprocess.processes import Process, ProcessDied
 from beam_preprocess.writer import Rejection, ShardRange, ShardReport, Tally, read_plan, write_shard
 from notes import midi, storage
-from notes.errors import UserError
+from notes.errors import UnavailableError, UserError
 from notes.records import Performance
 from notes.statistics import Histograms
 
@@ -131,7 +131,7 @@ def read_performance(reader: Reader, parser: Parser, file: CorpusFile) -> tuple[
     """Returns a file's performance and what it adds to the statistics, or why it is refused."""
     try:
         data = reader.read(file.location, limit=_READ_BYTES)
-    except storage.UnavailableError:
+    except UnavailableError:
         # Not the file's fault: the runner may try again.
         raise
     except UserError as error:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from notes.errors import UserError
+from notes.errors import UnavailableError, UserError
 
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the user is invited to try again
 
 
 def run(main: Callable[[], int | None], *, usage: str, argv: Sequence[str] | None = None) -> None:
@@ -43,7 +44,7 @@ def run(main: Callable[[], int | None], *, usage: str, argv: Sequence[str] | Non
         status = main() or EXIT_OK
     except (UserError, flags.Error) as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        status = EXIT_BAD_INPUT
+        status = EXIT_TRY_AGAIN if isinstance(error, UnavailableError) else EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         status = 128 + signal.SIGINT

@@ -1,4 +1,4 @@
-"""The exceptions that every command turns into a single line and exit status 2."""
+"""The exceptions that every command turns into a single line, and not into a traceback."""
 
 
 class UserError(Exception):
@@ -11,3 +11,7 @@ class UserError(Exception):
 
 class FileError(UserError):
     """A file cannot be read or written: for want of space or of permission, or since it is damaged or not there."""
+
+
+class UnavailableError(FileError):
+    """A bucket did not answer for minutes, whatever was tried; later it may, so that commands end with status 75."""

@@ -30,8 +30,8 @@ from google.cloud.storage import Blob, Client
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from notes.errors import FileError, UserError
-from notes.storage import ChangedError, MissingError, UnavailableError
+from notes.errors import FileError, UnavailableError, UserError
+from notes.storage import ChangedError, MissingError
 
 CHUNK_BYTES = 8 * 2**20
 """Objects larger than this are sent in parts of this size, of which a fault repeats but one."""

@@ -42,10 +42,6 @@ class ChangedError(FileError):
     """Another process has written what this one was about to."""
 
 
-class UnavailableError(FileError):
-    """The bucket did not answer for minutes, whatever was tried; later it may."""
-
-
 def is_remote(path: str | os.PathLike) -> bool:
     """Returns whether a path lies in a bucket."""
     return os.fspath(path).startswith(_REMOTE)

@@ -10,7 +10,7 @@ COMMAND = """
 import sys
 from absl import flags
 from notes import cli
-from notes.errors import UserError
+from notes.errors import UnavailableError, UserError
 
 COUNT = flags.DEFINE_integer("count", 1, "how many")
 
@@ -21,6 +21,8 @@ def main():
         return 7
     if COUNT.value == 4:
         raise KeyboardInterrupt
+    if COUNT.value == 5:
+        raise UnavailableError("the bucket does not answer")
     print("done")
 
 if __name__ == "__main__":
@@ -66,3 +68,8 @@ def test_the_status_is_that_of_the_command(run):
     assert (run().returncode, run().stdout) == (0, "done\n")
     assert run("--count=3").returncode == 7
     assert run("--count=4").returncode == 128 + signal.SIGINT
+
+
+def test_what_may_be_there_later_is_worth_another_try(run):
+    process = run("--count=5")
+    assert (process.returncode, process.stderr) == (75, "command: the bucket does not answer\n")

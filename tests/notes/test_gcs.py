@@ -15,8 +15,8 @@ import pytest
 
 from notes import gcs as remote
 from notes import storage
-from notes.errors import UserError
-from notes.storage import ChangedError, MissingError, UnavailableError
+from notes.errors import UnavailableError, UserError
+from notes.storage import ChangedError, MissingError
 from tests.gcs_server import ACCOUNT, GcsServer
 from tests.processes import run_python
 
@@ -327,7 +327,7 @@ def read_without_emulator(server, tmp_path, **environment):
     (tmp_path / "home").mkdir(exist_ok=True)
     program = """
 from notes import storage
-from notes.errors import UserError
+from notes.errors import UnavailableError, UserError
 try:
     print(storage.read_bytes("gs://bucket/file").decode())
 except UserError as error:
