@@ -208,8 +208,23 @@ class BackgroundSaver:
         self._thread.shutdown()
         self.wait()
 
-    def save(self, checkpoints: Checkpoints, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        checkpoints: Checkpoints,
+        train_step: int,
+        variables: Variables,
+        extra: Mapping[str, Any],
+        *,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
         """As `Checkpoints.save`, of the variables as they are now; waits while two others are still being written.
+
+        Args:
+            checkpoints: where it goes.
+            train_step: train_steps done.
+            variables: as for `Checkpoints.save`.
+            extra: as for `Checkpoints.save`.
+            then: called in the thread, once it is written.
 
         Raises:
             FileError: this one's or an earlier one's, whenever it is found.
@@ -221,11 +236,12 @@ class BackgroundSaver:
                 name: [tf.Variable(variable.read_value(), trainable=False) for variable in group]
                 for name, group in variables.items()
             }
-        self._writing.append(self._thread.submit(checkpoints.save, train_step, copies, extra))
 
-    def then(self, function: Callable[[], None]) -> None:
-        """Calls a function once all that was given is written; what it raises is raised as if a write had failed."""
-        self._writing.append(self._thread.submit(function))
+        def write() -> None:
+            checkpoints.save(train_step, copies, extra)
+            then()
+
+        self._writing.append(self._thread.submit(write))
 
     def wait(self) -> None:
         """Waits until all are written.

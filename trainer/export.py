@@ -13,10 +13,11 @@ import tensorflow as tf
 from notes import storage
 from notes.errors import UserError
 from notes.representation import PITCHES
+from trainer import mirror
 from trainer.dataset import START_PITCH, NoteArrays
 from trainer.heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model import LayerState, NextNoteModel, State, StepWeights, Trained, load_model
-from trainer.workdir import EXPORT_NAME, write_json
+from trainer.workdir import EXPORT_LAST, EXPORT_NAME, write_json
 
 DESCRIPTION_NAME = "export.json"
 
@@ -24,8 +25,9 @@ DESCRIPTION_NAME = "export.json"
 def export_model(workdir: str) -> str:
     """Writes the best weights of a workdir as `workdir/export/`, in place of an earlier export.
 
-    The directory appears whole or not at all: until it does, an earlier one stays as it was. docs/export.md says what
-    its signatures take and return.
+    The directory appears whole or not at all: until it does, an earlier one stays as it was. (In a bucket its
+    saved_model.pb, without which it is no SavedModel, goes first and comes back last.) docs/export.md says what its
+    signatures take and return.
 
     Returns:
         The directory.
@@ -35,6 +37,10 @@ def export_model(workdir: str) -> str:
     """
     trained = load_model(workdir)
     directory = os.path.join(workdir, EXPORT_NAME)
+    if storage.is_remote(workdir):
+        with mirror.uploaded(directory, last=EXPORT_LAST) as copy:
+            _write(trained, copy)
+        return directory
     unfinished = storage.temporary_name(directory)
     try:
         _write(trained, unfinished)

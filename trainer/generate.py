@@ -63,7 +63,7 @@ def main() -> int:
     )
     storage.make_directories(output)
     _remove_former(output)
-    with mirror.uploaded(output, last=_DOCUMENT_NAME) as directory:
+    with mirror.uploaded(output, last=[_DOCUMENT_NAME]) as directory:
         files = [
             _write_sample(directory, index, notes, samples.primer_notes) for index, notes in enumerate(samples.notes)
         ]

@@ -488,8 +488,8 @@ class _Run:
             "due": self._due,
             "config": dataclasses.asdict(self._config),
         }
-        self._saver.save(self._checkpoints, self._train_step, self._state.variables(), extra)
-        self._saver.then(self._mirror.publish)
+        variables = self._state.variables()
+        self._saver.save(self._checkpoints, self._train_step, variables, extra, then=self._mirror.publish)
         self._saved = self._train_step
 
     def _save_best(self, score: float | None) -> None:

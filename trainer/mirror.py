@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import tqdm
@@ -41,7 +41,7 @@ _BEFORE_REPORTS = (CONFIG_NAME, workdir.BEST_NAME)
 _AFTER_REPORTS = (workdir.RUN_NAME, workdir.CHECKPOINTS_NAME, workdir.EXPORT_NAME, workdir.RESULT_NAME)
 _GROWING = (workdir.METRICS_NAME, workdir.SUMMARIES_NAME)
 # Within a checkpoint and an export: what says that the other files are there.
-_LAST = (checkpoints.MANIFEST, "saved_model.pb", "export.json")
+_LAST = (checkpoints.MANIFEST, *workdir.EXPORT_LAST)
 
 
 class NoMirror:
@@ -314,20 +314,22 @@ def copied(directory: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def uploaded(directory: str, *, last: str) -> Iterator[str]:
-    """A directory of this machine, which on leaving is copied to another one where that is in a bucket.
+def uploaded(directory: str, *, last: Sequence[str]) -> Iterator[str]:
+    """A directory of this machine to write into: the given one or, where that is in a bucket, one that is copied there.
 
     Args:
-        directory: where the files go; this is the directory itself where it is of this machine.
-        last: the file that says that all others are there.
+        directory: where the files go.
+        last: those that say that all others are there; in a bucket they come after them, in this order.
     """
     if not storage.is_remote(directory):
         yield directory
         return
     with tempfile.TemporaryDirectory() as copy:
         yield copy
-        storage.upload_all(copy, directory, [name for name in storage.list_files(copy) if name != last])
-        storage.upload_all(copy, directory, [last])
+        storage.remove_all(storage.join(directory, name) for name in last)
+        storage.upload_all(copy, directory, [name for name in storage.list_files(copy) if name not in last])
+        for name in last:
+            storage.upload_all(copy, directory, [name])
 
 
 class _Look(NamedTuple):

@@ -19,6 +19,7 @@ RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
 SUMMARIES_NAME = "summaries"
 EXPORT_NAME = "export"
+EXPORT_LAST = ("saved_model.pb", "export.json")  # without which it is none
 RESULT_NAME = "result.json"
 
 

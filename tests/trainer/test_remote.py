@@ -6,6 +6,7 @@ import random
 import shutil
 
 import pytest
+import tensorflow as tf
 
 from notes import storage
 from notes.errors import UserError
@@ -15,7 +16,9 @@ from tests.trainer.runs import metrics, weights
 from trainer import checkpoints, loop, mirror, strategy
 from trainer.checkpoints import Checkpoints
 from trainer.config import preset
+from trainer.export import export_model
 from trainer.model import load_model
+from trainer.reports import Reports
 from trainer.workdir import Busy
 
 W = "gs://bucket/w"
@@ -292,15 +295,16 @@ def test_a_worker_gets_the_checkpoint_that_the_chief_goes_on_from(gcs, moments, 
     assert homes() == []
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_then_replaced(
-    gcs, dataset, moments, filled, untouched, tmp_path, capfd
-):
-    filled({name: data for name, data in moments[-1].items() if name != "result.json"})
+def test_a_damaged_checkpoint_is_passed_over(gcs, dataset, moments, filled, capfd):
+    filled(moments[-1])
     name = f"{W}/checkpoints/00000030/variables.index"
     gcs.put(name, gcs.get(name)[:-1])
-    train(dataset, W)
-    assert f"checkpoint {W}/checkpoints/00000030 is damaged: passed over" in capfd.readouterr().err
-    assert_same_run(get_directory(gcs.contents(f"{W}/"), tmp_path / "w"), untouched)
+    with mirror.Mirror(W, keep=2) as one:
+        one.begin(CONFIG, Manifest.load(dataset), {}).close()
+        assert names_of_checkpoints(pathlib.Path(one.directory)) == {"00000024", "00000030"}
+        assert Checkpoints(f"{one.directory}/checkpoints", keep=2).latest().train_step == 24
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == f"checkpoint {W}/checkpoints/00000030 is damaged: passed over"
 
 
 def test_the_best_weights_are_read_from_the_bucket_while_a_run_replaces_them(gcs, moments, filled, untouched):
@@ -327,3 +331,31 @@ def test_the_best_weights_are_read_from_the_bucket_while_a_run_replaces_them(gcs
         assert (one == other).all()
     with pytest.raises(UserError, match="gs://bucket/none: is no workdir of the trainer"):
         load_model("gs://bucket/none")
+
+
+def test_the_model_of_a_bucket_is_exported_there(gcs, moments, filled, tmp_path):
+    filled(moments[-1])
+    gcs.put(f"{W}/export/export.json", b"of an earlier one")
+    states = []
+    gcs.before = lambda method, path: states.append(gcs.contents(f"{W}/export/"))
+    assert export_model(W) == f"{W}/export"
+    for state in states[1:]:
+        assert "export.json" not in state or state["export.json"] == b"of an earlier one"
+        assert "saved_model.pb" not in state or "variables/variables.index" in state
+    tf.saved_model.load(str(get_directory(gcs.contents(f"{W}/export/"), tmp_path / "export")))
+
+
+def test_tensorboard_sees_each_report_once_however_often_a_run_goes_on(tmp_path):
+    for train_step, reports in ((0, [2, 4, 6]), (4, [6, 8]), (8, [10])):
+        with Reports(str(tmp_path), train_step, CONFIG, quiet=True) as one:
+            for number in reports:
+                one.write({"train_step": number, "loss": float(number)}, 1.0, None)
+        # A kill leaves half an event, too.
+        newest = max((tmp_path / "summaries").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        newest.write_bytes(newest.read_bytes() + b"half")
+    shown = []
+    for path in (tmp_path / "summaries").iterdir():
+        for record in tf.data.TFRecordDataset(str(path)).ignore_errors(log_warning=False).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            shown += [event.step for value in event.summary.value if value.tag == "loss"]
+    assert sorted(shown) == [2, 4, 6, 8, 10]
