@@ -71,15 +71,18 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
-    def require(self) -> None:
+    def require(self, *, ask: bool = False) -> None:
         """Checks that it is still held.
+
+        Args:
+            ask: asks the bucket even if it was asked a moment ago.
 
         Raises:
             LostError: it is not.
             FileError: the bucket does not say.
         """
         # A machine that slept has missed its renewals.
-        if not 0 <= time.time() - self._renewed <= RENEW_SECONDS:
+        if ask or not 0 <= time.time() - self._renewed <= RENEW_SECONDS:
             self._renew()
         if self._lost:
             raise LostError(

@@ -95,7 +95,8 @@ class Mirror(NoMirror):
         self._sent: dict[str, _Look] = {}  # how files looked when they were uploaded or fetched
         self._changed = threading.Condition()
         self._taken: str | None = None
-        self._begun, self._uploading, self._settling, self._over = False, False, False, False
+        self._begun, self._uploading, self._over = False, False, False
+        self._settling = True  # whether somebody waits, who will be told of an outage
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._upload_all, name="mirror", daemon=True)
 
@@ -159,7 +160,7 @@ class Mirror(NoMirror):
         except BaseException:
             lock.close()
             raise
-        self._begun = True
+        self._begun, self._settling = True, False
         return lock
 
     def fetch(self, train_step: int) -> None:
@@ -271,7 +272,7 @@ class Mirror(NoMirror):
             generation = storage.upload(source, target, if_generation=self._there.get(name, 0))
         except storage.ChangedError:
             # One that has lost the workdir to this process was still uploading; this one's is the later word.
-            self._lease.require()
+            self._lease.require(ask=True)
             generation = storage.upload(source, target)
         self._there[name], self._sent[name] = generation, look
 

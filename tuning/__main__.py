@@ -1,7 +1,8 @@
 """Searches for better hyperparameters: `python -m tuning --data=DIR --workdir=DIR --max_trials=N`.
 
 Alone it runs trial after trial. On several machines one chief (`--role=chief`) leads, and any number of workers
-(`--role=worker`) train; all are given the same flags but for the role, and the same workdir on a shared file system.
+(`--role=worker`) train; all are given the same flags but for the role, and the same workdir, on a shared file system or
+in a bucket.
 """
 
 import os

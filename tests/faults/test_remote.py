@@ -1,4 +1,7 @@
-"""Runs and searches in a bucket, killed at any request, go on with an empty disk as if nothing had happened."""
+"""Runs and searches in a bucket, killed at any request, go on with an empty disk as if nothing had happened.
+
+The short form of this is tests/trainer/test_remote.py.
+"""
 
 import json
 import pathlib
@@ -13,6 +16,8 @@ from tests.processes import run_python
 from tests.trainer.runs import TINY, TRAIN, ended, metrics, run_all, started, train, weights, workers
 from tests.trainer.test_remote import get_directory, put_directory
 from tests.tuning.runs import START, free_address
+
+pytestmark = pytest.mark.usefixtures("kills")  # minutes
 
 W = "gs://bucket/w"
 FLAGS = [

@@ -135,8 +135,7 @@ def test_a_bucket_that_fails_now_and_then_changes_nothing(gcs, quick):
     for _ in range(3):
         held = Lease("gs://bucket/w")
         for _ in range(5):
-            held._renew()
-            held.require()
+            held.require(ask=True)
         held.close()
         assert gcs.names("gs://bucket/w/") == []
     assert gcs.faults
