@@ -26,7 +26,7 @@ from typing import BinaryIO, NamedTuple
 import tqdm
 
 from notes import storage
-from notes.errors import FileError, UserError
+from notes.errors import FileError, UnavailableError, UserError
 from notes.lease import LOCK_NAME, HeldError, Lease, LostError
 from notes.manifest import Manifest
 from trainer import checkpoints, workdir
@@ -177,7 +177,7 @@ class Mirror(NoMirror):
         """
         taken = self._take()
         with self._changed:
-            if self._error is not None and not isinstance(self._error, storage.UnavailableError):
+            if self._error is not None and not isinstance(self._error, UnavailableError):
                 shutil.rmtree(taken, ignore_errors=True)
                 raise self._error
             if self._taken is not None:
@@ -241,7 +241,7 @@ class Mirror(NoMirror):
             except BaseException as caught:  # To be raised where somebody waits for it.
                 error = caught
             shutil.rmtree(taken, ignore_errors=True)
-            if isinstance(error, storage.UnavailableError) and not self._settling:
+            if isinstance(error, UnavailableError) and not self._settling:
                 _say(f"{error}; training goes on, and the next save is uploaded with all before it")
             with self._changed:
                 self._uploading, self._error = False, error

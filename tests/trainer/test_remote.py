@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from notes import storage
-from notes.errors import UserError
+from notes.errors import UnavailableError, UserError
 from notes.manifest import Manifest
 from tests.gcs_server import GcsServer
 from tests.trainer.runs import metrics, weights
@@ -239,7 +239,7 @@ class Outage:
 
         def upload(source, target, **options):
             if next(self.uploads) in uploads:
-                raise storage.UnavailableError(f"{target}: the bucket does not answer (503): try again later")
+                raise UnavailableError(f"{target}: the bucket does not answer (503): try again later")
             return self._upload(source, target, **options)
 
         monkeypatch.setattr(storage, "upload", upload)
