@@ -48,7 +48,7 @@ maestro: $(INSTALLED) ## download MAESTRO's MIDI (56 MB), for make demo CORPUS=c
 test: $(INSTALLED) ## run the tests; TESTS=tests/notes for some, JOBS=0 for one process
 	$(RUN) -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(TESTS)
 
-faults: $(INSTALLED) ## kill runs at KILLS=24 random moments, fill their disk, and compare; 25 minutes on two cores
+faults: $(INSTALLED) ## kill runs at KILLS=24 random moments, fill their disk, and compare; half an hour on two cores
 	SOSTENUTO_KILLS=$(KILLS) SOSTENUTO_SEED=$(SEED) $(RUN) -m pytest --durations=0 --capture=no tests/faults
 
 lint: $(INSTALLED) ## check style, format and types
