@@ -1,49 +1,91 @@
-"""Scores a trained model on a split: `python -m trainer.evaluate --workdir=DIR --data=DIR --split=test`."""
+"""Scores a trained model on a split, or judges what it plays.
+
+`python -m trainer.evaluate --workdir=DIR --data=DIR --split=test` scores how well it predicts each note of the split;
+with `--generated`, it continues performances of the split, and what it plays is compared with real music.
+"""
 
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from notes import cli, storage
 from notes.errors import UserError
 from notes.manifest import SPLITS, Manifest
+from notes.progress import Meter
+from notes.representation import Notes
 from trainer import startup
 from trainer.workdir import write_json
 
+if TYPE_CHECKING:
+    from trainer.model import NextNoteModel
+
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
 _DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
-_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "what to score")
-_OUTPUT = flags.DEFINE_string("output", None, "the file to write; evaluation-SPLIT.json in the workdir by default")
+_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "what to score, or to continue and compare with")
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "the file to write; evaluation-SPLIT.json, or generated-SPLIT.json, in the workdir by default. The figure of "
+    "--generated lies beside it, as .png",
+)
+_GENERATED = flags.DEFINE_bool("generated", False, "judge what the model plays instead of how well it predicts")
+_NUM_PRIMERS = flags.DEFINE_integer(
+    "num_primers",
+    None,
+    "with --generated: how many performances to continue; by default as many as the split has for it, but at most 32",
+    lower_bound=1,
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "with --generated: of what is drawn: the same seed plays the same", lower_bound=0, upper_bound=2**63 - 1
+)
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
+
+_TEMPERATURE = 1.0  # at which a model plays what it has learned
 
 
 def main() -> int:
-    """Scores as the flags say."""
+    """Scores, or judges, as the flags say."""
     workdir, data = cli.required(_WORKDIR), cli.required(_DATA)
     manifest = Manifest.load(data)
-    if manifest.notes(_SPLIT.value) <= manifest.performances(_SPLIT.value):
+    kind = "generated" if _GENERATED.value else "evaluation"
+    path = _OUTPUT.value or os.path.join(workdir, f"{kind}-{_SPLIT.value}.json")
+    if _GENERATED.value:
+        _judge(workdir, manifest, path)
+    else:
+        _score(workdir, manifest, path)
+    return 0
+
+
+def _score(workdir: str, manifest: Manifest, path: str) -> None:
+    """Scores the split."""
+    split = _SPLIT.value
+    if manifest.notes(split) <= manifest.performances(split):
         raise UserError(
-            f"{data}: no performance of the {_SPLIT.value} split has a second note, there is nothing to score"
+            f"{manifest.directory}: no performance of the {split} split has a second note, there is nothing to score"
         )
-    path = _OUTPUT.value or os.path.join(workdir, f"evaluation-{_SPLIT.value}.json")
     storage.make_directories(os.path.dirname(path) or ".")
     startup.import_tensorflow()
     from trainer.dataset import load_table
     from trainer.model import load_model
-    from trainer.scoring import Scorer, confidence_intervals, figures, sums
+    from trainer.scoring import Scorer, by_composer, confidence_intervals, figures, sums
 
     trained = load_model(workdir)
     scorer = Scorer(trained.model)
     residuals = None
     if trained.model.config.model == "regression":
         residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=_QUIET.value)
-    table = load_table(manifest, _SPLIT.value)
+    table = load_table(manifest, split)
     scores = scorer.score(table, residuals, quiet=_QUIET.value)
+    # In the order of the table, which was built from the same records.
+    composers = [performance.composer for performance in manifest.read_performances(split)]
     evaluation = {
-        "split": _SPLIT.value,
+        "split": split,
         **figures(sums(scores)),
         "confidence_95": confidence_intervals(scores, table.lengths),
-        "performances": manifest.performances(_SPLIT.value),
+        "by_composer": by_composer(scores, table.lengths, composers),
+        "performances": manifest.performances(split),
         "train_step": trained.train_step,
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
@@ -52,16 +94,137 @@ def main() -> int:
         evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
     write_json(path, evaluation)
     if not _QUIET.value:
-        nats = evaluation["nats_per_note"]
-        low, high = evaluation["confidence_95"]["total"]
-        print(
-            f"{_SPLIT.value}: {nats['total']:.3f} nats/note ({low:.3f} to {high:.3f}) = pitch {nats['pitch']:.3f} "
-            f"+ step {nats['step']:.3f} + duration {nats['duration']:.3f}; pitch right {evaluation['pitch_top1']:.1%}, "
-            f"among the first five {evaluation['pitch_top5']:.1%}; "
-            f"step within 30 ms {evaluation['step_within_30ms']:.1%}; {evaluation['notes']:,} notes\n{path}"
+        print(f"{_scores_in_words(evaluation)}\n{path}")
+
+
+def _scores_in_words(evaluation: dict[str, Any]) -> str:
+    """A line of the figures and, where there are several composers, a line for each."""
+    nats = evaluation["nats_per_note"]
+    low, high = evaluation["confidence_95"]["total"]
+    lines = [
+        f"{evaluation['split']}: {nats['total']:.3f} nats/note ({low:.3f} to {high:.3f}) = pitch {nats['pitch']:.3f} "
+        f"+ step {nats['step']:.3f} + duration {nats['duration']:.3f}; pitch right {evaluation['pitch_top1']:.1%}, "
+        f"among the first five {evaluation['pitch_top5']:.1%}; "
+        f"step within 30 ms {evaluation['step_within_30ms']:.1%}; {evaluation['notes']:,} notes"
+    ]
+    composers = evaluation["by_composer"]
+    if len(composers) > 1:
+        width = max(map(len, composers))
+        lines += [
+            f"  {name:{width}} {own['nats_per_note']['total']:7.3f} = {own['nats_per_note']['pitch']:.3f} "
+            f"+ {own['nats_per_note']['step']:.3f} + {own['nats_per_note']['duration']:.3f}; "
+            f"{own['notes']:,} notes of {own['performances']} performances"
+            for name, own in composers.items()
+        ]
+    return "\n".join(lines)
+
+
+def _judge(workdir: str, manifest: Manifest, path: str) -> None:
+    """Continues performances of the split, and compares what is played with real music."""
+    from trainer import judging
+
+    picture = os.path.splitext(path)[0] + ".png"
+    if picture == path:
+        raise UserError(f"--output={path}: expected the name of a .json file; the figure is written beside it, as .png")
+    split = _SPLIT.value
+    performances = list(manifest.read_performances(split))
+    roles = judging.divide(
+        [performance.piece for performance in performances],
+        [len(performance.notes) for performance in performances],
+        _NUM_PRIMERS.value,
+    )
+    continued = [performances[index] for index in roles.primers]
+    held_out = [performances[index].notes for index in roles.held_out]
+    storage.make_directories(os.path.dirname(path) or ".")
+    startup.import_tensorflow()
+    from trainer import plots
+    from trainer.model import load_model
+
+    trained = load_model(workdir)
+    judgement = judging.judge(
+        _play(trained.model, [performance.notes[: judging.PRIMER_NOTES] for performance in continued]),
+        [performance.notes[: judging.PRIMER_NOTES + judging.CONTINUATION_NOTES] for performance in continued],
+        held_out,
+        [performance.notes for performance in manifest.read_performances("train")],
+        first=judging.PRIMER_NOTES,
+    )
+    plots.judgement(judgement, picture, title=f"What the model plays, beside real music of the {split} split")
+    document = {
+        "split": split,
+        **judgement.figures,
+        "primers": [performance.path for performance in continued],
+        "primer_notes": judging.PRIMER_NOTES,
+        "num_notes": judging.CONTINUATION_NOTES,
+        "held_out": {"performances": len(held_out), "notes": sum(map(len, held_out))},
+        "temperature": _TEMPERATURE,
+        "seed": _SEED.value,
+        "train_step": trained.train_step,
+        "sustain": manifest.document["options"].get("sustain"),
+        "dataset": manifest.sha256,
+    }
+    write_json(path, document)
+    if not _QUIET.value:
+        print(f"{_judgement_in_words(document)}\n{path}\n{picture}")
+
+
+def _play(model: "NextNoteModel", primers: Sequence[Notes]) -> list[Notes]:
+    """Each primer and its continuation."""
+    import numpy as np
+
+    from trainer import judging
+    from trainer.sampling import Player
+
+    player = Player(model)
+    continued = []
+    with Meter(
+        total=len(primers) * judging.CONTINUATION_NOTES, unit="note", description="playing", quiet=_QUIET.value
+    ) as meter:
+        for index, primer in enumerate(primers):
+            # A seed for each primer, so that no two are continued by the same numbers.
+            seed = int(np.random.SeedSequence([_SEED.value, index]).generate_state(1, np.uint64)[0] >> 1)
+            samples = player.play(
+                primer, num_notes=judging.CONTINUATION_NOTES, num_samples=1, temperature=_TEMPERATURE, seed=seed
+            )
+            continued += samples.notes
+            meter.advance(judging.CONTINUATION_NOTES)
+    return continued
+
+
+def _judgement_in_words(document: dict[str, Any]) -> str:
+    """The table of the figures."""
+    held_out = document["held_out"]
+    lines = [
+        f"{document['split']}: {len(document['primers'])} continuations of {document['num_notes']} notes, and the real "
+        f"ones in their place, against {held_out['notes']:,} notes of other pieces",
+        "",
+        f"{'':22}{'overlap':>10}{'':10}{'KL, nats':>12}",
+        f"{'':22}{'generated':>10}{'real':>10}{'generated':>12}{'real':>10}",
+    ]
+    for figure, by_name in document["distributions"].items():
+        generated, real = by_name["generated"], by_name["real"]
+        lines.append(
+            f"{figure.replace('_', ' '):22}{generated['overlap']:10.3f}{real['overlap']:10.3f}"
+            f"{generated['kl']:12.3f}{real['kl']:10.3f}"
         )
-    return 0
+    mean = document["mean_overlap"]
+    lines += [
+        f"{'mean':22}{mean['generated']:10.3f}{mean['real']:10.3f}",
+        "",
+        f"{'mean (maximum)':34}{'generated':>18}{'real':>18}",
+    ]
+    for figure, title, form in (
+        ("pitch_class_entropy", "pitch-class entropy, bits", ".2f"),
+        ("longest_loop", "longest loop, notes", ".4g"),
+        ("repeated_8grams", "repeated 8-grams of pitches", ".1%"),
+        ("copied_run", "longest run copied from train", ".4g"),
+    ):
+        cells = [
+            f"{document[figure][name]['mean']:{form}} ({document[figure][name]['max']:{form}})"
+            for name in ("generated", "real")
+        ]
+        lines.append(f"{title:34}{cells[0]:>18}{cells[1]:>18}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    cli.run(main, usage="--workdir=DIR --data=DIR [--split=NAME]\n" + __doc__)
+    cli.run(main, usage="--workdir=DIR --data=DIR [--split=NAME] [--generated]\n" + __doc__)

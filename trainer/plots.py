@@ -1,4 +1,4 @@
-"""Charts as PNG files: a piano roll, the distributions of a corpus beside generated notes, and loss curves.
+"""Charts as PNG files: a piano roll, distributions of generated notes beside those of real music, and loss curves.
 
 Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart. Figures are drawn without pyplot,
 so nothing global is touched and no display is needed.
@@ -15,13 +15,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from notes.errors import UserError
 from notes.representation import TICK_US, Notes, note_name
 from notes.statistics import Histograms
 from notes.storage import atomic_write
+from trainer.judging import DISTRIBUTIONS, Judgement
 
 BLUE: Final = "#0072b2"
 ORANGE: Final = "#d55e00"
@@ -43,6 +44,14 @@ _TICK_GAPS: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200
 _MAX_TICKS: Final = 14  # in a row of a piano roll
 _ROW_SECONDS, _MAX_ROWS = 80, 8
 _MAX_BINS: Final = 60
+# A panel of a judgement shows the bins between which each set has all but this share, at either end.
+_CUT_SHARE: Final = 0.003
+# What a judgement compares, as `Judgement.counts` names it, and as the legend does.
+_JUDGED: Final = {
+    "held_out": "held-out music",
+    "generated": "generated continuations",
+    "real": "real continuations of the same primers",
+}
 # Of the train_steps at the start of a run, while the loss falls from where chance put it.
 _WARM_UP_SHARE: Final = 0.03
 _NLLS: Final = ("pitch_nll", "step_nll", "duration_nll")
@@ -150,6 +159,63 @@ def distributions(histograms: Mapping[str, Histograms], path: str | os.PathLike,
     figure.text(0.05, 0.955, title, fontsize=12, weight="bold", va="top", color=_INK, parse_math=False)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.043, 0.9), ncols=len(names), frameon=False)
+    _save(figure, path)
+
+
+def judgement(judged: Judgement, path: str | os.PathLike, *, title: str = "") -> None:
+    """Draws the distributions by which generated music is judged: held-out music, generated, and real in its place.
+
+    Each panel says how much of generated music, and of real, overlaps with held-out music. Steps and durations stand
+    on a logarithmic axis, as shares per octave, since their bins grow.
+
+    Args:
+        judged: what `trainer.judging.judge` found.
+        path: the PNG file, written whole or not at all.
+        title: above the chart.
+    """
+    figure = _figure(15, 7.6)
+    panels = figure.subplots(2, len(DISTRIBUTIONS) // 2)
+    figure.subplots_adjust(left=0.045, right=0.985, bottom=0.045, top=0.83, wspace=0.2, hspace=0.36)
+    for axes, (name, distribution) in zip(panels.flat, DISTRIBUTIONS.items(), strict=True):
+        _style(axes)
+        heights = [shares(judged.counts[music][name]) for music in _JUDGED]
+        edges = (
+            distribution.edges - (name != "notes_per_second") / 2
+        )  # All others are whole numbers, drawn around them.
+        inside = [
+            np.flatnonzero((np.cumsum(one) > _CUT_SHARE) & (np.cumsum(one[::-1])[::-1] > _CUT_SHARE)) for one in heights
+        ]
+        first, last = min(one[0] for one in inside), max(one[-1] for one in inside) + 1
+        if name in ("step", "duration"):
+            # Tick 0, all below 5 ms, is drawn as the octave below that.
+            edges = np.append(0.25, edges[1:]) * TICK_US / 1e6
+            heights = [one / np.log2(edges[1:] / edges[:-1]) for one in heights]
+            axes.set_xscale("log")
+            times = (0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+            axes.xaxis.set_major_locator(FixedLocator(times))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
+        for index, (one, label) in enumerate(zip(heights, _JUDGED.values(), strict=True)):
+            _draw_shares(axes, index, edges[first : last + 1], one[first:last], label)
+        axes.set_xlim(edges[first], edges[last])
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        _label_notes(axes, name, int(distribution.edges[first]), int(distribution.edges[last]))
+        overlaps = judged.figures["distributions"][name]
+        axes.set_title(distribution.title, loc="left", fontsize=10, color=_INK, pad=18)
+        axes.text(
+            *(0, 1.03),
+            f"overlap {overlaps['generated']['overlap']:.2f}, of real music {overlaps['real']['overlap']:.2f}",
+            transform=axes.transAxes,
+            fontsize=8.5,
+            color=_FAINT_INK,
+        )
+    for row in panels:
+        row[0].set_ylabel("share of notes", color=_FAINT_INK)
+    figure.text(0.045, 0.975, title, fontsize=12, weight="bold", va="top", color=_INK, parse_math=False)
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.038, 0.95), ncols=len(names), frameon=False)
     _save(figure, path)
 
 
@@ -368,6 +434,18 @@ def _draw_shares(axes: Axes, index: int, edges: NDArray, heights: NDArray, label
         axes.stairs(heights, edges, fill=True, color=_mix(BLUE, "white", 0.55), label=label)
     else:
         axes.stairs(heights, edges, color=(ORANGE, GREEN, PURPLE)[(index - 1) % 3], linewidth=1.6, label=label)
+
+
+def _label_notes(axes: Axes, name: str, low: int, high: int) -> None:
+    """Names the values of an axis of pitches, pitch classes or intervals from low to high as musicians do."""
+    if name == "pitch":
+        octaves = range(-(-low // 12) * 12, high, 12)
+        axes.set_xticks(octaves, [note_name(pitch) for pitch in octaves])
+    elif name == "pitch_class":
+        classes = range(low, high)
+        axes.set_xticks(classes, [note_name(pitch_class + 60)[:-1] for pitch_class in classes])
+    elif name == "interval":
+        axes.set_xticks(range(-(-low // 12) * 12, high, 12))
 
 
 def _curve(reports: Sequence[Mapping[str, float]], names: Sequence[str]) -> NDArray[np.float64]:

@@ -309,15 +309,46 @@ def confidence_intervals(scores: NoteScores, lengths: np.ndarray) -> dict[str, l
     Returns:
         The lower and upper end of each.
     """
-    scored = np.maximum(lengths - 1, 0)
-    ends = np.cumsum(scored)
-    nats = np.stack([getattr(scores, field) for field in SCORED_FIELDS])
-    cumulative = np.concatenate([np.zeros((len(nats), 1)), np.cumsum(nats, axis=1)], axis=1)
-    by_performance = cumulative[:, ends] - cumulative[:, ends - scored]
+    by_performance, scored = _by_performance(scores, lengths)
     drawn = np.random.default_rng(0).multinomial(len(scored), np.full(len(scored), 1 / len(scored)), _RESAMPLES)
     notes = drawn @ scored
     # Where nothing but performances of a single note was drawn, there is no mean.
-    means = (drawn[notes > 0] @ by_performance.T) / notes[notes > 0, np.newaxis]
+    means = (drawn[notes > 0] @ by_performance) / notes[notes > 0, np.newaxis]
     outside = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(np.column_stack([means, means.sum(axis=1)]), [outside, 1 - outside], axis=0)
     return {field: [float(low[index]), float(high[index])] for index, field in enumerate((*SCORED_FIELDS, "total"))}
+
+
+def by_composer(scores: NoteScores, lengths: np.ndarray, composers: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The nats/note of each composer's performances, by field and in total; their notes and performances.
+
+    Args:
+        scores: of a split.
+        lengths: notes of each performance, its first one included.
+        composers: of each performance; "" stands as "unknown".
+
+    Returns:
+        By name, in order; a composer without a scored note is left out.
+    """
+    by_performance, scored = _by_performance(scores, lengths)
+    names = np.array([composer or "unknown" for composer in composers])
+    table = {}
+    for name in sorted(set(names[scored > 0].tolist())):
+        own = names == name
+        notes = int(scored[own].sum())
+        nats = dict(zip(SCORED_FIELDS, (by_performance[own].sum(axis=0) / notes).tolist(), strict=True))
+        table[name] = {
+            "nats_per_note": {**nats, "total": sum(nats.values())},
+            "notes": notes,
+            "performances": int(own.sum()),
+        }
+    return table
+
+
+def _by_performance(scores: NoteScores, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nats of each performance, `[performances, fields]`, and its scored notes, `[performances]`."""
+    scored = np.maximum(lengths - 1, 0)
+    ends = np.cumsum(scored)
+    nats = np.stack([getattr(scores, field) for field in SCORED_FIELDS], axis=1)
+    cumulative = np.concatenate([np.zeros((1, nats.shape[1])), np.cumsum(nats, axis=0)])
+    return cumulative[ends] - cumulative[ends - scored], scored
