@@ -14,6 +14,7 @@ from notes import cli, storage
 from notes.errors import UserError
 from notes.manifest import SPLITS, Manifest
 from notes.progress import Meter
+from notes.records import Performance
 from notes.representation import Notes
 from trainer import startup
 from trainer.workdir import write_json
@@ -34,7 +35,7 @@ _GENERATED = flags.DEFINE_bool("generated", False, "judge what the model plays i
 _NUM_PRIMERS = flags.DEFINE_integer(
     "num_primers",
     None,
-    "with --generated: how many performances to continue; by default as many as the split has for it, but at most 32",
+    "with --generated: how many performances to continue; by default as many as the split has for it, but at most 64",
     lower_bound=1,
 )
 _SEED = flags.DEFINE_integer(
@@ -113,7 +114,7 @@ def _scores_in_words(evaluation: dict[str, Any]) -> str:
         lines += [
             f"  {name:{width}} {own['nats_per_note']['total']:7.3f} = {own['nats_per_note']['pitch']:.3f} "
             f"+ {own['nats_per_note']['step']:.3f} + {own['nats_per_note']['duration']:.3f}; "
-            f"{own['notes']:,} notes of {own['performances']} performances"
+            f"{own['notes']:,} notes of {own['performances']} performance{'s' * (own['performances'] > 1)}"
             for name, own in composers.items()
         ]
     return "\n".join(lines)
@@ -127,35 +128,37 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
     if picture == path:
         raise UserError(f"--output={path}: expected the name of a .json file; the figure is written beside it, as .png")
     split = _SPLIT.value
-    performances = list(manifest.read_performances(split))
-    roles = judging.divide(
-        [performance.piece for performance in performances],
-        [len(performance.notes) for performance in performances],
-        _NUM_PRIMERS.value,
-    )
-    continued = [performances[index] for index in roles.primers]
-    held_out = [performances[index].notes for index in roles.held_out]
+    held_out, num_primers = _held_out(manifest, split)
+    continued = held_out[:num_primers]
     storage.make_directories(os.path.dirname(path) or ".")
     startup.import_tensorflow()
     from trainer import plots
     from trainer.model import load_model
 
     trained = load_model(workdir)
+    pieces = [performance.piece for performance in held_out]
+    primers = [performance.notes[: judging.PRIMER_NOTES] for performance in continued]
+    real = [performance.notes[: judging.PRIMER_NOTES + judging.CONTINUATION_NOTES] for performance in continued]
     judgement = judging.judge(
-        _play(trained.model, [performance.notes[: judging.PRIMER_NOTES] for performance in continued]),
-        [performance.notes[: judging.PRIMER_NOTES + judging.CONTINUATION_NOTES] for performance in continued],
-        held_out,
+        judging.Music(_play(trained.model, primers), pieces[:num_primers]),
+        judging.Music(real, pieces[:num_primers]),
+        judging.Music([performance.notes for performance in held_out], pieces),
         [performance.notes for performance in manifest.read_performances("train")],
         first=judging.PRIMER_NOTES,
     )
-    plots.judgement(judgement, picture, title=f"What the model plays, beside real music of the {split} split")
+    title = f"{num_primers} continuations of {judging.CONTINUATION_NOTES} notes, beside real music of the {split} split"
+    plots.judgement(judgement, picture, title=title)
     document = {
         "split": split,
         **judgement.figures,
         "primers": [performance.path for performance in continued],
         "primer_notes": judging.PRIMER_NOTES,
         "num_notes": judging.CONTINUATION_NOTES,
-        "held_out": {"performances": len(held_out), "notes": sum(map(len, held_out))},
+        "held_out": {
+            "performances": len(held_out),
+            "pieces": len(set(pieces)),
+            "notes": sum(len(performance.notes) for performance in held_out),
+        },
         "temperature": _TEMPERATURE,
         "seed": _SEED.value,
         "train_step": trained.train_step,
@@ -165,6 +168,24 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
     write_json(path, document)
     if not _QUIET.value:
         print(f"{_judgement_in_words(document)}\n{path}\n{picture}")
+
+
+def _held_out(manifest: Manifest, split: str) -> tuple[list[Performance], int]:
+    """The performances to compare with, and how many of them, from the first, to continue."""
+    from trainer import judging
+
+    performances = list(manifest.read_performances(split))
+    long_enough = judging.long_enough(
+        [len(performance.notes) for performance in performances], [performance.piece for performance in performances]
+    )
+    found, wanted = len(long_enough), _NUM_PRIMERS.value
+    if wanted is not None and wanted > found:
+        needed = judging.PRIMER_NOTES + judging.CONTINUATION_NOTES
+        raise UserError(
+            f"--num_primers={wanted}: only {found} performances of the {split} split have {needed} notes or more: "
+            f"give --num_primers={found} or less"
+        )
+    return [performances[index] for index in long_enough], wanted or min(found, judging.MAX_DEFAULT_PRIMERS)
 
 
 def _play(model: "NextNoteModel", primers: Sequence[Notes]) -> list[Notes]:
@@ -195,7 +216,7 @@ def _judgement_in_words(document: dict[str, Any]) -> str:
     held_out = document["held_out"]
     lines = [
         f"{document['split']}: {len(document['primers'])} continuations of {document['num_notes']} notes, and the real "
-        f"ones in their place, against {held_out['notes']:,} notes of other pieces",
+        f"ones in their place, each against other pieces among {held_out['performances']} performances",
         "",
         f"{'':22}{'overlap':>10}{'':10}{'KL, nats':>12}",
         f"{'':22}{'generated':>10}{'real':>10}{'generated':>12}{'real':>10}",
@@ -212,14 +233,14 @@ def _judgement_in_words(document: dict[str, Any]) -> str:
         "",
         f"{'mean (maximum)':34}{'generated':>18}{'real':>18}",
     ]
-    for figure, title, form in (
-        ("pitch_class_entropy", "pitch-class entropy, bits", ".2f"),
-        ("longest_loop", "longest loop, notes", ".4g"),
-        ("repeated_8grams", "repeated 8-grams of pitches", ".1%"),
-        ("copied_run", "longest run copied from train", ".4g"),
+    for figure, title, mean_form, max_form in (
+        ("pitch_class_entropy", "pitch-class entropy, bits", ".2f", ".2f"),
+        ("longest_loop", "longest loop, notes", ".1f", "d"),
+        ("repeated_8grams", "repeated 8-grams of pitches", ".1%", ".1%"),
+        ("copied_run", "longest run copied from train", ".1f", "d"),
     ):
         cells = [
-            f"{document[figure][name]['mean']:{form}} ({document[figure][name]['max']:{form}})"
+            f"{document[figure][name]['mean']:{mean_form}} ({document[figure][name]['max']:{max_form}})"
             for name in ("generated", "real")
         ]
         lines.append(f"{title:34}{cells[0]:>18}{cells[1]:>18}")

@@ -1,9 +1,10 @@
 """What generated music is like beside real music, in figures: pure NumPy over notes.
 
-Continuations that a model plays after primers are compared with held-out music, and so are the continuations that the
-performers played: how far real music is from other real music is as near as a model can be expected to come.
+Continuations that a model plays after primers are compared with real music of other pieces, and so are the
+continuations that the performers played: how near real music comes to other real music is what a model can reach.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -15,11 +16,12 @@ from notes.representation import MAX_TICK, PITCHES, Notes, ticks
 
 PRIMER_NOTES: Final = 128
 CONTINUATION_NOTES: Final = 512
-MAX_DEFAULT_PRIMERS: Final = 32
+MAX_DEFAULT_PRIMERS: Final = 64
 
 WINDOW_US: Final = 2_000_000
 """Notes per second are counted in windows of this length."""
 
+_DIVISIONS: Final = 100  # of the pieces into halves, over which a comparison is averaged
 _NGRAM: Final = 8
 _EVERYWHERE: Final = 0.001  # of each distribution is spread over all bins before its divergence is taken
 # Ticks at which a step becomes another one for a copied run: below 40 ms, 80, 160, 320, 640, 1280 ms, or longer.
@@ -51,8 +53,8 @@ DISTRIBUTIONS: Final[dict[str, Distribution]] = {
     "pitch": Distribution("pitch", np.arange(PITCHES + 1)),
     "pitch_class": Distribution("pitch class", np.arange(13)),
     "interval": Distribution("interval to the previous note, semitones", np.arange(1 - PITCHES, PITCHES + 1)),
-    "step": Distribution("step, seconds", _time_edges()),
-    "duration": Distribution("duration, seconds", _time_edges()),
+    "step": Distribution("step, seconds (share per octave)", _time_edges()),
+    "duration": Distribution("duration, seconds (share per octave)", _time_edges()),
     "velocity": Distribution("velocity", np.arange(0, 129, 4)),
     "polyphony": Distribution("polyphony, notes sounding at an onset", np.arange(1, 22)),
     "notes_per_second": Distribution(f"notes per second, over {WINDOW_US / 1e6:g} s", np.arange(0, 41)),
@@ -66,93 +68,82 @@ Counts = Mapping[str, NDArray[np.int64]]
 """For each of `DISTRIBUTIONS`, how often each bin occurs."""
 
 
-class Roles(NamedTuple):
-    """Which performances of a split are continued, and which stand for held-out music: indices of performances."""
+def long_enough(lengths: Sequence[int], pieces: Sequence[str]) -> list[int]:
+    """The performances of enough notes for a primer and a continuation, in the order in which they are continued.
 
-    primers: list[int]
-    held_out: list[int]
-
-
-def divide(pieces: Sequence[str], lengths: Sequence[int], num_primers: int | None) -> Roles:
-    """Divides a split's performances, so that no piece is both continued and compared with.
-
-    Of the pieces that have a performance of enough notes for a primer and a continuation, in the order of their
-    names, every second is continued; all performances of all other pieces are held-out music.
+    One performance of each piece by the order of the pieces' names, then another one of each, and so on.
 
     Args:
-        pieces: of each performance.
         lengths: the notes of each performance.
-        num_primers: how many performances to continue, evenly chosen among those of enough notes; None takes all of
-            them, but at most `MAX_DEFAULT_PRIMERS`.
+        pieces: of each performance.
+
+    Returns:
+        Indices of performances.
 
     Raises:
-        UserError: there are too few performances.
+        UserError: fewer than two pieces have such a performance.
     """
     needed = PRIMER_NOTES + CONTINUATION_NOTES
-    long_pieces = sorted({piece for piece, length in zip(pieces, lengths, strict=True) if length >= needed})
-    if len(long_pieces) < 2:
+    ranked: list[tuple[int, str, int]] = []
+    seen: Counter[str] = Counter()
+    for index, (length, piece) in enumerate(zip(lengths, pieces, strict=True)):
+        if length >= needed:
+            ranked.append((seen[piece], piece, index))
+            seen[piece] += 1
+    if len(seen) < 2:
         raise UserError(
-            f"{len(long_pieces)} pieces of the split have a performance of {needed} notes, expected at least 2, one to "
+            f"{len(seen)} pieces of the split have a performance of {needed} notes, expected at least 2, one to "
             "continue and one to compare with: use another split or a larger dataset"
         )
-    continued = set(long_pieces[::2])
-    places = sorted(range(len(pieces)), key=lambda place: (pieces[place], place))
-    candidates = [place for place in places if pieces[place] in continued and lengths[place] >= needed]
-    count = min(len(candidates), MAX_DEFAULT_PRIMERS) if num_primers is None else num_primers
-    if count > len(candidates):
-        raise UserError(
-            f"--num_primers={count}: the split has {len(candidates)} performances to continue (of {needed} notes or "
-            f"more, half of the pieces being kept to compare with): give --num_primers={len(candidates)} or fewer"
-        )
-    return Roles(
-        [candidates[index * len(candidates) // count] for index in range(count)],
-        [place for place in places if pieces[place] not in continued],
-    )
+    return [index for _, _, index in sorted(ranked)]
+
+
+class Music(NamedTuple):
+    """Some performances, or continuations.
+
+    Attributes:
+        notes: of each.
+        pieces: of each.
+    """
+
+    notes: Sequence[Notes]
+    pieces: Sequence[str]
 
 
 class Judgement(NamedTuple):
-    """How generated music and real music compare with held-out music.
+    """How generated music and real music compare with real music of other pieces.
 
     Attributes:
         figures: those of generated-SPLIT.json; docs/workdir.md explains them.
-        counts: of "held_out", "generated" and "real", what the distributions are made of.
+        counts: of "held_out", "generated" and "real", all together, what the distributions are made of.
     """
 
     figures: dict[str, Any]
     counts: dict[str, Counts]
 
 
-def judge(
-    generated: Sequence[Notes], real: Sequence[Notes], held_out: Sequence[Notes], train: Sequence[Notes], *, first: int
-) -> Judgement:
-    """Compares what a model played, and what performers played, with held-out music.
+def judge(generated: Music, real: Music, held_out: Music, train: Sequence[Notes], *, first: int) -> Judgement:
+    """Compares what a model played, and what performers played, with real music of other pieces.
 
     Args:
         generated: each primer and what the model played after it.
         real: the same primers and what their performers played after them, as many notes.
-        held_out: performances of other pieces.
+        held_out: performances, at least those of `real` from beginning to end, and two pieces.
         train: the performances that the model was trained on.
         first: how many notes of each of `generated` and `real` are the primer; they only sound into the figures.
     """
     music = {"generated": generated, "real": real}
-    reference = total(histograms(notes) for notes in held_out)
-    counts = {name: total(histograms(notes, first) for notes in group) for name, group in music.items()}
-    of_each = {name: _of_each([notes[first:] for notes in group], train) for name, group in music.items()}
-    distributions = {
-        figure: {
-            name: {
-                "overlap": overlap(counts[name][figure], reference[figure]),
-                "kl": divergence(counts[name][figure], reference[figure]),
-            }
-            for name in music
-        }
-        for figure in DISTRIBUTIONS
-    }
+    reference = [histograms(notes) for notes in held_out.notes]
+    counts = {name: [histograms(notes, first) for notes in group.notes] for name, group in music.items()}
+    of_each = {name: _of_each([notes[first:] for notes in group.notes], train) for name, group in music.items()}
+    compared = {name: compare(counts[name], group.pieces, reference, held_out.pieces) for name, group in music.items()}
     return Judgement(
         {
-            "distributions": distributions,
+            "distributions": {
+                figure: {name: compared[name][figure]._asdict() for name in music} for figure in DISTRIBUTIONS
+            },
             "mean_overlap": {
-                name: float(np.mean([by_name[name]["overlap"] for by_name in distributions.values()])) for name in music
+                name: float(np.mean([nearness.overlap for nearness in compared[name].values()])) for name in music
             },
             **{
                 figure: {
@@ -162,8 +153,52 @@ def judge(
                 for figure in OF_EACH
             },
         },
-        {"held_out": reference, **counts},
+        {"held_out": total(reference), **{name: total(parts) for name, parts in counts.items()}},
     )
+
+
+class Nearness(NamedTuple):
+    """How near two distributions are: `overlap`, 0 to 1, and `divergence`, in nats."""
+
+    overlap: float
+    kl: float
+
+
+def compare(
+    continuations: Sequence[Counts], pieces: Sequence[str], held_out: Sequence[Counts], held_out_pieces: Sequence[str]
+) -> dict[str, Nearness]:
+    """How near the distributions of continuations come to those of held-out music of other pieces.
+
+    The pieces are divided at random into two halves, and the continuations of one half are compared with the
+    performances of the other; this many times, always the same, and the mean is taken. A single division would say more
+    of which piece fell where.
+
+    Args:
+        continuations: the counts of each.
+        pieces: of each continuation.
+        held_out: the counts of each performance.
+        held_out_pieces: of each performance; at least two, and all of `pieces`.
+
+    Returns:
+        For each of `DISTRIBUTIONS`.
+    """
+    names, held_out_piece = np.unique(held_out_pieces, return_inverse=True)
+    piece = np.searchsorted(names, pieces)
+    random = np.random.default_rng(0)
+    halves = [random.permutation(len(names)) < len(names) // 2 for _ in range(_DIVISIONS)]
+    result = {}
+    for figure in DISTRIBUTIONS:
+        played, real = (np.stack([counts[figure] for counts in music]) for music in (continuations, held_out))
+        pairs = [
+            (played[half[piece]].sum(axis=0), real[~half[held_out_piece]].sum(axis=0))
+            for division in halves
+            for half in (division, ~division)
+            if half[piece].any()
+        ]
+        result[figure] = Nearness(
+            float(np.mean([overlap(*pair) for pair in pairs])), float(np.mean([divergence(*pair) for pair in pairs]))
+        )
+    return result
 
 
 def _of_each(continuations: Sequence[Notes], train: Sequence[Notes]) -> dict[str, NDArray]:

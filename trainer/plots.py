@@ -45,7 +45,7 @@ _MAX_TICKS: Final = 14  # in a row of a piano roll
 _ROW_SECONDS, _MAX_ROWS = 80, 8
 _MAX_BINS: Final = 60
 # A panel of a judgement shows the bins between which each set has all but this share, at either end.
-_CUT_SHARE: Final = 0.003
+_CUT_SHARE: Final = 0.004
 # What a judgement compares, as `Judgement.counts` names it, and as the legend does.
 _JUDGED: Final = {
     "held_out": "held-out music",
@@ -175,47 +175,37 @@ def judgement(judged: Judgement, path: str | os.PathLike, *, title: str = "") ->
     """
     figure = _figure(15, 7.6)
     panels = figure.subplots(2, len(DISTRIBUTIONS) // 2)
-    figure.subplots_adjust(left=0.045, right=0.985, bottom=0.045, top=0.83, wspace=0.2, hspace=0.36)
+    figure.subplots_adjust(left=0.05, right=0.985, bottom=0.05, top=0.82, wspace=0.19, hspace=0.38)
     for axes, (name, distribution) in zip(panels.flat, DISTRIBUTIONS.items(), strict=True):
-        _style(axes)
-        heights = [shares(judged.counts[music][name]) for music in _JUDGED]
-        edges = (
-            distribution.edges - (name != "notes_per_second") / 2
-        )  # All others are whole numbers, drawn around them.
-        inside = [
-            np.flatnonzero((np.cumsum(one) > _CUT_SHARE) & (np.cumsum(one[::-1])[::-1] > _CUT_SHARE)) for one in heights
-        ]
-        first, last = min(one[0] for one in inside), max(one[-1] for one in inside) + 1
+        heights: dict[str, NDArray] = {label: shares(judged.counts[music][name]) for music, label in _JUDGED.items()}
+        first, last = _span(list(heights.values()))
+        edges: NDArray
         if name in ("step", "duration"):
             # Tick 0, all below 5 ms, is drawn as the octave below that.
-            edges = np.append(0.25, edges[1:]) * TICK_US / 1e6
-            heights = [one / np.log2(edges[1:] / edges[:-1]) for one in heights]
+            edges = np.append(0.25, distribution.edges[1:] - 0.5) * TICK_US / 1e6
+            octaves = np.log2(edges[1:] / edges[:-1])
+            heights = {label: values / octaves for label, values in heights.items()}
             axes.set_xscale("log")
-            times = (0.01, 0.03, 0.1, 0.3, 1, 3, 10)
-            axes.xaxis.set_major_locator(FixedLocator(times))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
-        for index, (one, label) in enumerate(zip(heights, _JUDGED.values(), strict=True)):
-            _draw_shares(axes, index, edges[first : last + 1], one[first:last], label)
+        else:
+            # All but notes per second are whole numbers, and drawn around them.
+            edges = distribution.edges - (name != "notes_per_second") / 2
+        _style(axes)
+        for index, (label, values) in enumerate(heights.items()):
+            _draw_shares(axes, index, edges, values, label, linewidth=1.3)
         axes.set_xlim(edges[first], edges[last])
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        _label_notes(axes, name, int(distribution.edges[first]), int(distribution.edges[last]))
-        overlaps = judged.figures["distributions"][name]
-        axes.set_title(distribution.title, loc="left", fontsize=10, color=_INK, pad=18)
-        axes.text(
-            *(0, 1.03),
-            f"overlap {overlaps['generated']['overlap']:.2f}, of real music {overlaps['real']['overlap']:.2f}",
-            transform=axes.transAxes,
-            fontsize=8.5,
-            color=_FAINT_INK,
-        )
-    for row in panels:
-        row[0].set_ylabel("share of notes", color=_FAINT_INK)
-    figure.text(0.045, 0.975, title, fontsize=12, weight="bold", va="top", color=_INK, parse_math=False)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+        _label_values(axes, name, int(distribution.edges[first]), int(distribution.edges[last]))
+        axes.set_title(distribution.title, loc="left", fontsize=10, color=_INK, pad=19)
+        nearness = judged.figures["distributions"][name]
+        words = f"overlap: generated {nearness['generated']['overlap']:.2f}, real {nearness['real']['overlap']:.2f}"
+        axes.text(0, 1.03, words, transform=axes.transAxes, fontsize=9, color=_FAINT_INK)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("share", color=_FAINT_INK)
+    figure.text(0.05, 0.975, title, fontsize=12, weight="bold", va="top", color=_INK, parse_math=False)
     handles, names = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.038, 0.95), ncols=len(names), frameon=False)
+    figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.043, 0.95), ncols=len(names), frameon=False)
     _save(figure, path)
 
 
@@ -429,23 +419,37 @@ def _draw_times(axes: Axes, histograms: Mapping[str, Histograms], field: str) ->
     )
 
 
-def _draw_shares(axes: Axes, index: int, edges: NDArray, heights: NDArray, label: str) -> None:
+def _draw_shares(
+    axes: Axes, index: int, edges: NDArray, heights: NDArray, label: str, *, linewidth: float = 1.6
+) -> None:
+    """Draws a set as an area, if it is the first, or as a line; earlier lines lie above later ones."""
     if index == 0:
         axes.stairs(heights, edges, fill=True, color=_mix(BLUE, "white", 0.55), label=label)
     else:
-        axes.stairs(heights, edges, color=(ORANGE, GREEN, PURPLE)[(index - 1) % 3], linewidth=1.6, label=label)
+        colour = (ORANGE, GREEN, PURPLE)[(index - 1) % 3]
+        axes.stairs(heights, edges, color=colour, linewidth=linewidth, label=label, zorder=3 - 0.1 * index)
 
 
-def _label_notes(axes: Axes, name: str, low: int, high: int) -> None:
-    """Names the values of an axis of pitches, pitch classes or intervals from low to high as musicians do."""
+def _span(heights: Sequence[NDArray[np.float64]]) -> tuple[int, int]:
+    """The first bin, and the end of the last, outside which each set has no more than `_CUT_SHARE` at either side."""
+    inside = [np.flatnonzero(np.minimum(np.cumsum(one), np.cumsum(one[::-1])[::-1]) > _CUT_SHARE) for one in heights]
+    return int(min(one[0] for one in inside)), int(max(one[-1] for one in inside)) + 1
+
+
+def _label_values(axes: Axes, name: str, low: int, high: int) -> None:
+    """Names the values of a judgement's axis, from low to below high, as a musician reads them."""
     if name == "pitch":
         octaves = range(-(-low // 12) * 12, high, 12)
         axes.set_xticks(octaves, [note_name(pitch) for pitch in octaves])
     elif name == "pitch_class":
-        classes = range(low, high)
-        axes.set_xticks(classes, [note_name(pitch_class + 60)[:-1] for pitch_class in classes])
+        axes.set_xticks(range(low, high), [note_name(60 + pitch_class)[:-1] for pitch_class in range(low, high)])
     elif name == "interval":
         axes.set_xticks(range(-(-low // 12) * 12, high, 12))
+    elif name in ("step", "duration"):
+        axes.xaxis.set_minor_locator(NullLocator())
+        seconds = {0.0035: "0", **{time: f"{time:g}" for time in (0.01, 0.03, 0.1, 0.3, 1, 3, 10)}}
+        left, right = axes.get_xlim()
+        axes.set_xticks(*zip(*[(time, word) for time, word in seconds.items() if left <= time <= right], strict=True))
 
 
 def _curve(reports: Sequence[Mapping[str, float]], names: Sequence[str]) -> NDArray[np.float64]:
