@@ -197,7 +197,8 @@ def judgement(judged: Judgement, path: str | os.PathLike, *, title: str = "") ->
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
         _label_values(axes, name, int(distribution.edges[first]), int(distribution.edges[last]))
-        axes.set_title(distribution.title, loc="left", fontsize=10, color=_INK, pad=19)
+        per_octave = " (share per octave)" if axes.get_xscale() == "log" else ""
+        axes.set_title(distribution.title + per_octave, loc="left", fontsize=10, color=_INK, pad=19)
         nearness = judged.figures["distributions"][name]
         words = f"overlap: generated {nearness['generated']['overlap']:.2f}, real {nearness['real']['overlap']:.2f}"
         axes.text(0, 1.03, words, transform=axes.transAxes, fontsize=9, color=_FAINT_INK)
@@ -427,7 +428,9 @@ def _draw_shares(
         axes.stairs(heights, edges, fill=True, color=_mix(BLUE, "white", 0.55), label=label)
     else:
         colour = (ORANGE, GREEN, PURPLE)[(index - 1) % 3]
-        axes.stairs(heights, edges, color=colour, linewidth=linewidth, label=label, zorder=3 - 0.1 * index)
+        axes.stairs(
+            heights, edges, color=colour, linewidth=linewidth, baseline=None, label=label, zorder=3 - 0.1 * index
+        )
 
 
 def _span(heights: Sequence[NDArray[np.float64]]) -> tuple[int, int]:
@@ -447,9 +450,8 @@ def _label_values(axes: Axes, name: str, low: int, high: int) -> None:
         axes.set_xticks(range(-(-low // 12) * 12, high, 12))
     elif name in ("step", "duration"):
         axes.xaxis.set_minor_locator(NullLocator())
-        seconds = {0.0035: "0", **{time: f"{time:g}" for time in (0.01, 0.03, 0.1, 0.3, 1, 3, 10)}}
-        left, right = axes.get_xlim()
-        axes.set_xticks(*zip(*[(time, word) for time, word in seconds.items() if left <= time <= right], strict=True))
+        axes.xaxis.set_major_locator(FixedLocator((0.0035, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{time:g}" if time > 0.005 else "0"))
 
 
 def _curve(reports: Sequence[Mapping[str, float]], names: Sequence[str]) -> NDArray[np.float64]:

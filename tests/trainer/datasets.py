@@ -11,6 +11,9 @@ from notes.records import SCHEMA_VERSION, Performance, encode_performance, write
 from notes.representation import Notes
 from notes.statistics import Histograms
 
+COMPOSERS = ("Fanny Hensel", "Clara Schumann")
+"""Of the performances of each split, in turn."""
+
 
 def random_notes(length: int, seed: int) -> Notes:
     """Notes with some regularity to learn: scales in one of two rhythms, with chords."""
@@ -39,7 +42,7 @@ def write_dataset(directory: pathlib.Path, lengths: dict[str, list[int]], *, see
                 f"{split}/{index}.mid",
                 f"{split}-{index}",
                 split,
-                "",
+                COMPOSERS[index % len(COMPOSERS)],
                 "",
                 0,
                 random_notes(length, seed + 100 * number + index),

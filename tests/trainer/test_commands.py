@@ -31,7 +31,7 @@ FLAGS = {
     "trainer": {"data", "workdir", "preset", "config", "quiet", "seq_length", "units", "layers", "batch_size", "steps",
                 "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed", "checkpoint_every",
                 "pitch_weight", "step_weight", "duration_weight"},
-    "trainer.evaluate": {"workdir", "data", "split", "output", "quiet"},
+    "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "seed", "quiet"},
     "trainer.generate": {"workdir", "output", "primer", "num_notes", "num_samples", "temperature", "seed", "audio",
                          "quiet"},
 }  # fmt: skip
@@ -95,6 +95,7 @@ def places(tmp_path_factory, dataset):
         "unfinished": unfinished,
         "damaged": damaged,
         "single": write_dataset(here / "single", {"train": [20], "test": [1, 1]}),
+        "long": write_dataset(here / "long", {"train": [40, 700], "test": [640, 20, 700, 800]}),
         "silent.mid": here / "silent.mid",
         "cut.mid": here / "cut.mid",
         "text.mid": here / "text.mid",
@@ -150,11 +151,16 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
         (["--data={data}", "--workdir={w}", "--split=dev"], ["--split=dev", "validation"]),
         (["--data={single}", "--workdir={w}", "--split=validation"], ["single", "validation"]),
         (["--data={single}", "--workdir={w}"], ["single", "test", "nothing to score"]),
+        (["--data={data}", "--workdir={w}", "--generated"], ["0 pieces", "640 notes", "at least 2"]),
+        (["--data={long}", "--workdir={w}", "--generated", "--num_primers=4"], ["num_primers=4", "only 3", "=3 or"]),
+        (["--data={long}", "--workdir={w}", "--generated", "--num_primers=0"], ["num_primers", "0"]),
+        (["--data={long}", "--workdir={w}", "--generated", "--output=w.png"], ["--output=w.png", ".json"]),
     ],
     ids=lambda value: " ".join(value[-1:]),
 )
 def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
     assert_refused(run("trainer.evaluate", *(_filled(flag, places) for flag in flags)), *words)
+    assert not places["w"].exists()
 
 
 @pytest.mark.parametrize(
@@ -205,8 +211,10 @@ def processes(tmp_path_factory, dataset, places):
         "generate": [*music, f"--output={here / 'two'}", "--num_samples=2", "--audio"],
         "again": [*music, f"--output={here / 'one'}", "--quiet"],
         "evaluate": ["trainer.evaluate", data, workdir],
+        "judge": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'judged.json'}",
+                  "--generated", "--num_primers=2"],
         "finished": ["trainer", data, workdir],
-    }
+    }  # fmt: skip
     # Each loads TensorFlow for seconds: two at a time.
     with ThreadPoolExecutor(2) as pool:
         begun = {name: pool.submit(run, *command) for name, command in at_once.items()}
@@ -295,6 +303,39 @@ def test_evaluation_writes_the_contracts_figures(dataset, workdir, processes):
     assert figures["dataset"] == Manifest.load(dataset).sha256
     assert f"{nats['total']:.3f} nats/note" in process.stdout
     assert str(workdir / "evaluation-test.json") in process.stdout
+
+
+def test_scores_by_composer_stand_in_the_file_and_on_the_terminal(workdir, processes):
+    composers = json.loads((workdir / "evaluation-test.json").read_text())["by_composer"]
+    assert list(composers) == ["Clara Schumann", "Fanny Hensel"]
+    assert [own["notes"] for own in composers.values()] == [40, 29]
+    lines = processes[1]["evaluate"].stdout.splitlines()
+    for name, own in composers.items():
+        (line,) = [line for line in lines if line.strip().startswith(name)]
+        assert f"{own['nats_per_note']['total']:.3f} = " in line
+        assert "1 performance" in line
+
+
+def test_judging_writes_its_figures_and_a_picture(processes):
+    here, finished = processes
+    process = finished["judge"]
+    assert (process.returncode, process.stderr) == (0, "")
+    figures = json.loads((here / "judged.json").read_text())
+    assert figures["distributions"].keys() == {
+        "pitch", "pitch_class", "interval", "step", "duration", "velocity", "polyphony", "notes_per_second"
+    }  # fmt: skip
+    for by_name in figures["distributions"].values():
+        assert by_name.keys() == {"generated", "real"}
+        assert all(0 <= nearness["overlap"] <= 1 and nearness["kl"] >= 0 for nearness in by_name.values())
+    assert 0 <= figures["mean_overlap"]["generated"] <= 1
+    for figure in ("pitch_class_entropy", "longest_loop", "repeated_8grams", "copied_run"):
+        assert figures[figure]["generated"]["max"] >= figures[figure]["generated"]["mean"]
+    assert figures["primers"] == ["test/0.mid", "test/2.mid"]
+    assert figures["held_out"] == {"performances": 3, "pieces": 3, "notes": 640 + 700 + 800}
+    assert (here / "judged.png").read_bytes().startswith(b"\x89PNG")
+    assert "overlap" in process.stdout
+    assert str(here / "judged.json") in process.stdout
+    assert str(here / "judged.png") in process.stdout
 
 
 def test_a_model_without_densities_is_scored_through_its_residuals(processes):

@@ -9,7 +9,7 @@ from matplotlib.colors import rgb_to_hsv, to_rgb
 from notes.errors import UserError
 from notes.representation import Notes
 from notes.statistics import Histograms
-from trainer import plots
+from trainer import judging, plots
 
 
 def melody(count, *, seed=0, velocity=80, gap_us=200_000):
@@ -143,6 +143,43 @@ def test_shares_add_up_to_one_and_keep_their_places(counts, bin_width):
 def test_shares_of_nothing_are_refused():
     with pytest.raises(ValueError, match="no counts"):
         plots.shares(np.zeros(5, np.int64))
+
+
+def judged(played):
+    """Two pieces of real music, and what was played in their place."""
+    real = [melody(700, seed=1), melody(700, seed=2, velocity=40)]
+    beginnings = judging.Music([notes[:640] for notes in real], ["a", "b"])
+    return judging.judge(
+        judging.Music(played or beginnings.notes, ["a", "b"]), beginnings, judging.Music(real, ["a", "b"]),
+        [melody(50, seed=3)], first=128,
+    )  # fmt: skip
+
+
+def test_a_judgement_has_each_sets_colour_in_every_panel(tmp_path):
+    plots.judgement(judged([melody(640, seed=4, gap_us=100_000)] * 2), tmp_path / "judged.png", title="A $title_{")
+    image = picture(tmp_path / "judged.png")
+    image = image[len(image) // 6 :]  # below the legend
+    for row in np.array_split(image, 2, axis=0):
+        for panel in np.array_split(row, 4, axis=1):
+            for colour in (plots.BLUE, plots.ORANGE, plots.GREEN):
+                assert pixels_of(panel, colour) > 20
+    assert [path.name for path in tmp_path.iterdir()] == ["judged.png"]
+
+
+def test_a_judgement_shows_what_was_played_over_what_is_real(tmp_path):
+    plots.judgement(judged(None), tmp_path / "judged.png")
+    image = picture(tmp_path / "judged.png")
+    panels = image[image.shape[0] // 6 :]
+    assert pixels_of(panels, plots.ORANGE) > 10 * pixels_of(panels, plots.GREEN)
+
+
+@pytest.mark.parametrize("step_us", [0, 2_000_000_000])
+def test_a_judgement_of_what_is_hardly_music_can_be_drawn(tmp_path, step_us):
+    steps = np.full(640, step_us)
+    steps[0] = 0
+    stuck = Notes(np.full(640, 127), steps, np.full(640, 1), np.full(640, 1))
+    plots.judgement(judged([stuck] * 2), tmp_path / "judged.png")
+    assert pixels_of(picture(tmp_path / "judged.png"), plots.ORANGE) > 100
 
 
 def report(train_step, nats, **others):

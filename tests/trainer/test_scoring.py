@@ -10,7 +10,16 @@ from tests.trainer.models import random_arrays, tiny_model
 from trainer import scoring
 from trainer.dataset import START_PITCH, NoteTable
 from trainer.model import start_note
-from trainer.scoring import NoteScores, Residuals, Scorer, TimeResiduals, confidence_intervals, figures, sums
+from trainer.scoring import (
+    NoteScores,
+    Residuals,
+    Scorer,
+    TimeResiduals,
+    by_composer,
+    confidence_intervals,
+    figures,
+    sums,
+)
 
 LENGTHS = [9, 1, 15, 0, 2, 11]
 RESIDUALS = TimeResiduals(Residuals("laplace", 0.1, 0.3), Residuals("gaussian", -0.2, 0.8))
@@ -317,3 +326,28 @@ def test_the_confidence_weighs_performances_by_their_notes_and_takes_any_length(
     assert confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100], spread=0.5), lengths) == (
         confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100], spread=0.5), lengths)
     )
+
+
+def test_scores_by_composer_add_up_to_those_of_the_split(table, carrying):
+    scores = carrying.score(table)
+    composers = ["Schumann", "Clara", "", "Schumann", "Bach", "Bach"]
+    table_of_composers = by_composer(scores, table.lengths, composers)
+    # Clara's only performance is a single note, which is not scored.
+    assert list(table_of_composers) == ["Bach", "Schumann", "unknown"]
+    assert {name: own["notes"] for name, own in table_of_composers.items()} == {
+        "Bach": 1 + 10, "Schumann": 8, "unknown": 14
+    }  # fmt: skip
+    assert {name: own["performances"] for name, own in table_of_composers.items()} == {
+        "Bach": 2, "Schumann": 2, "unknown": 1
+    }  # fmt: skip
+    whole = figures(sums(scores))
+    for field, nats in whole["nats_per_note"].items():
+        parts = [own["nats_per_note"][field] * own["notes"] for own in table_of_composers.values()]
+        assert sum(parts) == pytest.approx(nats * whole["notes"])
+
+
+def test_each_composer_has_the_notes_of_its_own_performances():
+    scores = scores_of_performances([2.0, 5.0, 4.0], [10, 3, 30])
+    own = by_composer(scores, np.array([11, 4, 31]), ["Liszt", "Alkan", "Liszt"])
+    assert own["Alkan"]["nats_per_note"] == pytest.approx({"pitch": 5, "step": 10, "duration": 15, "total": 30})
+    assert own["Liszt"]["nats_per_note"]["pitch"] == pytest.approx((10 * 2 + 30 * 4) / 40)
