@@ -49,6 +49,8 @@ _TEMPERATURE = 1.0  # at which a model plays what it has learned
 def main() -> int:
     """Scores, or judges, as the flags say."""
     workdir, data = cli.required(_WORKDIR), cli.required(_DATA)
+    if _NUM_PRIMERS.value is not None and not _GENERATED.value:
+        raise UserError(f"--num_primers={_NUM_PRIMERS.value}: nothing is continued without --generated: give both")
     manifest = Manifest.load(data)
     kind = "generated" if _GENERATED.value else "evaluation"
     path = _OUTPUT.value or os.path.join(workdir, f"{kind}-{_SPLIT.value}.json")

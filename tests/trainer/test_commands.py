@@ -153,6 +153,7 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
         (["--data={single}", "--workdir={w}"], ["single", "test", "nothing to score"]),
         (["--data={data}", "--workdir={w}", "--generated"], ["0 pieces", "640 notes", "at least 2"]),
         (["--data={long}", "--workdir={w}", "--generated", "--num_primers=4"], ["num_primers=4", "only 3", "=3 or"]),
+        (["--data={long}", "--workdir={w}", "--num_primers=2"], ["--num_primers=2", "--generated"]),
         (["--data={long}", "--workdir={w}", "--generated", "--num_primers=0"], ["num_primers", "0"]),
         (["--data={long}", "--workdir={w}", "--generated", "--output=w.png"], ["--output=w.png", ".json"]),
     ],
