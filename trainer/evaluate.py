@@ -134,7 +134,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
     continued = held_out[:num_primers]
     storage.make_directories(os.path.dirname(path) or ".")
     startup.import_tensorflow()
-    from trainer import plots
+    from trainer import mirror, plots
     from trainer.model import load_model
 
     trained = load_model(workdir)
@@ -149,7 +149,6 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
         first=judging.PRIMER_NOTES,
     )
     title = f"{num_primers} continuations of {judging.CONTINUATION_NOTES} notes, beside real music of the {split} split"
-    plots.judgement(judgement, picture, title=title)
     document = {
         "split": split,
         **judgement.figures,
@@ -167,7 +166,10 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
-    write_json(path, document)
+    name = os.path.basename(path)
+    with mirror.uploaded(os.path.dirname(path) or ".", last=[name]) as directory:
+        plots.judgement(judgement, os.path.join(directory, os.path.basename(picture)), title=title)
+        write_json(os.path.join(directory, name), document)
     if not _QUIET.value:
         print(f"{_judgement_in_words(document)}\n{path}\n{picture}")
 
