@@ -49,6 +49,9 @@ _DRUM_CHANNEL = 9
 _SET_TEMPO = b"\xff\x51\x03"
 _END_OF_TRACK = b"\xff\x2f\x00"
 
+NO_PEDAL = np.zeros([0, 2], np.int64)
+"""A sustain pedal that is never down."""
+
 _NEVER = np.iinfo(np.int64).max
 
 # Put in place of a track's end: far behind anything else, a note-off for every key. A note that the file never ends
@@ -115,6 +118,13 @@ class _Track(NamedTuple):
     pedal_value: np.ndarray
 
 
+class _Tracks(NamedTuple):
+    """What a file holds, times in microseconds: the tracks, and how many notes are left out as drums."""
+
+    tracks: list[_Track]
+    drums: int
+
+
 class _Chunks(NamedTuple):
     """The parts of a file: ticks a quarter note, and the tracks' bodies."""
 
@@ -137,26 +147,70 @@ def read_midi(data: bytes, name: str, *, sustain: Sustain = "ignore") -> Decoded
     Raises:
         MidiDecodeError: the bytes are no MIDI file, or a damaged one, or one beyond the bounds of this module.
     """
-    chunks = _split_chunks(data, name)
-    if _may_hold_too_much(data):
-        _check_events(chunks, name)
-    in_doubt = any(_SET_TEMPO in body for body in chunks.tracks[1:])
-    in_doubt |= any(body.find(_END_OF_TRACK) != len(body) - len(_END_OF_TRACK) for body in chunks.tracks)
-    decoded = None if in_doubt else _read_with_symusic(chunks, name, sustain=sustain)
-    return decoded if decoded is not None else _read_with_pretty_midi(chunks, name, sustain=sustain)
+    return _decoded(_read_tracks(data, name, sustain=sustain), name, sustain=sustain)
 
 
-def to_pretty_midi(notes: Notes) -> "pretty_midi.PrettyMIDI":
+def read_pedal(data: bytes, name: str) -> np.ndarray:
+    """Returns when the sustain pedal is down in a file that `read_midi` reads.
+
+    Of several tracks or channels with a pedal each, it is down where any of them is.
+
+    Returns:
+        int64 `[spans, 2]`, microseconds from the first onset, ascending: when it goes down, and when it comes up, which
+        is the last note-off where the file never lets it up.
+
+    Raises:
+        MidiDecodeError: as `read_midi`.
+    """
+    tracks = [_sounding(track) for track in _read_tracks(data, name, sustain="extend").tracks]
+    notes = _concatenate(tracks)
+    end = int(notes.offset.max(initial=0))
+    spans = np.concatenate([np.zeros([0, 2], np.int64), *[_pedal_spans(track, end) for track in tracks]])
+    spans = np.maximum(spans - notes.onset.min(initial=end), 0)
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
+    up = np.maximum.accumulate(spans[:, 1])
+    anew = np.append(True, spans[1:, 0] > up[:-1])[: len(spans)]
+    united = np.stack([spans[anew, 0], up[np.append(anew[1:], True)[: len(spans)]]], axis=1)
+    return united[united[:, 1] > united[:, 0]]
+
+
+def _pedal_spans(track: _Track, end: int) -> np.ndarray:
+    """When one track's pedal is down: int64 `[spans, 2]`."""
+    down = np.concatenate([[False], track.pedal_value >= _PEDAL_DOWN, [False]])
+    changes = np.append(track.pedal_time, end)[down[1:] != down[:-1]]
+    changes[1::2] = np.maximum(changes[1::2], changes[::2])  # A pedal may go down when all is over.
+    return changes.reshape(-1, 2)
+
+
+def sustained(notes: Notes, pedal: np.ndarray) -> Notes:
+    """Returns the notes as long as they sound under a pedal: what `read_midi` with "extend" returns for the two.
+
+    Args:
+        notes: with the durations of their keys.
+        pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
+    """
+    track = _Track(
+        notes.pitch, notes.onset_us, notes.offset_us, notes.velocity, pedal.ravel(), np.tile([127, 0], len(pedal))
+    )
+    return dataclasses.replace(notes, duration_us=_extended_offsets(track, [track]) - notes.onset_us)
+
+
+def to_pretty_midi(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> "pretty_midi.PrettyMIDI":
     """Returns the notes as one acoustic grand piano, times in seconds, the first onset at 0.
 
     The resolution is as fine as a reader's limit of ten million MIDI ticks permits: one is 20 microseconds for music
     up to 200 seconds, 100 up to 1,000 seconds, 500 up to 5,000 seconds and 2,500 beyond. Times are rounded to MIDI
     ticks, and a note lasts at least one; notes of one pitch that then overlap are joined as `on_one_keyboard` says.
     All else a file keeps: every time is off by at most half a MIDI tick.
+
+    Args:
+        notes: what is played.
+        pedal: int64 `[spans, 2]`, as `read_pedal` returns it: when the sustain pedal, controller 64, is down.
     """
     import pretty_midi  # Costs half a second, and only writers and the rare doubtful file need it.
 
-    midi_tick_us = next((us for us in (20, 100, 500) if notes.seconds * 1e6 / us < MAX_MIDI_TICK), 2500)
+    end_us = max(notes.seconds * 1e6, pedal.max(initial=0))
+    midi_tick_us = next((us for us in (20, 100, 500) if end_us / us < MAX_MIDI_TICK), 2500)
     midi = pretty_midi.PrettyMIDI(resolution=_DEFAULT_TEMPO_US // midi_tick_us, initial_tempo=6e7 / _DEFAULT_TEMPO_US)
     piano = pretty_midi.Instrument(program=0, name="Acoustic Grand Piano")
     onset = (notes.onset_us + midi_tick_us // 2) // midi_tick_us
@@ -166,18 +220,22 @@ def to_pretty_midi(notes: Notes) -> "pretty_midi.PrettyMIDI":
     seconds = midi_tick_us / 1e6
     for pitch, start, end, velocity in zip(*(values.tolist() for values in keys), strict=True):
         piano.notes.append(pretty_midi.Note(velocity, pitch, start * seconds, end * seconds))
+    # Of changes at one MIDI tick pretty_midi writes the lower value first: up, then down again.
+    for down, up in ((pedal + midi_tick_us // 2) // midi_tick_us).tolist():
+        piano.control_changes.append(pretty_midi.ControlChange(_SUSTAIN_PEDAL, 127, down * seconds))
+        piano.control_changes.append(pretty_midi.ControlChange(_SUSTAIN_PEDAL, 0, max(up, down + 1) * seconds))
     midi.instruments.append(piano)
     return midi
 
 
-def write_midi(notes: Notes, path: str | os.PathLike) -> None:
-    """Writes the notes to a MIDI file, as near to their times as `to_pretty_midi` says.
+def write_midi(notes: Notes, path: str | os.PathLike, pedal: np.ndarray = NO_PEDAL) -> None:
+    """Writes the notes and the pedal to a MIDI file, as near to their times as `to_pretty_midi` says.
 
     Raises:
         UserError: the file cannot be written.
     """
     buffer = io.BytesIO()
-    to_pretty_midi(notes).write(buffer)
+    to_pretty_midi(notes, pedal).write(buffer)
     storage.write_bytes_atomic(path, buffer.getvalue())
 
 
@@ -251,7 +309,17 @@ def _join_chunks(resolution: int, bodies: Iterable[bytes]) -> bytes:
     return b"MThd" + struct.pack(">IHHH", 6, 1, len(tracks), resolution) + b"".join(tracks)
 
 
-def _read_with_symusic(chunks: _Chunks, name: str, *, sustain: Sustain) -> Decoded | None:
+def _read_tracks(data: bytes, name: str, *, sustain: Sustain) -> _Tracks:
+    chunks = _split_chunks(data, name)
+    if _may_hold_too_much(data):
+        _check_events(chunks, name)
+    in_doubt = any(_SET_TEMPO in body for body in chunks.tracks[1:])
+    in_doubt |= any(body.find(_END_OF_TRACK) != len(body) - len(_END_OF_TRACK) for body in chunks.tracks)
+    read = None if in_doubt else _read_with_symusic(chunks, sustain=sustain)
+    return read if read is not None else _read_with_pretty_midi(chunks, name)
+
+
+def _read_with_symusic(chunks: _Chunks, *, sustain: Sustain) -> _Tracks | None:
     """Returns what the file holds, or None where pretty_midi could understand it in another way."""
     closed = [body[: -len(_END_OF_TRACK)] + _CLOSE_EVERY_KEY for body in chunks.tracks]
     try:
@@ -286,7 +354,7 @@ def _read_with_symusic(chunks: _Chunks, name: str, *, sustain: Sustain) -> Decod
         for track in tracks
     ]
     drums = sum(len(track.notes) for track in score.tracks if track.is_drum)
-    return _decoded(timed, name, sustain=sustain, drums=drums)
+    return _Tracks(timed, drums)
 
 
 def _symusic_track(track: Any) -> _Track:
@@ -353,7 +421,7 @@ def _ticks_to_microseconds(
     return (total + resolution // 2) // resolution
 
 
-def _read_with_pretty_midi(chunks: _Chunks, name: str, *, sustain: Sustain) -> Decoded:
+def _read_with_pretty_midi(chunks: _Chunks, name: str) -> _Tracks:
     import pretty_midi
 
     _check_events(chunks, name)
@@ -368,7 +436,7 @@ def _read_with_pretty_midi(chunks: _Chunks, name: str, *, sustain: Sustain) -> D
         raise MidiDecodeError(name, "damaged", f"is a damaged MIDI file: {described}") from error
     tracks = [_pretty_midi_track(instrument) for instrument in midi.instruments if not instrument.is_drum]
     drums = sum(len(instrument.notes) for instrument in midi.instruments if instrument.is_drum)
-    return _decoded(tracks, name, sustain=sustain, drums=drums)
+    return _Tracks(tracks, drums)
 
 
 def _pretty_midi_track(instrument: "pretty_midi.Instrument") -> _Track:
@@ -386,21 +454,24 @@ def _pretty_midi_track(instrument: "pretty_midi.Instrument") -> _Track:
     )
 
 
-def _decoded(tracks: list[_Track], name: str, *, sustain: Sustain, drums: int) -> Decoded:
-    """Returns the notes of tracks whose times are microseconds, those of zero length left out."""
-    zero_length = 0
-    sounding = []
-    for track in tracks:
-        sounds = track.offset > track.onset
-        zero_length += int(np.count_nonzero(~sounds))
-        sounding.append(_select(track, sounds))
-    notes = _concatenate(sounding)
+def _decoded(read: _Tracks, name: str, *, sustain: Sustain) -> Decoded:
+    """Returns the notes of a file, those of zero length left out."""
+    tracks = [_sounding(track) for track in read.tracks]
+    notes = _concatenate(tracks)
+    zero_length = sum(len(track.onset) for track in read.tracks) - len(notes.onset)
     if sustain == "extend":
-        notes = notes._replace(offset=_extended_offsets(notes, sounding))
+        notes = notes._replace(offset=_extended_offsets(notes, tracks))
     try:
-        return Decoded(Notes.from_onsets(notes.pitch, notes.onset, notes.offset, notes.velocity), zero_length, drums)
+        return Decoded(
+            Notes.from_onsets(notes.pitch, notes.onset, notes.offset, notes.velocity), zero_length, read.drums
+        )
     except ValueError as error:
         raise MidiDecodeError(name, "damaged", f"holds a note that cannot be: {error}") from error
+
+
+def _sounding(track: _Track) -> _Track:
+    """Returns the track without notes of zero length."""
+    return _select(track, track.offset > track.onset)
 
 
 def _select(track: _Track, keep: np.ndarray) -> _Track:

@@ -1,15 +1,17 @@
 """Plays with a trained model: `python -m trainer.generate --workdir=DIR --output=DIR`."""
 
+import math
 import os
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 
 from notes import cli, storage
 from notes.errors import UserError
-from notes.midi import Sustain, read_midi, write_midi
-from notes.representation import Notes
+from notes.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
+from notes.representation import FIELDS, Notes
 from notes.statistics import Histograms
 from trainer import startup
 from trainer.workdir import absolute, load_run, write_json
@@ -17,11 +19,20 @@ from trainer.workdir import absolute, load_run, write_json
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
 _OUTPUT = flags.DEFINE_string("output", None, "where the samples go; those of an earlier call are overwritten")
 _PRIMER = flags.DEFINE_string("primer", None, "a MIDI file to continue; without it, the samples start from silence")
+_PRIMER_SECONDS = flags.DEFINE_float("primer_seconds", None, "only so much of the primer, from its first note")
 _NUM_NOTES = flags.DEFINE_integer("num_notes", 512, "notes to generate for each sample", lower_bound=1)
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "how many samples to play, all at once", lower_bound=1)
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "below 1 the likely is played more often, above 1 the unlikely")
+_TEMPERATURE = flags.DEFINE_string(
+    "temperature", "1", "below 1 the likely is played more often, above 1 the unlikely: a number, or as in 0.9,pitch=1"
+)
+_TOP_P = flags.DEFINE_string(
+    "top_p", "1", "draws from the likeliest values that are so probable together: a number, or as in pitch=0.95"
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "of what is drawn: the same seed plays the same", lower_bound=0, upper_bound=2**63 - 1
+)
+_PEDAL = flags.DEFINE_bool(
+    "pedal", None, "play a sustain pedal too (controller 64), by a rule; the default where durations are those of keys"
 )
 _AUDIO = flags.DEFINE_bool("audio", False, "also write a .wav of each sample")
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
@@ -30,34 +41,84 @@ _DOCUMENT_NAME = "samples.json"
 _ROLL_NOTES = 2000  # notes that a piano roll shows at most
 
 
-def _primer(sustain: Sustain) -> Notes:
-    """The notes to continue, with durations as the model was trained on."""
+class _Primer(NamedTuple):
+    """What is continued: its notes, with durations as the model was trained on, and when its pedal is down."""
+
+    notes: Notes
+    pedal: np.ndarray
+
+
+def _primer(sustain: Sustain) -> _Primer:
+    """The primer that the flags name, or silence."""
+    seconds = _PRIMER_SECONDS.value
     if not _PRIMER.value:
-        return Notes.empty()
-    primer = read_midi(storage.read_bytes(_PRIMER.value), _PRIMER.value, sustain=sustain).notes
-    if not len(primer):
+        if seconds is not None:
+            raise UserError(f"--primer_seconds={seconds:g}: there is no --primer to cut")
+        return _Primer(Notes.empty(), NO_PEDAL)
+    if seconds is not None and not seconds > 0:
+        raise UserError(f"--primer_seconds={seconds:g}: expected a number above 0")
+    data = storage.read_bytes(_PRIMER.value)
+    notes = read_midi(data, _PRIMER.value, sustain=sustain).notes
+    if not len(notes):
         raise UserError(f"{_PRIMER.value}: holds no notes to continue")
-    return primer
+    if seconds is not None:
+        notes = notes[: int(np.searchsorted(notes.onset_us, seconds * 1e6))]
+    # Durations that the pedal has extended hold it already.
+    return _Primer(notes, read_pedal(data, _PRIMER.value) if sustain == "ignore" else NO_PEDAL)
+
+
+def _by_field(flag: str, text: str, highest: float = math.inf) -> dict[str, float]:
+    """A number for each field: `0.9` is for all of them, `pitch=0.9` for one, `0.9,pitch=1` for all but one.
+
+    Args:
+        flag: the flag's name, for an error.
+        text: its value.
+        highest: the largest number allowed; the smallest is above 0.
+
+    Raises:
+        UserError: anything else.
+    """
+    values = dict.fromkeys(FIELDS, 1.0)
+    for place, part in enumerate(text.split(",")):
+        field, equals, number = part.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        fields = [field] if equals else FIELDS
+        if (place and not equals) or not set(fields) <= set(FIELDS) or not 0 < value <= highest or value == math.inf:
+            raise UserError(
+                f"--{flag}={text}: expected a number above 0"
+                + (f", at most {highest:g}" if highest < math.inf else "")
+                + f", or one for a field ({', '.join(FIELDS)}), as in 0.9,pitch=1"
+            )
+        values.update(dict.fromkeys(fields, value))
+    return values
 
 
 def main() -> int:
     """Plays as the flags say."""
     workdir, output = cli.required(_WORKDIR), cli.required(_OUTPUT)
-    if not _TEMPERATURE.value > 0:
-        raise UserError(f"--temperature={_TEMPERATURE.value}: expected a number above 0")
+    temperature, top_p = _by_field("temperature", _TEMPERATURE.value), _by_field("top_p", _TOP_P.value, highest=1)
     run = load_run(workdir)
-    primer = _primer(run.get("sustain", "ignore"))
+    sustain = run.get("sustain", "ignore")
+    if _PEDAL.value and sustain == "extend":
+        raise UserError(f"--pedal: the durations that {workdir} was trained on hold the pedal already (sustain=extend)")
+    plays_pedal = sustain == "ignore" if _PEDAL.value is None else _PEDAL.value
+    primer = _primer(sustain)
     startup.import_tensorflow()
     from trainer import mirror
     from trainer.model import load_model
+    from trainer.pedal import continued_pedal
     from trainer.sampling import Player
 
     trained = load_model(workdir)
     samples = Player(trained.model).play(
-        primer,
+        primer.notes,
         num_notes=_NUM_NOTES.value,
         num_samples=_NUM_SAMPLES.value,
-        temperature=_TEMPERATURE.value,
+        temperature=temperature,
+        top_p=top_p,
         seed=_SEED.value,
         quiet=_QUIET.value,
     )
@@ -65,7 +126,14 @@ def main() -> int:
     _remove_former(output)
     with mirror.uploaded(output, last=[_DOCUMENT_NAME]) as directory:
         files = [
-            _write_sample(directory, index, notes, samples.primer_notes) for index, notes in enumerate(samples.notes)
+            _write_sample(
+                directory,
+                index,
+                notes,
+                samples.primer_notes,
+                continued_pedal(primer.pedal, notes, samples.primer_notes, by_rule=plays_pedal),
+            )
+            for index, notes in enumerate(samples.notes)
         ]
         if _NUM_NOTES.value > 1:
             _draw_distributions(run, directory, samples.notes, samples.primer_notes)
@@ -76,8 +144,11 @@ def main() -> int:
             "primer_notes": samples.primer_notes,
             "num_notes": _NUM_NOTES.value,
             "num_samples": _NUM_SAMPLES.value,
-            "temperature": _TEMPERATURE.value,
+            "temperature": temperature,
+            "top_p": top_p,
             "seed": _SEED.value,
+            "sustain": sustain,
+            "pedal": plays_pedal,
             "notes_per_second": samples.notes_per_second,
             "samples": files,
         }
@@ -91,16 +162,16 @@ def main() -> int:
     return 0
 
 
-def _write_sample(output: str, index: int, notes: Notes, primer_notes: int) -> dict[str, object]:
+def _write_sample(output: str, index: int, notes: Notes, primer_notes: int, pedal: np.ndarray) -> dict[str, object]:
     """Writes a sample's files; returns its entry in samples.json."""
     from trainer import plots, sound
 
     stem = os.path.join(output, f"sample-{index:03d}")
-    write_midi(notes, f"{stem}.mid")
+    write_midi(notes, f"{stem}.mid", pedal)
     plots.piano_roll(notes, f"{stem}.png", max_notes=_ROLL_NOTES, primer_notes=primer_notes)
     entry: dict[str, object] = {"midi": f"sample-{index:03d}.mid", "seconds": notes.seconds}
     if _AUDIO.value:
-        entry["synthesizer"] = sound.render_wav(notes, f"{stem}.wav")
+        entry["synthesizer"] = sound.render_wav(notes, f"{stem}.wav", pedal)
     return entry
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from notes.representation import MAX_TICK, PITCHES, TICK_US
+from notes.representation import FIELDS, MAX_TICK, PITCHES, TICK_US
 from trainer.config import Config
 from trainer.dataset import NoteArrays
 
@@ -33,6 +33,12 @@ _AFTER = {"pitch": ("step", "duration", "velocity"), "step": ("duration", "veloc
 UNIFORMS_PER_NOTE = 6
 """Uniform numbers that drawing one note takes."""
 
+TopP = tuple[tf.Tensor | None, tf.Tensor | None, tf.Tensor | None, tf.Tensor | None]
+"""For pitch, step, duration and velocity, as `categorical` says."""
+
+EVERYTHING: TopP = (None, None, None, None)
+"""Nothing is left out, however unlikely."""
+
 # Embeddings begin within 0.05 of zero, and an optimizer's step is as long for them as for any weight: scaled up, they
 # are of the size of activations, and learn as much faster.
 _INPUT_SCALE = 32.0
@@ -54,13 +60,17 @@ def bins(microseconds: tf.Tensor) -> tf.Tensor:
     return tf.gather(_BIN_OF_TICK, ticks(microseconds))
 
 
-def categorical(logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+def categorical(
+    logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor, top_p: tf.Tensor | None = None
+) -> tf.Tensor:
     """Draws from softmax(logits / temperature) by inverting its distribution function.
 
     Args:
         logits: `[voices, classes]`.
         uniform: `[voices]` in [0, 1).
         temperature: scalar above 0.
+        top_p: scalar above 0, at most 1: draws from the smallest set of likeliest classes whose probability reaches it;
+            None draws from all of them.
 
     Returns:
         int32 `[voices]`.
@@ -69,11 +79,41 @@ def categorical(logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor) -
     # Next to the likeliest class, so that a temperature near 0 leaves it alone instead of dividing by nothing.
     relative = logits - tf.reduce_max(logits, axis=-1, keepdims=True)
     likelihood = tf.exp(relative / tf.maximum(temperature, _COLDEST))
+    if top_p is not None:
+        likelihood = _nucleus(likelihood, top_p)
     # Running sums as a product with a triangle of ones: XLA makes a far slower loop of tf.cumsum. They are compared
     # with a share of their own total, which rounding, coarse on some GPUs, leaves a little off that of the likelihoods.
     running = tf.matmul(likelihood, tf.constant(np.triu(np.ones((classes, classes))), logits.dtype))
     drawn = tf.cast(uniform, logits.dtype)[:, tf.newaxis] * running[:, -1:]
     return tf.reduce_sum(tf.cast(running[:, :-1] <= drawn, tf.int32), axis=-1)
+
+
+def _nucleus(likelihood: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
+    """Leaves the fewest likeliest classes whose share of the sum reaches `top_p`, and sets the others to 0.
+
+    Of classes that are just as likely, all are left or none. It is nucleus sampling: Holtzman et al., "The Curious Case
+    of Neural Text Degeneration", 2020.
+
+    Args:
+        likelihood: `[voices, classes]`, the largest of each voice 1.
+        top_p: scalar above 0, at most 1.
+    """
+    # By halving an interval: numbers that are not negative have the order of their bits. A sort would take many times
+    # as long. The sums are products with ones, since XLA makes a slower loop of tf.reduce_sum.
+    integer, highest = (tf.int64, 62) if likelihood.dtype == tf.float64 else (tf.int32, 30)
+    ones = tf.ones([likelihood.shape[-1], 1], likelihood.dtype)
+    wanted = tf.maximum(top_p * tf.matmul(likelihood, ones), 1)  # The likeliest stays, however small the share.
+    bits = tf.zeros_like(wanted, integer)
+    for place in reversed(range(highest)):
+        higher = bits + tf.constant(1 << place, integer)
+        enough = tf.matmul(_at_least(likelihood, higher), ones) >= wanted
+        bits = tf.where(enough, higher, bits)
+    return _at_least(likelihood, bits)
+
+
+def _at_least(values: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Sets to 0 what is below the number of those bits."""
+    return tf.where(values >= tf.bitcast(bits, values.dtype), values, 0)
 
 
 def _nats(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -201,31 +241,34 @@ class DensityHeads(keras.layers.Layer):
         share = tf.nn.softmax(logits) / tf.constant(BIN_WIDTHS, logits.dtype)
         return tf.gather(share, _BIN_OF_TICK, axis=-1)
 
-    def sample(self, body: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor) -> NoteArrays:
+    def sample(
+        self, body: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = EVERYTHING
+    ) -> NoteArrays:
         """Draws a note for each voice.
 
         Args:
             body: the body's output, `[voices, units]`.
             uniforms: `[voices, UNIFORMS_PER_NOTE]` in [0, 1).
-            temperature: scalar above 0.
+            temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
+            top_p: for the same fields, as `categorical` says; of times, the classes are the bins.
 
         Returns:
             int32 `[voices]` each.
         """
         layers = self._hidden_layers(body)
-        pitch = categorical(self._read(layers, "pitch"), uniforms[:, 0], temperature)
-        self._tell(layers, "pitch", pitch)
-        step = categorical(self._read(layers, "step"), uniforms[:, 1], temperature)
-        self._tell(layers, "step", step)
-        duration = categorical(self._read(layers, "duration"), uniforms[:, 2], temperature)
-        self._tell(layers, "duration", duration)
-        velocity = categorical(self._read(layers, "velocity"), uniforms[:, 3], temperature)
+        temperatures = tf.unstack(tf.broadcast_to(temperature, [len(FIELDS)]))
+        chosen = {}
+        for index, field in enumerate(FIELDS):
+            logits = self._read(layers, field)
+            chosen[field] = categorical(logits, uniforms[:, index], temperatures[index], top_p[index])
+            if field in _AFTER:
+                self._tell(layers, field, chosen[field])
         return NoteArrays(
-            pitch,
-            _time_in_bin(step, uniforms[:, 4]),
+            chosen["pitch"],
+            _time_in_bin(chosen["step"], uniforms[:, 4]),
             # A note that is heard lasts: tick 0 stands for all that is shorter than 5 ms.
-            tf.maximum(_time_in_bin(duration, uniforms[:, 5]), _SHORTEST_US),
-            tf.maximum(velocity, 1),
+            tf.maximum(_time_in_bin(chosen["duration"], uniforms[:, 5]), _SHORTEST_US),
+            tf.maximum(chosen["velocity"], 1),
         )
 
 
@@ -265,10 +308,16 @@ class RegressionHeads(keras.layers.Layer):
             "duration": _squared_error_with_positive_pressure(notes.duration_us, predicted["duration"]),
         }
 
-    def sample(self, body: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor) -> NoteArrays:
-        """A note for each voice, int32 `[voices]` each: the pitch is drawn, step and duration are the means."""
+    def sample(
+        self, body: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = EVERYTHING
+    ) -> NoteArrays:
+        """A note for each voice, int32 `[voices]` each: the pitch is drawn, step and duration are the means.
+
+        Args as `DensityHeads.sample`; only the pitch's temperature and `top_p` have an effect.
+        """
         predicted = self.predict_fields(body)
-        pitch = categorical(predicted["pitch"], uniforms[:, 0], temperature)
+        temperature = tf.broadcast_to(temperature, [len(FIELDS)])[0]
+        pitch = categorical(predicted["pitch"], uniforms[:, 0], temperature, top_p[0])
         step_us = tf.cast(tf.round(tf.maximum(predicted["step"], 0) * 1e6), tf.int32)
         duration_us = tf.cast(tf.round(tf.maximum(predicted["duration"], 0) * 1e6), tf.int32)
         velocity = tf.fill(tf.shape(pitch), _TUTORIAL_VELOCITY)

@@ -1,6 +1,7 @@
 """Plays: calls the model again and again, each note it draws being the next input, its state carried along."""
 
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from notes.errors import UserError
 from notes.progress import Meter
-from notes.representation import Notes
+from notes.representation import FIELDS, Notes
 from trainer.dataset import START_PITCH, NoteArrays
 from trainer.heads import UNIFORMS_PER_NOTE
 from trainer.model import NextNoteModel, State
@@ -37,13 +38,13 @@ class Player:
         self._model = model
 
         @tf.function(autograph=False, jit_compile=True)
-        def draw(hidden, state, weights, uniforms, temperature):
+        def draw(hidden, state, weights, uniforms, temperature, top_p):
             """Draws as many notes as uniforms `[notes, samples, UNIFORMS_PER_NOTE]` has rows; all samples at once."""
             notes = uniforms.shape[0]
             drawn = tf.TensorArray(tf.int32, notes, element_shape=[len(NoteArrays._fields), uniforms.shape[1]])
 
             def draw_one(index, hidden, state, drawn):
-                note = model.heads.sample(hidden, tf.gather(uniforms, index), temperature)
+                note = model.heads.sample(hidden, tf.gather(uniforms, index), temperature, top_p)
                 hidden, state = model.step(note, state, weights)
                 return index + 1, hidden, state, drawn.write(index, tf.stack(note))
 
@@ -61,8 +62,9 @@ class Player:
         *,
         num_notes: int,
         num_samples: int,
-        temperature: float,
+        temperature: float | Mapping[str, float],
         seed: int,
+        top_p: float | Mapping[str, float] = 1.0,
         quiet: bool = True,
     ) -> Samples:
         """Continues a primer, or plays from silence, several times at once.
@@ -73,8 +75,11 @@ class Player:
             primer: what to continue; without notes, the samples start from silence.
             num_notes: notes to generate for each sample.
             num_samples: how many samples.
-            temperature: above 0; below 1 plays the likely more often, above 1 the unlikely.
+            temperature: above 0; below 1 plays the likely more often, above 1 the unlikely. One for all, or one for
+                each of `notes.representation.FIELDS`.
             seed: of the numbers drawn.
+            top_p: above 0, at most 1: a field is drawn from its smallest set of likeliest values whose probability, at
+                that temperature, reaches it. One for all, or one for each field.
             quiet: shows no progress.
 
         Raises:
@@ -88,13 +93,17 @@ class Player:
         uniforms = _uniforms(seed, calls * _NOTES_PER_CALL, num_samples).reshape(
             calls, _NOTES_PER_CALL, num_samples, UNIFORMS_PER_NOTE
         )
-        temperature = tf.constant(temperature, hidden.dtype)
-        self._draw(hidden, state, weights, tf.constant(uniforms[0]), temperature)  # Compiles.
+        temperatures = tf.constant(_by_field(temperature), hidden.dtype)
+        # Where nothing is left out, nothing is compiled for it.
+        shares = tuple(None if share == 1 else tf.constant(share, hidden.dtype) for share in _by_field(top_p))
+        self._draw(hidden, state, weights, tf.constant(uniforms[0]), temperatures, shares)  # Compiles.
         begun = time.monotonic()
         drawn = []
         with Meter(total=num_notes * num_samples, unit="note", description="playing", quiet=quiet) as meter:
             for call in range(calls):
-                hidden, state, notes = self._draw(hidden, state, weights, tf.constant(uniforms[call]), temperature)
+                hidden, state, notes = self._draw(
+                    hidden, state, weights, tf.constant(uniforms[call]), temperatures, shares
+                )
                 drawn.append([field.numpy() for field in notes])
                 meter.advance(min(_NOTES_PER_CALL, num_notes - call * _NOTES_PER_CALL) * num_samples)
         seconds = time.monotonic() - begun
@@ -120,6 +129,10 @@ class Player:
             inputs.map(lambda field: tf.constant(field[np.newaxis], tf.int32)), self._model.initial_state(1)
         )
         return hidden[:, -1], tf.nest.map_structure(lambda part: tf.cast(part, hidden.dtype), state)
+
+
+def _by_field(values: float | Mapping[str, float]) -> list[float]:
+    return [values[field] if isinstance(values, Mapping) else values for field in FIELDS]
 
 
 def _uniforms(seed: int, num_notes: int, num_samples: int) -> np.ndarray:

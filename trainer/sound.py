@@ -5,6 +5,7 @@ either is missing, pretty_midi adds up decaying tones: plain, but a sound all th
 of the two it was.
 """
 
+import dataclasses
 import importlib.resources
 import io
 import math
@@ -17,7 +18,7 @@ import pretty_midi
 from numpy.typing import NDArray
 
 from notes.errors import UserError
-from notes.midi import to_pretty_midi
+from notes.midi import NO_PEDAL, sustained, to_pretty_midi
 from notes.representation import Notes
 from notes.storage import atomic_write
 
@@ -38,11 +39,16 @@ _VOLUME, _SUSTAIN = 7, 64  # MIDI controllers
 _SOUNDFONT: Final = "TimGM6mb.sf2"
 
 
-def render_wav(notes: Notes, path: str | os.PathLike) -> str:
+def render_wav(notes: Notes, path: str | os.PathLike, pedal: np.ndarray = NO_PEDAL) -> str:
     """Plays notes into a 16-bit wav file of `SAMPLE_RATE`, written whole or not at all.
 
-    The loudest sample is at 90 % of full scale. The file is `TAIL_SECONDS` longer than the notes; of notes longer
+    The loudest sample is at 90 % of full scale. The file is `TAIL_SECONDS` longer than what sounds; of what is longer
     than `MAX_SECONDS` only the beginning is played.
+
+    Args:
+        notes: what is played.
+        path: the file.
+        pedal: int64 `[spans, 2]`, as `notes.midi.read_pedal` returns it: when the sustain pedal is down.
 
     Returns:
         A phrase that names what played, and says so where the notes were cut, for the user.
@@ -52,32 +58,29 @@ def render_wav(notes: Notes, path: str | os.PathLike) -> str:
     """
     if not len(notes):
         raise UserError(f"{os.fspath(path)}: no notes to play, expected at least one")
-    shown = _beginning(notes)
+    shown, pedal = _beginning(notes, pedal)
+    seconds = sustained(shown, pedal).seconds
     try:
-        samples = _play_soundfont(shown)
+        samples = _play_soundfont(shown, pedal, seconds)
         player = f"{_SOUNDFONT} through midirenderer"
     except (ImportError, OSError, RuntimeError) as error:
-        samples = _play_tones(shown)
+        samples = _play_tones(sustained(shown, pedal))
         player = f"plain tones of pretty_midi, for want of a piano ({error})"
-    _write_wav(_fit(samples, shown.seconds + TAIL_SECONDS), path)
+    _write_wav(_fit(samples, seconds + TAIL_SECONDS), path)
     return player if shown is notes else f"{player}, first {MAX_SECONDS // 60} minutes only"
 
 
-def _beginning(notes: Notes) -> Notes:
-    """The notes that start before `MAX_SECONDS`, ended there; the very same object where nothing is cut."""
-    if notes.seconds <= MAX_SECONDS:
-        return notes
+def _beginning(notes: Notes, pedal: np.ndarray) -> tuple[Notes, np.ndarray]:
+    """What starts before `MAX_SECONDS`, ended there; the very same notes where none is cut."""
     end_us = MAX_SECONDS * 1_000_000
+    pedal = np.minimum(pedal, end_us)
+    if notes.seconds <= MAX_SECONDS:
+        return notes, pedal
     started = notes[: int(np.searchsorted(notes.onset_us, end_us))]
-    return Notes(
-        pitch=started.pitch,
-        step_us=started.step_us,
-        duration_us=np.minimum(started.duration_us, end_us - started.onset_us),
-        velocity=started.velocity,
-    )
+    return dataclasses.replace(started, duration_us=np.minimum(started.duration_us, end_us - started.onset_us)), pedal
 
 
-def _play_soundfont(notes: Notes) -> NDArray[np.float32]:
+def _play_soundfont(notes: Notes, pedal: np.ndarray, seconds: float) -> NDArray[np.float32]:
     """Plays the soundfont's piano: float32 `[samples, 2]`, any scale.
 
     Raises:
@@ -88,24 +91,18 @@ def _play_soundfont(notes: Notes) -> NDArray[np.float32]:
     from midirenderer import render_wave_from
 
     soundfont = importlib.resources.files(pretty_midi).joinpath(_SOUNDFONT).read_bytes()
-    midi = to_pretty_midi(notes)
+    midi = to_pretty_midi(notes, pedal)
+    (piano,) = midi.instruments
+    # The player stops at the last event: a pedal that is up anyway holds it for the tail.
+    held = [*piano.control_changes, pretty_midi.ControlChange(_SUSTAIN, 0, seconds + TAIL_SECONDS)]
     for volume in _CHANNEL_VOLUMES:
-        samples = _read_wav(render_wave_from(soundfont, _midi_bytes(midi, notes.seconds, volume)))
+        piano.control_changes = [pretty_midi.ControlChange(_VOLUME, volume, 0.0), *held]
+        data = io.BytesIO()
+        midi.write(data)
+        samples = _read_wav(render_wave_from(soundfont, data.getvalue()))
         if np.abs(samples).max() < _FULL_SCALE:
             break
     return samples
-
-
-def _midi_bytes(midi: pretty_midi.PrettyMIDI, seconds: float, volume: int) -> bytes:
-    """The file for the player, which stops at the last event: a pedal that is up anyway holds it for the tail."""
-    (piano,) = midi.instruments
-    piano.control_changes = [
-        pretty_midi.ControlChange(_VOLUME, volume, 0.0),
-        pretty_midi.ControlChange(_SUSTAIN, 0, seconds + TAIL_SECONDS),
-    ]
-    data = io.BytesIO()
-    midi.write(data)
-    return data.getvalue()
 
 
 def _play_tones(notes: Notes) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from notes import midi
-from notes.midi import MidiDecodeError, read_midi, to_pretty_midi, write_midi
+from notes.midi import NO_PEDAL, MidiDecodeError, read_midi, read_pedal, sustained, to_pretty_midi, write_midi
 from notes.representation import Notes, on_one_keyboard
 from tests.midi_files import END_OF_TRACK, melody, midi_bytes, off, on, pedal, program, random_notes, tempo, track
 
@@ -418,3 +418,61 @@ def test_every_note_of_the_corpus_agrees_with_pretty_midi(corpus):
         assert np.array_equal(ours.velocity, expected[:, 3]), path
         assert np.abs(ours.onset_us - expected[:, 0]).max() <= 1.000001, path
         assert np.abs(ours.offset_us - expected[:, 2]).max() <= 1.000001, path
+
+
+# The pedal.
+
+
+def spans(*tracks) -> list[list[int]]:
+    return read_pedal(midi_bytes(*tracks), "x.mid").tolist()
+
+
+def test_the_pedal_is_read_in_the_time_of_the_notes():
+    # A second of silence first, which is not music: time begins with the first onset.
+    events = [on(1000, 60), pedal(200, 64), pedal(100, 90), pedal(100, 63), pedal(50, 20), off(50, 60), pedal(100, 127)]
+    assert spans(events) == [[200_000, 400_000]]
+    assert spans([pedal(0, 127), *events]) == [[0, 400_000]]
+    assert spans([on(0, 60), off(10, 60)]) == []
+    assert spans([]) == []
+
+
+def test_a_pedal_that_is_never_let_up_comes_up_with_the_last_key():
+    assert spans([on(0, 60), pedal(10, 127), off(90, 60)]) == [[10_000, 100_000]]
+    assert spans([on(0, 60), off(90, 60), pedal(10, 127)]) == []
+
+
+def test_of_two_pedals_one_is_enough():
+    left = [on(0, 40), pedal(100, 127), pedal(100, 0), pedal(300, 127), pedal(100, 0), off(0, 40)]
+    right = [on(0, 70, channel=1), pedal(150, 127, 1), pedal(100, 0, 1), off(400, 70, channel=1)]
+    assert spans(left, right) == [[100_000, 250_000], [500_000, 600_000]]
+
+
+def test_the_pedal_is_read_alike_where_pretty_midi_must_read(monkeypatch):
+    events = [on(0, 60), pedal(10, 127), off(90, 60), pedal(50, 0)]
+    expected = spans(events)
+    monkeypatch.setattr(midi, "_read_with_symusic", lambda *_, **__: None)
+    assert spans(events) == expected == [[10_000, 150_000]]
+
+
+@given(st.integers(0, 500), st.lists(st.integers(20, 400_000), max_size=30))
+def test_notes_and_their_pedal_are_written_and_read_as_they_were(seed, gaps):
+    notes = random_notes(seed, 30)
+    times = np.cumsum(gaps[: len(gaps) // 2 * 2], dtype=np.int64) * 20  # MIDI ticks of 20 microseconds
+    pressed = times[times < notes.seconds * 1e6 // 2]
+    pressed = pressed[: len(pressed) // 2 * 2].reshape(-1, 2)
+    buffer = BytesIO()
+    to_pretty_midi(notes, pressed).write(buffer)
+    assert rows(read_midi(buffer.getvalue(), "x.mid").notes) == rows(written_and_read(notes))
+    np.testing.assert_array_equal(read_pedal(buffer.getvalue(), "x.mid"), pressed)
+
+
+@given(st.integers(0, 500))
+def test_notes_under_a_pedal_sound_as_long_as_extending_says(seed):
+    notes = written_and_read(random_notes(seed, 40))
+    pressed = np.arange(10, dtype=np.int64).reshape(-1, 2) * 900_000 + 100_000
+    pressed = pressed[pressed[:, 1] < notes.seconds * 1e6]
+    buffer = BytesIO()
+    to_pretty_midi(notes, pressed).write(buffer)
+    extended = read_midi(buffer.getvalue(), "x.mid", sustain="extend").notes
+    assert rows(sustained(notes, pressed)) == rows(extended)
+    assert rows(sustained(notes, NO_PEDAL)) == rows(notes)

@@ -13,7 +13,8 @@ import pytest
 
 from notes.errors import UserError
 from notes.manifest import Manifest
-from notes.midi import read_midi
+from notes.midi import read_midi, read_pedal, write_midi
+from notes.representation import FIELDS
 from tests.midi_files import melody, midi_bytes
 from tests.processes import run_python
 from tests.trainer.datasets import write_dataset
@@ -27,13 +28,14 @@ TINY = Config(
 STEPS = 30
 CHECKPOINT = {"checkpoint.json", "variables.index", "variables.data-00000-of-00001"}
 PRIMER = [60, 64, 67, 72, 67, 64]
+PRIMER_PEDAL = np.array([[100_000, 700_000]])
 FLAGS = {
     "trainer": {"data", "workdir", "preset", "config", "quiet", "seq_length", "units", "layers", "batch_size", "steps",
                 "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed", "checkpoint_every",
                 "pitch_weight", "step_weight", "duration_weight"},
     "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "seed", "quiet"},
-    "trainer.generate": {"workdir", "output", "primer", "num_notes", "num_samples", "temperature", "seed", "audio",
-                         "quiet"},
+    "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
+                         "top_p", "seed", "pedal", "audio", "quiet"},
 }  # fmt: skip
 
 
@@ -104,11 +106,14 @@ def places(tmp_path_factory, dataset):
         "wrong.json": here / "wrong.json",
         "w": here / "w",
         "o": here / "o",
+        "extended": here / "extended",
     }
+    paths["extended"].mkdir()
+    (paths["extended"] / "run.json").write_text('{"sustain": "extend"}')
     paths["silent.mid"].write_bytes(midi_bytes([]))
     paths["cut.mid"].write_bytes(melody(PRIMER)[:-20])
     paths["text.mid"].write_text("Ceci n'est pas un fichier MIDI.\n")
-    paths["primer.mid"].write_bytes(melody(PRIMER))
+    write_midi(read_midi(melody(PRIMER), "primer").notes, paths["primer.mid"], PRIMER_PEDAL)
     paths["unknown.json"].write_text('{"lstm_units": 8, "unit": 9}')
     paths["wrong.json"].write_text('{"dropout": 1.5}')
     return paths
@@ -175,6 +180,14 @@ def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
         (["--workdir={w}", "--output={o}", "--primer={text.mid}"], ["text.mid"]),
         (["--workdir={w}", "--output={o}", "--temperature=0"], ["--temperature=0", "above 0"]),
         (["--workdir={w}", "--output={o}", "--temperature=nan"], ["--temperature=nan", "above 0"]),
+        (["--workdir={w}", "--output={o}", "--temperature=warm"], ["--temperature=warm", "above 0"]),
+        (["--workdir={w}", "--output={o}", "--temperature=tempo=1"], ["--temperature=tempo=1", "step, duration"]),
+        (["--workdir={w}", "--output={o}", "--temperature=step=1,0.9"], ["--temperature=step=1,0.9", "0.9,pitch=1"]),
+        (["--workdir={w}", "--output={o}", "--top_p=0"], ["--top_p=0", "above 0, at most 1"]),
+        (["--workdir={w}", "--output={o}", "--top_p=pitch=1.5"], ["--top_p=pitch=1.5", "at most 1"]),
+        (["--workdir={w}", "--output={o}", "--primer_seconds=5"], ["--primer_seconds=5", "no --primer"]),
+        (["--workdir={w}", "--output={o}", "--primer={primer.mid}", "--primer_seconds=0"], ["--primer_seconds=0"]),
+        (["--workdir={extended}", "--output={o}", "--pedal"], ["--pedal", "sustain=extend"]),
         (["--workdir={w}", "--output={o}", "--num_notes=0"], ["num_notes", "0"]),
     ],
     ids=lambda value: " ".join(value[-1:]),
@@ -210,7 +223,15 @@ def processes(tmp_path_factory, dataset, places):
     }  # fmt: skip
     once_trained = {
         "generate": [*music, f"--output={here / 'two'}", "--num_samples=2", "--audio"],
-        "again": [*music, f"--output={here / 'one'}", "--quiet"],
+        "again": [*music, f"--output={here / 'one'}", "--quiet", "--temperature=1.0,step=1", "--top_p=pitch=1"],
+        "cut": [
+            *music,
+            f"--output={here / 'cut'}",
+            "--primer_seconds=1",
+            "--nopedal",
+            "--temperature=0.9,pitch=1",
+            "--top_p=step=0.95",
+        ],
         "evaluate": ["trainer.evaluate", data, workdir],
         "judge": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'judged.json'}",
                   "--generated", "--num_primers=2"],
@@ -373,7 +394,9 @@ def test_generation_removes_the_samples_of_an_earlier_call_and_nothing_else(proc
 def test_generation_says_what_it_did(workdir, places, processes):
     document = json.loads((processes[0] / "two" / "samples.json").read_text())
     assert document["notes_per_second"] > 0
-    assert (document["seed"], document["temperature"]) == (7, 1.0)
+    assert document["seed"] == 7
+    assert document["temperature"] == document["top_p"] == dict.fromkeys(FIELDS, 1.0)
+    assert (document["sustain"], document["pedal"]) == ("ignore", True)
     assert (document["num_notes"], document["num_samples"]) == (30, 2)
     assert document["primer"] == str(places["primer.mid"])
     assert document["primer_notes"] == len(PRIMER)
@@ -389,6 +412,27 @@ def test_a_sample_begins_with_the_primer_and_has_the_notes_that_were_asked_for(p
         np.testing.assert_array_equal(notes.pitch[: len(PRIMER) - 1], primer.pitch[:-1])
         np.testing.assert_array_equal(notes.onset_us[: len(PRIMER) - 1], primer.onset_us[:-1])
         assert len(notes) == len(PRIMER) + 30
+
+
+def test_a_sample_begins_with_the_primers_pedal(processes):
+    here, finished = processes
+    assert finished["cut"].returncode == 0, finished["cut"].stderr
+    for name in ("two/sample-000.mid", "two/sample-001.mid", "cut/sample-000.mid"):
+        pedal = read_pedal((here / name).read_bytes(), name)
+        np.testing.assert_array_equal(pedal[:1], PRIMER_PEDAL)
+        assert len(pedal) == 1 or not name.startswith("cut")  # --nopedal
+
+
+def test_a_primer_is_cut_at_its_seconds(places, processes):
+    here, _ = processes
+    document = json.loads((here / "cut" / "samples.json").read_text())
+    assert document["primer_notes"] == 4
+    assert document["pedal"] is False
+    assert document["temperature"] == {"pitch": 1.0, "step": 0.9, "duration": 0.9, "velocity": 0.9}
+    assert document["top_p"] == {"pitch": 1.0, "step": 0.95, "duration": 1.0, "velocity": 1.0}
+    notes = read_midi((here / "cut" / "sample-000.mid").read_bytes(), "sample").notes
+    np.testing.assert_array_equal(notes.pitch[:3], PRIMER[:3])
+    assert len(notes) <= 4 + 30
 
 
 def test_equal_seeds_give_equal_bytes(processes):

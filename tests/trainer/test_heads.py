@@ -156,6 +156,73 @@ def test_categorical_never_draws_what_has_no_probability(seed, uniform):
     assert chosen.max() < 90
 
 
+def nucleus(logits, top_p):
+    """Softmax of logits `[classes]`, cut to the likeliest classes that reach the share, by sorting."""
+    probability = softmax(logits)
+    order = np.argsort(-probability)
+    kept = order[: np.searchsorted(np.cumsum(probability[order]), top_p) + 1]
+    cut = np.zeros_like(probability)
+    cut[kept] = probability[kept] / probability[kept].sum()
+    return cut
+
+
+@pytest.mark.parametrize("top_p", [1e-45, 0.05, 0.3, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_top_p_leaves_the_fewest_that_reach_it(top_p, dtype):
+    logits = np.random.default_rng(3).normal(0, 3, (40, 128)).astype(np.float32)
+    draws = 400
+    uniform = tf.constant(np.tile((np.arange(draws) + 0.5) / draws, 40), dtype)
+    rows = tf.constant(np.repeat(logits, draws, axis=0), dtype)
+    chosen = heads.categorical(rows, uniform, tf.constant(1.0, dtype), tf.constant(top_p, dtype)).numpy()
+    for row, drawn in zip(logits, chosen.reshape(40, draws), strict=True):
+        frequencies = np.bincount(drawn, minlength=128) / draws
+        np.testing.assert_allclose(frequencies, nucleus(row, top_p), atol=2 / draws)
+
+
+def test_what_top_p_leaves_is_drawn_as_often_as_before_among_itself():
+    logits = np.random.default_rng(1).normal(0, 1, 128).astype(np.float32)
+    draws = 20_000
+    uniform = tf.constant(np.random.default_rng(2).random(draws, np.float32))
+    rows = tf.repeat(logits[np.newaxis], draws, axis=0)
+    counts = np.bincount(heads.categorical(rows, uniform, tf.constant(0.8), tf.constant(0.7)), minlength=128)
+    # At the temperature: first the one, then the other.
+    expected = draws * nucleus(logits / 0.8, 0.7)
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    chi_square = np.sum((counts - expected)[possible] ** 2 / expected[possible])
+    degrees = possible.sum() - 1
+    assert degrees > 5
+    assert chi_square < degrees + 4 * np.sqrt(2 * degrees)
+
+
+def test_of_equally_likely_classes_top_p_leaves_all():
+    uniform = tf.constant(np.linspace(0, 0.999, 300, dtype=np.float32))
+    rows = tf.repeat(tf.constant([[0.0, 2.0, 2.0, -1.0]]), 300, axis=0)
+    chosen = heads.categorical(rows, uniform, tf.constant(1.0), tf.constant(0.1)).numpy()
+    assert set(chosen) == {1, 2}
+
+
+def test_each_field_has_its_own_temperature_and_top_p(density):
+    hidden, drawn_by = hidden_of(300), uniforms(300)
+    plain = density.sample(hidden, drawn_by, tf.constant(1.0))
+    for place, field in enumerate(NoteArrays._fields):
+        temperature = np.ones(4, np.float32)
+        temperature[place] = 1e-6
+        cold = density.sample(hidden, drawn_by, tf.constant(temperature))
+        narrow = density.sample(
+            hidden,
+            drawn_by,
+            tf.constant(1.0),
+            tuple(tf.constant(1e-6) if other == place else None for other in range(4)),
+        )
+        # The likeliest, either way, given what was drawn before it; and those fields are drawn as ever.
+        for one, other, before in zip(cold[: place + 1], narrow[: place + 1], plain[:place], strict=False):
+            np.testing.assert_array_equal(one, other)
+            np.testing.assert_array_equal(one, before)
+        np.testing.assert_array_equal(cold[place], narrow[place])
+        assert np.mean(cold[place].numpy() != plain[place].numpy()) > 0.1, field
+
+
 def test_drawn_notes_follow_the_densities_that_score_them(density):
     voices = 8_000
     hidden = tf.repeat(hidden_of(4), voices // 4, axis=0)

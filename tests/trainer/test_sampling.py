@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from notes.errors import UserError
-from notes.representation import Notes
+from notes.representation import FIELDS, Notes
 from tests.trainer.datasets import random_notes
 from tests.trainer.models import surprise, tiny_model
 from trainer.dataset import NoteArrays
@@ -24,9 +26,11 @@ def primer():
     return random_notes(12, seed=3)
 
 
-def play(player, primer=None, *, num_notes=20, num_samples=MANY, temperature=1.0, seed=0):
+def play(player, primer=None, *, num_notes=20, num_samples=MANY, temperature=1.0, seed=0, **options):
     primer = Notes.empty() if primer is None else primer
-    return player.play(primer, num_notes=num_notes, num_samples=num_samples, temperature=temperature, seed=seed)
+    return player.play(
+        primer, num_notes=num_notes, num_samples=num_samples, temperature=temperature, seed=seed, **options
+    )
 
 
 def same(one, other):
@@ -57,6 +61,24 @@ def test_the_primer_is_the_beginning_of_every_sample(player, primer):
     assert all(notes[:12].equals(primer) for notes in samples.notes)
     # The continuation begins where the primer stands, not where its last note has died away.
     assert min(notes.step_us[12] for notes in samples.notes) < primer.duration_us[-1] / 4
+
+
+def test_time_at_the_seam_goes_on_from_the_primers_last_onset(player, primer):
+    model = player._model
+    # Keys that still sound for a minute, and a file that would end long after: neither holds the next note up.
+    held = dataclasses.replace(primer, duration_us=np.append(primer.duration_us[:-3], [60_000_000] * 3))
+    samples = play(player, held, num_notes=1).notes
+    assert all(notes[:12].equals(held) for notes in samples)
+    inputs = NoteArrays(*(getattr(held, field).astype(np.int32)[np.newaxis] for field in NoteArrays._fields))
+    begin = start_note(1).map(lambda field: field.numpy()[:, np.newaxis])
+    heard = NoteArrays(*(tf.constant(np.append(*both, axis=1)) for both in zip(begin, inputs, strict=True)))
+    hidden = tf.repeat(model.read(heard)[0][:, -1], MANY, axis=0)
+    drawn = NoteArrays(
+        *(tf.constant([getattr(notes, field)[12] for notes in samples], tf.int32) for field in NoteArrays._fields)
+    )
+    # The step is what the model expects after the primer's last note, and no gap is added to it.
+    probabilities = model.heads.tick_probabilities(model.heads.logits(hidden, drawn)["step"])
+    assert surprise(ticks(drawn.step_us), probabilities) < 5
 
 
 def test_without_a_primer_the_first_note_is_drawn_from_what_begins_a_performance(player):
@@ -104,6 +126,43 @@ def test_without_temperature_the_likeliest_is_played(player, primer):
     assert len({notes.pitch[-1] for notes in samples}) == 1
     warm = np.bincount([notes.pitch[-1] for notes in play(player, primer, num_notes=1).notes])
     assert warm[samples[0].pitch[-1]] == warm.max()
+
+
+def test_a_top_p_of_1_leaves_everything_as_it_is(player, primer):
+    plain = play(player, primer).notes
+    assert same(plain, play(player, primer, top_p=1.0).notes)
+    assert same(
+        plain, play(player, primer, top_p=dict.fromkeys(FIELDS, 1.0), temperature=dict.fromkeys(FIELDS, 1.0)).notes
+    )
+
+
+def test_a_vanishing_top_p_plays_the_likeliest(player, primer):
+    narrow = play(player, primer, num_samples=3, top_p=1e-6).notes
+    cold = play(player, primer, num_samples=3, temperature=1e-6).notes
+    # A wide bin's ticks are equally likely, and are drawn whatever is left out.
+    for one, other in zip(narrow, cold, strict=True):
+        np.testing.assert_array_equal(one.pitch, other.pitch)
+        np.testing.assert_array_equal(one.velocity, other.velocity)
+    assert not same(narrow, play(player, primer, num_samples=3, top_p=0.9).notes)
+
+
+def test_with_top_p_a_sample_does_not_depend_on_how_many_there_are(player, primer):
+    options = {"top_p": {"pitch": 0.8, "step": 0.9, "duration": 1.0, "velocity": 0.5}, "num_notes": 70}
+    assert same(play(player, primer, num_samples=3, **options).notes, play(player, primer, **options).notes[:3])
+
+
+def test_the_temperature_of_a_field_acts_on_that_field_alone(player, primer):
+    for field in FIELDS:
+        cold = {**dict.fromkeys(FIELDS, 1.0), field: 1e-6}
+        for options in ({"temperature": cold}, {"top_p": cold}):
+            ended = [notes[12:] for notes in play(player, primer, num_notes=1, **options).notes]
+            values = {
+                "pitch": [notes.pitch[0] for notes in ended],
+                "velocity": [notes.velocity[0] for notes in ended],
+            }
+            for name, drawn in values.items():
+                # Velocity is given what came before it in the note, so that it varies with that.
+                assert (len(set(drawn)) == 1) == (name == field == "pitch"), (field, name, options)
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,24 @@ def test_notes_sound_when_they_are_written(tmp_path, player):
     assert before < 0.1 * after
 
 
+def test_a_pedal_lets_a_released_key_sound(tmp_path, player):
+    notes = Notes.from_onsets([60, 84], [0, 2_000_000], [100_000, 2_100_000], [100, 1])
+    sound.render_wav(notes, tmp_path / "dry.wav")
+    sound.render_wav(notes, tmp_path / "held.wav", np.array([[50_000, 1_500_000]]))
+    rate, dry = read(tmp_path / "dry.wav")
+    _, held = read(tmp_path / "held.wav")
+    while_down, after = (slice(int(start * rate), int(start * rate) + rate // 5) for start in (1.0, 1.8))
+    assert np.abs(held[while_down]).max() > 5 * np.abs(dry[while_down]).max()
+    assert np.abs(held[after]).max() < 0.3 * np.abs(held[while_down]).max()
+
+
+def test_what_the_last_pedal_holds_is_heard_to_its_end(tmp_path, player):
+    sound.render_wav(A4, tmp_path / "a4.wav", np.array([[500_000, 4_000_000]]))
+    rate, samples = read(tmp_path / "a4.wav")
+    assert len(samples) / rate == pytest.approx(4 + sound.TAIL_SECONDS, abs=0.01)
+    assert np.abs(samples[3 * rate : 4 * rate]).max() > 0.01
+
+
 def test_a_very_long_performance_is_cut_and_the_user_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(sound, "MAX_SECONDS", 60)
     notes = Notes.from_onsets([60, 62, 64], [0, 59_000_000, 61_000_000], [10**6, 10**9, 62_000_000], [90, 90, 90])
