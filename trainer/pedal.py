@@ -13,43 +13,40 @@ _TEXTURE_NOTES = 24  # so many notes back ...
 _WIDE = 40  # ... and so many semitones apart: more than two hands hold
 _CLASHES = 3  # pairs of notes a semitone or a whole tone apart that blur
 _SHORTEST_US = 300_000  # between two changes
-# After a chord's onset, the foot following the hand; down again sooner where a key would be released before.
-_UP_US, _DOWN_US = 50_000, 150_000
+# After a chord's onset, for the foot follows the hand: the change begins, and ends in time to catch the shortest key.
+_UP_US, _SOONEST_DOWN_US, _DOWN_US = 50_000, 80_000, 150_000
 
 
 def legato_pedal(notes: Notes) -> np.ndarray:
     """When a pianist might have held the sustain pedal.
 
-    It is down where the texture is wide, and is changed just after a chord that brings a new lowest note or that would
-    blur with what was struck since the last change.
+    It is down where the texture is wide, and is changed just after a chord that brings a lower note, or several notes
+    close to those struck since the last change.
 
     Returns:
         int64 `[spans, 2]`, microseconds from the first onset: when it goes down, and when it comes up.
     """
     if not len(notes):
         return NO_PEDAL
-    pitch, onset = notes.pitch.astype(np.int64), notes.onset_us
+    pitch, onset, offset = notes.pitch.astype(np.int64), notes.onset_us, notes.offset_us
     starts = _chord_starts(onset)
-    ends = np.append(starts[1:], len(notes))
-    following = np.append(onset[starts[1:]], max(notes.offset_us.max(), onset[-1] + 1))
     spans = []
     begun, changed_us, heard = None, 0, np.zeros(0, np.int64)
-    for start, end, next_us in zip(starts, ends, following, strict=True):
-        recent, chord = pitch[max(0, end - _TEXTURE_NOTES) : end], pitch[start:end]
-        wide = np.ptp(recent) >= _WIDE
-        if begun is not None and (
-            not wide or (onset[start] - changed_us > _SHORTEST_US and _wants_change(chord, heard))
-        ):
-            spans.append((begun, min(onset[start] + _UP_US, next_us)))
+    for start, end in zip(starts, np.append(starts[1:], len(notes)), strict=True):
+        chord, struck_us = pitch[start:end], onset[start]
+        wide = np.ptp(pitch[max(0, end - _TEXTURE_NOTES) : end]) >= _WIDE
+        in_time = struck_us - changed_us > _SHORTEST_US
+        if begun is not None and (not wide or (in_time and _would_blur(chord, heard))):
+            spans.append((begun, struck_us + _UP_US))
             begun = None
         if wide and begun is None:
-            caught_us = max(onset[start] + _UP_US, min(onset[start] + _DOWN_US, notes.offset_us[start:end].min()))
-            begun, changed_us, heard = min(caught_us, next_us), onset[start], chord
+            begun = np.clip(offset[start:end].min(), struck_us + _SOONEST_DOWN_US, struck_us + _DOWN_US)
+            changed_us, heard = struck_us, chord
         else:
             heard = np.append(heard, chord)
     if begun is not None:
-        spans.append((begun, following[-1]))
-    made = np.array(spans, np.int64).reshape(-1, 2)
+        spans.append((begun, offset.max()))
+    made = np.minimum(np.array(spans, np.int64).reshape(-1, 2), offset.max())
     return made[made[:, 1] > made[:, 0]]
 
 
@@ -80,7 +77,7 @@ def _chord_starts(onset_us: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(onset_us, prepend=-_CHORD_US - 1) > _CHORD_US)
 
 
-def _wants_change(chord: np.ndarray, heard: np.ndarray) -> bool:
-    """Whether a chord would be blurred by the notes that were struck under the pedal."""
+def _would_blur(chord: np.ndarray, heard: np.ndarray) -> bool:
+    """Whether a chord wants the notes that were struck under the pedal to end."""
     clashes = np.isin(np.abs(chord[:, np.newaxis] - heard), (1, 2)).sum()
     return bool(chord.min() < heard.min() or clashes >= _CLASHES)
