@@ -91,8 +91,8 @@ def categorical(
 def _nucleus(likelihood: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
     """Leaves the fewest likeliest classes whose share of the sum reaches `top_p`, and sets the others to 0.
 
-    Of classes that are just as likely, all are left or none. It is nucleus sampling: Holtzman et al., "The Curious Case
-    of Neural Text Degeneration", 2020.
+    Of classes within a ten-thousandth of each other's likelihood, all are left or none. It is nucleus sampling:
+    Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020.
 
     Args:
         likelihood: `[voices, classes]`, the largest of each voice 1.
@@ -100,11 +100,13 @@ def _nucleus(likelihood: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
     """
     # By halving an interval: numbers that are not negative have the order of their bits. A sort would take many times
     # as long. The sums are products with ones, since XLA makes a slower loop of tf.reduce_sum.
-    integer, highest = (tf.int64, 62) if likelihood.dtype == tf.float64 else (tf.int32, 30)
+    integer, exponent_and_13_bits = (
+        (tf.int64, range(39, 62)) if likelihood.dtype == tf.float64 else (tf.int32, range(10, 30))
+    )
     ones = tf.ones([likelihood.shape[-1], 1], likelihood.dtype)
     wanted = tf.maximum(top_p * tf.matmul(likelihood, ones), 1)  # The likeliest stays, however small the share.
     bits = tf.zeros_like(wanted, integer)
-    for place in reversed(range(highest)):
+    for place in reversed(exponent_and_13_bits):
         higher = bits + tf.constant(1 << place, integer)
         enough = tf.matmul(_at_least(likelihood, higher), ones) >= wanted
         bits = tf.where(enough, higher, bits)
