@@ -157,7 +157,7 @@ def _pipeline(work: _Work, options: "PipelineOptions", *, plan_directory: str) -
 
     config = work.config
     processes = take_processes(options)
-    plan_file = storage.temporary_name(f"{plan_directory.rstrip('/')}/{writer.PLAN_NAME}")
+    plan_file = storage.temporary_name(storage.join(plan_directory, writer.PLAN_NAME))
     shard_writer = ShardWriter(
         plan_file=plan_file,
         archive=work.corpus.archive,

@@ -14,6 +14,7 @@ import io
 import os
 import posixpath
 import re
+import shutil
 import sys
 import tempfile
 import uuid
@@ -237,6 +238,24 @@ def remove(path: str | os.PathLike) -> None:
         return
     except OSError as error:
         raise FileError(f"{path}: cannot be removed ({error.strerror})") from error
+
+
+def remove_directory(path: str | os.PathLike) -> None:
+    """Removes a directory, here or in a bucket, with all that is in it; one that is not there is no error.
+
+    Raises:
+        FileError: something cannot be removed.
+    """
+    if is_remote(path):
+        remove_all(join(path, name) for name in generations(path))
+        return
+    path = local_path(path)
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise FileError(f"{error.filename}: cannot be removed ({error.strerror})") from error
 
 
 def rename(source: str | os.PathLike, target: str | os.PathLike) -> None:

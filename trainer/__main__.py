@@ -19,7 +19,7 @@ from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
 
 _STARTED = time.monotonic()
 
-EXIT_PEER_LOST = 75  # EX_TEMPFAIL of sysexits.h: the user is invited to try again
+EXIT_PEER_LOST = cli.EXIT_TRY_AGAIN
 
 _DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
 _WORKDIR = flags.DEFINE_string(

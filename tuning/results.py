@@ -21,7 +21,7 @@ from notes import storage
 from trainer.config import Config
 from trainer.workdir import write_json
 from tuning.space import Parameter, Space, notes_per_train_step, same_notes
-from tuning.study import SAME_SHARE, Settings, TrialRecord, best_of, remove_directory
+from tuning.study import SAME_SHARE, Settings, TrialRecord, best_of
 
 TRIALS_NAME = "trials.json"
 BEST_CONFIG_NAME = "best_config.json"
@@ -185,7 +185,7 @@ def remove(directory: str) -> None:
     """
     for name in (TRIALS_NAME, BEST_CONFIG_NAME, REPORT_NAME):
         storage.remove(os.path.join(directory, name))
-    remove_directory(os.path.join(directory, SUMMARIES_NAME))
+    storage.remove_directory(os.path.join(directory, SUMMARIES_NAME))
 
 
 def conclusion(standing: Standing) -> list[str]:

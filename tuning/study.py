@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import statistics
 import threading
 import time
@@ -292,7 +291,7 @@ class Study:
         try:
             path = os.path.join(directory, STUDY_NAME)
             if overwrite and storage.exists(path):
-                remove_directory(os.path.join(directory, TRIALS_NAME))
+                storage.remove_directory(os.path.join(directory, TRIALS_NAME))
                 storage.remove(path)
             state = {}
             if storage.exists(path):
@@ -688,20 +687,3 @@ def _lock(directory: str) -> Lock | Lease:
         return hold(directory)
     except HeldError as error:
         raise UserError(f"{directory}: {error} leads this study: wait for it, or use another workdir") from error
-
-
-def remove_directory(path: str) -> None:
-    """Removes a directory, here or in a bucket, with all that is in it; one that is not there is no error.
-
-    Raises:
-        FileError: something cannot be removed.
-    """
-    if storage.is_remote(path):
-        storage.remove_all(storage.join(path, name) for name in storage.generations(path))
-        return
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise FileError(f"{error.filename}: cannot be removed ({error.strerror})") from error
