@@ -28,7 +28,7 @@ LENGTH_FIELDS = ("steps", "epochs", "max_minutes")
 
 _AT_LEAST_1 = (
     *("seq_length", "units", "layers", "head_units", "batch_size", "keep"),
-    *("pitch_embedding", "time_embedding", "velocity_embedding", "accumulate"),
+    *("pitch_embedding", "time_embedding", "velocity_embedding", "accumulate", "mixtures"),
 )
 _AT_LEAST_0 = (
     *("pitch_weight", "step_weight", "duration_weight", "velocity_weight", "weight_decay", "clip_norm"),
@@ -70,6 +70,13 @@ class Config:
     time_embedding: int = _field(48, "size of the step and of the duration embedding (density)")
     velocity_embedding: int = _field(32, "size of the velocity embedding (density)")
     head_units: int = _field(128, "hidden units of each head (density)")
+    time_distribution: str = _field(
+        "bins",
+        "how step and duration are distributed over ticks of 10 ms (density): bins: a softmax over logarithmic "
+        "bins; logistics: a mixture of logistic distributions of the time's logarithm",
+        ("bins", "logistics"),
+    )
+    mixtures: int = _field(10, "components of the mixture of a time (logistics)")
     dropout: float = _field(0.0, "share of the activations dropped after each LSTM layer while training")
     pitch_weight: float = _field(1.0, "weight of the pitch loss")
     step_weight: float = _field(1.0, "weight of the step loss")

@@ -16,8 +16,8 @@ from notes.progress import Meter
 from notes.representation import MAX_TICK, TICK_US, ticks
 from trainer.dataset import START_PITCH, NoteArrays, NoteTable
 from trainer.heads import DensityHeads
-from trainer.heads import ticks as tensor_ticks
 from trainer.model import NextNoteModel
+from trainer.times import ticks as tensor_ticks
 
 CHUNK = 256  # notes read per call, state carried over
 LANES = 64  # performances, or windows of a last-position model, read side by side
@@ -234,9 +234,7 @@ def _scored(table: NoteTable, field: str) -> np.ndarray:
 def _density_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
     logits = model.heads.logits(hidden, notes)
     nats = model.heads.nats(logits, notes)
-    cumulative = tf.cumsum(model.heads.tick_probabilities(logits["step"]), axis=-1)
-    median = tf.reduce_sum(tf.cast(cumulative < 0.5, tf.int32), axis=-1)
-    away = tf.abs(median - tensor_ticks(notes.step_us))
+    away = tf.abs(model.heads.times.median(logits["step"]) - tensor_ticks(notes.step_us))
     return {
         **{field: nats[field] for field in SCORED_FIELDS},
         **_pitch_hits(logits["pitch"], notes.pitch),

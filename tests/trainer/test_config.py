@@ -26,6 +26,8 @@ OTHER = {
     "time_embedding": 2,
     "velocity_embedding": 3,
     "head_units": 4,
+    "time_distribution": "logistics",
+    "mixtures": 3,
     "dropout": 0.25,
     "pitch_weight": 0.05,
     "step_weight": 0.0,
@@ -63,11 +65,12 @@ WRONG = {
     "preset": [3],
     "model": ["lstm", None],
     "positions": ["first"],
+    "time_distribution": ["ticks", None],
     **{
         name: [0, -1, 2.5, True, "8"]
         for name in (
             "seq_length", "units", "layers", "pitch_embedding", "time_embedding", "velocity_embedding", "head_units",
-            "batch_size", "accumulate", "keep",
+            "mixtures", "batch_size", "accumulate", "keep",
         )
     },
     "dropout": [-0.1, 1.0, float("nan")],

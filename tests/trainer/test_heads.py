@@ -1,22 +1,18 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from notes import representation
 from notes.representation import MAX_TICK, TICK_US
 from tests.trainer.models import random_arrays, surprise, tiny_model
-from trainer import heads
+from trainer import heads, times
 from trainer.dataset import NoteArrays
 
 FIELDS = ("pitch", "step", "duration", "velocity")
-EDGES = [0, 4_999, 5_000, 14_999, 15_000, 9_994_999, 9_995_000, 10**7, 2**31 - 5_001, 2**31 - 5_000, 2**31 - 1]
 
 
-@pytest.fixture(scope="module")
-def density():
-    return tiny_model("density").heads
+@pytest.fixture(scope="module", params=["bins", "logistics"])
+def density(request):
+    return tiny_model("density", time_distribution=request.param, mixtures=4).heads
 
 
 @pytest.fixture(scope="module")
@@ -42,37 +38,7 @@ def softmax(logits):
     return tf.nn.softmax(tf.cast(logits, tf.float64)).numpy()
 
 
-# The grid and the bins.
-
-
-@given(st.one_of(st.sampled_from(EDGES), st.integers(0, 2**31 - 1)))
-def test_ticks_are_those_of_the_representation(microseconds):
-    assert heads.ticks(tf.constant(microseconds)).numpy() == representation.ticks(np.array(microseconds))
-
-
-def test_bins_cut_the_whole_grid_in_order():
-    bins = heads.bins(tf.range(0, (MAX_TICK + 1) * TICK_US, TICK_US)).numpy()
-    np.testing.assert_array_equal(np.unique(bins), np.arange(heads.BINS))
-    assert (np.diff(bins) >= 0).all()
-    np.testing.assert_array_equal(np.flatnonzero(np.diff(bins, prepend=-1)), heads.BIN_STARTS)
-    np.testing.assert_array_equal(np.bincount(bins), heads.BIN_WIDTHS)
-
-
-def test_bins_are_fine_where_the_ear_is_and_never_coarse():
-    assert (heads.BIN_WIDTHS[heads.BIN_STARTS < 20] == 1).all()
-    assert heads.BIN_WIDTHS[-1] == 1
-    assert (heads.BIN_WIDTHS / np.maximum(heads.BIN_STARTS, 12.5) <= 0.08).all()
-
-
 # Densities.
-
-
-def test_tick_probabilities_are_a_distribution_over_the_grid(density):
-    logits = 3 * tf.random.stateless_normal([5, 7, heads.BINS], [0, 1])
-    probabilities = density.tick_probabilities(logits).numpy()
-    assert probabilities.shape == (5, 7, MAX_TICK + 1)
-    assert probabilities.min() > 0
-    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("field", ["step", "duration"])
@@ -82,7 +48,7 @@ def test_nats_of_a_time_are_those_of_its_tick(density, field):
     hidden = tf.repeat(hidden_of(1), len(ticks), axis=0)
     logits = density.logits(hidden, notes)
     probability = np.exp(-density.nats(logits, notes)[field].numpy().astype(np.float64))
-    np.testing.assert_allclose(probability, density.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
+    np.testing.assert_allclose(probability, density.times.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
     assert abs(probability.sum() - 1) < 1e-5
     # Whatever lies in the tick's 10 ms counts as the tick, and all that is longer as the last one.
     for offset in (-TICK_US // 2, TICK_US // 2 - 1):
@@ -125,83 +91,6 @@ def test_the_training_loss_is_the_nats(density):
 # Drawing.
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_categorical_draws_as_often_as_it_should(temperature):
-    logits = np.array([0.0, 1.0, -30.0, 2.0, -1.0, -30.0], np.float32)
-    draws = 40_000
-    # The middles of equal parts of [0, 1): what is drawn must then be exact to a part.
-    uniform = ((np.arange(draws) + 0.5) / draws).astype(np.float32)
-    chosen = heads.categorical(tf.repeat(logits[np.newaxis], draws, axis=0), tf.constant(uniform), temperature)
-    assert chosen.dtype == tf.int32
-    frequencies = np.bincount(chosen.numpy(), minlength=6) / draws
-    np.testing.assert_allclose(frequencies, softmax(logits / temperature), atol=2 / draws)
-
-
-@pytest.mark.parametrize("temperature", [1e-2, 1e-6, 1e-30, 1e-45])
-def test_categorical_takes_the_likeliest_where_the_temperature_vanishes(temperature):
-    logits = tf.random.stateless_normal([200, 30], [0, 1])
-    uniform = tf.random.stateless_uniform([200], [0, 2])
-    chosen = heads.categorical(logits, uniform, tf.constant(temperature))
-    clear = np.diff(np.sort(logits, axis=-1), axis=-1)[:, -1] > 0.2
-    np.testing.assert_array_equal(chosen.numpy()[clear], np.argmax(logits, axis=-1)[clear])
-
-
-@settings(max_examples=50)
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 2.0**-24, 0.5, 1 - 2.0**-23, 1 - 2.0**-24]))
-def test_categorical_never_draws_what_has_no_probability(seed, uniform):
-    logits = np.random.default_rng(seed).normal(0, 2, (20, 128)).astype(np.float32)
-    logits[:, :5] = logits[:, 90:] = -200
-    chosen = heads.categorical(tf.constant(logits), tf.fill([20], tf.constant(uniform)), tf.constant(1.0)).numpy()
-    assert chosen.min() >= 5
-    assert chosen.max() < 90
-
-
-def nucleus(logits, top_p):
-    """Softmax of logits `[classes]`, cut to the likeliest classes that reach the share, by sorting."""
-    probability = softmax(logits)
-    order = np.argsort(-probability)
-    kept = order[: np.searchsorted(np.cumsum(probability[order]), top_p) + 1]
-    cut = np.zeros_like(probability)
-    cut[kept] = probability[kept] / probability[kept].sum()
-    return cut
-
-
-@pytest.mark.parametrize("top_p", [1e-45, 0.05, 0.3, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
-def test_top_p_leaves_the_fewest_that_reach_it(top_p, dtype):
-    logits = np.random.default_rng(3).normal(0, 3, (40, 128)).astype(np.float32)
-    draws = 400
-    uniform = tf.constant(np.tile((np.arange(draws) + 0.5) / draws, 40), dtype)
-    rows = tf.constant(np.repeat(logits, draws, axis=0), dtype)
-    chosen = heads.categorical(rows, uniform, tf.constant(1.0, dtype), tf.constant(top_p, dtype)).numpy()
-    for row, drawn in zip(logits, chosen.reshape(40, draws), strict=True):
-        frequencies = np.bincount(drawn, minlength=128) / draws
-        np.testing.assert_allclose(frequencies, nucleus(row, top_p), atol=2 / draws)
-
-
-def test_what_top_p_leaves_is_drawn_as_often_as_before_among_itself():
-    logits = np.random.default_rng(1).normal(0, 1, 128).astype(np.float32)
-    draws = 20_000
-    uniform = tf.constant(np.random.default_rng(2).random(draws, np.float32))
-    rows = tf.repeat(logits[np.newaxis], draws, axis=0)
-    counts = np.bincount(heads.categorical(rows, uniform, tf.constant(0.8), tf.constant(0.7)), minlength=128)
-    # At the temperature: first the one, then the other.
-    expected = draws * nucleus(logits / 0.8, 0.7)
-    possible = expected > 0
-    assert counts[~possible].sum() == 0
-    chi_square = np.sum((counts - expected)[possible] ** 2 / expected[possible])
-    degrees = possible.sum() - 1
-    assert degrees > 5
-    assert chi_square < degrees + 4 * np.sqrt(2 * degrees)
-
-
-def test_of_equally_likely_classes_top_p_leaves_all():
-    uniform = tf.constant(np.linspace(0, 0.999, 300, dtype=np.float32))
-    rows = tf.repeat(tf.constant([[0.0, 2.0, 2.0, -1.0]]), 300, axis=0)
-    chosen = heads.categorical(rows, uniform, tf.constant(1.0), tf.constant(0.1)).numpy()
-    assert set(chosen) == {1, 2}
-
-
 def test_each_field_has_its_own_temperature_and_top_p(density):
     hidden, drawn_by = hidden_of(300), uniforms(300)
     plain = density.sample(hidden, drawn_by, tf.constant(1.0))
@@ -231,7 +120,7 @@ def test_drawn_notes_follow_the_densities_that_score_them(density):
     other = density.logits(hidden[::-1], random_arrays(voices))
     for field in FIELDS:
         if field in ("step", "duration"):
-            chosen, probabilities = heads.ticks(getattr(notes, f"{field}_us")), density.tick_probabilities
+            chosen, probabilities = times.ticks(getattr(notes, f"{field}_us")), density.times.tick_probabilities
         else:
             chosen, probabilities = getattr(notes, field), softmax
         assert surprise(chosen, probabilities(logits[field])) < 5
@@ -261,7 +150,7 @@ def test_the_shortest_note_that_is_drawn_is_one_of_tick_0(density):
     np.testing.assert_array_equal(notes.step_us, 0)
     np.testing.assert_array_equal(notes.velocity, 1)
     assert (notes.duration_us.numpy() > 0).all()
-    np.testing.assert_array_equal(heads.ticks(notes.duration_us), 0)
+    np.testing.assert_array_equal(times.ticks(notes.duration_us), 0)
 
 
 # The tutorial's heads.

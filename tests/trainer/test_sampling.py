@@ -9,9 +9,9 @@ from notes.representation import FIELDS, Notes
 from tests.trainer.datasets import random_notes
 from tests.trainer.models import surprise, tiny_model
 from trainer.dataset import NoteArrays
-from trainer.heads import ticks
 from trainer.model import start_note
 from trainer.sampling import Player
+from trainer.times import ticks
 
 MANY = 256
 
@@ -77,7 +77,7 @@ def test_time_at_the_seam_goes_on_from_the_primers_last_onset(player, primer):
         *(tf.constant([getattr(notes, field)[12] for notes in samples], tf.int32) for field in NoteArrays._fields)
     )
     # The step is what the model expects after the primer's last note, and no gap is added to it.
-    probabilities = model.heads.tick_probabilities(model.heads.logits(hidden, drawn)["step"])
+    probabilities = model.heads.times.tick_probabilities(model.heads.logits(hidden, drawn)["step"])
     assert surprise(ticks(drawn.step_us), probabilities) < 5
 
 
@@ -96,9 +96,10 @@ def test_without_a_primer_the_first_note_is_drawn_from_what_begins_a_performance
     assert np.sum((uniform - expected) ** 2) > 10 * (1 - np.sum(expected**2)) / MANY
 
 
-def test_what_is_played_is_what_the_model_expects_on_hearing_it(player, primer):
-    model, temperature = player._model, 0.7
-    samples = play(player, primer, num_notes=16, temperature=temperature).notes
+@pytest.mark.parametrize(("form", "temperature"), [("bins", 0.7), ("logistics", 1.0)])
+def test_what_is_played_is_what_the_model_expects_on_hearing_it(primer, form, temperature):
+    model = tiny_model("density", layers=2, time_distribution=form)
+    samples = play(Player(model), primer, num_notes=16, temperature=temperature).notes
     fields = [np.stack([getattr(notes, field) for notes in samples]) for field in NoteArrays._fields]
     targets = NoteArrays(*(tf.constant(field, tf.int32) for field in fields))
     begins = start_note(MANY).map(lambda field: field[:, tf.newaxis])
@@ -108,13 +109,16 @@ def test_what_is_played_is_what_the_model_expects_on_hearing_it(player, primer):
     # In one pass over all notes, as they are scored.
     targets = targets.map(lambda field: field[:, 12:])
     # Another model would not expect it.
-    other = tiny_model("density", layers=2, seed=1)
+    other = tiny_model("density", layers=2, time_distribution=form, seed=1)
     for one, low, high in ((model, 0, 5), (other, 10, np.inf)):
         logits = one.heads.logits(one.read(inputs)[0][:, 12:], targets)
         for field in ("pitch", "step", "duration", "velocity"):
             scaled = logits[field] / temperature
             if field in ("step", "duration"):
-                chosen, probabilities = ticks(getattr(targets, f"{field}_us")), one.heads.tick_probabilities(scaled)
+                chosen, probabilities = (
+                    ticks(getattr(targets, f"{field}_us")),
+                    one.heads.times.tick_probabilities(scaled),
+                )
             else:
                 chosen, probabilities = getattr(targets, field), tf.nn.softmax(scaled)
             disagreement = surprise(np.ravel(chosen), np.reshape(probabilities, [MANY * 16, -1]))

@@ -37,9 +37,9 @@ def table():
     return table_of(LENGTHS)
 
 
-@pytest.fixture(scope="module")
-def carrying():
-    return Scorer(tiny_model("density", layers=2))
+@pytest.fixture(scope="module", params=["bins", "logistics"])
+def carrying(request):
+    return Scorer(tiny_model("density", layers=2, time_distribution=request.param))
 
 
 def outputs_one_by_one(model, table):
@@ -75,8 +75,8 @@ def pitch_scores(logits, pitch):
 
 def density_scores(model, hidden, note):
     logits = model.heads.logits(hidden, note)
-    step_ticks = model.heads.tick_probabilities(logits["step"]).numpy()[0]
-    duration_ticks = model.heads.tick_probabilities(logits["duration"]).numpy()[0]
+    step_ticks = model.heads.times.tick_probabilities(logits["step"]).numpy()[0]
+    duration_ticks = model.heads.times.tick_probabilities(logits["duration"]).numpy()[0]
     step = ticks(note.step_us.numpy())[0]
     median = np.searchsorted(np.cumsum(step_ticks), 0.5)
     return {
