@@ -5,22 +5,17 @@ with `--generated`, it continues performances of the split, and what it plays is
 """
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
 from notes import cli, storage
 from notes.errors import UserError
 from notes.manifest import SPLITS, Manifest
-from notes.progress import Meter
 from notes.records import Performance
-from notes.representation import Notes
 from trainer import startup
+from trainer.by_field import numbers_by_field
 from trainer.workdir import write_json
-
-if TYPE_CHECKING:
-    from trainer.model import NextNoteModel
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
 _DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
@@ -38,19 +33,30 @@ _NUM_PRIMERS = flags.DEFINE_integer(
     "with --generated: how many performances to continue; by default as many as the split has for it, but at most 64",
     lower_bound=1,
 )
+_TEMPERATURE = flags.DEFINE_string(
+    "temperature",
+    "1",
+    "with --generated: below 1 the likely is played more often, above 1 the unlikely: a number, or as in 0.9,pitch=1",
+)
+_TOP_P = flags.DEFINE_string(
+    "top_p",
+    "1",
+    "with --generated: draws from the likeliest values that are so probable together: a number, or as in pitch=0.95",
+)
 _SEED = flags.DEFINE_integer(
     "seed", 0, "with --generated: of what is drawn: the same seed plays the same", lower_bound=0, upper_bound=2**63 - 1
 )
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
-_TEMPERATURE = 1.0  # at which a model plays what it has learned
+_OF_GENERATED = (_NUM_PRIMERS, _TEMPERATURE, _TOP_P, _SEED)
 
 
 def main() -> int:
     """Scores, or judges, as the flags say."""
     workdir, data = cli.required(_WORKDIR), cli.required(_DATA)
-    if _NUM_PRIMERS.value is not None and not _GENERATED.value:
-        raise UserError(f"--num_primers={_NUM_PRIMERS.value}: nothing is continued without --generated: give both")
+    for flag in _OF_GENERATED:
+        if flag.present and not _GENERATED.value:
+            raise UserError(f"--{flag.name}={flag.value}: nothing is continued without --generated: give both")
     manifest = Manifest.load(data)
     kind = "generated" if _GENERATED.value else "evaluation"
     path = _OUTPUT.value or os.path.join(workdir, f"{kind}-{_SPLIT.value}.json")
@@ -130,19 +136,29 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
     if picture == path:
         raise UserError(f"--output={path}: expected the name of a .json file; the figure is written beside it, as .png")
     split = _SPLIT.value
+    temperature, top_p = numbers_by_field(_TEMPERATURE), numbers_by_field(_TOP_P, highest=1)
     held_out, num_primers = _held_out(manifest, split)
     continued = held_out[:num_primers]
     storage.make_directories(os.path.dirname(path) or ".")
     startup.import_tensorflow()
     from trainer import mirror, plots
     from trainer.model import load_model
+    from trainer.sampling import Player
 
     trained = load_model(workdir)
     pieces = [performance.piece for performance in held_out]
     primers = [performance.notes[: judging.PRIMER_NOTES] for performance in continued]
     real = [performance.notes[: judging.PRIMER_NOTES + judging.CONTINUATION_NOTES] for performance in continued]
+    played = Player(trained.model).play(
+        primers,
+        num_notes=judging.CONTINUATION_NOTES,
+        temperature=temperature,
+        top_p=top_p,
+        seed=_SEED.value,
+        quiet=_QUIET.value,
+    )
     judgement = judging.judge(
-        judging.Music(_play(trained.model, primers), pieces[:num_primers]),
+        judging.Music(played.notes, pieces[:num_primers]),
         judging.Music(real, pieces[:num_primers]),
         judging.Music([performance.notes for performance in held_out], pieces),
         [performance.notes for performance in manifest.read_performances("train")],
@@ -160,7 +176,8 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
             "pieces": len(set(pieces)),
             "notes": sum(len(performance.notes) for performance in held_out),
         },
-        "temperature": _TEMPERATURE,
+        "temperature": temperature,
+        "top_p": top_p,
         "seed": _SEED.value,
         "train_step": trained.train_step,
         "sustain": manifest.document["options"].get("sustain"),
@@ -190,29 +207,6 @@ def _held_out(manifest: Manifest, split: str) -> tuple[list[Performance], int]:
             f"give --num_primers={found} or less"
         )
     return [performances[index] for index in long_enough], wanted or min(found, judging.MAX_DEFAULT_PRIMERS)
-
-
-def _play(model: "NextNoteModel", primers: Sequence[Notes]) -> list[Notes]:
-    """Each primer and its continuation."""
-    import numpy as np
-
-    from trainer import judging
-    from trainer.sampling import Player
-
-    player = Player(model)
-    continued = []
-    with Meter(
-        total=len(primers) * judging.CONTINUATION_NOTES, unit="note", description="playing", quiet=_QUIET.value
-    ) as meter:
-        for index, primer in enumerate(primers):
-            # A seed for each primer, so that no two are continued by the same numbers.
-            seed = int(np.random.SeedSequence([_SEED.value, index]).generate_state(1, np.uint64)[0] >> 1)
-            samples = player.play(
-                primer, num_notes=judging.CONTINUATION_NOTES, num_samples=1, temperature=_TEMPERATURE, seed=seed
-            )
-            continued += samples.notes
-            meter.advance(judging.CONTINUATION_NOTES)
-    return continued
 
 
 def _judgement_in_words(document: dict[str, Any]) -> str:

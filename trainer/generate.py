@@ -1,6 +1,5 @@
 """Plays with a trained model: `python -m trainer.generate --workdir=DIR --output=DIR`."""
 
-import math
 import os
 import re
 from typing import Any, NamedTuple
@@ -11,9 +10,10 @@ from absl import flags
 from notes import cli, storage
 from notes.errors import UserError
 from notes.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
-from notes.representation import FIELDS, Notes
+from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import startup
+from trainer.by_field import numbers_by_field
 from trainer.workdir import absolute, load_run, write_json
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
@@ -67,39 +67,10 @@ def _primer(sustain: Sustain) -> _Primer:
     return _Primer(notes, read_pedal(data, _PRIMER.value) if sustain == "ignore" else NO_PEDAL)
 
 
-def _by_field(flag: str, text: str, highest: float = math.inf) -> dict[str, float]:
-    """A number for each field: `0.9` is for all of them, `pitch=0.9` for one, `0.9,pitch=1` for all but one.
-
-    Args:
-        flag: the flag's name, for an error.
-        text: its value.
-        highest: the largest number allowed; the smallest is above 0.
-
-    Raises:
-        UserError: anything else.
-    """
-    values = dict.fromkeys(FIELDS, 1.0)
-    for place, part in enumerate(text.split(",")):
-        field, equals, number = part.rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        fields = [field] if equals else FIELDS
-        if (place and not equals) or not set(fields) <= set(FIELDS) or not 0 < value <= highest or value == math.inf:
-            raise UserError(
-                f"--{flag}={text}: expected a number above 0"
-                + (f", at most {highest:g}" if highest < math.inf else "")
-                + f", or one for a field ({', '.join(FIELDS)}), as in 0.9,pitch=1"
-            )
-        values.update(dict.fromkeys(fields, value))
-    return values
-
-
 def main() -> int:
     """Plays as the flags say."""
     workdir, output = cli.required(_WORKDIR), cli.required(_OUTPUT)
-    temperature, top_p = _by_field("temperature", _TEMPERATURE.value), _by_field("top_p", _TOP_P.value, highest=1)
+    temperature, top_p = numbers_by_field(_TEMPERATURE), numbers_by_field(_TOP_P, highest=1)
     run = load_run(workdir)
     sustain = run.get("sustain", "ignore")
     if _PEDAL.value and sustain == "extend":
@@ -113,6 +84,7 @@ def main() -> int:
     from trainer.sampling import Player
 
     trained = load_model(workdir)
+    primer_notes = len(primer.notes)
     samples = Player(trained.model).play(
         primer.notes,
         num_notes=_NUM_NOTES.value,
@@ -130,18 +102,18 @@ def main() -> int:
                 directory,
                 index,
                 notes,
-                samples.primer_notes,
-                continued_pedal(primer.pedal, notes, samples.primer_notes, by_rule=plays_pedal),
+                primer_notes,
+                continued_pedal(primer.pedal, notes, primer_notes, by_rule=plays_pedal),
             )
             for index, notes in enumerate(samples.notes)
         ]
         if _NUM_NOTES.value > 1:
-            _draw_distributions(run, directory, samples.notes, samples.primer_notes)
+            _draw_distributions(run, directory, samples.notes, primer_notes)
         document = {
             "workdir": absolute(workdir),
             "train_step": trained.train_step,
             "primer": absolute(_PRIMER.value) if _PRIMER.value else None,
-            "primer_notes": samples.primer_notes,
+            "primer_notes": primer_notes,
             "num_notes": _NUM_NOTES.value,
             "num_samples": _NUM_SAMPLES.value,
             "temperature": temperature,

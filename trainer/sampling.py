@@ -1,7 +1,7 @@
 """Plays: calls the model again and again, each note it draws being the next input, its state carried along."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +21,11 @@ class Samples(NamedTuple):
     """What was played.
 
     Attributes:
-        notes: each sample, the primer and its continuation.
-        primer_notes: how many notes of each sample are the primer's.
-        notes_per_second: generated notes of all samples a second, without reading the primer and compiling.
+        notes: each sample, its primer and the continuation.
+        notes_per_second: generated notes of all samples a second, without reading primers and compiling.
     """
 
     notes: list[Notes]
-    primer_notes: int
     notes_per_second: float
 
 
@@ -38,10 +36,10 @@ class Player:
         self._model = model
 
         @tf.function(autograph=False, jit_compile=True)
-        def draw(hidden, state, weights, uniforms, temperature, top_p):
-            """Draws as many notes as uniforms `[notes, samples, UNIFORMS_PER_NOTE]` has rows; all samples at once."""
-            notes = uniforms.shape[0]
-            drawn = tf.TensorArray(tf.int32, notes, element_shape=[len(NoteArrays._fields), uniforms.shape[1]])
+        def draw(notes, hidden, state, weights, uniforms, temperature, top_p):
+            """Draws some notes, at most as many as uniforms `[most, samples, UNIFORMS_PER_NOTE]` has rows."""
+            most = uniforms.shape[0]
+            drawn = tf.TensorArray(tf.int32, most, element_shape=[len(NoteArrays._fields), uniforms.shape[1]])
 
             def draw_one(index, hidden, state, drawn):
                 note = model.heads.sample(hidden, tf.gather(uniforms, index), temperature, top_p)
@@ -49,7 +47,7 @@ class Player:
                 return index + 1, hidden, state, drawn.write(index, tf.stack(note))
 
             _, hidden, state, drawn = tf.while_loop(
-                lambda index, *_: index < notes, draw_one, (0, hidden, state, drawn), maximum_iterations=notes
+                lambda index, *_: index < notes, draw_one, (0, hidden, state, drawn), maximum_iterations=most
             )
             return hidden, state, NoteArrays(*tf.unstack(drawn.stack(), axis=1))
 
@@ -58,23 +56,24 @@ class Player:
 
     def play(
         self,
-        primer: Notes,
+        primers: Notes | Sequence[Notes],
         *,
         num_notes: int,
-        num_samples: int,
+        num_samples: int = 1,
         temperature: float | Mapping[str, float],
         seed: int,
         top_p: float | Mapping[str, float] = 1.0,
         quiet: bool = True,
     ) -> Samples:
-        """Continues a primer, or plays from silence, several times at once.
+        """Continues primers, or plays from silence, all samples at once.
 
-        Sample i depends on the seed and on i, not on how many samples are drawn beside it.
+        Sample i depends on the seed, on i and on its own primer, not on what is drawn beside it.
 
         Args:
-            primer: what to continue; without notes, the samples start from silence.
+            primers: what to continue: one, or several of any lengths; after one without notes, a sample starts from
+                silence.
             num_notes: notes to generate for each sample.
-            num_samples: how many samples.
+            num_samples: how many samples of each primer; those of the first primer come first.
             temperature: above 0; below 1 plays the likely more often, above 1 the unlikely. One for all, or one for
                 each of `notes.representation.FIELDS`.
             seed: of the numbers drawn.
@@ -83,62 +82,84 @@ class Player:
             quiet: shows no progress.
 
         Raises:
-            UserError: the primer is empty and the model cannot begin from silence.
+            UserError: a primer is empty and the model cannot begin from silence.
         """
-        hidden, state = self._after(primer)
-        hidden = tf.repeat(hidden, num_samples, axis=0)
-        state = tf.nest.map_structure(lambda part: tf.repeat(part, num_samples, axis=0), state)
+        primers = [primers] if isinstance(primers, Notes) else primers
+        hidden, state = tf.nest.map_structure(
+            lambda part: tf.repeat(part, num_samples, axis=0), self._after_each(primers)
+        )
+        samples = len(primers) * num_samples
         weights = self._model.step_weights()
         calls = -(-num_notes // _NOTES_PER_CALL)
-        uniforms = _uniforms(seed, calls * _NOTES_PER_CALL, num_samples).reshape(
-            calls, _NOTES_PER_CALL, num_samples, UNIFORMS_PER_NOTE
+        uniforms = _uniforms(seed, calls * _NOTES_PER_CALL, samples).reshape(
+            calls, _NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE
         )
         temperatures = tf.constant(_by_field(temperature), hidden.dtype)
         # Where nothing is left out, nothing is compiled for it.
         shares = tuple(None if share == 1 else tf.constant(share, hidden.dtype) for share in _by_field(top_p))
-        self._draw(hidden, state, weights, tf.constant(uniforms[0]), temperatures, shares)  # Compiles.
+        # Compiles, and draws nothing: the speed is that of playing.
+        self._draw(tf.constant(0), hidden, state, weights, tf.constant(uniforms[0]), temperatures, shares)
         begun = time.monotonic()
         drawn = []
-        with Meter(total=num_notes * num_samples, unit="note", description="playing", quiet=quiet) as meter:
+        with Meter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as meter:
             for call in range(calls):
+                count = min(_NOTES_PER_CALL, num_notes - call * _NOTES_PER_CALL)
                 hidden, state, notes = self._draw(
-                    hidden, state, weights, tf.constant(uniforms[call]), temperatures, shares
+                    tf.constant(count), hidden, state, weights, tf.constant(uniforms[call]), temperatures, shares
                 )
-                drawn.append([field.numpy() for field in notes])
-                meter.advance(min(_NOTES_PER_CALL, num_notes - call * _NOTES_PER_CALL) * num_samples)
+                drawn.append([field.numpy()[:count] for field in notes])
+                meter.advance(count * samples)
         seconds = time.monotonic() - begun
-        fields = NoteArrays(*(np.concatenate(parts)[:num_notes] for parts in zip(*drawn, strict=True)))
+        fields = NoteArrays(*(np.concatenate(parts) for parts in zip(*drawn, strict=True)))
         return Samples(
-            [_continued(primer, NoteArrays(*(field[:, sample] for field in fields))) for sample in range(num_samples)],
-            len(primer),
-            calls * _NOTES_PER_CALL * num_samples / seconds,
+            [
+                _continued(primers[sample // num_samples], NoteArrays(*(field[:, sample] for field in fields)))
+                for sample in range(samples)
+            ],
+            num_notes * samples / seconds,
         )
 
-    def _after(self, primer: Notes) -> tuple[tf.Tensor, State]:
-        """What the heads read, `[1, units]`, and the state, after the primer."""
+    def _after_each(self, primers: Sequence[Notes]) -> tuple[tf.Tensor, State]:
+        """What the heads read, `[primers, units]`, and the state, after each primer."""
+        heard = [self._heard(primer) for primer in primers]
+        lengths = np.array([len(inputs.pitch) for inputs in heard])
+        groups, after = [], []
+        for length in np.unique(lengths):  # Those of one length are read together.
+            group = np.flatnonzero(lengths == length)
+            inputs = (np.stack(fields) for fields in zip(*(heard[index] for index in group), strict=True))
+            hidden, state = self._read(
+                NoteArrays(*(tf.constant(field, tf.int32) for field in inputs)), self._model.initial_state(len(group))
+            )
+            groups.append(group)
+            after.append((hidden[:, -1], state))
+        places = np.argsort(np.concatenate(groups))
+        hidden, state = tf.nest.map_structure(lambda *parts: tf.gather(tf.concat(parts, axis=0), places), *after)
+        # `step` goes on in the variables' precision; what is counted stays whole.
+        state = tf.nest.map_structure(
+            lambda part: tf.cast(part, hidden.dtype) if part.dtype.is_floating else part, state
+        )
+        return hidden, state
+
+    def _heard(self, primer: Notes) -> NoteArrays:
+        """What the model reads of a primer: `[notes]` each, at least one."""
         fields = NoteArrays(*(getattr(primer, field).astype(np.int32) for field in NoteArrays._fields))
         config = self._model.config
         if config.positions == "last":
             if not len(primer):
                 raise UserError("this model was never shown how a performance begins: give a --primer")
-            inputs = fields.map(lambda field: field[-config.seq_length :])
-        else:
-            start = NoteArrays(START_PITCH, 0, 0, 0)
-            inputs = NoteArrays(*(np.append(first, field) for first, field in zip(start, fields, strict=True)))
-        hidden, state = self._read(
-            inputs.map(lambda field: tf.constant(field[np.newaxis], tf.int32)), self._model.initial_state(1)
-        )
-        return hidden[:, -1], tf.nest.map_structure(lambda part: tf.cast(part, hidden.dtype), state)
+            return fields.map(lambda field: field[-config.seq_length :])
+        start = NoteArrays(START_PITCH, 0, 0, 0)
+        return NoteArrays(*(np.append(first, field) for first, field in zip(start, fields, strict=True)))
 
 
 def _by_field(values: float | Mapping[str, float]) -> list[float]:
     return [values[field] if isinstance(values, Mapping) else values for field in FIELDS]
 
 
-def _uniforms(seed: int, num_notes: int, num_samples: int) -> np.ndarray:
-    """Uniform numbers in [0, 1): float32 `[num_notes, num_samples, UNIFORMS_PER_NOTE]`, a stream for each sample."""
+def _uniforms(seed: int, num_notes: int, samples: int) -> np.ndarray:
+    """Uniform numbers in [0, 1): float32 `[num_notes, samples, UNIFORMS_PER_NOTE]`, a stream for each sample."""
     shape = (num_notes, UNIFORMS_PER_NOTE)
-    streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(num_samples)]
+    streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
     return np.stack([stream.random(shape, np.float32) for stream in streams], axis=1)
 
 

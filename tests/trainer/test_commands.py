@@ -33,7 +33,8 @@ FLAGS = {
     "trainer": {"data", "workdir", "preset", "config", "quiet", "seq_length", "units", "layers", "batch_size", "steps",
                 "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed", "checkpoint_every",
                 "pitch_weight", "step_weight", "duration_weight"},
-    "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "seed", "quiet"},
+    "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "temperature", "top_p",
+                         "seed", "quiet"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
                          "top_p", "seed", "pedal", "audio", "quiet"},
 }  # fmt: skip
@@ -159,6 +160,11 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
         (["--data={data}", "--workdir={w}", "--generated"], ["0 pieces", "640 notes", "at least 2"]),
         (["--data={long}", "--workdir={w}", "--generated", "--num_primers=4"], ["num_primers=4", "only 3", "=3 or"]),
         (["--data={long}", "--workdir={w}", "--num_primers=2"], ["--num_primers=2", "--generated"]),
+        (["--data={long}", "--workdir={w}", "--temperature=0.9"], ["--temperature=0.9", "without --generated"]),
+        (["--data={long}", "--workdir={w}", "--top_p=pitch=0.9"], ["--top_p=pitch=0.9", "without --generated"]),
+        (["--data={long}", "--workdir={w}", "--seed=0"], ["--seed=0", "without --generated"]),
+        (["--data={long}", "--workdir={w}", "--generated", "--temperature=pitch=0"], ["temperature=pitch=0", "above"]),
+        (["--data={long}", "--workdir={w}", "--generated", "--top_p=1.5"], ["--top_p=1.5", "at most 1"]),
         (["--data={long}", "--workdir={w}", "--generated", "--num_primers=0"], ["num_primers", "0"]),
         (["--data={long}", "--workdir={w}", "--generated", "--output=w.png"], ["--output=w.png", ".json"]),
     ],
@@ -234,7 +240,7 @@ def processes(tmp_path_factory, dataset, places):
         ],
         "evaluate": ["trainer.evaluate", data, workdir],
         "judge": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'judged.json'}",
-                  "--generated", "--num_primers=2"],
+                  "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95"],
         "finished": ["trainer", data, workdir],
     }  # fmt: skip
     # Each loads TensorFlow for seconds: two at a time.
@@ -353,6 +359,8 @@ def test_judging_writes_its_figures_and_a_picture(processes):
     for figure in ("pitch_class_entropy", "longest_loop", "repeated_8grams", "copied_run"):
         assert figures[figure]["generated"]["max"] >= figures[figure]["generated"]["mean"]
     assert figures["primers"] == ["test/0.mid", "test/2.mid"]
+    assert figures["temperature"] == {"pitch": 1.0, "step": 0.9, "duration": 0.9, "velocity": 0.9}
+    assert figures["top_p"] == {"pitch": 1.0, "step": 0.95, "duration": 1.0, "velocity": 1.0}
     assert figures["held_out"] == {"performances": 3, "pieces": 3, "notes": 640 + 700 + 800}
     assert (here / "judged.png").read_bytes().startswith(b"\x89PNG")
     assert "overlap" in process.stdout

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -26,10 +27,10 @@ def primer():
     return random_notes(12, seed=3)
 
 
-def play(player, primer=None, *, num_notes=20, num_samples=MANY, temperature=1.0, seed=0, **options):
-    primer = Notes.empty() if primer is None else primer
+def play(player, primers=None, *, num_notes=20, num_samples=MANY, temperature=1.0, seed=0, **options):
+    primers = Notes.empty() if primers is None else primers
     return player.play(
-        primer, num_notes=num_notes, num_samples=num_samples, temperature=temperature, seed=seed, **options
+        primers, num_notes=num_notes, num_samples=num_samples, temperature=temperature, seed=seed, **options
     )
 
 
@@ -56,11 +57,84 @@ def test_a_sample_depends_neither_on_how_many_there_are_nor_on_how_long_they_are
 
 def test_the_primer_is_the_beginning_of_every_sample(player, primer):
     samples = play(player, primer)
-    assert samples.primer_notes == 12
     assert all(len(notes) == 32 for notes in samples.notes)
     assert all(notes[:12].equals(primer) for notes in samples.notes)
     # The continuation begins where the primer stands, not where its last note has died away.
     assert min(notes.step_us[12] for notes in samples.notes) < primer.duration_us[-1] / 4
+
+
+def test_each_primer_of_several_is_continued_as_it_is_alone(player):
+    primers = [random_notes(length, seed=length) for length in (30, 7, 30, 1, 7)] + [Notes.empty()]
+    together = play(player, primers, num_samples=1, temperature=1e-6).notes
+    assert len({notes[len(primer) :].pitch.tobytes() for primer, notes in zip(primers, together, strict=True)}) > 3
+    for primer, notes in zip(primers, together, strict=True):
+        (alone,) = play(player, primer, num_samples=1, temperature=1e-6).notes
+        assert notes[: len(primer)].equals(primer)
+        # Nothing is left to chance but the tick within a bin.
+        np.testing.assert_array_equal(notes.pitch, alone.pitch)
+        np.testing.assert_array_equal(notes.velocity, alone.velocity)
+
+
+def test_a_sample_depends_on_its_own_primer_and_place_alone(player):
+    primers = [random_notes(length, seed=length) for length in (9, 30, 9, 14)]
+    others = [random_notes(30, seed=77), primers[1], Notes.empty(), primers[3], random_notes(3, seed=78), primers[0]]
+    some, more = (play(player, each, num_samples=1, num_notes=70).notes for each in (primers, others))
+    for place in (1, 3):
+        assert some[place].equals(more[place])
+    # The same primer at another place is continued in another way.
+    assert not some[0].equals(more[5])
+    assert len(some[0]) == len(more[5]) == 79
+
+
+def test_the_samples_of_each_primer_lie_together(player, primer):
+    other = random_notes(5, seed=4)
+    twice = play(player, [primer, other], num_samples=2).notes
+    assert same(twice, play(player, [primer, primer, other, other], num_samples=1).notes)
+    assert len({notes.pitch.tobytes() for notes in twice}) == 4
+
+
+class Count(NamedTuple):
+    notes: tf.Tensor
+
+
+class CountingModel:
+    """Stands in for a model and its heads: counts the notes, and plays steps of so many microseconds."""
+
+    config = tiny_model("density").config
+    begun = 2**24  # beyond it, float32 lacks every other number
+
+    def __init__(self):
+        self.heads = self
+
+    def initial_state(self, batch):
+        return (Count(tf.fill([batch], self.begun)),)
+
+    def read(self, inputs, state):
+        counts = state[0].notes[:, tf.newaxis] + tf.cumsum(tf.ones_like(inputs.pitch), axis=1)
+        return self._hidden(counts), (Count(counts[:, -1]),)
+
+    def step_weights(self):
+        return []
+
+    def step(self, inputs, state, weights):
+        count = state[0].notes + 1
+        return self._hidden(count), (Count(count),)
+
+    def _hidden(self, counts):
+        return tf.cast(counts - self.begun, tf.float32)[..., tf.newaxis]
+
+    def sample(self, hidden, uniforms, temperature, top_p):
+        step_us = tf.cast(hidden[:, 0], tf.int32)
+        sixty = tf.fill(tf.shape(step_us), 60)
+        return NoteArrays(sixty, step_us, sixty, sixty)
+
+
+def test_what_a_state_counts_goes_on_from_each_primer():
+    primers = [random_notes(length, seed=length) for length in (5, 3, 5)]
+    played = play(Player(CountingModel()), primers, num_samples=1, num_notes=4).notes
+    for primer, notes in zip(primers, played, strict=True):
+        # One more, since the beginning of a performance is read too.
+        np.testing.assert_array_equal(notes.step_us[len(primer) :], len(primer) + 1 + np.arange(4))
 
 
 def test_time_at_the_seam_goes_on_from_the_primers_last_onset(player, primer):
@@ -84,7 +158,6 @@ def test_time_at_the_seam_goes_on_from_the_primers_last_onset(player, primer):
 def test_without_a_primer_the_first_note_is_drawn_from_what_begins_a_performance(player):
     model = player._model
     samples = play(player, num_notes=1)
-    assert samples.primer_notes == 0
     assert all(len(notes) == 1 for notes in samples.notes)
     hidden, _ = model.step(start_note(1), model.initial_state(1), model.step_weights())
     logits = model.heads.logits(hidden, start_note(1)._replace(pitch=tf.zeros([1], tf.int32)))["pitch"]
@@ -192,6 +265,12 @@ def test_a_last_position_model_hears_the_last_notes_of_the_primer(tutorial):
     assert same([notes[12:] for notes in whole.notes], [
         notes[12:] for notes in play(tutorial, heard, num_samples=2, num_notes=6).notes
     ])  # fmt: skip
+    # Side by side, those that are longer than what is heard, as long and shorter.
+    several = play(tutorial, [primer, primer[:3], primer[12:]], num_samples=1, num_notes=6, temperature=1e-6).notes
+    np.testing.assert_array_equal(several[0][12:].pitch, several[2].pitch)
+    assert len(several[1]) == 9
+    with pytest.raises(UserError, match="give a --primer"):
+        play(tutorial, [primer, Notes.empty()], num_samples=1)
     short = play(tutorial, primer[:3], num_samples=2, num_notes=6)
     assert all(len(notes) == 9 for notes in short.notes)
 
