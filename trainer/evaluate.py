@@ -76,6 +76,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         )
     storage.make_directories(os.path.dirname(path) or ".")
     startup.import_tensorflow()
+    from trainer import baselines
     from trainer.dataset import load_table
     from trainer.model import load_model
     from trainer.scoring import Scorer, by_composer, confidence_intervals, figures, sums
@@ -99,6 +100,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
+    evaluation["baselines"] = baselines.of_dataset(manifest, table)
     if residuals is not None:
         evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
     write_json(path, evaluation)
@@ -116,6 +118,15 @@ def _scores_in_words(evaluation: dict[str, Any]) -> str:
         f"among the first five {evaluation['pitch_top5']:.1%}; "
         f"step within 30 ms {evaluation['step_within_30ms']:.1%}; {evaluation['notes']:,} notes"
     ]
+    if evaluation["baselines"]:
+        named = {"n-gram": evaluation["baselines"]["ngram"], "histogram": evaluation["baselines"]["histogram"]}
+        lines.append(
+            "by counting alone: "
+            + "; ".join(
+                f"{name} {own['total']:.3f} = {own['pitch']:.3f} + {own['step']:.3f} + {own['duration']:.3f}"
+                for name, own in named.items()
+            )
+        )
     composers = evaluation["by_composer"]
     if len(composers) > 1:
         width = max(map(len, composers))

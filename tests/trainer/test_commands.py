@@ -329,6 +329,10 @@ def test_evaluation_writes_the_contracts_figures(dataset, workdir, processes):
     assert figures["performances"] == 2
     assert figures["train_step"] == json.loads((workdir / "result.json").read_text())["best_train_step"]
     assert figures["dataset"] == Manifest.load(dataset).sha256
+    for name, shown in (("histogram", "histogram"), ("ngram", "n-gram")):
+        counted = figures["baselines"][name]
+        assert counted.keys() == nats.keys()
+        assert f"{shown} {counted['total']:.3f} = {counted['pitch']:.3f} + " in process.stdout
     assert f"{nats['total']:.3f} nats/note" in process.stdout
     assert str(workdir / "evaluation-test.json") in process.stdout
 
