@@ -38,7 +38,8 @@ _AUDIO = flags.DEFINE_bool("audio", False, "also write a .wav of each sample")
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 _DOCUMENT_NAME = "samples.json"
-_ROLL_NOTES = 2000  # notes that a piano roll shows at most
+_ROLL_NOTES = 2000  # notes that a piano roll shows at most ...
+_ROLL_PRIMER_NOTES = 200  # ... and so many of them before the seam, if the primer has them
 
 
 class _Primer(NamedTuple):
@@ -140,7 +141,15 @@ def _write_sample(output: str, index: int, notes: Notes, primer_notes: int, peda
 
     stem = os.path.join(output, f"sample-{index:03d}")
     write_midi(notes, f"{stem}.mid", pedal)
-    plots.piano_roll(notes, f"{stem}.png", max_notes=_ROLL_NOTES, primer_notes=primer_notes)
+    # Of a long primer, only its end: the seam is to be seen.
+    first = max(min(len(notes) - _ROLL_NOTES, primer_notes - _ROLL_PRIMER_NOTES), 0)
+    plots.piano_roll(
+        notes[first:],
+        f"{stem}.png",
+        title=f"from note {first + 1:,}, at {notes.onset_us[first] / 1e6:,.1f} s" if first else "",
+        max_notes=_ROLL_NOTES,
+        primer_notes=primer_notes - first,
+    )
     entry: dict[str, object] = {"midi": f"sample-{index:03d}.mid", "seconds": notes.seconds}
     if _AUDIO.value:
         entry["synthesizer"] = sound.render_wav(notes, f"{stem}.wav", pedal)

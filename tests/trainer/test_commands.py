@@ -8,8 +8,10 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from subprocess import CompletedProcess
 
+import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from notes.errors import UserError
 from notes.manifest import Manifest
@@ -19,6 +21,7 @@ from tests.midi_files import melody, midi_bytes
 from tests.processes import run_python
 from tests.trainer.datasets import write_dataset
 from tests.trainer.models import tiny_model
+from trainer import plots
 from trainer.config import PRESETS, Config
 
 TINY = Config(
@@ -103,6 +106,7 @@ def places(tmp_path_factory, dataset):
         "cut.mid": here / "cut.mid",
         "text.mid": here / "text.mid",
         "primer.mid": here / "primer.mid",
+        "long.mid": here / "long.mid",
         "unknown.json": here / "unknown.json",
         "wrong.json": here / "wrong.json",
         "w": here / "w",
@@ -115,6 +119,7 @@ def places(tmp_path_factory, dataset):
     paths["cut.mid"].write_bytes(melody(PRIMER)[:-20])
     paths["text.mid"].write_text("Ceci n'est pas un fichier MIDI.\n")
     write_midi(read_midi(melody(PRIMER), "primer").notes, paths["primer.mid"], PRIMER_PEDAL)
+    paths["long.mid"].write_bytes(melody(PRIMER * 350))
     paths["unknown.json"].write_text('{"lstm_units": 8, "unit": 9}')
     paths["wrong.json"].write_text('{"dropout": 1.5}')
     return paths
@@ -238,6 +243,8 @@ def processes(tmp_path_factory, dataset, places):
             "--temperature=0.9,pitch=1",
             "--top_p=step=0.95",
         ],
+        "long": ["trainer.generate", workdir, f"--primer={places['long.mid']}", "--num_notes=30",
+                 f"--output={here / 'of a long primer'}", "--quiet"],
         "evaluate": ["trainer.evaluate", data, workdir],
         "judge": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'judged.json'}",
                   "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95"],
@@ -433,6 +440,15 @@ def test_a_sample_begins_with_the_primers_pedal(processes):
         pedal = read_pedal((here / name).read_bytes(), name)
         np.testing.assert_array_equal(pedal[:1], PRIMER_PEDAL)
         assert len(pedal) == 1 or not name.startswith("cut")  # --nopedal
+
+
+def test_the_piano_roll_shows_the_seam_however_long_the_primer(processes):
+    here, finished = processes
+    assert finished["long"].returncode == 0, finished["long"].stderr
+    image = matplotlib.image.imread(here / "of a long primer" / "sample-000.png")
+    for colour in (plots.PRIMER_COLOUR, plots.NOTES_COLOUR):
+        hue = rgb_to_hsv(to_rgb(colour))[0]
+        assert (np.abs(rgb_to_hsv(image[:, :, :3])[:, :, 0] - hue) < 0.02).sum() > 100
 
 
 def test_a_primer_is_cut_at_its_seconds(places, processes):
