@@ -147,7 +147,8 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
     if picture == path:
         raise UserError(f"--output={path}: expected the name of a .json file; the figure is written beside it, as .png")
     split = _SPLIT.value
-    temperature, top_p = numbers_by_field(_TEMPERATURE), numbers_by_field(_TOP_P, highest=1)
+    temperature = numbers_by_field(_TEMPERATURE.value, flag="temperature")
+    top_p = numbers_by_field(_TOP_P.value, flag="top_p", highest=1)
     held_out, num_primers = _held_out(manifest, split)
     continued = held_out[:num_primers]
     storage.make_directories(os.path.dirname(path) or ".")

@@ -71,7 +71,8 @@ def _primer(sustain: Sustain) -> _Primer:
 def main() -> int:
     """Plays as the flags say."""
     workdir, output = cli.required(_WORKDIR), cli.required(_OUTPUT)
-    temperature, top_p = numbers_by_field(_TEMPERATURE), numbers_by_field(_TOP_P, highest=1)
+    temperature = numbers_by_field(_TEMPERATURE.value, flag="temperature")
+    top_p = numbers_by_field(_TOP_P.value, flag="top_p", highest=1)
     run = load_run(workdir)
     sustain = run.get("sustain", "ignore")
     if _PEDAL.value and sustain == "extend":
