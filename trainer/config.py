@@ -31,6 +31,7 @@ _AT_LEAST_1 = (
     *("pitch_embedding", "time_embedding", "velocity_embedding", "accumulate", "mixtures"),
 )
 _AT_LEAST_0 = (
+    *("recent_embedding", "head_blocks"),
     *("pitch_weight", "step_weight", "duration_weight", "velocity_weight", "weight_decay", "clip_norm"),
     *("warmup_steps", "patience", "evaluate_every", "replicas", "log_every", "checkpoint_every"),
     *LENGTH_FIELDS,
@@ -69,7 +70,11 @@ class Config:
     pitch_embedding: int = _field(96, "size of the pitch embedding (density)")
     time_embedding: int = _field(48, "size of the step and of the duration embedding (density)")
     velocity_embedding: int = _field(32, "size of the velocity embedding (density)")
+    recent_embedding: int = _field(
+        64, "size of the vector of what the last 32 notes left at the keys, and when they end (density); 0: none"
+    )
     head_units: int = _field(128, "hidden units of each head (density)")
+    head_blocks: int = _field(1, "residual blocks of each head; 0: one hidden layer (density)")
     time_distribution: str = _field(
         "bins",
         "how step and duration are distributed over ticks of 10 ms (density): bins: a softmax over logarithmic "

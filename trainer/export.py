@@ -17,6 +17,7 @@ from trainer import mirror
 from trainer.dataset import START_PITCH, NoteArrays
 from trainer.heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model import LayerState, NextNoteModel, State, StepWeights, Trained, load_model
+from trainer.recent import Recent
 from trainer.workdir import EXPORT_LAST, EXPORT_NAME, write_json
 
 DESCRIPTION_NAME = "export.json"
@@ -94,20 +95,26 @@ def _signatures(model: NextNoteModel, weights: list[StepWeights]) -> dict[str, t
     names = [f"{part}_{layer}" for layer in range(model.config.layers) for part in LayerState._fields]
     # A last-position model never saw a performance begin.
     highest_first_pitch = START_PITCH if model.config.positions == "every" else PITCHES - 1
-    state_specs = {name: tf.TensorSpec([None, model.config.units], model.compute_dtype) for name in names}
+    empty = model.initial_state(1)
+    names += [f"recent_{field}" for field in Recent._fields] if empty.recent else []
+    state_specs = {
+        name: tf.TensorSpec([None, *part.shape[1:]], model.compute_dtype if part.dtype.is_floating else part.dtype)
+        for name, part in zip(names, tf.nest.flatten(empty), strict=True)
+    }
 
     def note_specs(*shape: int | None) -> dict[str, tf.TensorSpec]:
         return {field: tf.TensorSpec(shape, tf.int32) for field in NoteArrays._fields}
 
     def state_of(inputs: dict[str, tf.Tensor]) -> State:
-        parts = iter([inputs[name] for name in names])
-        return tuple(LayerState(*layer) for layer in zip(*[parts] * len(LayerState._fields), strict=True))
+        return tf.nest.pack_sequence_as(empty, [inputs[name] for name in names])
 
     def named(state: State) -> dict[str, tf.Tensor]:
         return dict(zip(names, tf.nest.flatten(state), strict=True))
 
     def initial_state(batch):
-        return {name: tf.zeros([batch, model.config.units], spec.dtype) for name, spec in state_specs.items()}
+        return {
+            name: tf.cast(part, state_specs[name].dtype) for name, part in named(model.initial_state(batch)).items()
+        }
 
     def next_note(temperature, seed, **inputs):
         note = NoteArrays(*(inputs[field] for field in NoteArrays._fields))
@@ -167,12 +174,13 @@ def _read(model: NextNoteModel, weights: list[StepWeights], notes: NoteArrays, s
         state: before the first note.
 
     Returns:
-        What the heads read, `[batch, notes, units]`, and the state after the last note.
+        What the heads read, `[batch, notes, width]`, and the state after the last note.
     """
     length = tf.shape(notes.pitch)[1]
     by_note = notes.map(tf.transpose)
-    outputs = tf.TensorArray(model.compute_dtype, length + 1, element_shape=[None, model.config.units])
-    outputs = outputs.write(length, tf.zeros_like(state[-1].hidden))  # Without any note there is something to stack.
+    outputs = tf.TensorArray(model.compute_dtype, length + 1, element_shape=[None, model.width])
+    # Without any note there is something to stack.
+    outputs = outputs.write(length, tf.zeros([tf.shape(notes.pitch)[0], model.width], model.compute_dtype))
 
     def read_one(index, state, outputs):
         output, state = model.step(by_note.map(lambda field: field[index]), state, weights)

@@ -9,7 +9,8 @@ from notes.representation import FIELDS, PITCHES, TICK_US
 from trainer.config import Config
 from trainer.dataset import NoteArrays
 from trainer.draws import categorical
-from trainer.times import BINS, bins, time_distribution
+from trainer.recent import releases
+from trainer.times import BINS, bins, ticks, time_distribution
 
 _AFTER = {"pitch": ("step", "duration", "velocity"), "step": ("duration", "velocity"), "duration": ("velocity",)}
 _WITHIN_BIN = {"step": 4, "duration": 5}  # which of a note's uniform numbers draws a time within its bin
@@ -37,7 +38,11 @@ def _nats(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 class NoteEmbedding(keras.layers.Layer):
-    """Raw notes as learned vectors; times through logarithmic bins."""
+    """Raw notes as learned vectors; times through logarithmic bins.
+
+    Attributes:
+        size: columns of the vectors.
+    """
 
     def __init__(self, config: Config, dtype: str) -> None:
         super().__init__(dtype=dtype, name="embedding")
@@ -47,6 +52,7 @@ class NoteEmbedding(keras.layers.Layer):
             "duration": (BINS, config.time_embedding),
             "velocity": (PITCHES, config.velocity_embedding),
         }
+        self.size = sum(size for _, size in sizes.values())
         self._layers_by_field = [
             keras.layers.Embedding(rows, size, dtype=dtype, name=field) for field, (rows, size) in sizes.items()
         ]
@@ -102,44 +108,78 @@ class DensityHeads(keras.layers.Layer):
         self.times = time_distribution(config)
         sizes = {"pitch": PITCHES, "step": self.times.size, "duration": self.times.size, "velocity": PITCHES}
         known = {"pitch": PITCHES, "step": BINS, "duration": BINS}
+        self._units = config.units
         self._hidden = keras.layers.Dense(len(sizes) * config.head_units, dtype=dtype, name="hidden")
         # What is known of the note adds a learned vector to the hidden layer of each head that comes after it.
         self._given = {
             field: keras.layers.Embedding(known[field], len(_AFTER[field]) * config.head_units, dtype=dtype, name=field)
             for field in _AFTER
         }
+        # Notes are often struck, and chords released, when another note ends.
+        self._releases = {
+            field: keras.layers.Dense(config.head_units, use_bias=False, dtype=dtype, name=f"{field}_releases")
+            for field in ("step", "duration")
+            if config.recent_embedding
+        }
+        self._blocks = {
+            field: [_Block(config.head_units, dtype, f"{field}_{index}") for index in range(config.head_blocks)]
+            for field in sizes
+        }
+        self._last = {
+            field: keras.layers.LayerNormalization(dtype=dtype, name=f"{field}_norm") if config.head_blocks else _gelu
+            for field in sizes
+        }
         self._logits = {
             field: keras.layers.Dense(size, dtype=dtype, name=f"{field}_logits") for field, size in sizes.items()
         }
 
-    def _hidden_layers(self, body: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _hidden_layers(self, reading: tf.Tensor) -> dict[str, tf.Tensor]:
         """The hidden layer of each head before any of the note is known, `[..., head_units]`."""
-        return dict(zip(self._logits, tf.split(self._hidden(body), len(self._logits), axis=-1), strict=True))
+        body = self._hidden(reading[..., : self._units])
+        layers = dict(zip(self._logits, tf.split(body, len(self._logits), axis=-1), strict=True))
+        self._hear_releases(layers, "step", reading, 0)
+        return layers
 
-    def _tell(self, layers: dict[str, tf.Tensor], field: str, value: tf.Tensor) -> None:
-        """Adds what a field came out as, a pitch or a bin `[...]`, to the heads after it."""
+    def _hear_releases(
+        self, layers: dict[str, tf.Tensor], field: str, reading: tf.Tensor, after_us: tf.Tensor | int
+    ) -> None:
+        """Adds to a head which of the last notes are to end when, counted from `after_us` `[..., 1]` on."""
+        if self._releases:
+            remaining_us = tf.cast(reading[..., self._units :], tf.int32) - after_us
+            layers[field] += self._releases[field](releases(remaining_us, reading.dtype))
+
+    def _tell(self, layers: dict[str, tf.Tensor], field: str, value: tf.Tensor, reading: tf.Tensor) -> None:
+        """Adds what a field came out as, a pitch or microseconds `[...]`, to the heads after it."""
+        if field == "step":
+            # Of the note that is predicted, only what is scored is known: its times on the grid.
+            self._hear_releases(layers, "duration", reading, TICK_US * ticks(value)[..., tf.newaxis])
+        value = value if field == "pitch" else bins(value)
         vectors = tf.split(_GIVEN_SCALE * self._given[field](value), len(_AFTER[field]), axis=-1)
         for later, vector in zip(_AFTER[field], vectors, strict=True):
             layers[later] += vector
 
     def _read(self, layers: dict[str, tf.Tensor], field: str) -> tf.Tensor:
         """A head's outputs: logits, or for a time what `times` takes."""
-        return self._logits[field](tf.nn.gelu(layers[field], approximate=True))
+        hidden = layers[field]
+        for block in self._blocks[field]:
+            hidden += block(hidden)
+        return self._logits[field](self._last[field](hidden))
 
-    def logits(self, body: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
+    def logits(self, reading: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
         """Each head's outputs given the fields before it in the same note.
 
         Args:
-            body: the body's output, `[..., units]`.
+            reading: the body's output and, for a model that is told of the last notes, the microseconds until each is
+                released, `[..., width]`.
             notes: the notes that are predicted, `[...]`.
 
         Returns:
             Logits of pitch and velocity `[..., 128]`; of step and duration what `times` takes, `[..., times.size]`.
         """
-        layers = self._hidden_layers(body)
-        self._tell(layers, "pitch", notes.pitch)
-        self._tell(layers, "step", bins(notes.step_us))
-        self._tell(layers, "duration", bins(notes.duration_us))
+        layers = self._hidden_layers(reading)
+        self._tell(layers, "pitch", notes.pitch, reading)
+        self._tell(layers, "step", notes.step_us, reading)
+        self._tell(layers, "duration", notes.duration_us, reading)
         return {field: self._read(layers, field) for field in self._logits}
 
     def nats(self, logits: dict[str, tf.Tensor], notes: NoteArrays) -> dict[str, tf.Tensor]:
@@ -151,17 +191,17 @@ class DensityHeads(keras.layers.Layer):
             "velocity": _nats(logits["velocity"], notes.velocity),
         }
 
-    def losses(self, body: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
+    def losses(self, reading: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
         """The training loss of each field, `[...]` each: its nats."""
-        return self.nats(self.logits(body, notes), notes)
+        return self.nats(self.logits(reading, notes), notes)
 
     def sample(
-        self, body: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = EVERYTHING
+        self, reading: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = EVERYTHING
     ) -> NoteArrays:
         """Draws a note for each voice.
 
         Args:
-            body: the body's output, `[voices, units]`.
+            reading: likewise, `[voices, width]`.
             uniforms: `[voices, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
             top_p: for the same fields, as `categorical` says; of times, the classes are the bins, in either form.
@@ -169,7 +209,7 @@ class DensityHeads(keras.layers.Layer):
         Returns:
             int32 `[voices]` each.
         """
-        layers = self._hidden_layers(body)
+        layers = self._hidden_layers(reading)
         temperatures = tf.unstack(tf.broadcast_to(temperature, [len(FIELDS)]))
         drawn = {}
         for index, field in enumerate(FIELDS):
@@ -177,11 +217,10 @@ class DensityHeads(keras.layers.Layer):
             how = uniforms[:, index], temperatures[index], top_p[index]
             if field in _WITHIN_BIN:
                 drawn[field] = self.times.sample(outputs, *how, within=uniforms[:, _WITHIN_BIN[field]])
-                known = bins(drawn[field])
             else:
-                drawn[field] = known = categorical(outputs, *how)
+                drawn[field] = categorical(outputs, *how)
             if field in _AFTER:
-                self._tell(layers, field, known)
+                self._tell(layers, field, drawn[field], reading)
         return NoteArrays(
             drawn["pitch"],
             drawn["step"],
@@ -189,6 +228,23 @@ class DensityHeads(keras.layers.Layer):
             tf.maximum(drawn["duration"], _SHORTEST_US),
             tf.maximum(drawn["velocity"], 1),
         )
+
+
+def _gelu(values: tf.Tensor) -> tf.Tensor:
+    return tf.nn.gelu(values, approximate=True)
+
+
+class _Block(keras.layers.Layer):
+    """What a residual block adds to its input, `[..., units]` both."""
+
+    def __init__(self, units: int, dtype: str, name: str) -> None:
+        super().__init__(dtype=dtype, name=name)
+        self._norm = keras.layers.LayerNormalization(dtype=dtype, name="norm")
+        self._hidden = keras.layers.Dense(units, activation=_gelu, dtype=dtype, name="hidden")
+        self._added = keras.layers.Dense(units, dtype=dtype, name="added")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return self._added(self._hidden(self._norm(inputs)))
 
 
 class RegressionHeads(keras.layers.Layer):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from notes.errors import UserError
 from notes.representation import PITCHES
-from trainer import blocks, mirror, recurrent
+from trainer import blocks, mirror, recent, recurrent
 from trainer.checkpoints import Checkpoints, Variables, require_config, restore
 from trainer.config import Config
 from trainer.dataset import START_PITCH, NoteArrays
@@ -27,7 +27,16 @@ class LayerState(NamedTuple):
     cell: tf.Tensor
 
 
-State = tuple[LayerState, ...]
+class State(NamedTuple):
+    """What a model carries from note to note.
+
+    Attributes:
+        layers: of each LSTM layer.
+        recent: the last notes, `[batch, RECENT]`; an empty tuple for a model that is not told of them.
+    """
+
+    layers: tuple[LayerState, ...]
+    recent: recent.Recent | tuple[()]
 
 
 class StepWeights(NamedTuple):
@@ -36,7 +45,7 @@ class StepWeights(NamedTuple):
     Attributes:
         tables: for a layer that reads embeddings, its products with all of them, which are looked up instead of being
             made anew for each note; else None.
-        matrix: kernel (but where there are tables) above recurrent kernel, `[inputs, 4 * units]` in blocks.
+        matrix: kernel (but the rows that are in the tables) above recurrent kernel, `[inputs, 4 * units]` in blocks.
         bias: `[4 * units]`.
     """
 
@@ -50,6 +59,7 @@ class NextNoteModel(keras.Model):
 
     Attributes:
         config: what the model was built from.
+        width: columns of what the heads read.
         heads: `DensityHeads` or `RegressionHeads`.
         cudnn: whether Keras runs the LSTM layers, which it does with cuDNN on a GPU, or `recurrent.lstm`, for a CPU; by
             default whether a GPU is visible. What is traced for a CPU on a machine with GPUs needs it to be False.
@@ -60,6 +70,7 @@ class NextNoteModel(keras.Model):
         full = "float64" if config.precision == "float64" else "float32"
         super().__init__(dtype=full, name="next_note")
         self.config = config
+        self.width = config.units + (recent.RECENT if config.model == "density" and config.recent_embedding else 0)
         self.cudnn = bool(tf.config.list_physical_devices("GPU"))
         self._lstm = [
             keras.layers.LSTM(
@@ -69,12 +80,18 @@ class NextNoteModel(keras.Model):
         ]
         if config.model == "density":
             self._embedding = NoteEmbedding(config, full)
+            self._recent = (
+                keras.layers.Dense(config.recent_embedding, use_bias=False, dtype=full, name="recent")
+                if config.recent_embedding
+                else None
+            )
             self._norms = [
                 keras.layers.LayerNormalization(dtype=full, name=f"norm_{layer}")
                 for layer in range(1, config.layers + 1)
             ]
             self.heads = DensityHeads(config, full)
         else:
+            self._recent = None
             self.heads = RegressionHeads(full)
 
     def read(
@@ -88,24 +105,28 @@ class NextNoteModel(keras.Model):
             dropout: masks for training; none by default.
 
         Returns:
-            What the heads read, `[batch, notes, units]`, and the state after the last note.
+            What the heads read, `[batch, notes, width]`, and the state after the last note.
         """
         after = []
-        stream = self._encode(inputs)
         state = self.initial_state(tf.shape(inputs.pitch)[0]) if state is None else state
-        for index, (lstm, before) in enumerate(zip(self._lstm, state, strict=True)):
+        last, remembered = self._remember(inputs, state.recent)
+        stream = tf.concat([self._encode(inputs), *remembered], axis=-1)
+        for index, (lstm, before) in enumerate(zip(self._lstm, state.layers, strict=True)):
             output, left = self._run_layer(lstm, self._normalised(index, stream), before)
             after.append(left)
             stream = self._joined(index, stream, tf.cast(output, self.compute_dtype), dropout)
-        return self._normalised(self.config.layers, stream), tuple(after)
+        left = tf.nest.map_structure(lambda field: field[:, -1], last)
+        return self._reading(stream, last), State(tuple(after), left)
 
     def step_weights(self) -> list[StepWeights]:
         """What `step` multiplies with, to be made once for many notes."""
         made = []
         for index, lstm in enumerate(self._lstm):
-            kernel, recurrent = lstm.cell.kernel, lstm.cell.recurrent_kernel
-            tables = self._embedding.products(kernel) if self.config.model == "density" and not index else None
-            matrix = recurrent if tables else tf.concat([kernel, recurrent], axis=0)
+            kernel, tables = tf.convert_to_tensor(lstm.cell.kernel), None
+            if self.config.model == "density" and not index:
+                embedded, kernel = kernel[: self._embedding.size], kernel[self._embedding.size :]
+                tables = self._embedding.products(embedded)
+            matrix = tf.concat([kernel, lstm.cell.recurrent_kernel], axis=0)
             made.append(StepWeights(tables, blocks.cut(matrix), tf.convert_to_tensor(lstm.cell.bias)))
         return made
 
@@ -118,13 +139,16 @@ class NextNoteModel(keras.Model):
             weights: what `step_weights` returned.
 
         Returns:
-            What the heads read, `[batch, units]`, and the next state.
+            What the heads read, `[batch, width]`, and the next state.
         """
         after = []
+        one = self._remember(inputs.map(lambda field: field[:, tf.newaxis]), state.recent)
+        last, remembered = tf.nest.map_structure(lambda part: part[:, 0], one)
         stream = None
-        for index, (layer, before) in enumerate(zip(weights, state, strict=True)):
+        for index, (layer, before) in enumerate(zip(weights, state.layers, strict=True)):
             if layer.tables:
-                gates = self._embedding.look_up(layer.tables, inputs) + blocks.multiply(before.hidden, layer.matrix)
+                gates = blocks.multiply(tf.concat([*remembered, before.hidden], axis=-1), layer.matrix)
+                gates += self._embedding.look_up(layer.tables, inputs)
             else:
                 stream = self._encode(inputs) if stream is None else stream
                 known = tf.concat([self._normalised(index, stream), before.hidden], axis=-1)
@@ -134,7 +158,7 @@ class NextNoteModel(keras.Model):
             output = tf.sigmoid(show) * tf.tanh(cell)
             after.append(LayerState(output, cell))
             stream = self._joined(index, stream, output, None)
-        return self._normalised(self.config.layers, stream), tuple(after)
+        return self._reading(stream, last), State(tuple(after), last)
 
     def _run_layer(
         self, lstm: keras.layers.LSTM, stream: tf.Tensor, before: LayerState
@@ -152,17 +176,38 @@ class NextNoteModel(keras.Model):
         return output, LayerState(hidden, cell)
 
     def initial_state(self, batch: int | tf.Tensor) -> State:
-        """The state before a performance's start: zeros."""
-        return tuple(
+        """The state before a performance's start: zeros, and no notes."""
+        layers = tuple(
             LayerState(*(tf.zeros([batch, self.config.units], lstm.compute_dtype) for _ in LayerState._fields))
             for lstm in self._lstm
         )
+        return State(layers, recent.no_notes(batch) if self._recent else ())
 
     def _encode(self, notes: NoteArrays) -> tf.Tensor:
         if self.config.model == "density":
             return self._embedding.vectors(notes)
         seconds = [tf.cast(tf.cast(field, tf.float64) * 1e-6, self.compute_dtype) for field in notes[1:3]]
         return tf.stack([tf.cast(notes.pitch, self.compute_dtype) / PITCHES, *seconds], axis=-1)
+
+    def _remember(
+        self, notes: NoteArrays, before: recent.Recent | tuple[()]
+    ) -> tuple[recent.Recent | tuple[()], list[tf.Tensor]]:
+        """The last notes at each note `[batch, notes]`, and what the first layer is told of them, if anything."""
+        if self._recent is None or not isinstance(before, recent.Recent):
+            return (), []
+        last = recent.after_each(notes, before)
+        keys = recent.keys(last, self.compute_dtype)
+        releases = recent.releases(last.remaining_us, self.compute_dtype)
+        return last, [self._recent(tf.concat([keys, releases], axis=-1))]
+
+    def _reading(self, stream: tf.Tensor, last: recent.Recent | tuple[()]) -> tf.Tensor:
+        """What the heads read: the body's output and, where there are last notes, when each is to end."""
+        output = self._normalised(self.config.layers, stream)
+        return (
+            tf.concat([output, tf.cast(last.remaining_us, output.dtype)], axis=-1)
+            if isinstance(last, recent.Recent)
+            else output
+        )
 
     def _normalised(self, index: int, stream: tf.Tensor) -> tf.Tensor:
         """The input of a layer, or after the last one of the heads; embeddings are taken as they are."""

@@ -167,7 +167,7 @@ class Scorer:
             state = self._model.initial_state(len(group))
             for start in range(0, int(lengths[0]), CHUNK):
                 active = int(np.sum(lengths > start))
-                state = tuple(type(layer)(*(part[:active] for part in layer)) for layer in state)
+                state = tf.nest.map_structure(lambda part, active=active: part[:active], state)
                 inputs, targets = _chunk(performances[:active], start, min(CHUNK, int(lengths[0]) - start))
                 outputs, state = self._read_chunk(inputs, targets, state)
                 arrays = {name: value.numpy() for name, value in outputs.items()}

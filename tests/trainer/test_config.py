@@ -23,6 +23,8 @@ OTHER = {
     "units": 7,
     "layers": 3,
     "pitch_embedding": 1,
+    "recent_embedding": 0,
+    "head_blocks": 2,
     "time_embedding": 2,
     "velocity_embedding": 3,
     "head_units": 4,
@@ -91,8 +93,8 @@ WRONG = {
     **{
         name: [-1, 0.5]
         for name in (
-            "warmup_steps", "steps", "epochs", "evaluate_every", "patience", "replicas", "log_every",
-            "checkpoint_every",
+            "recent_embedding", "head_blocks", "warmup_steps", "steps", "epochs", "evaluate_every", "patience",
+            "replicas", "log_every", "checkpoint_every",
         )
     },
     "monitor": ["val_loss"],

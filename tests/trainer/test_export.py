@@ -235,7 +235,7 @@ def test_a_window_of_one_note_has_no_score_and_leaves_the_state_alone(tmp_path):
     exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
     notes = {field: value[:, tf.newaxis] for field, value in start_note(2)._asdict().items()}
     state = exported.signatures["initial_state"](batch=tf.constant(2))
-    state = {name: part + 0.25 for name, part in state.items()}
+    state = {name: part + tf.ones([], part.dtype) for name, part in state.items()}
     scored = exported.signatures["score"](**notes, **state)
     assert {name: value.shape for name, value in scored.items() if name.endswith("_nats")} == {
         f"{field}_nats": [2, 0] for field in ("pitch", "step", "duration", "velocity")
@@ -265,7 +265,9 @@ def test_a_model_of_any_precision_is_exported_in_that_of_its_weights(tmp_path, p
     model = tiny_model("density", layers=1, precision=precision)
     after = play_one(tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model)))))
     assert after["hidden_0"].dtype == dtype
-    state = tf.nest.map_structure(lambda part: tf.cast(part, dtype), model.initial_state(1))
+    state = tf.nest.map_structure(
+        lambda part: tf.cast(part, dtype) if part.dtype.is_floating else part, model.initial_state(1)
+    )
     hidden, _ = model.step(start_note(1), state, model.step_weights())
     expected = model.heads.sample(hidden, uniforms(1, 1, 2), tf.constant(1, dtype))
     assert all(after[field] == value for field, value in expected._asdict().items())
@@ -344,4 +346,4 @@ def test_an_export_is_about_as_large_as_the_weights(tmp_path):
     numbers = sum(int(np.prod(shape)) for name, shape in written if "VARIABLE" in name)
     # In place of the embeddings and what multiplies them are their products.
     assert 1 < numbers / sum(int(np.prod(variable.shape)) for variable in model.weights) < 1.2
-    assert len(contents(tmp_path / "workdir" / "export")["saved_model.pb"]) < 600_000
+    assert len(contents(tmp_path / "workdir" / "export")["saved_model.pb"]) < 1_000_000

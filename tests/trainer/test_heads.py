@@ -6,6 +6,7 @@ from notes.representation import MAX_TICK, TICK_US
 from tests.trainer.models import random_arrays, surprise, tiny_model
 from trainer import heads, times
 from trainer.dataset import NoteArrays
+from trainer.recent import RECENT
 
 FIELDS = ("pitch", "step", "duration", "velocity")
 
@@ -21,7 +22,14 @@ def regression():
 
 
 def hidden_of(*shape, seed=1):
+    """What heads read of a body of 16 units."""
     return tf.constant(np.random.default_rng(seed).normal(0, 1, (*shape, 16)), tf.float32)
+
+
+def reading_of(*shape, seed=1):
+    """The same, and when the last notes are to end: some have, some soon will, some go on for long."""
+    remaining_us = np.random.default_rng(seed).choice([0, 4_000, 60_000, 500_000, 9_000_000], (*shape, RECENT))
+    return tf.concat([hidden_of(*shape, seed=seed), tf.constant(remaining_us, tf.float32)], axis=-1)
 
 
 def notes_of(count, **fields):
@@ -45,7 +53,7 @@ def softmax(logits):
 def test_nats_of_a_time_are_those_of_its_tick(density, field):
     ticks = np.arange(MAX_TICK + 1)
     notes = notes_of(len(ticks), **{f"{field}_us": ticks * TICK_US})
-    hidden = tf.repeat(hidden_of(1), len(ticks), axis=0)
+    hidden = tf.repeat(reading_of(1), len(ticks), axis=0)
     logits = density.logits(hidden, notes)
     probability = np.exp(-density.nats(logits, notes)[field].numpy().astype(np.float64))
     np.testing.assert_allclose(probability, density.times.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
@@ -61,12 +69,12 @@ def test_nats_of_a_time_are_those_of_its_tick(density, field):
 @pytest.mark.parametrize("field", ["pitch", "velocity"])
 def test_probabilities_of_all_numbers_sum_to_one(density, field):
     notes = notes_of(128, **{field: np.arange(128)})
-    logits = density.logits(tf.repeat(hidden_of(1), 128, axis=0), notes)
+    logits = density.logits(tf.repeat(reading_of(1), 128, axis=0), notes)
     assert abs(np.exp(-density.nats(logits, notes)[field].numpy()).sum() - 1) < 1e-5
 
 
 def test_a_field_is_given_those_before_it_and_no_other(density):
-    hidden, notes = hidden_of(50), random_arrays(50)
+    hidden, notes = reading_of(50), random_arrays(50)
     other = random_arrays(50, seed=1)
     before = density.logits(hidden, notes)
     changes = {"pitch": "pitch", "step": "step_us", "duration": "duration_us", "velocity": "velocity"}
@@ -80,7 +88,7 @@ def test_a_field_is_given_those_before_it_and_no_other(density):
 
 
 def test_the_training_loss_is_the_nats(density):
-    hidden, notes = hidden_of(3, 4), random_arrays(3, 4)
+    hidden, notes = reading_of(3, 4), random_arrays(3, 4)
     losses, nats = density.losses(hidden, notes), density.nats(density.logits(hidden, notes), notes)
     assert set(losses) == set(density.losses_of) == set(FIELDS)
     for field in FIELDS:
@@ -92,7 +100,7 @@ def test_the_training_loss_is_the_nats(density):
 
 
 def test_each_field_has_its_own_temperature_and_top_p(density):
-    hidden, drawn_by = hidden_of(300), uniforms(300)
+    hidden, drawn_by = reading_of(300), uniforms(300)
     plain = density.sample(hidden, drawn_by, tf.constant(1.0))
     for place, field in enumerate(NoteArrays._fields):
         temperature = np.ones(4, np.float32)
@@ -114,7 +122,7 @@ def test_each_field_has_its_own_temperature_and_top_p(density):
 
 def test_drawn_notes_follow_the_densities_that_score_them(density):
     voices = 8_000
-    hidden = tf.repeat(hidden_of(4), voices // 4, axis=0)
+    hidden = tf.repeat(reading_of(4), voices // 4, axis=0)
     notes = density.sample(hidden, uniforms(voices), tf.constant(1.0))
     logits = density.logits(hidden, notes)
     other = density.logits(hidden[::-1], random_arrays(voices))
@@ -124,7 +132,7 @@ def test_drawn_notes_follow_the_densities_that_score_them(density):
         else:
             chosen, probabilities = getattr(notes, field), softmax
         assert surprise(chosen, probabilities(logits[field])) < 5
-        assert surprise(chosen, probabilities(other[field])) > 20
+        assert surprise(chosen, probabilities(other[field])) > 10
     for hidden_row in range(4):
         rows = slice(hidden_row * voices // 4, (hidden_row + 1) * voices // 4)
         frequencies = np.bincount(notes.pitch.numpy()[rows], minlength=128) / (voices // 4)
@@ -132,7 +140,7 @@ def test_drawn_notes_follow_the_densities_that_score_them(density):
 
 
 def test_drawn_notes_are_legal(density):
-    notes = density.sample(hidden_of(5_000), uniforms(5_000), tf.constant(5.0))
+    notes = density.sample(reading_of(5_000), uniforms(5_000), tf.constant(5.0))
     for field in notes:
         assert field.dtype == tf.int32
         assert field.shape == [5_000]
@@ -145,7 +153,7 @@ def test_drawn_notes_are_legal(density):
 
 
 def test_the_shortest_note_that_is_drawn_is_one_of_tick_0(density):
-    notes = density.sample(hidden_of(20), tf.zeros([20, heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
+    notes = density.sample(reading_of(20), tf.zeros([20, heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
     np.testing.assert_array_equal(notes.pitch, 0)
     np.testing.assert_array_equal(notes.step_us, 0)
     np.testing.assert_array_equal(notes.velocity, 1)
