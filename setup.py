@@ -47,6 +47,8 @@ EXTRAS = {
         "tensorboard>=2.20",
         "threadpoolctl>=3.5",
     ],
+    # To draw: no worker does.
+    "inspect": ["matplotlib>=3.9"],
     "demo": ["music21>=10.5", "requests>=2.32"],
     "dev": [
         "gcp-storage-emulator>=2026.7",

@@ -21,8 +21,8 @@ from beam_preprocess.config import PieceFrom
 from notes import storage
 from notes.errors import UserError
 from notes.manifest import SPLITS
+from notes.midi import EXTENSIONS, is_midi_name
 
-MIDI_EXTENSIONS = (".mid", ".midi")
 NO_METADATA = "none"
 
 # MAESTRO's own CSV holds less than a megabyte.
@@ -117,7 +117,7 @@ class _Listing:
 
     @functools.cached_property
     def midi_names(self) -> list[str]:
-        return [name for name in self.locations if _is_midi(name)]
+        return [name for name in self.locations if is_midi_name(name)]
 
     @functools.cached_property
     def roots(self) -> list[str]:
@@ -243,7 +243,7 @@ def find_corpus(
     """
     listing = _list_input(uri)
     if not listing.roots:
-        raise UserError(f"{uri}: holds no MIDI file, expected names that end in {' or '.join(MIDI_EXTENSIONS)}")
+        raise UserError(f"{uri}: holds no MIDI file, expected names that end in {' or '.join(EXTENSIONS)}")
     table = _find_metadata(metadata, listing)
     if table is None:
         files = listing.files_below(listing.roots[-1])
@@ -288,12 +288,6 @@ def _check_splits_filled(files: list[CorpusFile], fractions: Sequence[float], ta
         raise UserError(
             f"the {empty[0]} split would be empty: {cause}; permit that by a fraction of 0 in --split_fractions"
         )
-
-
-def _is_midi(name: str) -> bool:
-    base = posixpath.basename(name)
-    # macOS puts "._NAME" beside NAME into archives; it is no MIDI file.
-    return base.lower().endswith(MIDI_EXTENSIONS) and not base.startswith(".")
 
 
 def _list_input(uri: str) -> _Listing:
@@ -374,7 +368,7 @@ def _list_zip(path: str) -> dict[str, str]:
         raise UserError(f"{path}: holds {len(members):,} members, more than the {MAX_MEMBERS:,} allowed: unpack it")
     size, unpacked = (
         os.path.getsize(storage.stage(path)),
-        sum(member.file_size for member in members if _is_midi(member.filename)),
+        sum(member.file_size for member in members if is_midi_name(member.filename)),
     )
     if unpacked > max(MAX_INFLATION * size, _HARMLESS_BYTES):
         raise UserError(
@@ -384,7 +378,7 @@ def _list_zip(path: str) -> dict[str, str]:
     names: dict[str, str] = {}
     for member in members:
         name = _printable(posixpath.normpath("/" + member.filename).lstrip("/"))
-        if name in names and _is_midi(name):
+        if name in names and is_midi_name(name):
             raise UserError(f"{path}: holds {name} more than once, and which is meant cannot be told: remove one")
         names[name] = member.filename
     return names

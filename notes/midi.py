@@ -8,9 +8,11 @@ rules.
 import dataclasses
 import io
 import os
+import posixpath
 import struct
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     import pretty_midi
 
 Sustain = Literal["ignore", "extend"]
+
+EXTENSIONS = (".mid", ".midi")
 
 # Bounds on hostile files, each checked before whatever it bounds is made. MAESTRO's largest performance holds some
 # hundred kilobytes, two tracks, one program and fewer than 100,000 notes.
@@ -107,6 +111,40 @@ class Decoded:
     drums: int
 
 
+class Instrument(NamedTuple):
+    """What plays some of a file's notes.
+
+    Attributes:
+        program: its number in General MIDI, from 0; None for drums, whatever their kit.
+        notes: how many.
+    """
+
+    program: int | None
+    notes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a MIDI file holds, for who wants to look at it.
+
+    Attributes:
+        decoded: the notes, each as long as its key is held, and what is left out of them.
+        first_onset_us: microseconds from the file's start to the first note; 0 without notes.
+        instruments: those that play, by program, drums last; their notes are those of `decoded`, and its drums.
+        tempos: int64 `[n, 2]`, microseconds from the file's start, the first 0, and microseconds a quarter note from
+            then on.
+        pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
+        pedal_changes: how often controller 64 is set, on any channel but the drums'.
+    """
+
+    decoded: Decoded
+    first_onset_us: int
+    instruments: list[Instrument]
+    tempos: np.ndarray
+    pedal: np.ndarray
+    pedal_changes: int
+
+
 class _Track(NamedTuple):
     """Notes and sustain pedal of one channel of one track, in ticks or in microseconds."""
 
@@ -119,10 +157,20 @@ class _Track(NamedTuple):
 
 
 class _Tracks(NamedTuple):
-    """What a file holds, times in microseconds: the tracks, and how many notes are left out as drums."""
+    """What a file holds, times in microseconds.
+
+    Attributes:
+        tracks: all but drums.
+        programs: of each track.
+        drums: how many notes are left out as drums.
+        tempos: int64 `[n, 2]`, when each begins, and microseconds a quarter note from then on; of several at one time
+            the last holds.
+    """
 
     tracks: list[_Track]
+    programs: list[int]
     drums: int
+    tempos: np.ndarray
 
 
 class _Chunks(NamedTuple):
@@ -130,6 +178,13 @@ class _Chunks(NamedTuple):
 
     resolution: int
     tracks: list[bytes]
+
+
+def is_midi_name(path: str) -> bool:
+    """Returns whether a path, with forward slashes, is named as a MIDI file is."""
+    base = posixpath.basename(path)
+    # macOS puts "._NAME" beside NAME into archives; it is no MIDI file.
+    return base.lower().endswith(EXTENSIONS) and not base.startswith(".")
 
 
 def read_midi(data: bytes, name: str, *, sustain: Sustain = "ignore") -> Decoded:
@@ -162,7 +217,40 @@ def read_pedal(data: bytes, name: str) -> np.ndarray:
     Raises:
         MidiDecodeError: as `read_midi`.
     """
-    tracks = [_sounding(track) for track in _read_tracks(data, name, sustain="extend").tracks]
+    return _united_pedal(_read_tracks(data, name, sustain="extend").tracks)
+
+
+def read_contents(data: bytes, name: str) -> Contents:
+    """Returns all that a file holds which `read_midi` and `read_pedal` read, and instruments and tempos.
+
+    Raises:
+        MidiDecodeError: as `read_midi`.
+    """
+    read = _read_tracks(data, name, sustain="extend")
+    tracks = [_sounding(track) for track in read.tracks]
+    counts: Counter[int] = Counter()
+    for program, track in zip(read.programs, tracks, strict=True):
+        counts[program] += len(track.onset)
+    instruments = [Instrument(program, count) for program, count in sorted(counts.items()) if count]
+    return Contents(
+        decoded=_decoded(read, name, sustain="ignore"),
+        first_onset_us=int(min((track.onset.min() for track in tracks if len(track.onset)), default=0)),
+        instruments=[*instruments, *([Instrument(None, read.drums)] if read.drums else [])],
+        tempos=_tempo_changes(read.tempos),
+        pedal=_united_pedal(read.tracks),
+        pedal_changes=sum(len(track.pedal_time) for track in read.tracks),
+    )
+
+
+def _tempo_changes(tempos: np.ndarray) -> np.ndarray:
+    """Returns those tempos that hold for a time and are not the one before: int64 `[n, 2]`."""
+    tempos = tempos[np.append(np.diff(tempos[:, 0]) > 0, True)]
+    return tempos[np.append(True, np.diff(tempos[:, 1]) != 0)]
+
+
+def _united_pedal(tracks: list[_Track]) -> np.ndarray:
+    """When the pedal of any track is down, as `read_pedal` returns it."""
+    tracks = [_sounding(track) for track in tracks]
     notes = _concatenate(tracks)
     end = int(notes.offset.max(initial=0))
     spans = np.concatenate([np.zeros([0, 2], np.int64), *[_pedal_spans(track, end) for track in tracks]])
@@ -353,8 +441,9 @@ def _read_with_symusic(chunks: _Chunks, *, sustain: Sustain) -> _Tracks | None:
         )
         for track in tracks
     ]
+    programs = [track.program for track in score.tracks if not track.is_drum]
     drums = sum(len(track.notes) for track in score.tracks if track.is_drum)
-    return _Tracks(timed, drums)
+    return _Tracks(timed, programs, drums, np.stack([microseconds(tempo_time), tempo_us], axis=1))
 
 
 def _symusic_track(track: Any) -> _Track:
@@ -434,9 +523,12 @@ def _read_with_pretty_midi(chunks: _Chunks, name: str) -> _Tracks:
     except Exception as error:  # mido and pretty_midi raise whatever a damaged byte leads to.
         described = " ".join(f"{type(error).__name__} {error}".split())
         raise MidiDecodeError(name, "damaged", f"is a damaged MIDI file: {described}") from error
-    tracks = [_pretty_midi_track(instrument) for instrument in midi.instruments if not instrument.is_drum]
+    played = [instrument for instrument in midi.instruments if not instrument.is_drum]
+    tracks = [_pretty_midi_track(instrument) for instrument in played]
     drums = sum(len(instrument.notes) for instrument in midi.instruments if instrument.is_drum)
-    return _Tracks(tracks, drums)
+    tempo_time, quarters_a_minute = midi.get_tempo_changes()
+    tempos = np.stack([np.round(tempo_time * 1e6), np.round(6e7 / quarters_a_minute)], axis=1).astype(np.int64)
+    return _Tracks(tracks, [instrument.program for instrument in played], drums, tempos)
 
 
 def _pretty_midi_track(instrument: "pretty_midi.Instrument") -> _Track:

@@ -64,7 +64,7 @@ def distribution() -> Distribution:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("notes", []),
+        ("notes", ["inspect"]),
         ("beam_preprocess", ["beam"]),
         ("trainer", ["train"]),
         ("tuning", ["train", "tune"]),

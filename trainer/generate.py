@@ -138,7 +138,8 @@ def main() -> int:
 
 def _write_sample(output: str, index: int, notes: Notes, primer_notes: int, pedal: np.ndarray) -> dict[str, object]:
     """Writes a sample's files; returns its entry in samples.json."""
-    from trainer import plots, sound
+    from notes import plots
+    from trainer import sound
 
     stem = os.path.join(output, f"sample-{index:03d}")
     write_midi(notes, f"{stem}.mid", pedal)
@@ -167,8 +168,8 @@ def _remove_former(output: str) -> None:
 
 def _draw_distributions(run: dict[str, Any], output: str, samples: list[Notes], primer_notes: int) -> None:
     """Draws the generated notes' distributions over those of the corpus that the model was trained on."""
+    from notes import plots
     from notes.manifest import Manifest
-    from trainer import plots
 
     histograms = {
         "generated": sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())

@@ -14,6 +14,7 @@ import tqdm
 from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
+from notes.plots import distributions, piano_roll
 from notes.records import write_records
 from notes.representation import Notes
 from notes.statistics import Histograms
@@ -208,8 +209,8 @@ class Reports(NoReports):
         generated = sum(map(Histograms.from_notes, played), start=Histograms.zeros())
         with tempfile.TemporaryDirectory() as directory, self._writer.as_default():
             roll, sheet = (os.path.join(directory, name) for name in ("roll.png", "sheet.png"))
-            plots.piano_roll(played[0], roll, title=f"train_step {train_step:,}")
-            plots.distributions({"corpus": manifest.histograms("train"), "generated": generated}, sheet)
+            piano_roll(played[0], roll, title=f"train_step {train_step:,}")
+            distributions({"corpus": manifest.histograms("train"), "generated": generated}, sheet)
             for name, path in (("piano roll", roll), ("distributions", sheet)):
                 image = tf.io.decode_png(storage.read_bytes(path), channels=3)
                 tf.summary.image(name, image[tf.newaxis], step=train_step)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
+from notes import plots
 from notes.errors import UserError
 from notes.manifest import Manifest
 from notes.midi import read_midi, read_pedal, write_midi
@@ -21,7 +22,6 @@ from tests.midi_files import melody, midi_bytes
 from tests.processes import run_python
 from tests.trainer.datasets import write_dataset
 from tests.trainer.models import tiny_model
-from trainer import plots
 from trainer.config import PRESETS, Config
 
 TINY = Config(
