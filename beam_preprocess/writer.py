@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 from beam_preprocess.corpus import CorpusFile
 from notes import storage
 from notes.errors import UserError
-from notes.manifest import MANIFEST_NAME, SPLITS
+from notes.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS
 from notes.records import (
     SCHEMA_VERSION,
     Performance,
@@ -31,7 +31,6 @@ from notes.records import (
 from notes.representation import FIELDS
 from notes.statistics import Histograms
 
-REJECTED_NAME = "rejected.jsonl"
 PLAN_NAME = "plan.jsonl"
 UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
 PERFORMANCES_PER_SHARD = 100

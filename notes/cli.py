@@ -18,13 +18,17 @@ EXIT_BAD_INPUT = 2
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the user is invited to try again
 
 
-def run(main: Callable[[], int | None], *, usage: str, argv: Sequence[str] | None = None) -> None:
+def run(
+    main: Callable[..., int | None], *, usage: str, argv: Sequence[str] | None = None, operands: bool = False
+) -> None:
     """Parses the flags, calls `main` and exits the process with its status.
 
     Args:
         main: the command; returns an exit status (None means 0) and raises `UserError` for bad input.
         usage: the text above the flags in `--help`.
         argv: the command line, program name first; `sys.argv` by default.
+        operands: whether the command takes arguments that are no flags, such as paths; `main` is called with their
+            list, and flags may stand before, between and behind them.
 
     Raises:
         SystemExit: always.
@@ -38,10 +42,11 @@ def run(main: Callable[[], int | None], *, usage: str, argv: Sequence[str] | Non
         print(flags.FLAGS.module_help(sys.modules["__main__"]).replace("\n__main__:", "flags:", 1))
         raise SystemExit(EXIT_OK)
     try:
+        flags.FLAGS.set_gnu_getopt(operands)
         extra = flags.FLAGS(argv)[1:]
-        if extra:
+        if extra and not operands:
             raise UserError(f"unexpected argument {extra[0]!r}: every option is a flag, see --help")
-        status = main() or EXIT_OK
+        status = (main(extra) if operands else main()) or EXIT_OK
     except (UserError, flags.Error) as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         status = EXIT_TRY_AGAIN if isinstance(error, UnavailableError) else EXIT_BAD_INPUT

@@ -13,6 +13,7 @@ from notes.records import SCHEMA_VERSION, Performance, RecordError, decode_perfo
 from notes.statistics import Histograms
 
 MANIFEST_NAME = "dataset.json"
+REJECTED_NAME = "rejected.jsonl"
 SPLITS = ("train", "validation", "test")
 
 
