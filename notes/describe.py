@@ -10,7 +10,7 @@ import numpy as np
 
 from notes import storage
 from notes.errors import UserError
-from notes.manifest import REJECTED_NAME, SPLITS, Manifest
+from notes.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest
 from notes.midi import Contents, Instrument, MidiDecodeError
 from notes.records import Performance
 from notes.representation import Notes, note_name
@@ -165,11 +165,18 @@ def dataset(manifest: Manifest, survey: Survey, *, width: int | None) -> list[st
         width: cells of the terminal; None for as wide as it gets.
 
     Raises:
-        UserError: rejected.jsonl cannot be read.
+        UserError: dataset.json or rejected.jsonl is not as beam_preprocess writes it.
     """
     rows = [_split_row(manifest, survey, split) for split in SPLITS]
     header = ("split", "performances", "pieces", "notes", "hours", "shards")
-    lines = [_title(manifest.directory, width), "", *_facts(_dataset_facts(manifest), width), ""]
+    try:
+        facts = list(_dataset_facts(manifest))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{manifest.directory}: {MANIFEST_NAME} lacks something, or has it in another form ({error}): "
+            "run python -m beam_preprocess anew"
+        ) from error
+    lines = [_title(manifest.directory, width), "", *_facts(facts, width), ""]
     lines += [*_table(header, rows, "<>>>><", width), "", *_composers(survey, width), ""]
     lines += _distributions(sum((manifest.histograms(split) for split in SPLITS), Histograms.zeros()), width)
     if manifest.document["rejected"]:

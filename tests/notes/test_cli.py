@@ -73,3 +73,12 @@ def test_the_status_is_that_of_the_command(run):
 def test_what_may_be_there_later_is_worth_another_try(run):
     process = run("--count=5")
     assert (process.returncode, process.stderr) == (75, "command: the bucket does not answer\n")
+
+
+def test_a_command_may_take_arguments_with_flags_between_them(tmp_path):
+    source = COMMAND.replace("def main():", "def main(operands):\n    print(*operands, COUNT.value)\n    return 0")
+    (tmp_path / "takes.py").write_text(source.replace('usage="[--count=N]"', 'usage="NAME ...", operands=True'))
+    path = os.pathsep.join([str(REPOSITORY), str(tmp_path)])
+    process = run_python("-m", "takes", "a", "--count=6", "b", "--", "--count=7", PYTHONPATH=path)
+    assert process.stdout == "a b --count=7 6\n"
+    assert run_python("-m", "takes", PYTHONPATH=path).stdout == "1\n"

@@ -9,7 +9,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from notes import midi
-from notes.midi import NO_PEDAL, MidiDecodeError, read_midi, read_pedal, sustained, to_pretty_midi, write_midi
+from notes.midi import (
+    NO_PEDAL,
+    Instrument,
+    MidiDecodeError,
+    read_contents,
+    read_midi,
+    read_pedal,
+    sustained,
+    to_pretty_midi,
+    write_midi,
+)
 from notes.representation import Notes, on_one_keyboard
 from tests.midi_files import END_OF_TRACK, melody, midi_bytes, off, on, pedal, program, random_notes, tempo, track
 
@@ -476,3 +486,51 @@ def test_notes_under_a_pedal_sound_as_long_as_extending_says(seed):
     extended = read_midi(buffer.getvalue(), "x.mid", sustain="extend").notes
     assert rows(sustained(notes, pressed)) == rows(extended)
     assert rows(sustained(notes, NO_PEDAL)) == rows(notes)
+
+
+# Overlapping notes of one pitch that do not end together: only pretty_midi's reading of them is ours.
+IN_DOUBT = [on(0, 20, channel=3), on(10, 20, channel=3), off(10, 20, channel=3)]
+
+
+@pytest.mark.parametrize("in_doubt", [False, True], ids=["symusic", "pretty_midi"])
+def test_contents_hold_instruments_tempos_and_pedal_whoever_reads(in_doubt):
+    data = midi_bytes(
+        [
+            *(IN_DOUBT if in_doubt else []),
+            *(tempo(0, 500_000), program(0, 0), program(0, 40, channel=1)),
+            *(on(1000, 60), off(100, 60), on(0, 62), off(100, 62), on(0, 64, channel=1), off(100, 64, channel=1)),
+            *(on(0, 36, channel=9), off(50, 36, channel=9), tempo(150, 250_000), pedal(0, 90), pedal(100, 20)),
+            *(tempo(0, 250_000), pedal(100, 0), on(0, 65), off(100, 65)),
+        ],
+        [on(1200, 48, channel=2), on(0, 50, channel=2), off(0, 50, channel=2), off(5, 48, channel=2)],
+    )  # fmt: skip
+    contents = read_contents(data, "song.mid")
+    assert contents.decoded.notes.equals(read_midi(data, "song.mid").notes)
+    pianos = 6 if in_doubt else 4
+    assert contents.instruments == [Instrument(0, pianos), Instrument(40, 1), Instrument(None, 1)]
+    assert sum(one.notes for one in contents.instruments) == len(contents.decoded.notes) + contents.decoded.drums
+    start = 20_000 if in_doubt else 0
+    assert contents.first_onset_us == (0 if in_doubt else 1_000_000)
+    assert contents.tempos.tolist() == [[0, 500_000], [1_500_000 + start, 250_000]]
+    assert np.array_equal(contents.pedal, read_pedal(data, "song.mid"))
+    assert len(contents.pedal) == 1
+    assert contents.pedal_changes == 3
+
+
+@pytest.mark.parametrize("in_doubt", [False, True], ids=["symusic", "pretty_midi"])
+def test_without_a_tempo_it_is_midis_own_until_there_is_one(in_doubt):
+    doubt = IN_DOUBT if in_doubt else []
+    assert read_contents(midi_bytes([*doubt, on(0, 60), off(100, 60)]), "x").tempos.tolist() == [[0, 500_000]]
+    later = read_contents(midi_bytes([*doubt, on(0, 60), off(100, 60), tempo(0, 600_000)]), "x").tempos
+    assert later.tolist() == [[0, 500_000], [120_000 if in_doubt else 100_000, 600_000]]
+
+
+def test_contents_of_a_file_that_plays_nothing():
+    contents = read_contents(midi_bytes([program(0, 12)]), "silent.mid")
+    assert (len(contents.decoded.notes), contents.instruments, contents.first_onset_us) == (0, [], 0)
+    assert (contents.pedal.shape, contents.pedal_changes) == ((0, 2), 0)
+
+
+def test_contents_of_a_broken_file_are_refused_as_its_notes_are():
+    with pytest.raises(MidiDecodeError, match=r"cut\.mid: ends at byte 20"):
+        read_contents(melody([60, 62])[:20], "cut.mid")
