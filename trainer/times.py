@@ -161,12 +161,20 @@ class LogisticMixture(TimeDistribution):
     def nats(self, outputs: tf.Tensor, microseconds: tf.Tensor) -> tf.Tensor:
         """See `TimeDistribution`."""
         tick = ticks(microseconds)
-        return -self._log_mass(outputs, tick, tick + 1)
+        low, high = self._edges(tick, outputs.dtype), self._edges(tick + 1, outputs.dtype)
+        log_weight, location, sharpness = self._components(outputs)
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): so nothing cancels, in neither tail. The
+        # difference of two edges is exact, and so what ticks gain adds up to 1, however sharp or wide a component is.
+        gained = (
+            tf.math.log_sigmoid((high - location) * sharpness)
+            + tf.math.log_sigmoid((location - low) * sharpness)
+            + tf.math.log(-tf.math.expm1((low - high) * sharpness))
+        )
+        return -tf.reduce_logsumexp(log_weight + gained, axis=-1)
 
     def tick_probabilities(self, outputs: tf.Tensor) -> tf.Tensor:
         """See `TimeDistribution`; takes memory for `[..., MAX_TICK + 1, components]`."""
-        tick = tf.range(MAX_TICK + 1)
-        return tf.exp(self._log_mass(outputs[..., tf.newaxis, :], tick, tick + 1))
+        return self._between(outputs, tf.range(MAX_TICK + 2))
 
     def median(self, outputs: tf.Tensor) -> tf.Tensor:
         """See `TimeDistribution`."""
@@ -175,7 +183,7 @@ class LogisticMixture(TimeDistribution):
         median = tf.zeros(tf.shape(outputs)[:-1], tf.int32)
         for place in reversed(range(MAX_TICK.bit_length())):
             higher = median + (1 << place)
-            edge = self._edge(tf.minimum(higher, MAX_TICK + 1), outputs.dtype)
+            edge = self._edges(tf.minimum(higher, MAX_TICK + 1), outputs.dtype)
             below = tf.reduce_sum(tf.exp(log_weight) * tf.sigmoid((edge - location) * sharpness), axis=-1)
             median = tf.where(below < 0.5, higher, median)
         return median
@@ -190,16 +198,16 @@ class LogisticMixture(TimeDistribution):
         within: tf.Tensor,
     ) -> tf.Tensor:
         """See `TimeDistribution`."""
-        # Of bins and then within one: a tenth of the work of all ticks, and temperature and top_p mean what they mean
+        # Of bins and then within one: a seventh of the work of all ticks, and temperature and top_p mean what they mean
         # in the other form.
-        by_bin = self._log_mass(outputs[:, tf.newaxis], tf.constant(BIN_STARTS), tf.constant(BIN_STARTS + BIN_WIDTHS))
-        chosen = categorical(by_bin, uniform, temperature, top_p)
+        by_bin = self._between(outputs, tf.constant([*BIN_STARTS, MAX_TICK + 1]))
+        chosen = categorical(tf.math.log(by_bin), uniform, temperature, top_p)
         start, width = tf.gather(tf.constant(BIN_STARTS), chosen), tf.gather(tf.constant(BIN_WIDTHS), chosen)
-        place = tf.range(BIN_WIDTHS.max())
-        tick = tf.minimum(start[:, tf.newaxis] + place, MAX_TICK)
-        by_tick = self._log_mass(outputs[:, tf.newaxis], tick, tick + 1)
-        in_bin = tf.where(place < width[:, tf.newaxis], by_tick, outputs.dtype.min)
-        return (start + categorical(in_bin, within, tf.ones([], outputs.dtype))) * TICK_US
+        # Behind the bin's end ticks are of no width, and have no probability.
+        place = tf.minimum(tf.range(BIN_WIDTHS.max() + 1), width[:, tf.newaxis])
+        by_tick = self._between(outputs, start[:, tf.newaxis] + place)
+        drawn = categorical(tf.math.log(by_tick), within, tf.ones([], outputs.dtype))
+        return (start + tf.minimum(drawn, width - 1)) * TICK_US
 
     def _components(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Log weights, locations, and one over the scales: `[..., components]` each."""
@@ -209,26 +217,31 @@ class LogisticMixture(TimeDistribution):
         log_scale = _SHARPEST + span * tf.sigmoid(self._scale_offset + scale * (4 / span))
         return tf.nn.log_softmax(weight), location + tf.constant(self._centres, outputs.dtype), tf.exp(-log_scale)
 
-    def _log_mass(self, outputs: tf.Tensor, first: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
-        """The log probability of the ticks from `first` to before `after`.
+    def _between(self, outputs: tf.Tensor, tick: tf.Tensor) -> tf.Tensor:
+        """The probabilities of the ticks from each of some to before the next of them.
 
         Args:
             outputs: `[..., size]`.
-            first: int32, of a shape that goes with `[...]`.
-            after: likewise.
+            tick: int32 `[n]`, or `[..., n]`, ascending.
+
+        Returns:
+            `[..., n - 1]`.
         """
         log_weight, location, sharpness = self._components(outputs)
-        low, high = self._edge(first, outputs.dtype), self._edge(after, outputs.dtype)
-        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): so nothing cancels in either tail. The
-        # edges' difference is exact, and so what the ticks gain adds up, however sharp or wide a component is.
-        gained = (
-            tf.math.log_sigmoid((high - location) * sharpness)
-            + tf.math.log_sigmoid((location - low) * sharpness)
-            + tf.math.log(-tf.math.expm1((low - high) * sharpness))
-        )
-        return tf.reduce_logsumexp(log_weight + gained, axis=-1)
+        location, sharpness = location[..., tf.newaxis], sharpness[..., tf.newaxis]
+        edges = tf.linalg.matrix_transpose(self._edges(tick, outputs.dtype))
+        at_edges = (edges - location) * sharpness
+        # As in `nats`, with a sixth of the exponentials, which take the time here: both sigmoids of an edge from one,
+        # and 1 - exp(-2h) as 2 tanh(h) / (1 + tanh(h)).
+        tail = tf.exp(-tf.abs(at_edges))
+        far, near = tail / (1 + tail), 1 / (1 + tail)
+        below, above = tf.where(at_edges < 0, far, near), tf.where(at_edges < 0, near, far)
+        half = tf.tanh((edges[..., 1:] - edges[..., :-1]) * (sharpness / 2))
+        gained = below[..., 1:] * above[..., :-1] * (2 * half / (1 + half))
+        # A product, since XLA makes a slower loop of tf.reduce_sum.
+        return tf.squeeze(tf.matmul(tf.exp(log_weight)[..., tf.newaxis, :], gained), axis=-2)
 
-    def _edge(self, tick: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    def _edges(self, tick: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         """Where each tick begins on the axis, and the one before it ends: `[..., 1]`."""
         return tf.gather(tf.constant(_EDGES, dtype), tick)[..., tf.newaxis]
 

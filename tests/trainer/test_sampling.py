@@ -171,7 +171,7 @@ def test_without_a_primer_the_first_note_is_drawn_from_what_begins_a_performance
 
 @pytest.mark.parametrize(("form", "temperature"), [("bins", 0.7), ("logistics", 1.0)])
 def test_what_is_played_is_what_the_model_expects_on_hearing_it(primer, form, temperature):
-    model = tiny_model("density", layers=2, time_distribution=form)
+    model = tiny_model("density", layers=2, time_distribution=form, mixtures=3)
     samples = play(Player(model), primer, num_notes=16, temperature=temperature).notes
     fields = [np.stack([getattr(notes, field) for notes in samples]) for field in NoteArrays._fields]
     targets = NoteArrays(*(tf.constant(field, tf.int32) for field in fields))
@@ -182,16 +182,14 @@ def test_what_is_played_is_what_the_model_expects_on_hearing_it(primer, form, te
     # In one pass over all notes, as they are scored.
     targets = targets.map(lambda field: field[:, 12:])
     # Another model would not expect it.
-    other = tiny_model("density", layers=2, time_distribution=form, seed=2)
+    other = tiny_model("density", layers=2, time_distribution=form, mixtures=3, seed=2)
     for one, low, high in ((model, 0, 5), (other, 10, np.inf)):
         logits = one.heads.logits(one.read(inputs)[0][:, 12:], targets)
         for field in ("pitch", "step", "duration", "velocity"):
             scaled = logits[field] / temperature
             if field in ("step", "duration"):
-                chosen, probabilities = (
-                    ticks(getattr(targets, f"{field}_us")),
-                    one.heads.times.tick_probabilities(scaled),
-                )
+                chosen = ticks(getattr(targets, f"{field}_us"))
+                probabilities = one.heads.times.tick_probabilities(scaled)
             else:
                 chosen, probabilities = getattr(targets, field), tf.nn.softmax(scaled)
             disagreement = surprise(np.ravel(chosen), np.reshape(probabilities, [MANY * 16, -1]))

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from notes.representation import Notes
 from tests.trainer.datasets import random_notes
 from tests.trainer.replica_runs import MARK, build, overflowing
 from trainer import train_state
 from trainer.config import Config, preset
 from trainer.dataset import NoteTable, Windows
 from trainer.heads import DensityHeads
+from trainer.sampling import Player
+from trainer.scoring import Scorer
 from trainer.train_state import TrainState
 
 LENGTHS = [70, 33, 120, 5]
@@ -119,6 +122,25 @@ def test_only_the_lstm_computes_in_the_coarse_type(precision):
     assert hidden.dtype == tf.float32
     results = [state.model.heads.logits(hidden, batch.targets), state.model.heads.losses(hidden, batch.targets)]
     assert {value.dtype for result in results for value in result.values()} == {tf.float32}
+
+
+# Either form of a time's distribution.
+
+
+@pytest.mark.parametrize("form", ["bins", "logistics"])
+def test_with_either_form_of_times_a_model_learns_is_scored_and_plays(form):
+    state = state_of(time_distribution=form, mixtures=3, learning_rate=0.02)
+    table = table_of([40, 20])
+    before = Scorer(state.model).score(table)
+    run(state, 20)
+    assert state.not_finite() is None
+    after = Scorer(state.model).score(table)
+    for field in ("step", "duration"):
+        assert getattr(after, field).mean() < getattr(before, field).mean() - 0.5
+    samples = Player(state.model).play(Notes.empty(), num_notes=30, num_samples=2, temperature=1.0, seed=0, top_p=0.9)
+    for played in samples.notes:
+        assert len(played) == 30
+        assert len(np.unique(played.step_us)) > 3
 
 
 # A loss that is no number.
