@@ -28,7 +28,7 @@ LENGTH_FIELDS = ("steps", "epochs", "max_minutes")
 
 _AT_LEAST_1 = (
     *("seq_length", "units", "layers", "head_units", "batch_size", "keep"),
-    *("pitch_embedding", "time_embedding", "velocity_embedding", "accumulate", "mixtures"),
+    *("pitch_embedding", "time_embedding", "velocity_embedding", "accumulate"),
 )
 _AT_LEAST_0 = (
     *("recent_embedding", "head_blocks"),
@@ -142,6 +142,7 @@ class Config:
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in _AT_LEAST_0:
             self._require(getattr(self, name) >= 0, name, "at least 0")
+        self._require(1 <= self.mixtures <= 100, "mixtures", "1 to 100")
         self._require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         self._require(0 <= self.transpose <= 24, "transpose", "0 to 24")
         self._require(0 <= self.stretch < 1, "stretch", "at least 0 and below 1")

@@ -68,11 +68,12 @@ WRONG = {
     "model": ["lstm", None],
     "positions": ["first"],
     "time_distribution": ["ticks", None],
+    "mixtures": [0, 101, 2.5, True, "8"],
     **{
         name: [0, -1, 2.5, True, "8"]
         for name in (
             "seq_length", "units", "layers", "pitch_embedding", "time_embedding", "velocity_embedding", "head_units",
-            "mixtures", "batch_size", "accumulate", "keep",
+            "batch_size", "accumulate", "keep",
         )
     },
     "dropout": [-0.1, 1.0, float("nan")],
