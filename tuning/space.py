@@ -162,6 +162,12 @@ PARAMETERS = (
     _choice("pitch_embedding", (32, 64, 96, 128, 192), "numbers", "88 keys are used, so 96 can hold each apart"),
     _choice("time_embedding", (16, 32, 48, 64, 96), "numbers", "for step and for duration each: 1,001 ordered ticks"),
     _choice("velocity_embedding", (8, 16, 32, 64), "numbers", "127 ordered values, of which a few dynamics are heard"),
+    _choice(
+        "recent_embedding", (0, 32, 64, 128, 256), "numbers",
+        "474 of the last notes are made into it; 0 leaves the model to remember them itself",
+    ),
+    _choice("head_units", (64, 128, 192, 256), "hidden units of each head", "at 256, as much as a layer of the body"),
+    _choice("head_blocks", (0, 1, 2), "residual blocks of each head", "each costs as much as the heads without any"),
 )  # fmt: skip
 
 _DECLARED = {parameter.field: parameter for parameter in PARAMETERS}

@@ -388,7 +388,7 @@ def test_the_final_table_is_sorted_and_fits_a_log_whatever_is_searched() -> None
     assert lines[2].split()[4:6] == ["7.500", "-0.500"]
     # The start config's score was 9 when the stopped one had 7.
     assert lines[4].split()[4:6] == ["7.000", "-2.000"]
-    assert lines[6].endswith("velocity_embedding: see trials.json")
+    assert lines[6].endswith("head_blocks: see trials.json")
     assert lines[-1].endswith("0.500 below the start config's 8.000.")
 
 
