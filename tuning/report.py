@@ -1,17 +1,14 @@
-"""A study as one HTML page: it needs no network, no library, and no script to be read.
-
-The page is built as a tree of elements, so that text is escaped and every element closed by construction. Charts are
-inline SVG; colours are classes, so that a dark screen and paper each get their own.
-"""
+"""A study as one HTML page, as `trainer.page` says; charts are inline SVG."""
 
 import bisect
-import dataclasses
 import itertools
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from trainer.charts import Axis, continuous, disc, label, rule, svg
+from trainer.page import document, element, scrolling, section, tiles
 from tuning.importance import (
     FEWEST_CONFIGS,
     SHUFFLES,
@@ -40,26 +37,11 @@ def page(standing: Standing) -> str:
         The text of an HTML file.
     """
     matters = importance(standing)
-    head = _e(
-        "head",
-        _e("meta", charset="utf-8"),
-        _e("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        _e("meta", name="color-scheme", content="light dark"),
-        # The browser itself holds the page to needing nothing from elsewhere.
-        _e(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
-        ),
-        _e("title", _title(standing)),
-        _e("style", STYLE),
-    )
     sections = [_summary(standing, matters), _best(standing)]
     if any(chain.judged for chain in standing.chains):
         sections += [_parallel(standing), _importance(standing, matters), _scatter(standing), _curves(standing)]
     sections.append(_table(standing))
-    body = _e("body", _e("main", *(section for section in sections if section is not None)), _e("script", SCRIPT))
-    return "<!DOCTYPE html>\n" + ET.tostring(_e("html", head, body, lang="en"), "unicode", method="html") + "\n"
+    return document(_title(standing), *(part for part in sections if part is not None), style=STYLE, script=SCRIPT)
 
 
 # Words
@@ -76,26 +58,18 @@ def _summary(standing: Standing, matters: Importance | None) -> ET.Element:
     best = standing.best
     states = [record.state for record in standing.trials]
     notes = settings.train_steps * notes_per_train_step(first)
-    tiles = [
-        ("best score", f"{best.score:.3f}" if best else "–", "nats/note, less is better"),
-        ("start config", f"{judged.score:.3f}" if judged else "–", "nats/note, trial 0000"),
-        ("trials", str(len(states)), f"of them failed: {states.count('failed')}"),
-        ("spent", duration(sum(record.seconds for record in standing.trials)), "h:mm:ss, all workers together"),
-    ]
-    return _e(
+    return element(
         "header",
-        _e("p", "Sostenuto", class_="eyebrow"),
-        _e("h1", "Hyperparameter search"),
-        _e("p", " ".join([*conclusion(standing), *_what_mattered(standing, matters)]), class_="lead"),
-        _e(
-            "dl",
-            *(
-                _e("div", _e("dt", name), _e("dd", value), _e("dd", unit, class_="unit"), class_="tile")
-                for name, value, unit in tiles
-            ),
-            class_="tiles",
+        element("p", "Sostenuto", class_="eyebrow"),
+        element("h1", "Hyperparameter search"),
+        element("p", " ".join([*conclusion(standing), *_what_mattered(standing, matters)]), class_="lead"),
+        tiles(
+            ("best score", f"{best.score:.3f}" if best else "–", "nats/note, less is better"),
+            ("start config", f"{judged.score:.3f}" if judged else "–", "nats/note, trial 0000"),
+            ("trials", str(len(states)), f"of them failed: {states.count('failed')}"),
+            ("spent", duration(sum(record.seconds for record in standing.trials)), "h:mm:ss, all workers together"),
         ),
-        _e(
+        element(
             "p",
             f"The {settings.tuner} tuner, seed {settings.seed}, up to {settings.max_trials} "
             f"{'configs' if settings.tuner == 'hyperband' else 'trials'}. The full length of a trial is the "
@@ -132,54 +106,43 @@ def _best(standing: Standing) -> ET.Element | None:
         rows.append((parameter.field, mine, theirs, parameter.unit))
     rows += [(field, value, getattr(standing.start, field), "fixed") for field, value in standing.space.fixed.items()]
     body = [
-        _e(
+        element(
             "tr",
-            _e("th", field, scope="row"),
-            _e("td", shown(mine), class_="number changed" if mine != theirs else "number"),
-            _e("td", shown(theirs), class_="number"),
-            _e("td", unit, class_="unit"),
+            element("th", field, scope="row"),
+            element("td", shown(mine), class_="number changed" if mine != theirs else "number"),
+            element("td", shown(theirs), class_="number"),
+            element("td", unit, class_="unit"),
         )
         for field, mine, theirs, unit in rows
     ]
     heads = (("hyperparameter", None), ("best", "number"), ("start", "number"), ("unit", None))
-    return _section(
+    return section(
         "The best config",
         f"What trial {best.id} has, and the start config; what differs is in bold.",
-        _scrolling(
+        scrolling(
             "The best config",
-            _e(
+            element(
                 "table",
-                _e("caption", "Values of the best trial beside the start config's", class_="hidden"),
-                _e("thead", _e("tr", *(_e("th", name, scope="col", class_=kind) for name, kind in heads))),
-                _e("tbody", *body),
+                element("caption", "Values of the best trial beside the start config's", class_="hidden"),
+                element(
+                    "thead", element("tr", *(element("th", name, scope="col", class_=kind) for name, kind in heads))
+                ),
+                element("tbody", *body),
                 class_="compact",
             ),
         ),
-        _e("p", "It is in ", _e("code", BEST_CONFIG_NAME), ", ready to be trained at full length:", class_="small"),
-        _e(
+        element(
+            "p", "It is in ", element("code", BEST_CONFIG_NAME), ", ready to be trained at full length:", class_="small"
+        ),
+        element(
             "pre",
-            _e("code", f"python -m trainer --config={BEST_CONFIG_NAME} --data=DIRECTORY --workdir=NEW_DIRECTORY"),
+            element("code", f"python -m trainer --config={BEST_CONFIG_NAME} --data=DIRECTORY --workdir=NEW_DIRECTORY"),
             tabindex=0,
         ),
     )
 
 
 # Charts
-
-
-@dataclasses.dataclass(frozen=True)
-class _Axis:
-    """Where values lie between 0 and 1.
-
-    Attributes:
-        place: of a value.
-        ticks: (place, text).
-        room: what a value has to itself; 0 on a continuous axis.
-    """
-
-    place: Callable[[Any], float]
-    ticks: list[tuple[float, str]]
-    room: float = 0.0
 
 
 def _parallel(standing: Standing) -> ET.Element | None:
@@ -209,9 +172,9 @@ def _parallel(standing: Standing) -> ET.Element | None:
         if chain.judged is not None:
             points.append((xs[-1], y(scores.place(_score(chain)))))
         lines.append(
-            _e(
+            element(
                 "path",
-                _e("title", _told(standing, chain)),
+                element("title", _told(standing, chain)),
                 d=_smooth(points),
                 class_=shades[chain.last.id],
                 **_is(chain),
@@ -220,15 +183,15 @@ def _parallel(standing: Standing) -> ET.Element | None:
     lines.reverse()  # the best on top
     axis_lines, marks = [], []
     for x, axis, name in zip(xs, [*axes, scores], [*(each.field for each in parameters), "nats/note"], strict=True):
-        axis_lines.append(_line(x, top, x, top + height, "axis"))
+        axis_lines.append(rule(x, top, x, top + height, "axis"))
         words = name.rpartition("_")
         rows = [word for word in (words[0], words[2]) if word]
         for row, word in enumerate(rows):
-            marks.append(_text(x, top - 16 - 14 * (len(rows) - 1 - row), word, "name middle"))
+            marks.append(label(x, top - 16 - 14 * (len(rows) - 1 - row), word, "name middle"))
         for place, text in axis.ticks:
             right = name == "nats/note"
-            axis_lines.append(_line(x - 4, y(place), x + 4, y(place), "axis"))
-            marks.append(_text(x + (9 if right else -9), y(place) + 4, text, "tick" if right else "tick end"))
+            axis_lines.append(rule(x - 4, y(place), x + 4, y(place), "axis"))
+            marks.append(label(x + (9 if right else -9), y(place) + 4, text, "tick" if right else "tick end"))
     told = "Each line is a config, from its values to its score at the right; the lower it ends, the better."
     if any(map(_is_shorter, chains)):
         told += " Those that were not trained to the end have the score they had then."
@@ -236,16 +199,16 @@ def _parallel(standing: Standing) -> ET.Element | None:
         told += " Dashed ones failed."
     fields = ", ".join(parameter.field for parameter in parameters)
     described = f"Parallel coordinates of {len(chains)} configs over {fields} and the score."
-    drawing = _svg(
+    drawing = svg(
         width,
         top + height + 22,
         described,
         *axis_lines,
-        _e("g", *lines, class_="lines"),
-        _e("g", *marks, class_="over"),
+        element("g", *lines, class_="lines"),
+        element("g", *marks, class_="over"),
     )
     title = "All configs at a glance"
-    return _section(title, told, _legend(standing), _scrolling(title, drawing))
+    return section(title, told, _legend(standing), scrolling(title, drawing))
 
 
 def _scatter(standing: Standing) -> ET.Element:
@@ -268,39 +231,39 @@ def _scatter(standing: Standing) -> ET.Element:
         marks = []
         for place, text in axis.ticks:
             y = top + height * (1 - place)
-            marks += [_line(left, y, left + width, y, "grid"), _text(left - 7, y + 4, text, "tick end")]
+            marks += [rule(left, y, left + width, y, "grid"), label(left - 7, y + 4, text, "tick end")]
         for place, text in along.ticks:
             x = left + width * place
             marks += [
-                _line(x, top + height, x, top + height + 4, "axis"),
-                _text(x, top + height + 18, text, "tick middle"),
+                rule(x, top + height, x, top + height + 4, "axis"),
+                label(x, top + height + 18, text, "tick middle"),
             ]
-        marks.append(_line(left, top + height, left + width, top + height, "axis"))
+        marks.append(rule(left, top + height, left + width, top + height, "axis"))
         for chain in chains:
             name, score = chain.last.id, scores[chain.last.id]
             x = left + width * along.place(standing.value(chain.last, parameter))
             y = top + height * (1 - min(axis.place(score), 1))
-            circle = _circle(x, y, 6.5 if standing.best in chain.trials else 4.5)
-            tip = _e("title", f"{score:.3f} here; {_told(standing, chain)}")
+            circle = disc(x, y, 6.5 if standing.best in chain.trials else 4.5)
+            tip = element("title", f"{score:.3f} here; {_told(standing, chain)}")
             kind = shades[name] if name in full else f"{shades[name]} hollow"
             shape = circle if score <= limit else f"M{x - 5:.1f} {y + 5:.1f}l5 -9l5 9z"
-            marks.append(_e("path", tip, d=shape, class_=kind, **_is(chain)))
+            marks.append(element("path", tip, d=shape, class_=kind, **_is(chain)))
         log = ", log scale" if parameter.sampling == "log" and parameter.kind != "choice" else ""
         best = chains[-1]
         described = (
             f"Score against {parameter.field}{log}: {len(chains)} configs, the lowest score, "
             f"{scores[best.last.id]:.3f} nats/note, at {shown(standing.value(best.last, parameter))}."
         )
-        caption = _e("figcaption", _e("b", parameter.field), f" {parameter.unit}{log}")
-        drawing = _svg(left + width + 14, top + height + 26, described, _e("g", *marks, class_="points"))
-        figures.append(_e("figure", caption, drawing))
+        caption = element("figcaption", element("b", parameter.field), f" {parameter.unit}{log}")
+        drawing = svg(left + width + 14, top + height + 26, described, element("g", *marks, class_="points"))
+        figures.append(element("figure", caption, drawing))
     told = f"The score of each config, in nats/note{',' if share < 1 else ''}{_at(share)}."
     if len(full) < len(chains):
         told += " Hollow marks were stopped before, and have the score they had then."
     if cut := sum(score > limit for score in scores.values()):
         told += f" A triangle at the upper edge lies above it: {cut} of {len(scores)} configs."
-    return _section(
-        "The score against each hyperparameter", told, _legend(standing), _e("div", *figures, class_="multiples")
+    return section(
+        "The score against each hyperparameter", told, _legend(standing), element("div", *figures, class_="multiples")
     )
 
 
@@ -319,68 +282,70 @@ def _curves(standing: Standing) -> ET.Element | None:
     marks = []
     for place, text in axis.ticks:
         y = top + height * (1 - place)
-        marks += [_line(left, y, left + width, y, "grid"), _text(left - 8, y + 4, text, "tick end")]
+        marks += [rule(left, y, left + width, y, "grid"), label(left - 8, y + 4, text, "tick end")]
     for tick in (0, 0.25, 0.5, 0.75, 1):
         x = left + width * tick
         marks += [
-            _line(x, top + height, x, top + height + 4, "axis"),
-            _text(x, top + height + 19, percent(tick), "tick middle"),
+            rule(x, top + height, x, top + height + 4, "axis"),
+            label(x, top + height + 19, percent(tick), "tick middle"),
         ]
-    marks.append(_line(left, top + height, left + width, top + height, "axis"))
-    marks.append(_text(left + width / 2, top + height + 40, "share of the full length", "tick middle"))
+    marks.append(rule(left, top + height, left + width, top + height, "axis"))
+    marks.append(label(left + width / 2, top + height + 40, "share of the full length", "tick middle"))
     lines, ends = [], []
     for chain in sorted(chains, key=lambda chain: chain.curve[-1][2], reverse=True):
         # Above the axis the line goes on, and is cut.
         points = [(left + width * share, top + height * (1 - axis.place(score))) for _, share, score in chain.curve]
         told = _told(standing, chain)
         d = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        lines.append(_e("path", _e("title", told), d=d, class_=shades[chain.last.id], **_is(chain)))
+        lines.append(element("path", element("title", told), d=d, class_=shades[chain.last.id], **_is(chain)))
         for (train_step, share, score), (x, y) in zip(chain.curve, points, strict=True):
             if y >= top:
-                dot = _e(
+                dot = element(
                     "title",
                     f"trial {chain.last.id}, train_step {train_step:,} ({percent(share)}): {score:.3f} nats/note",
                 )
-                ends.append(_e("path", dot, d=_circle(x, y, 2.4), class_=shades[chain.last.id], **_is(chain)))
+                ends.append(element("path", dot, d=disc(x, y, 2.4), class_=shades[chain.last.id], **_is(chain)))
         x, y = points[-1]
         if chain.last.state in ("stopped", "failed") and y >= top:
             cross = f"M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10"
-            ends.append(_e("path", _e("title", told), d=cross, class_="cross " + shades[chain.last.id], **_is(chain)))
-    frame = _e("clipPath", _e("rect", x=left, y=top, width=width + 20, height=height), id="plot")
+            ends.append(
+                element("path", element("title", told), d=cross, class_="cross " + shades[chain.last.id], **_is(chain))
+            )
+    frame = element("clipPath", element("rect", x=left, y=top, width=width + 20, height=height), id="plot")
     scores = [score for chain in chains for _, _, score in chain.curve]
-    drawing = _svg(
+    drawing = svg(
         left + width + 26,
         top + height + 50,
         f"Learning curves of {len(chains)} configs, between {max(scores):.3f} and {min(scores):.3f} nats/note.",
         frame,
         *marks,
-        _e("g", *lines, class_="lines", clip_path="url(#plot)"),
-        _e("g", *ends, class_="points"),
+        element("g", *lines, class_="lines", clip_path="url(#plot)"),
+        element("g", *ends, class_="points"),
     )
     title = "Learning curves"
     told = (
         "The score of each config, in nats/note, as it was trained. A cross ends those that were stopped or failed; "
         "what lies above the axis is cut."
     )
-    return _section(title, told, _legend(standing), _scrolling(title, drawing))
+    return section(title, told, _legend(standing), scrolling(title, drawing))
 
 
 def _importance(standing: Standing, matters: Importance | None) -> ET.Element:
     title = "What mattered"
     if matters is None:
         have = len(compared(standing.chains)[1])
-        return _section(
+        return section(
             title,
             f"Too few trials have ended to tell: {have} {'has' if have == 1 else 'have'} scores to compare, and at "
             f"least {FEWEST_CONFIGS} are needed.",
         )
     greatest = max(*matters.means.values(), 1e-9)
     rows = [
-        _e(
+        element(
             "tr",
-            _e("th", field, scope="row"),
-            _e("td", _e("i", style=f"width:{100 * max(mean, 0) / greatest:.1f}%"), class_="bar"),
-            _e("td", f"{mean:.3f} ± {matters.deviations[field]:.3f}", class_="number"),
+            element("th", field, scope="row"),
+            element("td", element("i", style=f"width:{100 * max(mean, 0) / greatest:.1f}%"), class_="bar"),
+            element("td", f"{mean:.3f} ± {matters.deviations[field]:.3f}", class_="number"),
         )
         for field, mean in matters.means.items()
     ]
@@ -393,8 +358,8 @@ def _importance(standing: Standing, matters: Importance | None) -> ET.Element:
         told += f"On configs that it has not seen it explains {percent(min(matters.fit, 1))} of the scores' variance."
     else:
         told += "On configs that it has not seen it explains nothing, so take the order as noise."
-    caption = _e("caption", "Importance of each hyperparameter, in nats/note", class_="hidden")
-    return _section(title, told, _e("table", caption, _e("tbody", *rows), class_="bars"))
+    caption = element("caption", "Importance of each hyperparameter, in nats/note", class_="hidden")
+    return section(title, told, element("table", caption, element("tbody", *rows), class_="bars"))
 
 
 def _legend(standing: Standing) -> ET.Element:
@@ -402,12 +367,12 @@ def _legend(standing: Standing) -> ET.Element:
     first = standing.first
     items = []
     if standing.best is not None:
-        items.append(_e("span", _e("i", class_="key best"), f"best, trial {standing.best.id}"))
+        items.append(element("span", element("i", class_="key best"), f"best, trial {standing.best.id}"))
     if first is not None and standing.best not in first.trials:
-        items.append(_e("span", _e("i", class_="key first"), "start config"))
-    ramp = [_e("i", class_=f"key s{shade}") for shade in range(SHADES)]
-    items.append(_e("span", f"worst, {max(scores):.3f} ", *ramp, f" best, {min(scores):.3f}", class_="ramp"))
-    return _e("p", *items, class_="legend")
+        items.append(element("span", element("i", class_="key first"), "start config"))
+    ramp = [element("i", class_=f"key s{shade}") for shade in range(SHADES)]
+    items.append(element("span", f"worst, {max(scores):.3f} ", *ramp, f" best, {min(scores):.3f}", class_="ramp"))
+    return element("p", *items, class_="legend")
 
 
 def _table(standing: Standing) -> ET.Element | None:
@@ -442,35 +407,35 @@ def _table(standing: Standing) -> ET.Element | None:
             cells.append((record.reason if record.state in ("stopped", "failed") else "", None))
         (name, key), *others = cells
         rows.append(
-            _e(
+            element(
                 "tr",
-                _e("th", name, scope="row", data_key=key),
-                *(_e("td", text, class_=None if key is None else "number", data_key=key) for text, key in others),
+                element("th", name, scope="row", data_key=key),
+                *(element("td", text, class_=None if key is None else "number", data_key=key) for text, key in others),
                 class_="best" if record is standing.best else None,
                 data_trial=record.id,
             )
         )
     numbers = {"nats/note", "trained", "time", "attempts", *(each.field for each in parameters)}
     head = [
-        _e(
+        element(
             "th",
-            _e("button", name, type="button"),
+            element("button", name, type="button"),
             scope="col",
             class_="number" if name in numbers else None,
             aria_sort="ascending" if name == "nats/note" else None,
         )
         for name in names
     ]
-    return _section(
+    return section(
         "All trials",
         "Completed ones first, by score. The name of a column sorts by it.",
-        _scrolling(
+        scrolling(
             "All trials",
-            _e(
+            element(
                 "table",
-                _e("caption", f"All {len(rows)} trials with their scores and hyperparameters", class_="hidden"),
-                _e("thead", _e("tr", *head)),
-                _e("tbody", *rows),
+                element("caption", f"All {len(rows)} trials with their scores and hyperparameters", class_="hidden"),
+                element("thead", element("tr", *head)),
+                element("tbody", *rows),
                 class_="sortable",
             ),
         ),
@@ -490,13 +455,13 @@ def _is_shorter(chain: Chain) -> bool:
     return chain.judged is not None and trained(chain.judged) < 1
 
 
-def _score_axis(scores: Sequence[float]) -> _Axis:
+def _score_axis(scores: Sequence[float]) -> Axis:
     low, high = min(scores), ceiling(scores)
     margin = max(0.04 * (high - low), 0.005)
-    return _continuous(low - margin, high + margin)
+    return continuous(low - margin, high + margin)
 
 
-def _parameter_axis(standing: Standing, parameter: Parameter) -> _Axis:
+def _parameter_axis(standing: Standing, parameter: Parameter) -> Axis:
     used = [standing.value(record, parameter) for record in standing.trials]
     if parameter.kind == "choice" or not all(map(is_number, used)):
         # Also what the start config has, which the space need not hold.
@@ -507,42 +472,11 @@ def _parameter_axis(standing: Standing, parameter: Parameter) -> _Axis:
         def place(value: Any) -> float:
             return (bisect.bisect_left(values, order_of(value), key=order_of) + 0.5) * room
 
-        return _Axis(place, [(place(value), shown(value)) for value in values[::every]], room)
+        return Axis(place, [(place(value), shown(value)) for value in values[::every]], room)
     assert parameter.low is not None
     assert parameter.high is not None
     low, high = min(parameter.low, *used, parameter.high), max(parameter.low, *used, parameter.high)
-    return _continuous(low, high, log=parameter.sampling == "log" and low > 0, inset=0.03)
-
-
-def _continuous(low: float, high: float, *, log: bool = False, inset: float = 0.0) -> _Axis:
-    if low == high:
-        return _Axis(lambda value: 0.5, [(0.5, shown(low))])
-    turn: Callable[[float], float] = math.log if log else float
-    bottom, span = turn(low), turn(high) - turn(low)
-
-    def place(value: float) -> float:
-        return inset + (1 - 2 * inset) * (turn(value) - bottom) / span
-
-    ticks = _log_ticks(low, high) if log else _linear_ticks(low, high)
-    return _Axis(place, [(place(value), f"{value:g}") for value in ticks])
-
-
-def _linear_ticks(low: float, high: float) -> list[float]:
-    exact = (high - low) / 5
-    power = 10 ** math.floor(math.log10(exact))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= exact * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{step * index:.10g}") for index in range(first, last + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-        ticks = [float(f"{factor * 10.0**decade:.6g}") for decade in decades for factor in factors]
-        ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-        if len(ticks) >= 3:
-            return ticks[:: math.ceil(len(ticks) / 7)]
-    return _linear_ticks(low, high)
+    return continuous(low, high, log=parameter.sampling == "log" and low > 0, inset=0.03)
 
 
 def _shades(standing: Standing) -> dict[str, str]:
@@ -576,35 +510,6 @@ def _is(chain: Chain) -> dict[str, str]:
     return {"data_trial": " ".join(record.id for record in chain.trials)}
 
 
-def _section(title: str, told: str, *content: ET.Element) -> ET.Element:
-    return _e("section", _e("h2", title), _e("p", told, class_="small"), *content)
-
-
-def _scrolling(name: str, content: ET.Element) -> ET.Element:
-    """What may be wider than a phone; the keyboard scrolls it too."""
-    return _e("div", content, class_="wide", tabindex=0, role="region", aria_label=name)
-
-
-def _svg(width: float, height: float, told: str, *content: ET.Element) -> ET.Element:
-    return _e(
-        "svg", *content, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=told,
-        style=f"min-width:{0.8 * width:.0f}px" if width > 400 else None,
-    )  # fmt: skip
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> ET.Element:
-    return _e("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=kind)
-
-
-def _text(x: float, y: float, text: str, kind: str) -> ET.Element:
-    return _e("text", text, x=x, y=y, class_=kind)
-
-
-def _circle(x: float, y: float, radius: float) -> str:
-    half = f"a{radius:g} {radius:g} 0 1 0"
-    return f"M{x - radius:.1f} {y:.1f}{half} {2 * radius:g} 0{half} {-2 * radius:g} 0z"
-
-
 def _smooth(points: Sequence[tuple[float, float]]) -> str:
     """A path through points that leaves and meets each one level."""
     path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
@@ -612,25 +517,3 @@ def _smooth(points: Sequence[tuple[float, float]]) -> str:
         middle = (x1 + x2) / 2
         path += f"C{middle:.1f} {y1:.1f} {middle:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
     return path
-
-
-def _e(tag: str, *children: "ET.Element | str", **attributes: Any) -> ET.Element:
-    """An element; attributes that are None are left out, `class_` is `class`, and `aria_label` `aria-label`."""
-    element = ET.Element(tag)
-    for name, value in attributes.items():
-        if value is not None:
-            text = f"{value:.1f}".removesuffix(".0") if isinstance(value, float) and name != "data_key" else str(value)
-            element.set(name.rstrip("_").replace("_", "-"), _clean(text))
-    for child in children:
-        if isinstance(child, ET.Element):
-            element.append(child)
-        elif len(element):
-            element[-1].tail = (element[-1].tail or "") + _clean(child)
-        else:
-            element.text = (element.text or "") + _clean(child)
-    return element
-
-
-def _clean(text: str) -> str:
-    """Without control characters, which have no place in a page and come in messages of failed trials."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
