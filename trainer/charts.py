@@ -255,7 +255,7 @@ def piano_roll(notes: Notes, primer_notes: int, *, told: str) -> ET.Element:
             data_low=low,
             data_high=high,
             data_seconds=f"{seconds:.3f}",
-        ),  # fmt: skip
+        ),
         element("div", *times, class_="times", aria_hidden="true"),
         class_="roll",
     )
@@ -332,7 +332,9 @@ for (const chart of document.querySelectorAll(".chart")) {
     const across = stops[stop], shown = [];
     marks.replaceChildren();
     const line = make("line", "cursor");
-    for (const [name, value] of [["x1", across], ["x2", across], ["y1", 12], ["y2", 182]]) line.setAttribute(name, value);
+    for (const [name, value] of [["x1", across], ["x2", across], ["y1", 12], ["y2", 182]]) {
+      line.setAttribute(name, value);
+    }
     marks.append(line);
     for (const one of series) {
       const at = near(one.x, across);
@@ -353,7 +355,8 @@ for (const chart of document.querySelectorAll(".chart")) {
     tip.hidden = false;
     const scale = chart.clientWidth / chart.viewBox.baseVal.width, place = across * scale;
     const room = frame.clientWidth - tip.offsetWidth;
-    tip.style.left = Math.max(0, Math.min(place > frame.clientWidth / 2 ? place - tip.offsetWidth - 10 : place + 10, room)) + "px";
+    const left = place > frame.clientWidth / 2 ? place - tip.offsetWidth - 10 : place + 10;
+    tip.style.left = Math.max(0, Math.min(left, room)) + "px";
   };
   const hide = () => { tip.hidden = true; marks.replaceChildren(); };
   const move = (event) => {

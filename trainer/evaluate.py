@@ -15,7 +15,7 @@ from notes.manifest import SPLITS, Manifest
 from notes.records import Performance
 from trainer import startup
 from trainer.by_field import numbers_by_field
-from trainer.workdir import write_json
+from trainer.workdir import METRICS_NAME, write_json
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
 _DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
@@ -64,6 +64,10 @@ def main() -> int:
         _judge(workdir, manifest, path)
     else:
         _score(workdir, manifest, path)
+    if not _OUTPUT.value and storage.exists(storage.join(workdir, METRICS_NAME)):
+        from trainer import run_page
+
+        run_page.write(workdir)
     return 0
 
 
@@ -180,6 +184,10 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
     document = {
         "split": split,
         **judgement.figures,
+        "counts": {
+            music: {figure: bins.tolist() for figure, bins in counts.items()}
+            for music, counts in judgement.counts.items()
+        },
         "primers": [performance.path for performance in continued],
         "primer_notes": judging.PRIMER_NOTES,
         "num_notes": judging.CONTINUATION_NOTES,

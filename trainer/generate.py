@@ -1,7 +1,6 @@
 """Plays with a trained model: `python -m trainer.generate --workdir=DIR --output=DIR`."""
 
 import os
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import startup
 from trainer.by_field import numbers_by_field
+from trainer.samples import DOCUMENT_NAME, remove_former
 from trainer.workdir import absolute, load_run, write_json
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
@@ -37,7 +37,6 @@ _PEDAL = flags.DEFINE_bool(
 _AUDIO = flags.DEFINE_bool("audio", False, "also write a .wav of each sample")
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
-_DOCUMENT_NAME = "samples.json"
 _ROLL_NOTES = 2000  # notes that a piano roll shows at most ...
 _ROLL_PRIMER_NOTES = 200  # ... and so many of them before the seam, if the primer has them
 
@@ -97,8 +96,8 @@ def main() -> int:
         quiet=_QUIET.value,
     )
     storage.make_directories(output)
-    _remove_former(output)
-    with mirror.uploaded(output, last=[_DOCUMENT_NAME]) as directory:
+    remove_former(output)
+    with mirror.uploaded(output, last=[DOCUMENT_NAME]) as directory:
         files = [
             _write_sample(
                 directory,
@@ -126,7 +125,7 @@ def main() -> int:
             "notes_per_second": samples.notes_per_second,
             "samples": files,
         }
-        write_json(os.path.join(directory, _DOCUMENT_NAME), document)
+        write_json(os.path.join(directory, DOCUMENT_NAME), document)
     if not _QUIET.value:
         print(
             f"done: {_NUM_SAMPLES.value} x {_NUM_NOTES.value} notes at {samples.notes_per_second:,.0f} notes/s"
@@ -156,14 +155,6 @@ def _write_sample(output: str, index: int, notes: Notes, primer_notes: int, peda
     if _AUDIO.value:
         entry["synthesizer"] = sound.render_wav(notes, f"{stem}.wav", pedal)
     return entry
-
-
-def _remove_former(output: str) -> None:
-    """Removes what an earlier call left, samples.json first, so that it never names samples of two calls."""
-    names = [_DOCUMENT_NAME, "distributions.png"]
-    names += [name for name in storage.list_names(output) if re.fullmatch(r"sample-\d{3,}\.(mid|png|wav)", name)]
-    for name in names:
-        storage.remove(os.path.join(output, name))
 
 
 def _draw_distributions(run: dict[str, Any], output: str, samples: list[Notes], primer_notes: int) -> None:

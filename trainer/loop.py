@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable
@@ -18,9 +19,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import notes
 from notes.errors import UserError
 from notes.manifest import Manifest
-from trainer import checkpoints, mirror, workdir
+from trainer import checkpoints, mirror, run_page, workdir
 from trainer.cluster import Cluster
 from trainer.config import Config
 from trainer.dataset import NoteTable, Windows, chosen, load_table
@@ -29,7 +31,7 @@ from trainer.model import model_variables
 from trainer.reports import NoReports, Reports, say
 from trainer.scoring import Scorer, figures, sums
 from trainer.signals import Interrupted, Signals
-from trainer.strategy import Workers, configure_devices, create_strategy
+from trainer.strategy import Workers, configure_devices, create_strategy, device_name
 from trainer.train_state import TrainState
 from trainer.workdir import Result
 
@@ -122,7 +124,8 @@ def train(
         quiet: shows no progress.
         profile: writes a trace of train_steps 10 to 20 for TensorBoard.
         started: `time.monotonic()` when the command began, for `max_minutes`; now by default.
-        keepsakes: writes what the training itself does not need: music for TensorBoard, the export, the curves.
+        keepsakes: writes what the training itself does not need: music for TensorBoard, the export, the curves, the
+            samples and the report's page.
         stop_at: a train_step to stop at although more are planned; the run can go on from there.
         on_score: is told the train_step and the best score so far at each evaluation.
         stop: ends the run, once it is set, as a signal would: what was trained is saved.
@@ -223,8 +226,23 @@ class _Run:
         self._is_chief = self._workers.is_chief
         if self._is_chief:
             # Only now, that the config was found to fit data and devices.
-            versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+            versions = {
+                "sostenuto": notes.__version__,
+                "python": platform.python_version(),
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                "numpy": np.__version__,
+            }
             held.enter_context(self._mirror.begin(config, manifest, versions))
+            workdir.update_run(
+                self._directory,
+                {
+                    "device": device_name(devices),
+                    "hosts": self._workers.size,
+                    "parameters": self._parameters,
+                    "targets_per_epoch": self._windows.targets_per_epoch,
+                },
+            )
         # Whether what is due at this train_step is still to be done: a signal may come before it is.
         self._due = False
         self._train_step = self._saved = self._resume()
@@ -237,13 +255,17 @@ class _Run:
         self._profile = _Profile(self._train_step, self._reports) if profile else None
         self._announce(devices)
 
+    @property
+    def _parameters(self) -> int:
+        return sum(int(np.prod(variable.shape)) for variable in self._state.model.trainable_variables)
+
     def _announce(self, devices: list[str]) -> None:
         config, replicas = self._config, self._strategy.num_replicas_in_sync
-        weights = sum(int(np.prod(variable.shape)) for variable in self._state.model.trainable_variables)
         hosts = f" on each of {self._workers.size} hosts" if self._workers.size > 1 else ""
         accumulated = f", {config.accumulate} of them a train_step" if config.accumulate > 1 else ""
         self._reports.say(
-            f"{config.preset}: {weights:,} parameters, {config.precision}, {len(devices)} x {devices[0][:3]}{hosts}, "
+            f"{config.preset}: {self._parameters:,} parameters, {config.precision}, "
+            f"{len(devices)} x {devices[0][:3]}{hosts}, "
             f"global batch {config.batch_size} = {config.batch_size // replicas} x {replicas} replicas{accumulated}, "
             f"{self._windows.per_epoch:,} windows and {self._windows.targets_per_epoch:,} notes an epoch"
         )
@@ -546,11 +568,20 @@ class _Run:
                 with self._signals.interrupting():
                     export_model(self._directory)
                     self._reports.draw()
+                    self._leave_samples()
+                    run_page.write(self._directory, result=self._result(reason))
             except Interrupted:
                 return self._signals.received or reason
         result = dataclasses.asdict(self._result(reason))
         workdir.write_json(os.path.join(self._directory, workdir.RESULT_NAME), result)
         return reason
+
+    def _leave_samples(self) -> None:
+        """Lets the best weights play the samples."""
+        best = self._best.latest()
+        assert best is not None
+        checkpoints.restore(best, model_variables(self._state.model))
+        self._reports.leave_samples(self._state.model, best.train_step, self._manifest)
 
     def _result(self, reason: str) -> Result:
         monitor = self._monitor

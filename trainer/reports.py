@@ -14,19 +14,22 @@ import tqdm
 from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
+from notes.midi import NO_PEDAL
 from notes.plots import distributions, piano_roll
 from notes.records import write_records
 from notes.representation import Notes
 from notes.statistics import Histograms
-from trainer import plots
+from trainer import plots, samples, sound
 from trainer.config import Config
 from trainer.model import NextNoteModel
+from trainer.pedal import legato_pedal
 from trainer.sampling import Player
 from trainer.workdir import METRICS_NAME, SUMMARIES_NAME
 
 LOSSES_NAME = "losses.png"
 
 _PLAYED_NOTES, _PLAYED_SAMPLES = 128, 8  # what is played for TensorBoard at each evaluation
+_HEARD_SECONDS = 10  # of the first sample; TensorBoard keeps all sound as it is, half a megabyte for that
 
 
 def say(line: str, *, quiet: bool = False) -> None:
@@ -61,6 +64,9 @@ class NoReports:
 
     def play(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
         """Lets TensorBoard show what the model plays."""
+
+    def leave_samples(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
+        """Lets the model play the samples of the workdir."""
 
     def sync(self) -> None:
         """Waits until the reports are on the disk."""
@@ -194,18 +200,18 @@ class Reports(NoReports):
         self._show(report, seconds_per_step)
 
     def play(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
-        """Lets TensorBoard show what the model plays: a piano roll, and its distributions over the corpus'.
+        """Lets TensorBoard show what the model plays: a piano roll, its sound, and its distributions over the corpus'.
 
         Args:
             model: what plays, from silence.
             train_step: where it is, and the seed.
             manifest: the dataset whose train split is the corpus.
         """
-        if self._player is None:
-            self._player = Player(model)
-        played = self._player.play(
-            Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=_PLAYED_SAMPLES, temperature=1.0, seed=train_step
-        ).notes
+        played = (
+            self._player_of(model)
+            .play(Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=_PLAYED_SAMPLES, temperature=1.0, seed=train_step)
+            .notes
+        )
         generated = sum(map(Histograms.from_notes, played), start=Histograms.zeros())
         with tempfile.TemporaryDirectory() as directory, self._writer.as_default():
             roll, sheet = (os.path.join(directory, name) for name in ("roll.png", "sheet.png"))
@@ -214,6 +220,31 @@ class Reports(NoReports):
             for name, path in (("piano roll", roll), ("distributions", sheet)):
                 image = tf.io.decode_png(storage.read_bytes(path), channels=3)
                 tf.summary.image(name, image[tf.newaxis], step=train_step)
+            pedal = legato_pedal(played[0]) if _sustain(manifest) == "ignore" else NO_PEDAL
+            heard, _ = sound.render(*sound.beginning(played[0], pedal, _HEARD_SECONDS))
+            mono = sound.halved(heard).mean(axis=1, keepdims=True)
+            tf.summary.audio("sound", mono[tf.newaxis], sound.SAMPLE_RATE // 2, step=train_step)
+
+    def leave_samples(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
+        """Lets the model play the samples of the workdir, eight continuations of the validation split.
+
+        Args:
+            model: what plays.
+            train_step: where it is.
+            manifest: the dataset.
+        """
+        primers = samples.primers(manifest)
+        if not primers and model.config.positions == "last":
+            return  # It was never shown how a performance begins.
+        samples.make(
+            self._player_of(model), primers, self._workdir, train_step=train_step, sustain=_sustain(manifest),
+            quiet=self._quiet,
+        )  # fmt: skip
+
+    def _player_of(self, model: NextNoteModel) -> Player:
+        if self._player is None:
+            self._player = Player(model)
+        return self._player
 
     def sync(self) -> None:
         """Waits until the reports are on the disk, so that no checkpoint is there without those before it."""
@@ -241,6 +272,11 @@ class Reports(NoReports):
             f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}, "
             f"{report['notes_per_second']:,.0f} notes/s{left}"
         )
+
+
+def _sustain(manifest: Manifest) -> str:
+    """How the dataset's durations were read."""
+    return manifest.document["options"].get("sustain", "ignore")
 
 
 def _train_step_of(line: str) -> float:

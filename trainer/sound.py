@@ -1,4 +1,4 @@
-"""Notes as sound: a wav file played by a sampled piano, with no system library.
+"""Notes as sound, wav or mp3: played by a sampled piano, with no system library.
 
 `midirenderer` (a wheel without dependencies) plays the General MIDI soundfont that ships inside pretty_midi. Where
 either is missing, pretty_midi adds up decaying tones: plain, but a sound all the same. The caller tells the user which
@@ -11,6 +11,7 @@ import io
 import math
 import os
 import wave
+from types import ModuleType
 from typing import Final
 
 import numpy as np
@@ -32,11 +33,16 @@ TAIL_SECONDS: Final = 2.0
 """What follows the last note-off, for the release and the room to die away."""
 
 _PEAK: Final = 0.9  # of full scale
+_MP3_COMPRESSION: Final = 0.75  # of a variable bit rate, 0 to 1
 _FULL_SCALE: Final = 32767
 # Tried from loud to soft until nothing clips; a controller's amplitude goes with the square of its value.
 _CHANNEL_VOLUMES: Final = (127, 64, 32, 16)
 _VOLUME, _SUSTAIN = 7, 64  # MIDI controllers
 _SOUNDFONT: Final = "TimGM6mb.sf2"
+
+
+class CannotCompressError(UserError):
+    """The library that makes mp3 is not there."""
 
 
 def render_wav(notes: Notes, path: str | os.PathLike, pedal: np.ndarray = NO_PEDAL) -> str:
@@ -58,26 +64,75 @@ def render_wav(notes: Notes, path: str | os.PathLike, pedal: np.ndarray = NO_PED
     """
     if not len(notes):
         raise UserError(f"{os.fspath(path)}: no notes to play, expected at least one")
-    shown, pedal = _beginning(notes, pedal)
-    seconds = sustained(shown, pedal).seconds
-    try:
-        samples = _play_soundfont(shown, pedal, seconds)
-        player = f"{_SOUNDFONT} through midirenderer"
-    except (ImportError, OSError, RuntimeError) as error:
-        samples = _play_tones(sustained(shown, pedal))
-        player = f"plain tones of pretty_midi, for want of a piano ({error})"
-    _write_wav(_fit(samples, seconds + TAIL_SECONDS), path)
+    shown, pedal = beginning(notes, pedal, MAX_SECONDS)
+    samples, player = render(shown, pedal)
+    _write_wav(samples, path)
     return player if shown is notes else f"{player}, first {MAX_SECONDS // 60} minutes only"
 
 
-def _beginning(notes: Notes, pedal: np.ndarray) -> tuple[Notes, np.ndarray]:
-    """What starts before `MAX_SECONDS`, ended there; the very same notes where none is cut."""
-    end_us = MAX_SECONDS * 1_000_000
+def render(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> tuple[NDArray[np.int16], str]:
+    """Plays notes: int16 `[frames, channels]` at `SAMPLE_RATE`, the loudest at 90 % of full scale, and who played.
+
+    Args:
+        notes: what is played, at least one.
+        pedal: int64 `[spans, 2]`: when the sustain pedal is down.
+    """
+    seconds = sustained(notes, pedal).seconds
+    try:
+        samples = _play_soundfont(notes, pedal, seconds)
+        player = f"{_SOUNDFONT} through midirenderer"
+    except (ImportError, OSError, RuntimeError) as error:
+        samples = _play_tones(sustained(notes, pedal))
+        player = f"plain tones of pretty_midi, for want of a piano ({error})"
+    return _fit(samples, seconds + TAIL_SECONDS), player
+
+
+def to_mp3(samples: NDArray[np.int16]) -> bytes:
+    """Compresses sound to about 6 kB a second, in the one format that every browser plays.
+
+    Args:
+        samples: `[frames, channels]` at `SAMPLE_RATE`.
+
+    Raises:
+        CannotCompressError: the library for that is not there.
+    """
+    file = io.BytesIO()
+    compressor().write(
+        file, halved(samples), SAMPLE_RATE // 2, format="MP3", subtype="MPEG_LAYER_III",
+        bitrate_mode="VARIABLE", compression_level=_MP3_COMPRESSION,
+    )  # fmt: skip
+    return file.getvalue()
+
+
+def compressor() -> ModuleType:
+    """The library that makes mp3.
+
+    Raises:
+        CannotCompressError: it is not there.
+    """
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: a system without the library that its wheels bring.
+        raise CannotCompressError(f"soundfile cannot be loaded ({error}): pip install 'sostenuto[train]'") from error
+    return soundfile
+
+
+def halved(samples: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Sound at half of `SAMPLE_RATE`, which still holds all but the highest overtones of a piano: -1 to 1."""
+    from scipy import signal
+
+    return signal.resample_poly(samples.astype(np.float32) / _FULL_SCALE, 1, 2, axis=0).clip(-1, 1)
+
+
+def beginning(notes: Notes, pedal: np.ndarray, seconds: float) -> tuple[Notes, np.ndarray]:
+    """What starts before a time, ended there; the very same notes where none is cut."""
+    end_us = round(seconds * 1e6)
     pedal = np.minimum(pedal, end_us)
-    if notes.seconds <= MAX_SECONDS:
-        return notes, pedal
+    if notes.seconds <= seconds:
+        return notes, pedal[pedal[:, 1] > pedal[:, 0]]
     started = notes[: int(np.searchsorted(notes.onset_us, end_us))]
-    return dataclasses.replace(started, duration_us=np.minimum(started.duration_us, end_us - started.onset_us)), pedal
+    cut = dataclasses.replace(started, duration_us=np.minimum(started.duration_us, end_us - started.onset_us))
+    return cut, pedal[pedal[:, 1] > pedal[:, 0]]
 
 
 def _play_soundfont(notes: Notes, pedal: np.ndarray, seconds: float) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import platform
 import signal
 from collections.abc import Sequence
 
@@ -62,6 +63,18 @@ def configure_devices(config: Config, cluster: Cluster | None = None) -> list[st
         raise UserError(f"replicas={replicas}: several hosts without GPUs run one replica each, give --replicas=1")
     _set_up_cpus(replicas)
     return [f"CPU:{index}" for index in range(replicas)]
+
+
+def device_name(devices: Sequence[str]) -> str:
+    """What a host's replicas run on, for a reader: as in "8 x NVIDIA H100 80GB HBM3"."""
+    if devices[0].startswith("GPU"):
+        details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+        return f"{len(devices)} x {details.get('device_name', 'GPU')}"
+    name = platform.machine()
+    if os.path.exists(_CPU_FLAGS):
+        with open(_CPU_FLAGS, encoding="utf-8") as file:
+            name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
+    return f"{len(devices)} x CPU ({name}, {os.cpu_count()} cores)"
 
 
 # Once a process: TensorFlow refuses to be told again, even the same, once it has run an operation.

@@ -21,6 +21,7 @@ SUMMARIES_NAME = "summaries"
 EXPORT_NAME = "export"
 EXPORT_LAST = ("saved_model.pb", "export.json")  # without which it is none
 RESULT_NAME = "result.json"
+REPORT_NAME = "report.html"
 
 
 class Busy(UserError):

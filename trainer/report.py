@@ -1,0 +1,64 @@
+"""Writes a workdir's page: `python -m trainer.report --workdir=DIR`.
+
+report.html, in the workdir, shows and plays what a run has come to: its curves, scores and warnings, and eight samples,
+which are played first where the workdir has none. It is one file that needs no network, to be kept or passed on.
+"""
+
+from absl import flags
+
+from notes import cli, storage
+from notes.errors import UserError
+from notes.manifest import Manifest
+from trainer import startup
+from trainer.workdir import METRICS_NAME, load_config, load_run
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the run")
+_DATA = flags.DEFINE_string(
+    "data", None, "the dataset whose validation split is continued; by default where the run found it, if it is there"
+)
+_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
+
+
+def main() -> int:
+    """Writes the page, and the samples where there are none."""
+    from trainer import run_page, samples
+
+    workdir = cli.required(_WORKDIR)
+    load_config(workdir)
+    run = load_run(workdir)
+    if not storage.exists(storage.join(workdir, METRICS_NAME)):
+        raise UserError(f"{workdir}: nothing was trained in it yet (it has no {METRICS_NAME}): train first")
+    if _DATA.value:
+        manifest: Manifest | None = Manifest.load(_DATA.value)
+        if manifest.sha256 != run.get("dataset"):
+            raise UserError(f"--data={_DATA.value}: is another dataset than the one that {workdir} was trained on")
+    else:
+        manifest = run_page.dataset(run)
+    if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
+        samples.add_sounds(workdir, quiet=_QUIET.value)
+    else:
+        _play(workdir, manifest, run.get("sustain", "ignore"))
+    path = run_page.write(workdir)
+    if not _QUIET.value:
+        print(path)
+    return 0
+
+
+def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
+    """Makes the samples."""
+    startup.import_tensorflow()
+    from trainer import samples
+    from trainer.model import load_model
+    from trainer.sampling import Player
+
+    trained = load_model(workdir)
+    primers = samples.primers(manifest) if manifest else []
+    if not primers and trained.model.config.positions == "last":
+        return  # It was never shown how a performance begins.
+    samples.make(
+        Player(trained.model), primers, workdir, train_step=trained.train_step, sustain=sustain, quiet=_QUIET.value
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, usage="--workdir=DIR [--data=DIR]\n" + __doc__)

@@ -1,0 +1,258 @@
+"""The samples of a workdir: eight continuations of held-out music, as MIDI and as sound for a page.
+
+They lie in samples/ as `trainer.generate` would write them, and music that it wrote there is taken as well. What sounds
+and is shown of a sample is an excerpt: the end of its primer, and what was played after it.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from notes import storage
+from notes.errors import UserError
+from notes.manifest import Manifest
+from notes.midi import NO_PEDAL, read_midi, read_pedal, write_midi
+from notes.progress import Meter
+from notes.representation import Notes, on_one_keyboard
+
+if TYPE_CHECKING:
+    from trainer.sampling import Player
+
+SAMPLES_NAME: Final = "samples"
+DOCUMENT_NAME: Final = "samples.json"
+
+NUM_SAMPLES: Final = 8
+SECONDS: Final = 64
+"""An excerpt is no longer."""
+PRIMER_SECONDS: Final = 12
+"""So much of it is the primer's, if the primer has that."""
+
+_NUM_NOTES = 640  # after each primer: mostly more than `SECONDS` have room for
+_SEED = 0
+
+
+class Primer(NamedTuple):
+    """What a sample continues: notes, and whose they are in words."""
+
+    notes: Notes
+    name: str
+
+
+class Sample(NamedTuple):
+    """An excerpt of a sample.
+
+    Attributes:
+        name: of its files, as in sample-000.
+        primer: whose music it continues; "" where it started from silence.
+        notes: the end of the primer, and the continuation.
+        primer_notes: how many of them are the primer's.
+        midi: the whole sample's file.
+        mp3: the excerpt's sound; None where there is none.
+    """
+
+    name: str
+    primer: str
+    notes: Notes
+    primer_notes: int
+    midi: bytes
+    mp3: bytes | None
+
+
+class Samples(NamedTuple):
+    """What samples/ holds.
+
+    Attributes:
+        samples: the first `NUM_SAMPLES`.
+        document: what samples.json says.
+    """
+
+    samples: list[Sample]
+    document: dict[str, Any]
+
+
+def primers(manifest: Manifest) -> list[Primer]:
+    """The beginnings of performances of the validation split, of as many pieces as there are, at most `NUM_SAMPLES`.
+
+    Fewer performances are taken several times; none, if the split is empty.
+    """
+    if not manifest.performances("validation"):
+        return []
+    by_piece: dict[str, list[Primer]] = {}
+    for performance in manifest.read_performances("validation"):
+        if len(performance.notes):
+            beginning = performance.notes[: int(np.searchsorted(performance.notes.onset_us, PRIMER_SECONDS * 1e6))]
+            name = ": ".join(filter(None, (performance.composer, performance.title))) or performance.path
+            by_piece.setdefault(performance.piece, []).append(Primer(beginning, name))
+    pieces = [by_piece[piece] for piece in sorted(by_piece)]
+    if len(pieces) > NUM_SAMPLES:
+        pieces = [pieces[index * len(pieces) // NUM_SAMPLES] for index in range(NUM_SAMPLES)]
+    if not pieces:
+        return []
+    # Another performance of a piece only once each piece has had its turn.
+    return [
+        pieces[turn % len(pieces)][turn // len(pieces) % len(pieces[turn % len(pieces)])] for turn in range(NUM_SAMPLES)
+    ]
+
+
+def make(
+    player: "Player",
+    continued: Sequence[Primer],
+    directory: str,
+    *,
+    train_step: int,
+    sustain: str,
+    quiet: bool = True,
+) -> None:
+    """Plays the samples and writes them, samples.json last; those that were there are removed first.
+
+    Args:
+        player: of the model.
+        continued: what to continue, or nothing, to start from silence.
+        directory: the workdir, here or in a bucket.
+        train_step: train_steps that the weights have seen.
+        sustain: how the durations are meant that the model was trained on.
+        quiet: shows no progress.
+
+    Raises:
+        UserError: the model cannot start from silence, or a file cannot be written.
+    """
+    from trainer import mirror, sound
+    from trainer.pedal import continued_pedal
+    from trainer.workdir import write_json
+
+    continued = continued or [Primer(Notes.empty(), "")] * NUM_SAMPLES
+    played = player.play(
+        [primer.notes for primer in continued], num_notes=_NUM_NOTES, temperature=1.0, seed=_SEED, quiet=quiet
+    )
+    target = storage.join(directory, SAMPLES_NAME)
+    storage.make_directories(target)
+    remove_former(target)
+    has_pedal = sustain == "ignore"
+    with mirror.uploaded(target, last=[DOCUMENT_NAME]) as here:
+        entries = []
+        for index, (primer, notes) in enumerate(zip(continued, played.notes, strict=True)):
+            # What lies before is the primer's: at most `PRIMER_SECONDS`.
+            notes, _ = sound.beginning(notes, NO_PEDAL, SECONDS)
+            pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
+            entry = {"midi": f"sample-{index:03d}.mid", "primer": primer.name or None}
+            write_midi(notes, os.path.join(here, entry["midi"]), pedal)
+            entries.append({**entry, "primer_notes": _keys(primer.notes), "seconds": notes.seconds})
+        document = {
+            "train_step": train_step,
+            "num_notes": _NUM_NOTES,
+            "num_samples": len(entries),
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "seed": _SEED,
+            "sustain": sustain,
+            "pedal": has_pedal,
+            "notes_per_second": played.notes_per_second,
+            "samples": entries,
+        }
+        _add_sounds(here, document, quiet=quiet)
+        write_json(os.path.join(here, DOCUMENT_NAME), document)
+
+
+def remove_former(directory: str) -> None:
+    """Removes what an earlier call left, samples.json first, so that it never names samples of two calls."""
+    names = [DOCUMENT_NAME, "distributions.png"]
+    if storage.is_directory(directory):
+        found = storage.list_names(directory)
+        names += [name for name in found if re.fullmatch(r"sample-\d{3,}\.(mid|png|wav|mp3)", name)]
+    for name in names:
+        storage.remove(storage.join(directory, name))
+
+
+def add_sounds(directory: str, *, quiet: bool) -> None:
+    """Writes the sound of those excerpts of a workdir that have none yet.
+
+    Where the library that compresses it is not there, they stay without; a line on stderr says so.
+
+    Raises:
+        UserError: a file cannot be read or written.
+    """
+    target = storage.join(directory, SAMPLES_NAME)
+    path = storage.join(target, DOCUMENT_NAME)
+    if storage.exists(path):
+        _add_sounds(target, json.loads(storage.read_bytes(path)), quiet=quiet)
+
+
+def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> None:
+    from trainer import sound
+
+    missing = [
+        (entry["midi"].removesuffix(".mid"), {**document, **entry})
+        for entry in document["samples"][:NUM_SAMPLES]
+        if not storage.exists(storage.join(directory, entry["midi"].removesuffix(".mid") + ".mp3"))
+    ]
+
+    def write(name: str, entry: dict[str, Any]) -> None:
+        data = storage.read_bytes(storage.join(directory, f"{name}.mid"))
+        notes, _, pedal = _excerpt(data, name, entry["primer_notes"])
+        samples, _ = sound.render(notes, pedal)
+        storage.write_bytes_atomic(storage.join(directory, f"{name}.mp3"), sound.to_mp3(samples))
+
+    try:
+        if missing:
+            sound.compressor()
+    except sound.CannotCompressError as error:
+        if not quiet:
+            print(f"the samples have no sound: {error}", file=sys.stderr)
+        return
+    # The libraries that play and compress let other threads go on.
+    with (
+        Meter(total=len(missing), unit="sample", description="sounding", quiet=quiet) as meter,
+        ThreadPoolExecutor(min(os.cpu_count() or 1, NUM_SAMPLES)) as pool,
+    ):
+        for _ in pool.map(lambda one: write(*one), missing):
+            meter.advance()
+
+
+def read(directory: str) -> Samples | None:
+    """What the samples/ of a workdir holds, or None where it holds none.
+
+    Raises:
+        UserError: a file that samples.json names is missing or damaged.
+    """
+    target = storage.join(directory, SAMPLES_NAME)
+    path = storage.join(target, DOCUMENT_NAME)
+    if not storage.exists(path):
+        return None
+    document = json.loads(storage.read_bytes(path))
+    samples = []
+    for entry in document["samples"][:NUM_SAMPLES]:
+        entry = {**document, **entry}
+        name = entry["midi"].removesuffix(".mid")
+        data = storage.read_bytes(storage.join(target, entry["midi"]))
+        notes, primer_notes, _ = _excerpt(data, name, entry["primer_notes"])
+        mp3 = storage.join(target, f"{name}.mp3")
+        sound = storage.read_bytes(mp3) if storage.exists(mp3) else None
+        samples.append(Sample(name, entry["primer"] or "", notes, primer_notes, data, sound))
+    return Samples(samples, document)
+
+
+def _keys(notes: Notes) -> int:
+    """How many notes a MIDI file has of these: those struck together are one key."""
+    return len(on_one_keyboard(notes.pitch, notes.onset_us, notes.offset_us, notes.velocity).pitch)
+
+
+def _excerpt(midi: bytes, name: str, primer_notes: int) -> tuple[Notes, int, np.ndarray]:
+    """What is shown of a sample, how many of its notes are the primer's, and its pedal."""
+    from trainer import sound
+
+    notes = read_midi(midi, name).notes
+    if not len(notes):
+        raise UserError(f"{name}.mid: holds no notes")
+    onset_us = notes.onset_us
+    first = 0
+    if 0 < primer_notes < len(notes):
+        first = int(np.searchsorted(onset_us, onset_us[primer_notes] - PRIMER_SECONDS * 1_000_000))
+    pedal = np.maximum(read_pedal(midi, name) - onset_us[first], 0)
+    shown, pedal = sound.beginning(notes[first:], pedal, SECONDS)
+    return shown, min(max(primer_notes - first, 0), len(shown)), pedal
