@@ -182,7 +182,7 @@ def plot(title: str, unit: str, series: Sequence[Series], along: Axis, up: Axis,
     # A drawing of its own inside the drawing cuts what is beyond the axes, and needs no name that two could share.
     plane = element(
         "svg", element("g", *drawn, transform=f"translate({-_LEFT} {-_TOP})"),
-        x=_LEFT, y=_TOP, width=_WIDTH, height=_HEIGHT + 1, class_="plane",
+        x=_LEFT, y=_TOP, width=_WIDTH + 4, height=_HEIGHT + 1, class_="plane",
     )  # fmt: skip
     drawing = svg(
         _LEFT + _WIDTH + 14, bottom + 26, told, *marks, plane,
@@ -206,7 +206,7 @@ def legend(*series: tuple[str, str]) -> ET.Element:
 
 
 def piano_roll(notes: Notes, primer_notes: int, *, told: str) -> ET.Element:
-    """Notes as bars over time, the louder the darker, on a keyboard whose black keys are shaded.
+    """Notes as bars over time, the louder the stronger, on a keyboard whose black keys are shaded.
 
     It is as wide as there is room, and as high as the style sheet says; its labels are text beside the drawing, which
     is stretched.
@@ -304,7 +304,7 @@ STYLE: Final = """
 .sheet .black{fill:var(--black)} .sheet line{vector-effect:non-scaling-stroke} .octave{stroke:var(--edge)}
 .seam{stroke:var(--soft);stroke-dasharray:3 3}
 .sheet .primer{fill:var(--primer)} .sheet .played{fill:var(--played)}
-.v0{opacity:.4} .v1{opacity:.6} .v2{opacity:.8}
+.v0{opacity:.5} .v1{opacity:.68} .v2{opacity:.84}
 .head{position:absolute;top:0;bottom:0;left:0;width:2px;margin-left:-1px;background:var(--ink);display:none}
 @media print{.tip,.cursor,.spot,.head{display:none!important}
  .sheet,.plane path{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
@@ -318,7 +318,7 @@ for (const chart of document.querySelectorAll(".chart")) {
   tip.className = "tip"; tip.hidden = true; tip.setAttribute("role", "status");
   frame.append(tip);
   const make = (name, kind) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+    const node = document.createElementNS(chart.namespaceURI, name);
     node.setAttribute("class", kind);
     return node;
   };

@@ -569,7 +569,7 @@ class _Run:
                     export_model(self._directory)
                     self._reports.draw()
                     self._leave_samples()
-                    run_page.write(self._directory, result=self._result(reason))
+                    run_page.write(self._directory, named=self._mirror.named, result=self._result(reason))
             except Interrupted:
                 return self._signals.received or reason
         result = dataclasses.asdict(self._result(reason))

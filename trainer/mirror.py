@@ -49,10 +49,11 @@ class NoMirror:
 
     Attributes:
         directory: where the run reads and writes.
+        named: the workdir, as the user calls it.
     """
 
     def __init__(self, directory: str) -> None:
-        self.directory = directory
+        self.directory = self.named = directory
 
     def __enter__(self) -> "NoMirror":
         """Returns it."""
@@ -90,6 +91,7 @@ class Mirror(NoMirror):
 
     def __init__(self, uri: str, *, keep: int) -> None:
         self._uri, self._keep = uri.rstrip("/"), keep
+        self.named = self._uri
         self._lease: Lease | None = None
         self._there: dict[str, int] = {}  # the bucket's objects and their generations
         self._sent: dict[str, _Look] = {}  # how files looked when they were uploaded or fetched

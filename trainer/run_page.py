@@ -35,6 +35,10 @@ _FIELDS: Final = ("pitch", "step", "duration")
 _FIGURES: Final = ("total", *_FIELDS)
 # Of each distribution, outside of what the charts show, at either end.
 _CUT_SHARE: Final = 0.004
+_LOOKED_FOR: Final = (
+    "Nothing looks wrong. What would be told here: overfitting, copied music, repetition, a rhythm that has collapsed, "
+    "and scores or music of other weights than the best."
+)
 _MUSIC: Final = {"held_out": "held-out music", "real": "real continuations", "generated": "generated"}
 
 _STYLE: Final = (
@@ -63,7 +67,7 @@ _STYLE: Final = (
     + BASE
     + charts.STYLE
     + """
-:root{--bar:var(--played)}
+:root{--bar:var(--played)} .tiles{grid-template-columns:repeat(auto-fit,minmax(8.4rem,1fr))}
 .train{--colour:var(--train)} .validation{--colour:var(--validation)} .rate{--colour:var(--played)}
 .held{--colour:var(--soft)} .generated{--colour:var(--played)} .real{--colour:var(--real)}
 .key.primer{--colour:var(--primer)} .key.played{--colour:var(--played)} .key{height:.4rem}
@@ -110,7 +114,7 @@ for (const player of players) {
   sheet.addEventListener("click", (event) => {
     const box = sheet.getBoundingClientRect();
     player.currentTime = seconds * (event.clientX - box.left) / box.width;
-    player.play();
+    player.play().catch(() => {}); // Another click may come before it begins.
   });
 }
 const names = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"];
@@ -160,22 +164,23 @@ class Run:
         return None if self.result is None else self.result.best_train_step or self.result.train_step
 
 
-def write(workdir: str, *, result: Result | None = None) -> str:
+def write(workdir: str, *, named: str | None = None, result: Result | None = None) -> str:
     """Writes the page of a workdir; returns its path.
 
     Args:
         workdir: here or in a bucket.
+        named: what the page calls it, where it is the mirror of one in a bucket.
         result: how the run ended, where result.json, which comes last, is still to be written.
 
     Raises:
         UserError: it is no workdir, nothing was reported in it yet, or a file cannot be read or written.
     """
     path = storage.join(workdir, REPORT_NAME)
-    storage.write_bytes_atomic(path, page(load(workdir, result=result)).encode())
+    storage.write_bytes_atomic(path, page(load(workdir, named=named, result=result)).encode())
     return path
 
 
-def load(workdir: str, *, result: Result | None = None) -> Run:
+def load(workdir: str, *, named: str | None = None, result: Result | None = None) -> Run:
     """Reads what a workdir says of its run; arguments and errors are those of `write`."""
     config = load_config(workdir)
     path = storage.join(workdir, METRICS_NAME)
@@ -187,7 +192,7 @@ def load(workdir: str, *, result: Result | None = None) -> Run:
         ended = _json(storage.join(workdir, RESULT_NAME))
         result = Result(**ended) if ended else None
     return Run(
-        workdir,
+        named or workdir,
         config,
         run,
         reports,
@@ -349,7 +354,7 @@ def _findings(run: Run) -> ET.Element:
             advice = f"Remove {samples.SAMPLES_NAME}/ from the workdir, then: {_command('trainer.report', run)}"
             found += findings.of_other_weights(run.samples.document["train_step"], best, "The music below", advice)
     warnings = sum(one.is_warning for one in found)
-    told = f"{warnings} {'warning' if warnings == 1 else 'warnings'}." if warnings else "Nothing looks wrong."
+    told = f"{warnings} {'warning' if warnings == 1 else 'warnings'}." if warnings else _LOOKED_FOR
     if any(not one.is_warning for one in found):
         told += " What is still missing comes last."
     items = [
@@ -395,7 +400,7 @@ def _listen(run: Run) -> ET.Element:
         f"{len(shown)} samples, played with the weights of train_step {run.samples.document['train_step']:,}. "
         + (
             "Each goes on from the beginning of a performance that was not trained on: first the performer's notes, "
-            "then the model's, the louder the darker. "
+            "then the model's, the louder the stronger. "
             if continued
             else "Each starts from silence. "
         )

@@ -10,9 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 
+from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
+from trainer import run_page
 from trainer.config import Config
+from trainer.workdir import METRICS_NAME
 from tuning import results
 from tuning.roles import Role
 from tuning.space import Space
@@ -166,6 +169,10 @@ class Search:
         """Writes the results for the last time, and tells them."""
         standing = self._standing(study)
         results.write(standing, self._workdir)
+        if standing.best is not None:
+            trial = os.path.join(self._workdir, standing.best.directory)
+            if storage.exists(os.path.join(trial, METRICS_NAME)):
+                run_page.write(trial)
         if not self._quiet:
             print(results.final_table(standing))
             print(os.path.join(self._workdir, results.REPORT_NAME))

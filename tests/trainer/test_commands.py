@@ -19,6 +19,7 @@ from notes.manifest import Manifest
 from notes.midi import read_midi, read_pedal, write_midi
 from notes.representation import FIELDS
 from tests.midi_files import melody, midi_bytes
+from tests.pages import Page
 from tests.processes import run_python
 from tests.trainer.datasets import write_dataset
 from tests.trainer.models import tiny_model
@@ -40,6 +41,7 @@ FLAGS = {
                          "seed", "quiet"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
                          "top_p", "seed", "pedal", "audio", "quiet"},
+    "trainer.report": {"workdir", "data", "quiet"},
 }  # fmt: skip
 
 
@@ -249,11 +251,13 @@ def processes(tmp_path_factory, dataset, places):
         "judge": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'judged.json'}",
                   "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95"],
         "finished": ["trainer", data, workdir],
+        "report": ["trainer.report", f"--workdir={here / 'copy'}", data],
     }  # fmt: skip
     # Each loads TensorFlow for seconds: two at a time.
     with ThreadPoolExecutor(2) as pool:
         begun = {name: pool.submit(run, *command) for name, command in at_once.items()}
         assert begun["train"].result().returncode == 0, begun["train"].result().stderr
+        shutil.copytree(here / "w", here / "copy", ignore=shutil.ignore_patterns("samples", "report.html"))
         begun |= {name: pool.submit(run, *command) for name, command in once_trained.items()}
         return here, {name: process.result() for name, process in begun.items()}
 
@@ -290,7 +294,10 @@ def test_training_leaves_exactly_its_files(workdir):
         "result.json",
         "metrics.jsonl",
         "losses.png",
+        "report.html",
         "evaluation-test.json",
+        "samples/samples.json",
+        *(f"samples/sample-{index:03d}.{kind}" for index in range(8) for kind in ("mid", "mp3")),
         "export/export.json",
         "export/fingerprint.pb",
         "export/saved_model.pb",
@@ -377,6 +384,36 @@ def test_judging_writes_its_figures_and_a_picture(processes):
     assert "overlap" in process.stdout
     assert str(here / "judged.json") in process.stdout
     assert str(here / "judged.png") in process.stdout
+
+
+def test_the_page_has_what_training_and_evaluation_came_to(workdir):
+    page = Page((workdir / "report.html").read_text())
+    assert len(page.all("audio")) == 8
+    run = json.loads((workdir / "run.json").read_text())
+    assert f"{run['parameters']:,} parameters" in page.text
+    assert run["device"] in page.text
+    figures = json.loads((workdir / "evaluation-test.json").read_text())
+    assert f"{figures['nats_per_note']['total']:.3f}" in page.text
+    assert "The run has not finished" not in page.text
+    assert "of other weights" not in page.text
+
+
+def test_the_report_plays_the_same_samples_where_there_are_none(workdir, processes):
+    here, finished = processes
+    process = finished["report"]
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.strip() == str(here / "copy" / "report.html")
+    for index in range(8):
+        name = f"samples/sample-{index:03d}.mid"
+        assert (here / "copy" / name).read_bytes() == (workdir / name).read_bytes()
+
+
+def test_a_report_of_what_was_not_trained_is_refused_in_a_line(processes, places):
+    here, _ = processes
+    assert_refused(run("trainer.report", f"--workdir={here / 'tutorial'}"), "tutorial", "nothing was trained in it yet")
+    assert_refused(run("trainer.report", f"--workdir={places['none']}"), "none", "is no workdir")
+    other = run("trainer.report", f"--workdir={here / 'w'}", f"--data={places['long']}")
+    assert_refused(other, "--data=", "another dataset")
 
 
 def test_a_model_without_densities_is_scored_through_its_residuals(processes):

@@ -1,7 +1,6 @@
 """What a user gets of a study: the files, the lines on the terminal, the page."""
 
 import dataclasses
-import html.parser
 import io
 import json
 import math
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.pages import Page
 from tests.processes import run_python
 from trainer.config import Config, preset
 from tuning import report, results
@@ -23,7 +23,6 @@ from tuning.space import Space
 from tuning.study import Score, Settings, TrialRecord
 
 START = preset("base")
-VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
 def trial(number: int, state: str = "completed", score: float | None = None, **changes: Any) -> TrialRecord:
@@ -100,42 +99,6 @@ STUDIES = {
         start=START.replace(units=200, step_weight=9.0),
     ),
 }  # fmt: skip
-
-
-class Page(html.parser.HTMLParser):
-    """Reads a page; fails where an element is not closed in its turn.
-
-    Attributes:
-        elements: (tag, attributes, the tags around it).
-        text: what stands outside of style and script.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None], tuple[str, ...]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs), tuple(self._open)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "script"} & set(self._open):
-            self.text += data + " "
-
-    def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
-        return [
-            found for name, found, _ in self.elements
-            if name == tag and all((found.get(key) or "").split()[:1] == [value] for key, value in attributes.items())
-        ]  # fmt: skip
 
 
 def rows(text: str) -> list[list[str]]:

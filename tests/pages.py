@@ -1,0 +1,41 @@
+"""Reads the HTML pages that commands leave."""
+
+import html.parser
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a page; fails where an element is not closed in its turn.
+
+    Attributes:
+        elements: (tag, attributes, the tags around it).
+        text: what stands outside of style and script.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], tuple[str, ...]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), tuple(self._open)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self._open):
+            self.text += data + " "
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
+        return [
+            found for name, found, _ in self.elements
+            if name == tag and all((found.get(key) or "").split()[:1] == [value] for key, value in attributes.items())
+        ]  # fmt: skip

@@ -1,0 +1,124 @@
+"""Workdirs as runs leave them, but written by hand: no training, and no TensorFlow."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from notes.manifest import Manifest
+from notes.representation import Notes
+from tests.trainer.datasets import random_notes
+from trainer import judging, samples
+from trainer.config import Config
+from trainer.judging import Music
+
+CONFIG = Config(units=128, layers=1, steps=200, max_minutes=0, dropout=0.25)
+
+
+class Played(NamedTuple):
+    """What a player returns."""
+
+    notes: list[Notes]
+    notes_per_second: float
+
+
+class StandInPlayer:
+    """Plays without a model: scales after each primer."""
+
+    def play(self, primers, *, num_notes, **_: Any) -> Played:
+        return Played([joined(one, random_notes(num_notes, index)) for index, one in enumerate(primers)], 1234.5)
+
+
+def joined(primer: Notes, after: Notes) -> Notes:
+    """One after the other, a fifth of a second between them."""
+    if not len(primer):
+        return after
+    onset = [*primer.onset_us, *(after.onset_us + primer.onset_us[-1] + 200_000)]
+    offset = [start + long for start, long in zip(onset, [*primer.duration_us, *after.duration_us], strict=True)]
+    return Notes.from_onsets([*primer.pitch, *after.pitch], onset, offset, [*primer.velocity, *after.velocity])
+
+
+def reports(scores=(9.0, 8.5, 8.2, 8.1)) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl each 10 train_steps to 200; the scores lie evenly among them."""
+    lines = []
+    for index in range(20):
+        loss = 12 - 3 * (index / 19) ** 0.5
+        line = {"train_step": 10 * (index + 1), "epoch": 0.1 * (index + 1), "loss": loss, "learning_rate": 1e-3,
+                "notes_per_second": 1000.0, "pitch_nll": loss / 4, "step_nll": loss / 4, "duration_nll": loss / 4,
+                "velocity_nll": loss / 4}  # fmt: skip
+        if scores and (index + 1) % (20 // len(scores)) == 0:
+            score = scores[(index + 1) // (20 // len(scores)) - 1]
+            line |= {"val_nats": score, "val_pitch_top1": 0.2}
+            line |= {f"val_{field}_nll": score / 3 for field in ("pitch", "step", "duration")}
+        lines.append(line)
+    return lines
+
+
+def evaluation(split: str = "test", *, total: float = 7.5, ngram: float = 9.0, train_step: int = 200) -> dict[str, Any]:
+    """evaluation-SPLIT.json."""
+
+    def nats(value: float) -> dict[str, float]:
+        return {"pitch": value / 3, "step": value / 3, "duration": value / 3, "total": value}
+
+    return {
+        "split": split, "nats_per_note": nats(total), "pitch_top1": 0.3, "pitch_top5": 0.65, "step_within_30ms": 0.78,
+        "notes": 1234, "performances": 3, "train_step": train_step,
+        "confidence_95": {name: [value - 0.1, value + 0.1] for name, value in nats(total).items()},
+        "by_composer": {
+            name: {"nats_per_note": nats(value), "notes": 600, "performances": 2}
+            for name, value in (("Clara Schumann", total + 0.5), ("Fanny Hensel", total - 0.5))
+        },
+        "baselines": {"ngram": nats(ngram), "histogram": nats(10.5)},
+    }  # fmt: skip
+
+
+def judged(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
+    """generated-SPLIT.json, of random music."""
+    music = {
+        name: Music([random_notes(300, seed + index) for index in range(4)], list("abcd"))
+        for seed, name in enumerate(("generated", "real", "held_out"))
+    }
+    found = judging.judge(**music, train=[random_notes(300, 50)], first=20)
+    counts = {name: {figure: bins.tolist() for figure, bins in one.items()} for name, one in found.counts.items()}
+    return {**found.figures, "split": split, "counts": counts, "primers": ["a", "b", "c", "d"], "num_notes": 280,
+            "train_step": train_step}  # fmt: skip
+
+
+def write_run(
+    directory: pathlib.Path,
+    data: pathlib.Path,
+    *,
+    lines: list[dict[str, Any]] | None = None,
+    finished: bool = True,
+    config: Config = CONFIG,
+    **documents: dict[str, Any],
+) -> pathlib.Path:
+    """Writes a workdir without weights.
+
+    Args:
+        directory: where; it is created.
+        data: the dataset.
+        lines: of metrics.jsonl.
+        finished: whether there is a result.json.
+        config: the run's.
+        documents: further files by name, as in evaluation_test for evaluation-test.json.
+    """
+    directory.mkdir(parents=True)
+    lines = reports() if lines is None else lines
+    (directory / "config.json").write_text(config.to_json())
+    run = {"dataset": Manifest.load(data).sha256, "data": str(data), "sustain": "ignore", "steps": 200,
+           "versions": {"tensorflow": "2.21.0"}, "device": "2 x Thinking Machine", "hosts": 2, "parameters": 4321,
+           "targets_per_epoch": 5000}  # fmt: skip
+    (directory / "run.json").write_text(json.dumps(run))
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if finished:
+        result = {"train_step": 200, "best": 8.1, "best_train_step": 200, "monitor": "val_nats", "reason": "steps"}
+        (directory / "result.json").write_text(json.dumps(result))
+    for name, document in documents.items():
+        (directory / f"{name.replace('_', '-')}.json").write_text(json.dumps(document))
+    return directory
+
+
+def write_samples(directory: pathlib.Path, data: pathlib.Path, *, train_step: int = 200) -> None:
+    """Lets the stand-in play the workdir's samples."""
+    primers = samples.primers(Manifest.load(data))
+    samples.make(StandInPlayer(), primers, str(directory), train_step=train_step, sustain="ignore")
