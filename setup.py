@@ -33,6 +33,7 @@ EXTRAS = {
         "matplotlib>=3.9",
         "midirenderer>=0.1.3",
         "scipy>=1.14",
+        "soundfile>=0.13",
         "tensorboard>=2.20",
     ],
     "gpu": [f"tensorflow[and-cuda]{TENSORFLOW_VERSIONS}"],
