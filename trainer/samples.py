@@ -137,12 +137,18 @@ def make(
     with mirror.uploaded(target, last=[DOCUMENT_NAME]) as here:
         entries = []
         for index, (primer, notes) in enumerate(zip(continued, played.notes, strict=True)):
-            # What lies before is the primer's: at most `PRIMER_SECONDS`.
             notes, _ = sound.beginning(notes, NO_PEDAL, SECONDS)
             pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
-            entry = {"midi": f"sample-{index:03d}.mid", "primer": primer.name or None}
-            write_midi(notes, os.path.join(here, entry["midi"]), pedal)
-            entries.append({**entry, "primer_notes": _keys(primer.notes), "seconds": notes.seconds})
+            name = f"sample-{index:03d}.mid"
+            write_midi(notes, os.path.join(here, name), pedal)
+            entries.append(
+                {
+                    "midi": name,
+                    "primer": primer.name or None,
+                    "primer_notes": _keys(primer.notes),
+                    "seconds": notes.seconds,
+                }
+            )
         document = {
             "train_step": train_step,
             "num_notes": _NUM_NOTES,

@@ -1,9 +1,11 @@
 """Several real processes that train together, each as a host of its own would."""
 
 import fcntl
+import io
 import json
 import re
 import signal
+import wave
 
 import numpy as np
 import pytest
@@ -219,6 +221,12 @@ def test_tensorboard_shows_what_the_model_plays(board, alone):
             assert int(width) > 200
             assert int(height) > 100
     assert board.summary_metadata["piano roll"].plugin_data.plugin_name == "images"
+    sounds = summaries(board, "sound")
+    assert list(sounds) == scored
+    for ((wav, _),) in sounds.values():
+        with wave.open(io.BytesIO(wav)) as file:
+            assert 2 < file.getnframes() / file.getframerate() <= 15
+    assert board.summary_metadata["sound"].plugin_data.plugin_name == "audio"
 
 
 def test_tensorboard_lists_the_hyperparameters(board, alone):
