@@ -29,9 +29,10 @@ def main() -> int:
     if not storage.exists(storage.join(workdir, METRICS_NAME)):
         raise UserError(f"{workdir}: nothing was trained in it yet (it has no {METRICS_NAME}): train first")
     if _DATA.value:
-        manifest: Manifest | None = Manifest.load(_DATA.value)
-        if manifest.sha256 != run.get("dataset"):
+        given = Manifest.load(_DATA.value)
+        if given.sha256 != run.get("dataset"):
             raise UserError(f"--data={_DATA.value}: is another dataset than the one that {workdir} was trained on")
+        manifest: Manifest | None = given
     else:
         manifest = run_page.dataset(run)
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):

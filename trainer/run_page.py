@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from notes import storage
 from notes.errors import UserError
@@ -197,17 +198,18 @@ def load(workdir: str, *, named: str | None = None, result: Result | None = None
         run,
         reports,
         result,
-        *(
-            {
-                split: found
-                for split in reversed(SPLITS)
-                if (found := _json(storage.join(workdir, f"{kind}-{split}.json")))
-            }
-            for kind in ("evaluation", "generated")
-        ),
+        _of_splits(workdir, "evaluation"),
+        _of_splits(workdir, "generated"),
         samples.read(workdir),
         dataset(run),
     )
+
+
+def _of_splits(workdir: str, kind: str) -> dict[str, dict[str, Any]]:
+    """What there is of `KIND-SPLIT.json`, by split, the test split first."""
+    return {
+        split: found for split in reversed(SPLITS) if (found := _json(storage.join(workdir, f"{kind}-{split}.json")))
+    }
 
 
 def dataset(run: Mapping[str, Any]) -> Manifest | None:
@@ -687,7 +689,7 @@ def _distribution(name: str, generated: Mapping[str, Any]) -> ET.Element:
     is_time = name in ("step", "duration")
     if is_time:
         # Tick 0, all below 5 ms, is drawn as the octave below that.
-        edges = np.append(0.25, distribution.edges[1:] - 0.5) * TICK_US / 1e6
+        edges: NDArray[np.floating] = np.append(0.25, distribution.edges[1:] - 0.5) * TICK_US / 1e6
         heights = {music: values / np.log2(edges[1:] / edges[:-1]) for music, values in shares.items()}
         middles = np.sqrt(edges[1:] * edges[:-1])
     else:
