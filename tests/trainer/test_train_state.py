@@ -118,7 +118,7 @@ def test_only_the_lstm_computes_in_the_coarse_type(precision):
     assert {dtype for dtype in held if dtype.is_floating} == {tf.float32}
     batch = state._windows.batch(tf.constant(0, tf.int64), 4)
     hidden, after = state.model.read(batch.inputs)
-    assert {part.dtype.name for layer in after for part in layer} == {precision.removeprefix("mixed_")}
+    assert {part.dtype.name for layer in after.layers for part in layer} == {precision.removeprefix("mixed_")}
     assert hidden.dtype == tf.float32
     results = [state.model.heads.logits(hidden, batch.targets), state.model.heads.losses(hidden, batch.targets)]
     assert {value.dtype for result in results for value in result.values()} == {tf.float32}
