@@ -55,7 +55,8 @@ all notes, times in seconds from the first onset
 
 
 def inspect(*arguments, **environment):
-    return run_python("-m", "notes.inspect", *map(str, arguments), **environment)
+    # However wide the terminal of whoever runs the tests is.
+    return run_python("-m", "notes.inspect", *map(str, arguments), **{"COLUMNS": "", **environment})
 
 
 def shown(*arguments, **environment) -> str:
