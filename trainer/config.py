@@ -122,7 +122,7 @@ class Config:
 
     precision: str = _field(
         "float32",
-        "arithmetic of the LSTM layers; heads, losses and optimizer stay in float32 (float64: everywhere)",
+        "arithmetic of LSTM and hidden layers; logits, losses and optimizer stay in float32 (float64: everywhere)",
         ("float32", "mixed_bfloat16", "mixed_float16", "float64"),
     )
     replicas: int = _field(0, "model copies on a host, one a device; 0: one per visible GPU, or one on the CPU")

@@ -37,6 +37,14 @@ def _nats(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
 
 
+class Dense(keras.layers.Dense):
+    """A dense layer that multiplies in its compute type and answers in the type of its variables."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The layer's output, `[..., units]`."""
+        return tf.cast(super().call(inputs), self.variable_dtype)
+
+
 class NoteEmbedding(keras.layers.Layer):
     """Raw notes as learned vectors; times through logarithmic bins.
 
@@ -91,6 +99,8 @@ class DensityHeads(keras.layers.Layer):
     Pitch and velocity are categoricals; step and duration are distributions over the 1,001 ticks of 10 ms, in the form
     that the config chose. So a head's probabilities sum to one over all ticks, and its loss is the nats of the tick.
 
+    Hidden layers multiply in the run's precision; what is added up, normalised, or a logit is in `dtype`.
+
     Attributes:
         times: what the outputs of the heads of step and duration mean.
     """
@@ -109,7 +119,7 @@ class DensityHeads(keras.layers.Layer):
         sizes = {"pitch": PITCHES, "step": self.times.size, "duration": self.times.size, "velocity": PITCHES}
         known = {"pitch": PITCHES, "step": BINS, "duration": BINS}
         self._units = config.units
-        self._hidden = keras.layers.Dense(len(sizes) * config.head_units, dtype=dtype, name="hidden")
+        self._hidden = Dense(len(sizes) * config.head_units, dtype=config.precision, name="hidden")
         # What is known of the note adds a learned vector to the hidden layer of each head that comes after it.
         self._given = {
             field: keras.layers.Embedding(known[field], len(_AFTER[field]) * config.head_units, dtype=dtype, name=field)
@@ -117,13 +127,12 @@ class DensityHeads(keras.layers.Layer):
         }
         # Notes are often struck, and chords released, when another note ends.
         self._releases = {
-            field: keras.layers.Dense(config.head_units, use_bias=False, dtype=dtype, name=f"{field}_releases")
+            field: Dense(config.head_units, use_bias=False, dtype=config.precision, name=f"{field}_releases")
             for field in ("step", "duration")
             if config.recent_embedding
         }
         self._blocks = {
-            field: [_Block(config.head_units, dtype, f"{field}_{index}") for index in range(config.head_blocks)]
-            for field in sizes
+            field: [_Block(config, dtype, f"{field}_{index}") for index in range(config.head_blocks)] for field in sizes
         }
         self._last = {
             field: keras.layers.LayerNormalization(dtype=dtype, name=f"{field}_norm") if config.head_blocks else _gelu
@@ -235,13 +244,13 @@ def _gelu(values: tf.Tensor) -> tf.Tensor:
 
 
 class _Block(keras.layers.Layer):
-    """What a residual block adds to its input, `[..., units]` both."""
+    """What a residual block adds to its input, `[..., head_units]` both."""
 
-    def __init__(self, units: int, dtype: str, name: str) -> None:
+    def __init__(self, config: Config, dtype: str, name: str) -> None:
         super().__init__(dtype=dtype, name=name)
         self._norm = keras.layers.LayerNormalization(dtype=dtype, name="norm")
-        self._hidden = keras.layers.Dense(units, activation=_gelu, dtype=dtype, name="hidden")
-        self._added = keras.layers.Dense(units, dtype=dtype, name="added")
+        self._hidden = keras.layers.Dense(config.head_units, activation=_gelu, dtype=config.precision, name="hidden")
+        self._added = Dense(config.head_units, dtype=config.precision, name="added")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return self._added(self._hidden(self._norm(inputs)))

@@ -15,7 +15,7 @@ from trainer import blocks, mirror, recent, recurrent
 from trainer.checkpoints import Checkpoints, Variables, require_config, restore
 from trainer.config import Config
 from trainer.dataset import START_PITCH, NoteArrays
-from trainer.heads import DensityHeads, NoteEmbedding, RegressionHeads
+from trainer.heads import Dense, DensityHeads, NoteEmbedding, RegressionHeads
 from trainer.stateless import Dropout
 from trainer.workdir import BEST_NAME, CHECKPOINTS_NAME, load_config
 
@@ -66,7 +66,7 @@ class NextNoteModel(keras.Model):
     """
 
     def __init__(self, config: Config) -> None:
-        # Heads, losses and normalisation stay in the variables' precision; only the LSTM layers compute in less.
+        # Logits, losses and normalisation stay in the variables' precision; LSTM and hidden layers compute in less.
         full = "float64" if config.precision == "float64" else "float32"
         super().__init__(dtype=full, name="next_note")
         self.config = config
@@ -81,7 +81,7 @@ class NextNoteModel(keras.Model):
         if config.model == "density":
             self._embedding = NoteEmbedding(config, full)
             self._recent = (
-                keras.layers.Dense(config.recent_embedding, use_bias=False, dtype=full, name="recent")
+                Dense(config.recent_embedding, use_bias=False, dtype=config.precision, name="recent")
                 if config.recent_embedding
                 else None
             )
@@ -254,6 +254,9 @@ def model_variables(model: NextNoteModel) -> Variables:
 def load_model(workdir: str) -> Trained:
     """The best weights of a workdir, or, where a run has not chosen any yet, those of its newest checkpoint.
 
+    Whatever the precision that they were trained in, the model computes in that of its variables: it is for scoring and
+    playing, on any machine.
+
     Raises:
         UserError: no such workdir, or nothing was saved in it yet.
     """
@@ -266,6 +269,6 @@ def load_model(workdir: str) -> Trained:
         else:
             raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
         require_config(saved, config)
-        model = build_model(config)
+        model = build_model(config.replace(precision="float64" if config.precision == "float64" else "float32"))
         restore(saved, model_variables(model))
         return Trained(model, saved.train_step)

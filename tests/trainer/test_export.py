@@ -24,7 +24,7 @@ from trainer.config import Config
 from trainer.dataset import NoteArrays, NoteTable
 from trainer.export import export_model
 from trainer.heads import UNIFORMS_PER_NOTE
-from trainer.model import build_model, model_variables, start_note
+from trainer.model import build_model, load_model, model_variables, start_note
 from trainer.scoring import Scorer
 from trainer.workdir import BEST_NAME, CONFIG_NAME
 
@@ -262,13 +262,11 @@ def test_what_is_no_note_of_the_model_is_refused(tmp_path, positions, wrong):
 
 @pytest.mark.parametrize(("precision", "dtype"), [("mixed_bfloat16", tf.float32), ("float64", tf.float64)])
 def test_a_model_of_any_precision_is_exported_in_that_of_its_weights(tmp_path, precision, dtype):
-    model = tiny_model("density", layers=1, precision=precision)
-    after = play_one(tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model)))))
+    workdir = str(write_workdir(tmp_path / "workdir", tiny_model("density", layers=1, precision=precision)))
+    after = play_one(tf.saved_model.load(export_model(workdir)))
     assert after["hidden_0"].dtype == dtype
-    state = tf.nest.map_structure(
-        lambda part: tf.cast(part, dtype) if part.dtype.is_floating else part, model.initial_state(1)
-    )
-    hidden, _ = model.step(start_note(1), state, model.step_weights())
+    model = load_model(workdir).model
+    hidden, _ = model.step(start_note(1), model.initial_state(1), model.step_weights())
     expected = model.heads.sample(hidden, uniforms(1, 1, 2), tf.constant(1, dtype))
     assert all(after[field] == value for field, value in expected._asdict().items())
 
