@@ -34,7 +34,7 @@ IMAGE ?= sostenuto:$(TARGET)
 IMAGE_ARGS ?=
 BUILDER ?= docker
 
-.PHONY: help demo maestro test faults lint policies format bench lock image imagetest clean
+.PHONY: help demo maestro test faults lint policies format api bench lock image imagetest clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ policies: $(INSTALLED) $(CHECKOV) ## scan the Kubernetes manifests with checkov
 format: $(INSTALLED) ## put the code into its format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+
+api: $(INSTALLED) ## write docs/api.md anew from the docstrings
+	$(RUN) docs/api.py
 
 bench: $(INSTALLED) ## run the side-by-side measurements on CORPUS=directory
 	@test -n "$$CORPUS" || { echo "Say on what to measure: make bench CORPUS=directory" >&2; exit 2; }
@@ -95,7 +98,7 @@ $(INSTALLED): $(LOCK)
 		echo "Install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python." >&2; \
 		exit 2; \
 	fi; \
-	echo "Making $(VENV) with $$($$found --version); some 190 packages, two minutes."; \
+	echo "Making $(VENV) with $$($$found --version); some 220 packages, two minutes."; \
 	$$found -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
 	@touch $@

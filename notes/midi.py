@@ -319,6 +319,11 @@ def to_pretty_midi(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> "pretty_midi.P
 def write_midi(notes: Notes, path: str | os.PathLike, pedal: np.ndarray = NO_PEDAL) -> None:
     """Writes the notes and the pedal to a MIDI file, as near to their times as `to_pretty_midi` says.
 
+    Args:
+        notes: what is written.
+        path: the file, here or in a bucket, written whole or not at all.
+        pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
+
     Raises:
         UserError: the file cannot be written.
     """

@@ -38,7 +38,7 @@ class NoteArrays(NamedTuple):
     velocity: tf.Tensor
 
     def map(self, function) -> "NoteArrays":
-        """The same function applied to each field."""
+        """The same function applied to each field; what it returns is of one shape too."""
         return NoteArrays(*(function(field) for field in self))
 
 

@@ -66,7 +66,7 @@ class NoteEmbedding(keras.layers.Layer):
         ]
 
     def vectors(self, notes: NoteArrays) -> tf.Tensor:
-        """The vectors of all fields behind each other, `[..., sizes]`."""
+        """The vectors of all fields behind each other, `[..., sizes]`, of notes `[...]`."""
         rows = _rows(notes)
         vectors = [layer(row) for layer, row in zip(self._layers_by_field, rows, strict=True)]
         return _INPUT_SCALE * tf.concat(vectors, axis=-1)
@@ -76,6 +76,9 @@ class NoteEmbedding(keras.layers.Layer):
 
         Args:
             matrix: `[sizes, columns]`.
+
+        Returns:
+            `[rows, columns]` each.
         """
         parts = tf.split(matrix, [layer.output_dim for layer in self._layers_by_field])
         return [
@@ -84,7 +87,15 @@ class NoteEmbedding(keras.layers.Layer):
         ]
 
     def look_up(self, tables: list[tf.Tensor], notes: NoteArrays) -> tf.Tensor:
-        """The sum of each field's row, `[..., columns]`."""
+        """The sum of each field's row.
+
+        Args:
+            tables: what `products` returned, `[rows, columns]` each.
+            notes: `[...]`.
+
+        Returns:
+            `[..., columns]`.
+        """
         return tf.add_n([tf.gather(table, row) for table, row in zip(tables, _rows(notes), strict=True)])
 
 
@@ -192,7 +203,15 @@ class DensityHeads(keras.layers.Layer):
         return {field: self._read(layers, field) for field in self._logits}
 
     def nats(self, logits: dict[str, tf.Tensor], notes: NoteArrays) -> dict[str, tf.Tensor]:
-        """The negative log likelihood of each field in nats, times as ticks: `[...]` each."""
+        """The negative log likelihood of each field in nats, times as ticks.
+
+        Args:
+            logits: what `logits` returned, `[..., outputs]` each.
+            notes: those that came, `[...]`.
+
+        Returns:
+            `[...]` each.
+        """
         return {
             "pitch": _nats(logits["pitch"], notes.pitch),
             "step": self.times.nats(logits["step"], notes.step_us),
@@ -201,7 +220,15 @@ class DensityHeads(keras.layers.Layer):
         }
 
     def losses(self, reading: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
-        """The training loss of each field, `[...]` each: its nats."""
+        """The training loss of each field: its nats.
+
+        Args:
+            reading: as for `logits`, `[..., width]`.
+            notes: the notes that are predicted, `[...]`.
+
+        Returns:
+            `[...]` each.
+        """
         return self.nats(self.logits(reading, notes), notes)
 
     def sample(
@@ -210,7 +237,7 @@ class DensityHeads(keras.layers.Layer):
         """Draws a note for each voice.
 
         Args:
-            reading: likewise, `[voices, width]`.
+            reading: as for `logits`, `[voices, width]`.
             uniforms: `[voices, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
             top_p: for the same fields, as `categorical` says; of times, the classes are the bins, in either form.
@@ -269,7 +296,14 @@ class RegressionHeads(keras.layers.Layer):
         self._duration = keras.layers.Dense(1, dtype=dtype, name="duration")
 
     def predict_fields(self, body: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Pitch logits `[..., 128]`, step and duration in seconds `[...]`, which may be negative."""
+        """What is predicted of the next note.
+
+        Args:
+            body: its output, `[..., width]`.
+
+        Returns:
+            Pitch logits `[..., 128]`, step and duration in seconds `[...]`, which may be negative.
+        """
         return {
             "pitch": self._pitch(body),
             "step": tf.squeeze(self._step(body), axis=-1),
@@ -277,7 +311,15 @@ class RegressionHeads(keras.layers.Layer):
         }
 
     def losses(self, body: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
-        """The training loss of each field, `[...]` each: cross entropy, and squared error with positive pressure."""
+        """The training loss of each field: cross entropy, and squared error with positive pressure.
+
+        Args:
+            body: its output, `[..., width]`.
+            notes: the notes that are predicted, `[...]`.
+
+        Returns:
+            `[...]` each.
+        """
         predicted = self.predict_fields(body)
         return {
             "pitch": _nats(predicted["pitch"], notes.pitch),
@@ -288,9 +330,16 @@ class RegressionHeads(keras.layers.Layer):
     def sample(
         self, body: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = EVERYTHING
     ) -> NoteArrays:
-        """A note for each voice, int32 `[voices]` each: the pitch is drawn, step and duration are the means.
+        """A note for each voice: the pitch is drawn, step and duration are the means.
 
-        Args as `DensityHeads.sample`; only the pitch's temperature and `top_p` have an effect.
+        Args:
+            body: its output, `[voices, width]`.
+            uniforms: `[voices, UNIFORMS_PER_NOTE]` in [0, 1).
+            temperature: above 0: scalar, or `[4]`; only that of the pitch has an effect.
+            top_p: likewise, as for `DensityHeads.sample`.
+
+        Returns:
+            int32 `[voices]` each.
         """
         predicted = self.predict_fields(body)
         temperature = tf.broadcast_to(temperature, [len(FIELDS)])[0]

@@ -261,6 +261,12 @@ def notes_per_second(onset_us: NDArray[np.int64]) -> NDArray[np.float64]:
     """Onsets a second in successive windows of `WINDOW_US` from the first onset, the incomplete last one left out.
 
     Where the music is shorter than a window, it is one.
+
+    Args:
+        onset_us: `[notes]`, microseconds, ascending.
+
+    Returns:
+        `[windows]`.
     """
     window = (onset_us - onset_us[0]) // WINDOW_US
     return np.bincount(window)[: max(int(window[-1]), 1)] / (WINDOW_US / 1e6)
@@ -275,6 +281,10 @@ def overlap(counts: NDArray[np.int64], others: NDArray[np.int64]) -> float:
 
     The overlapping coefficient of Inman and Bradley (1989). Yang and Lerch (2020, On the evaluation of generative
     models in music) take the overlap of densities that a kernel smoothed; without one there is no bandwidth to choose.
+
+    Args:
+        counts: `[bins]`, at least one above 0.
+        others: likewise, `[bins]`.
     """
     return float(np.minimum(_shares(counts), _shares(others)).sum())
 
@@ -284,6 +294,10 @@ def divergence(counts: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
 
     What it costs, a value, to take held-out music's distribution for this one's. A thousandth of both is first spread
     evenly over all bins, so that a bin which held-out music lacks costs something finite.
+
+    Args:
+        counts: `[bins]`, at least one above 0.
+        held_out: likewise, `[bins]`.
     """
     share, held_out_share = ((1 - _EVERYWHERE) * _shares(one) + _EVERYWHERE / len(one) for one in (counts, held_out))
     return float(np.sum(share * np.log(share / held_out_share)))

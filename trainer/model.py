@@ -43,8 +43,8 @@ class StepWeights(NamedTuple):
     """An LSTM layer as a single step uses it.
 
     Attributes:
-        tables: for a layer that reads embeddings, its products with all of them, which are looked up instead of being
-            made anew for each note; else None.
+        tables: for a layer that reads embeddings, its products with all of them, `[rows, 4 * units]` each, which are
+            looked up instead of being made anew for each note; else None.
         matrix: kernel (but the rows that are in the tables) above recurrent kernel, `[inputs, 4 * units]` in blocks.
         bias: `[4 * units]`.
     """
@@ -134,7 +134,7 @@ class NextNoteModel(keras.Model):
         """Runs the body over one note `[batch]`: what `read` does, without its loop, all in the variables' precision.
 
         Args:
-            inputs: the note.
+            inputs: the note, `[batch]`.
             state: zeros at the start, else what the call before returned, in the variables' precision.
             weights: what `step_weights` returned.
 
@@ -176,7 +176,11 @@ class NextNoteModel(keras.Model):
         return output, LayerState(hidden, cell)
 
     def initial_state(self, batch: int | tf.Tensor) -> State:
-        """The state before a performance's start: zeros, and no notes."""
+        """The state before a performance's start: zeros, and no notes.
+
+        Args:
+            batch: how many performances; a scalar.
+        """
         layers = tuple(
             LayerState(*(tf.zeros([batch, self.config.units], lstm.compute_dtype) for _ in LayerState._fields))
             for lstm in self._lstm

@@ -37,12 +37,19 @@ class Recent(NamedTuple):
     remaining_us: tf.Tensor
 
     def map(self, function) -> "Recent":
-        """The same function applied to each field."""
+        """The same function applied to each field; what it returns is of one shape too."""
         return Recent(*(function(field) for field in self))
 
 
 def no_notes(batch: int | tf.Tensor) -> Recent:
-    """Before a performance's start, `[batch, RECENT]`."""
+    """What there is before a performance's start.
+
+    Args:
+        batch: how many performances; a scalar.
+
+    Returns:
+        `[batch, RECENT]`.
+    """
     return Recent(
         tf.zeros([batch, RECENT], tf.int32),
         tf.fill([batch, RECENT], _FORGOTTEN_US),

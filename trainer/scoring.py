@@ -302,7 +302,7 @@ def confidence_intervals(scores: NoteScores, lengths: np.ndarray) -> dict[str, l
 
     Args:
         scores: of a split.
-        lengths: notes of each performance, its first one included.
+        lengths: `[performances]`, notes of each, its first one included.
 
     Returns:
         The lower and upper end of each.
@@ -322,7 +322,7 @@ def by_composer(scores: NoteScores, lengths: np.ndarray, composers: Sequence[str
 
     Args:
         scores: of a split.
-        lengths: notes of each performance, its first one included.
+        lengths: `[performances]`, notes of each, its first one included.
         composers: of each performance; "" stands as "unknown".
 
     Returns:

@@ -40,13 +40,27 @@ _SHARPEST, _WIDEST = -5.0, 3.0
 
 
 def ticks(microseconds: tf.Tensor) -> tf.Tensor:
-    """Times on the 10 ms grid, int32, as `notes.representation.ticks`."""
+    """Times on the 10 ms grid, as `notes.representation.ticks`.
+
+    Args:
+        microseconds: int32 of any shape, not negative.
+
+    Returns:
+        int32 of the same shape.
+    """
     # Cut first: the longest times are so near the end of int32 that half a tick more would overflow.
     return (tf.minimum(microseconds, MAX_TICK * TICK_US) + TICK_US // 2) // TICK_US
 
 
 def bins(microseconds: tf.Tensor) -> tf.Tensor:
-    """The bin of each time, int32 in `[0, BINS)`."""
+    """The bin of each time.
+
+    Args:
+        microseconds: int32 of any shape, not negative.
+
+    Returns:
+        int32 of the same shape, 0 to `BINS` - 1.
+    """
     return tf.gather(_BIN_OF_TICK, ticks(microseconds))
 
 
@@ -94,8 +108,8 @@ class TimeDistribution(abc.ABC):
         Args:
             outputs: `[voices, size]`.
             uniform: `[voices]` in [0, 1), draws the bin.
-            temperature: as `draws.categorical` says, of the probabilities of the bins.
-            top_p: likewise.
+            temperature: scalar, as `draws.categorical` says, of the probabilities of the bins.
+            top_p: likewise a scalar, or None.
             within: `[voices]` in [0, 1), draws among the ticks of a bin, as likely as they are.
 
         Returns:

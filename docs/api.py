@@ -1,0 +1,253 @@
+"""Writes docs/api.md, from the docstrings of what a program of your own may import: `make api`.
+
+The source is parsed and not imported, so that neither TensorFlow nor Beam is needed.
+"""
+
+import ast
+import inspect
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import docstring_parser
+from docstring_parser.google import GoogleParser
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PAGE: Final = ROOT / "docs" / "api.md"
+
+# Each module, and which of its public names are on the page; None stands for all of them.
+MODULES: Final[dict[str, tuple[str, ...] | None]] = {
+    "notes.representation": None,
+    "notes.midi": None,
+    "notes.records": None,
+    "notes.manifest": None,
+    "notes.statistics": None,
+    "notes.plots": ("piano_roll", "distributions"),
+    "notes.errors": None,
+    "trainer.config": None,
+    "trainer.loop": ("train", "PeerLost"),
+    "trainer.workdir": ("Result", "load_config", "load_run"),
+    "trainer.checkpoints": ("Saved", "Checkpoints", "restore"),
+    "trainer.dataset": None,
+    "trainer.model": None,
+    "trainer.heads": None,
+    "trainer.times": None,
+    "trainer.recent": None,
+    "trainer.scoring": None,
+    "trainer.baselines": None,
+    "trainer.judging": None,
+    "trainer.sampling": None,
+    "trainer.pedal": None,
+    "trainer.sound": None,
+    "trainer.plots": None,
+    "trainer.export": None,
+    "tuning.space": None,
+}
+
+INTRODUCTION: Final = """\
+# API
+
+<!-- Written by `make api` from the docstrings: change those, not this page. -->
+
+What a program of your own may import, in the words of [architecture.md](architecture.md#words). The commands of the
+[README](../README.md) are made of it, and [tour.ipynb](tour.ipynb) goes through the main parts of it.
+
+Arrays are given by their shape, such as `[batch, notes]`. Times are integer microseconds where a name ends in `_us`,
+else seconds, or ticks of 10 ms where it says so. A mistake in what a user gave raises `notes.errors.UserError`: one
+line that says what to do.
+
+What must be installed: `trainer` needs the extra `train`, which brings TensorFlow, and `tuning` also `tune`;
+`notes.plots` needs `inspect`, and all else in `notes` no extra.
+"""
+
+Function: TypeAlias = ast.FunctionDef
+Documented: TypeAlias = ast.FunctionDef | ast.ClassDef
+
+_OPERATORS: Final = ("__len__", "__getitem__", "__add__", "__iter__", "__call__")
+_KINDS_OF_METHOD: Final = ("property", "classmethod", "staticmethod")
+_SECTIONS: Final = {"Args": "param", "Attributes": "attribute"}  # and what docstring_parser calls their items
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value of a module with a string below it that says what it is."""
+
+    name: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module's source and what is public in it, in the order of the source."""
+
+    name: str
+    source: str
+    doc: str
+    constants: list[Constant]
+    members: list[Documented]
+
+
+def read_module(name: str) -> Module:
+    """Parses a module of MODULES.
+
+    Raises:
+        ValueError: a name that MODULES asks for is not in it.
+    """
+    source = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    wanted = MODULES[name]
+
+    def is_shown(member: str) -> bool:
+        return member in wanted if wanted is not None else not member.startswith("_")
+
+    members = [node for node in tree.body if isinstance(node, Documented) and is_shown(node.name)]
+    constants = [constant for constant in _constants(tree.body) if is_shown(constant.name)]
+    missing = {*(wanted or ())} - {member.name for member in members} - {constant.name for constant in constants}
+    if missing:
+        raise ValueError(f"{name} has no {', '.join(sorted(missing))}")
+    return Module(name, source, ast.get_docstring(tree) or "", constants, members)
+
+
+def _constants(body: list[ast.stmt]) -> Iterator[Constant]:
+    for node, after in itertools.pairwise(body):
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        match after:
+            case ast.Expr(value=ast.Constant(value=str(text))) if isinstance(target, ast.Name):
+                yield Constant(target.id, inspect.cleandoc(text))
+
+
+def methods(node: ast.ClassDef) -> list[Function]:
+    """Lists the methods and properties of a class that are public, and the operators that it documents."""
+    return [
+        method
+        for method in node.body
+        if isinstance(method, Function) and (not method.name.startswith("_") or method.name in _OPERATORS)
+    ]
+
+
+def constructor(node: ast.ClassDef) -> Function | None:
+    """Finds the method that makes an instance, where a class has written one."""
+    return next((part for part in node.body if isinstance(part, Function) and part.name == "__init__"), None)
+
+
+def fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
+    """Lists the public annotated names of a class: the fields of a dataclass or named tuple."""
+    return [
+        part
+        for part in node.body
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and not part.target.id.startswith("_")
+    ]
+
+
+def parse(node: Documented) -> docstring_parser.Docstring:
+    """Parses the Google-style docstring of a function or class."""
+    return GoogleParser().parse(ast.get_docstring(node) or "")
+
+
+def described(doc: docstring_parser.Docstring, section: str) -> dict[str, str]:
+    """Reads a section, "Args" or "Attributes", as what it says by name."""
+    return {
+        item.arg_name: item.description or ""
+        for item in doc.meta
+        if isinstance(item, docstring_parser.DocstringParam) and item.args[0] == _SECTIONS[section]
+    }
+
+
+def page() -> str:
+    """Makes the whole page."""
+    modules = [read_module(name) for name in MODULES]
+    contents = [
+        f"- [`{module.name}`](#{module.name.replace('.', '')}): {_first_sentence(module)}" for module in modules
+    ]
+    parts = [INTRODUCTION, "\n".join(contents), *(module_text(module) for module in modules)]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _first_sentence(module: Module) -> str:
+    return _on_one_line(module.doc.partition("\n\n")[0])
+
+
+def module_text(module: Module) -> str:
+    """Makes the part of the page that is about a module."""
+    parts = [f"## {module.name}", module.doc]
+    if module.constants:
+        parts.append("\n".join(f"- `{constant.name}`: {_on_one_line(constant.doc)}" for constant in module.constants))
+    for member in module.members:
+        parts += [f"### `{member.name}`", _signature(module, member), *_text(member)]
+        if isinstance(member, ast.ClassDef):
+            for method in methods(member):
+                parts += [f"#### `{member.name}.{method.name}`", _signature(module, method), *_text(method)]
+    return "\n\n".join(parts)
+
+
+def _signature(module: Module, node: Documented) -> str:
+    """Shows how something is called, or what it is made of, as the source has it."""
+    lines = module.source.splitlines()
+    shown = [f"@{name}" for name in _decorators(node) if name in _KINDS_OF_METHOD or name.startswith("dataclass")]
+    shown += _head(lines, node)
+    body = _body(module, lines, node) if isinstance(node, ast.ClassDef) else []
+    shown[-1] += ":" if body else ""
+    shown += [f"    {line}" for line in body]
+    return "```python\n" + "\n".join(shown) + "\n```"
+
+
+def _body(module: Module, lines: list[str], node: ast.ClassDef) -> list[str]:
+    """What an instance is made of: how it is constructed, or its fields; those of a config are a table of their own."""
+    made_by = constructor(node)
+    if made_by:
+        return _head(lines, made_by)
+    return [] if _options(node) else [ast.get_source_segment(module.source, field) or "" for field in fields(node)]
+
+
+def _decorators(node: Documented) -> list[str]:
+    return [ast.unparse(decorator).removeprefix("dataclasses.") for decorator in node.decorator_list]
+
+
+def _head(lines: list[str], node: Documented) -> list[str]:
+    """The source of a definition up to its colon."""
+    head = inspect.cleandoc("\n".join(lines[node.lineno - 1 : node.body[0].lineno - 1])).rstrip()
+    return head[: head.rindex(":")].splitlines() if head.endswith(":") else head.splitlines()
+
+
+def _text(node: Documented) -> list[str]:
+    """A docstring as Markdown: its words, then its sections as lists."""
+    doc = parse(node)
+    parts = [doc.short_description or "", doc.long_description or ""]
+    for section in _SECTIONS:
+        parts.append(_list(section, described(doc, section).items()))
+    if isinstance(node, ast.ClassDef):
+        parts.append(_options(node))
+    if doc.returns:
+        # What stands before a colon is taken for a type; here it is a part of the sentence.
+        words = [doc.returns.type_name, doc.returns.description]
+        parts.append(
+            f"{'Yields' if doc.returns.is_generator else 'Returns'}: {_on_one_line(': '.join(filter(None, words)))}"
+        )
+    parts.append(_list("Raises", ((item.type_name or "", item.description or "") for item in doc.raises)))
+    return [part for part in parts if part]
+
+
+def _list(title: str, items: Iterable[tuple[str, str]]) -> str:
+    lines = [f"- `{name}`: {_on_one_line(text)}" for name, text in items]
+    return f"{title}:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _options(node: ast.ClassDef) -> str:
+    """The fields of a config as a table: each is made by `_field(default, help, choices)`."""
+    rows = []
+    for field in fields(node):
+        match field.value:
+            case ast.Call(func=ast.Name(id="_field"), args=[default, ast.Constant(value=str(text)), *_]):
+                rows.append(f"| `{ast.unparse(field.target)}` | `{ast.unparse(default)}` | {text} |")
+    return "\n".join(["| field | default | |", "|---|---|---|", *rows]) if rows else ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} is written")
