@@ -34,7 +34,7 @@ IMAGE ?= sostenuto:$(TARGET)
 IMAGE_ARGS ?=
 BUILDER ?= docker
 
-.PHONY: help demo maestro test faults lint policies format api bench lock image imagetest clean
+.PHONY: help demo maestro test faults lint policies format api tour bench lock image imagetest clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ format: $(INSTALLED) ## put the code into its format
 
 api: $(INSTALLED) ## write docs/api.md anew from the docstrings
 	$(RUN) docs/api.py
+
+tour: $(INSTALLED) ## execute docs/tour.ipynb and store its outputs in it
+	$(RUN) docs/execute.py
 
 bench: $(INSTALLED) ## run the side-by-side measurements on CORPUS=directory
 	@test -n "$$CORPUS" || { echo "Say on what to measure: make bench CORPUS=directory" >&2; exit 2; }
