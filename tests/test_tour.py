@@ -61,6 +61,7 @@ def test_every_cell_runs(stored, docs):
     assert [output.get("name") for cell in code(executed) for output in cell.outputs].count("stderr") == 0
     words = texts(executed)
     assert "5 chorales, 2 train_steps, 16 notes" in words
+    assert "first 4 of " in words  # A command that fails raises nothing in a notebook.
     assert "2 train_steps, ended by steps" in words
     assert "32 notes of the primer and 16 of the model" in words
     assert (docs.parent / "build" / "tour" / "played.mid").exists()
