@@ -22,15 +22,15 @@ CHORALES = Path("corpora/bach-chorales")
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of the demo, and the file that it writes last."""
+    """One command of the demo, and the file that it writes last; None: it is run each time."""
 
     title: str
     module: str
     arguments: list[str]
-    result: Path
+    result: Path | None
 
     def run(self, *, quiet: bool = False) -> None:
-        """Runs the command unless its result is there.
+        """Runs the command, unless its result is there.
 
         Args:
             quiet: prints nothing, and tells the command so.
@@ -39,7 +39,7 @@ class Stage:
             SystemExit: with the command's own status, if it fails.
         """
         command = [_python(), "-m", self.module, *self.arguments, *(["--quiet"] if quiet else [])]
-        is_there = self.result.exists()
+        is_there = self.result is not None and self.result.exists()
         if not quiet:
             print(f"\n== {self.title}", flush=True)
             print(f"   is there already: {self.result}" if is_there else f"$ {shlex.join(command)}", flush=True)
@@ -56,8 +56,23 @@ class Stage:
             raise SystemExit(status if status > 0 else 128 - status)
 
 
-def stages(corpus: Path, work: Path, *, max_minutes: float, num_notes: int, num_samples: int) -> list[Stage]:
-    """Lists the commands that lead from a corpus to music.
+@dataclass(frozen=True)
+class Results:
+    """Where the demo leaves what a user looks for.
+
+    Attributes:
+        music: the directory of the generated pieces.
+        page: the page of the run.
+    """
+
+    music: Path
+    page: Path
+
+
+def stages(
+    corpus: Path, work: Path, *, max_minutes: float, num_notes: int, num_samples: int
+) -> tuple[list[Stage], Results]:
+    """Lists the commands that lead from a corpus to music, and says what they leave.
 
     Args:
         corpus: a directory or .zip of MIDI files.
@@ -67,9 +82,11 @@ def stages(corpus: Path, work: Path, *, max_minutes: float, num_notes: int, num_
         num_samples: pieces to generate.
     """
     dataset, run = work / "dataset", work / f"run-{max_minutes:g}min"
+    seed_minutes = round(max_minutes / 3, 3)
+    seed = work / f"tutorial-{seed_minutes:g}min"
     music = run / f"music-{num_samples}x{num_notes}"
     unfinished = ["--overwrite"] if dataset.exists() else []
-    return [
+    commands = [
         Stage(
             "Preprocess: MIDI files to a dataset",
             "beam_preprocess",
@@ -89,6 +106,18 @@ def stages(corpus: Path, work: Path, *, max_minutes: float, num_notes: int, num_
             run / "evaluation-test.json",
         ),
         Stage(
+            f"Train the well-known tutorial's model, to compare: {seed_minutes:g} minutes at most",
+            "trainer",
+            [f"--data={dataset}", f"--workdir={seed}", "--preset=seed", f"--max_minutes={seed_minutes:g}"],
+            seed / "result.json",
+        ),
+        Stage(
+            "Evaluate it on the same performances",
+            "trainer.evaluate",
+            [f"--workdir={seed}", f"--data={dataset}", "--split=test"],
+            seed / "evaluation-test.json",
+        ),
+        Stage(
             "Generate: music from silence",
             "trainer.generate",
             [
@@ -101,7 +130,14 @@ def stages(corpus: Path, work: Path, *, max_minutes: float, num_notes: int, num_
             ],
             music / "samples.json",
         ),
+        Stage(
+            "Report: one page to see and hear",
+            "trainer.report",
+            [f"--workdir={run}", f"--beside={seed}"],
+            None,
+        ),
     ]
+    return commands, Results(music, run / "report.html")
 
 
 def folder_of(corpus: Path) -> str:
@@ -133,15 +169,18 @@ def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, nu
         corpus = CHORALES
         Stage("Corpus: Bach's chorales", "demo.chorales", [f"--output={corpus}"], corpus).run(quiet=quiet)
     folder = Path(work) / folder_of(corpus)
-    planned = stages(corpus, folder, max_minutes=max_minutes, num_notes=num_notes, num_samples=num_samples)
+    planned, results = stages(corpus, folder, max_minutes=max_minutes, num_notes=num_notes, num_samples=num_samples)
     for stage in planned:
         stage.run(quiet=quiet)
     if quiet:
         return
     print("\nThe music:")
-    for file in sorted(planned[-1].result.parent.iterdir()):
+    for file in sorted(results.music.iterdir()):
         if file.suffix in (".mid", ".wav", ".png"):
             print(f"  {file}")
+    print(
+        f"\nThe page, to open in a browser: curves, scores, and eight continuations to see and hear\n  {results.page}"
+    )
 
 
 if __name__ == "__main__":
@@ -164,5 +203,5 @@ if __name__ == "__main__":
             num_samples=_NUM_SAMPLES.value,
             quiet=_QUIET.value,
         ),
-        usage="[--corpus=DIR|ZIP]\n\nFrom a corpus to music: preprocess, train, evaluate, generate.",
+        usage="[--corpus=DIR|ZIP]\n\nFrom a corpus to music: preprocess, train, evaluate, generate, report.",
     )

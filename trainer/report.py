@@ -16,6 +16,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the run")
 _DATA = flags.DEFINE_string(
     "data", None, "the dataset whose validation split is continued; by default where the run found it, if it is there"
 )
+_BESIDE = flags.DEFINE_list(
+    "beside", [], "workdirs of other runs, scored on the same dataset: their scores stand in this one's tables"
+)
 _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 
@@ -39,7 +42,7 @@ def main() -> int:
         samples.add_sounds(workdir, quiet=_QUIET.value)
     else:
         _play(workdir, manifest, run.get("sustain", "ignore"))
-    path = run_page.write(workdir)
+    path = run_page.write(workdir, beside=_BESIDE.value)
     if not _QUIET.value:
         print(path)
     return 0
@@ -62,4 +65,4 @@ def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, usage="--workdir=DIR [--data=DIR]\n" + __doc__)
+    cli.run(main, usage="--workdir=DIR [--data=DIR] [--beside=DIR,...]\n" + __doc__)

@@ -147,6 +147,7 @@ class Run:
         generated: generated-SPLIT.json by split, test first.
         samples: what samples/ holds, or None.
         manifest: the dataset, or None where it is no longer there.
+        beside: other runs: the name that the page gives each, and its evaluation-SPLIT.json by split.
     """
 
     workdir: str
@@ -158,6 +159,7 @@ class Run:
     generated: Mapping[str, Mapping[str, Any]]
     samples: samples.Samples | None
     manifest: Manifest | None
+    beside: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]]
 
     @property
     def best_train_step(self) -> int | None:
@@ -165,23 +167,25 @@ class Run:
         return None if self.result is None else self.result.best_train_step or self.result.train_step
 
 
-def write(workdir: str, *, named: str | None = None, result: Result | None = None) -> str:
+def write(workdir: str, *, named: str | None = None, result: Result | None = None, beside: Sequence[str] = ()) -> str:
     """Writes the page of a workdir; returns its path.
 
     Args:
         workdir: here or in a bucket.
         named: what the page calls it, where it is the mirror of one in a bucket.
         result: how the run ended, where result.json, which comes last, is still to be written.
+        beside: workdirs of other runs, whose scores stand in this one's tables.
 
     Raises:
-        UserError: it is no workdir, nothing was reported in it yet, or a file cannot be read or written.
+        UserError: it is no workdir, nothing was reported in it yet, a file cannot be read or written, or a run beside
+            it has no score of what it was scored on.
     """
     path = storage.join(workdir, REPORT_NAME)
-    storage.write_bytes_atomic(path, page(load(workdir, named=named, result=result)).encode())
+    storage.write_bytes_atomic(path, page(load(workdir, named=named, result=result, beside=beside)).encode())
     return path
 
 
-def load(workdir: str, *, named: str | None = None, result: Result | None = None) -> Run:
+def load(workdir: str, *, named: str | None = None, result: Result | None = None, beside: Sequence[str] = ()) -> Run:
     """Reads what a workdir says of its run; arguments and errors are those of `write`."""
     config = load_config(workdir)
     path = storage.join(workdir, METRICS_NAME)
@@ -192,17 +196,39 @@ def load(workdir: str, *, named: str | None = None, result: Result | None = None
     if result is None:
         ended = _json(storage.join(workdir, RESULT_NAME))
         result = Result(**ended) if ended else None
+    evaluations = _of_splits(workdir, "evaluation")
     return Run(
         named or workdir,
         config,
         run,
         reports,
         result,
-        _of_splits(workdir, "evaluation"),
+        evaluations,
         _of_splits(workdir, "generated"),
         samples.read(workdir),
         dataset(run),
+        [_beside(other, evaluations) for other in beside],
     )
+
+
+def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Mapping[str, Any]]]:
+    """The name of another run, and its scores of what `evaluations` scored too.
+
+    Raises:
+        UserError: it is no workdir, or there are none.
+    """
+    name = f"{load_config(workdir).preset}, {os.path.basename(workdir.rstrip('/'))}"
+    same = {
+        split: own
+        for split, own in _of_splits(workdir, "evaluation").items()
+        if split in evaluations and own["dataset"] == evaluations[split]["dataset"]
+    }
+    if not same:
+        raise UserError(
+            f"--beside={workdir}: expected a score of a split and dataset that this run was scored on too "
+            f"({', '.join(evaluations) or 'none yet'}): score both with python -m trainer.evaluate"
+        )
+    return name, same
 
 
 def _of_splits(workdir: str, kind: str) -> dict[str, dict[str, Any]]:
@@ -596,7 +622,8 @@ def _scores(run: Run) -> ET.Element:
     content: list[ET.Element] = []
     for split, evaluation in run.evaluations.items():
         content.append(element("h3", f"The {split} split"))
-        content.append(scrolling(f"Scores of the {split} split", _against_baselines(split, evaluation)))
+        beside = [(name, splits[split]) for name, splits in run.beside if split in splits]
+        content.append(scrolling(f"Scores of the {split} split", _against_others(split, evaluation, beside)))
         content.append(
             element(
                 "p",
@@ -612,13 +639,18 @@ def _scores(run: Run) -> ET.Element:
     return section(title, told, *content, anchor="scores")
 
 
-def _against_baselines(split: str, evaluation: Mapping[str, Any]) -> ET.Element:
-    def with_interval(figure: str) -> ET.Element:
-        low, high = evaluation["confidence_95"][figure]
-        interval = element("span", f"{low:.3f} to {high:.3f}", class_="ci")
-        return element("span", f"{evaluation['nats_per_note'][figure]:.3f}", interval)
+def _against_others(
+    split: str, evaluation: Mapping[str, Any], beside: Sequence[tuple[str, Mapping[str, Any]]]
+) -> ET.Element:
+    def row(name: str, own: Mapping[str, Any]) -> list[str | ET.Element]:
+        return [name, *(with_interval(own, figure) for figure in _FIGURES)]
 
-    rows: list[list[str | ET.Element]] = [["this model", *(with_interval(figure) for figure in _FIGURES)]]
+    def with_interval(own: Mapping[str, Any], figure: str) -> ET.Element:
+        low, high = own["confidence_95"][figure]
+        interval = element("span", f"{low:.3f} to {high:.3f}", class_="ci")
+        return element("span", f"{own['nats_per_note'][figure]:.3f}", interval)
+
+    rows = [row("this model", evaluation), *(row(*other) for other in beside)]
     baselines = evaluation.get("baselines") or {}
     for key, name in (("ngram", "n-gram"), ("histogram", "histogram")):
         if key in baselines:
@@ -626,7 +658,8 @@ def _against_baselines(split: str, evaluation: Mapping[str, Any]) -> ET.Element:
     if not baselines:
         rows.append(["counting alone", *["not measured"] * len(_FIGURES)])
     return _table(
-        f"Nats per note on the {split} split, beside models that only count", ["", *_FIGURES], rows,
+        f"Nats per note on the {split} split, beside {'other runs and ' if beside else ''}models that only count",
+        ["", *_FIGURES], rows,
         is_best=lambda row: row[0] == "this model",
     )  # fmt: skip
 

@@ -78,15 +78,16 @@ def test_a_quiet_stage_says_nothing_and_asks_the_same_of_its_command(
 def test_other_arguments_never_meet_a_result_that_is_not_theirs(tmp_path: Path) -> None:
     def results(**changed: float) -> dict[str, Path]:
         arguments = {"max_minutes": 3, "num_notes": 400, "num_samples": 4, **changed}
-        return {stage.module: stage.result for stage in stages(tmp_path / "corpus", tmp_path, **arguments)}
+        commands, _ = stages(tmp_path / "corpus", tmp_path, **arguments)
+        return {stage.title.split(":")[0]: stage.result for stage in commands}
 
     def changed_by(**arguments: float) -> set[str]:
         after = results(**arguments)
-        return {module for module, result in results().items() if after[module] != result}
+        return {title.split()[0] for title, result in results().items() if after[title] != result}
 
     assert changed_by() == set()
-    assert changed_by(max_minutes=5) == {"trainer", "trainer.evaluate", "trainer.generate"}
-    assert changed_by(num_notes=20) == changed_by(num_samples=1) == {"trainer.generate"}
+    assert changed_by(max_minutes=5) == {"Train", "Evaluate", "Generate"}
+    assert changed_by(num_notes=20) == changed_by(num_samples=1) == {"Generate"}
 
 
 def test_a_stage_that_fails_ends_the_demo_with_its_status(tmp_path: Path) -> None:
@@ -113,17 +114,22 @@ def test_from_a_corpus_to_music_and_a_second_run_reuses_all_of_it(tmp_path: Path
     first = subprocess.run([*command, *short], capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
     commands = [line for line in first.stdout.splitlines() if line.startswith("$ ")]
-    jobs = ["beam_preprocess", "trainer", "trainer.evaluate", "trainer.generate"]
+    jobs = ["beam_preprocess", *["trainer", "trainer.evaluate"] * 2, "trainer.generate", "trainer.report"]
     assert [line.split()[3] for line in commands] == jobs
-    listed = [Path(line.strip()) for line in first.stdout.partition("The music:")[2].splitlines() if line.strip()]
+    listed = [Path(line.strip()) for line in first.stdout.partition("The music:")[2].splitlines() if line[:2] == "  "]
     assert {"sample-000.mid", "sample-000.wav", "sample-000.png"} <= {file.name for file in listed}
     (midi,) = [file for file in listed if file.suffix == ".mid"]
     # Notes that meet on one key are joined, so that there may be fewer than 20.
     assert 10 <= len(read_midi(midi.read_bytes(), midi.name).notes) <= 20
+    (page,) = [file for file in listed if file.suffix == ".html"]
+    text = page.read_text()
+    assert text.count("<audio") == text.count("data:audio/mpeg") == 8
+    assert "seed, tutorial-" in text
+    assert len(text) < 10e6
     with wave.open(str(midi.with_suffix(".wav"))) as sound:
         assert sound.getnframes() > 0
 
     second = subprocess.run([*command, *short], capture_output=True, text=True, timeout=60)
     assert second.returncode == 0, second.stderr
-    assert "$ " not in second.stdout
+    assert [line.split()[3] for line in second.stdout.splitlines() if line[:2] == "$ "] == ["trainer.report"]
     assert second.stdout.partition("The music:")[2] == first.stdout.partition("The music:")[2]

@@ -21,6 +21,7 @@ from tests.processes import run_python
 from tests.trainer.datasets import random_notes, write_dataset
 from tests.trainer.workdirs import CONFIG, StandInPlayer, evaluation, judged, reports, write_run, write_samples
 from trainer import run_page, samples
+from trainer.config import preset
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,21 @@ def test_the_scores_stand_beside_those_of_counting(text):
     ]
     assert [row[0] for row in rows(text, "by composer")[1:]] == ["Fanny Hensel", "Clara Schumann"]
     assert "−1.50" in Page(text).text
+
+
+def test_other_runs_stand_beside_it(full, dataset, tmp_path):
+    seed = write_run(tmp_path / "tutorial", dataset, evaluation_test=evaluation(total=12), config=preset("seed"))
+    elsewhere = {**evaluation(), "dataset": "another"}
+    other = write_run(tmp_path / "other", dataset, evaluation_test=elsewhere)
+    page = run_page.page(run_page.load(str(full), beside=[str(seed)]))
+    assert [row[:2] for row in rows(page, "beside other runs and models that only count")[1:]] == [
+        ["this model", "7.500 7.400 to 7.600"],
+        ["seed, tutorial", "12.000 11.900 to 12.100"],
+        ["n-gram", "9.000"],
+        ["histogram", "10.500"],
+    ]
+    with pytest.raises(UserError, match=r"--beside=.*other: expected a score of a split and dataset .*\(test\)"):
+        run_page.load(str(full), beside=[str(other)])
 
 
 def series_of(page: Page, title: str) -> dict[str, dict]:

@@ -61,7 +61,7 @@ def evaluation(split: str = "test", *, total: float = 7.5, ngram: float = 9.0, t
 
     return {
         "split": split, "nats_per_note": nats(total), "pitch_top1": 0.3, "pitch_top5": 0.65, "step_within_30ms": 0.78,
-        "notes": 1234, "performances": 3, "train_step": train_step,
+        "notes": 1234, "performances": 3, "train_step": train_step, "dataset": "5e" * 32,
         "confidence_95": {name: [value - 0.1, value + 0.1] for name, value in nats(total).items()},
         "by_composer": {
             name: {"nats_per_note": nats(value), "notes": 600, "performances": 2}
