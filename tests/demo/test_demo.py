@@ -111,7 +111,7 @@ def test_from_a_corpus_to_music_and_a_second_run_reuses_all_of_it(tmp_path: Path
         (corpus / f"{number}.mid").write_bytes(melody([60 + (number + note) % 12 for note in range(60)]))
     command = [sys.executable, "-m", "demo", f"--corpus={corpus}", f"--work={tmp_path}/work"]
     short = ["--max_minutes=0.05", "--num_notes=20", "--num_samples=1"]
-    first = subprocess.run([*command, *short], capture_output=True, text=True, timeout=300)
+    first = subprocess.run([*command, *short], capture_output=True, text=True, timeout=600)
     assert first.returncode == 0, first.stderr
     commands = [line for line in first.stdout.splitlines() if line.startswith("$ ")]
     jobs = ["beam_preprocess", *["trainer", "trainer.evaluate"] * 2, "trainer.generate", "trainer.report"]
