@@ -54,7 +54,6 @@ _ISOLATE_PARSING = flags.DEFINE_bool(
 _NO_WAIT = flags.DEFINE_bool(
     "no_wait", False, "on Dataflow: start the job and leave it to itself; the same command without it waits for the job"
 )
-_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 
 def main(beam_args: list[str]) -> int:
@@ -77,12 +76,12 @@ def main(beam_args: list[str]) -> int:
     from beam_preprocess.summary import summarize
 
     try:
-        manifest = preprocess(config, beam_args=beam_args, quiet=_QUIET.value, wait=not _NO_WAIT.value)
+        manifest = preprocess(config, beam_args=beam_args, wait=not _NO_WAIT.value)
     except JobFailedError as error:
-        print(f"beam_preprocess: {' '.join(str(error).split())}", file=sys.stderr)
+        cli.complain(error, EXIT_FAILED)
         return EXIT_FAILED
-    if manifest is not None and not _QUIET.value:
-        print(summarize(manifest, seconds=time.monotonic() - started))
+    if manifest is not None:
+        cli.show(summarize(manifest, seconds=time.monotonic() - started))
     return cli.EXIT_OK
 
 

@@ -9,11 +9,11 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from beam_preprocess.config import Config
 from notes.errors import UserError
+from notes.progress import say
 
 if TYPE_CHECKING:
     import apache_beam
@@ -54,13 +54,12 @@ class Jobs:
 
     Args:
         options: Beam's options, with a job name.
-        say: called with each line that tells how a job comes on.
 
     Raises:
         UserError: Beam was installed without its parts for Google Cloud, or there are no credentials.
     """
 
-    def __init__(self, options: "PipelineOptions", *, say: Callable[[str], None]) -> None:
+    def __init__(self, options: "PipelineOptions") -> None:
         try:
             import google.auth
             from apache_beam.options.pipeline_options import GoogleCloudOptions
@@ -70,7 +69,7 @@ class Jobs:
             raise UserError(
                 f"--runner=DataflowRunner needs what is not installed ({error}): pip install 'sostenuto[gcp]'"
             ) from error
-        self._api, self._say = dataflow, say
+        self._api = dataflow
         self._cloud = options.view_as(GoogleCloudOptions)
         self.name = self._cloud.job_name
         if not self._cloud.no_auth:
@@ -128,7 +127,7 @@ class Jobs:
         except (ClientError, OSError) as error:
             raise UserError(f"the Dataflow job {self.name} cannot be started: {error}") from error
         if not getattr(result, "has_job", False):
-            self._say(f"the Dataflow job {self.name} was described, and not started")
+            say(f"the Dataflow job {self.name} was described, and not started")
             return None
         return self._client.get_job(result.job_id())
 
@@ -168,7 +167,7 @@ class Jobs:
             job = self._client.get_job(job.id)
             state = job.current_state
             if state != said:
-                self._say(f"{self.name}: {state.name}")
+                say(f"{self.name}: {state.name}", job=job.id, state=state.name)
                 said = state
             if not self.is_active(job):
                 break

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from beam_preprocess import worker_package
 from beam_preprocess.config import Config
 from notes.errors import UserError
+from notes.progress import say
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -136,6 +138,8 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
 def _import_beam() -> None:
     """Imports Beam only now: it takes seconds, and whoever mistyped a flag should not wait for it."""
     try:
+        if importlib.util.find_spec("apache_beam"):
+            say("loading Apache Beam")
         with _without_beams_warnings():
             import apache_beam  # noqa: F401
     except ModuleNotFoundError as error:

@@ -5,9 +5,8 @@ import dataclasses
 import hashlib
 import os
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from beam_preprocess import dataflow, writer
@@ -18,7 +17,7 @@ from beam_preprocess.shards import ShardWriter
 from notes import storage
 from notes.errors import UnavailableError, UserError
 from notes.manifest import MANIFEST_NAME, SPLITS, Manifest
-from notes.progress import Meter
+from notes.progress import Meter, say, silenced
 
 if TYPE_CHECKING:
     import apache_beam
@@ -51,24 +50,30 @@ def preprocess(
             installed.
         JobFailedError: a job elsewhere failed, or is done and left no dataset.
     """
+    with silenced(quiet):
+        return _preprocess(config, beam_args, wait=wait)
+
+
+def _preprocess(config: Config, beam_args: Sequence[str], *, wait: bool) -> Manifest | None:
     target = Target.of(beam_args)
     target.check(config)
     if not wait and not target.is_dataflow:
         raise UserError("--no_wait: only a job on Dataflow goes on by itself, expected -- --runner=DataflowRunner")
+    if storage.is_remote(config.input):
+        say(f"listing {config.input}")
     corpus = find_corpus(
         config.input, metadata=config.metadata, split_fractions=config.split_fractions, piece_from=config.piece_from
     )
     shards = writer.assign_shards(corpus.files, config.num_shards)
     work = _Work(config, corpus, shards, _plan(config, corpus, shards))
-    say = _nothing if quiet else _say
     if not config.overwrite and (manifest := _there_already(work.plan)):
         say(f"{config.output}: is the dataset of these files with these options already; --overwrite reads them anew")
         return manifest
     if target.is_dataflow:
-        return _preprocess_on_dataflow(work, beam_args, say=say, wait=wait)
+        return _preprocess_on_dataflow(work, beam_args, wait=wait)
     with (
         _output_directory(config),
-        Meter(total=len(corpus.files), unit="file", description="preprocess", quiet=quiet) as meter,
+        Meter(total=len(corpus.files), unit="file", description="preprocess") as meter,
         pipeline_options(beam_args) as options,
     ):
         from beam_preprocess import transforms
@@ -174,9 +179,7 @@ def _pipeline(work: _Work, options: "PipelineOptions", *, plan_directory: str) -
     return job
 
 
-def _preprocess_on_dataflow(
-    work: _Work, beam_args: Sequence[str], *, say: Callable[[str], None], wait: bool
-) -> Manifest | None:
+def _preprocess_on_dataflow(work: _Work, beam_args: Sequence[str], *, wait: bool) -> Manifest | None:
     """Starts the job on Dataflow that writes the dataset, unless there is one, waits for it, and reads back."""
     config = work.config
     with pipeline_options(beam_args) as options:
@@ -184,7 +187,7 @@ def _preprocess_on_dataflow(
 
         cloud = options.view_as(GoogleCloudOptions)
         cloud.job_name = cloud.job_name or dataflow.job_name(config)
-        jobs = dataflow.Jobs(options, say=say)
+        jobs = dataflow.Jobs(options)
         job = jobs.find()
         if job is None or not jobs.is_active(job):
             writer.prepare_output(config.output, overwrite=config.overwrite)
@@ -193,14 +196,14 @@ def _preprocess_on_dataflow(
             job = jobs.start(_pipeline(work, options, plan_directory=cloud.temp_location))
         if job is None:
             return None
-    say(f"the Dataflow job {jobs.name}: {jobs.console(job)}")
+    say(f"the Dataflow job {jobs.name}: {jobs.console(job)}", job=job.id)
     if not wait:
         say(f"it goes on by itself, and writes {MANIFEST_NAME} last; watch it with: {jobs.how_to_watch(job)}")
         return None
     try:
         jobs.wait(job)
     except (KeyboardInterrupt, SystemExit):
-        say("the job goes on by itself: the same command waits for it again")
+        say("the job goes on by itself: the same command waits for it again", severity="NOTICE")
         raise
     except (UserError, dataflow.JobFailedError):
         writer.remove_temporaries(config.output)
@@ -242,10 +245,6 @@ def _read_back(plan: writer.Plan, *, job: str) -> Manifest:
     if missing := [name for name in plan.shards if name not in files]:
         raise dataflow.JobFailedError(f"{job} is done, but {plan.output} lacks {missing[0]}")
     return manifest
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _nothing(*_: object) -> None:

@@ -13,6 +13,7 @@ from absl import flags
 
 from notes import cli, storage
 from notes.errors import UnavailableError, UserError
+from notes.progress import say
 
 if TYPE_CHECKING:
     from notes.midi import Contents
@@ -39,7 +40,6 @@ _ROLL_NOTES = flags.DEFINE_integer(
 _CSV = flags.DEFINE_string(
     "csv", None, "a file for all notes, as a table for a spreadsheet or pandas; times in seconds"
 )
-_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 ROLL_NAME = "piano-roll.png"
 DISTRIBUTIONS_NAME = "distributions.png"
@@ -85,7 +85,7 @@ def _inspect_dataset(directory: str) -> None:
     manifest = Manifest.load(directory)
     survey = Survey()
     total = sum(map(manifest.performances, SPLITS))
-    meter = Meter(total=total, unit="performance", description="read", quiet=_QUIET.value)
+    meter = Meter(total=total, unit="performance", description="reading")
     with _note_table("path", "split") as table, meter:
         for split in SPLITS:
             if not manifest.performances(split):
@@ -130,6 +130,8 @@ def _midi_paths(path: str) -> list[str]:
     if path.lower().endswith(".zip"):
         raise UserError(f"{path}: is an archive: unpack it, or make a dataset of it with python -m beam_preprocess")
     if storage.is_directory(path):
+        if storage.is_remote(path):
+            say(f"listing {path}")
         names = [name for name in storage.list_files(path) if is_midi_name(name)]
         if not names:
             raise UserError(
@@ -147,6 +149,7 @@ def _midi_paths(path: str) -> list[str]:
 def _glob(pattern: str) -> list[str]:
     if not storage.is_remote(pattern):
         return sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+    say(f"listing {pattern}")
     base = os.path.dirname(pattern[: min(pattern.find(magic) for magic in "*?[" if magic in pattern)])
     matches = storage.match_names(storage.list_files(base), pattern.removeprefix(base).lstrip("/"))
     return [storage.join(base, name) for name in matches]
@@ -180,7 +183,7 @@ def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]
     base = _common_directory(paths or [file.path for file in refused])
     summaries, histograms = [], Histograms.zeros()
     with _note_table("path") as table:
-        readings = track(_contents(paths), total=len(paths), unit="file", description="read", quiet=_QUIET.value)
+        readings = track(_contents(paths), total=len(paths), unit="file", description="reading")
         for path, found in zip(paths, readings, strict=True):
             if isinstance(found, UserError):
                 refused.append(describe.Refused.of(path, found))
@@ -271,6 +274,7 @@ def _draw(name: str, draw: Callable[[str], None]) -> None:
     directory = cli.required(_OUTPUT)
     storage.make_directories(directory)
     path = storage.join(directory, name)
+    say(f"drawing {path}")
     draw(path)
     _print(f"drawn: {path}")
 
@@ -287,8 +291,7 @@ def _width() -> int | None:
 
 
 def _print(*lines: str) -> None:
-    if not _QUIET.value:
-        print(*lines, sep="\n", flush=True)
+    cli.show("\n".join(lines))
 
 
 if __name__ == "__main__":

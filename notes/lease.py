@@ -10,13 +10,13 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from typing import Any, BinaryIO
 
 from notes import storage
 from notes.errors import FileError, UserError
+from notes.progress import say
 
 LOCK_NAME = ".lock"
 
@@ -113,11 +113,9 @@ class Lease:
                 raise HeldError(f"process {holder.get('pid')} on {holder.get('host')}")
             if not watched:
                 watched, since = generation, time.monotonic()
-                print(
+                say(
                     f"{self._directory}: waiting up to {EXPIRE_SECONDS:.0f} s to see whether process "
-                    f"{holder.get('pid')} on {holder.get('host')}, which has it, is still there",
-                    file=sys.stderr,
-                    flush=True,
+                    f"{holder.get('pid')} on {holder.get('host')}, which has it, is still there"
                 )
             time.sleep(_LOOK_SECONDS)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +35,6 @@ _WORKER_INDEX = flags.DEFINE_integer(
     "worker_index", None, "which of --workers this is; by default as Kubernetes (JOB_COMPLETION_INDEX) or Slurm say"
 )
 _PROFILE = flags.DEFINE_bool("profile", False, "write a trace of train_steps 10 to 20 for TensorBoard")
-_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 
 def _define_config_flags() -> dict[str, flags.FlagHolder]:
@@ -89,21 +87,19 @@ def main() -> int:
     from trainer import loop
 
     try:
-        result = loop.train(
-            config, manifest, workdir, cluster=cluster, quiet=_QUIET.value, profile=_PROFILE.value, started=_STARTED
-        )
+        result = loop.train(config, manifest, workdir, cluster=cluster, profile=_PROFILE.value, started=_STARTED)
     except loop.PeerLost as error:
-        print(f"trainer: {error}", file=sys.stderr)
+        cli.complain(error, EXIT_PEER_LOST)
         return EXIT_PEER_LOST
     if result.reason == "peer":
         return EXIT_PEER_LOST
     if not result.is_final:
         return 128 + getattr(signal, result.reason)
-    if not _QUIET.value and (cluster is None or cluster.is_chief):
+    if cluster is None or cluster.is_chief:
         score = (
             "" if result.best is None else f", best {result.monitor} {result.best:.4f} at {result.best_train_step:,}"
         )
-        print(f"done: {result.train_step:,} train_steps ({result.reason}){score}; {_WORKDIR.value}")
+        cli.show(f"done: {result.train_step:,} train_steps ({result.reason}){score}; {_WORKDIR.value}")
     return 0
 
 

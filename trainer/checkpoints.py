@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import tensorflow as tf
 
 from notes import storage
 from notes.errors import FileError, UserError
+from notes.progress import say
 from trainer.config import CHANGEABLE_ON_RESUME, Config
 
 MANIFEST = "checkpoint.json"
@@ -127,7 +127,7 @@ class Checkpoints:
             saved = _read(path)
             if saved is not None:
                 return saved
-            print(f"checkpoint {path} is damaged: passed over", file=sys.stderr)
+            say(f"checkpoint {path} is damaged: passed over", severity="WARNING")
         return None
 
     def of_train_step(self, train_step: int) -> Saved:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
+from notes.progress import track
 from notes.representation import MAX_TIME_US, PITCHES
 from trainer import stateless
 from trainer.config import Config
@@ -109,7 +110,13 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
 
 def _build_table(manifest: Manifest, split: str) -> NoteTable:
     parts, lengths = [], []
-    for performance in manifest.read_performances(split):
+    performances = track(
+        manifest.read_performances(split),
+        total=manifest.performances(split),
+        unit="performance",
+        description=f"reading the {split} split",
+    )
+    for performance in performances:
         notes = performance.notes
         rows = np.empty(len(notes), list(_COLUMNS.items()))
         for field in _COLUMNS:

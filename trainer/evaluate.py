@@ -12,6 +12,7 @@ from absl import flags
 from notes import cli, storage
 from notes.errors import UserError
 from notes.manifest import SPLITS, Manifest
+from notes.progress import say, track
 from notes.records import Performance
 from trainer import startup
 from trainer.by_field import numbers_by_field
@@ -46,7 +47,6 @@ _TOP_P = flags.DEFINE_string(
 _SEED = flags.DEFINE_integer(
     "seed", 0, "with --generated: of what is drawn: the same seed plays the same", lower_bound=0, upper_bound=2**63 - 1
 )
-_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 _OF_GENERATED = (_NUM_PRIMERS, _TEMPERATURE, _TOP_P, _SEED)
 
@@ -67,6 +67,7 @@ def main() -> int:
     if not _OUTPUT.value and storage.exists(storage.join(workdir, METRICS_NAME)):
         from trainer import run_page
 
+        say("writing the report's page")
         run_page.write(workdir)
     return 0
 
@@ -89,9 +90,10 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
     scorer = Scorer(trained.model)
     residuals = None
     if trained.model.config.model == "regression":
-        residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=_QUIET.value)
+        residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=False)
     table = load_table(manifest, split)
-    scores = scorer.score(table, residuals, quiet=_QUIET.value)
+    say(f"scoring the {split} split: {manifest.notes(split):,} notes", notes=manifest.notes(split))
+    scores = scorer.score(table, residuals, quiet=False)
     # In the order of the table, which was built from the same records.
     composers = [performance.composer for performance in manifest.read_performances(split)]
     evaluation = {
@@ -104,12 +106,12 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
+    say("counting notes: the baselines to compare with")
     evaluation["baselines"] = baselines.of_dataset(manifest, table)
     if residuals is not None:
         evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
     write_json(path, evaluation)
-    if not _QUIET.value:
-        print(f"{_scores_in_words(evaluation)}\n{path}")
+    cli.show(f"{_scores_in_words(evaluation)}\n{path}")
 
 
 def _scores_in_words(evaluation: dict[str, Any]) -> str:
@@ -171,13 +173,21 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
         temperature=temperature,
         top_p=top_p,
         seed=_SEED.value,
-        quiet=_QUIET.value,
+        quiet=False,
     )
+    train = track(
+        manifest.read_performances("train"),
+        total=manifest.performances("train"),
+        unit="performance",
+        description="reading the train split",
+    )
+    train_notes = [performance.notes for performance in train]
+    say("comparing with real music, and looking for copied runs")
     judgement = judging.judge(
         judging.Music(played.notes, pieces[:num_primers]),
         judging.Music(real, pieces[:num_primers]),
         judging.Music([performance.notes for performance in held_out], pieces),
-        [performance.notes for performance in manifest.read_performances("train")],
+        train_notes,
         first=judging.PRIMER_NOTES,
     )
     title = f"{num_primers} continuations of {judging.CONTINUATION_NOTES} notes, beside real music of the {split} split"
@@ -204,11 +214,11 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
         "dataset": manifest.sha256,
     }
     name = os.path.basename(path)
+    say(f"drawing {picture}")
     with mirror.uploaded(os.path.dirname(path) or ".", last=[name]) as directory:
         plots.judgement(judgement, os.path.join(directory, os.path.basename(picture)), title=title)
         write_json(os.path.join(directory, name), document)
-    if not _QUIET.value:
-        print(f"{_judgement_in_words(document)}\n{path}\n{picture}")
+    cli.show(f"{_judgement_in_words(document)}\n{path}\n{picture}")
 
 
 def _held_out(manifest: Manifest, split: str) -> tuple[list[Performance], int]:

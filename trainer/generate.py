@@ -9,6 +9,7 @@ from absl import flags
 from notes import cli, storage
 from notes.errors import UserError
 from notes.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
+from notes.progress import say, track
 from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import startup
@@ -35,7 +36,6 @@ _PEDAL = flags.DEFINE_bool(
     "pedal", None, "play a sustain pedal too (controller 64), by a rule; the default where durations are those of keys"
 )
 _AUDIO = flags.DEFINE_bool("audio", False, "also write a .wav of each sample")
-_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 _ROLL_NOTES = 2000  # notes that a piano roll shows at most ...
 _ROLL_PRIMER_NOTES = 200  # ... and so many of them before the seam, if the primer has them
@@ -93,10 +93,11 @@ def main() -> int:
         temperature=temperature,
         top_p=top_p,
         seed=_SEED.value,
-        quiet=_QUIET.value,
+        quiet=False,
     )
     storage.make_directories(output)
     remove_former(output)
+    say(f"writing {len(samples.notes):,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with mirror.uploaded(output, last=[DOCUMENT_NAME]) as directory:
         files = [
             _write_sample(
@@ -106,7 +107,9 @@ def main() -> int:
                 primer_notes,
                 continued_pedal(primer.pedal, notes, primer_notes, by_rule=plays_pedal),
             )
-            for index, notes in enumerate(samples.notes)
+            for index, notes in enumerate(
+                track(samples.notes, total=len(samples.notes), unit="sample", description="writing")
+            )
         ]
         if _NUM_NOTES.value > 1:
             _draw_distributions(run, directory, samples.notes, primer_notes)
@@ -126,12 +129,11 @@ def main() -> int:
             "samples": files,
         }
         write_json(os.path.join(directory, DOCUMENT_NAME), document)
-    if not _QUIET.value:
-        print(
-            f"done: {_NUM_SAMPLES.value} x {_NUM_NOTES.value} notes at {samples.notes_per_second:,.0f} notes/s"
-            + (f", sound by {files[0]['synthesizer']}" if _AUDIO.value else "")
-            + f"; {output}"
-        )
+    cli.show(
+        f"done: {_NUM_SAMPLES.value} x {_NUM_NOTES.value} notes at {samples.notes_per_second:,.0f} notes/s"
+        + (f", sound by {files[0]['synthesizer']}" if _AUDIO.value else "")
+        + f"; {output}"
+    )
     return 0
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import notes
+from notes import progress
 from notes.errors import UserError
 from notes.manifest import Manifest
 from trainer import checkpoints, mirror, run_page, workdir
@@ -28,7 +29,7 @@ from trainer.config import Config
 from trainer.dataset import NoteTable, Windows, chosen, load_table
 from trainer.export import export_model
 from trainer.model import model_variables
-from trainer.reports import NoReports, Reports, say
+from trainer.reports import NoReports, Reports
 from trainer.scoring import Scorer, figures, sums
 from trainer.signals import Interrupted, Signals
 from trainer.strategy import Workers, configure_devices, create_strategy, device_name
@@ -138,16 +139,24 @@ def train(
     started = time.monotonic() if started is None else started
     result = workdir.finished(config, manifest, directory)
     if result is not None:
-        say(f"{directory} is finished: {result.reason} at train_step {result.train_step:,}", quiet=quiet)
+        with progress.silenced(quiet):
+            progress.say(
+                f"{directory} is finished: {result.reason} at train_step {result.train_step:,}",
+                train_step=result.train_step,
+                reason=result.reason,
+            )
         return result
-    with mirror.mirrored(directory, keep=config.keep) as mirrored, contextlib.ExitStack() as held:
+    with (
+        progress.silenced(quiet),
+        mirror.mirrored(directory, keep=config.keep) as mirrored,
+        contextlib.ExitStack() as held,
+    ):
         run = functools.partial(
             _Run,
             config,
             manifest,
             mirrored,
             cluster,
-            quiet,
             profile,
             started,
             keepsakes,
@@ -176,7 +185,6 @@ class _Run:
         manifest: Manifest,
         mirrored: mirror.NoMirror,
         cluster: Cluster | None,
-        quiet: bool,
         profile: bool,
         started: float,
         keepsakes: bool,
@@ -187,7 +195,7 @@ class _Run:
     ) -> None:
         self._config, self._manifest = config, manifest
         self._mirror, self._directory = mirrored, mirrored.directory
-        self._quiet, self._started, self._keepsakes = quiet, started, keepsakes
+        self._started, self._keepsakes = started, keepsakes
         self._stop_at, self._on_score, self._stop = stop_at, on_score, stop
         self._monitor = Monitor()
         self._speed = Speed()
@@ -210,7 +218,11 @@ class _Run:
             train = train.part(self._performances)
         validation = load_table(manifest, "validation") if config.evaluate_every else None
         if cluster:
-            say(f"worker {cluster.index} of {cluster.size}, waiting for all: {', '.join(cluster.workers)}", quiet=quiet)
+            progress.say(
+                f"worker {cluster.index} of {cluster.size}, waiting for all: {', '.join(cluster.workers)}",
+                worker=cluster.index,
+                workers=cluster.size,
+            )
         # Several hosts must have found each other before TensorFlow runs its first operation.
         self._strategy = create_strategy(devices, cluster)
         self._windows = Windows(train, config)
@@ -249,7 +261,7 @@ class _Run:
         self._plan = self._load_plan()
         if self._is_chief:
             written = self._train_step - 1 if self._due else self._train_step
-            self._reports: NoReports = Reports(self._directory, written, config, quiet=quiet)
+            self._reports: NoReports = Reports(self._directory, written, config)
         else:
             self._reports = NoReports()
         self._profile = _Profile(self._train_step, self._reports) if profile else None
@@ -267,10 +279,14 @@ class _Run:
             f"{config.preset}: {self._parameters:,} parameters, {config.precision}, "
             f"{len(devices)} x {devices[0][:3]}{hosts}, "
             f"global batch {config.batch_size} = {config.batch_size // replicas} x {replicas} replicas{accumulated}, "
-            f"{self._windows.per_epoch:,} windows and {self._windows.targets_per_epoch:,} notes an epoch"
+            f"{self._windows.per_epoch:,} windows and {self._windows.targets_per_epoch:,} notes an epoch",
+            parameters=self._parameters,
+            precision=config.precision,
+            replicas=replicas,
+            global_batch_size=config.batch_size,
         )
         if self._train_step:
-            self._reports.say(f"resumed at train_step {self._train_step:,}")
+            self._reports.say(f"resumed at train_step {self._train_step:,}", train_step=self._train_step)
         horizon = int(self._state.horizon.numpy())
         if config.schedule == "cosine" and self._plan is not None and horizon != self._plan:
             self._reports.say(f"the learning rate falls until train_step {horizon:,}, as it was first planned")
@@ -391,7 +407,12 @@ class _Run:
             reason = self._signals.received or "peer"
             told = "another worker was told to end" if reason == "peer" else reason
             saved = f"saved at train_step {self._train_step:,}" if self._train_step else "nothing was trained yet"
-            say(f"{told}: {saved}; the same command goes on from there", quiet=self._quiet)
+            progress.say(
+                f"{told}: {saved}; the same command goes on from there",
+                severity="NOTICE",
+                train_step=self._train_step,
+                reason=reason,
+            )
         return self._result(reason)
 
     def _agree(self) -> bool:
@@ -443,6 +464,7 @@ class _Run:
             self._state.run(tf.constant(train_steps))
         else:
             # Compiling takes a while, and there is nothing yet to be saved.
+            self._reports.do("compiling the first train_steps")
             with self._signals.interrupting():
                 self._state.run(tf.constant(train_steps))
         self._train_step = int(self._state.train_step.numpy())
@@ -522,14 +544,16 @@ class _Run:
 
     def _score(self, validation: NoteTable) -> dict[str, float]:
         """Scores the validation split, each worker its share of the performances."""
+        self._reports.do("scoring the validation split")
         with self._state.scored_weights():
             if self._workers.size == 1:
                 with self._signals.interrupting():
-                    totals = sums(self._scorer.score(validation))
+                    totals = sums(self._scorer.score(validation, quiet=False))
             else:
                 # A worker that left others waiting for its share would break them all.
                 totals = self._workers.sum(sums(self._scorer.score(validation)))
             if self._is_chief and self._keepsakes and not self._signals.received:
+                self._reports.do("playing for TensorBoard")
                 self._reports.play(self._state.model, self._train_step, self._manifest)
         scores = figures(totals)
         nats = scores["nats_per_note"]
@@ -566,9 +590,11 @@ class _Run:
         if self._keepsakes:
             try:
                 with self._signals.interrupting():
+                    self._reports.do("exporting the best weights")
                     export_model(self._directory)
                     self._reports.draw()
                     self._leave_samples()
+                    self._reports.do("writing the report's page")
                     run_page.write(self._directory, named=self._mirror.named, result=self._result(reason))
             except Interrupted:
                 return self._signals.received or reason

@@ -16,19 +16,17 @@ import contextlib
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
-import tqdm
-
 from notes import storage
 from notes.errors import FileError, UnavailableError, UserError
 from notes.lease import LOCK_NAME, HeldError, Lease, LostError
 from notes.manifest import Manifest
+from notes.progress import say
 from trainer import checkpoints, workdir
 from trainer.config import CONFIG_NAME, Config
 
@@ -117,7 +115,7 @@ class Mirror(NoMirror):
                 try:
                     self.settle()
                 except UserError as error:
-                    _say(str(error))
+                    _warn(error)
             with self._changed:
                 is_lost = isinstance(self._error, LostError)
                 is_clean = is_lost or not self._begun or not (self._taken or self._uploading or self._error)
@@ -143,6 +141,8 @@ class Mirror(NoMirror):
                 f"{self._uri}: {error} is training in it: wait for it, or use another workdir"
             ) from error
         self._there = storage.generations(self._uri)
+        if self._there:
+            say(f"fetching what is in {self._uri}")
         loose = (CONFIG_NAME, workdir.RUN_NAME, *_GROWING)
         storage.download_all(
             self._uri, self.directory, [name for name in self._there if name.partition("/")[0] in loose]
@@ -200,6 +200,7 @@ class Mirror(NoMirror):
             FileError: it cannot be; it stays in the directory, which the message names.
         """
         self._settling = True
+        say(f"uploading to {self._uri}")
         self.publish()
         self.wait()
         if isinstance(self._error, FileError):
@@ -244,7 +245,7 @@ class Mirror(NoMirror):
                 error = caught
             shutil.rmtree(taken, ignore_errors=True)
             if isinstance(error, UnavailableError) and not self._settling:
-                _say(f"{error}; training goes on, and the next save is uploaded with all before it")
+                _warn(f"{error}; training goes on, and the next save is uploaded with all before it")
             with self._changed:
                 self._uploading, self._error = False, error
                 self._changed.notify_all()
@@ -309,6 +310,7 @@ def copied(directory: str) -> Iterator[str]:
     if not storage.is_remote(directory):
         yield directory
         return
+    say(f"fetching the newest weights of {directory}")
     with tempfile.TemporaryDirectory() as copy:
         for name in (workdir.BEST_NAME, workdir.CHECKPOINTS_NAME):
             if _fetch_newest(storage.join(directory, name), os.path.join(copy, name)):
@@ -329,6 +331,7 @@ def uploaded(directory: str, *, last: Sequence[str]) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as copy:
         yield copy
+        say(f"uploading to {directory}")
         storage.remove_all(storage.join(directory, name) for name in last)
         storage.upload_all(copy, directory, [name for name in storage.list_files(copy) if name not in last])
         for name in last:
@@ -406,7 +409,7 @@ def _fetch_newest(source: str, target: str) -> bool:
                 if checkpoints.is_whole(copy):
                     return True
                 shutil.rmtree(copy)
-                _say(f"checkpoint {storage.join(source, name)} is damaged: passed over")
+                _warn(f"checkpoint {storage.join(source, name)} is damaged: passed over")
             return False
         except storage.MissingError:
             # A run that goes on has removed it meanwhile, and has a newer one.
@@ -443,6 +446,5 @@ def _new_home(uri: str) -> tuple[str, BinaryIO]:
     return home, lock
 
 
-def _say(line: str) -> None:
-    """Prints a line on stderr, above a bar where there is one."""
-    tqdm.tqdm.write(" ".join(line.split()), file=sys.stderr)
+def _warn(trouble: object) -> None:
+    say(" ".join(str(trouble).split()), severity="WARNING")

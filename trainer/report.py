@@ -9,6 +9,7 @@ from absl import flags
 from notes import cli, storage
 from notes.errors import UserError
 from notes.manifest import Manifest
+from notes.progress import say
 from trainer import startup
 from trainer.workdir import METRICS_NAME, load_config, load_run
 
@@ -19,7 +20,6 @@ _DATA = flags.DEFINE_string(
 _BESIDE = flags.DEFINE_list(
     "beside", [], "workdirs of other runs, scored on the same dataset: their scores stand in this one's tables"
 )
-_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 
 def main() -> int:
@@ -39,12 +39,11 @@ def main() -> int:
     else:
         manifest = run_page.dataset(run)
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
-        samples.add_sounds(workdir, quiet=_QUIET.value)
+        samples.add_sounds(workdir, quiet=False)
     else:
         _play(workdir, manifest, run.get("sustain", "ignore"))
-    path = run_page.write(workdir, beside=_BESIDE.value)
-    if not _QUIET.value:
-        print(path)
+    say("writing the report's page")
+    cli.show(run_page.write(workdir, beside=_BESIDE.value))
     return 0
 
 
@@ -59,9 +58,7 @@ def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
     primers = samples.primers(manifest) if manifest else []
     if not primers and trained.model.config.positions == "last":
         return  # It was never shown how a performance begins.
-    samples.make(
-        Player(trained.model), primers, workdir, train_step=trained.train_step, sustain=sustain, quiet=_QUIET.value
-    )
+    samples.make(Player(trained.model), primers, workdir, train_step=trained.train_step, sustain=sustain, quiet=False)
 
 
 if __name__ == "__main__":

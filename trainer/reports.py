@@ -4,14 +4,12 @@ import dataclasses
 import datetime
 import json
 import os
-import sys
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
-import tqdm
 
-from notes import storage
+from notes import progress, storage
 from notes.errors import UserError
 from notes.manifest import Manifest
 from notes.midi import NO_PEDAL
@@ -26,16 +24,13 @@ from trainer.pedal import legato_pedal
 from trainer.sampling import Player
 from trainer.workdir import METRICS_NAME, SUMMARIES_NAME
 
+if TYPE_CHECKING:
+    import tqdm
+
 LOSSES_NAME = "losses.png"
 
 _PLAYED_NOTES, _PLAYED_SAMPLES = 128, 8  # what is played for TensorBoard at each evaluation
 _HEARD_SECONDS = 10  # of the first sample; TensorBoard keeps all sound as it is, half a megabyte for that
-
-
-def say(line: str, *, quiet: bool = False) -> None:
-    """Prints a line on stderr, above a bar where there is one."""
-    if not quiet:
-        tqdm.tqdm.write(line, file=sys.stderr)
 
 
 class NoReports:
@@ -53,8 +48,11 @@ class NoReports:
     def start(self, planned: int | None, train_step: int) -> None:
         """Shows how many train_steps there will be; None where that is still being measured."""
 
-    def say(self, line: str) -> None:
-        """Prints a line."""
+    def say(self, line: str, **figures: Any) -> None:
+        """Says a line."""
+
+    def do(self, activity: str) -> None:
+        """Says what is done between train_steps, such as scoring; after it, training goes on."""
 
     def count(self, train_steps: int, seconds: float) -> None:
         """Takes in one call of train_steps."""
@@ -83,19 +81,17 @@ class Reports(NoReports):
             writes them again.
         train_step: the last one whose report is to stay.
         config: the run, for TensorBoard's table of hyperparameters.
-        quiet: shows nothing on stderr.
 
     Attributes:
         summaries: the directory that TensorBoard reads.
     """
 
-    def __init__(self, workdir: str, train_step: int, config: Config, *, quiet: bool) -> None:
+    def __init__(self, workdir: str, train_step: int, config: Config) -> None:
         self.summaries = os.path.join(workdir, SUMMARIES_NAME)
         self._workdir = workdir
         self._path = os.path.join(workdir, METRICS_NAME)
-        self._quiet = quiet
-        self._terminal = sys.stderr.isatty() and not quiet
         self._bar: tqdm.tqdm | None = None
+        self._done_before: set[str] = set()
         self._seconds = 0.0
         self._planned: int | None = None
         self._player: Player | None = None
@@ -111,6 +107,7 @@ class Reports(NoReports):
     def __exit__(self, *_: object) -> None:
         """Ends the bar's line and flushes what TensorBoard reads."""
         if self._bar is not None:
+            self._bar.set_description_str("training")
             self._bar.close()
         self._writer.close()
 
@@ -153,24 +150,31 @@ class Reports(NoReports):
     def start(self, planned: int | None, train_step: int) -> None:
         """Shows how many train_steps there will be; None where that is still being measured."""
         self._planned = planned
-        if self._terminal:
-            if self._bar is not None:
-                self._bar.close()
-            self._bar = tqdm.tqdm(
-                total=planned, initial=train_step, unit="step", desc="training", dynamic_ncols=True, file=sys.stderr,
-                leave=planned is not None,
-            )  # fmt: skip
-        elif planned is not None:
-            self.say(f"training to train_step {planned:,}")
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = progress.bar(
+            total=planned, unit="train_step", description="training", initial=train_step, leave=planned is not None
+        )
+        if self._bar is None and planned is not None:
+            self.say(f"training to train_step {planned:,}", train_step=train_step, planned=planned)
 
-    def say(self, line: str) -> None:
-        """Prints a line, above the bar where there is one."""
-        say(line, quiet=self._quiet)
+    def say(self, line: str, **figures: Any) -> None:
+        """Says a line, with the figures it tells as fields where lines are JSON."""
+        progress.say(line, **figures)
+
+    def do(self, activity: str) -> None:
+        """Says what is done between train_steps: on the bar, or in a log once, since it is much the same each time."""
+        if self._bar is not None:
+            self._bar.set_description_str(activity)
+        elif activity not in self._done_before:
+            self.say(activity)
+        self._done_before.add(activity)
 
     def count(self, train_steps: int, seconds: float) -> None:
         """Takes in one call of train_steps."""
         self._seconds += seconds
         if self._bar is not None:
+            self._bar.set_description_str("training", refresh=False)
             self._bar.update(train_steps)
 
     def write(self, report: dict[str, Any], targets: float, seconds_per_step: float | None) -> None:
@@ -238,7 +242,7 @@ class Reports(NoReports):
             return  # It was never shown how a performance begins.
         samples.make(
             self._player_of(model), primers, self._workdir, train_step=train_step, sustain=_sustain(manifest),
-            quiet=self._quiet,
+            quiet=False,
         )  # fmt: skip
 
     def _player_of(self, model: NextNoteModel) -> Player:
@@ -265,12 +269,16 @@ class Reports(NoReports):
                 self.say(f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}")
             return
         left = ""
+        seconds: float | None = None
         if self._planned is not None and seconds_per_step is not None:
             seconds = (self._planned - report["train_step"]) * seconds_per_step
             left = f", {datetime.timedelta(seconds=round(seconds))} left"
         self.say(
             f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}, "
-            f"{report['notes_per_second']:,.0f} notes/s{left}"
+            f"{report['notes_per_second']:,.0f} notes/s{left}",
+            **report,
+            planned=self._planned,
+            seconds_left=seconds,
         )
 
 

@@ -7,7 +7,6 @@ and is shown of a sample is an excerpt: the end of its primer, and what was play
 import json
 import os
 import re
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -18,7 +17,7 @@ from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
 from notes.midi import NO_PEDAL, read_midi, read_pedal, write_midi
-from notes.progress import Meter
+from notes.progress import Meter, say, silenced
 from notes.representation import Notes, on_one_keyboard
 
 if TYPE_CHECKING:
@@ -208,8 +207,8 @@ def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> Non
         if missing:
             sound.compressor()
     except sound.CannotCompressError as error:
-        if not quiet:
-            print(f"the samples have no sound: {error}", file=sys.stderr)
+        with silenced(quiet):
+            say(f"the samples have no sound: {error}", severity="NOTICE")
         return
     # The libraries that play and compress let other threads go on.
     with (

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from notes.errors import UserError
-from notes.progress import Meter
+from notes.progress import Meter, say, silenced
 from notes.representation import FIELDS, Notes
 from trainer.dataset import START_PITCH, NoteArrays
 from trainer.heads import UNIFORMS_PER_NOTE
@@ -97,6 +97,8 @@ class Player:
         temperatures = tf.constant(_by_field(temperature), hidden.dtype)
         # Where nothing is left out, nothing is compiled for it.
         shares = tuple(None if share == 1 else tf.constant(share, hidden.dtype) for share in _by_field(top_p))
+        with silenced(quiet):
+            say(f"playing {samples:,} x {num_notes:,} notes", samples=samples, num_notes=num_notes)
         # Compiles, and draws nothing: the speed is that of playing.
         self._draw(tf.constant(0), hidden, state, weights, tf.constant(uniforms[0]), temperatures, shares)
         begun = time.monotonic()

@@ -5,6 +5,7 @@ import sys
 import tempfile
 
 from notes.errors import UserError
+from notes.progress import say
 
 
 def import_tensorflow() -> None:
@@ -14,6 +15,7 @@ def import_tensorflow() -> None:
     nothing of the kind that reads like a warning.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    say("loading TensorFlow")
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:

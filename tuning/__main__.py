@@ -55,7 +55,6 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "remove a study that is in th
 _RETRAIN_BEST = flags.DEFINE_bool(
     "retrain_best", False, "train the best config at the start config's full length, in WORKDIR/best"
 )
-_QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 
 
 def _start() -> Config:
@@ -93,7 +92,7 @@ def main() -> int:
     )
     from tuning import search
 
-    run = search.Search(space, start, settings, manifest, workdir, quiet=_QUIET.value)
+    run = search.Search(space, start, settings, manifest, workdir, quiet=cli.QUIET.value)
     if role.name == "worker":
         startup.import_tensorflow()
         return run.worker(role, patience=_PATIENCE.value)

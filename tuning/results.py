@@ -12,16 +12,18 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tqdm
 
-from notes import storage
+from notes import progress, storage
 from trainer.config import Config
 from trainer.workdir import write_json
 from tuning.space import Parameter, Space, notes_per_train_step, same_notes
 from tuning.study import SAME_SHARE, Settings, TrialRecord, best_of
+
+if TYPE_CHECKING:
+    import tqdm
 
 TRIALS_NAME = "trials.json"
 BEST_CONFIG_NAME = "best_config.json"
@@ -29,6 +31,7 @@ REPORT_NAME = "report.html"
 SUMMARIES_NAME = "summaries"
 
 _EVENTS_NAME = "events.out.tfevents.study"  # TensorBoard reads what has tfevents in its name
+_STATUS_SECONDS = 30.0  # between two lines that tell a log how a study comes on
 _LOG_WIDTH = 100  # columns, where there is no terminal to ask
 
 
@@ -241,7 +244,9 @@ def seconds_left(standing: Standing) -> float | None:
 
 
 class Progress:
-    """Shows a study as it goes, on stderr: a line a trial as it ends and, on a terminal, one that is kept up to date.
+    """Shows a study as it goes, on stderr: a line a trial as it ends, and how the others come on.
+
+    That is a line which is kept up to date on a terminal, and one now and then elsewhere.
 
     A context manager.
 
@@ -253,6 +258,7 @@ class Progress:
         self._quiet = quiet
         self._shown: set[str] | None = None
         self._bar: tqdm.tqdm | None = None
+        self._next_line = time.monotonic() + _STATUS_SECONDS
 
     def __enter__(self) -> "Progress":
         """Returns it."""
@@ -272,20 +278,34 @@ class Progress:
         if self._shown is None:
             self._shown = {record.id for record in ended}
             if ended:
-                self._say(f"resumed: {' '.join(conclusion(standing))}")
-            for line in table.head:
-                self._say(line)
-            if sys.stderr.isatty():
-                self._bar = tqdm.tqdm(bar_format="{desc}", dynamic_ncols=True, file=sys.stderr, leave=False)
+                progress.say(f"resumed: {' '.join(conclusion(standing))}")
+            if not progress.is_json():
+                for line in table.head:
+                    progress.say(line)
+            self._bar = progress.bar(total=None, unit="trial", description="", bar_format="{desc}", leave=False)
         for record in ended:
             if record.id not in self._shown:
                 self._shown.add(record.id)
-                self._say(table.row(record))
+                _say_ended(record, table)
         if self._bar is not None:
             self._bar.set_description_str(_status(standing))
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _STATUS_SECONDS
+            progress.say(
+                _status(standing),
+                ended=len(ended),
+                best=standing.best.score if standing.best else None,
+                seconds_left=seconds_left(standing),
+            )
 
-    def _say(self, line: str) -> None:
-        tqdm.tqdm.write(line, file=sys.stderr)
+
+def _say_ended(record: TrialRecord, table: "_Table") -> None:
+    """Says what came of a trial: a row of the table or, where that has no head, a sentence with its figures."""
+    line = table.row(record)
+    if progress.is_json():
+        score = "" if record.score is None else f", {record.score:.3f} nats/note"
+        line = f"trial {record.id}: {record.state}{score}{f' ({record.reason})' if record.state == 'failed' else ''}"
+    progress.say(line, trial=record.id, state=record.state, score=record.score, seconds=record.seconds)
 
 
 def final_table(standing: Standing) -> str:

@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
+from notes.progress import is_json, say
 from trainer import run_page
 from trainer.config import Config
 from trainer.workdir import METRICS_NAME
@@ -60,7 +62,7 @@ class Search:
         """Leads and trains in one process; returns the exit status."""
         with self._opened(overwrite) as study:
             with self._shown(study):
-                status = self._work(study, role.worker)
+                status = self._work(study, role.worker, quiet=True)
             if status:
                 self._say("told to end: the same command goes on with the study")
             else:
@@ -79,15 +81,17 @@ class Search:
         from tuning import service
 
         with self._opened(overwrite) as study, service.serve(study, role.address) as calls:
-            self._say(f"chief: listening on {role.address}, {self._settings.max_trials} trials")
+            trials = self._settings.max_trials
+            self._say(f"chief: listening on {role.address}, {trials} trials", address=role.address, max_trials=trials)
             with self._shown(study):
                 while not study.is_done:
                     time.sleep(_LOOK_SECONDS)
                     if calls.silent_seconds > max_idle:
-                        print(
+                        say(
                             f"chief: heard of no worker for {max_idle:.0f} s: start workers and then the same command, "
                             "which goes on with the study",
-                            file=sys.stderr,
+                            severity="ERROR",
+                            exit_status=EXIT_NO_WORKER,
                         )
                         return EXIT_NO_WORKER
             self._conclude(study)
@@ -109,7 +113,7 @@ class Search:
 
         identity = fingerprint(self._space, self._start, self._settings)
         with service.StudyClient(role.address, identity, patience=patience) as client:
-            return self._work(client, role.worker)
+            return self._work(client, role.worker, quiet=self._quiet)
 
     def retrain_best(self, data: str) -> int:
         """Trains the best config at full length, by the trainer's own command; returns its exit status."""
@@ -117,7 +121,8 @@ class Search:
         workdir = os.path.join(self._workdir, BEST_NAME)
         command = [sys.executable, "-m", "trainer", f"--data={data}", f"--workdir={workdir}", f"--config={config}"]
         # A process of its own: this one's TensorFlow, if it has any, may hold the devices' memory.
-        process = subprocess.Popen([*command, *(["--quiet"] if self._quiet else [])])
+        manner = ["--quiet"] * self._quiet + ["--log_json"] * is_json()
+        process = subprocess.Popen([*command, *manner])
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             while True:
@@ -189,6 +194,6 @@ class Search:
                 "that right, then give --overwrite or another workdir"
             )
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, **figures: Any) -> None:
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            say(line, **figures)

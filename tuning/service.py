@@ -8,7 +8,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import grpc
 
 from notes.errors import UserError
+from notes.progress import say
 from tuning.study import Assignment, Done, Outcome, Study, Wait
 
 _SERVICE = "sostenuto.Study"
@@ -195,7 +195,7 @@ class StudyClient:
                         "--chief_address"
                     ) from error
             if not told:
-                print(f"waiting for the chief at {self._address}", file=sys.stderr, flush=True)
+                say(f"waiting for the chief at {self._address}", chief=self._address)
                 told = True
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

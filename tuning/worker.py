@@ -15,6 +15,7 @@ from typing import Protocol
 from notes.errors import FileError, UserError
 from notes.lease import LostError
 from notes.manifest import Manifest
+from notes.progress import say, silenced
 from trainer.config import Config
 from trainer.workdir import Busy, Result
 from tuning.space import Space
@@ -67,6 +68,7 @@ def work(
     settings: Settings,
     manifest: Manifest,
     workdir: str,
+    quiet: bool,
 ) -> int:
     """Trains trial after trial until the study is done, or the worker is told to end.
 
@@ -78,6 +80,7 @@ def work(
         settings: how long a trial is, and on how much of the corpus.
         manifest: the dataset.
         workdir: the study's.
+        quiet: shows no progress of a trial's training.
 
     Returns:
         The exit status: 0, or 128 + the signal that ended it.
@@ -93,6 +96,8 @@ def work(
         if isinstance(answer, Wait):
             time.sleep(answer.seconds)
             continue
+        with silenced(quiet):
+            say(f"trial {answer.trial}, attempt {answer.attempt}", trial=answer.trial, attempt=answer.attempt)
         begun = time.monotonic()
         fault: FileError | None = None
         with _beating(source, answer) as stop:
@@ -103,10 +108,18 @@ def work(
             else:
                 config = config.replace(corpus_share=settings.corpus_share)
                 try:
-                    ended = _train(source, answer, config, manifest, workdir, stop)
+                    ended = _train(source, answer, config, manifest, workdir, stop, quiet=quiet)
                 except FileError as error:
                     fault, ended = error, _Ended("interrupted", None, _one_line(error), 0)
         seconds = time.monotonic() - begun
+        with silenced(quiet):
+            score = "" if ended.score is None else f", {ended.score:.3f} nats/note"
+            say(
+                f"trial {answer.trial}: {ended.outcome} ({ended.reason}){score}",
+                trial=answer.trial,
+                outcome=ended.outcome,
+                score=ended.score,
+            )
         source.end(answer.trial, answer.attempt, ended.outcome, ended.score, ended.reason, seconds, ended.train_step)
         if fault:
             raise fault
@@ -144,6 +157,8 @@ def _train(
     manifest: Manifest,
     workdir: str,
     stop: threading.Event,
+    *,
+    quiet: bool = True,
 ) -> _Ended:
     """One attempt at a trial; whatever goes wrong with it is its outcome.
 
@@ -171,7 +186,7 @@ def _train(
     stop_at = math.ceil(config.steps * assignment.stop_at_share)
     directory = os.path.join(workdir, assignment.directory)
     train = functools.partial(
-        loop.train, config, manifest, directory, quiet=True, keepsakes=False, stop_at=stop_at, on_score=on_score,
+        loop.train, config, manifest, directory, quiet=quiet, keepsakes=False, stop_at=stop_at, on_score=on_score,
         stop=stop,
     )  # fmt: skip
     try:
