@@ -73,8 +73,8 @@ def _preprocess(config: Config, beam_args: Sequence[str], *, wait: bool) -> Mani
         return _preprocess_on_dataflow(work, beam_args, wait=wait)
     with (
         _output_directory(config),
-        Meter(total=len(corpus.files), unit="file", description="preprocess") as meter,
         pipeline_options(beam_args) as options,
+        Meter(total=len(corpus.files), unit="file", description="preprocess") as meter,
     ):
         from beam_preprocess import transforms
 

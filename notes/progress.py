@@ -10,6 +10,7 @@ import datetime
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -117,7 +118,19 @@ def bar(*, total: int | None, unit: str, description: str, **options: Any) -> "t
 
     if os.environ.get("NO_COLOR"):  # https://no-color.org; tqdm itself heeds only its own TQDM_COLOUR.
         options["colour"] = None
-    return tqdm.tqdm(total=total, unit=f" {unit}s", desc=description, dynamic_ncols=True, file=sys.stderr, **options)
+    if _knows_its_size():
+        options["dynamic_ncols"] = True
+    else:
+        options["ncols"], options["nrows"] = shutil.get_terminal_size()
+    return tqdm.tqdm(total=total, unit=f" {unit}s", desc=description, file=sys.stderr, **options)
+
+
+def _knows_its_size() -> bool:
+    """Whether the terminal says how large it is; one that a program opened may say 0, and tqdm would show nothing."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:
+        return False
 
 
 class Meter:

@@ -165,7 +165,7 @@ class Reports(NoReports):
     def do(self, activity: str) -> None:
         """Says what is done between train_steps: on the bar, or in a log once, since it is much the same each time."""
         if self._bar is not None:
-            self._bar.set_description_str(activity)
+            self._bar.set_description_str(activity.partition(" ")[0])  # There is little room beside it.
         elif activity not in self._done_before:
             self.say(activity)
         self._done_before.add(activity)

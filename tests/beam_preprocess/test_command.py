@@ -103,7 +103,7 @@ def test_help_is_quick_and_knows_the_flags():
     assert time.monotonic() - started < 3  # A second on an idle machine; Beam alone would take longer than this.
     assert process.returncode == 0
     names = "input metadata output split_fractions piece_from num_shards sustain max_rejected_fraction overwrite quiet"
-    names += " isolate_parsing"
+    names += " isolate_parsing log_json"
     assert all(f"--{name}" in process.stdout.replace("[no]", "") for name in names.split())
     imported = (
         "import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module('beam_preprocess', run_name='__main__')"
@@ -247,7 +247,7 @@ runpy.run_module("beam_preprocess", run_name="__main__", alter_sys=True)
 
 def interrupt_within_a_shard(corpus_directory: Path, output: Path, number: signal.Signals) -> tuple[int, str]:
     """Starts a run, sends it a signal while it is writing, and returns its status and what it said."""
-    command = [sys.executable, "-c", ENDLESS, f"--input={corpus_directory}", f"--output={output}"]
+    command = [sys.executable, "-c", ENDLESS, f"--input={corpus_directory}", f"--output={output}", "--quiet"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60

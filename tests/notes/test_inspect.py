@@ -61,7 +61,8 @@ def inspect(*arguments, **environment):
 
 def shown(*arguments, **environment) -> str:
     process = inspect(*arguments, **environment)
-    assert (process.returncode, process.stderr) == (0, "")
+    assert process.returncode == 0, process.stderr
+    assert all(line.startswith(("listing gs://", "drawing ")) for line in process.stderr.splitlines())
     return process.stdout
 
 

@@ -1,6 +1,7 @@
 """The three commands as a user starts them: what they say, the status they leave, the files they write."""
 
 import dataclasses
+import datetime
 import json
 import re
 import resource
@@ -34,19 +35,26 @@ CHECKPOINT = {"checkpoint.json", "variables.index", "variables.data-00000-of-000
 PRIMER = [60, 64, 67, 72, 67, 64]
 PRIMER_PEDAL = np.array([[100_000, 700_000]])
 FLAGS = {
-    "trainer": {"data", "workdir", "preset", "config", "quiet", "seq_length", "units", "layers", "batch_size", "steps",
-                "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed", "checkpoint_every",
-                "pitch_weight", "step_weight", "duration_weight"},
+    "trainer": {"data", "workdir", "preset", "config", "quiet", "log_json", "seq_length", "units", "layers",
+                "batch_size", "steps", "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed",
+                "checkpoint_every", "pitch_weight", "step_weight", "duration_weight"},
     "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "temperature", "top_p",
-                         "seed", "quiet"},
+                         "seed", "quiet", "log_json"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
-                         "top_p", "seed", "pedal", "audio", "quiet"},
-    "trainer.report": {"workdir", "data", "quiet"},
+                         "top_p", "seed", "pedal", "audio", "quiet", "log_json"},
+    "trainer.report": {"workdir", "data", "quiet", "log_json"},
 }  # fmt: skip
 
 
 def run(command: str, *flags: str) -> CompletedProcess[str]:
     return run_python("-m", command, *flags)
+
+
+def assert_went_well(process) -> None:
+    """Status 0, and on stderr nothing but lines of our own that say what is being done."""
+    assert process.returncode == 0, process.stderr
+    ours = r"(loading|scoring|counting|playing|sounding|comparing|drawing|writing|reading) .+|\w+: \d.+"
+    assert not [line for line in process.stderr.splitlines() if not re.fullmatch(ours, line)]
 
 
 def files(directory) -> set[str]:
@@ -229,10 +237,11 @@ def processes(tmp_path_factory, dataset, places):
         (here / "one" / name).write_text("of an earlier call")
     music = ["trainer.generate", workdir, f"--primer={places['primer.mid']}", "--num_notes=30", "--seed=7"]
     at_once = {
-        "train": ["trainer", data, workdir, tiny, "--dropout=0.1", f"--steps={STEPS}"],
+        "train": ["trainer", data, workdir, tiny, "--dropout=0.1", f"--steps={STEPS}", "--log_json"],
         "diverge": ["trainer", data, f"--workdir={here / 'diverged'}", tiny, "--learning_rate=1e30", "--steps=50",
                     "--warmup_steps=0", "--evaluate_every=0", "--quiet"],
-        "tutorial": ["trainer.evaluate", data, f"--workdir={tutorial}", f"--output={here / 'tutorial.json'}"],
+        "tutorial": ["trainer.evaluate", data, f"--workdir={tutorial}", f"--output={here / 'tutorial.json'}",
+                     "--quiet"],
     }  # fmt: skip
     once_trained = {
         "generate": [*music, f"--output={here / 'two'}", "--num_samples=2", "--audio"],
@@ -247,7 +256,7 @@ def processes(tmp_path_factory, dataset, places):
         ],
         "long": ["trainer.generate", workdir, f"--primer={places['long.mid']}", "--num_notes=30",
                  f"--output={here / 'of a long primer'}", "--quiet"],
-        "evaluate": ["trainer.evaluate", data, workdir],
+        "evaluate": ["trainer.evaluate", data, workdir, "--log_json"],
         "judge": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'judged.json'}",
                   "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95"],
         "finished": ["trainer", data, workdir],
@@ -330,7 +339,7 @@ def test_training_reports_as_the_contract_says(workdir, processes):
 
 def test_evaluation_writes_the_contracts_figures(dataset, workdir, processes):
     process = processes[1]["evaluate"]
-    assert (process.returncode, process.stderr) == (0, "")
+    assert process.returncode == 0, process.stderr
     figures = json.loads((workdir / "evaluation-test.json").read_text())
     assert figures.keys() >= {
         "nats_per_note", "pitch_top1", "pitch_top5", "step_within_30ms", "notes", "performances", "train_step"
@@ -351,6 +360,28 @@ def test_evaluation_writes_the_contracts_figures(dataset, workdir, processes):
     assert str(workdir / "evaluation-test.json") in process.stdout
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_for_a_machine_every_line_on_stderr_is_an_object(processes, command):
+    lines = [json.loads(line) for line in processes[1][command].stderr.splitlines()]
+    for line in lines:
+        assert datetime.datetime.fromisoformat(line["time"]).utcoffset() == datetime.timedelta(0)
+        assert line["severity"] == "INFO"
+    messages = [line["message"] for line in lines]
+    assert (messages[0], messages[-1]) == ("loading TensorFlow", "writing the report's page")
+
+
+def test_the_figures_of_a_line_are_its_fields(workdir, processes):
+    said = [json.loads(line) for line in processes[1]["train"].stderr.splitlines()]
+    reports = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    told = [line for line in said if "loss" in line]
+    assert len(told) == len(reports)
+    for line, report in zip(told, reports, strict=True):
+        assert line.items() >= report.items()
+        assert f"train_step {report['train_step']}: loss {report['loss']:.3f}" in line["message"]
+        assert line["planned"] == STEPS
+        assert line["seconds_left"] is None or line["seconds_left"] >= 0
+
+
 def test_scores_by_composer_stand_in_the_file_and_on_the_terminal(workdir, processes):
     composers = json.loads((workdir / "evaluation-test.json").read_text())["by_composer"]
     assert list(composers) == ["Clara Schumann", "Fanny Hensel"]
@@ -365,7 +396,7 @@ def test_scores_by_composer_stand_in_the_file_and_on_the_terminal(workdir, proce
 def test_judging_writes_its_figures_and_a_picture(processes):
     here, finished = processes
     process = finished["judge"]
-    assert (process.returncode, process.stderr) == (0, "")
+    assert_went_well(process)
     figures = json.loads((here / "judged.json").read_text())
     assert figures["distributions"].keys() == {
         "pitch", "pitch_class", "interval", "step", "duration", "velocity", "polyphony", "notes_per_second"
@@ -430,7 +461,7 @@ def test_a_model_without_densities_is_scored_through_its_residuals(processes):
 def test_generation_leaves_exactly_its_files(processes):
     here, finished = processes
     process = finished["generate"]
-    assert (process.returncode, process.stderr) == (0, "")
+    assert_went_well(process)
     samples = [f"sample-{index:03d}" for index in (0, 1)]
     assert files(here / "two") == {
         "samples.json",

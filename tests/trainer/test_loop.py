@@ -80,7 +80,7 @@ def test_checkpoints_from_another_workdir_are_not_gone_on_from(dataset, without_
     (tmp_path / "w" / "config.json").write_text(config.to_json())
     shutil.copytree(without_progress / "checkpoints", tmp_path / "w" / "checkpoints")
     before = files(tmp_path / "w" / "checkpoints")
-    process = train(dataset, tmp_path / "w")
+    process = train(dataset, tmp_path / "w", "--quiet")
     assert (process.returncode, process.stdout) == (2, ""), process.stderr
     (line,) = process.stderr.splitlines()
     assert line.startswith(f"trainer: {tmp_path / 'w' / 'checkpoints'}")

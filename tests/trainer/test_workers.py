@@ -136,7 +136,7 @@ def test_a_finished_run_is_left_alone_by_every_worker(dataset, told_to_end, alon
     # Without the third: nobody waits for anybody.
     for process in run_all(workers(3, dataset, workdir)[:2]):
         assert process.returncode == 0
-        assert f"{workdir} is finished: steps at train_step" in one_line(process)
+        assert f"{workdir} is finished: steps at train_step" in process.stderr
     assert {name: (workdir / name).stat().st_mtime_ns for name in files(workdir)} == before
 
 

@@ -85,7 +85,7 @@ class Trials:
 def do(source, data, directory, *, settings=SETTINGS, space=SPACE) -> int:
     return worker.work(
         source, "tuner0", space=space, start=START, settings=settings, manifest=Manifest.load(data),
-        workdir=str(directory),
+        workdir=str(directory), quiet=True,
     )  # fmt: skip
 
 
