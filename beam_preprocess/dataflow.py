@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Seconds between two looks at a job: soon at first, since a mistake shows early.
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
+# Between two lines that say that a job still goes on.
+LINE_SECONDS = 300.0
 # A job has failed some time before the message appears that says why; Beam's own runner waits as long.
 MESSAGE_SECONDS = 50.0
 
@@ -162,13 +164,18 @@ class Jobs:
             UserError: it failed through the user's mistake.
             JobFailedError: it ended in any other way.
         """
-        said, delay = None, FIRST_DELAY
+        said, delay, begun = None, FIRST_DELAY, time.monotonic()
+        next_line = begun + LINE_SECONDS
         while True:
             job = self._client.get_job(job.id)
             state = job.current_state
             if state != said:
                 say(f"{self.name}: {state.name}", job=job.id, state=state.name)
                 said = state
+            elif time.monotonic() >= next_line:
+                next_line = time.monotonic() + LINE_SECONDS
+                minutes = round((time.monotonic() - begun) / 60)
+                say(f"{self.name}: {state.name}, waited {minutes:,} minutes", job=job.id, state=state.name)
             if not self.is_active(job):
                 break
             time.sleep(delay)
