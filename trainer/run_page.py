@@ -218,7 +218,7 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
         UserError: it is no workdir, or there are none.
     """
     name = f"{load_config(workdir).preset}, {os.path.basename(workdir.rstrip('/'))}"
-    same = {
+    same: dict[str, Mapping[str, Any]] = {
         split: own
         for split, own in _of_splits(workdir, "evaluation").items()
         if split in evaluations and own["dataset"] == evaluations[split]["dataset"]

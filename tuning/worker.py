@@ -92,6 +92,7 @@ def work(
     while True:
         answer = source.next_trial(worker)
         if isinstance(answer, Done):
+            say(f"the search is done: {answer.reason}")
             return 0
         if isinstance(answer, Wait):
             time.sleep(answer.seconds)
