@@ -143,7 +143,7 @@ def test_a_mistake_is_said_and_writes_nothing(gcs, corpus_directory, tmp_path, p
 
 def test_a_mistake_found_while_running_is_one_line_and_status_2(gcs, corpus_directory):
     gcs.forbid("bucket", "storage.objects.create")
-    process = run_python("-m", "beam_preprocess", f"--input={corpus_directory}", "--output=gs://bucket/out")
+    process = run_python("-m", "beam_preprocess", f"--input={corpus_directory}", "--output=gs://bucket/out", "--quiet")
     assert (process.returncode, process.stdout) == (2, "")
     (line,) = process.stderr.splitlines()
     assert "lacks the permission storage.objects.create on bucket bucket: grant it" in line
