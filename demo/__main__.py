@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from notes import cli
+from notes import cli, progress
 from notes.errors import UserError
 
 CHORALES = Path("corpora/bach-chorales")
@@ -38,7 +38,8 @@ class Stage:
         Raises:
             SystemExit: with the command's own status, if it fails.
         """
-        command = [_python(), "-m", self.module, *self.arguments, *(["--quiet"] if quiet else [])]
+        manner = [*(["--quiet"] if quiet else []), *(["--log_json"] if progress.is_json() else [])]
+        command = [_python(), "-m", self.module, *self.arguments, *manner]
         is_there = self.result is not None and self.result.exists()
         if not quiet:
             print(f"\n== {self.title}", flush=True)
@@ -52,7 +53,7 @@ class Stage:
                 process.wait()  # it was interrupted too, and may be saving what it has
                 raise
         if status:
-            print(f"The command above ended with status {status}.", file=sys.stderr)
+            progress.say(f"The command above ended with status {status}.", severity="ERROR")
             raise SystemExit(status if status > 0 else 128 - status)
 
 
@@ -193,7 +194,6 @@ if __name__ == "__main__":
     _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "minutes to train at most")
     _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "notes of each piece to generate")
     _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "pieces to generate")
-    _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
     cli.run(
         lambda: main(
             _CORPUS.value,
@@ -201,7 +201,7 @@ if __name__ == "__main__":
             max_minutes=_MAX_MINUTES.value,
             num_notes=_NUM_NOTES.value,
             num_samples=_NUM_SAMPLES.value,
-            quiet=_QUIET.value,
+            quiet=cli.QUIET.value,
         ),
         usage="[--corpus=DIR|ZIP]\n\nFrom a corpus to music: preprocess, train, evaluate, generate, report.",
     )

@@ -168,8 +168,7 @@ def main(output: str, *, quiet: bool) -> None:
 
 if __name__ == "__main__":
     _OUTPUT = flags.DEFINE_string("output", None, "directory to write the MIDI files to; it must not exist")
-    _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
     cli.run(
-        lambda: main(cli.required(_OUTPUT), quiet=_QUIET.value),
+        lambda: main(cli.required(_OUTPUT), quiet=cli.QUIET.value),
         usage="--output=DIR\n\nWrites Bach's chorales as MIDI files, from the scores in music21.",
     )

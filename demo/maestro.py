@@ -186,8 +186,7 @@ if __name__ == "__main__":
     _OUTPUT = flags.DEFINE_string("output", None, "file to write; a right one that is there already is left alone")
     _URL = flags.DEFINE_string("url", MAESTRO_URL, "where to download from, such as a mirror of your own")
     _SHA256 = flags.DEFINE_string("sha256", MAESTRO_SHA256, "what the file's sha256 must be")
-    _QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
     cli.run(
-        lambda: main(cli.required(_URL), cli.required(_OUTPUT), sha256=cli.required(_SHA256), quiet=_QUIET.value),
+        lambda: main(cli.required(_URL), cli.required(_OUTPUT), sha256=cli.required(_SHA256), quiet=cli.QUIET.value),
         usage="--output=FILE\n\nDownloads MAESTRO v3.0.0's MIDI from its publisher; a second run resumes.",
     )

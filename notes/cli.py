@@ -21,8 +21,8 @@ EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the user is invited to try again
 
-# The flags of all commands. A command may still define its own --quiet.
-QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors", allow_override=True)
+# The flags of all commands.
+QUIET = flags.DEFINE_bool("quiet", False, "print nothing but errors")
 LOG_JSON = flags.DEFINE_bool("log_json", False, "print progress and errors as lines of JSON, for Cloud Logging")
 
 

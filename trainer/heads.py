@@ -41,7 +41,7 @@ class Dense(keras.layers.Dense):
     """A dense layer that multiplies in its compute type and answers in the type of its variables."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The layer's output, `[..., units]`."""
+        """What the layer makes of inputs `[..., features]`: `[..., units]`."""
         return tf.cast(super().call(inputs), self.variable_dtype)
 
 

@@ -118,14 +118,30 @@ def compressor() -> ModuleType:
 
 
 def halved(samples: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Sound at half of `SAMPLE_RATE`, which still holds all but the highest overtones of a piano: -1 to 1."""
+    """Sound at half of `SAMPLE_RATE`, which still holds all but the highest overtones of a piano.
+
+    Args:
+        samples: `[samples, 2]` at `SAMPLE_RATE`.
+
+    Returns:
+        `[samples / 2, 2]`, -1 to 1.
+    """
     from scipy import signal
 
     return signal.resample_poly(samples.astype(np.float32) / _FULL_SCALE, 1, 2, axis=0).clip(-1, 1)
 
 
 def beginning(notes: Notes, pedal: np.ndarray, seconds: float) -> tuple[Notes, np.ndarray]:
-    """What starts before a time, ended there; the very same notes where none is cut."""
+    """What starts before a time, ended there; the very same notes where none is cut.
+
+    Args:
+        notes: a performance.
+        pedal: when it is down, microseconds `[times, 2]`.
+        seconds: the time, from the start on.
+
+    Returns:
+        The notes, and the pedal `[times, 2]`.
+    """
     end_us = round(seconds * 1e6)
     pedal = np.minimum(pedal, end_us)
     if notes.seconds <= seconds:
