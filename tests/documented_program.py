@@ -34,7 +34,15 @@ SMALLER = {
 # Of these the trainer takes only one.
 _LENGTHS = ("--steps=", "--epochs=", "--max_minutes=")
 
-OURS = ("beam_preprocess", "notes.inspect", "trainer", "trainer.evaluate", "trainer.generate", "tuning")
+OURS = (
+    "beam_preprocess",
+    "notes.inspect",
+    "trainer",
+    "trainer.evaluate",
+    "trainer.generate",
+    "trainer.report",
+    "tuning",
+)
 
 
 def in_small(program: str, arguments: list[str]) -> list[str]:
