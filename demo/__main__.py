@@ -94,29 +94,21 @@ def stages(
             [f"--input={corpus}", f"--output={dataset}", *unfinished],
             dataset / "dataset.json",
         ),
-        Stage(
+        *_train_and_evaluate(
+            "base",
+            dataset,
+            run,
+            max_minutes,
             f"Train: {max_minutes:g} minutes at most",
-            "trainer",
-            [f"--data={dataset}", f"--workdir={run}", "--preset=base", f"--max_minutes={max_minutes:g}"],
-            run / "result.json",
-        ),
-        Stage(
             "Evaluate: nats per note on performances that training never saw",
-            "trainer.evaluate",
-            [f"--workdir={run}", f"--data={dataset}", "--split=test"],
-            run / "evaluation-test.json",
         ),
-        Stage(
+        *_train_and_evaluate(
+            "seed",
+            dataset,
+            seed,
+            seed_minutes,
             f"Train the well-known tutorial's model, to compare: {seed_minutes:g} minutes at most",
-            "trainer",
-            [f"--data={dataset}", f"--workdir={seed}", "--preset=seed", f"--max_minutes={seed_minutes:g}"],
-            seed / "result.json",
-        ),
-        Stage(
             "Evaluate it on the same performances",
-            "trainer.evaluate",
-            [f"--workdir={seed}", f"--data={dataset}", "--split=test"],
-            seed / "evaluation-test.json",
         ),
         Stage(
             "Generate: music from silence",
@@ -139,6 +131,25 @@ def stages(
         ),
     ]
     return commands, Results(music, run / "report.html")
+
+
+def _train_and_evaluate(
+    preset: str, dataset: Path, workdir: Path, max_minutes: float, train_title: str, evaluate_title: str
+) -> list[Stage]:
+    return [
+        Stage(
+            train_title,
+            "trainer",
+            [f"--data={dataset}", f"--workdir={workdir}", f"--preset={preset}", f"--max_minutes={max_minutes:g}"],
+            workdir / "result.json",
+        ),
+        Stage(
+            evaluate_title,
+            "trainer.evaluate",
+            [f"--workdir={workdir}", f"--data={dataset}", "--split=test"],
+            workdir / "evaluation-test.json",
+        ),
+    ]
 
 
 def folder_of(corpus: Path) -> str:

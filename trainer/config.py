@@ -168,6 +168,11 @@ class Config:
             raise UserError(f"config: {name}={getattr(self, name)}: expected {expected}")
 
     @property
+    def full_precision(self) -> str:
+        """The type of the weights, and of all that `precision` does not compute in less."""
+        return "float64" if self.precision == "float64" else "float32"
+
+    @property
     def windows_per_train_step(self) -> int:
         """The windows of one optimizer update."""
         return self.batch_size * self.accumulate

@@ -8,7 +8,7 @@ of any batch, at once.
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
 from notes.progress import track
+from notes.records import Performance
 from notes.representation import MAX_TIME_US, PITCHES
 from trainer import stateless
 from trainer.config import Config
@@ -108,15 +109,23 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
     return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), table.offsets)
 
 
-def _build_table(manifest: Manifest, split: str) -> NoteTable:
-    parts, lengths = [], []
-    performances = track(
+def performances_shown(manifest: Manifest, split: str) -> Iterator[Performance]:
+    """Yields a split's performances, showing how far reading them has come.
+
+    Raises:
+        UserError: a shard is damaged.
+    """
+    return track(
         manifest.read_performances(split),
         total=manifest.performances(split),
         unit="performance",
         description=f"reading the {split} split",
     )
-    for performance in performances:
+
+
+def _build_table(manifest: Manifest, split: str) -> NoteTable:
+    parts, lengths = [], []
+    for performance in performances_shown(manifest, split):
         notes = performance.notes
         rows = np.empty(len(notes), list(_COLUMNS.items()))
         for field in _COLUMNS:

@@ -12,7 +12,7 @@ from absl import flags
 from notes import cli, storage
 from notes.errors import UserError
 from notes.manifest import SPLITS, Manifest
-from notes.progress import say, track
+from notes.progress import say
 from notes.records import Performance
 from trainer import startup
 from trainer.by_field import numbers_by_field
@@ -160,6 +160,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
     storage.make_directories(os.path.dirname(path) or ".")
     startup.import_tensorflow()
     from trainer import mirror, plots
+    from trainer.dataset import performances_shown
     from trainer.model import load_model
     from trainer.sampling import Player
 
@@ -175,13 +176,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
         seed=_SEED.value,
         quiet=False,
     )
-    train = track(
-        manifest.read_performances("train"),
-        total=manifest.performances("train"),
-        unit="performance",
-        description="reading the train split",
-    )
-    train_notes = [performance.notes for performance in train]
+    train_notes = [performance.notes for performance in performances_shown(manifest, "train")]
     say("comparing with real music, and looking for copied runs")
     judgement = judging.judge(
         judging.Music(played.notes, pieces[:num_primers]),

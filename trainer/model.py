@@ -67,7 +67,7 @@ class NextNoteModel(keras.Model):
 
     def __init__(self, config: Config) -> None:
         # Logits, losses and normalisation stay in the variables' precision; LSTM and hidden layers compute in less.
-        full = "float64" if config.precision == "float64" else "float32"
+        full = config.full_precision
         super().__init__(dtype=full, name="next_note")
         self.config = config
         self.width = config.units + (recent.RECENT if config.model == "density" and config.recent_embedding else 0)
@@ -273,6 +273,6 @@ def load_model(workdir: str) -> Trained:
         else:
             raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
         require_config(saved, config)
-        model = build_model(config.replace(precision="float64" if config.precision == "float64" else "float32"))
+        model = build_model(config.replace(precision=config.full_precision))
         restore(saved, model_variables(model))
         return Trained(model, saved.train_step)
