@@ -8,13 +8,13 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from beam_preprocess import worker_package
 from beam_preprocess.config import Config
 from notes.errors import UserError
-from notes.progress import say
+from notes.progress import say, silenced
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -133,6 +133,36 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
         if setup.setup_file is None and not in_this_process:
             setup.setup_file = worker_package.lay_out(directory)
         yield options
+
+
+def split_beam_options(arguments: Sequence[str], *, known: Container[str]) -> tuple[list[str], list[str]]:
+    """Separates Beam's options from this command's own flags.
+
+    Args:
+        arguments: a command line without `--`.
+        known: the names of this command's flags.
+
+    Returns:
+        The arguments that are none of Beam's options, and those that are; the latter are empty without Beam.
+    """
+    try:
+        with silenced():
+            _import_beam()
+    except UserError:
+        return list(arguments), []
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    beams = set(PipelineOptions([]).get_all_options())
+    ours: list[str] = []
+    options: list[str] = []
+    current = ours
+    for argument in arguments:
+        # A value that stands apart follows its flag.
+        if argument.startswith("-"):
+            name = argument.lstrip("-").partition("=")[0]
+            current = options if name in beams and name not in known else ours
+        current.append(argument)
+    return ours, options
 
 
 def _import_beam() -> None:

@@ -196,15 +196,20 @@ def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, nu
 
 
 if __name__ == "__main__":
-    _CORPUS = flags.DEFINE_string(
-        "corpus", "", "directory or .zip of MIDI files; by default Bach's chorales from music21"
+    cli.group("input and output")
+    _CORPUS = flags.DEFINE(
+        cli.Path("DIR|ZIP", False), "corpus", "", "MIDI files. (default: Bach's chorales, from music21)"
     )
-    _WORK = flags.DEFINE_string(
-        "work", "build/demo", "directory for datasets, runs and music: one folder for each corpus"
+    _WORK = flags.DEFINE(
+        cli.Path("DIR", False),
+        "work",
+        "build/demo",
+        "Directory for datasets, runs and music: a folder for each corpus.",
     )
-    _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "minutes to train at most")
-    _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "notes of each piece to generate")
-    _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "pieces to generate")
+    cli.group("training and music")
+    _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "Minutes to train at most.")
+    _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "Notes of each piece to generate.")
+    _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Pieces to generate.")
     cli.run(
         lambda: main(
             _CORPUS.value,
@@ -214,5 +219,7 @@ if __name__ == "__main__":
             num_samples=_NUM_SAMPLES.value,
             quiet=cli.QUIET.value,
         ),
-        usage="[--corpus=DIR|ZIP]\n\nFrom a corpus to music: preprocess, train, evaluate, generate, report.",
+        usage="[--corpus=DIR|ZIP] [flags]\n\nRuns everything from a corpus to music: preprocess, train, evaluate, "
+        "generate, report.",
+        examples=("", "--corpus=my-midi --max_minutes=20"),
     )

@@ -18,34 +18,49 @@ from trainer import startup
 from trainer.by_field import numbers_by_field
 from trainer.workdir import METRICS_NAME, write_json
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
-_DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
-_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "what to score, or to continue and compare with")
-_OUTPUT = flags.DEFINE_string(
+USAGE = """--workdir=DIR --data=DIR [--split=NAME] [--generated] [flags]
+
+Scores how well a trained model predicts each note of a split. With --generated, it continues performances of the split
+instead, and compares what it plays with real music.
+"""
+EXAMPLES = (
+    "--workdir=run --data=dataset",
+    "--workdir=run --data=dataset --split=validation --generated --temperature=0.9",
+)
+
+cli.group("input and output")
+_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
+_DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that beam_preprocess wrote.")
+_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "Split to score, or to continue and compare with.")
+_OUTPUT = flags.DEFINE(
+    cli.Path("FILE"),
     "output",
     None,
-    "the file to write; evaluation-SPLIT.json, or generated-SPLIT.json, in the workdir by default. The figure of "
-    "--generated lies beside it, as .png",
+    "JSON file to write; with --generated, a figure of the same name as .png. "
+    "(default: evaluation-SPLIT.json or generated-SPLIT.json in the workdir)",
 )
-_GENERATED = flags.DEFINE_bool("generated", False, "judge what the model plays instead of how well it predicts")
+cli.group("generated music")
+_GENERATED = flags.DEFINE_bool("generated", False, "Compare what the model plays with real music.")
 _NUM_PRIMERS = flags.DEFINE_integer(
     "num_primers",
     None,
-    "with --generated: how many performances to continue; by default as many as the split has for it, but at most 64",
+    "Performances to continue. (default: all of the split that are long enough, at most 64)",
     lower_bound=1,
 )
-_TEMPERATURE = flags.DEFINE_string(
+_TEMPERATURE = flags.DEFINE(
+    cli.Text("NUMBER[,FIELD=NUMBER...]"),
     "temperature",
     "1",
-    "with --generated: below 1 the likely is played more often, above 1 the unlikely: a number, or as in 0.9,pitch=1",
+    "Temperature of sampling, above 0: below 1 likely values are drawn more often. For one field: 0.9,pitch=1.",
 )
-_TOP_P = flags.DEFINE_string(
+_TOP_P = flags.DEFINE(
+    cli.Text("NUMBER[,FIELD=NUMBER...]"),
     "top_p",
     "1",
-    "with --generated: draws from the likeliest values that are so probable together: a number, or as in pitch=0.95",
+    "Draw from the most likely values whose probabilities add up to this; 1 draws from all. For one field: pitch=0.95.",
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "with --generated: of what is drawn: the same seed plays the same", lower_bound=0, upper_bound=2**63 - 1
+    "seed", 0, "Seed of sampling: the same seed plays the same music.", lower_bound=0, upper_bound=2**63 - 1
 )
 
 _OF_GENERATED = (_NUM_PRIMERS, _TEMPERATURE, _TOP_P, _SEED)
@@ -271,4 +286,4 @@ def _judgement_in_words(document: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, usage="--workdir=DIR --data=DIR [--split=NAME] [--generated]\n" + __doc__)
+    cli.run(main, usage=USAGE, required=(_WORKDIR, _DATA), examples=EXAMPLES)

@@ -17,25 +17,49 @@ from trainer.by_field import numbers_by_field
 from trainer.samples import DOCUMENT_NAME, remove_former
 from trainer.workdir import absolute, load_run, write_json
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
-_OUTPUT = flags.DEFINE_string("output", None, "where the samples go; those of an earlier call are overwritten")
-_PRIMER = flags.DEFINE_string("primer", None, "a MIDI file to continue; without it, the samples start from silence")
-_PRIMER_SECONDS = flags.DEFINE_float("primer_seconds", None, "only so much of the primer, from its first note")
-_NUM_NOTES = flags.DEFINE_integer("num_notes", 512, "notes to generate for each sample", lower_bound=1)
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "how many samples to play, all at once", lower_bound=1)
-_TEMPERATURE = flags.DEFINE_string(
-    "temperature", "1", "below 1 the likely is played more often, above 1 the unlikely: a number, or as in 0.9,pitch=1"
+USAGE = """--workdir=DIR --output=DIR [flags]
+
+Generates music with a trained model: MIDI files, piano rolls and, with --audio, sound.
+"""
+EXAMPLES = (
+    "--workdir=run --output=music",
+    "--workdir=run --output=music --primer=my.mid --primer_seconds=20 --num_samples=4 --audio",
+    "--workdir=run --output=music --temperature=0.9,pitch=1 --top_p=0.95",
 )
-_TOP_P = flags.DEFINE_string(
-    "top_p", "1", "draws from the likeliest values that are so probable together: a number, or as in pitch=0.95"
+
+cli.group("input and output")
+_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
+_OUTPUT = flags.DEFINE(
+    cli.Path("DIR"), "output", None, "Directory for the samples. Those of an earlier call are overwritten."
+)
+_PRIMER = flags.DEFINE(cli.Path("FILE"), "primer", None, "MIDI file to continue. (default: start from silence)")
+_PRIMER_SECONDS = flags.DEFINE_float(
+    "primer_seconds", None, "Seconds of the primer to use, from its first note. (default: all of it)"
+)
+_AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
+cli.group("sampling")
+_NUM_NOTES = flags.DEFINE_integer("num_notes", 512, "Notes to generate for each sample.", lower_bound=1)
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Samples to generate, all at once.", lower_bound=1)
+_TEMPERATURE = flags.DEFINE(
+    cli.Text("NUMBER[,FIELD=NUMBER...]"),
+    "temperature",
+    "1",
+    "Temperature of sampling, above 0: below 1 likely values are drawn more often. For one field: 0.9,pitch=1.",
+)
+_TOP_P = flags.DEFINE(
+    cli.Text("NUMBER[,FIELD=NUMBER...]"),
+    "top_p",
+    "1",
+    "Draw from the most likely values whose probabilities add up to this; 1 draws from all. For one field: pitch=0.95.",
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "of what is drawn: the same seed plays the same", lower_bound=0, upper_bound=2**63 - 1
+    "seed", 0, "Seed of sampling: the same seed plays the same music.", lower_bound=0, upper_bound=2**63 - 1
 )
 _PEDAL = flags.DEFINE_bool(
-    "pedal", None, "play a sustain pedal too (controller 64), by a rule; the default where durations are those of keys"
+    "pedal",
+    None,
+    "Add a sustain pedal (controller 64) by a rule. (default: true for a dataset with --sustain=ignore)",
 )
-_AUDIO = flags.DEFINE_bool("audio", False, "also write a .wav of each sample")
 
 _ROLL_NOTES = 2000  # notes that a piano roll shows at most ...
 _ROLL_PRIMER_NOTES = 200  # ... and so many of them before the seam, if the primer has them
@@ -177,4 +201,4 @@ def _draw_distributions(run: dict[str, Any], output: str, samples: list[Notes], 
 
 
 if __name__ == "__main__":
-    cli.run(main, usage="--workdir=DIR --output=DIR [flags]\n" + __doc__)
+    cli.run(main, usage=USAGE, required=(_WORKDIR, _OUTPUT), examples=EXAMPLES)
