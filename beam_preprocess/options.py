@@ -98,7 +98,8 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
     The package is there until the context is left: a runner must have taken it by then.
 
     Raises:
-        UserError: Beam is not installed, an option has a bad value, or the runner would not know it.
+        ModuleNotFoundError: Beam is not installed.
+        UserError: an option has a bad value, or the runner would not know it.
     """
     _import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, SetupOptions, StandardOptions
@@ -148,7 +149,7 @@ def split_beam_options(arguments: Sequence[str], *, known: Container[str]) -> tu
     try:
         with silenced():
             _import_beam()
-    except UserError:
+    except ModuleNotFoundError:
         return list(arguments), []
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -167,17 +168,10 @@ def split_beam_options(arguments: Sequence[str], *, known: Container[str]) -> tu
 
 def _import_beam() -> None:
     """Imports Beam only now: it takes seconds, and whoever mistyped a flag should not wait for it."""
-    try:
-        if importlib.util.find_spec("apache_beam"):
-            say("loading Apache Beam")
-        with _without_beams_warnings():
-            import apache_beam  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "apache_beam":
-            raise
-        raise UserError(
-            "Apache Beam is not installed, and preprocessing needs it: pip install 'sostenuto[beam]'"
-        ) from error
+    if importlib.util.find_spec("apache_beam"):
+        say("loading Apache Beam")
+    with _without_beams_warnings():
+        import apache_beam  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def main(paths: list[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # Not every terminal knows an ellipsis.
     if _OUTPUT.value:
-        _import_plots()
+        import notes.plots  # noqa: F401  Fails before anything is read if Matplotlib is not installed.
     datasets = [path for path in paths if _is_dataset(path)]
     if datasets and len(paths) > 1:
         raise UserError(f"{datasets[0]}: is a dataset, and {len(paths)} paths are given: expected no path beside it")
@@ -68,13 +68,6 @@ def main(paths: list[str]) -> None:
         _inspect_dataset(datasets[0])
     else:
         _inspect_midi(paths)
-
-
-def _import_plots() -> None:
-    try:
-        import notes.plots  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(f"--output: {error.name} is not installed: pip install 'sostenuto[inspect]'") from error
 
 
 def _is_dataset(path: str) -> bool:

@@ -437,7 +437,7 @@ def _listen(run: Run) -> ET.Element:
     keys = [("primer", "primer, the performer's")] if continued else []
     content = [legend(*keys, ("played", "played by the model"))]
     if not all(one.mp3 for one in shown):
-        needs = "The samples have no sound yet. With soundfile installed (pip install 'sostenuto[train]'): "
+        needs = "The samples have no sound yet. With soundfile installed (pip install '.[train]' in a checkout): "
         content.append(_note(needs, command))
     content.append(element("div", *(_sample(index, one) for index, one in enumerate(shown, 1)), class_="samples"))
     return section(title, told, *content, anchor="listen")

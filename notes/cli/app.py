@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from absl import flags
 
 import notes
-from notes import progress
+from notes import extras, progress
 from notes.cli import flag_types, help, program, suggestions
 from notes.errors import UnavailableError, UserError
 
@@ -95,6 +95,13 @@ def run(
             status = EXIT_BAD_INPUT
             _complain_finally(f"{error.filename or 'output'}: cannot be written ({error.strerror})", status)
             _discard_output()
+    except ModuleNotFoundError as error:
+        explained = extras.explain(error, program.main_module())
+        if explained is None:
+            status = _report_bug()
+        else:
+            status = EXIT_BAD_INPUT
+            _complain_finally(explained, status)
     except Exception:
         status = _report_bug()
     raise SystemExit(status)

@@ -18,7 +18,7 @@ def called_as(invocation: str, module: str) -> None:
 
 def name() -> str:
     """Returns the name that precedes each error: `trainer`, or `sostenuto train`."""
-    module = _main_module()
+    module = main_module()
     if module is None:
         return os.path.basename(sys.argv[0])
     return _INVOCATION_BY_MODULE.get(module, module)
@@ -26,13 +26,13 @@ def name() -> str:
 
 def invocation() -> str:
     """Returns the words that start this command in a shell: `python -m trainer`, or `sostenuto train`."""
-    module = _main_module()
+    module = main_module()
     if module is None:
         return os.path.basename(sys.argv[0])
     return _INVOCATION_BY_MODULE.get(module, f"python -m {module}")
 
 
-def _main_module() -> str | None:
+def main_module() -> str | None:
     """Returns the name of the module that runs as `__main__`; None for a script."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return None if spec is None else spec.name.removesuffix(".__main__")

@@ -230,7 +230,7 @@ runpy.run_module("beam_preprocess", run_name="__main__", alter_sys=True)
     process = run_python("-c", program, f"--input={corpus_directory}", f"--output={tmp_path / 'out'}")
     assert process.returncode == 2
     assert process.stderr.count("\n") == 1
-    assert "pip install 'sostenuto[beam]'" in process.stderr
+    assert "pip install '.[beam]'" in process.stderr
     assert not (tmp_path / "out").exists()
 
 
