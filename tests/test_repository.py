@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from distutils.core import run_setup
 from pathlib import Path
@@ -15,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from setuptools import Distribution
 
-import notes
+from notes.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"notes", "beam_preprocess", "trainer", "tuning", "demo", "benchmarks", "tests"}
@@ -61,21 +60,10 @@ def distribution() -> Distribution:
     return run_setup(str(ROOT / "setup.py"), stop_after="init")
 
 
-@pytest.mark.parametrize(
-    ("package", "extras"),
-    [
-        ("notes", ["inspect"]),
-        ("beam_preprocess", ["beam"]),
-        ("trainer", ["train"]),
-        ("tuning", ["train", "tune"]),
-        ("demo", ["demo"]),
-    ],
-)
-def test_what_a_package_imports_is_declared(package: str, extras: list[str], distribution: Distribution) -> None:
+@pytest.mark.parametrize(("package", "extra"), EXTRAS.items())
+def test_what_a_package_imports_is_declared(package: str, extra: str, distribution: Distribution) -> None:
     """A Beam worker gets the package without extras: what it imports must be in install_requires."""
-    declared = [*distribution.install_requires]
-    for extra in extras:
-        declared += distribution.extras_require[extra]
+    declared = [*distribution.install_requires, *distribution.extras_require[extra]]
     names = {canonicalize_name(Requirement(requirement).name) for requirement in declared}
     missing = {
         (file, module)
@@ -98,42 +86,20 @@ def test_the_lock_holds_a_fitting_version_of_all_that_is_declared(distribution: 
     pins = [re.match(r"([a-z0-9._-]+)==([^ ;]+)", line) for line in lines]
     locked = {canonicalize_name(pin[1]): pin[2] for pin in pins if pin}
     declared = [*distribution.install_requires]
-    for extra in ("beam", "train", "tune", "demo", "dev"):
+    for extra in ("beam", "train", "tune", "demo"):
         declared += distribution.extras_require[extra]
     for requirement in map(Requirement, declared):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
     assert "://" not in "\n".join(lines)
 
 
-def test_the_source_distribution_builds_from_itself_and_holds_our_packages(tmp_path: Path) -> None:
-    """Dataflow ships what `setup.py sdist` makes, and each worker builds it again."""
-    tree = tmp_path / "tree"
-    unwanted = shutil.ignore_patterns("__pycache__")
-    tree.mkdir()
-    for name in ("setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    for package in ("notes", "beam_preprocess", "trainer", "tuning", "demo"):
-        shutil.copytree(ROOT / package, tree / package, ignore=unwanted)
-    subprocess.run(
-        [sys.executable, "setup.py", "--quiet", "sdist"], cwd=tree, check=True, capture_output=True, timeout=60
-    )
-    (archive,) = (tree / "dist").iterdir()
-    with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path, filter="data")
-    (shipped,) = tmp_path.glob("sostenuto-*")
-    assert sorted(path.name for path in shipped.iterdir() if (path / "__init__.py").exists()) == [
-        "beam_preprocess",
-        "notes",
-        "trainer",
-        "tuning",
-    ]
-    for package in ("notes", "beam_preprocess", "trainer", "tuning"):
-        for file in (ROOT / package).rglob("*.py"):
-            assert (shipped / file.relative_to(ROOT)).exists(), file
-    version = subprocess.run(
-        [sys.executable, "setup.py", "--version"], cwd=shipped, check=True, capture_output=True, text=True, timeout=60
-    )
-    assert version.stdout.strip().splitlines()[-1] == notes.__version__
+def test_every_extra_is_enough_for_what_it_is_named_after(distribution: Distribution) -> None:
+    """The demo runs the commands of preprocessing and training; a search trains."""
+    extras = {name: set(requirements) for name, requirements in distribution.extras_require.items()}
+    assert extras["demo"] >= extras["beam"] | extras["train"]
+    assert extras["tune"] >= extras["train"]
+    assert extras["gpu"] >= extras["train"]
+    assert set(extras) == {*EXTRAS.values(), "gcp", "gpu", "all"}
 
 
 def test_a_bare_make_explains_every_target() -> None:
