@@ -28,7 +28,9 @@ WHEELHOUSE ?=
 CORPUS ?=
 MAESTRO ?= corpora/maestro-v3.0.0-midi.zip
 JOBS ?= auto
+WORK ?= build/demo
 TESTS ?= tests
+PYTEST_ARGS ?=
 KILLS ?= 24
 SEED ?= 0
 TARGET ?= cpu
@@ -46,13 +48,13 @@ install: ## make .venv, or bring it up to date; LOCKS="gpu development" for more
 	$(call install,$(VENV),--wheelhouse="$$WHEELHOUSE" $(LOCKS))
 
 demo: _cpu ## from MIDI to music: Bach's chorales, or make demo CORPUS=directory-or-zip
-	@$(RUN) -m demo --corpus="$$CORPUS"
+	@$(RUN) -m demo --corpus="$$CORPUS" --work="$$WORK"
 
 maestro: _cpu ## download MAESTRO's MIDI (56 MB), for make demo CORPUS=corpora/maestro-v3.0.0-midi.zip
 	@$(RUN) -m demo.maestro --output="$$MAESTRO"
 
 test: _development ## run the tests; TESTS=tests/notes for some, JOBS=0 for one process
-	$(RUN) -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(TESTS)
+	$(RUN) -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS) $(TESTS)
 
 faults: _development ## kill runs at KILLS=24 random moments, fill their disk, and compare; half an hour on two cores
 	SOSTENUTO_KILLS=$(KILLS) SOSTENUTO_SEED=$(SEED) $(RUN) -m pytest --durations=0 --capture=no tests/faults
@@ -63,7 +65,7 @@ lint: _development ## check style, format and types
 	$(RUN) -m mypy
 
 policies: _policies ## scan the Kubernetes manifests with checkov
-	PATH="$$(cd "$(VENV)" && pwd)/policies/bin:$$PATH" $(RUN) -m pytest tests/k8s/test_policies.py
+	PATH="$$(cd "$(VENV)" && pwd)/policies/bin:$$PATH" $(RUN) -m pytest $(PYTEST_ARGS) tests/k8s/test_policies.py
 
 format: _development ## put the code into its format
 	$(RUN) -m ruff check --fix .
@@ -110,4 +112,4 @@ clean: ## remove the environment, build/ and caches; corpora/ stays
 	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-export CORPUS MAESTRO IMAGE_ARGS WHEELHOUSE
+export CORPUS MAESTRO WORK IMAGE_ARGS WHEELHOUSE

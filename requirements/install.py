@@ -164,10 +164,11 @@ def install(environment: Environment, locks: list[str], wheelhouse: str) -> None
     files = [str(_lock_file(lock)) for lock in locks]
     print(f"Installing {_counted(locks)} into {_shown(environment.path)}", flush=True)
     begun = time.monotonic()
-    _sync(environment, files, wheelhouse)
+    upgrade = set(locks) == set(state.get("locks", {}))
+    _sync(environment, files, wheelhouse, list_packages=upgrade)
     if _remove_damaged(environment):
         # The files came from a damaged cache, to which they may be hard links.
-        _sync(environment, [*files, "--no-cache"], wheelhouse)
+        _sync(environment, [*files, "--no-cache"], wheelhouse, list_packages=False)
     still = _remove_damaged(environment)
     if still:
         raise InstallError(
@@ -229,7 +230,7 @@ def _install_uv(environment: Environment, wheelhouse: str, pin: str) -> None:
     command = [*_pip(environment), "install", "--quiet", "--disable-pip-version-check", "--retries=2", *source]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", str(_lock_file("uv"))]
     print(f"Installing {pin}, the installer", flush=True)
-    _run(command, f"{pin}: pip found no such file.", _remedy(wheelhouse))
+    _run(command, f"{pin}: pip could not install it.", _remedy(wheelhouse))
 
 
 def _pip(environment: Environment) -> list[str]:
@@ -252,7 +253,7 @@ def _can_import(module: str) -> bool:
     return True
 
 
-def _sync(environment: Environment, arguments: list[str], wheelhouse: str) -> None:
+def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, list_packages: bool) -> None:
     """Makes the packages of an environment those of lock files, with uv.
 
     Of the packages, google-apitools alone has no wheel for each Python; its build takes setuptools from the locks.
@@ -266,19 +267,19 @@ def _sync(environment: Environment, arguments: list[str], wheelhouse: str) -> No
         # On a terminal, uv draws its progress itself.
         status, reason = subprocess.run(command, env=variables, check=False).returncode, "the reason is above"
     else:
-        status, reason = _print_progress(command, variables, packages=bool(environment.state()))
+        status, reason = _print_progress(command, variables, list_packages=list_packages)
     if status:
         problem = f"{_shown(environment.path)}: uv could not install all packages ({reason})"
         raise InstallError(f"{problem}. {_remedy(wheelhouse)}")
 
 
-def _print_progress(command: list[str], variables: dict[str, str], *, packages: bool) -> tuple[int, str]:
+def _print_progress(command: list[str], variables: dict[str, str], *, list_packages: bool) -> tuple[int, str]:
     """Runs uv and prints its lines, except those of an error.
 
     Args:
         command: the command.
         variables: its environment.
-        packages: whether the lines of single packages are printed: after a first installation they are news.
+        list_packages: whether the lines of single packages are printed, which only an upgrade needs.
 
     Returns:
         The status, and the error in one line.
@@ -289,7 +290,7 @@ def _print_progress(command: list[str], variables: dict[str, str], *, packages: 
         for line in process.stderr:
             if reasons or line.startswith("error:"):
                 reasons.append(line.strip())
-            elif packages or not line.startswith((" + ", " - ")):
+            elif list_packages or not line.startswith((" + ", " - ")):
                 print(line, end="", flush=True)
     return process.returncode, " ".join(filter(None, reasons)) or f"status {process.returncode}"
 
@@ -314,12 +315,14 @@ def _run(command: list[str], problem: str, remedy: str = HELP) -> None:
     """Runs a command whose output matters only if it fails.
 
     Raises:
-        InstallError: the command failed; with the last line of its output.
+        InstallError: the command failed; with its last error.
     """
     process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if process.returncode:
-        last = (process.stdout.strip().splitlines() or [f"status {process.returncode}"])[-1].strip()
-        raise InstallError(f"{problem.removesuffix('.')} ({last}). {remedy}")
+        lines = process.stdout.strip().splitlines() or [f"status {process.returncode}"]
+        errors = [line for line in lines if line.startswith("ERROR:")]
+        reason = (errors or lines)[-1].removeprefix("ERROR:").strip()
+        raise InstallError(f"{problem.removesuffix('.')} ({reason.removesuffix('.')}). {remedy}")
 
 
 def _remove_damaged(environment: Environment, only: set[str] | None = None) -> list[str]:

@@ -83,7 +83,9 @@ def main() -> int:
                 print(f"requirements/{lock.name}.txt: uv could not resolve it. No lock was changed.", file=sys.stderr)
                 return 2
         for lock in LOCKS:
-            path, pins = REQUIREMENTS / f"{lock.name}.txt", (Path(directory) / f"{lock.name}.txt").read_text()
+            path = REQUIREMENTS / f"{lock.name}.txt"
+            # uv's comments name the constraints where they were read.
+            pins = (Path(directory) / path.name).read_text(encoding="utf-8").replace(directory, REQUIREMENTS.name)
             text = f"# {lock.purpose}\n# `make lock` writes this file: see CONTRIBUTING.md. Do not edit it.\n{pins}"
             former = path.read_text(encoding="utf-8") if path.exists() else ""
             path.write_text(text, encoding="utf-8")

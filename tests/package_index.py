@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import importlib.metadata
 import subprocess
 import sys
 import threading
@@ -50,6 +51,17 @@ def write_uv_wheel(directory: Path) -> Path:
     version = said.stdout.split()[1]
     metadata = ["Name: uv", f"Version: {version}"]
     return _write(directory, "uv", version, metadata, {f"uv-{version}.data/scripts/uv": content}, "")
+
+
+def write_installed_wheel(directory: Path, name: str) -> Path:
+    """Writes a wheel of a package of pure Python in this Python environment."""
+    distribution = importlib.metadata.distribution(name)
+    path = directory / f"{name}-{distribution.version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in distribution.files or []:
+            if ".." not in file.parts and file.suffix != ".pyc":
+                archive.write(str(distribution.locate_file(file)), str(file))
+    return path
 
 
 def _write(
@@ -105,12 +117,15 @@ class PackageIndex:
                     file = directory / name
                     self._answer(file.read_bytes() if file.exists() else b"", file.exists())
 
+            do_HEAD = do_GET  # uv asks for the size of a file first
+
             def _answer(self, body: bytes, found: object) -> None:
                 self.send_response(200 if found else 404)
                 self.send_header("Content-Type", "text/html" if self.path.startswith("/simple/") else "application/zip")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command == "GET":
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package_index import PackageIndex, sha256, write_uv_wheel, write_wheel
+from tests.package_index import PackageIndex, sha256, write_installed_wheel, write_uv_wheel, write_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
@@ -326,3 +326,54 @@ def test_a_python_without_ensurepip_installs_with_its_own_pip_or_says_so(bare: C
 def test_an_environment_that_cannot_be_written_is_one_line(bare: Checkout) -> None:
     bare.venv.write_text("a file")
     assert_one_line(bare.make("install"), ".venv", "docs/installation.md")
+
+
+SETUP = """
+from setuptools import setup
+
+extras = dict.fromkeys(["beam", "gcp", "train", "tune", "inspect", "gpu"], [])
+setup(name="tiny", version="1", packages=[], install_requires=["alpha"], extras_require={**extras, "demo": ["beta"]})
+"""
+
+
+def test_make_lock_lists_what_it_changed_and_upgrades_no_more_than_asked(
+    bare: Checkout, wheels: Path, tmp_path: Path
+) -> None:
+    bare.wheels = tmp_path / "wheels"
+    bare.wheels.mkdir()
+    write_installed_wheel(bare.wheels, "setuptools")
+    shutil.copy(next(wheels.glob("uv-*")), bare.wheels)
+    for name in ("alpha", "beta", "gamma", "checkov"):
+        write_wheel(bare.wheels, name, "1.0")
+    shutil.copy(ROOT / "requirements" / "lock.py", bare.root / "requirements")
+    (bare.root / "requirements" / "development.in").write_text("gamma>=1  # for tests\n")
+    (bare.root / "setup.py").write_text(SETUP)
+    with PackageIndex(bare.wheels) as index:
+
+        def lock(*arguments: str) -> list[str]:
+            process = bare.make("lock", *arguments, PIP_INDEX_URL=index.url, UV_DEFAULT_INDEX=index.url)
+            assert process.returncode == 0, process.stderr
+            return [line for line in process.stdout.splitlines() if line.startswith(" ") or "txt: " in line]
+
+        for name in ("cpu", "development"):
+            (bare.root / "requirements" / f"{name}.txt").unlink()
+        lock()
+        texts = {path.name: path.read_text() for path in (bare.root / "requirements").glob("*.txt")}
+        assert re.findall("^[a-z].*==[0-9.]+", texts["cpu.txt"], re.MULTILINE) == ["alpha==1.0", "beta==1.0"]
+        for name in ("alpha", "beta", "gamma"):
+            write_wheel(bare.wheels, name, "2.0")
+        assert [line for line in lock() if "unchanged" not in line] == []
+        assert {path.name: path.read_text() for path in (bare.root / "requirements").glob("*.txt")} == texts
+        changed = lock("LOCK_ARGS=--upgrade-package=beta")
+        assert changed[:4] == [
+            "development.txt: 1 of 3 packages changed",
+            "  beta: 1.0 -> 2.0",
+            "cpu.txt: 1 of 2 packages changed",
+            "  beta: 1.0 -> 2.0",
+        ]
+        (bare.root / "requirements" / "development.in").write_text("delta>=1\n")
+        texts = {path.name: path.read_text() for path in (bare.root / "requirements").glob("*.txt")}
+        failed = bare.make("lock", PIP_INDEX_URL=index.url, UV_DEFAULT_INDEX=index.url)
+        assert failed.returncode == 2
+        assert "No lock was changed" in failed.stderr
+        assert {path.name: path.read_text() for path in (bare.root / "requirements").glob("*.txt")} == texts

@@ -128,7 +128,8 @@ def test_the_base_may_be_given_and_cpu_is_the_default_target() -> None:
 def test_whatever_is_installed_is_locked_by_its_hash_or_our_own() -> None:
     installs = [rest for keyword, rest in instructions() if keyword == "RUN" and "pip" in rest and " install " in rest]
     files = [
-        re.search(r"--only-binary :all: --no-deps --require-hashes --requirement /requirements/(\S+)", one) for one in installs
+        re.search(r"--only-binary :all: --no-deps --require-hashes --requirement /requirements/(\S+)", one)
+        for one in installs
     ]
     assert [found[1] for found in files if found] == list(TARGETS.values())
     (ours,) = [one for one, found in zip(installs, files, strict=True) if not found]
