@@ -18,7 +18,7 @@ DONE = "DOCUMENTED_DONE"  # the file of the calls that have succeeded and need n
 REAL_PATH = "DOCUMENTED_PATH"  # PATH outside
 
 PROGRAMS = (
-    *("python", "pip", "make", "tensorboard", "kubectl"),
+    *("python", "pip", "uv", "make", "tensorboard", "kubectl"),
     *("gcloud", "kind", "srun", "taskset", "checkov", "nvidia-smi"),
 )
 

@@ -35,8 +35,8 @@ for number in range(10):
     midi.instruments.append(piano)
     midi.write(f"midi/{number}.mid")
 """
-TINY = "--units=8 --layers=1 --head_units=8 --seq_length=16 --batch_size=4 --warmup_steps=1 --steps=3".split()
-TINY_SEARCH = "--max_trials=2 --train_steps=2 --fix=units=8 --fix=head_units=8 --fix=batch_size=4".split()
+TINY = ["--units=8", "--head_units=8", "--seq_length=16", "--batch_size=4", "--warmup_steps=1", "--steps=3"]
+TINY_SEARCH = ["--max_trials=2", "--train_steps=2", "--fix=units=8", "--fix=head_units=8", "--fix=batch_size=4"]
 
 
 class CheckError(Exception):

@@ -58,11 +58,11 @@ LANGUAGES = (*COMMANDS, "python", "yaml", "text")
 PACKAGES = ("notes", "beam_preprocess", "trainer", "tuning")
 
 # Programs of whose arguments nothing is known here.
-STRANGERS = frozenset({"tensorboard", "gcloud", "kind", "checkov", "nvidia-smi"})
+STRANGERS = frozenset({"uv", "tensorboard", "gcloud", "kind", "checkov", "nvidia-smi"})
 # They start the command that follows their own flags.
 WRAPPERS = frozenset({"srun", "taskset"})
 # Flags in running text that belong to no command of ours, and not to Beam.
-STRANGE_FLAGS = frozenset({"gpus-per-task"})
+STRANGE_FLAGS = frozenset({"gpus-per-task", "no-deps", "require-hashes"})
 
 PERFORMANCES = 20  # so that two, of the length that trainer.evaluate --generated wants, are in the test split
 SECONDS_AT_MOST = 900  # for a block; on a free machine it takes seconds
@@ -267,13 +267,22 @@ def problems(program: str, arguments: list[str]) -> Iterator[str]:
             for flag, value in itertools.pairwise(arguments):
                 if flag in ("-k", "kustomize"):
                     yield from rendering_problems(REPOSITORY / value)
-        case "pip", ["install", *requirements]:
+        case "pip", ["install", *_, "--requirement", lock]:
+            if not (REPOSITORY / lock).exists():
+                yield f"{lock}: no such file"
+        case "pip", ["install", *arguments]:
             extras = run_setup(str(REPOSITORY / "setup.py"), stop_after="init").extras_require
             # This project, from a clone.
-            names = [re.sub(r"^\.(?=$|\[)", "sostenuto", requirement) for requirement in requirements]
+            names = [
+                re.sub(r"^\.(?=$|\[)", "sostenuto", requirement)
+                for requirement in arguments
+                if requirement != "--editable"
+            ]
             for requirement in map(Requirement, names):
                 if requirement.name == "sostenuto":
                     yield from (f"no extra {extra}" for extra in sorted(requirement.extras - set(extras)))
+            if any(argument.startswith("sostenuto") for argument in arguments):
+                yield "no package index has sostenuto"
         case _:
             if program not in STRANGERS:
                 yield f"{program} {' '.join(arguments)}: nothing is known of it"
@@ -459,7 +468,7 @@ def test_a_block_of_no_known_kind_is_found(text: str, found: str) -> None:
         ("make demonstration", "not in the Makefile"),
         ("make demo CORPS=midi", "not in the Makefile"),
         ("kubectl apply -k k8s/overlays/gke-l5", "gke-l5"),
-        ("pip install sostenuto[beem]", "no extra beem"),
+        ("pip install sostenuto[beam]", "no package index has sostenuto"),
         ("pip install .[beem]", "no extra beem"),
         ("rm -rf dataset", "nothing is known of it"),
     ],
