@@ -82,7 +82,7 @@ def test_help_answers_at_once_and_shows_the_flags(command):
     assert process.returncode == 0
     assert process.stderr == ""
     assert process.stdout.startswith(f"usage: python -m {command} --")
-    shown = set(re.findall(r"^ +--(?:\[no\])?(\w+):", process.stdout, re.MULTILINE))
+    shown = set(re.findall(r"^  --(?:\[no\])?(\w+)", process.stdout, re.MULTILINE))
     assert FLAGS[command] <= shown
     # Time of the processor, not of the clock: the machine may be busy with other tests.
     assert ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime < 1
