@@ -1,15 +1,13 @@
 """The command `sostenuto`: each of its commands is what `python -m` runs."""
 
-import os
 import re
 import subprocess
-import sys
 
 import pytest
 
 from notes.cli.main import COMMANDS
 from tests.midi_files import melody, write_corpus
-from tests.processes import REPOSITORY, run_python
+from tests.processes import run_python
 
 # What the console script of an installed package holds.
 SCRIPT = "import sys; from notes.cli.main import main; sys.argv[0] = 'sostenuto'; sys.exit(main())"
@@ -95,18 +93,3 @@ def test_the_list_of_commands_imports_none_of_them():
     program = SCRIPT.replace("sys.exit(main())", "\ntry: main()\nexcept SystemExit: print(*sys.modules)")
     modules = set(run_python("-c", program).stdout.splitlines()[-1].split())
     assert not modules & {"beam_preprocess", "trainer", "tuning", "notes.inspect", "numpy", "demo"}
-
-
-def test_a_package_that_is_not_installed_is_one_line(tmp_path):
-    """As for `demo`, which only a checkout has."""
-    (tmp_path / "notes").symlink_to(REPOSITORY / "notes")
-    process = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "demo"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr == "sostenuto: the package demo is not installed. Run this command in a checkout\n"
