@@ -245,6 +245,8 @@ def problems(program: str, arguments: list[str]) -> Iterator[str]:
         case "sostenuto", ["completion", shell]:
             if shell not in SHELLS:
                 yield f"sostenuto completion {shell}: no such shell"
+        case "sostenuto", ["--help" | "--version"]:
+            pass
         case "sostenuto", [name, *_] if name not in COMMANDS_OF_OURS:
             yield f"sostenuto {name}: no such command"
         case "sostenuto", [name, *flags]:
