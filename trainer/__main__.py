@@ -34,7 +34,7 @@ _WORKERS = flags.DEFINE_string(
 _WORKER_INDEX = flags.DEFINE_integer(
     "worker_index", None, "which of --workers this is; by default as Kubernetes (JOB_COMPLETION_INDEX) or Slurm say"
 )
-_PROFILE = flags.DEFINE_bool("profile", False, "write a trace of train_steps 10 to 20 for TensorBoard")
+_PROFILE = flags.DEFINE_bool("profile", False, "write a trace of the process's train_steps 11 to 20 for TensorBoard")
 
 
 def _define_config_flags() -> dict[str, flags.FlagHolder]:
