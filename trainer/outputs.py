@@ -7,8 +7,9 @@ from notes import storage
 from notes.errors import FileError, UserError
 from notes.manifest import MANIFEST_NAME
 from trainer.config import CONFIG_NAME
-from trainer.workdir import BEST_NAME, CHECKPOINTS_NAME, EXPORT_NAME, SUMMARIES_NAME, resolved
+from trainer.workdir import BEST_NAME, CHECKPOINTS_NAME, EXPORT_NAME, RUN_NAME, SUMMARIES_NAME, resolved
 
+_MARKS = [CONFIG_NAME, RUN_NAME]  # what every workdir has
 _PARTS = (CHECKPOINTS_NAME, BEST_NAME, EXPORT_NAME, SUMMARIES_NAME)
 
 
@@ -25,11 +26,11 @@ def require_own_place(directory: str) -> None:
     if is_file:
         raise UserError(f"--output: {directory} is a file. Expected a directory: choose another name")
     parent, name = os.path.split(resolved(directory))
-    kinds = [("a dataset", directory, MANIFEST_NAME), ("a workdir", directory, CONFIG_NAME)]
+    kinds = [("a dataset", directory, [MANIFEST_NAME]), ("a workdir", directory, _MARKS)]
     if name in _PARTS:
-        kinds.append(("part of a workdir", parent, CONFIG_NAME))
-    for kind, place, mark in kinds:
-        if storage.exists(storage.join(place, mark)):
+        kinds.append(("part of a workdir", parent, _MARKS))
+    for kind, place, marks in kinds:
+        if all(storage.exists(storage.join(place, mark)) for mark in marks):
             raise UserError(
                 f"--output: {directory} is {kind}, which holds its own files alone. Choose another directory"
             )
