@@ -88,7 +88,7 @@ _WORKER_INDEX = flags.DEFINE_integer(
     lower_bound=0,
 )
 cli.group("reports and checkpoints")
-_PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of train_steps 10 to 20 for TensorBoard.")
+_PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of the process's train_steps 11 to 20 for TensorBoard.")
 
 
 def _config(workdir: str) -> Config:

@@ -162,6 +162,7 @@ class Windows:
     Attributes:
         per_epoch: windows in an epoch.
         targets_per_epoch: notes that an epoch has as targets.
+        pitch_range: the lowest and the highest pitch of the split, before any transposition.
     """
 
     def __init__(self, table: NoteTable, config: Config) -> None:
@@ -179,6 +180,7 @@ class Windows:
                 f"seq_length={config.seq_length}: no performance of the split is longer; the longest has "
                 f"{lengths.max(initial=0)} notes"
             )
+        self.pitch_range = int(table.notes["pitch"].min()), int(table.notes["pitch"].max())
         with tf.device("CPU:0"):
             # Eager tensors that a graph captures by reference: a NumPy array would be copied into the graph.
             self._columns = NoteArrays(*(tf.constant(table.notes[field]) for field in NoteArrays._fields))

@@ -14,8 +14,14 @@ from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import startup
 from trainer.by_field import numbers_by_field
-from trainer.samples import DOCUMENT_NAME, remove_former
-from trainer.workdir import absolute, load_run, write_json
+from trainer.outputs import require_own_place, require_writable
+from trainer.samples import DISTRIBUTIONS_NAME, DOCUMENT_NAME, names, require_free, rewritten
+from trainer.workdir import absolute, dataset, load_run, write_json
+
+# Beyond them a call may need more memory than a machine has.
+_MOST_NOTES = 100_000
+_MOST_SAMPLES = 10_000
+_MOST_IN_ALL = 10_000_000
 
 USAGE = """--workdir=DIR --output=DIR [flags]
 
@@ -30,7 +36,7 @@ EXAMPLES = (
 cli.group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
 _OUTPUT = flags.DEFINE(
-    cli.Path("DIR"), "output", None, "Directory for the samples. Those of an earlier call are overwritten."
+    cli.Path("DIR"), "output", None, "Directory for the samples. It replaces those of an earlier call, and no other file."
 )
 _PRIMER = flags.DEFINE(cli.Path("FILE"), "primer", None, "MIDI file to continue. (default: start from silence)")
 _PRIMER_SECONDS = flags.DEFINE_float(
@@ -38,8 +44,20 @@ _PRIMER_SECONDS = flags.DEFINE_float(
 )
 _AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
 cli.group("sampling")
-_NUM_NOTES = flags.DEFINE_integer("num_notes", 512, "Notes to generate for each sample.", lower_bound=1)
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Samples to generate, all at once.", lower_bound=1)
+_NUM_NOTES = flags.DEFINE_integer(
+    "num_notes",
+    512,
+    f"Notes to generate for each sample, at most {_MOST_NOTES:,}.",
+    lower_bound=1,
+    upper_bound=_MOST_NOTES,
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples",
+    1,
+    f"Samples to generate, all at once: at most {_MOST_SAMPLES:,}, and {_MOST_IN_ALL:,} notes in all.",
+    lower_bound=1,
+    upper_bound=_MOST_SAMPLES,
+)
 _TEMPERATURE = flags.DEFINE(
     cli.Text("NUMBER[,FIELD=NUMBER...]"),
     "temperature",
@@ -96,14 +114,25 @@ def main() -> int:
     workdir, output = cli.required(_WORKDIR), cli.required(_OUTPUT)
     temperature = numbers_by_field(_TEMPERATURE.value, flag="temperature")
     top_p = numbers_by_field(_TOP_P.value, flag="top_p", highest=1)
+    num_notes, num_samples = _NUM_NOTES.value, _NUM_SAMPLES.value
+    if num_notes * num_samples > _MOST_IN_ALL:
+        raise UserError(
+            f"--num_notes={num_notes} --num_samples={num_samples}: got {num_notes * num_samples:,} notes in all, "
+            f"expected at most {_MOST_IN_ALL:,}. Ask for fewer samples in a call"
+        )
     run = load_run(workdir)
     sustain = run.get("sustain", "ignore")
     if _PEDAL.value and sustain == "extend":
         raise UserError(f"--pedal: the durations that {workdir} was trained on hold the pedal already (sustain=extend)")
     plays_pedal = sustain == "ignore" if _PEDAL.value is None else _PEDAL.value
     primer = _primer(sustain)
+    planned = names(num_samples, "mid", "png", *(["wav"] if _AUDIO.value else []))
+    if num_notes > 1:
+        planned.append(DISTRIBUTIONS_NAME)
+    require_own_place(output)
+    require_free(output, planned)
+    require_writable(output)
     startup.import_tensorflow()
-    from trainer import mirror
     from trainer.model import load_model
     from trainer.pedal import continued_pedal
     from trainer.sampling import Player
@@ -112,18 +141,16 @@ def main() -> int:
     primer_notes = len(primer.notes)
     samples = Player(trained.model).play(
         primer.notes,
-        num_notes=_NUM_NOTES.value,
-        num_samples=_NUM_SAMPLES.value,
+        num_notes=num_notes,
+        num_samples=num_samples,
         temperature=temperature,
         top_p=top_p,
         seed=_SEED.value,
         quiet=False,
     )
-    storage.make_directories(output)
-    remove_former(output)
     say(f"writing {len(samples.notes):,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
-    with mirror.uploaded(output, last=[DOCUMENT_NAME]) as directory:
-        files = [
+    with rewritten(output, planned) as directory:
+        entries = [
             _write_sample(
                 directory,
                 index,
@@ -135,28 +162,29 @@ def main() -> int:
                 track(samples.notes, total=len(samples.notes), unit="sample", description="writing")
             )
         ]
-        if _NUM_NOTES.value > 1:
+        if num_notes > 1:
             _draw_distributions(run, directory, samples.notes, primer_notes)
         document = {
             "workdir": absolute(workdir),
             "train_step": trained.train_step,
             "primer": absolute(_PRIMER.value) if _PRIMER.value else None,
             "primer_notes": primer_notes,
-            "num_notes": _NUM_NOTES.value,
-            "num_samples": _NUM_SAMPLES.value,
+            "num_notes": num_notes,
+            "num_samples": num_samples,
             "temperature": temperature,
             "top_p": top_p,
             "seed": _SEED.value,
             "sustain": sustain,
             "pedal": plays_pedal,
             "notes_per_second": samples.notes_per_second,
-            "samples": files,
+            "files": planned,
+            "samples": entries,
         }
         write_json(os.path.join(directory, DOCUMENT_NAME), document)
     cli.show(
-        f"done: {_NUM_SAMPLES.value} x {_NUM_NOTES.value} notes at {samples.notes_per_second:,.0f} notes/s"
-        + (f", sound by {files[0]['synthesizer']}" if _AUDIO.value else "")
-        + f"; {output}"
+        f"done: {num_samples} x {num_notes} notes at {samples.notes_per_second:,.0f} notes/s"
+        + (f", sound by {entries[0]['synthesizer']}" if _AUDIO.value else "")
+        + f"; wrote {len(planned) + 1} files to {output}, listed in {storage.join(output, DOCUMENT_NAME)}"
     )
     return 0
 
@@ -186,18 +214,13 @@ def _write_sample(output: str, index: int, notes: Notes, primer_notes: int, peda
 def _draw_distributions(run: dict[str, Any], output: str, samples: list[Notes], primer_notes: int) -> None:
     """Draws the generated notes' distributions over those of the corpus that the model was trained on."""
     from notes import plots
-    from notes.manifest import Manifest
 
     histograms = {
         "generated": sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())
     }
-    try:
-        manifest = Manifest.load(run.get("data", ""))
-        if manifest.sha256 == run.get("dataset"):
-            histograms = {"corpus": manifest.histograms("train"), **histograms}
-    except UserError:
-        pass  # The dataset may have been moved or replaced since; the samples do not need it.
-    plots.distributions(histograms, os.path.join(output, "distributions.png"))
+    if (manifest := dataset(run)) is not None:
+        histograms = {"corpus": manifest.histograms("train"), **histograms}
+    plots.distributions(histograms, os.path.join(output, DISTRIBUTIONS_NAME))
 
 
 if __name__ == "__main__":

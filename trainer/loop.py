@@ -38,7 +38,7 @@ from trainer.workdir import Result
 
 _CALL_SECONDS = 0.5  # a call into TensorFlow lasts about so long, so that a signal is answered soon
 _MEASURE_SECONDS = 4.0  # how long the speed is measured before the run's length is fixed
-_PROFILED = (10, 20)  # train_steps of this process between which a profile is taken
+_PROFILED = (10, 20)  # a profile begins after the first of these train_steps of the process, and ends after the last
 
 # What a worker is told by TensorFlow when another one is gone, and what follows from that.
 _PEER_ERRORS = (
@@ -123,7 +123,7 @@ def train(
         directory: the workdir, here or in a bucket, where everything is written; one of the same config is resumed.
         cluster: the hosts that train together, or None for this one alone.
         quiet: shows no progress.
-        profile: writes a trace of train_steps 10 to 20 for TensorBoard.
+        profile: writes a trace of the process's train_steps 11 to 20 for TensorBoard.
         started: `time.monotonic()` when the command began, for `max_minutes`; now by default.
         keepsakes: writes what the training itself does not need: music for TensorBoard, the export, the curves, the
             samples and the report's page.
@@ -253,6 +253,7 @@ class _Run:
                     "hosts": self._workers.size,
                     "parameters": self._parameters,
                     "targets_per_epoch": self._windows.targets_per_epoch,
+                    "pitch_range": self._windows.pitch_range,
                 },
             )
         # Whether what is due at this train_step is still to be done: a signal may come before it is.

@@ -11,7 +11,7 @@ from notes.errors import UserError
 from notes.manifest import Manifest
 from notes.progress import say
 from trainer import startup
-from trainer.workdir import METRICS_NAME, load_config, load_run
+from trainer.workdir import METRICS_NAME, dataset, load_config, load_run
 
 USAGE = """--workdir=DIR [flags]
 
@@ -51,7 +51,7 @@ def main() -> int:
             raise UserError(f"--data={_DATA.value}: is another dataset than the one that {workdir} was trained on")
         manifest: Manifest | None = given
     else:
-        manifest = run_page.dataset(run)
+        manifest = dataset(run)
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:

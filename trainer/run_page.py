@@ -27,7 +27,7 @@ from trainer.config import Config, preset
 from trainer.findings import Finding
 from trainer.judging import DISTRIBUTIONS
 from trainer.page import BASE, DARK, LIGHT, document, element, scrolling, section, theme, tiles
-from trainer.workdir import METRICS_NAME, REPORT_NAME, RESULT_NAME, Result, load_config, load_run
+from trainer.workdir import METRICS_NAME, REPORT_NAME, RESULT_NAME, Result, dataset, load_config, load_run
 
 _POINTS: Final = 400  # of a curve at most; more could not be told apart
 # Of the train_steps at the start of a run, while the loss falls from where chance put it.
@@ -196,7 +196,7 @@ def load(workdir: str, *, named: str | None = None, result: Result | None = None
     if result is None:
         ended = _json(storage.join(workdir, RESULT_NAME))
         result = Result(**ended) if ended else None
-    evaluations = _of_splits(workdir, "evaluation")
+    evaluations = _of_splits(workdir, "evaluation", run)
     return Run(
         named or workdir,
         config,
@@ -204,7 +204,7 @@ def load(workdir: str, *, named: str | None = None, result: Result | None = None
         reports,
         result,
         evaluations,
-        _of_splits(workdir, "generated"),
+        _of_splits(workdir, "generated", run),
         samples.read(workdir),
         dataset(run),
         [_beside(other, evaluations) for other in beside],
@@ -220,7 +220,7 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
     name = f"{load_config(workdir).preset}, {os.path.basename(workdir.rstrip('/'))}"
     same: dict[str, Mapping[str, Any]] = {
         split: own
-        for split, own in _of_splits(workdir, "evaluation").items()
+        for split, own in _of_splits(workdir, "evaluation", load_run(workdir)).items()
         if split in evaluations and own["dataset"] == evaluations[split]["dataset"]
     }
     if not same:
@@ -231,20 +231,13 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
     return name, same
 
 
-def _of_splits(workdir: str, kind: str) -> dict[str, dict[str, Any]]:
-    """What there is of `KIND-SPLIT.json`, by split, the test split first."""
+def _of_splits(workdir: str, kind: str, run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What there is of `KIND-SPLIT.json` of the run's own dataset, by split, the test split first."""
     return {
-        split: found for split in reversed(SPLITS) if (found := _json(storage.join(workdir, f"{kind}-{split}.json")))
+        split: found
+        for split in reversed(SPLITS)
+        if (found := _json(storage.join(workdir, f"{kind}-{split}.json"))) and found["dataset"] == run.get("dataset")
     }
-
-
-def dataset(run: Mapping[str, Any]) -> Manifest | None:
-    """The dataset that run.json names, where it still lies there."""
-    try:
-        manifest = Manifest.load(run.get("data", ""))
-    except UserError:
-        return None  # It may have been moved or replaced since.
-    return manifest if manifest.sha256 == run.get("dataset") else None
 
 
 def _json(path: str) -> dict[str, Any] | None:

@@ -63,7 +63,7 @@ class TrainState:
     def __init__(self, config: Config, windows: Windows, strategy: tf.distribute.Strategy) -> None:
         self._config, self._windows, self._strategy = config, windows, strategy
         keras.utils.set_random_seed(config.seed)
-        self.model = build_model(config)
+        self.model = build_model(config, windows.pitch_range)
         self.fields = tuple(self.model.heads.losses_of)
         self.train_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step")
         self.horizon = tf.Variable(float(_NEVER), trainable=False, name="horizon")

@@ -61,7 +61,7 @@ def evaluation(split: str = "test", *, total: float = 7.5, ngram: float = 9.0, t
 
     return {
         "split": split, "nats_per_note": nats(total), "pitch_top1": 0.3, "pitch_top5": 0.65, "step_within_30ms": 0.78,
-        "notes": 1234, "performances": 3, "train_step": train_step, "dataset": "5e" * 32,
+        "notes": 1234, "performances": 3, "train_step": train_step,
         "confidence_95": {name: [value - 0.1, value + 0.1] for name, value in nats(total).items()},
         "by_composer": {
             name: {"nats_per_note": nats(value), "notes": 600, "performances": 2}
@@ -100,7 +100,8 @@ def write_run(
         lines: of metrics.jsonl.
         finished: whether there is a result.json.
         config: the run's.
-        documents: further files by name, as in evaluation_test for evaluation-test.json.
+        documents: further files by name, as in evaluation_test for evaluation-test.json; of this dataset, unless
+            they name another.
     """
     directory.mkdir(parents=True)
     lines = reports() if lines is None else lines
@@ -114,7 +115,7 @@ def write_run(
         result = {"train_step": 200, "best": 8.1, "best_train_step": 200, "monitor": "val_nats", "reason": "steps"}
         (directory / "result.json").write_text(json.dumps(result))
     for name, document in documents.items():
-        (directory / f"{name.replace('_', '-')}.json").write_text(json.dumps(document))
+        (directory / f"{name.replace('_', '-')}.json").write_text(json.dumps({"dataset": run["dataset"], **document}))
     return directory
 
 
