@@ -15,6 +15,7 @@ from notes.manifest import Manifest
 from trainer import startup
 from trainer.cluster import resolve
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
+from trainer.samples import NUM_SAMPLES
 
 _STARTED = time.monotonic()
 
@@ -33,6 +34,13 @@ _WORKERS = flags.DEFINE_string(
 )
 _WORKER_INDEX = flags.DEFINE_integer(
     "worker_index", None, "which of --workers this is; by default as Kubernetes (JOB_COMPLETION_INDEX) or Slurm say"
+)
+_SAMPLES = flags.DEFINE_integer(
+    "samples",
+    NUM_SAMPLES,
+    "samples to play at the end and for TensorBoard; 0 plays none",
+    lower_bound=0,
+    upper_bound=NUM_SAMPLES,
 )
 _PROFILE = flags.DEFINE_bool("profile", False, "write a trace of train_steps 10 to 20 for TensorBoard")
 
@@ -87,7 +95,15 @@ def main() -> int:
     from trainer import loop
 
     try:
-        result = loop.train(config, manifest, workdir, cluster=cluster, profile=_PROFILE.value, started=_STARTED)
+        result = loop.train(
+            config,
+            manifest,
+            workdir,
+            cluster=cluster,
+            profile=_PROFILE.value,
+            started=_STARTED,
+            num_samples=_SAMPLES.value,
+        )
     except loop.PeerLost as error:
         cli.complain(error, EXIT_PEER_LOST)
         return EXIT_PEER_LOST
