@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from tests.gcs_server import GcsServer
 # Reproducible, and without a deadline: the machine may be busy with other things.
 hypothesis.settings.register_profile("sostenuto", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("sostenuto")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores SIGINT, and so would every command that a test starts and then interrupts. A
+    # process that handles it starts others with the default action.
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

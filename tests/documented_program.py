@@ -29,7 +29,7 @@ _TINY = {"units": 8, "layers": 1, "head_units": 8, "seq_length": 16, "batch_size
 
 # What commands are given beside what the page says, so that they end within seconds: the last one of a flag counts.
 SMALLER = {
-    "trainer": ["--steps=2", *(f"--{name}={value}" for name, value in _TINY.items())],
+    "trainer": ["--steps=2", "--samples=0", *(f"--{name}={value}" for name, value in _TINY.items())],
     "trainer.generate": ["--num_notes=20", "--num_samples=1"],
     "tuning": ["--max_trials=1", "--train_steps=2", *(f"--fix={name}={value}" for name, value in _TINY.items())],
 }

@@ -150,6 +150,8 @@ class Desk:
         demo = directory / "build" / "demo" / "bach-chorales-0123abcd"
         demo.mkdir(parents=True)
         (demo / "run-3min").symlink_to("../../../runs/first")
+        (demo.parent / "latest").symlink_to(demo.name)
+        shutil.copy(midi / "00.mid", demo.parent / "primer.mid")
         (directory / "workdir").symlink_to("runs/first")
         (directory / "k8s").symlink_to(REPOSITORY / "k8s")
         desk._done.touch()

@@ -15,6 +15,7 @@ from notes.manifest import Manifest
 from trainer import startup
 from trainer.cluster import resolve
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
+from trainer.samples import NUM_SAMPLES
 
 _STARTED = time.monotonic()
 
@@ -88,6 +89,13 @@ _WORKER_INDEX = flags.DEFINE_integer(
     lower_bound=0,
 )
 cli.group("reports and checkpoints")
+_SAMPLES = flags.DEFINE_integer(
+    "samples",
+    NUM_SAMPLES,
+    "Samples to play at the end and for TensorBoard; 0 plays none.",
+    lower_bound=0,
+    upper_bound=NUM_SAMPLES,
+)
 _PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of the process's train_steps 11 to 20 for TensorBoard.")
 
 
@@ -122,7 +130,15 @@ def main() -> int:
     from trainer import loop
 
     try:
-        result = loop.train(config, manifest, workdir, cluster=cluster, profile=_PROFILE.value, started=_STARTED)
+        result = loop.train(
+            config,
+            manifest,
+            workdir,
+            cluster=cluster,
+            profile=_PROFILE.value,
+            started=_STARTED,
+            num_samples=_SAMPLES.value,
+        )
     except loop.PeerLost as error:
         cli.complain(error, EXIT_PEER_LOST)
         return EXIT_PEER_LOST

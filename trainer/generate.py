@@ -36,7 +36,10 @@ EXAMPLES = (
 cli.group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
 _OUTPUT = flags.DEFINE(
-    cli.Path("DIR"), "output", None, "Directory for the samples. It replaces those of an earlier call, and no other file."
+    cli.Path("DIR"),
+    "output",
+    None,
+    "Directory for the samples. It replaces those of an earlier call, and no other file.",
 )
 _PRIMER = flags.DEFINE(cli.Path("FILE"), "primer", None, "MIDI file to continue. (default: start from silence)")
 _PRIMER_SECONDS = flags.DEFINE_float(

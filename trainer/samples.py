@@ -80,8 +80,8 @@ class Samples(NamedTuple):
     document: dict[str, Any]
 
 
-def primers(manifest: Manifest) -> list[Primer]:
-    """The beginnings of performances of the validation split, of as many pieces as there are, at most `NUM_SAMPLES`.
+def primers(manifest: Manifest, count: int = NUM_SAMPLES) -> list[Primer]:
+    """Returns the beginnings of so many performances of the validation split, of as many pieces as there are.
 
     Fewer performances are taken several times; none, if the split is empty.
     """
@@ -94,14 +94,12 @@ def primers(manifest: Manifest) -> list[Primer]:
             name = ": ".join(filter(None, (performance.composer, performance.title))) or performance.path
             by_piece.setdefault(performance.piece, []).append(Primer(beginning, name))
     pieces = [by_piece[piece] for piece in sorted(by_piece)]
-    if len(pieces) > NUM_SAMPLES:
-        pieces = [pieces[index * len(pieces) // NUM_SAMPLES] for index in range(NUM_SAMPLES)]
+    if len(pieces) > count:
+        pieces = [pieces[index * len(pieces) // count] for index in range(count)]
     if not pieces:
         return []
     # Another performance of a piece only once each piece has had its turn.
-    return [
-        pieces[turn % len(pieces)][turn // len(pieces) % len(pieces[turn % len(pieces)])] for turn in range(NUM_SAMPLES)
-    ]
+    return [pieces[turn % len(pieces)][turn // len(pieces) % len(pieces[turn % len(pieces)])] for turn in range(count)]
 
 
 def make(
@@ -111,6 +109,7 @@ def make(
     *,
     train_step: int,
     sustain: str,
+    count: int = NUM_SAMPLES,
     quiet: bool = True,
 ) -> None:
     """Plays the samples and writes them, samples.json last, in place of those that an earlier call wrote.
@@ -121,6 +120,7 @@ def make(
         directory: the workdir, here or in a bucket.
         train_step: train_steps that the weights have seen.
         sustain: how the durations are meant that the model was trained on.
+        count: how many to play where nothing is continued.
         quiet: shows no progress.
 
     Raises:
@@ -130,7 +130,7 @@ def make(
     from trainer import sound
     from trainer.pedal import continued_pedal
 
-    continued = continued or [Primer(Notes.empty(), "")] * NUM_SAMPLES
+    continued = continued or [Primer(Notes.empty(), "")] * count
     played = player.play(
         [primer.notes for primer in continued], num_notes=_NUM_NOTES, temperature=1.0, seed=_SEED, quiet=quiet
     )

@@ -39,7 +39,7 @@ OF_LONG = ["--data={long}", "--workdir={trained}", "--output={o.json}"]
 FLAGS = {
     "trainer": {"data", "workdir", "preset", "config", "quiet", "log_json", "seq_length", "units", "layers",
                 "batch_size", "steps", "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed",
-                "checkpoint_every", "pitch_weight", "step_weight", "duration_weight"},
+                "checkpoint_every", "samples", "pitch_weight", "step_weight", "duration_weight"},
     "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "temperature", "top_p",
                          "seed", "quiet", "log_json"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
@@ -162,6 +162,8 @@ def places(tmp_path_factory, dataset):
         (["--data={data}", "--workdir={w}", "--model=transformer"], ["--model:", "transformer", "density"]),
         (["--data={data}", "--workdir={w}", "--steps=5", "--epochs=1"], ["--steps, --epochs and --max_minutes"]),
         (["--data={data}", "--workdir={w}", "--max_minutes=inf"], ["--max_minutes: expected a finite number"]),
+        (["--data={data}", "--workdir={w}", "--seq_length=5000", "--quiet"], ["--seq_length=5000", "120 notes"]),
+        (["--data={data}", "--workdir={w}", "--batch_size=4096", "--quiet"], ["--batch_size=4096", "windows"]),
         (["--data={data}", "--workdir={w}", "--config={none}"], ["none: no such config file"]),
         (["--data={data}", "--workdir={w}", "--config={unknown.json}"], ["unknown.json: unknown field 'lstm_units'"]),
         (["--data={data}", "--workdir={w}", "--config={wrong.json}"], ["dropout=1.5"]),

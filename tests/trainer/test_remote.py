@@ -347,7 +347,7 @@ def test_the_model_of_a_bucket_is_exported_there(gcs, moments, filled, tmp_path)
 
 def test_tensorboard_sees_each_report_once_however_often_a_run_goes_on(tmp_path):
     for train_step, reports in ((0, [2, 4, 6]), (4, [6, 8]), (8, [10])):
-        with Reports(str(tmp_path), train_step, CONFIG) as one:
+        with Reports(str(tmp_path), train_step, CONFIG, 0) as one:
             for number in reports:
                 one.write({"train_step": number, "loss": float(number)}, 1.0, None)
         # A kill leaves half an event, too.
