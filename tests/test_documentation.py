@@ -147,16 +147,23 @@ class Desk:
         # The environment that make creates, the demo's folder, and the general name of a workdir.
         (directory / ".venv" / "bin").mkdir(parents=True)
         (directory / ".venv" / "bin" / "activate").touch()
-        demo = directory / "build" / "demo" / "bach-chorales-0123abcd"
+        demo = directory / "build" / "demo"
         demo.mkdir(parents=True)
-        (demo / "run-3min").symlink_to("../../../runs/first")
-        (demo.parent / "latest").symlink_to(demo.name)
-        shutil.copy(midi / "00.mid", demo.parent / "primer.mid")
+        shutil.copy(midi / "00.mid", demo / "primer.mid")
         (directory / "workdir").symlink_to("runs/first")
         (directory / "k8s").symlink_to(REPOSITORY / "k8s")
         desk._done.touch()
         desk._lay_out_programs()
         return desk
+
+    def run_demo(self) -> None:
+        """Leaves what `make demo` leaves: a dataset and a run, in small."""
+        commands = (
+            "sostenuto preprocess --input=path/to/midi --output=build/demo/latest/dataset\n"
+            "sostenuto train --data=build/demo/latest/dataset --workdir=build/demo/latest/run-3min\n"
+        )
+        outcome = self.follow(Block("make demo", 1, "", commands, ()))
+        assert outcome.status == 0, outcome.output
 
     def copy(self, directory: Path) -> "Desk":
         """Returns another desk with all that lies on this one, for which all that was done here has been done."""
@@ -212,6 +219,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", os.path.expanduser("~/.cache/matplotlib")))
         patch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
         first = Desk.create(directory / "first")
+        first.run_demo()
 
         def follow(page: str, desk: Desk) -> dict[Block, Outcome]:
             return {block: desk.follow(block) for block in BLOCKS if block.page == page and is_run(block)}
@@ -231,6 +239,22 @@ def test_what_a_page_says_to_do_can_be_done(block: Block, outcomes: Callable[[Bl
     assert outcome.status == 0, f"{block.text}\n{outcome.output}"
     assert outcome.calls or not block.is_command, "no command"
     assert [problem for program, *arguments in outcome.calls for problem in problems(program, arguments)] == []
+
+
+def written_paths(text: str) -> list[str]:
+    """Returns the relative paths that a block's commands write to."""
+    paths = re.findall(r"--(?:output|workdir|csv)=[\"']?([^\s\"'$]+)", text)
+    return [path for path in paths if not path.startswith(("/", "gs://"))]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quick-start.md"])
+def test_git_ignores_what_the_commands_of_the_first_pages_write(page: str) -> None:
+    paths = [path for block in BLOCKS if block.page == page for path in written_paths(block.text)]
+    assert paths
+    process = subprocess.run(
+        ["git", "check-ignore", "--no-index", *paths], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert sorted(set(process.stdout.split())) == sorted(set(paths)), process.stderr
 
 
 # What is checked without running it.
