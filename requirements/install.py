@@ -267,7 +267,7 @@ def _can_import(module: str) -> bool:
 def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, list_packages: bool) -> None:
     """Makes the packages of an environment those of lock files, with uv.
 
-    Where a version has no wheel for this Python, as google-apitools below 3.13, its build takes setuptools from the locks.
+    A version without a wheel for this Python is built with setuptools from the locks: google-apitools below 3.13.
     """
     command = [str(environment.uv), "pip", "sync", "--python", str(environment.python), "--require-hashes"]
     command += [*arguments, *(f"--build-constraints={file}" for file in arguments if file.endswith(".txt"))]
