@@ -185,7 +185,6 @@ BREAK: dict[str, Callable[[Checkout], object]] = {
     "uv is removed": lambda checkout: (checkout.venv / "bin" / "uv").unlink(),
     "the record is no JSON": lambda checkout: truncate(checkout.venv / "installed.json"),
     "the record is removed": lambda checkout: (checkout.venv / "installed.json").unlink(),
-    "the programs are removed": lambda checkout: shutil.rmtree(checkout.venv / "bin"),
     "the settings are removed": lambda checkout: (checkout.venv / "pyvenv.cfg").unlink(),
 }
 
