@@ -66,6 +66,7 @@ lint: _development ## check style, format and types
 	$(RUN) -m mypy
 
 policies: _policies ## scan the Kubernetes manifests with checkov
+	@"$(VENV)/policies/bin/uv" pip check --quiet --python "$(VENV)/policies/bin/python"
 	PATH="$$(cd "$(VENV)" && pwd)/policies/bin:$$PATH" $(RUN) -m pytest $(PYTEST_ARGS) tests/k8s/test_policies.py
 
 format: _development ## put the code into its format

@@ -131,6 +131,8 @@ def prepare(environment: Environment, wheelhouse: str, *, remake: bool) -> None:
     """
     problem = _problem(environment, remake=remake)
     if problem:
+        if not _is_ours(environment):
+            raise InstallError(f"{environment.path}: not an environment. Name another directory with VENV=.")
         print(f"Making {_shown(environment.path)} with Python {sys.version.split()[0]}: {problem}", flush=True)
         # A virtual environment can make itself again: what runs is the Python that it was made from.
         base = getattr(sys, "_base_executable", sys.executable)
@@ -160,7 +162,7 @@ def install(environment: Environment, locks: list[str], wheelhouse: str) -> None
     if not damaged and state.get("locks") == hashes and environment.installed() >= set(state["packages"]):
         return
     if damaged:
-        print(f"Repairing {_shown(environment.path)}: files of {', '.join(damaged)} are missing", flush=True)
+        print(f"Repairing {_shown(environment.path)}: damaged are {', '.join(damaged)}", flush=True)
     files = [str(_lock_file(lock)) for lock in locks]
     print(f"Installing {_counted(locks)} into {_shown(environment.path)}", flush=True)
     begun = time.monotonic()
@@ -171,9 +173,7 @@ def install(environment: Environment, locks: list[str], wheelhouse: str) -> None
         _sync(environment, [*files, "--no-cache"], wheelhouse, list_packages=False)
     still = _remove_damaged(environment)
     if still:
-        raise InstallError(
-            f"{environment.path}: files of {', '.join(still)} are missing after the installation. {HELP}"
-        )
+        raise InstallError(f"{environment.path}: {', '.join(still)} lack files after the installation. {HELP}")
     _delete_unused(environment)
     packages = sorted(name for name in environment.installed() if not name.startswith(("pip-", "uv-")))
     state = {"locks": hashes, "packages": packages}
@@ -193,9 +193,20 @@ def download(environment: Environment, locks: list[str], wheelhouse: Path) -> No
     """
     for lock in ["uv", *_largest(locks)]:
         print(f"Downloading {_counted([lock])} to {wheelhouse}", flush=True)
-        command = [*_pip(environment), "download", "--quiet", "--no-deps", "--require-hashes"]
+        command = [*_pip(environment), "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
         command += ["--dest", str(wheelhouse), "--requirement", str(_lock_file(lock))]
-        _run(command, f"{lock}.txt: pip could not download it.", f"Check the network. {HELP}")
+        if subprocess.run(command, check=False).returncode:
+            raise InstallError(
+                f"{lock}.txt: pip could not download it (the reason is above). Check the network. {HELP}"
+            )
+
+
+def _is_ours(environment: Environment) -> bool:
+    """Returns True if a directory may be deleted: it does not exist, or it is an environment, even a half-made one."""
+    if not environment.path.is_dir():
+        return not environment.path.exists()
+    entries = {path.name for path in environment.path.iterdir()}
+    return bool(entries & {"pyvenv.cfg", environment.state_file.name}) or entries <= {"bin", "include", "lib", "lib64"}
 
 
 def _problem(environment: Environment, *, remake: bool) -> str:
@@ -256,11 +267,10 @@ def _can_import(module: str) -> bool:
 def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, list_packages: bool) -> None:
     """Makes the packages of an environment those of lock files, with uv.
 
-    Of the packages, google-apitools alone has no wheel for each Python; its build takes setuptools from the locks.
+    A version without a wheel for this Python is built with setuptools from the locks: google-apitools below 3.13.
     """
     command = [str(environment.uv), "pip", "sync", "--python", str(environment.python), "--require-hashes"]
-    command += ["--only-binary=:all:", "--no-binary=google-apitools", *arguments]
-    command += [f"--build-constraints={file}" for file in arguments if file.endswith(".txt")]
+    command += [*arguments, *(f"--build-constraints={file}" for file in arguments if file.endswith(".txt"))]
     command += ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
     variables = {**({} if wheelhouse else _settings(environment)), **os.environ}
     if sys.stderr.isatty():
@@ -298,7 +308,7 @@ def _print_progress(command: list[str], variables: dict[str, str], *, list_packa
 def _settings(environment: Environment) -> dict[str, str]:
     """Returns pip's index and certificates as variables of uv."""
     process = subprocess.run([*_pip(environment), "config", "list"], capture_output=True, text=True, check=False)
-    lines = (line.partition("=") for line in process.stdout.splitlines())
+    lines = (line.partition("=") for line in process.stdout.splitlines() if process.returncode == 0)
     settings = {name.rpartition(".")[2]: ast.literal_eval(value) for name, _, value in lines if value}
     return {SETTINGS[name]: value for name, value in settings.items() if name in SETTINGS}
 

@@ -185,7 +185,6 @@ BREAK: dict[str, Callable[[Checkout], object]] = {
     "uv is removed": lambda checkout: (checkout.venv / "bin" / "uv").unlink(),
     "the record is no JSON": lambda checkout: truncate(checkout.venv / "installed.json"),
     "the record is removed": lambda checkout: (checkout.venv / "installed.json").unlink(),
-    "the programs are removed": lambda checkout: shutil.rmtree(checkout.venv / "bin"),
     "the settings are removed": lambda checkout: (checkout.venv / "pyvenv.cfg").unlink(),
 }
 
@@ -323,9 +322,14 @@ def test_a_python_without_ensurepip_installs_with_its_own_pip_or_says_so(bare: C
     assert bare.versions() == ["alpha 1.0", "beta 1.0"]
 
 
-def test_an_environment_that_cannot_be_written_is_one_line(bare: Checkout) -> None:
+def test_a_directory_that_is_no_environment_is_left_alone(bare: Checkout, tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "letter").touch()
+    process = bare.make("install", f"VENV={tmp_path}/documents")
+    assert_one_line(process, f"{tmp_path}/documents", "not an environment", "VENV=")
+    assert (tmp_path / "documents" / "letter").exists()
     bare.venv.write_text("a file")
-    assert_one_line(bare.make("install"), ".venv", "docs/installation.md")
+    assert_one_line(bare.make("install"), ".venv", "not an environment")
 
 
 SETUP = """
