@@ -187,10 +187,14 @@ if __name__ == "__main__":
     _OUTPUT = flags.DEFINE(
         cli.Path("FILE", False), "output", None, "File to write. A complete download of that name is kept."
     )
-    _URL = flags.DEFINE(cli.Text("URL"), "url", MAESTRO_URL, "Address to download from, such as a mirror of your own.")
+    _URL = flags.DEFINE(
+        cli.Text("URL"), "url", None, "Address to download from, such as a mirror. (default: the publisher's)"
+    )
     _SHA256 = flags.DEFINE(cli.Text("HEX"), "sha256", MAESTRO_SHA256, "SHA-256 that the file must have.")
     cli.run(
-        lambda: main(cli.required(_URL), cli.required(_OUTPUT), sha256=cli.required(_SHA256), quiet=cli.QUIET.value),
+        lambda: main(
+            _URL.value or MAESTRO_URL, cli.required(_OUTPUT), sha256=cli.required(_SHA256), quiet=cli.QUIET.value
+        ),
         usage="--output=FILE [flags]\n\nDownloads MAESTRO v3.0.0's MIDI from its publisher. A second run resumes.",
         required=(_OUTPUT,),
         examples=("--output=corpora/maestro-v3.0.0-midi.zip",),

@@ -26,6 +26,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from notes.cli.completion import SHELLS
+from notes.cli.main import COMMANDS as COMMANDS_OF_OURS
 from notes.midi import write_midi
 from tests import documented_program
 from tests.documented_program import OURS, PROGRAMS, REPOSITORY
@@ -240,6 +242,15 @@ def problems(program: str, arguments: list[str]) -> Iterator[str]:
             return
         program, *arguments = arguments[arguments.index("python") :]
     match program, arguments:
+        case "sostenuto", ["completion", shell]:
+            if shell not in SHELLS:
+                yield f"sostenuto completion {shell}: no such shell"
+        case "sostenuto", ["--help" | "--version"]:
+            pass
+        case "sostenuto", [name, *_] if name not in COMMANDS_OF_OURS:
+            yield f"sostenuto {name}: no such command"
+        case "sostenuto", [name, *flags]:
+            yield from problems("python", ["-m", COMMANDS_OF_OURS[name].module, *flags])
         case "python", ["-m", module, *flags]:
             ours, separator, beams = documented_program._cut(flags)
             if module in OURS or module.startswith("trainer."):
@@ -463,6 +474,9 @@ def test_a_block_of_no_known_kind_is_found(text: str, found: str) -> None:
         ("srun --nodes=2 python -m trainer --dat=dataset", "trainer has no flag --dat"),
         ("python -m beam_preprocess -- --direct_workers=2", "Beam has no flag --direct_workers"),
         ("python -m no_such_module", "no such module"),
+        ("sostenuto trian", "no such command"),
+        ("sostenuto train --dat=dataset", "trainer has no flag --dat"),
+        ("sostenuto completion fish", "no such shell"),
         ("python benchmarks/train.py --dat=dataset", "has no flag --dat"),
         ("python benchmarks/no.py", "no such file"),
         ("make demonstration", "not in the Makefile"),

@@ -1,7 +1,7 @@
 """Command line of every program: flags, help, error output and exit codes. Only entry modules import it."""
 
-# First: importing the rest takes long enough to press Ctrl-C.
-from notes.cli import interrupt  # isort: skip
+# First, since it takes effect on import: importing the rest takes long enough to press Ctrl-C.
+from notes.cli import interrupt  # noqa: F401  # isort: skip
 
 from notes.cli.app import (
     EXIT_BAD_INPUT,
@@ -36,5 +36,3 @@ __all__ = [
     "run",
     "show",
 ]
-
-interrupt.install()

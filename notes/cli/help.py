@@ -103,7 +103,12 @@ def text(command: Command, invocation: str) -> str:
     tables: dict[str, list[tuple[str, str]]] = {}
     for flag in describe_flags(command.required):
         tables.setdefault(flag.group, []).append((_form(flag), _explanation(flag)))
-    common = [*tables.pop(COMMON), ("--version", "Print the version."), ("--help", "Print this text.")]
+    common = [
+        *tables.pop(COMMON),
+        ("--version", "Print the version."),
+        ("--help", "Print this text."),
+        ("--help_json", "Print the flags as a JSON list."),
+    ]
     for title, rows in {**tables, **command.sections, COMMON: common}.items():
         parts.append(f"{title}:\n{table(rows)}")
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -82,7 +82,7 @@ def test_help_answers_at_once_and_shows_the_flags(command):
     assert process.returncode == 0
     assert process.stderr == ""
     assert process.stdout.startswith(f"usage: python -m {command} --")
-    shown = set(re.findall(r"^ +--(?:\[no\])?(\w+):", process.stdout, re.MULTILINE))
+    shown = set(re.findall(r"^  --(?:\[no\])?(\w+)", process.stdout, re.MULTILINE))
     assert FLAGS[command] <= shown
     # Time of the processor, not of the clock: the machine may be busy with other tests.
     assert ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime < 1
@@ -143,13 +143,13 @@ def places(tmp_path_factory, dataset):
         (["--data={none}", "--workdir={w}"], ["none: no such directory", "beam_preprocess"]),
         (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "beam_preprocess"]),
         (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "is no manifest"]),
-        (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset=huge", *PRESETS]),
-        (["--data={data}", "--workdir={w}", "--unit=8"], ["'unit'", "units"]),
-        (["--data={data}", "--workdir={w}", "--units=many"], ["--units=many"]),
+        (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset", "huge", *PRESETS]),
+        (["--data={data}", "--workdir={w}", "--unit=8"], ["--unit:", "--units"]),
+        (["--data={data}", "--workdir={w}", "--units=many"], ["--units:", "many"]),
         (["--data={data}", "--workdir={w}", "--units=0"], ["units=0: expected at least 1"]),
-        (["--data={data}", "--workdir={w}", "--model=transformer"], ["--model=transformer", "density"]),
+        (["--data={data}", "--workdir={w}", "--model=transformer"], ["--model:", "transformer", "density"]),
         (["--data={data}", "--workdir={w}", "--steps=5", "--epochs=1"], ["--steps, --epochs and --max_minutes"]),
-        (["--data={data}", "--workdir={w}", "--max_minutes=inf"], ["max_minutes=inf: expected a finite number"]),
+        (["--data={data}", "--workdir={w}", "--max_minutes=inf"], ["--max_minutes: expected a finite number"]),
         (["--data={data}", "--workdir={w}", "--config={none}"], ["none: no such config file"]),
         (["--data={data}", "--workdir={w}", "--config={unknown.json}"], ["unknown.json: unknown field 'lstm_units'"]),
         (["--data={data}", "--workdir={w}", "--config={wrong.json}"], ["dropout=1.5"]),
@@ -169,7 +169,7 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
         (["--data={data}"], ["--workdir is missing"]),
         (["--workdir={w}"], ["--data is missing"]),
         (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json"]),
-        (["--data={data}", "--workdir={w}", "--split=dev"], ["--split=dev", "validation"]),
+        (["--data={data}", "--workdir={w}", "--split=dev"], ["--split:", "dev", "validation"]),
         (["--data={single}", "--workdir={w}", "--split=validation"], ["single", "validation"]),
         (["--data={single}", "--workdir={w}"], ["single", "test", "nothing to score"]),
         (["--data={data}", "--workdir={w}", "--generated"], ["0 pieces", "640 notes", "at least 2"]),
