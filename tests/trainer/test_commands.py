@@ -181,7 +181,7 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
         (["--data={data}"], ["--workdir is missing"]),
         (["--workdir={w}"], ["w: is no workdir"]),
         (["--workdir={extended}"], ["extended: is no workdir"]),
-        (["--workdir={moved}"], ["moved: the dataset", "none: no such directory", "--data=DIR"]),
+        (["--workdir={moved}"], ["none: the dataset that", "moved", "not there any more", "--data=DIR"]),
         (["--workdir={exchanged}"], ["long: is not the dataset that", "exchanged", "--output=FILE"]),
         (["--data={unfinished}", "--workdir={trained}"], ["unfinished: has no dataset.json"]),
         (["--data={long}", "--workdir={trained}"], ["long: is another dataset", "--output=FILE"]),
