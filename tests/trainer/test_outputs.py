@@ -21,7 +21,9 @@ def test_a_directory_that_holds_its_own_files_alone_is_refused_here_and_in_a_buc
         if below and len(marks) == 1:
             outputs.require_own_place(directory)  # A dataset has no directories of its own.
         else:
-            with pytest.raises(UserError, match=r"^--output: .*(store|link).* is (a dataset|a workdir|part of a workdir), "):
+            with pytest.raises(
+                UserError, match=r"^--output: .*(store|link).* is (a dataset|a workdir|part of a workdir), "
+            ):
                 outputs.require_own_place(directory)
         outputs.require_own_place(f"{store}/music")
 
