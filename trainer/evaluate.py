@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from notes import cli, storage
-from notes.errors import UnavailableError, UserError
+from notes.errors import FileError, UserError
 from notes.manifest import SPLITS, Manifest
 from notes.progress import say
 from notes.records import Performance
@@ -115,11 +115,12 @@ def _dataset(workdir: str, run: dict[str, Any]) -> Manifest:
         )
     try:
         manifest = Manifest.load(recorded)
-    except UnavailableError:
+    except FileError:
         raise
     except UserError as error:
         raise UserError(
-            f"{workdir}: the dataset that it was trained on cannot be read ({error}). Pass --data=DIR if it was moved"
+            f"{recorded}: the dataset that {workdir} was trained on is not there any more. Pass --data=DIR with the "
+            "place where it is now"
         ) from error
     if manifest.sha256 != run.get("dataset"):
         raise UserError(

@@ -77,7 +77,7 @@ def text(workdir: str, description: Mapping[str, Any], manifest: Manifest | None
         "Given the notes so far, the model gives probabilities for the pitch, time, duration and velocity of the next "
         "one. Called again and again, it plays. It is a TensorFlow SavedModel, trained with Sostenuto.",
         _model(config, run, description),
-        _data(run, manifest or dataset(run)),
+        _data(config, run, manifest or dataset(run)),
         _scores(workdir, run, description),
         _use(config),
         _limits(run, description),
@@ -122,7 +122,7 @@ def _model(config: Config, run: Mapping[str, Any], description: Mapping[str, Any
     return "## Model\n\n" + _table(("", ""), rows) + f"\n\nEvery choice of the run stands in `{DESCRIPTION_NAME}`."
 
 
-def _data(run: Mapping[str, Any], manifest: Manifest | None) -> str:
+def _data(config: Config, run: Mapping[str, Any], manifest: Manifest | None) -> str:
     rows = [
         ("path when training began", f"`{run['data']}`" if "data" in run else "not recorded"),
         ("sha256 of its dataset.json", f"`{run['dataset']}`" if "dataset" in run else "not recorded"),
@@ -143,7 +143,8 @@ def _data(run: Mapping[str, Any], manifest: Manifest | None) -> str:
             for split in SPLITS
         ]
         parts.append(_table(("split", "performances", "notes", "hours"), splits))
-        parts.append("The weights were trained on the train split, and chosen by the validation split.")
+        chosen = ", and chosen by the validation split" if config.monitor == "val_nats" else ""
+        parts.append(f"The weights were trained on the train split{chosen}.")
     return "\n\n".join(parts)
 
 
@@ -222,4 +223,5 @@ def _versions(run: Mapping[str, Any]) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)

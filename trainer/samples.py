@@ -202,7 +202,7 @@ def require_free(directory: str, planned: Sequence[str]) -> set[str]:
 
 @contextlib.contextmanager
 def rewritten(directory: str, planned: Sequence[str]) -> Iterator[str]:
-    """A directory of this machine to write samples into, in place of those of earlier calls; a context manager.
+    """Yields a directory of this machine to write samples into, in place of those of earlier calls.
 
     Files of any other origin stay as they are. Until all is written, samples.json.unfinished lists the files, so that
     after a kill the next call knows them for its own. After an exception none of them is left.

@@ -101,6 +101,7 @@ def test_a_run_that_is_killed_at_random_requests_is_that_of_a_disk_and_so_are_it
     assert bucket.get(f"{W}/evaluation-test.json") == (tmp_path / "w" / "evaluation-test.json").read_bytes()
 
     bucket.put("gs://bucket/music/sample-007.mid", b"of an earlier call")
+    bucket.put("gs://bucket/music/samples.json", b'{"files": ["sample-007.mid"]}')
     here = run_python(
         "-m", "trainer.generate", f"--workdir={tmp_path / 'w'}", f"--output={tmp_path / 'o'}", *PRIMERLESS
     )

@@ -21,7 +21,7 @@ from notes.midi import read_midi, read_pedal, write_midi
 from notes.representation import FIELDS
 from tests.midi_files import melody, midi_bytes
 from tests.pages import Page
-from tests.processes import run_python
+from tests.processes import REPOSITORY, run_python
 from tests.trainer.datasets import write_dataset
 from tests.trainer.models import tiny_model
 from trainer.config import PRESETS, Config
@@ -95,6 +95,13 @@ def test_help_loads_neither_tensorflow_nor_beam(command):
     loaded = run_python("-X", "importtime", "-m", command, "--help").stderr
     assert "absl.flags" in loaded
     assert not re.search(r"\b(tensorflow|keras|apache_beam|matplotlib)\b", loaded)
+
+
+def test_help_names_the_train_steps_that_are_profiled():
+    first, last = re.search(r"_PROFILED = \((\d+), (\d+)\)", (REPOSITORY / "trainer" / "loop.py").read_text()).groups()
+    profiled = f"train_steps {int(first) + 1} to {last}"  # The trace begins after the first of the two.
+    assert profiled in " ".join(run("trainer", "--help").stdout.split())
+    assert profiled in (REPOSITORY / "docs" / "training.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +190,7 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
         (["--data={data}"], ["--workdir is missing"]),
         (["--workdir={w}"], ["w: is no workdir"]),
         (["--workdir={extended}"], ["extended: is no workdir"]),
-        (["--workdir={moved}"], ["moved: the dataset", "none: no such directory", "--data=DIR"]),
+        (["--workdir={moved}"], ["none: the dataset that", "moved", "not there any more", "--data=DIR"]),
         (["--workdir={exchanged}"], ["long: is not the dataset that", "exchanged", "--output=FILE"]),
         (["--data={unfinished}", "--workdir={trained}"], ["unfinished: has no dataset.json"]),
         (["--data={long}", "--workdir={trained}"], ["long: is another dataset", "--output=FILE"]),
