@@ -27,9 +27,7 @@ CHORALES = Path("corpora/bach-chorales")
 LATEST = "latest"
 PRIMER = "primer.mid"
 
-_TUTORIAL_SHARE = (
-    1 / 4
-)  # of the minutes of training, on top of them: the tutorial's model is small, and soon as good as it becomes
+_TUTORIAL_SHARE = 1 / 4  # of the minutes of training, on top of them: that model is small and learns all it can soon
 _SAVING_SECONDS = 2.0  # after Ctrl-C, until a command that goes on is terminated: it may not have received it
 
 
