@@ -207,7 +207,7 @@ def test_a_second_process_is_refused_and_changes_nothing(gcs, dataset, moments, 
 def test_another_config_or_dataset_is_refused_and_changes_nothing(gcs, dataset, moments, filled):
     filled(moments[-1])
     before = gcs.contents(f"{W}/")
-    with pytest.raises(UserError, match=rf"{W}: was begun with another config \(units: 8, 9 are there and asked for\)"):
+    with pytest.raises(UserError, match=rf"{W}: .*config: units: got 9, expected 8\. .*--workdir"):
         train(dataset, W, config=CONFIG.replace(units=9))
     assert train(dataset, W).reason == "steps"
     assert gcs.contents(f"{W}/") == before
