@@ -294,9 +294,10 @@ def _untrained_tutorial(directory):
 
 
 def test_training_leaves_exactly_its_files(workdir):
-    (summary,) = {name for name in files(workdir) if name.startswith("summaries/")}
+    summaries = {name for name in files(workdir) if name.startswith("summaries/")}
+    assert sorted(name.split("/")[1] for name in summaries) == ["train", "validation"]
     best = json.loads((workdir / "result.json").read_text())["best_train_step"]
-    assert files(workdir) - {summary} == {
+    assert files(workdir) - summaries == {
         ".lock",
         "config.json",
         "run.json",
