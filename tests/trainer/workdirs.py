@@ -5,7 +5,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from notes.manifest import Manifest
-from notes.representation import Notes
+from notes.representation import FIELDS, Notes
 from tests.trainer.datasets import random_notes
 from trainer import judging, samples
 from trainer.config import Config
@@ -61,7 +61,7 @@ def evaluation(split: str = "test", *, total: float = 7.5, ngram: float = 9.0, t
 
     return {
         "split": split, "nats_per_note": nats(total), "pitch_top1": 0.3, "pitch_top5": 0.65, "step_within_30ms": 0.78,
-        "notes": 1234, "performances": 3, "train_step": train_step, "dataset": "5e" * 32,
+        "notes": 1234, "performances": 3, "train_step": train_step,
         "confidence_95": {name: [value - 0.1, value + 0.1] for name, value in nats(total).items()},
         "by_composer": {
             name: {"nats_per_note": nats(value), "notes": 600, "performances": 2}
@@ -80,6 +80,7 @@ def judged(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
     found = judging.judge(**music, train=[random_notes(300, 50)], first=20)
     counts = {name: {figure: bins.tolist() for figure, bins in one.items()} for name, one in found.counts.items()}
     return {**found.figures, "split": split, "counts": counts, "primers": ["a", "b", "c", "d"], "num_notes": 280,
+            "temperature": dict.fromkeys(FIELDS, 1.0), "top_p": dict.fromkeys(FIELDS, 1.0),
             "train_step": train_step}  # fmt: skip
 
 
@@ -100,7 +101,8 @@ def write_run(
         lines: of metrics.jsonl.
         finished: whether there is a result.json.
         config: the run's.
-        documents: further files by name, as in evaluation_test for evaluation-test.json.
+        documents: further files by name, as in evaluation_test for evaluation-test.json; of the run's dataset unless
+            they name another one.
     """
     directory.mkdir(parents=True)
     lines = reports() if lines is None else lines
@@ -114,7 +116,7 @@ def write_run(
         result = {"train_step": 200, "best": 8.1, "best_train_step": 200, "monitor": "val_nats", "reason": "steps"}
         (directory / "result.json").write_text(json.dumps(result))
     for name, document in documents.items():
-        (directory / f"{name.replace('_', '-')}.json").write_text(json.dumps(document))
+        (directory / f"{name.replace('_', '-')}.json").write_text(json.dumps({"dataset": run["dataset"], **document}))
     return directory
 
 
