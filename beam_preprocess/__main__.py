@@ -13,46 +13,63 @@ from notes.midi import Sustain
 
 EXIT_FAILED = 1
 
-USAGE = """--input=URI --output=DIR [flags] [-- beam pipeline options]
+USAGE = """--input=URI --output=DIR [flags] [-- Beam's options]
 
 Writes a corpus of MIDI files as a dataset: TFRecords, one record a performance, and dataset.json.
-"""
 
-_INPUT = flags.DEFINE_string(
-    "input", None, "the corpus: a directory, a glob in quotes, a .zip such as MAESTRO's own, or one MIDI file"
+Options of Apache Beam, such as --runner and --project, follow after --.
+"""
+EXAMPLES = (
+    "--input=maestro-v3.0.0-midi.zip --output=dataset",
+    "--input=my-midi --output=dataset --piece_from=directory",
+    "--input=gs://my-bucket/maestro.zip --output=gs://my-bucket/dataset -- --runner=DataflowRunner "
+    "--project=my-project --region=europe-west1 --temp_location=gs://my-bucket/temp",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "the directory for the dataset")
-_METADATA = flags.DEFINE_string(
+
+cli.group("input and output")
+_INPUT = flags.DEFINE(
+    cli.Path("URI"), "input", None, "Corpus: a directory, a glob in quotes, a .zip such as MAESTRO's, or one MIDI file."
+)
+_OUTPUT = flags.DEFINE(cli.Path("DIR"), "output", None, "Directory for the dataset.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset in the output directory.")
+_NUM_SHARDS = flags.DEFINE_integer(
+    "num_shards", 0, "TFRecord files a split, at most 99999; 0 writes about 100 performances into each."
+)
+cli.group("splits and notes")
+_METADATA = flags.DEFINE(
+    cli.Path("FILE"),
     "metadata",
     None,
-    "a CSV with MAESTRO's columns, which gives splits, composers and titles; by default the one that lies in the "
-    "input, if any; 'none' uses none",
+    "CSV with MAESTRO's columns, for splits, composers and titles; 'none' uses none. "
+    "(default: the one in the input, if any)",
 )
-_SPLIT_FRACTIONS = flags.DEFINE_list(
+_SPLIT_FRACTIONS = flags.DEFINE(
+    cli.Texts("TRAIN,VALIDATION,TEST"),
     "split_fractions",
     ["0.8", "0.1", "0.1"],
-    "without a CSV: shares of the pieces for train, validation and test; with or without, a share of 0 permits an "
-    "empty split",
+    "Fractions of the pieces for each split, without a CSV. A fraction of 0 allows an empty split, also with a CSV.",
 )
 _PIECE_FROM = flags.DEFINE_enum(
-    "piece_from", "path", PIECE_FROM, "without a CSV, what is one piece, kept within one split: a file or a directory"
+    "piece_from",
+    "path",
+    PIECE_FROM,
+    "Unit that stays within one split, without a CSV: a file (path) or a directory of files.",
 )
-_NUM_SHARDS = flags.DEFINE_integer("num_shards", 0, "TFRecord files a split; 0: about 100 performances each")
 _SUSTAIN = flags.DEFINE_enum(
-    "sustain", "ignore", SUSTAIN, "a note's duration ends when its key is released, or is extended by the sustain pedal"
+    "sustain", "ignore", SUSTAIN, "End a note when its key is released, or extend it while the sustain pedal is down."
 )
+cli.group("broken files and running")
 _MAX_REJECTED_FRACTION = flags.DEFINE_float(
-    "max_rejected_fraction", 0.1, "the share of files that may be refused as broken before the run gives up"
+    "max_rejected_fraction", 0.1, "Fail if more than this fraction of files is rejected; 1 never fails."
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the dataset that the output directory holds")
 _ISOLATE_PARSING = flags.DEFINE_bool(
     "isolate_parsing",
     None,
-    "parse in child processes, so that a file that crashes the parser, blocks it or exhausts memory is refused; by "
-    "default only where a cluster's runner is named",
+    "Parse in child processes, and reject a file that crashes the parser, blocks it or exhausts memory. "
+    "(default: only with the runner of a cluster)",
 )
 _NO_WAIT = flags.DEFINE_bool(
-    "no_wait", False, "on Dataflow: start the job and leave it to itself; the same command without it waits for the job"
+    "no_wait", False, "Start a job on Dataflow and exit. The same command without this flag waits for the job."
 )
 
 
@@ -92,7 +109,24 @@ def _fractions(values: list[str]) -> tuple[float, ...]:
         raise UserError(f"--split_fractions={','.join(values)}: expected numbers, as in 0.8,0.1,0.1") from error
 
 
+def _explain_beam_option(name: str, argv: list[str]) -> str | None:
+    """Returns the right command line if an unknown flag is an option of Beam, which belongs after `--`."""
+    from beam_preprocess.options import split_beam_options
+
+    ours, beams = split_beam_options(argv, known=set(flags.FLAGS))
+    if not any(option.lstrip("-").partition("=")[0] == name for option in beams):
+        return None
+    return f"--{name}: an option of Beam. Put Beam's options after --: {cli.command_line([*ours, '--', *beams])}"
+
+
 if __name__ == "__main__":
     arguments = sys.argv
     separator = arguments.index("--") if "--" in arguments else len(arguments)
-    cli.run(lambda: main(arguments[separator + 1 :]), usage=USAGE, argv=arguments[:separator])
+    cli.run(
+        lambda: main(arguments[separator + 1 :]),
+        usage=USAGE,
+        argv=arguments[:separator],
+        required=(_INPUT, _OUTPUT),
+        examples=EXAMPLES,
+        explain_unknown=lambda name: _explain_beam_option(name, [*arguments[1:separator], *arguments[separator + 1 :]]),
+    )

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from beam_preprocess.config import Config
+from notes import extras
 from notes.errors import UserError
 from notes.progress import say
 
@@ -68,9 +69,7 @@ class Jobs:
             from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
             from google.cloud import dataflow
         except ImportError as error:
-            raise UserError(
-                f"--runner=DataflowRunner needs what is not installed ({error}): pip install 'sostenuto[gcp]'"
-            ) from error
+            raise UserError(f"--runner=DataflowRunner: {error}. {extras.remedy('gcp')}") from error
         self._api = dataflow
         self._cloud = options.view_as(GoogleCloudOptions)
         self.name = self._cloud.job_name

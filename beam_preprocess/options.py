@@ -8,13 +8,13 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from beam_preprocess import worker_package
 from beam_preprocess.config import Config
 from notes.errors import UserError
-from notes.progress import say
+from notes.progress import say, silenced
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -98,7 +98,8 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
     The package is there until the context is left: a runner must have taken it by then.
 
     Raises:
-        UserError: Beam is not installed, an option has a bad value, or the runner would not know it.
+        ModuleNotFoundError: Beam is not installed.
+        UserError: an option has a bad value, or the runner would not know it.
     """
     _import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, SetupOptions, StandardOptions
@@ -135,19 +136,42 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
         yield options
 
 
+def split_beam_options(arguments: Sequence[str], *, known: Container[str]) -> tuple[list[str], list[str]]:
+    """Separates Beam's options from this command's own flags.
+
+    Args:
+        arguments: a command line without `--`.
+        known: the names of this command's flags.
+
+    Returns:
+        The arguments that are none of Beam's options, and those that are; the latter are empty without Beam.
+    """
+    try:
+        with silenced():
+            _import_beam()
+    except ModuleNotFoundError:
+        return list(arguments), []
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    beams = set(PipelineOptions([]).get_all_options())
+    ours: list[str] = []
+    options: list[str] = []
+    current = ours
+    for argument in arguments:
+        # A value that stands apart follows its flag.
+        if argument.startswith("-"):
+            name = argument.lstrip("-").partition("=")[0]
+            current = options if name in beams and name not in known else ours
+        current.append(argument)
+    return ours, options
+
+
 def _import_beam() -> None:
     """Imports Beam only now: it takes seconds, and whoever mistyped a flag should not wait for it."""
-    try:
-        if importlib.util.find_spec("apache_beam"):
-            say("loading Apache Beam")
-        with _without_beams_warnings():
-            import apache_beam  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "apache_beam":
-            raise
-        raise UserError(
-            "Apache Beam is not installed, and preprocessing needs it: pip install 'sostenuto[beam]'"
-        ) from error
+    if importlib.util.find_spec("apache_beam"):
+        say("loading Apache Beam")
+    with _without_beams_warnings():
+        import apache_beam  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -11,13 +11,14 @@ from notes.errors import UserError
 
 PROJECT = "sostenuto"
 
-_SETUP = """from setuptools import setup
+_SETUP = """from setuptools import find_packages, setup
 
 setup(
     name={name!r},
     version={version!r},
     python_requires={python!r},
-    packages={packages!r},
+    packages=find_packages(),
+    package_data={{"": ["**/*"]}},
     install_requires={requirements!r},
 )
 """
@@ -47,7 +48,7 @@ def lay_out(directory: str) -> str:
         packages = sorted(path.parent.name for path in root.glob("*/__init__.py"))
     else:
         packages = [here.name, "notes"]
-        setup.write_text(_SETUP.format(packages=packages, **_as_installed()), encoding="utf-8")
+        setup.write_text(_SETUP.format(**_as_installed()), encoding="utf-8")
     for package in packages:
         shutil.copytree(root / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
     return str(setup)
@@ -59,8 +60,8 @@ def _as_installed() -> dict[str, object]:
         distribution = importlib.metadata.distribution(PROJECT)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
-            f"{Path(__file__).resolve().parent}: belongs to no clone and no installed package, so it cannot be packed "
-            "for workers: pip install the project, or give its --setup_file"
+            f"{Path(__file__).resolve().parent}: cannot be packed for workers, since it is neither a checkout nor "
+            "installed. In a checkout of the project, run pip install ., or pass --setup_file"
         ) from error
     return {
         "name": PROJECT,

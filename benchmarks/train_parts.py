@@ -300,7 +300,7 @@ class Fit:
     def __init__(self, config: Config, windows: Windows, *, jit_compile: bool, steps_per_execution: int) -> None:
         keras.utils.set_random_seed(config.seed)
         self._model = PlainModel(config)
-        schedule, clip = WarmupThen(config, tf.Variable(1e9)), config.clip_norm or None
+        schedule, clip = WarmupThen(config, tf.Variable(0.0), tf.Variable(1e9)), config.clip_norm or None
         if config.optimizer == "adamw":
             optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=clip)
             optimizer.exclude_from_weight_decay(

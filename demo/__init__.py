@@ -1,1 +1,1 @@
-"""The demo: from nothing to music in one command. Part of the repository, not of what is installed."""
+"""Demonstration of the whole path, from a corpus to music, in one command."""

@@ -1,33 +1,63 @@
 """The whole path in one command, `make demo`: corpus, dataset, training, evaluation, music.
 
-It only runs the commands that a user runs, prints each as it does, and skips those whose result is there. Arguments
-that shape a result are part of its folder's name, so that another argument never meets a result that is not its own.
+It only runs the commands that a user runs, prints each before it starts it, and skips those whose result exists.
+Arguments that shape a result are part of its folder's name, so that another argument never meets a result that is not
+its own. The folder of the last corpus is also named `latest`.
 """
 
+import contextlib
 import hashlib
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from absl import flags
 
+from demo import primer
 from notes import cli, progress
 from notes.errors import UserError
+from notes.midi import write_midi
 
 CHORALES = Path("corpora/bach-chorales")
+LATEST = "latest"
+PRIMER = "primer.mid"
+
+_TUTORIAL_SHARE = (
+    1 / 4
+)  # of the minutes of training, on top of them: the tutorial's model is small, and soon as good as it becomes
+_SAVING_SECONDS = 2.0  # after Ctrl-C, until a command that goes on is terminated: it may not have received it
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of the demo, and the file that it writes last; None: it is run each time."""
+    """One command of the demo.
+
+    Attributes:
+        title: what the command is for.
+        module: the command.
+        arguments: its flags.
+        result: the file that it writes last.
+        sources: files that the result shows: it is written again when one of them is newer.
+    """
 
     title: str
     module: str
     arguments: list[str]
-    result: Path | None
+    result: Path
+    sources: tuple[Path, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """True if the result exists and is newer than what it shows."""
+        if not self.result.exists():
+            return False
+        written = self.result.stat().st_mtime_ns
+        return all(source.exists() and source.stat().st_mtime_ns <= written for source in self.sources)
 
     def run(self, *, quiet: bool = False) -> None:
         """Runs the command, unless its result is there.
@@ -40,21 +70,36 @@ class Stage:
         """
         manner = [*(["--quiet"] if quiet else []), *(["--log_json"] if progress.is_json() else [])]
         command = [_python(), "-m", self.module, *self.arguments, *manner]
-        is_there = self.result is not None and self.result.exists()
+        is_done = self.is_done
         if not quiet:
             print(f"\n== {self.title}", flush=True)
-            print(f"   is there already: {self.result}" if is_there else f"$ {shlex.join(command)}", flush=True)
-        if is_there:
+            print(f"   exists already: {self.result}" if is_done else f"$ {shlex.join(command)}", flush=True)
+        if is_done:
             return
-        with subprocess.Popen(command) as process:
-            try:
-                status = process.wait()
-            except KeyboardInterrupt:
-                process.wait()  # it was interrupted too, and may be saving what it has
-                raise
+        with subprocess.Popen(command) as process, _ended_with_the_demo(process):
+            status = process.wait()
         if status:
             progress.say(f"The command above ended with status {status}.", severity="ERROR")
             raise SystemExit(status if status > 0 else 128 - status)
+
+
+@contextlib.contextmanager
+def _ended_with_the_demo(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ends a command when the demo is interrupted or terminated, and waits until it has saved what it has."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        try:
+            # A terminal sends Ctrl-C to the command as well.
+            if isinstance(error, KeyboardInterrupt):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_SAVING_SECONDS)
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+        except KeyboardInterrupt:
+            process.kill()
+        raise
 
 
 @dataclass(frozen=True)
@@ -83,7 +128,7 @@ def stages(
         num_samples: pieces to generate.
     """
     dataset, run = work / "dataset", work / f"run-{max_minutes:g}min"
-    seed_minutes = round(max_minutes / 3, 3)
+    seed_minutes = round(max_minutes * _TUTORIAL_SHARE, 3)
     seed = work / f"tutorial-{seed_minutes:g}min"
     music = run / f"music-{num_samples}x{num_notes}"
     unfinished = ["--overwrite"] if dataset.exists() else []
@@ -109,6 +154,7 @@ def stages(
             seed_minutes,
             f"Train the well-known tutorial's model, to compare: {seed_minutes:g} minutes at most",
             "Evaluate it on the same performances",
+            "--samples=0",
         ),
         Stage(
             "Generate: music from silence",
@@ -127,20 +173,33 @@ def stages(
             "Report: one page to see and hear",
             "trainer.report",
             [f"--workdir={run}", f"--beside={seed}"],
-            None,
+            run / "report.html",
+            (run / "evaluation-test.json", run / "samples" / "samples.json", seed / "evaluation-test.json"),
         ),
     ]
     return commands, Results(music, run / "report.html")
 
 
 def _train_and_evaluate(
-    preset: str, dataset: Path, workdir: Path, max_minutes: float, train_title: str, evaluate_title: str
+    preset: str,
+    dataset: Path,
+    workdir: Path,
+    max_minutes: float,
+    train_title: str,
+    evaluate_title: str,
+    *flags_of_training: str,
 ) -> list[Stage]:
     return [
         Stage(
             train_title,
             "trainer",
-            [f"--data={dataset}", f"--workdir={workdir}", f"--preset={preset}", f"--max_minutes={max_minutes:g}"],
+            [
+                f"--data={dataset}",
+                f"--workdir={workdir}",
+                f"--preset={preset}",
+                f"--max_minutes={max_minutes:g}",
+                *flags_of_training,
+            ],
             workdir / "result.json",
         ),
         Stage(
@@ -166,13 +225,23 @@ def folder_of(corpus: Path) -> str:
     return f"{corpus.stem if corpus.is_file() else corpus.name}-{content.hexdigest()[:8]}"
 
 
+def link(folder: Path) -> Path:
+    """Names a folder `latest` as well, atomically; returns the link."""
+    latest = folder.parent / LATEST
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{LATEST}-") as directory:
+        unfinished = Path(directory) / LATEST
+        unfinished.symlink_to(folder.name)
+        unfinished.replace(latest)
+    return latest
+
+
 def _python() -> str:
     """Names this interpreter as one would type it here."""
     return os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd() + os.sep) else sys.executable
 
 
 def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, num_samples: int, quiet: bool) -> None:
-    """Runs every stage and says where the music is."""
+    """Runs every stage and prints where the music and the page are."""
     if corpus_given:
         corpus = Path(corpus_given).expanduser()
         if not corpus.exists():
@@ -181,6 +250,11 @@ def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, nu
         corpus = CHORALES
         Stage("Corpus: Bach's chorales", "demo.chorales", [f"--output={corpus}"], corpus).run(quiet=quiet)
     folder = Path(work) / folder_of(corpus)
+    folder.mkdir(parents=True, exist_ok=True)
+    latest = link(folder)
+    primer_path = Path(work) / PRIMER
+    if not primer_path.exists():
+        write_midi(primer.notes(), primer_path)
     planned, results = stages(corpus, folder, max_minutes=max_minutes, num_notes=num_notes, num_samples=num_samples)
     for stage in planned:
         stage.run(quiet=quiet)
@@ -189,22 +263,27 @@ def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, nu
     print("\nThe music:")
     for file in sorted(results.music.iterdir()):
         if file.suffix in (".mid", ".wav", ".png"):
-            print(f"  {file}")
-    print(
-        f"\nThe page, to open in a browser: curves, scores, and eight continuations to see and hear\n  {results.page}"
-    )
+            print(f"  {latest / file.relative_to(folder)}")
+    print(f"\nA few bars for the model to continue, by trainer.generate --primer:\n  {primer_path}")
+    page = latest / results.page.relative_to(folder)
+    print(f"\nThe page, to open in a browser: curves, scores, and eight continuations to see and hear\n  {page}")
 
 
 if __name__ == "__main__":
-    _CORPUS = flags.DEFINE_string(
-        "corpus", "", "directory or .zip of MIDI files; by default Bach's chorales from music21"
+    cli.group("input and output")
+    _CORPUS = flags.DEFINE(
+        cli.Path("DIR|ZIP", False), "corpus", "", "MIDI files. (default: Bach's chorales, from music21)"
     )
-    _WORK = flags.DEFINE_string(
-        "work", "build/demo", "directory for datasets, runs and music: one folder for each corpus"
+    _WORK = flags.DEFINE(
+        cli.Path("DIR", False),
+        "work",
+        "build/demo",
+        "Directory for datasets, runs and music: a folder for each corpus.",
     )
-    _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "minutes to train at most")
-    _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "notes of each piece to generate")
-    _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "pieces to generate")
+    cli.group("training and music")
+    _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "Minutes to train at most.")
+    _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "Notes of each piece to generate.")
+    _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Pieces to generate.")
     cli.run(
         lambda: main(
             _CORPUS.value,
@@ -214,5 +293,7 @@ if __name__ == "__main__":
             num_samples=_NUM_SAMPLES.value,
             quiet=cli.QUIET.value,
         ),
-        usage="[--corpus=DIR|ZIP]\n\nFrom a corpus to music: preprocess, train, evaluate, generate, report.",
+        usage="[--corpus=DIR|ZIP] [flags]\n\nRuns everything from a corpus to music: preprocess, train, evaluate, "
+        "generate, report.",
+        examples=("", "--corpus=my-midi --max_minutes=20"),
     )

@@ -183,10 +183,19 @@ def main(url: str, output: str, *, sha256: str, quiet: bool) -> None:
 
 
 if __name__ == "__main__":
-    _OUTPUT = flags.DEFINE_string("output", None, "file to write; a right one that is there already is left alone")
-    _URL = flags.DEFINE_string("url", MAESTRO_URL, "where to download from, such as a mirror of your own")
-    _SHA256 = flags.DEFINE_string("sha256", MAESTRO_SHA256, "what the file's sha256 must be")
+    cli.group("download")
+    _OUTPUT = flags.DEFINE(
+        cli.Path("FILE", False), "output", None, "File to write. A complete download of that name is kept."
+    )
+    _URL = flags.DEFINE(
+        cli.Text("URL"), "url", None, "Address to download from, such as a mirror. (default: the publisher's)"
+    )
+    _SHA256 = flags.DEFINE(cli.Text("HEX"), "sha256", MAESTRO_SHA256, "SHA-256 that the file must have.")
     cli.run(
-        lambda: main(cli.required(_URL), cli.required(_OUTPUT), sha256=cli.required(_SHA256), quiet=cli.QUIET.value),
-        usage="--output=FILE\n\nDownloads MAESTRO v3.0.0's MIDI from its publisher; a second run resumes.",
+        lambda: main(
+            _URL.value or MAESTRO_URL, cli.required(_OUTPUT), sha256=cli.required(_SHA256), quiet=cli.QUIET.value
+        ),
+        usage="--output=FILE [flags]\n\nDownloads MAESTRO v3.0.0's MIDI from its publisher. A second run resumes.",
+        required=(_OUTPUT,),
+        examples=("--output=corpora/maestro-v3.0.0-midi.zip",),
     )

@@ -26,19 +26,25 @@ USAGE = """PATH ... [flags]
 Shows what is in MIDI files or in a dataset. A PATH is a MIDI file, a directory of MIDI files, a glob in quotes, or the
 directory of a dataset, here or in a bucket. Several MIDI files are shown by a line each, and summed up.
 """
+EXAMPLES = ("my.mid --output=pictures", "my-midi --csv=notes.csv", "dataset")
 
-_NOTES = flags.DEFINE_integer("notes", 10, "how many of a MIDI file's first notes to list", lower_bound=0)
-_OUTPUT = flags.DEFINE_string(
+cli.group("input and output")
+_OUTPUT = flags.DEFINE(
+    cli.Path("DIR"),
     "output",
     None,
-    "a directory for pictures: distributions.png, and piano-roll.png of a single MIDI file; those of an earlier call "
-    "are overwritten",
+    "Directory for pictures: distributions.png and, of a single MIDI file, piano-roll.png. Those of an earlier call "
+    "are overwritten. (default: none are drawn)",
 )
+_CSV = flags.DEFINE(
+    cli.Path("FILE"),
+    "csv",
+    None,
+    "CSV file for all notes, for a spreadsheet or pandas; times in seconds. (default: none)",
+)
+_NOTES = flags.DEFINE_integer("notes", 10, "First notes of a MIDI file to list; 0 lists none.", lower_bound=0)
 _ROLL_NOTES = flags.DEFINE_integer(
-    "roll_notes", None, "how many of the first notes the piano roll shows; all by default", lower_bound=1
-)
-_CSV = flags.DEFINE_string(
-    "csv", None, "a file for all notes, as a table for a spreadsheet or pandas; times in seconds"
+    "roll_notes", None, "First notes that the piano roll shows. (default: all)", lower_bound=1
 )
 
 ROLL_NAME = "piano-roll.png"
@@ -54,7 +60,7 @@ def main(paths: list[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # Not every terminal knows an ellipsis.
     if _OUTPUT.value:
-        _import_plots()
+        import notes.plots  # noqa: F401  Fails before anything is read if Matplotlib is not installed.
     datasets = [path for path in paths if _is_dataset(path)]
     if datasets and len(paths) > 1:
         raise UserError(f"{datasets[0]}: is a dataset, and {len(paths)} paths are given: expected no path beside it")
@@ -62,13 +68,6 @@ def main(paths: list[str]) -> None:
         _inspect_dataset(datasets[0])
     else:
         _inspect_midi(paths)
-
-
-def _import_plots() -> None:
-    try:
-        import notes.plots  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(f"--output: {error.name} is not installed: pip install 'sostenuto[inspect]'") from error
 
 
 def _is_dataset(path: str) -> bool:
@@ -295,4 +294,4 @@ def _print(*lines: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, usage=USAGE, operands=True)
+    cli.run(main, usage=USAGE, operands=True, examples=EXAMPLES)

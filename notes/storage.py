@@ -30,6 +30,15 @@ TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{12}$")
 _THREADS = 16  # requests under way at once, which mostly wait
 _AHEAD_BYTES = 2**28
 _REMOTE = "gs://"
+_MISTYPED_REMOTE = re.compile(r"gs:[/\\]", re.IGNORECASE)
+# At least two letters: "C:/" is a drive of Windows.
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_REMEDIES = {
+    "gs": "Copy the files to a local directory first",
+    "file": "Remove file:// from the path",
+    "http": "Download the files to a local directory first",
+    "https": "Download the files to a local directory first",
+}
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -59,14 +68,15 @@ def local_path(path: str | os.PathLike) -> str:
     """Returns a path of this machine as a string.
 
     Raises:
-        UserError: the path is a URI of another place, such as gs://.
+        UserError: the path is a URI, such as s3://, or a mistyped gs://.
     """
     path = os.fspath(path)
-    scheme, separator, _ = path.partition("://")
-    if separator and scheme.isalnum():
-        raise UserError(
-            f"{path}: {scheme}:// is not supported, expected a path of this machine; copy the files here first"
-        )
+    if _MISTYPED_REMOTE.match(path) and not is_remote(path):
+        raise UserError(f"{path}: not a path in a bucket. Expected gs://BUCKET/PATH")
+    if match := _SCHEME.match(path):
+        scheme = match[1].lower()
+        remedy = _REMEDIES.get(scheme, "Copy the files to a local directory or to gs:// first")
+        raise UserError(f"{path}: {scheme}:// is not supported here. {remedy}")
     return path
 
 

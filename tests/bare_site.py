@@ -25,8 +25,17 @@ def install(archive: Path, site: Path) -> list[str]:
     command = [sys.executable, "setup.py", "-q", "build_py", f"--build-lib={site.resolve()}"]
     subprocess.run(command, cwd=project, check=True, capture_output=True)
     metadata = importlib.metadata.PathDistribution(project)  # It reads the PKG-INFO of a source archive, too.
+    return link([*(metadata.requires or []), "apache-beam"], site)
+
+
+def link(requirements: Iterable[str], site: Path) -> list[str]:
+    """Links installed distributions into a directory: those that fulfil requirements, and what these require in turn.
+
+    Returns:
+        Their names.
+    """
     found: dict[str, importlib.metadata.Distribution] = {}
-    _close([*map(Requirement, metadata.requires or []), Requirement("apache-beam")], found)
+    _close(map(Requirement, requirements), found)
     for distribution in found.values():
         _link(distribution, site)
     return sorted(found)

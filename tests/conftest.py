@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,59 @@ from tests.gcs_server import GcsServer
 # Reproducible, and without a deadline: the machine may be busy with other things.
 hypothesis.settings.register_profile("sostenuto", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("sostenuto")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores SIGINT, and so would every command that a test starts and then interrupts. A
+    # process that handles it starts others with the default action.
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--allowed-skips", help="fail if a test is skipped for a reason that no line of this file begins with"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("--allowed-skips")
+    if file and not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the first process
+        config.pluginmanager.register(SkipCheck(Path(file)))
+
+
+class SkipCheck:
+    """Fails a session with tests that were skipped for other reasons than those of a file.
+
+    Attributes:
+        allowed: how the allowed reasons begin.
+        unexpected: reasons by test, of all others.
+    """
+
+    def __init__(self, file: Path) -> None:
+        lines = (line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+        self.allowed = tuple(filter(None, lines))
+        self.unexpected: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._check(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._check(report)
+
+    def _check(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple):
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+            if not reason.startswith(self.allowed):
+                self.unexpected[report.nodeid] = reason
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.unexpected and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for test, reason in self.unexpected.items():
+            terminalreporter.write_line(
+                f"{test}: skipped ({reason}). Install what it needs, or allow the skip.", red=True
+            )
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from notes.cli.main import COMMANDS
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Environment variables, set by whoever runs the block.
@@ -18,7 +20,7 @@ DONE = "DOCUMENTED_DONE"  # the file of the calls that have succeeded and need n
 REAL_PATH = "DOCUMENTED_PATH"  # PATH outside
 
 PROGRAMS = (
-    *("python", "pip", "make", "tensorboard", "kubectl"),
+    *("sostenuto", "python", "pip", "uv", "make", "tensorboard", "kubectl"),
     *("gcloud", "kind", "srun", "taskset", "checkov", "nvidia-smi"),
 )
 
@@ -27,7 +29,7 @@ _TINY = {"units": 8, "layers": 1, "head_units": 8, "seq_length": 16, "batch_size
 
 # What commands are given beside what the page says, so that they end within seconds: the last one of a flag counts.
 SMALLER = {
-    "trainer": ["--steps=2", *(f"--{name}={value}" for name, value in _TINY.items())],
+    "trainer": ["--steps=2", "--samples=0", *(f"--{name}={value}" for name, value in _TINY.items())],
     "trainer.generate": ["--num_notes=20", "--num_samples=1"],
     "tuning": ["--max_trials=1", "--train_steps=2", *(f"--fix={name}={value}" for name, value in _TINY.items())],
 }
@@ -52,6 +54,10 @@ def in_small(program: str, arguments: list[str]) -> list[str]:
         ValueError: none can be run here.
     """
     match program, arguments:
+        case "sostenuto", ["completion", _] | ["--help" | "--version"]:
+            return [sys.executable, "-m", "notes.cli.main", *arguments]
+        case "sostenuto", [name, *given]:
+            return in_small("python", ["-m", COMMANDS[name].module, *given])
         case "python", ["-m", module, *given] if module in OURS or module.startswith("trainer."):
             kept = [flag for flag in given if module != "trainer" or not flag.startswith(_LENGTHS)]
             before, separator, after = _cut(kept)

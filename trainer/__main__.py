@@ -15,37 +15,48 @@ from notes.manifest import Manifest
 from trainer import startup
 from trainer.cluster import resolve
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
+from trainer.samples import NUM_SAMPLES
 
 _STARTED = time.monotonic()
 
 EXIT_PEER_LOST = cli.EXIT_TRY_AGAIN
 
-_DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "where checkpoints, metrics and results go; an unfinished run is resumed"
+USAGE = """--data=DIR --workdir=DIR [--preset=NAME | --config=FILE] [--FIELD=VALUE ...]
+
+Trains a next-note model. The config is a preset or a file, with the fields that flags change. Started again, the
+command resumes an unfinished run.
+"""
+EXAMPLES = (
+    "--data=dataset --workdir=run",
+    "--data=dataset --workdir=run --preset=base --units=384 --layers=3 --max_minutes=60",
+    "--data=dataset --workdir=other-run --config=run/config.json --seed=1",
+)
+
+cli.group("input and output")
+_DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that beam_preprocess wrote.")
+_WORKDIR = flags.DEFINE(
+    cli.Path("DIR"), "workdir", None, "Directory for checkpoints, metrics and results. An unfinished run is resumed."
 )
 _PRESET = flags.DEFINE_enum(
-    "preset", None, sorted(PRESETS), "the config to start from; base where neither a workdir nor --config gives one"
+    "preset", None, sorted(PRESETS), "Config to start from. (default: that of the workdir, else base)"
 )
-_CONFIG = flags.DEFINE_string("config", None, "a config file to start from, such as another run's config.json")
-_WORKERS = flags.DEFINE_string(
-    "workers", None, "the hosts that train together, as HOST:PORT,HOST:PORT; by default as TF_CONFIG or Slurm say"
+_CONFIG = flags.DEFINE(
+    cli.Path("FILE"),
+    "config",
+    None,
+    "Config file to start from instead of a preset, such as another run's config.json.",
 )
-_WORKER_INDEX = flags.DEFINE_integer(
-    "worker_index", None, "which of --workers this is; by default as Kubernetes (JOB_COMPLETION_INDEX) or Slurm say"
-)
-_PROFILE = flags.DEFINE_bool("profile", False, "write a trace of train_steps 10 to 20 for TensorBoard")
 
 
 def _define_config_flags() -> dict[str, flags.FlagHolder]:
-    """A flag for each field of the config; None means "as the preset has it"."""
+    """Defines a flag for each field of the config; None stands for the value of the preset."""
     define: dict[Any, Callable] = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
     holders = {}
     for field in dataclasses.fields(Config):
         if field.name == "preset":
             continue
-        defaults = "; ".join(f"{name}: {getattr(values, field.name)}" for name, values in PRESETS.items())
-        text = f"{field.metadata['help']} ({defaults})"
+        cli.group(field.metadata["group"])
+        text = f"{field.metadata['help']} ({_defaults(field.name)})"
         if field.metadata["choices"]:
             holders[field.name] = flags.DEFINE_enum(field.name, None, field.metadata["choices"], text)
         else:
@@ -53,7 +64,39 @@ def _define_config_flags() -> dict[str, flags.FlagHolder]:
     return holders
 
 
+def _defaults(field: str) -> str:
+    """Returns the value of a field in `base`, and in each preset that differs from it."""
+    base = getattr(PRESETS["base"], field)
+    values = {name: getattr(values, field) for name, values in PRESETS.items()}
+    differing = [f"; {name}: {_as_typed(value)}" for name, value in values.items() if value != base]
+    return f"default: {_as_typed(base)}{''.join(differing)}"
+
+
+def _as_typed(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
 _FIELDS = _define_config_flags()
+
+cli.group("devices and hosts")
+_WORKERS = flags.DEFINE(
+    cli.Text("HOST:PORT,..."), "workers", None, "Hosts that train together. (default: from TF_CONFIG or Slurm, if set)"
+)
+_WORKER_INDEX = flags.DEFINE_integer(
+    "worker_index",
+    None,
+    "Index of this host in --workers. (default: from Kubernetes' JOB_COMPLETION_INDEX or from Slurm)",
+    lower_bound=0,
+)
+cli.group("reports and checkpoints")
+_SAMPLES = flags.DEFINE_integer(
+    "samples",
+    NUM_SAMPLES,
+    "Samples to play at the end and for TensorBoard; 0 plays none.",
+    lower_bound=0,
+    upper_bound=NUM_SAMPLES,
+)
+_PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of the process's train_steps 11 to 20 for TensorBoard.")
 
 
 def _config(workdir: str) -> Config:
@@ -87,7 +130,15 @@ def main() -> int:
     from trainer import loop
 
     try:
-        result = loop.train(config, manifest, workdir, cluster=cluster, profile=_PROFILE.value, started=_STARTED)
+        result = loop.train(
+            config,
+            manifest,
+            workdir,
+            cluster=cluster,
+            profile=_PROFILE.value,
+            started=_STARTED,
+            num_samples=_SAMPLES.value,
+        )
     except loop.PeerLost as error:
         cli.complain(error, EXIT_PEER_LOST)
         return EXIT_PEER_LOST
@@ -104,4 +155,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, usage="--data=DIR --workdir=DIR [--preset=NAME | --config=FILE] [--FIELD=VALUE ...]\n" + __doc__)
+    cli.run(main, usage=USAGE, required=(_DATA, _WORKDIR), examples=EXAMPLES)

@@ -38,8 +38,18 @@ _AT_LEAST_0 = (
 )
 
 
-def _field(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+# Groups of fields, as `--help` shows them.
+_MODEL = "model"
+_LOSSES = "losses"
+_DATA = "training data"
+_OPTIMIZER = "optimizer"
+_LENGTH = "length of training and scores"
+_DEVICES = "devices and hosts"
+_REPORTS = "reports and checkpoints"
+
+
+def _field(default: Any, help: str, choices: tuple[str, ...] = (), *, group: str = "training") -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "group": group})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,90 +60,132 @@ class Config:
         UserError: on construction, when a field is out of its range; the message names the field.
     """
 
-    preset: str = _field("base", "the preset that this config started from")
+    preset: str = _field("base", "Preset that this config started from.")
 
     model: str = _field(
         "density",
-        "density: distributions of pitch, step, duration and velocity, each given the fields before it; "
-        "regression: pitch logits and the conditional mean of step and duration",
+        "Density predicts distributions of pitch, step, duration and velocity, each given the fields before it. "
+        "Regression predicts pitch logits and the conditional mean of step and duration.",
         ("density", "regression"),
+        group=_MODEL,
     )
     positions: str = _field(
         "every",
-        "every: each note of a window is a target, windows do not overlap; last: only the note after the window is, "
-        "windows start at every note",
+        "Targets of a window: every note, of windows that do not overlap; or only the note after the last one, of "
+        "windows that start at every note.",
         ("every", "last"),
+        group=_MODEL,
     )
-    seq_length: int = _field(128, "notes in a training window")
-    units: int = _field(256, "units of each LSTM layer")
-    layers: int = _field(2, "LSTM layers")
-    pitch_embedding: int = _field(96, "size of the pitch embedding (density)")
-    time_embedding: int = _field(48, "size of the step and of the duration embedding (density)")
-    velocity_embedding: int = _field(32, "size of the velocity embedding (density)")
+    seq_length: int = _field(128, "Notes in a training window.", group=_MODEL)
+    units: int = _field(256, "Units of each LSTM layer.", group=_MODEL)
+    layers: int = _field(2, "LSTM layers.", group=_MODEL)
+    pitch_embedding: int = _field(96, "Size of the pitch embedding (density).", group=_MODEL)
+    time_embedding: int = _field(48, "Size of the step and of the duration embedding (density).", group=_MODEL)
+    velocity_embedding: int = _field(32, "Size of the velocity embedding (density).", group=_MODEL)
     recent_embedding: int = _field(
-        64, "size of the vector of what the last 32 notes left at the keys, and when they end (density); 0: none"
+        64,
+        "Size of the embedding of the last 32 notes: their keys, and when they end (density); 0 disables it.",
+        group=_MODEL,
     )
-    head_units: int = _field(128, "hidden units of each head (density)")
-    head_blocks: int = _field(1, "residual blocks of each head; 0: one hidden layer (density)")
+    head_units: int = _field(128, "Hidden units of each head (density).", group=_MODEL)
+    head_blocks: int = _field(1, "Residual blocks of each head (density); 0 leaves one hidden layer.", group=_MODEL)
     time_distribution: str = _field(
         "bins",
-        "how step and duration are distributed over ticks of 10 ms (density): bins: a softmax over logarithmic "
-        "bins; logistics: a mixture of logistic distributions of the time's logarithm",
+        "Distribution of step and duration over ticks of 10 ms (density): a softmax over logarithmic bins, or a "
+        "mixture of logistic distributions of the time's logarithm.",
         ("bins", "logistics"),
+        group=_MODEL,
     )
-    mixtures: int = _field(10, "components of the mixture of a time (logistics)")
-    dropout: float = _field(0.0, "share of the activations dropped after each LSTM layer while training")
-    pitch_weight: float = _field(1.0, "weight of the pitch loss")
-    step_weight: float = _field(1.0, "weight of the step loss")
-    duration_weight: float = _field(1.0, "weight of the duration loss")
-    velocity_weight: float = _field(1.0, "weight of the velocity loss (density)")
+    mixtures: int = _field(10, "Components of the mixture of a time (logistics).", group=_MODEL)
+    dropout: float = _field(
+        0.0, "Fraction of the activations dropped after each LSTM layer in training; 0 disables dropout.", group=_MODEL
+    )
+    pitch_weight: float = _field(1.0, "Weight of the pitch loss.", group=_LOSSES)
+    step_weight: float = _field(1.0, "Weight of the step loss.", group=_LOSSES)
+    duration_weight: float = _field(1.0, "Weight of the duration loss.", group=_LOSSES)
+    velocity_weight: float = _field(1.0, "Weight of the velocity loss (density).", group=_LOSSES)
 
-    corpus_share: float = _field(1.0, "share of the training performances that are used, always the same ones")
-    transpose: int = _field(6, "training windows are transposed by up to so many semitones, up or down")
-    stretch: float = _field(0.0, "training windows are played up to this share faster or slower, such as 0.05")
+    corpus_share: float = _field(
+        1.0, "Fraction of the training performances to use, always the same ones.", group=_DATA
+    )
+    transpose: int = _field(
+        6, "Transpose training windows up or down by at most this many semitones; 0 disables it.", group=_DATA
+    )
+    stretch: float = _field(
+        0.0,
+        "Play training windows faster or slower by at most this fraction, such as 0.05; 0 disables it.",
+        group=_DATA,
+    )
 
-    batch_size: int = _field(32, "windows in a global batch, over all replicas of all hosts")
+    batch_size: int = _field(32, "Windows in a global batch, over all replicas of all hosts.", group=_OPTIMIZER)
     accumulate: int = _field(
-        1, "global batches whose gradients are summed for one train_step: the batch of so many times more memory"
+        1,
+        "Global batches whose gradients are summed for one train_step, for batches larger than the memory.",
+        group=_OPTIMIZER,
     )
-    optimizer: str = _field("adamw", "the optimizer", ("adam", "adamw"))
-    learning_rate: float = _field(2e-3, "peak learning rate")
+    optimizer: str = _field("adamw", "Optimizer.", ("adam", "adamw"), group=_OPTIMIZER)
+    learning_rate: float = _field(2e-3, "Peak learning rate.", group=_OPTIMIZER)
     schedule: str = _field(
         "cosine",
-        "what the learning rate does after warm-up: constant, or cosine down to a hundredth",
+        "Learning rate after warm-up: constant, or a cosine down to a hundredth of the peak.",
         ("constant", "cosine"),
+        group=_OPTIMIZER,
     )
-    warmup_steps: int = _field(100, "train_steps over which the learning rate rises from zero")
-    weight_decay: float = _field(0.01, "decoupled weight decay (adamw), on matrices of the LSTM and of dense layers")
-    clip_norm: float = _field(1.0, "gradients are scaled down to this global norm; 0: never")
+    warmup_steps: int = _field(
+        100, "train_steps over which the learning rate rises from zero; 0 disables warm-up.", group=_OPTIMIZER
+    )
+    weight_decay: float = _field(
+        0.01,
+        "Decoupled weight decay (adamw) of the matrices of LSTM and dense layers; 0 disables it.",
+        group=_OPTIMIZER,
+    )
+    clip_norm: float = _field(1.0, "Maximum global gradient norm; 0 disables clipping.", group=_OPTIMIZER)
 
     ema: float = _field(
-        0.0, "decay of a moving average of the weights, which is then scored, kept as the best and exported; 0: none"
+        0.0,
+        "Decay of a moving average of the weights, which is scored, kept as the best and exported; 0 disables it.",
+        group=_OPTIMIZER,
     )
 
-    steps: int = _field(0, "train for so many train_steps")
-    epochs: int = _field(0, "train for so many epochs")
-    max_minutes: float = _field(25.0, "train as many train_steps as fit into this time, start-up included")
-    monitor: str = _field(
-        "val_nats", "what decides the best weights: nats/note on validation, or the training loss", ("val_nats", "loss")
+    steps: int = _field(0, "Train for this many train_steps; 0 disables this limit.", group=_LENGTH)
+    epochs: int = _field(0, "Train for this many epochs; 0 disables this limit.", group=_LENGTH)
+    max_minutes: float = _field(
+        25.0,
+        "Train as many train_steps as fit into this many minutes, start-up included; 0 disables this limit.",
+        group=_LENGTH,
     )
-    evaluate_every: int = _field(500, "score the validation split each so many train_steps (and at the end); 0: never")
-    patience: int = _field(0, "stop after so many measurements of `monitor` without a better one; 0: never")
+    monitor: str = _field(
+        "val_nats",
+        "Score that decides which weights are best: nats/note on the validation split, or the training loss.",
+        ("val_nats", "loss"),
+        group=_LENGTH,
+    )
+    evaluate_every: int = _field(
+        500, "train_steps between scores of the validation split; 0 disables them.", group=_LENGTH
+    )
+    patience: int = _field(
+        0, "Stop after this many scores of `monitor` without a better one; 0 never stops early.", group=_LENGTH
+    )
 
     precision: str = _field(
         "float32",
-        "arithmetic of LSTM and hidden layers; logits, losses and optimizer stay in float32 (float64: everywhere)",
+        "Arithmetic of LSTM and hidden layers. Logits, losses and optimizer use float32, or float64 with float64.",
         ("float32", "mixed_bfloat16", "mixed_float16", "float64"),
+        group=_DEVICES,
     )
-    replicas: int = _field(0, "model copies on a host, one a device; 0: one per visible GPU, or one on the CPU")
-    seed: int = _field(0, "seed of initial weights, windows, augmentation and dropout")
+    replicas: int = _field(
+        0, "Model copies on a host, one a device; 0 uses all visible GPUs, or else one on the CPU.", group=_DEVICES
+    )
+    seed: int = _field(0, "Seed of initial weights, windows, augmentation and dropout.", group=_DATA)
     deterministic: bool = _field(
-        True, "use only deterministic kernels, so that equal runs give equal weights bit for bit"
+        True, "Use only deterministic kernels, so that equal runs give equal weights bit for bit.", group=_DEVICES
     )
 
-    log_every: int = _field(50, "report to metrics.jsonl and TensorBoard each so many train_steps; 0: once an epoch")
-    checkpoint_every: int = _field(250, "save a checkpoint each so many train_steps; 0: once an epoch")
-    keep: int = _field(3, "checkpoints kept, besides the best one")
+    log_every: int = _field(
+        50, "train_steps between reports to metrics.jsonl and TensorBoard; 0 reports once an epoch.", group=_REPORTS
+    )
+    checkpoint_every: int = _field(250, "train_steps between checkpoints; 0 saves once an epoch.", group=_REPORTS)
+    keep: int = _field(3, "Checkpoints to keep, besides the best one.", group=_REPORTS)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -17,7 +17,7 @@ import tensorflow as tf
 from notes import storage
 from notes.errors import UserError
 from notes.manifest import Manifest
-from notes.progress import track
+from notes.progress import say, track
 from notes.records import Performance
 from notes.representation import MAX_TIME_US, PITCHES
 from trainer import stateless
@@ -29,6 +29,9 @@ START_PITCH = PITCHES
 _LAYOUT = 1  # to be raised with any change of what a cached table holds
 _COLUMNS = {"pitch": "u1", "velocity": "u1", "step_us": "<i4", "duration_us": "<i4"}
 _LOWEST_KEY, _HIGHEST_KEY = 21, 108  # A0 and C8, the ends of a piano's keyboard
+# A config beyond these trains on padding, or on the same windows many times a train_step: it is a mistake.
+_MOST_LENGTHS = 5  # a window, of the longest performance
+_MOST_EPOCHS = 10  # a train_step
 
 
 class NoteArrays(NamedTuple):
@@ -162,6 +165,8 @@ class Windows:
     Attributes:
         per_epoch: windows in an epoch.
         targets_per_epoch: notes that an epoch has as targets.
+        pitch_range: the lowest and the highest pitch of the split, before any transposition.
+        longest: notes of the longest performance.
     """
 
     def __init__(self, table: NoteTable, config: Config) -> None:
@@ -174,17 +179,47 @@ class Windows:
             counts = np.maximum(lengths - config.seq_length, 0)
             self.targets_per_epoch = int(counts.sum())
         self.per_epoch = int(counts.sum())
+        self.longest = int(lengths.max(initial=0))
         if not self.per_epoch:
-            raise UserError(
-                f"seq_length={config.seq_length}: no performance of the split is longer; the longest has "
-                f"{lengths.max(initial=0)} notes"
-            )
+            # A window of a last-position model has its target after it.
+            remedy = f"Give at most {self.longest - 1}" if self.longest > 1 else "Add longer performances"
+            raise UserError(f"--seq_length={config.seq_length}: {self._longest_in_words}. {remedy}")
+        self.pitch_range = int(table.notes["pitch"].min()), int(table.notes["pitch"].max())
         with tf.device("CPU:0"):
             # Eager tensors that a graph captures by reference: a NumPy array would be copied into the graph.
             self._columns = NoteArrays(*(tf.constant(table.notes[field]) for field in NoteArrays._fields))
             self._offsets = tf.constant(table.offsets[:-1])
             self._lengths = tf.constant(lengths)
             self._first_window = tf.constant(np.cumsum(counts) - counts)
+
+    @property
+    def _longest_in_words(self) -> str:
+        return f"the longest training performance has {self.longest:,} notes"
+
+    def require_fit(self) -> None:
+        """Checks that windows and batches suit the size of the corpus; warns of windows that are a little too long.
+
+        Raises:
+            UserError: a train_step would train on padding for the most part, or on the same windows many times.
+        """
+        config = self._config
+        if config.seq_length > _MOST_LENGTHS * self.longest:
+            raise UserError(f"--seq_length={config.seq_length}: {self._longest_in_words}. Give at most {self.longest}")
+        windows, most = config.windows_per_train_step, _MOST_EPOCHS * self.per_epoch
+        if windows > most:
+            flag, other = "batch_size", config.accumulate
+            if config.batch_size <= most:
+                flag, other = "accumulate", config.batch_size
+            raise UserError(
+                f"--{flag}={windows // other}: an epoch has {self.per_epoch:,} windows, got {windows:,} a train_step. "
+                f"Give at most {max(most // other, 1)}"
+            )
+        if config.seq_length > self.longest:
+            say(
+                f"--seq_length={config.seq_length}: {self._longest_in_words}, so that a part of each window is empty. "
+                f"Give {self.longest} to train faster",
+                severity="WARNING",
+            )
 
     def batch(self, first_slot: tf.Tensor, windows: int) -> Batch:
         """The windows of slots `first_slot` to `first_slot + windows`, augmented.

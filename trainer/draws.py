@@ -7,9 +7,16 @@ _COLDEST = 1e-30  # temperatures below are as good as this one, and divide witho
 
 
 def categorical(
-    logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor, top_p: tf.Tensor | None = None
+    logits: tf.Tensor,
+    uniform: tf.Tensor,
+    temperature: tf.Tensor,
+    top_p: tf.Tensor | None = None,
+    bounds: tuple[int, int] | None = None,
 ) -> tf.Tensor:
     """Draws from softmax(logits / temperature) by inverting its distribution function.
+
+    With bounds, it draws from the same distribution restricted to the classes within them. A uniform number that
+    draws a class within the bounds without them draws it with them too, as long as the likeliest class is within.
 
     Args:
         logits: `[voices, classes]`.
@@ -17,21 +24,51 @@ def categorical(
         temperature: scalar above 0.
         top_p: scalar above 0, at most 1: draws from the smallest set of likeliest classes whose probability reaches it;
             None draws from all of them.
+        bounds: the lowest and the highest class that may be drawn; None permits all.
 
     Returns:
         int32 `[voices]`.
     """
     classes = logits.shape[-1]
+    lowest, highest = bounds or (0, classes - 1)
     # Next to the likeliest class, so that a temperature near 0 leaves it alone instead of dividing by nothing.
-    relative = logits - tf.reduce_max(logits, axis=-1, keepdims=True)
+    relative = logits - tf.reduce_max(logits[:, lowest : highest + 1], axis=-1, keepdims=True)
+    if bounds:
+        relative = tf.minimum(relative, 0)  # A likelier class outside must not overflow.
     likelihood = tf.exp(relative / tf.maximum(temperature, _COLDEST))
     if top_p is not None:
+        if bounds:
+            within = (np.arange(classes) >= lowest) & (np.arange(classes) <= highest)
+            likelihood = tf.where(within, likelihood, 0)
         likelihood = _nucleus(likelihood, top_p)
     # Running sums as a product with a triangle of ones: XLA makes a far slower loop of tf.cumsum. They are compared
     # with a share of their own total, which rounding, coarse on some GPUs, leaves a little off that of the likelihoods.
     running = tf.matmul(likelihood, tf.constant(np.triu(np.ones((classes, classes))), logits.dtype))
     drawn = tf.cast(uniform, logits.dtype)[:, tf.newaxis] * running[:, -1:]
-    return tf.reduce_sum(tf.cast(running[:, :-1] <= drawn, tf.int32), axis=-1)
+    if bounds:
+        drawn = _moved_within(drawn, running, lowest, highest)
+    chosen = tf.reduce_sum(tf.cast(running[:, :-1] <= drawn, tf.int32), axis=-1)
+    return tf.clip_by_value(chosen, lowest, highest) if bounds else chosen
+
+
+def _moved_within(drawn: tf.Tensor, running: tf.Tensor, lowest: int, highest: int) -> tf.Tensor:
+    """Spreads the draws of classes outside of bounds over those within, and leaves the other draws as they are.
+
+    A draw that falls outside is uniform over what the classes outside take up, so that it serves as a new uniform
+    number: what is drawn has the distribution of the classes within, and no second number is needed.
+
+    Args:
+        drawn: `[voices, 1]`, uniform from 0 to the last running sum.
+        running: `[voices, classes]`, running sums of the likelihoods.
+        lowest: the first class within the bounds.
+        highest: the last one.
+    """
+    begin = running[:, lowest - 1 : lowest] if lowest else tf.zeros_like(drawn)
+    end = running[:, highest : highest + 1]
+    outside = begin + running[:, -1:] - end
+    place = tf.where(drawn < begin, drawn, drawn - end + begin)
+    moved = begin + tf.math.divide_no_nan(place, outside) * (end - begin)
+    return tf.where((drawn < begin) | (drawn >= end), moved, drawn)
 
 
 def _nucleus(likelihood: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:

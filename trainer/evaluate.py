@@ -1,51 +1,75 @@
 """Scores a trained model on a split, or judges what it plays.
 
-`python -m trainer.evaluate --workdir=DIR --data=DIR --split=test` scores how well it predicts each note of the split;
-with `--generated`, it continues performances of the split, and what it plays is compared with real music.
+`python -m trainer.evaluate --workdir=DIR --split=test` scores how well it predicts each note of the split; with
+`--generated`, it continues performances of the split, and what it plays is compared with real music. The split is of
+the dataset that the run was trained on; the scores of another one, `--data=DIR`, go where `--output=FILE` says.
 """
 
+import json
 import os
 from typing import Any
 
 from absl import flags
 
 from notes import cli, storage
-from notes.errors import UserError
+from notes.errors import UnavailableError, UserError
 from notes.manifest import SPLITS, Manifest
 from notes.progress import say
 from notes.records import Performance
 from trainer import startup
 from trainer.by_field import numbers_by_field
-from trainer.workdir import METRICS_NAME, write_json
+from trainer.outputs import require_own_place, require_writable
+from trainer.workdir import METRICS_NAME, load_config, load_run, resolved, write_json
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
-_DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
-_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "what to score, or to continue and compare with")
-_OUTPUT = flags.DEFINE_string(
+USAGE = """--workdir=DIR [--data=DIR --output=FILE] [--split=NAME] [--generated] [flags]
+
+Scores how well a trained model predicts each note of a split. With --generated, it continues performances of the split
+instead, and compares what it plays with real music.
+"""
+EXAMPLES = (
+    "--workdir=run",
+    "--workdir=run --split=validation --generated --temperature=0.9",
+    "--workdir=run --data=other-dataset --output=other-scores.json",
+)
+
+cli.group("input and output")
+_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
+_DATA = flags.DEFINE(
+    cli.Path("DIR"),
+    "data",
+    None,
+    "Dataset that beam_preprocess wrote. Another one than the run's needs --output. (default: the run's)",
+)
+_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "Split to score, or to continue and compare with.")
+_OUTPUT = flags.DEFINE(
+    cli.Path("FILE"),
     "output",
     None,
-    "the file to write; evaluation-SPLIT.json, or generated-SPLIT.json, in the workdir by default. The figure of "
-    "--generated lies beside it, as .png",
+    "JSON file to write; with --generated, a figure of the same name as .png. "
+    "(default: evaluation-SPLIT.json or generated-SPLIT.json in the workdir)",
 )
-_GENERATED = flags.DEFINE_bool("generated", False, "judge what the model plays instead of how well it predicts")
+cli.group("generated music")
+_GENERATED = flags.DEFINE_bool("generated", False, "Compare what the model plays with real music.")
 _NUM_PRIMERS = flags.DEFINE_integer(
     "num_primers",
     None,
-    "with --generated: how many performances to continue; by default as many as the split has for it, but at most 64",
+    "Performances to continue. (default: all of the split that are long enough, at most 64)",
     lower_bound=1,
 )
-_TEMPERATURE = flags.DEFINE_string(
+_TEMPERATURE = flags.DEFINE(
+    cli.Text("NUMBER[,FIELD=NUMBER...]"),
     "temperature",
     "1",
-    "with --generated: below 1 the likely is played more often, above 1 the unlikely: a number, or as in 0.9,pitch=1",
+    "Temperature of sampling, above 0: below 1 likely values are drawn more often. For one field: 0.9,pitch=1.",
 )
-_TOP_P = flags.DEFINE_string(
+_TOP_P = flags.DEFINE(
+    cli.Text("NUMBER[,FIELD=NUMBER...]"),
     "top_p",
     "1",
-    "with --generated: draws from the likeliest values that are so probable together: a number, or as in pitch=0.95",
+    "Draw from the most likely values whose probabilities add up to this; 1 draws from all. For one field: pitch=0.95.",
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "with --generated: of what is drawn: the same seed plays the same", lower_bound=0, upper_bound=2**63 - 1
+    "seed", 0, "Seed of sampling: the same seed plays the same music.", lower_bound=0, upper_bound=2**63 - 1
 )
 
 _OF_GENERATED = (_NUM_PRIMERS, _TEMPERATURE, _TOP_P, _SEED)
@@ -53,23 +77,112 @@ _OF_GENERATED = (_NUM_PRIMERS, _TEMPERATURE, _TOP_P, _SEED)
 
 def main() -> int:
     """Scores, or judges, as the flags say."""
-    workdir, data = cli.required(_WORKDIR), cli.required(_DATA)
+    workdir = cli.required(_WORKDIR)
     for flag in _OF_GENERATED:
         if flag.present and not _GENERATED.value:
             raise UserError(f"--{flag.name}={flag.value}: nothing is continued without --generated: give both")
-    manifest = Manifest.load(data)
-    kind = "generated" if _GENERATED.value else "evaluation"
-    path = _OUTPUT.value or os.path.join(workdir, f"{kind}-{_SPLIT.value}.json")
+    load_config(workdir)
+    run = load_run(workdir)
+    manifest = _dataset(workdir, run)
+    path, is_of_run = _place(workdir, manifest, run)
+    written = [path]
     if _GENERATED.value:
-        _judge(workdir, manifest, path)
+        written.append(_judge(workdir, manifest, path))
     else:
         _score(workdir, manifest, path)
-    if not _OUTPUT.value and storage.exists(storage.join(workdir, METRICS_NAME)):
+    if is_of_run and storage.exists(storage.join(workdir, METRICS_NAME)):
         from trainer import run_page
 
         say("writing the report's page")
-        run_page.write(workdir)
+        written.append(run_page.write(workdir))
+    if is_of_run and not _GENERATED.value:
+        from trainer import model_card
+
+        card = model_card.refresh(workdir, manifest)
+        written += [card] if card else []
+    cli.show(f"wrote {', '.join(written)}")
     return 0
+
+
+def _dataset(workdir: str, run: dict[str, Any]) -> Manifest:
+    """Returns the dataset of --data or, without it, the one that the run was trained on."""
+    if _DATA.value:
+        return Manifest.load(_DATA.value)
+    recorded = run.get("data")
+    if not recorded:
+        raise UserError(
+            f"--data is missing: {workdir} does not record on which dataset it was trained. Pass --data=DIR"
+        )
+    try:
+        manifest = Manifest.load(recorded)
+    except UnavailableError:
+        raise
+    except UserError as error:
+        raise UserError(
+            f"{workdir}: the dataset that it was trained on cannot be read ({error}). Pass --data=DIR if it was moved"
+        ) from error
+    if manifest.sha256 != run.get("dataset"):
+        raise UserError(
+            f"{recorded}: is not the dataset that {workdir} was trained on: got sha256 {manifest.sha256[:12]}…, "
+            f"expected {str(run.get('dataset'))[:12]}…. Pass --data=DIR if that one was moved, or --data={recorded} "
+            "with --output=FILE to take this one"
+        )
+    return manifest
+
+
+def _place(workdir: str, manifest: Manifest, run: dict[str, Any]) -> tuple[str, bool]:
+    """Returns the file to write, and whether it is the one that the run's page reads.
+
+    Raises:
+        UserError: the scores are of another dataset and no other file is named for them, or the file cannot be
+            written, or another file would be lost.
+    """
+    own = os.path.join(workdir, f"{'generated' if _GENERATED.value else 'evaluation'}-{_SPLIT.value}.json")
+    path = _OUTPUT.value or own
+    directory = os.path.dirname(path) or "."
+    is_of_run = resolved(path) == resolved(own)
+    if is_of_run and manifest.sha256 != run.get("dataset"):
+        raise UserError(
+            f"{manifest.directory}: is another dataset than the one that {workdir} was trained on. Pass --output=FILE, "
+            "outside of the workdir, for its scores"
+        )
+    if not is_of_run:
+        require_own_place(directory)
+        _require_replaceable(path)
+    require_writable(directory)
+    return path, is_of_run
+
+
+def _require_replaceable(path: str) -> None:
+    """Checks that no file is lost by writing to --output: one that is there must be of an earlier call."""
+    if storage.is_directory(path):
+        raise UserError(f"--output={path}: is a directory. Expected the name of a file")
+    former = _former(path)
+    taken = [path] if former is None else []
+    if _GENERATED.value and not (former and "distributions" in former) and storage.exists(_picture(path)):
+        taken.append(_picture(path))
+    if taken:
+        raise UserError(
+            f"--output={path}: {taken[0]} exists, and is not of an earlier call. Move it, or choose another name"
+        )
+
+
+def _former(path: str) -> dict[str, Any] | None:
+    """Returns what an earlier call wrote to a file: nothing where there is none, and None where it is another file."""
+    try:
+        document = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
+    except ValueError:
+        return None
+    is_former = isinstance(document, dict) and {"split", "dataset", "train_step"} <= document.keys()
+    return document if is_former or document == {} else None
+
+
+def _picture(path: str) -> str:
+    """Returns the name of the figure that --generated draws."""
+    picture = os.path.splitext(path)[0] + ".png"
+    if picture == path:
+        raise UserError(f"--output={path}: expected the name of a .json file; the figure has the same name with .png")
+    return picture
 
 
 def _score(workdir: str, manifest: Manifest, path: str) -> None:
@@ -79,7 +192,6 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         raise UserError(
             f"{manifest.directory}: no performance of the {split} split has a second note, there is nothing to score"
         )
-    storage.make_directories(os.path.dirname(path) or ".")
     startup.import_tensorflow()
     from trainer import baselines
     from trainer.dataset import load_table
@@ -110,11 +222,12 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
     evaluation["baselines"] = baselines.of_dataset(manifest, table)
     if residuals is not None:
         evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
+    storage.make_directories(os.path.dirname(path) or ".")
     write_json(path, evaluation)
-    cli.show(f"{_scores_in_words(evaluation)}\n{path}")
+    cli.show(_scores_in_words(evaluation, manifest.directory))
 
 
-def _scores_in_words(evaluation: dict[str, Any]) -> str:
+def _scores_in_words(evaluation: dict[str, Any], dataset: str) -> str:
     """A line of the figures and, where there are several composers, a line for each."""
     nats = evaluation["nats_per_note"]
     low, high = evaluation["confidence_95"]["total"]
@@ -122,7 +235,7 @@ def _scores_in_words(evaluation: dict[str, Any]) -> str:
         f"{evaluation['split']}: {nats['total']:.3f} nats/note ({low:.3f} to {high:.3f}) = pitch {nats['pitch']:.3f} "
         f"+ step {nats['step']:.3f} + duration {nats['duration']:.3f}; pitch right {evaluation['pitch_top1']:.1%}, "
         f"among the first five {evaluation['pitch_top5']:.1%}; "
-        f"step within 30 ms {evaluation['step_within_30ms']:.1%}; {evaluation['notes']:,} notes"
+        f"step within 30 ms {evaluation['step_within_30ms']:.1%}; {evaluation['notes']:,} notes of {dataset}"
     ]
     if evaluation["baselines"]:
         named = {"n-gram": evaluation["baselines"]["ngram"], "histogram": evaluation["baselines"]["histogram"]}
@@ -145,19 +258,16 @@ def _scores_in_words(evaluation: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _judge(workdir: str, manifest: Manifest, path: str) -> None:
-    """Continues performances of the split, and compares what is played with real music."""
+def _judge(workdir: str, manifest: Manifest, path: str) -> str:
+    """Continues performances of the split, and compares what is played with real music; returns the figure's path."""
     from trainer import judging
 
-    picture = os.path.splitext(path)[0] + ".png"
-    if picture == path:
-        raise UserError(f"--output={path}: expected the name of a .json file; the figure is written beside it, as .png")
+    picture = _picture(path)
     split = _SPLIT.value
     temperature = numbers_by_field(_TEMPERATURE.value, flag="temperature")
     top_p = numbers_by_field(_TOP_P.value, flag="top_p", highest=1)
     held_out, num_primers = _held_out(manifest, split)
     continued = held_out[:num_primers]
-    storage.make_directories(os.path.dirname(path) or ".")
     startup.import_tensorflow()
     from trainer import mirror, plots
     from trainer.dataset import performances_shown
@@ -208,12 +318,16 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> None:
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
-    name = os.path.basename(path)
     say(f"drawing {picture}")
-    with mirror.uploaded(os.path.dirname(path) or ".", last=[name]) as directory:
-        plots.judgement(judgement, os.path.join(directory, os.path.basename(picture)), title=title)
-        write_json(os.path.join(directory, name), document)
-    cli.show(f"{_judgement_in_words(document)}\n{path}\n{picture}")
+    target, name = os.path.dirname(path) or ".", os.path.basename(picture)
+    storage.make_directories(target)
+    # A figure without its document would pass for another's file after a kill, so that the document comes first.
+    storage.remove(picture)
+    with mirror.uploaded(target, last=[name]) as directory:
+        write_json(os.path.join(directory, os.path.basename(path)), document)
+        plots.judgement(judgement, os.path.join(directory, name), title=title)
+    cli.show(_judgement_in_words(document, manifest.directory))
+    return picture
 
 
 def _held_out(manifest: Manifest, split: str) -> tuple[list[Performance], int]:
@@ -234,12 +348,13 @@ def _held_out(manifest: Manifest, split: str) -> tuple[list[Performance], int]:
     return [performances[index] for index in long_enough], wanted or min(found, judging.MAX_DEFAULT_PRIMERS)
 
 
-def _judgement_in_words(document: dict[str, Any]) -> str:
+def _judgement_in_words(document: dict[str, Any], dataset: str) -> str:
     """The table of the figures."""
     held_out = document["held_out"]
     lines = [
         f"{document['split']}: {len(document['primers'])} continuations of {document['num_notes']} notes, and the real "
-        f"ones in their place, each against other pieces among {held_out['performances']} performances",
+        f"ones in their place, each against other pieces among {held_out['performances']} performances of "
+        f"{dataset}",
         "",
         f"{'':22}{'overlap':>10}{'':10}{'KL, nats':>12}",
         f"{'':22}{'generated':>10}{'real':>10}{'generated':>12}{'real':>10}",
@@ -271,4 +386,4 @@ def _judgement_in_words(document: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, usage="--workdir=DIR --data=DIR [--split=NAME] [--generated]\n" + __doc__)
+    cli.run(main, usage=USAGE, required=(_WORKDIR,), examples=EXAMPLES)

@@ -13,18 +13,18 @@ import tensorflow as tf
 from notes import storage
 from notes.errors import UserError
 from notes.representation import PITCHES
-from trainer import mirror
+from trainer import mirror, model_card
 from trainer.dataset import START_PITCH, NoteArrays
 from trainer.heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model import LayerState, NextNoteModel, State, StepWeights, Trained, load_model
 from trainer.recent import Recent
 from trainer.workdir import EXPORT_LAST, EXPORT_NAME, write_json
 
-DESCRIPTION_NAME = "export.json"
-
 
 def export_model(workdir: str) -> str:
     """Writes the best weights of a workdir as `workdir/export/`, in place of an earlier export.
+
+    Its README.md is a model card, made of what the workdir says of the run (`trainer.model_card`).
 
     The directory appears whole or not at all: until it does, an earlier one stays as it was. (In a bucket its
     saved_model.pb, without which it is no SavedModel, goes first and comes back last.) docs/export.md says what its
@@ -40,11 +40,11 @@ def export_model(workdir: str) -> str:
     directory = os.path.join(workdir, EXPORT_NAME)
     if storage.is_remote(workdir):
         with mirror.uploaded(directory, last=EXPORT_LAST) as copy:
-            _write(trained, copy)
+            _write(trained, workdir, copy)
         return directory
     unfinished = storage.temporary_name(directory)
     try:
-        _write(trained, unfinished)
+        _write(trained, workdir, unfinished)
         _put_in_place(unfinished, directory)
     except OSError as error:
         raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from error
@@ -60,7 +60,7 @@ def export_model(workdir: str) -> str:
     return directory
 
 
-def _write(trained: Trained, directory: str) -> None:
+def _write(trained: Trained, workdir: str, directory: str) -> None:
     """Writes an export and waits until it is on the disk."""
     weights = _step_weights(trained.model)
     signatures = _signatures(trained.model, weights)
@@ -68,8 +68,14 @@ def _write(trained: Trained, directory: str) -> None:
     # What the graphs read and nothing else: without Keras' objects, no Keras is needed to load them.
     module.weights = list({id(weight): weight for graph in signatures.values() for weight in graph.variables}.values())
     tf.saved_model.save(module, directory, signatures=signatures)
-    description = {"train_step": trained.train_step, "config": dataclasses.asdict(trained.model.config)}
-    write_json(os.path.join(directory, DESCRIPTION_NAME), description)
+    description = {
+        "train_step": trained.train_step,
+        "pitch_range": trained.model.heads.pitch_range,
+        "config": dataclasses.asdict(trained.model.config),
+    }
+    write_json(os.path.join(directory, model_card.DESCRIPTION_NAME), description)
+    card = model_card.text(workdir, description)
+    storage.write_bytes_atomic(os.path.join(directory, model_card.CARD_NAME), card.encode())
     for parent, _, names in os.walk(directory):
         for path in (*(os.path.join(parent, name) for name in names), parent):
             storage.sync(path)

@@ -14,28 +14,73 @@ from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import startup
 from trainer.by_field import numbers_by_field
-from trainer.samples import DOCUMENT_NAME, remove_former
-from trainer.workdir import absolute, load_run, write_json
+from trainer.outputs import require_own_place, require_writable
+from trainer.samples import DISTRIBUTIONS_NAME, DOCUMENT_NAME, names, require_free, rewritten
+from trainer.workdir import absolute, dataset, load_run, write_json
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the trained model")
-_OUTPUT = flags.DEFINE_string("output", None, "where the samples go; those of an earlier call are overwritten")
-_PRIMER = flags.DEFINE_string("primer", None, "a MIDI file to continue; without it, the samples start from silence")
-_PRIMER_SECONDS = flags.DEFINE_float("primer_seconds", None, "only so much of the primer, from its first note")
-_NUM_NOTES = flags.DEFINE_integer("num_notes", 512, "notes to generate for each sample", lower_bound=1)
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "how many samples to play, all at once", lower_bound=1)
-_TEMPERATURE = flags.DEFINE_string(
-    "temperature", "1", "below 1 the likely is played more often, above 1 the unlikely: a number, or as in 0.9,pitch=1"
+# Beyond them a call may need more memory than a machine has.
+_MOST_NOTES = 100_000
+_MOST_SAMPLES = 10_000
+_MOST_IN_ALL = 10_000_000
+
+USAGE = """--workdir=DIR --output=DIR [flags]
+
+Generates music with a trained model: MIDI files, piano rolls and, with --audio, sound.
+"""
+EXAMPLES = (
+    "--workdir=run --output=music",
+    "--workdir=run --output=music --primer=my.mid --primer_seconds=20 --num_samples=4 --audio",
+    "--workdir=run --output=music --temperature=0.9,pitch=1 --top_p=0.95",
 )
-_TOP_P = flags.DEFINE_string(
-    "top_p", "1", "draws from the likeliest values that are so probable together: a number, or as in pitch=0.95"
+
+cli.group("input and output")
+_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
+_OUTPUT = flags.DEFINE(
+    cli.Path("DIR"),
+    "output",
+    None,
+    "Directory for the samples. It replaces those of an earlier call, and no other file.",
+)
+_PRIMER = flags.DEFINE(cli.Path("FILE"), "primer", None, "MIDI file to continue. (default: start from silence)")
+_PRIMER_SECONDS = flags.DEFINE_float(
+    "primer_seconds", None, "Seconds of the primer to use, from its first note. (default: all of it)"
+)
+_AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
+cli.group("sampling")
+_NUM_NOTES = flags.DEFINE_integer(
+    "num_notes",
+    512,
+    f"Notes to generate for each sample, at most {_MOST_NOTES:,}.",
+    lower_bound=1,
+    upper_bound=_MOST_NOTES,
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples",
+    1,
+    f"Samples to generate, all at once: at most {_MOST_SAMPLES:,}, and {_MOST_IN_ALL:,} notes in all.",
+    lower_bound=1,
+    upper_bound=_MOST_SAMPLES,
+)
+_TEMPERATURE = flags.DEFINE(
+    cli.Text("NUMBER[,FIELD=NUMBER...]"),
+    "temperature",
+    "1",
+    "Temperature of sampling, above 0: below 1 likely values are drawn more often. For one field: 0.9,pitch=1.",
+)
+_TOP_P = flags.DEFINE(
+    cli.Text("NUMBER[,FIELD=NUMBER...]"),
+    "top_p",
+    "1",
+    "Draw from the most likely values whose probabilities add up to this; 1 draws from all. For one field: pitch=0.95.",
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "of what is drawn: the same seed plays the same", lower_bound=0, upper_bound=2**63 - 1
+    "seed", 0, "Seed of sampling: the same seed plays the same music.", lower_bound=0, upper_bound=2**63 - 1
 )
 _PEDAL = flags.DEFINE_bool(
-    "pedal", None, "play a sustain pedal too (controller 64), by a rule; the default where durations are those of keys"
+    "pedal",
+    None,
+    "Add a sustain pedal (controller 64) by a rule. (default: true for a dataset with --sustain=ignore)",
 )
-_AUDIO = flags.DEFINE_bool("audio", False, "also write a .wav of each sample")
 
 _ROLL_NOTES = 2000  # notes that a piano roll shows at most ...
 _ROLL_PRIMER_NOTES = 200  # ... and so many of them before the seam, if the primer has them
@@ -72,14 +117,25 @@ def main() -> int:
     workdir, output = cli.required(_WORKDIR), cli.required(_OUTPUT)
     temperature = numbers_by_field(_TEMPERATURE.value, flag="temperature")
     top_p = numbers_by_field(_TOP_P.value, flag="top_p", highest=1)
+    num_notes, num_samples = _NUM_NOTES.value, _NUM_SAMPLES.value
+    if num_notes * num_samples > _MOST_IN_ALL:
+        raise UserError(
+            f"--num_notes={num_notes} --num_samples={num_samples}: got {num_notes * num_samples:,} notes in all, "
+            f"expected at most {_MOST_IN_ALL:,}. Ask for fewer samples in a call"
+        )
     run = load_run(workdir)
     sustain = run.get("sustain", "ignore")
     if _PEDAL.value and sustain == "extend":
         raise UserError(f"--pedal: the durations that {workdir} was trained on hold the pedal already (sustain=extend)")
     plays_pedal = sustain == "ignore" if _PEDAL.value is None else _PEDAL.value
     primer = _primer(sustain)
+    planned = names(num_samples, "mid", "png", *(["wav"] if _AUDIO.value else []))
+    if num_notes > 1:
+        planned.append(DISTRIBUTIONS_NAME)
+    require_own_place(output)
+    require_free(output, planned)
+    require_writable(output)
     startup.import_tensorflow()
-    from trainer import mirror
     from trainer.model import load_model
     from trainer.pedal import continued_pedal
     from trainer.sampling import Player
@@ -88,18 +144,16 @@ def main() -> int:
     primer_notes = len(primer.notes)
     samples = Player(trained.model).play(
         primer.notes,
-        num_notes=_NUM_NOTES.value,
-        num_samples=_NUM_SAMPLES.value,
+        num_notes=num_notes,
+        num_samples=num_samples,
         temperature=temperature,
         top_p=top_p,
         seed=_SEED.value,
         quiet=False,
     )
-    storage.make_directories(output)
-    remove_former(output)
     say(f"writing {len(samples.notes):,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
-    with mirror.uploaded(output, last=[DOCUMENT_NAME]) as directory:
-        files = [
+    with rewritten(output, planned) as directory:
+        entries = [
             _write_sample(
                 directory,
                 index,
@@ -111,28 +165,29 @@ def main() -> int:
                 track(samples.notes, total=len(samples.notes), unit="sample", description="writing")
             )
         ]
-        if _NUM_NOTES.value > 1:
+        if num_notes > 1:
             _draw_distributions(run, directory, samples.notes, primer_notes)
         document = {
             "workdir": absolute(workdir),
             "train_step": trained.train_step,
             "primer": absolute(_PRIMER.value) if _PRIMER.value else None,
             "primer_notes": primer_notes,
-            "num_notes": _NUM_NOTES.value,
-            "num_samples": _NUM_SAMPLES.value,
+            "num_notes": num_notes,
+            "num_samples": num_samples,
             "temperature": temperature,
             "top_p": top_p,
             "seed": _SEED.value,
             "sustain": sustain,
             "pedal": plays_pedal,
             "notes_per_second": samples.notes_per_second,
-            "samples": files,
+            "files": planned,
+            "samples": entries,
         }
         write_json(os.path.join(directory, DOCUMENT_NAME), document)
     cli.show(
-        f"done: {_NUM_SAMPLES.value} x {_NUM_NOTES.value} notes at {samples.notes_per_second:,.0f} notes/s"
-        + (f", sound by {files[0]['synthesizer']}" if _AUDIO.value else "")
-        + f"; {output}"
+        f"done: {num_samples} x {num_notes} notes at {samples.notes_per_second:,.0f} notes/s"
+        + (f", sound by {entries[0]['synthesizer']}" if _AUDIO.value else "")
+        + f"; wrote {len(planned) + 1} files to {output}, listed in {storage.join(output, DOCUMENT_NAME)}"
     )
     return 0
 
@@ -162,19 +217,14 @@ def _write_sample(output: str, index: int, notes: Notes, primer_notes: int, peda
 def _draw_distributions(run: dict[str, Any], output: str, samples: list[Notes], primer_notes: int) -> None:
     """Draws the generated notes' distributions over those of the corpus that the model was trained on."""
     from notes import plots
-    from notes.manifest import Manifest
 
     histograms = {
         "generated": sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())
     }
-    try:
-        manifest = Manifest.load(run.get("data", ""))
-        if manifest.sha256 == run.get("dataset"):
-            histograms = {"corpus": manifest.histograms("train"), **histograms}
-    except UserError:
-        pass  # The dataset may have been moved or replaced since; the samples do not need it.
-    plots.distributions(histograms, os.path.join(output, "distributions.png"))
+    if (manifest := dataset(run)) is not None:
+        histograms = {"corpus": manifest.histograms("train"), **histograms}
+    plots.distributions(histograms, os.path.join(output, DISTRIBUTIONS_NAME))
 
 
 if __name__ == "__main__":
-    cli.run(main, usage="--workdir=DIR --output=DIR [flags]\n" + __doc__)
+    cli.run(main, usage=USAGE, required=(_WORKDIR, _OUTPUT), examples=EXAMPLES)

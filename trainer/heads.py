@@ -24,6 +24,11 @@ TopP = tuple[tf.Tensor | None, tf.Tensor | None, tf.Tensor | None, tf.Tensor | N
 EVERYTHING: TopP = (None, None, None, None)
 """Nothing is left out, however unlikely."""
 
+PitchRange = tuple[int, int]
+"""The lowest and the highest pitch that a model plays; the scores of all other pitches stay as they are."""
+
+ALL_PITCHES: PitchRange = (0, PITCHES - 1)
+
 # Embeddings begin within 0.05 of zero, and an optimizer's step is as long for them as for any weight: scaled up, they
 # are of the size of activations, and learn as much faster.
 _INPUT_SCALE = 32.0
@@ -114,6 +119,7 @@ class DensityHeads(keras.layers.Layer):
 
     Attributes:
         times: what the outputs of the heads of step and duration mean.
+        pitch_range: the lowest and the highest pitch that `sample` draws.
     """
 
     losses_of: ClassVar[dict[str, str]] = {
@@ -124,9 +130,10 @@ class DensityHeads(keras.layers.Layer):
     }
     """The name under which the loss of each field is reported."""
 
-    def __init__(self, config: Config, dtype: str) -> None:
+    def __init__(self, config: Config, dtype: str, pitch_range: PitchRange) -> None:
         super().__init__(dtype=dtype, name="heads")
         self.times = time_distribution(config)
+        self.pitch_range = pitch_range
         sizes = {"pitch": PITCHES, "step": self.times.size, "duration": self.times.size, "velocity": PITCHES}
         known = {"pitch": PITCHES, "step": BINS, "duration": BINS}
         self._units = config.units
@@ -254,7 +261,7 @@ class DensityHeads(keras.layers.Layer):
             if field in _WITHIN_BIN:
                 drawn[field] = self.times.sample(outputs, *how, within=uniforms[:, _WITHIN_BIN[field]])
             else:
-                drawn[field] = categorical(outputs, *how)
+                drawn[field] = categorical(outputs, *how, _bounds(self.pitch_range) if field == "pitch" else None)
             if field in _AFTER:
                 self._tell(layers, field, drawn[field], reading)
         return NoteArrays(
@@ -264,6 +271,11 @@ class DensityHeads(keras.layers.Layer):
             tf.maximum(drawn["duration"], _SHORTEST_US),
             tf.maximum(drawn["velocity"], 1),
         )
+
+
+def _bounds(pitch_range: PitchRange) -> PitchRange | None:
+    """Returns the bounds of `categorical` for a pitch; none are compiled where every pitch may be drawn."""
+    return None if pitch_range == ALL_PITCHES else pitch_range
 
 
 def _gelu(values: tf.Tensor) -> tf.Tensor:
@@ -284,13 +296,18 @@ class _Block(keras.layers.Layer):
 
 
 class RegressionHeads(keras.layers.Layer):
-    """The tutorial's heads: pitch logits, and step and duration as one number each, in seconds."""
+    """The tutorial's heads: pitch logits, and step and duration as one number each, in seconds.
+
+    Attributes:
+        pitch_range: the lowest and the highest pitch that `sample` draws.
+    """
 
     losses_of: ClassVar[dict[str, str]] = {"pitch": "pitch_nll", "step": "step_mse", "duration": "duration_mse"}
     """The name under which the loss of each field is reported."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, pitch_range: PitchRange) -> None:
         super().__init__(dtype=dtype, name="heads")
+        self.pitch_range = pitch_range
         self._pitch = keras.layers.Dense(PITCHES, dtype=dtype, name="pitch")
         self._step = keras.layers.Dense(1, dtype=dtype, name="step")
         self._duration = keras.layers.Dense(1, dtype=dtype, name="duration")
@@ -343,7 +360,7 @@ class RegressionHeads(keras.layers.Layer):
         """
         predicted = self.predict_fields(body)
         temperature = tf.broadcast_to(temperature, [len(FIELDS)])[0]
-        pitch = categorical(predicted["pitch"], uniforms[:, 0], temperature, top_p[0])
+        pitch = categorical(predicted["pitch"], uniforms[:, 0], temperature, top_p[0], _bounds(self.pitch_range))
         step_us = tf.cast(tf.round(tf.maximum(predicted["step"], 0) * 1e6), tf.int32)
         duration_us = tf.cast(tf.round(tf.maximum(predicted["duration"], 0) * 1e6), tf.int32)
         velocity = tf.fill(tf.shape(pitch), _TUTORIAL_VELOCITY)

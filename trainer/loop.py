@@ -4,6 +4,7 @@ Between calls of many train_steps each, the loop reports, scores, saves and list
 this same loop in step: the chief decides and writes, and tells the others what it decided.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -29,7 +30,9 @@ from trainer.config import Config
 from trainer.dataset import NoteTable, Windows, chosen, load_table
 from trainer.export import export_model
 from trainer.model import model_variables
+from trainer.plan import OPEN, Plan, affordable_interval, next_multiple, seconds_left, steps_that_fit
 from trainer.reports import NoReports, Reports
+from trainer.samples import NUM_SAMPLES
 from trainer.scoring import Scorer, figures, sums
 from trainer.signals import Interrupted, Signals
 from trainer.strategy import Workers, configure_devices, create_strategy, device_name
@@ -38,7 +41,15 @@ from trainer.workdir import Result
 
 _CALL_SECONDS = 0.5  # a call into TensorFlow lasts about so long, so that a signal is answered soon
 _MEASURE_SECONDS = 4.0  # how long the speed is measured before the run's length is fixed
-_PROFILED = (10, 20)  # train_steps of this process between which a profile is taken
+_MEASURE_SHARE = 0.1  # of the time left: the measurement of a short run takes no longer
+_PLANNED_SHARE = 0.97  # of the time left that a plan fills
+_SHORTEN_AFTER = 0.8  # of the time: the share after which a run that does not fit is shortened
+_RECENT_SECONDS = 10.0  # the recent speed is that of the calls of so long a time
+_PLAY_SECONDS = 3.0  # of playing for TensorBoard, until it was measured
+
+# A run that lasts `max_minutes` has so many scores, if they take no larger share of the time.
+_SCORES, _SCORING_SHARE = 16, 0.1
+_PROFILED = (10, 20)  # a profile begins after the first of these train_steps of the process, and ends after the last
 
 # What a worker is told by TensorFlow when another one is gone, and what follows from that.
 _PEER_ERRORS = (
@@ -87,18 +98,31 @@ class Speed:
         self.measured_seconds = 0.0
         self._train_steps = 0
         self.compiled = False
+        self._recent: collections.deque[tuple[int, float]] = collections.deque()
+        self._recent_seconds = 0.0
 
     def count(self, train_steps: int, seconds: float) -> None:
         """Takes in a call."""
         if self.compiled:
             self.measured_seconds += seconds
             self._train_steps += train_steps
+            self._recent.append((train_steps, seconds))
+            self._recent_seconds += seconds
+            while self._recent_seconds - self._recent[0][1] >= _RECENT_SECONDS:
+                self._recent_seconds -= self._recent.popleft()[1]
         self.compiled = True
 
     @property
     def seconds_per_step(self) -> float | None:
         """Seconds a train_step takes, or None before that is known."""
         return self.measured_seconds / self._train_steps if self._train_steps else None
+
+    @property
+    def recent_seconds_per_step(self) -> float | None:
+        """Seconds a train_step has taken in the last ten seconds of training, or None before that is known."""
+        if not self._recent:
+            return None
+        return sum(seconds for _, seconds in self._recent) / sum(train_steps for train_steps, _ in self._recent)
 
 
 def train(
@@ -111,9 +135,11 @@ def train(
     profile: bool = False,
     started: float | None = None,
     keepsakes: bool = True,
+    num_samples: int = NUM_SAMPLES,
     stop_at: int | None = None,
     on_score: Callable[[int, float], None] | None = None,
     stop: threading.Event | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Trains, or goes on training, in a workdir.
 
@@ -123,20 +149,22 @@ def train(
         directory: the workdir, here or in a bucket, where everything is written; one of the same config is resumed.
         cluster: the hosts that train together, or None for this one alone.
         quiet: shows no progress.
-        profile: writes a trace of train_steps 10 to 20 for TensorBoard.
-        started: `time.monotonic()` when the command began, for `max_minutes`; now by default.
+        profile: writes a trace of the process's train_steps 11 to 20 for TensorBoard.
+        started: the clock's time when the command began, for `max_minutes`; now by default.
         keepsakes: writes what the training itself does not need: music for TensorBoard, the export, the curves, the
             samples and the report's page.
+        num_samples: how many samples to play at the end and for TensorBoard; 0 plays none.
         stop_at: a train_step to stop at although more are planned; the run can go on from there.
         on_score: is told the train_step and the best score so far at each evaluation.
         stop: ends the run, once it is set, as a signal would: what was trained is saved.
+        clock: the time in seconds, from any origin.
 
     Raises:
         UserError: the workdir belongs to another config or dataset, the config does not fit the devices or the data,
             the loss became infinite or not a number, or a file cannot be written.
         PeerLost: another host is gone; with all of them started again, the run goes on from its newest checkpoint.
     """
-    started = time.monotonic() if started is None else started
+    started = clock() if started is None else started
     result = workdir.finished(config, manifest, directory)
     if result is not None:
         with progress.silenced(quiet):
@@ -160,9 +188,11 @@ def train(
             profile,
             started,
             keepsakes,
+            num_samples,
             stop_at,
             on_score,
             stop,
+            clock,
             held,
         )
         if cluster is None:
@@ -188,14 +218,23 @@ class _Run:
         profile: bool,
         started: float,
         keepsakes: bool,
+        num_samples: int,
         stop_at: int | None,
         on_score: Callable[[int, float], None] | None,
         stop: threading.Event | None,
+        clock: Callable[[], float],
         held: contextlib.ExitStack,
     ) -> None:
         self._config, self._manifest = config, manifest
         self._mirror, self._directory = mirrored, mirrored.directory
-        self._started, self._keepsakes = started, keepsakes
+        self._keepsakes, self._num_samples = keepsakes, num_samples
+        self._clock = clock
+        # Earlier processes' seconds of training, and when this one's began; None until it has resumed.
+        self._earlier_seconds = 0.0
+        self._started: float | None = started
+        self._has_scored = False  # The first score compiles: it does not tell how long the others take.
+        self._scoring_seconds: float | None = None
+        self._playing_seconds = _PLAY_SECONDS
         self._stop_at, self._on_score, self._stop = stop_at, on_score, stop
         self._monitor = Monitor()
         self._speed = Speed()
@@ -226,6 +265,7 @@ class _Run:
         # Several hosts must have found each other before TensorFlow runs its first operation.
         self._strategy = create_strategy(devices, cluster)
         self._windows = Windows(train, config)
+        self._windows.require_fit()
         self._workers = Workers(self._strategy, cluster)
         self._require_same_run()
         if validation is not None and cluster:
@@ -253,15 +293,17 @@ class _Run:
                     "hosts": self._workers.size,
                     "parameters": self._parameters,
                     "targets_per_epoch": self._windows.targets_per_epoch,
+                    "pitch_range": self._windows.pitch_range,
                 },
             )
         # Whether what is due at this train_step is still to be done: a signal may come before it is.
         self._due = False
         self._train_step = self._saved = self._resume()
         self._plan = self._load_plan()
+        self._cosine: tuple[float, float] | None = None
         if self._is_chief:
             written = self._train_step - 1 if self._due else self._train_step
-            self._reports: NoReports = Reports(self._directory, written, config)
+            self._reports: NoReports = Reports(self._directory, written, config, num_samples)
         else:
             self._reports = NoReports()
         self._profile = _Profile(self._train_step, self._reports) if profile else None
@@ -287,8 +329,8 @@ class _Run:
         )
         if self._train_step:
             self._reports.say(f"resumed at train_step {self._train_step:,}", train_step=self._train_step)
-        horizon = int(self._state.horizon.numpy())
-        if config.schedule == "cosine" and self._plan is not None and horizon != self._plan:
+        horizon = self._plan.shortened_horizon or self._plan.horizon
+        if config.schedule == "cosine" and horizon is not None and self._plan.steps not in (None, horizon):
             self._reports.say(f"the learning rate falls until train_step {horizon:,}, as it was first planned")
 
     def _require_same_run(self) -> None:
@@ -317,47 +359,132 @@ class _Run:
         checkpoints.restore(saved, self._state.variables())
         self._monitor = Monitor(**saved.extra["monitor"])
         self._due = saved.extra["due"]
+        # Start-up and compilation are the first process's part of the time: an interruption takes none of it.
+        self._earlier_seconds, self._started = saved.extra["seconds"], None
         return train_step
 
     # The plan: how many train_steps in all.
 
-    def _load_plan(self) -> int | None:
-        """The train_steps to do, or None where they follow from `max_minutes` and a speed not yet measured."""
+    def _load_plan(self) -> Plan:
+        """The plan on record; its length is open where it follows from `max_minutes` and a speed not yet measured."""
         if not self._is_chief:
-            return None  # It hears of it before the first call.
+            return Plan()  # The chief sends it before the first call.
         config, run = self._config, workdir.load_run(self._directory)
-        if run.get("horizon"):
-            self._state.horizon.assign(run["horizon"])
+        plan = Plan.from_record(run)
         if config.max_minutes:
-            return run.get("steps") if run.get("max_minutes") == config.max_minutes else None
+            is_same = run.get("max_minutes") == config.max_minutes
+            return plan if is_same else dataclasses.replace(plan, steps=None, evaluate_every=None)
         steps = config.steps or self._epoch_end(config.epochs)
-        self._set_horizon(steps)
-        self._record_plan(steps)
-        return steps
+        plan = dataclasses.replace(plan, evaluate_every=None)
+        plan = plan.with_steps(steps, self._train_step, warmup_steps=config.warmup_steps, horizon_from=0)
+        self._record_plan(plan)
+        return plan
 
-    def _set_horizon(self, steps: int) -> None:
-        """Lets the learning rate fall until the run's end; once it has begun to fall, the end first planned stays."""
-        fixed = workdir.load_run(self._directory).get("horizon")
-        self._state.horizon.assign(fixed if fixed and self._train_step > self._config.warmup_steps else steps)
+    def _record_plan(self, plan: Plan) -> None:
+        workdir.update_run(self._directory, {**plan.to_record(), "max_minutes": self._config.max_minutes})
 
-    def _record_plan(self, steps: int) -> None:
-        horizon = int(self._state.horizon.numpy())
-        plan = {"steps": steps, "horizon": horizon, "max_minutes": self._config.max_minutes}
-        workdir.update_run(self._directory, plan)
+    @property
+    def _used_seconds(self) -> float:
+        """Seconds of training, over all processes of the run."""
+        return self._earlier_seconds + (0.0 if self._started is None else self._clock() - self._started)
 
-    def _measured_plan(self, seconds_per_step: float) -> int:
-        """As many train_steps as fit into what is left of `max_minutes`, scoring included."""
-        left = self._config.max_minutes * 60 - (time.monotonic() - self._started)
-        per_step = seconds_per_step
-        if self._validation is not None:
-            # Reading forward only costs about a third of training on as many notes, so this leaves a margin.
-            notes_per_step = (
-                self._windows.targets_per_epoch / self._windows.per_epoch * self._config.windows_per_train_step
+    def _keep_to_the_clock(self) -> None:
+        """Fixes the length of a run that lasts `max_minutes`, or shortens it where it would last longer."""
+        seconds, plan = self._config.max_minutes * 60, self._plan
+        if not seconds or not self._is_chief or plan.steps == self._train_step:
+            return
+        left = seconds - self._used_seconds
+        needed = min(_MEASURE_SECONDS, _MEASURE_SHARE * (left + self._speed.measured_seconds))
+        is_measured = self._speed.measured_seconds >= max(needed, 1e-9)
+        if self._speed.recent_seconds_per_step is None and left > 0:
+            return
+        fitting = self._steps_that_fit(left)
+        is_last_call = fitting <= self._call_train_steps
+        if plan.steps is None:
+            if is_measured or is_last_call:
+                self._fix_plan(left)
+        elif self._train_step + fitting < plan.steps:
+            if is_measured and plan.shortened_from is None and self._used_seconds >= _SHORTEN_AFTER * seconds:
+                steps = self._train_step + max(self._steps_that_fit(left * _PLANNED_SHARE), 1)
+                self._change_plan(plan.shortened(steps, self._train_step))
+                self._reports.say(
+                    f"slower than planned: the run ends at train_step {steps:,} instead of {plan.steps:,}",
+                    train_step=self._train_step,
+                    planned=steps,
+                )
+            elif is_last_call:
+                self._change_plan(dataclasses.replace(plan, steps=self._train_step + max(fitting, 1)))
+
+    def _fix_plan(self, left: float) -> None:
+        """Fixes the length, and how often to score, from the measured speed and the time that is left."""
+        plan, config = self._plan, self._config
+        steps = self._train_step + max(self._steps_that_fit(left * _PLANNED_SHARE), 1)
+        if self._validation is not None and not config.patience and self._speed.seconds_per_step is not None:
+            every = affordable_interval(
+                steps,
+                config.evaluate_every,
+                seconds_per_step=self._speed.seconds_per_step,
+                scoring_seconds=self._seconds_of_scoring(),
+                scores=_SCORES,
+                share=_SCORING_SHARE,
             )
-            scoring = len(self._validation.notes) * self._workers.size / notes_per_step * seconds_per_step / 2
-            left -= scoring
-            per_step += scoring / self._config.evaluate_every
-        return self._train_step + max(int(left * 0.97 / per_step), 1)
+            plan = self._plan = dataclasses.replace(plan, evaluate_every=every)
+            steps = self._train_step + max(self._steps_that_fit(left * _PLANNED_SHARE), 1)
+        self._change_plan(
+            plan.with_steps(steps, self._train_step, warmup_steps=config.warmup_steps, horizon_from=self._train_step)
+        )
+
+    def _change_plan(self, plan: Plan) -> None:
+        """Follows another plan from this train_step on."""
+        # What came before must not be trained again under this plan: so the checkpoint comes before the plan is on
+        # record.
+        self._save()
+        self._saver.wait()
+        self._mirror.wait()
+        self._record_plan(plan)
+        self._plan = plan
+        self._reports.start(plan.steps, self._train_step)
+
+    def _seconds_of_scoring(self) -> float:
+        """How long a score of the validation split takes: as measured, or as the speed of training suggests."""
+        if self._validation is None:
+            return 0.0
+        if self._scoring_seconds is not None:
+            return self._scoring_seconds
+        # Reading forward only costs about a third of training on as many notes, so this leaves a margin.
+        notes_per_step = self._windows.targets_per_epoch / self._windows.per_epoch * self._config.windows_per_train_step
+        notes = len(self._validation.notes) * self._workers.size
+        return notes / notes_per_step * (self._speed.seconds_per_step or 0.0) / 2
+
+    def _costs(self) -> dict[str, Any]:
+        """What train_steps and the scores between them cost, for the functions of `trainer.plan`."""
+        every = self._evaluate_every or OPEN
+        scoring = self._seconds_of_scoring()
+        if self._plays and self._validation is not None:
+            scoring += self._playing_seconds * every / self._config.evaluate_every
+        # A call that was not measured has compiled; one train_step at a time is then all that is known to fit.
+        per_step = self._speed.recent_seconds_per_step or math.inf
+        return {"seconds_per_step": per_step, "scoring_seconds": scoring, "evaluate_every": every}
+
+    def _steps_that_fit(self, seconds: float) -> int:
+        return steps_that_fit(seconds, self._train_step, **self._costs())
+
+    def _seconds_left(self) -> float | None:
+        """How long the rest of the run takes, scores included; None where that is not known."""
+        if self._plan.steps is None or self._speed.seconds_per_step is None:
+            return None
+        return seconds_left(self._plan.steps, self._train_step, **self._costs())
+
+    @property
+    def _plays(self) -> bool:
+        """True if the model plays for TensorBoard."""
+        return self._keepsakes and self._num_samples > 0
+
+    @property
+    def _evaluate_every(self) -> int:
+        """Train_steps between two scores; 0 scores nothing."""
+        configured = self._config.evaluate_every
+        return min(self._plan.evaluate_every or configured, configured)
 
     # Boundaries: train_steps at which something happens between calls.
 
@@ -368,7 +495,7 @@ class _Run:
     def _next(self, train_step: int, every: int) -> int:
         """The next train_step after this one that is a multiple of `every`, or an epoch's end where that is 0."""
         if every:
-            return (train_step // every + 1) * every
+            return next_multiple(train_step, every)
         return self._epoch_end(train_step * self._config.windows_per_train_step // self._windows.per_epoch + 1)
 
     def _is_due(self, every: int) -> bool:
@@ -381,7 +508,7 @@ class _Run:
         """Trains to the end, or to a signal."""
         with self._signals, self._reports, self._saver, self._profile or contextlib.nullcontext():
             leaves_others = False
-            self._reports.start(self._plan, self._train_step)
+            self._reports.start(self._plan.steps, self._train_step)
             self._agree()
             try:
                 if self._due:
@@ -419,16 +546,15 @@ class _Run:
         """Lets the workers agree on all that they have to before a call; returns whether one was told to end."""
         told = float(bool(self._signals.received))
         if self._workers.size > 1:
-            decided = [self._call_train_steps, self._plan or 0, float(self._state.horizon.numpy())]
-            told, train_steps, plan, horizon = self._workers.sum([told, *(decided if self._is_chief else (0, 0, 0))])
-            self._call_train_steps, self._plan = int(train_steps), int(plan) or None
-            self._state.horizon.assign(horizon)
+            decided = [self._call_train_steps, *self._plan.to_numbers()]
+            told, train_steps, *plan = self._workers.sum([told, *(decided if self._is_chief else [0] * len(decided))])
+            self._call_train_steps, self._plan = int(train_steps), Plan.from_numbers(plan)
         return told > 0
 
     def _why_end(self) -> str | None:
         """Why the run ends now; None if it goes on."""
         told = self._agree()
-        if self._plan is not None and self._train_step >= self._plan:
+        if self._plan.steps is not None and self._train_step >= self._plan.steps:
             return "steps"
         if self._config.patience and self._monitor.since_best >= self._config.patience:
             return "patience"
@@ -445,58 +571,57 @@ class _Run:
         config = self._config
         due_every = [config.log_every, config.checkpoint_every]
         if config.evaluate_every:
-            due_every.append(config.evaluate_every)
+            due_every.append(self._evaluate_every)
         boundaries = [self._next(self._train_step, every) for every in due_every]
-        boundaries.extend(end for end in (self._plan, self._stop_at) if end is not None)
+        ends = [*self._plan.boundaries(), *([] if self._stop_at is None else [self._stop_at])]
+        boundaries.extend(end for end in ends if end > self._train_step)
         if self._profile is not None:
             boundaries.extend(self._profile.boundaries(self._train_step))
         train_steps = min(min(boundaries) - self._train_step, self._call_train_steps)
         self._call(train_steps)
         self._due = True
         self._do_what_is_due()
-        if self._is_chief and self._plan is None and self._speed.measured_seconds >= _MEASURE_SECONDS:
-            self._fix_plan()
+        self._keep_to_the_clock()
 
     def _call(self, train_steps: int) -> None:
         """Does so many train_steps."""
-        begun = time.monotonic()
+        self._set_cosine()
+        begun = self._clock()
         if self._speed.compiled:
             self._state.run(tf.constant(train_steps))
         else:
             # Compiling takes a while, and there is nothing yet to be saved.
-            self._reports.do("compiling the first train_steps")
-            with self._signals.interrupting():
+            with self._reports.phase("compiling the first train_steps"), self._signals.interrupting():
                 self._state.run(tf.constant(train_steps))
         self._train_step = int(self._state.train_step.numpy())
         self._require_finite()
-        seconds = time.monotonic() - begun
+        now = self._clock()
+        if self._started is None:
+            self._started = now
         if self._speed.compiled:
-            self._call_train_steps = max(int(_CALL_SECONDS * train_steps / seconds), 1)
-        self._speed.count(train_steps, seconds)
-        self._reports.count(train_steps, seconds)
+            self._call_train_steps = max(int(_CALL_SECONDS * train_steps / max(now - begun, 1e-9)), 1)
+        self._speed.count(train_steps, now - begun)
+        self._reports.count(train_steps, now - begun, self._seconds_left())
         if self._profile is not None:
             self._profile.follow(self._train_step)
 
-    def _fix_plan(self) -> None:
-        """Fixes the length of a run that is to last `max_minutes`, now that its speed is known."""
-        assert self._speed.seconds_per_step is not None
-        plan = self._measured_plan(self._speed.seconds_per_step)
-        self._set_horizon(plan)
-        # What came before was trained under an open horizon, and must not be trained again under this one: so
-        # the checkpoint comes before the plan is on record.
-        self._save()
-        self._saver.wait()
-        self._mirror.wait()
-        self._record_plan(plan)
-        self._reports.start(plan, self._train_step)
-        self._plan = plan
+    def _set_cosine(self) -> None:
+        """Lets the learning rate of the next train_steps fall as the plan says."""
+        cosine = self._plan.cosine(self._train_step, self._config.warmup_steps)
+        if cosine != self._cosine:
+            self._state.fall_begin.assign(cosine[0])
+            self._state.horizon.assign(cosine[1])
+            self._cosine = cosine
 
     def _do_what_is_due(self) -> None:
         config = self._config
-        ends = self._train_step in (self._plan, self._stop_at)
+        ends = self._train_step in (self._plan.steps, self._stop_at)
         scores = {}
-        if self._validation is not None and (ends or self._is_due(config.evaluate_every)):
+        if self._validation is not None and (ends or self._is_due(self._evaluate_every)):
             scores = self._score(self._validation)
+            # The first score of each `evaluate_every` train_steps.
+            if ends or self._train_step % config.evaluate_every < self._evaluate_every:
+                self._play()
         if scores or ends or self._is_due(config.log_every):
             losses = self._report(scores)
             measured = scores.get("val_nats") if config.monitor == "val_nats" else losses["loss"]
@@ -530,6 +655,7 @@ class _Run:
         extra = {
             "monitor": dataclasses.asdict(self._monitor),
             "due": self._due,
+            "seconds": self._used_seconds,
             "config": dataclasses.asdict(self._config),
         }
         variables = self._state.variables()
@@ -544,7 +670,8 @@ class _Run:
 
     def _score(self, validation: NoteTable) -> dict[str, float]:
         """Scores the validation split, each worker its share of the performances."""
-        self._reports.do("scoring the validation split")
+        begun = self._clock()
+        self._reports.say_once("scoring the validation split")
         with self._state.scored_weights():
             if self._workers.size == 1:
                 with self._signals.interrupting():
@@ -552,9 +679,9 @@ class _Run:
             else:
                 # A worker that left others waiting for its share would break them all.
                 totals = self._workers.sum(sums(self._scorer.score(validation)))
-            if self._is_chief and self._keepsakes and not self._signals.received:
-                self._reports.do("playing for TensorBoard")
-                self._reports.play(self._state.model, self._train_step, self._manifest)
+        if self._has_scored:
+            self._scoring_seconds = min(self._clock() - begun, self._scoring_seconds or math.inf)
+        self._has_scored = True
         scores = figures(totals)
         nats = scores["nats_per_note"]
         return {
@@ -563,8 +690,18 @@ class _Run:
             "val_pitch_top1": scores["pitch_top1"],
         }
 
+    def _play(self) -> None:
+        """Lets the model play for TensorBoard."""
+        if not self._is_chief or not self._plays or self._signals.received:
+            return
+        begun = self._clock()
+        with self._state.scored_weights(), self._reports.phase("playing for TensorBoard"):
+            self._reports.play(self._state.model, self._train_step, self._manifest)
+        self._playing_seconds = min(self._clock() - begun, self._playing_seconds)
+
     def _report(self, scores: dict[str, float]) -> dict[str, Any]:
         """Writes a report of the train_steps since the last one, and clears its sums."""
+        self._set_cosine()
         *losses, objective, targets = self._state.sums.numpy().tolist()
         self._state.sums.assign(tf.zeros_like(self._state.sums))
         names = self._state.model.heads.losses_of
@@ -576,7 +713,7 @@ class _Run:
             "learning_rate": float(self._state.optimizer.learning_rate),
             **scores,
         }
-        self._reports.write(report, targets, self._speed.seconds_per_step)
+        self._reports.write(report, targets, self._seconds_left())
         return report
 
     def _finish(self, reason: str) -> str:
@@ -590,12 +727,14 @@ class _Run:
         if self._keepsakes:
             try:
                 with self._signals.interrupting():
-                    self._reports.do("exporting the best weights")
-                    export_model(self._directory)
+                    self._reports.end_training()
+                    with self._reports.phase("exporting the best weights"):
+                        export_model(self._directory)
                     self._reports.draw()
-                    self._leave_samples()
-                    self._reports.do("writing the report's page")
-                    run_page.write(self._directory, named=self._mirror.named, result=self._result(reason))
+                    if self._num_samples:
+                        self._leave_samples()
+                    with self._reports.phase("writing the report's page"):
+                        run_page.write(self._directory, named=self._mirror.named, result=self._result(reason))
             except Interrupted:
                 return self._signals.received or reason
         result = dataclasses.asdict(self._result(reason))

@@ -15,9 +15,9 @@ from trainer import blocks, mirror, recent, recurrent
 from trainer.checkpoints import Checkpoints, Variables, require_config, restore
 from trainer.config import Config
 from trainer.dataset import START_PITCH, NoteArrays
-from trainer.heads import Dense, DensityHeads, NoteEmbedding, RegressionHeads
+from trainer.heads import ALL_PITCHES, Dense, DensityHeads, NoteEmbedding, PitchRange, RegressionHeads
 from trainer.stateless import Dropout
-from trainer.workdir import BEST_NAME, CHECKPOINTS_NAME, load_config
+from trainer.workdir import BEST_NAME, CHECKPOINTS_NAME, load_config, load_run
 
 
 class LayerState(NamedTuple):
@@ -65,7 +65,7 @@ class NextNoteModel(keras.Model):
             default whether a GPU is visible. What is traced for a CPU on a machine with GPUs needs it to be False.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, pitch_range: PitchRange = ALL_PITCHES) -> None:
         # Logits, losses and normalisation stay in the variables' precision; LSTM and hidden layers compute in less.
         full = config.full_precision
         super().__init__(dtype=full, name="next_note")
@@ -89,10 +89,10 @@ class NextNoteModel(keras.Model):
                 keras.layers.LayerNormalization(dtype=full, name=f"norm_{layer}")
                 for layer in range(1, config.layers + 1)
             ]
-            self.heads = DensityHeads(config, full)
+            self.heads = DensityHeads(config, full, pitch_range)
         else:
             self._recent = None
-            self.heads = RegressionHeads(full)
+            self.heads = RegressionHeads(full, pitch_range)
 
     def read(
         self, inputs: NoteArrays, state: State | None = None, dropout: Dropout | None = None
@@ -229,9 +229,14 @@ def start_note(batch: int) -> NoteArrays:
     return NoteArrays(tf.fill([batch], START_PITCH), *(tf.zeros([batch], tf.int32) for _ in range(3)))
 
 
-def build_model(config: Config) -> NextNoteModel:
-    """Creates the model with all its variables; initial weights come from Keras' global seed."""
-    model = NextNoteModel(config)
+def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNoteModel:
+    """Creates the model with all its variables; initial weights come from Keras' global seed.
+
+    Args:
+        config: the run.
+        pitch_range: the lowest and the highest pitch that the model plays.
+    """
+    model = NextNoteModel(config, pitch_range)
     notes = start_note(1).map(lambda field: field[:, tf.newaxis])
     hidden, _ = model.read(notes)
     model.heads.losses(hidden, notes._replace(pitch=tf.zeros_like(notes.pitch)))
@@ -259,12 +264,13 @@ def load_model(workdir: str) -> Trained:
     """The best weights of a workdir, or, where a run has not chosen any yet, those of its newest checkpoint.
 
     Whatever the precision that they were trained in, the model computes in that of its variables: it is for scoring and
-    playing, on any machine.
+    playing, on any machine. It plays pitches of the range that run.json records, or all where it records none.
 
     Raises:
         UserError: no such workdir, or nothing was saved in it yet.
     """
     config = load_config(workdir)
+    lowest, highest = load_run(workdir).get("pitch_range", ALL_PITCHES)
     with mirror.copied(workdir) as directory:
         for name in (BEST_NAME, CHECKPOINTS_NAME):
             saved = Checkpoints(os.path.join(directory, name), keep=1).latest()
@@ -273,6 +279,6 @@ def load_model(workdir: str) -> Trained:
         else:
             raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
         require_config(saved, config)
-        model = build_model(config.replace(precision=config.full_precision))
+        model = build_model(config.replace(precision=config.full_precision), (lowest, highest))
         restore(saved, model_variables(model))
         return Trained(model, saved.train_step)

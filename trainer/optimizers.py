@@ -16,13 +16,14 @@ class WarmupThen(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         config: gives peak, warm-up and form.
-        horizon: scalar variable, the train_step at which the cosine ends.
+        begin: float32 scalar variable, the train_step at which the cosine begins.
+        horizon: float32 scalar variable, the train_step at which it ends.
     """
 
-    def __init__(self, config: Config, horizon: tf.Variable) -> None:
+    def __init__(self, config: Config, begin: tf.Variable, horizon: tf.Variable) -> None:
         super().__init__()
         self._config = config
-        self._horizon = horizon
+        self._begin, self._horizon = begin, horizon
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """The learning rate of the update after `step` updates, float32."""
@@ -31,8 +32,9 @@ class WarmupThen(keras.optimizers.schedules.LearningRateSchedule):
         warmup = tf.minimum((step + 1) / max(config.warmup_steps, 1), 1.0)
         if config.schedule == "constant":
             return config.learning_rate * warmup
-        after = tf.maximum(step - config.warmup_steps, 0)
-        span = tf.maximum(tf.cast(self._horizon, tf.float32) - config.warmup_steps, 1)
+        begin = tf.cast(self._begin, tf.float32)
+        after = tf.maximum(step - begin, 0)
+        span = tf.maximum(tf.cast(self._horizon, tf.float32) - begin, 1)
         cosine = 0.5 * (1 + tf.cos(math.pi * tf.minimum(after / span, 1)))
         return config.learning_rate * warmup * (_FLOOR + (1 - _FLOOR) * cosine)
 
@@ -52,15 +54,18 @@ class _AdamW(_TakesReducedGradients, keras.optimizers.AdamW):
     pass
 
 
-def build_optimizer(config: Config, model: NextNoteModel, horizon: tf.Variable) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    config: Config, model: NextNoteModel, begin: tf.Variable, horizon: tf.Variable
+) -> keras.optimizers.Optimizer:
     """The config's optimizer with all its variables; to be called under the strategy's scope.
 
     Args:
         config: which optimizer, its learning rate and decay.
         model: whose variables it updates.
-        horizon: scalar variable, the train_step at which the learning rate's cosine ends.
+        begin: float32 scalar variable, the train_step at which the learning rate's cosine begins.
+        horizon: float32 scalar variable, the train_step at which it ends.
     """
-    schedule = WarmupThen(config, horizon)
+    schedule = WarmupThen(config, begin, horizon)
     if config.optimizer == "adamw":
         optimizer = _AdamW(schedule, weight_decay=config.weight_decay)
         # Decay shrinks directions that the data does not hold up; biases, norms and embeddings have no such direction.

@@ -11,14 +11,28 @@ from notes.errors import UserError
 from notes.manifest import Manifest
 from notes.progress import say
 from trainer import startup
-from trainer.workdir import METRICS_NAME, load_config, load_run
+from trainer.workdir import METRICS_NAME, dataset, load_config, load_run
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the workdir of the run")
-_DATA = flags.DEFINE_string(
-    "data", None, "the dataset whose validation split is continued; by default where the run found it, if it is there"
+USAGE = """--workdir=DIR [flags]
+
+Writes report.html into a workdir: one file with curves, scores, warnings and eight samples. The samples are generated
+first if the workdir has none.
+"""
+EXAMPLES = ("--workdir=run", "--workdir=run --beside=other-run,third-run")
+
+cli.group("input and output")
+_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the run.")
+_DATA = flags.DEFINE(
+    cli.Path("DIR"),
+    "data",
+    None,
+    "Dataset whose validation split is continued. (default: where the run found it, if it is still there)",
 )
-_BESIDE = flags.DEFINE_list(
-    "beside", [], "workdirs of other runs, scored on the same dataset: their scores stand in this one's tables"
+_BESIDE = flags.DEFINE(
+    cli.Paths("DIR,..."),
+    "beside",
+    [],
+    "Workdirs of other runs, scored on the same dataset, to compare with. (default: none)",
 )
 
 
@@ -37,7 +51,7 @@ def main() -> int:
             raise UserError(f"--data={_DATA.value}: is another dataset than the one that {workdir} was trained on")
         manifest: Manifest | None = given
     else:
-        manifest = run_page.dataset(run)
+        manifest = dataset(run)
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:
@@ -62,4 +76,4 @@ def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, usage="--workdir=DIR [--data=DIR] [--beside=DIR,...]\n" + __doc__)
+    cli.run(main, usage=USAGE, required=(_WORKDIR,), examples=EXAMPLES)

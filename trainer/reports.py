@@ -1,10 +1,12 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard, and a person at the terminal or the log."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -31,7 +33,7 @@ LOSSES_NAME = "losses.png"
 
 _SHOWN_HYPERPARAMETERS = ("preset", "seq_length", "units", "layers", "dropout", "batch_size", "learning_rate")
 
-_PLAYED_NOTES, _PLAYED_SAMPLES = 128, 8  # what is played for TensorBoard at each evaluation
+_PLAYED_NOTES = 128  # of each sample that is played for TensorBoard
 _HEARD_SECONDS = 10  # of the first sample; TensorBoard keeps all sound as it is, half a megabyte for that
 
 
@@ -50,16 +52,24 @@ class NoReports:
     def start(self, planned: int | None, train_step: int) -> None:
         """Shows how many train_steps there will be; None where that is still being measured."""
 
+    def end_training(self) -> None:
+        """Ends the bar of train_steps."""
+
     def say(self, line: str, **figures: Any) -> None:
         """Says a line."""
 
-    def do(self, activity: str) -> None:
-        """Says what is done between train_steps, such as scoring; after it, training goes on."""
+    def say_once(self, line: str) -> None:
+        """Says a line the first time, where no bar shows the same."""
 
-    def count(self, train_steps: int, seconds: float) -> None:
+    @contextlib.contextmanager
+    def phase(self, activity: str) -> Iterator[None]:
+        """Shows what is done besides training while it is done."""
+        yield
+
+    def count(self, train_steps: int, seconds: float, seconds_left: float | None) -> None:
         """Takes in one call of train_steps."""
 
-    def write(self, report: dict[str, Any], targets: float, seconds_per_step: float | None) -> None:
+    def write(self, report: dict[str, Any], targets: float, seconds_left: float | None) -> None:
         """Writes a report."""
 
     def play(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
@@ -83,18 +93,22 @@ class Reports(NoReports):
             writes them again.
         train_step: the last one whose report is to stay.
         config: the run, for TensorBoard's table of hyperparameters.
+        num_samples: how many samples to play, for TensorBoard and for the workdir.
 
     Attributes:
         summaries: the directory that TensorBoard reads.
     """
 
-    def __init__(self, workdir: str, train_step: int, config: Config) -> None:
+    def __init__(self, workdir: str, train_step: int, config: Config, num_samples: int) -> None:
         self.summaries = os.path.join(workdir, SUMMARIES_NAME)
         self._workdir = workdir
         self._path = os.path.join(workdir, METRICS_NAME)
+        self._num_samples = num_samples
         self._bar: tqdm.tqdm | None = None
-        self._done_before: set[str] = set()
+        self._said: set[str] = set()
         self._seconds = 0.0
+        self._seconds_left: float | None = None
+        self._figures: list[str] = []  # of the last report, behind the bar
         self._planned: int | None = None
         self._player: Player | None = None
         self._cut(train_step)
@@ -111,9 +125,7 @@ class Reports(NoReports):
 
     def __exit__(self, *_: object) -> None:
         """Ends the bar's line and flushes what TensorBoard reads."""
-        if self._bar is not None:
-            self._bar.set_description_str("training")
-            self._bar.close()
+        self.end_training()
         self._writer.close()
         self._validation_writer.close()
 
@@ -168,39 +180,76 @@ class Reports(NoReports):
         """Shows how many train_steps there will be; None where that is still being measured."""
         self._planned = planned
         if self._bar is not None:
-            self._bar.close()
+            self._bar.total = planned
+            self._bar.refresh()
+            return
+        # The time left is the run's own figure: the bar's would take scores for slow training.
         self._bar = progress.bar(
-            total=planned, unit="train_step", description="training", initial=train_step, leave=planned is not None
+            total=planned,
+            unit="train_step",
+            description="training",
+            initial=train_step,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}{postfix}]",
         )
         if self._bar is None and planned is not None:
             self.say(f"training to train_step {planned:,}", train_step=train_step, planned=planned)
+
+    def end_training(self) -> None:
+        """Ends the bar of train_steps."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def say(self, line: str, **figures: Any) -> None:
         """Says a line, with the figures it tells as fields where lines are JSON."""
         progress.say(line, **figures)
 
-    def do(self, activity: str) -> None:
-        """Says what is done between train_steps: on the bar, or in a log once, since it is much the same each time."""
-        if self._bar is not None:
-            self._bar.set_description_str(activity.partition(" ")[0])  # There is little room beside it.
-        elif activity not in self._done_before:
-            self.say(activity)
-        self._done_before.add(activity)
+    def say_once(self, line: str) -> None:
+        """Says a line the first time, where no bar shows the same."""
+        if self._bar is None and line not in self._said:
+            self.say(line)
+        self._said.add(line)
 
-    def count(self, train_steps: int, seconds: float) -> None:
-        """Takes in one call of train_steps."""
+    @contextlib.contextmanager
+    def phase(self, activity: str) -> Iterator[None]:
+        """Shows what is done besides training while it is done: by a bar of its own, in a log by a line once."""
+        # Below the bar of train_steps it is removed when it is done.
+        bar = progress.bar(total=None, unit="second", description=activity, leave=None, bar_format="{desc} [{elapsed}]")
+        if bar is None:
+            self.say_once(activity)
+        try:
+            yield
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def count(self, train_steps: int, seconds: float, seconds_left: float | None) -> None:
+        """Takes in one call of train_steps.
+
+        Args:
+            train_steps: how many.
+            seconds: how long they took.
+            seconds_left: how long the rest of the run takes, scores included; None where that is not known.
+        """
         self._seconds += seconds
         if self._bar is not None:
-            self._bar.set_description_str("training", refresh=False)
+            self._seconds_left = seconds_left
+            self._show_on_bar()
             self._bar.update(train_steps)
 
-    def write(self, report: dict[str, Any], targets: float, seconds_per_step: float | None) -> None:
+    def _show_on_bar(self) -> None:
+        """Puts the time left and the last report's figures behind the bar."""
+        if self._bar is not None:
+            left = [] if self._seconds_left is None else [f"{_duration(self._seconds_left)} left"]
+            self._bar.set_postfix_str(", ".join([*left, *self._figures]), refresh=False)
+
+    def write(self, report: dict[str, Any], targets: float, seconds_left: float | None) -> None:
         """Appends a report to metrics.jsonl and TensorBoard, and shows it.
 
         Args:
             report: its fields, `train_step` among them.
             targets: notes trained on since the last report.
-            seconds_per_step: how long a train_step takes, for the time that is left; None where that is not known.
+            seconds_left: how long the rest of the run takes, scores included; None where that is not known.
 
         Raises:
             UserError: it cannot be written.
@@ -218,7 +267,7 @@ class Reports(NoReports):
             with writer.as_default():
                 for name, value in figures.items():
                     tf.summary.scalar(name, value, step=report["train_step"])
-        self._show(report, seconds_per_step)
+        self._show(report, seconds_left)
 
     def play(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
         """Lets TensorBoard show what the model plays: a piano roll, its sound, and its distributions over the corpus'.
@@ -230,7 +279,9 @@ class Reports(NoReports):
         """
         played = (
             self._player_of(model)
-            .play(Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=_PLAYED_SAMPLES, temperature=1.0, seed=train_step)
+            .play(
+                Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=self._num_samples, temperature=1.0, seed=train_step
+            )
             .notes
         )
         generated = sum(map(Histograms.from_notes, played), start=Histograms.zeros())
@@ -247,19 +298,19 @@ class Reports(NoReports):
             tf.summary.audio("sound", mono[tf.newaxis], sound.SAMPLE_RATE // 2, step=train_step)
 
     def leave_samples(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
-        """Lets the model play the samples of the workdir, eight continuations of the validation split.
+        """Lets the model play the samples of the workdir, continuations of the validation split.
 
         Args:
             model: what plays.
             train_step: where it is.
             manifest: the dataset.
         """
-        primers = samples.primers(manifest)
+        primers = samples.primers(manifest, self._num_samples)
         if not primers and model.config.positions == "last":
             return  # It was never shown how a performance begins.
         samples.make(
             self._player_of(model), primers, self._workdir, train_step=train_step, sustain=_sustain(manifest),
-            quiet=False,
+            count=self._num_samples, quiet=False,
         )  # fmt: skip
 
     def _player_of(self, model: NextNoteModel) -> Player:
@@ -279,24 +330,23 @@ class Reports(NoReports):
         lines = storage.read_bytes(self._path).decode().splitlines()
         plots.loss_curves([json.loads(line) for line in lines], os.path.join(self._workdir, LOSSES_NAME))
 
-    def _show(self, report: dict[str, Any], seconds_per_step: float | None) -> None:
+    def _show(self, report: dict[str, Any], seconds_left: float | None) -> None:
         score = f", validation {report['val_nats']:.3f} nats/note" if "val_nats" in report else ""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {report['loss']:.3f}, {report['notes_per_second']:,.0f} notes/s")
+            self._seconds_left = seconds_left
+            self._figures = [f"loss {report['loss']:.3f}", f"{report['notes_per_second']:,.0f} notes/s"]
+            self._show_on_bar()
+            self._bar.refresh()
             if score:
                 self.say(f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}")
             return
-        left = ""
-        seconds: float | None = None
-        if self._planned is not None and seconds_per_step is not None:
-            seconds = (self._planned - report["train_step"]) * seconds_per_step
-            left = f", {datetime.timedelta(seconds=round(seconds))} left"
+        left = "" if seconds_left is None else f", {_duration(seconds_left)} left"
         self.say(
             f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}, "
             f"{report['notes_per_second']:,.0f} notes/s{left}",
             **report,
             planned=self._planned,
-            seconds_left=seconds,
+            seconds_left=seconds_left,
         )
 
 
@@ -316,6 +366,10 @@ def _scalars(report: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]
     if None not in parts:
         training["nats"] = sum(parts)
     return training, validation
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _sustain(manifest: Manifest) -> str:

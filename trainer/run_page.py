@@ -28,7 +28,7 @@ from trainer.config import Config, preset
 from trainer.findings import Circumstances, Finding
 from trainer.judging import DISTRIBUTIONS
 from trainer.page import BASE, DARK, LIGHT, command, document, element, scrolling, section, theme, tiles
-from trainer.workdir import METRICS_NAME, REPORT_NAME, RESULT_NAME, Result, load_config, load_run
+from trainer.workdir import METRICS_NAME, REPORT_NAME, RESULT_NAME, Result, dataset, load_config, load_run
 
 _POINTS: Final = 400  # of a curve at most; more could not be told apart
 # Of the train_steps at the start of a run, while the loss falls from where chance put it.
@@ -260,7 +260,7 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
 
 
 def _of_splits(workdir: str, kind: str) -> dict[str, dict[str, Any]]:
-    """What there is of `KIND-SPLIT.json`, by split, the test split first."""
+    """Returns the files `KIND-SPLIT.json` of a workdir by split, the test split first."""
     return {
         split: found for split in reversed(SPLITS) if (found := _json(storage.join(workdir, f"{kind}-{split}.json")))
     }
@@ -277,15 +277,6 @@ def continued_split(manifest: Manifest) -> str | None:
                 continue
             return split
     return None
-
-
-def dataset(run: Mapping[str, Any]) -> Manifest | None:
-    """Returns the dataset that run.json names, where it is still at its place."""
-    try:
-        manifest = Manifest.load(run.get("data", ""))
-    except UserError:
-        return None  # It may have been moved or replaced.
-    return manifest if manifest.sha256 == run.get("dataset") else None
 
 
 def _json(path: str) -> dict[str, Any] | None:
@@ -542,7 +533,7 @@ def _listen(run: Run) -> ET.Element:
     content = [legend(*keys, ("played", "played by the model"))]
     if not all(one.mp3 for one in shown):
         needs = "The samples have no sound yet."
-        content.append(_note(needs, f"Install soundfile (pip install 'sostenuto[train]'), then: {report}"))
+        content.append(_note(needs, f"Install soundfile (pip install '.[train]' in a checkout), then: {report}"))
     content.append(element("div", *(_sample(index, one) for index, one in enumerate(shown, 1)), class_="samples"))
     return section(title, told, *content, anchor="listen")
 

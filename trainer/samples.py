@@ -4,10 +4,11 @@ They lie in samples/ as `trainer.generate` would write them, and music that it w
 and is shown of a sample is an excerpt: the end of its primer, and what was played after it.
 """
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -19,12 +20,15 @@ from notes.manifest import Manifest
 from notes.midi import NO_PEDAL, read_midi, read_pedal, write_midi
 from notes.progress import Meter, say, silenced
 from notes.representation import Notes, on_one_keyboard
+from trainer.workdir import write_json
 
 if TYPE_CHECKING:
     from trainer.sampling import Player
 
 SAMPLES_NAME: Final = "samples"
 DOCUMENT_NAME: Final = "samples.json"
+UNFINISHED_NAME: Final = "samples.json.unfinished"
+DISTRIBUTIONS_NAME: Final = "distributions.png"
 
 NUM_SAMPLES: Final = 8
 SECONDS: Final = 64
@@ -34,6 +38,7 @@ PRIMER_SECONDS: Final = 12
 
 _NUM_NOTES = 640  # after each primer: mostly more than `SECONDS` have room for
 _SEED = 0
+_NAMES = re.compile(r"sample-\d{3,}\.(mid|png|wav|mp3)|distributions\.png|samples\.json")
 
 
 class Primer(NamedTuple):
@@ -75,8 +80,8 @@ class Samples(NamedTuple):
     document: dict[str, Any]
 
 
-def primers(manifest: Manifest) -> list[Primer]:
-    """The beginnings of performances of the validation split, of as many pieces as there are, at most `NUM_SAMPLES`.
+def primers(manifest: Manifest, count: int = NUM_SAMPLES) -> list[Primer]:
+    """Returns the beginnings of so many performances of the validation split, of as many pieces as there are.
 
     Fewer performances are taken several times; none, if the split is empty.
     """
@@ -89,14 +94,12 @@ def primers(manifest: Manifest) -> list[Primer]:
             name = ": ".join(filter(None, (performance.composer, performance.title))) or performance.path
             by_piece.setdefault(performance.piece, []).append(Primer(beginning, name))
     pieces = [by_piece[piece] for piece in sorted(by_piece)]
-    if len(pieces) > NUM_SAMPLES:
-        pieces = [pieces[index * len(pieces) // NUM_SAMPLES] for index in range(NUM_SAMPLES)]
+    if len(pieces) > count:
+        pieces = [pieces[index * len(pieces) // count] for index in range(count)]
     if not pieces:
         return []
     # Another performance of a piece only once each piece has had its turn.
-    return [
-        pieces[turn % len(pieces)][turn // len(pieces) % len(pieces[turn % len(pieces)])] for turn in range(NUM_SAMPLES)
-    ]
+    return [pieces[turn % len(pieces)][turn // len(pieces) % len(pieces[turn % len(pieces)])] for turn in range(count)]
 
 
 def make(
@@ -106,9 +109,10 @@ def make(
     *,
     train_step: int,
     sustain: str,
+    count: int = NUM_SAMPLES,
     quiet: bool = True,
 ) -> None:
-    """Plays the samples and writes them, samples.json last; those that were there are removed first.
+    """Plays the samples and writes them, samples.json last, in place of those that an earlier call wrote.
 
     Args:
         player: of the model.
@@ -116,24 +120,24 @@ def make(
         directory: the workdir, here or in a bucket.
         train_step: train_steps that the weights have seen.
         sustain: how the durations are meant that the model was trained on.
+        count: how many to play where nothing is continued.
         quiet: shows no progress.
 
     Raises:
-        UserError: the model cannot start from silence, or a file cannot be written.
+        UserError: the model cannot start from silence, or a file cannot be written, or one of another origin is in the
+            way.
     """
-    from trainer import mirror, sound
+    from trainer import sound
     from trainer.pedal import continued_pedal
-    from trainer.workdir import write_json
 
-    continued = continued or [Primer(Notes.empty(), "")] * NUM_SAMPLES
+    continued = continued or [Primer(Notes.empty(), "")] * count
     played = player.play(
         [primer.notes for primer in continued], num_notes=_NUM_NOTES, temperature=1.0, seed=_SEED, quiet=quiet
     )
     target = storage.join(directory, SAMPLES_NAME)
-    storage.make_directories(target)
-    remove_former(target)
     has_pedal = sustain == "ignore"
-    with mirror.uploaded(target, last=[DOCUMENT_NAME]) as here:
+    planned = names(len(continued), "mid", "mp3")
+    with rewritten(target, planned) as here:
         entries = []
         for index, (primer, notes) in enumerate(zip(continued, played.notes, strict=True)):
             notes, _ = sound.beginning(notes, NO_PEDAL, SECONDS)
@@ -158,20 +162,94 @@ def make(
             "sustain": sustain,
             "pedal": has_pedal,
             "notes_per_second": played.notes_per_second,
+            "files": planned,
             "samples": entries,
         }
         _add_sounds(here, document, quiet=quiet)
         write_json(os.path.join(here, DOCUMENT_NAME), document)
 
 
-def remove_former(directory: str) -> None:
-    """Removes what an earlier call left, samples.json first, so that it never names samples of two calls."""
-    names = [DOCUMENT_NAME, "distributions.png"]
-    if storage.is_directory(directory):
-        found = storage.list_names(directory)
-        names += [name for name in found if re.fullmatch(r"sample-\d{3,}\.(mid|png|wav|mp3)", name)]
-    for name in names:
-        storage.remove(storage.join(directory, name))
+def names(count: int, *kinds: str) -> list[str]:
+    """Returns the names of the files of some samples, of each of the kinds, such as mid."""
+    return [f"sample-{index:03d}.{kind}" for index in range(count) for kind in kinds]
+
+
+def require_free(directory: str, planned: Sequence[str]) -> set[str]:
+    """Checks that samples can be written into a directory without replacing a file of another origin.
+
+    Args:
+        directory: where; it need not exist.
+        planned: the names of the files that are to be written, samples.json left out.
+
+    Returns:
+        The names of the files that earlier calls wrote there, as their samples.json lists them.
+
+    Raises:
+        UserError: a planned name is taken by a file that no earlier call wrote.
+    """
+    if not storage.is_directory(directory):
+        return set()
+    former = _listed(directory, DOCUMENT_NAME) | _listed(directory, UNFINISHED_NAME)
+    taken = sorted({*planned, DOCUMENT_NAME}.intersection(storage.list_names(directory)) - former)
+    if taken:
+        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        raise UserError(
+            f"{storage.join(directory, taken[0])}{more}: exists, and no {DOCUMENT_NAME} lists it, so that it is not "
+            "replaced. Move it, or choose another directory"
+        )
+    return former
+
+
+@contextlib.contextmanager
+def rewritten(directory: str, planned: Sequence[str]) -> Iterator[str]:
+    """A directory of this machine to write samples into, in place of those of earlier calls; a context manager.
+
+    Files of any other origin stay as they are. Until all is written, samples.json.unfinished lists the files, so that
+    after a kill the next call knows them for its own. After an exception none of them is left.
+
+    Args:
+        directory: where they go, here or in a bucket.
+        planned: the names of the files, samples.json left out.
+
+    Raises:
+        UserError: as `require_free`, or a file cannot be written.
+    """
+    former = require_free(directory, planned)
+    storage.make_directories(directory)
+    own = sorted({*former, *planned, DOCUMENT_NAME})
+    write_json(storage.join(directory, UNFINISHED_NAME), {"files": own})
+    # samples.json goes first, and never lists samples of two calls.
+    own.remove(DOCUMENT_NAME)
+    own.insert(0, DOCUMENT_NAME)
+    _remove(directory, own)
+    try:
+        from trainer import mirror
+
+        with mirror.uploaded(directory, last=[DOCUMENT_NAME]) as copy:
+            yield copy
+    except BaseException:
+        with contextlib.suppress(UserError):
+            _remove(directory, [*own, UNFINISHED_NAME])
+        raise
+    storage.remove(storage.join(directory, UNFINISHED_NAME))
+
+
+def _listed(directory: str, document_name: str) -> set[str]:
+    """Returns the files that a samples.json lists, itself included; none where it is not one of ours."""
+    path = storage.join(directory, document_name)
+    try:
+        listed = json.loads(storage.read_bytes(path))["files"] if storage.exists(path) else []
+        return {*(name for name in listed if _NAMES.fullmatch(name)), DOCUMENT_NAME} if listed else set()
+    except (ValueError, KeyError, TypeError):
+        return set()
+
+
+def _remove(directory: str, removed: Sequence[str]) -> None:
+    """Removes files in the order of their names; those that are not there are no error."""
+    present = storage.list_names(directory)
+    for name in removed:
+        if name in present:
+            storage.remove(storage.join(directory, name))
 
 
 def add_sounds(directory: str, *, quiet: bool) -> None:
@@ -210,6 +288,10 @@ def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> Non
         with silenced(quiet):
             say(f"the samples have no sound: {error}", severity="NOTICE")
         return
+    unlisted = {f"{name}.mp3" for name, _ in missing}.difference(document["files"])
+    if unlisted:
+        document["files"] = sorted({*document["files"], *unlisted})
+        write_json(storage.join(directory, DOCUMENT_NAME), document)
     # The libraries that play and compress let other threads go on.
     with (
         Meter(total=len(missing), unit="sample", description="sounding", quiet=quiet) as meter,

@@ -72,7 +72,7 @@ class Player:
         Args:
             primers: what to continue: one, or several of any lengths; after one without notes, a sample starts from
                 silence.
-            num_notes: notes to generate for each sample.
+            num_notes: notes to generate for each sample; all pitches are within the model's range.
             num_samples: how many samples of each primer; those of the first primer come first.
             temperature: above 0; below 1 plays the likely more often, above 1 the unlikely. One for all, or one for
                 each of `notes.representation.FIELDS`.
@@ -91,23 +91,23 @@ class Player:
         samples = len(primers) * num_samples
         weights = self._model.step_weights()
         calls = -(-num_notes // _NOTES_PER_CALL)
-        uniforms = _uniforms(seed, calls * _NOTES_PER_CALL, samples).reshape(
-            calls, _NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE
-        )
+        streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
         temperatures = tf.constant(_by_field(temperature), hidden.dtype)
         # Where nothing is left out, nothing is compiled for it.
         shares = tuple(None if share == 1 else tf.constant(share, hidden.dtype) for share in _by_field(top_p))
         with silenced(quiet):
             say(f"playing {samples:,} x {num_notes:,} notes", samples=samples, num_notes=num_notes)
         # Compiles, and draws nothing: the speed is that of playing.
-        self._draw(tf.constant(0), hidden, state, weights, tf.constant(uniforms[0]), temperatures, shares)
+        nothing = tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE])
+        self._draw(tf.constant(0), hidden, state, weights, nothing, temperatures, shares)
         begun = time.monotonic()
         drawn = []
         with Meter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as meter:
             for call in range(calls):
                 count = min(_NOTES_PER_CALL, num_notes - call * _NOTES_PER_CALL)
+                uniforms = tf.constant(_uniforms(streams))
                 hidden, state, notes = self._draw(
-                    tf.constant(count), hidden, state, weights, tf.constant(uniforms[call]), temperatures, shares
+                    tf.constant(count), hidden, state, weights, uniforms, temperatures, shares
                 )
                 drawn.append([field.numpy()[:count] for field in notes])
                 meter.advance(count * samples)
@@ -158,10 +158,9 @@ def _by_field(values: float | Mapping[str, float]) -> list[float]:
     return [values[field] if isinstance(values, Mapping) else values for field in FIELDS]
 
 
-def _uniforms(seed: int, num_notes: int, samples: int) -> np.ndarray:
-    """Uniform numbers in [0, 1): float32 `[num_notes, samples, UNIFORMS_PER_NOTE]`, a stream for each sample."""
-    shape = (num_notes, UNIFORMS_PER_NOTE)
-    streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
+def _uniforms(streams: Sequence[np.random.Generator]) -> np.ndarray:
+    """Returns the next uniform numbers in [0, 1) of each stream, float32 `[notes, streams, UNIFORMS_PER_NOTE]`."""
+    shape = (_NOTES_PER_CALL, UNIFORMS_PER_NOTE)
     return np.stack([stream.random(shape, np.float32) for stream in streams], axis=1)
 
 

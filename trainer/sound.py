@@ -18,6 +18,7 @@ import numpy as np
 import pretty_midi
 from numpy.typing import NDArray
 
+from notes import extras
 from notes.errors import UserError
 from notes.midi import NO_PEDAL, sustained, to_pretty_midi
 from notes.representation import Notes
@@ -113,7 +114,7 @@ def compressor() -> ModuleType:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: a system without the library that its wheels bring.
-        raise CannotCompressError(f"soundfile cannot be loaded ({error}): pip install 'sostenuto[train]'") from error
+        raise CannotCompressError(f"soundfile cannot be loaded ({error}). {extras.remedy('train')}") from error
     return soundfile
 
 

@@ -1,10 +1,10 @@
 """Loads TensorFlow without its chatter."""
 
+import importlib.util
 import os
 import sys
 import tempfile
 
-from notes.errors import UserError
 from notes.progress import say
 
 
@@ -15,15 +15,14 @@ def import_tensorflow() -> None:
     nothing of the kind that reads like a warning.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    say("loading TensorFlow")
+    if importlib.util.find_spec("tensorflow"):
+        say("loading TensorFlow")
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise UserError(f"{error.name} is not installed: pip install 'sostenuto[train]'") from error
         except BaseException:
             log.seek(0)
             os.write(stderr, log.read())

@@ -19,9 +19,9 @@ from trainer.config import Config
 from trainer.dataset import Windows
 from trainer.model import build_model, model_variables
 from trainer.optimizers import build_optimizer
+from trainer.plan import OPEN
 from trainer.stateless import Dropout
 
-_NEVER = 2**31  # a train_step that no run reaches
 _LOSS_SCALE_START = 2.0**15
 _LOSS_SCALE_PATIENCE = 2000  # train_steps without overflow after which the loss scale doubles
 _EMA_WARMUP = 10.0  # the average begins as that of about the last tenth of all train_steps
@@ -55,7 +55,8 @@ class TrainState:
         model: the model.
         fields: those that have a loss.
         train_step: int64, train_steps done.
-        horizon: float32, the train_step at which the learning rate's cosine ends.
+        fall_begin: float32, the train_step at which the learning rate's cosine begins: the warm-up's end, as a rule.
+        horizon: float32, the train_step at which it ends.
         sums: float64 `[losses + 2]`, since the last report: each field's loss summed, the weighted sum, the targets.
         run: does so many train_steps, given as an int32 scalar tensor, or stops before the first that is not finite.
     """
@@ -63,10 +64,11 @@ class TrainState:
     def __init__(self, config: Config, windows: Windows, strategy: tf.distribute.Strategy) -> None:
         self._config, self._windows, self._strategy = config, windows, strategy
         keras.utils.set_random_seed(config.seed)
-        self.model = build_model(config)
+        self.model = build_model(config, windows.pitch_range)
         self.fields = tuple(self.model.heads.losses_of)
         self.train_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step")
-        self.horizon = tf.Variable(float(_NEVER), trainable=False, name="horizon")
+        self.fall_begin = tf.Variable(float(config.warmup_steps), trainable=False, name="fall_begin")
+        self.horizon = tf.Variable(float(OPEN), trainable=False, name="horizon")
         self.sums = tf.Variable(tf.zeros([len(self.fields) + 2], tf.float64), trainable=False, name="sums")
         self._not_finite = tf.Variable(False, trainable=False, name="not_finite")
         self._scales = config.precision == "mixed_float16"
@@ -77,7 +79,7 @@ class TrainState:
         self._averages = (
             [tf.Variable(variable, trainable=False, name="ema") for variable in self._trained] if config.ema else []
         )
-        self.optimizer = build_optimizer(config, self.model, self.horizon)
+        self.optimizer = build_optimizer(config, self.model, self.fall_begin, self.horizon)
         self.run = tf.function(self._run, autograph=False, input_signature=(tf.TensorSpec([], tf.int32),))
         self._swap_averages = tf.function(self._swap, autograph=False)
 

@@ -88,6 +88,20 @@ def absolute(path: str) -> str:
     return path if storage.is_remote(path) else os.path.abspath(path)
 
 
+def dataset(run: Mapping[str, Any]) -> Manifest | None:
+    """Returns the dataset that run.json names, or None where it is no longer at that path."""
+    try:
+        manifest = Manifest.load(run.get("data", ""))
+    except UserError:
+        return None  # It may have been moved or replaced since.
+    return manifest if manifest.sha256 == run.get("dataset") else None
+
+
+def resolved(path: str) -> str:
+    """Returns the path of a place with symbolic links followed, or its URI without a slash at the end."""
+    return path.rstrip("/") if storage.is_remote(path) else os.path.realpath(path)
+
+
 def finished(config: Config, manifest: Manifest, workdir: str) -> Result | None:
     """Checks that a workdir is new or this run's; returns the result if there is nothing left to do.
 

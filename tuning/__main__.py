@@ -15,46 +15,81 @@ from notes.manifest import Manifest
 from trainer import startup
 from trainer.config import PRESETS, Config, preset
 from tuning.roles import resolve
-from tuning.space import Space, table
+from tuning.space import PARAMETERS, SEARCHED_BY_DEFAULT, Space
 
-_DATA = flags.DEFINE_string("data", None, "the dataset: a directory that beam_preprocess wrote")
-_WORKDIR = flags.DEFINE_string("workdir", None, "where the study and its trials go; an unfinished study is resumed")
-_PRESET = flags.DEFINE_enum("preset", None, sorted(PRESETS), "the start config: the first trial, which all others vary")
-_CONFIG = flags.DEFINE_string("config", None, "a config file as start config, such as another run's config.json")
-_MAX_TRIALS = flags.DEFINE_integer("max_trials", 40, "configs to try")
-_TUNER = flags.DEFINE_enum("tuner", "random", ["random", "bayesian", "hyperband"], "how configs are chosen")
-_TUNE = flags.DEFINE_list("tune", [], "hyperparameters to search besides the default ones, by name; or all")
-_FIX = flags.DEFINE_multi_string("fix", [], "NAME=VALUE: a field of the config that every trial has so")
-_SPACE = flags.DEFINE_string("space", None, "a YAML file that narrows, widens or fixes hyperparameters")
+USAGE = """--data=DIR --workdir=DIR [--max_trials=N] [--tuner=NAME] [flags]
+
+Searches for better hyperparameters. Alone it runs one trial after another. On several machines one chief
+(--role=chief) leads, and any number of workers (--role=worker) train; all get the same flags except the role, and the
+same workdir, on a shared file system or in a bucket.
+"""
+EXAMPLES = (
+    "--data=dataset --workdir=study --max_trials=20",
+    "--data=dataset --workdir=study --tuner=hyperband --tune=learning_rate,dropout --fix=units=256 --retrain_best",
+)
+
+cli.group("input and output")
+_DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that beam_preprocess wrote.")
+_WORKDIR = flags.DEFINE(
+    cli.Path("DIR"), "workdir", None, "Directory for the study and its trials. An unfinished study is resumed."
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete a study in the workdir first; only the chief does so.")
+_RETRAIN_BEST = flags.DEFINE_bool(
+    "retrain_best", False, "Train the best config at the start config's full length, in WORKDIR/best."
+)
+cli.group("search")
+_PRESET = flags.DEFINE_enum(
+    "preset", None, sorted(PRESETS), "Start config: the first trial, which the others vary. (default: base)"
+)
+_CONFIG = flags.DEFINE(
+    cli.Path("FILE"), "config", None, "Config file as start config instead of a preset, such as a run's config.json."
+)
+_MAX_TRIALS = flags.DEFINE_integer("max_trials", 40, "Configs to try.")
+_TUNER = flags.DEFINE_enum("tuner", "random", ["random", "bayesian", "hyperband"], "How configs are chosen.")
+_TUNE = flags.DEFINE(
+    cli.Texts("NAME,..."), "tune", [], "Hyperparameters to search besides those marked *, or all. (default: none)"
+)
+_FIX = flags.DEFINE_multi(
+    cli.Text("FIELD=VALUE"),
+    flags.ArgumentSerializer(),
+    "fix",
+    [],
+    "Field of the config that every trial has so; may be given again for another field. (default: none)",
+)
+_SPACE = flags.DEFINE(
+    cli.Path("FILE"), "space", None, "YAML file that narrows, widens or fixes hyperparameters. (default: none)"
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.")
+cli.group("trials")
 _TRAIN_STEPS = flags.DEFINE_integer(
-    "train_steps", 600, "length of a trial; one with other windows reads as many notes as so many of the start config"
+    "train_steps", 600, "Length of a trial; one with other windows reads as many notes as the start config does."
 )
-_CORPUS_SHARE = flags.DEFINE_float("corpus_share", 1.0, "share of the training performances that trials use")
-_SEED = flags.DEFINE_integer("seed", 0, "of the search")
-_STOP_WEAK = flags.DEFINE_bool("stop_weak", True, "stop trials that are worse than the median of the others")
+_CORPUS_SHARE = flags.DEFINE_float("corpus_share", 1.0, "Fraction of the training performances that trials use.")
+_STOP_WEAK = flags.DEFINE_bool("stop_weak", True, "Stop trials that are worse than the median of the others.")
+cli.group("several machines")
 _ROLE = flags.DEFINE_enum(
-    "role", None, ["chief", "worker"], "by default as KERASTUNER_TUNER_ID says, or both in one process"
+    "role", None, ["chief", "worker"], "Role of this process. (default: from KERASTUNER_TUNER_ID, else both in one)"
 )
-_CHIEF_ADDRESS = flags.DEFINE_string(
-    "chief_address", None, "HOST:PORT of the chief; by default as KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT say"
+_CHIEF_ADDRESS = flags.DEFINE(
+    cli.Text("HOST:PORT"),
+    "chief_address",
+    None,
+    "Address of the chief. (default: from KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT)",
 )
-_WORKER_ID = flags.DEFINE_string(
-    "worker_id", None, "this worker's id, the same when it is started again; by default from a pod's or task's index"
+_WORKER_ID = flags.DEFINE(
+    cli.Text("NAME"),
+    "worker_id",
+    None,
+    "Id of this worker, the same after a restart. (default: from the index of a pod or task)",
 )
 _WORKER_TIMEOUT = flags.DEFINE_float(
-    "worker_timeout", 120.0, "seconds without a sign of life after which a worker's trial goes to another"
+    "worker_timeout", 120.0, "Seconds without a heartbeat after which another worker gets the trial."
 )
 _SCORE_TIMEOUT = flags.DEFINE_float(
-    "score_timeout", 3600.0, "seconds without a new score after which a trial is taken from its worker, which hangs"
+    "score_timeout", 3600.0, "Seconds without a new score after which a worker that hangs loses its trial."
 )
-_PATIENCE = flags.DEFINE_float("chief_patience", 300.0, "seconds for which a worker waits for a chief that is away")
-_MAX_IDLE = flags.DEFINE_float(
-    "max_idle", 3600.0, "seconds for which the chief waits without hearing of any worker before it gives up"
-)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "remove a study that is in the workdir; only the chief does")
-_RETRAIN_BEST = flags.DEFINE_bool(
-    "retrain_best", False, "train the best config at the start config's full length, in WORKDIR/best"
-)
+_PATIENCE = flags.DEFINE_float("chief_patience", 300.0, "Seconds for which a worker waits for an absent chief.")
+_MAX_IDLE = flags.DEFINE_float("max_idle", 3600.0, "Seconds without any worker after which the chief gives up.")
 
 
 def _start() -> Config:
@@ -106,11 +141,22 @@ def main() -> int:
     return status
 
 
+def _hyperparameters() -> list[tuple[str, str]]:
+    """Returns the rows of the help: a name, and its values, unit and reason."""
+    return [
+        (
+            parameter.field + " *" * (parameter.field in SEARCHED_BY_DEFAULT),
+            f"{parameter.text} ({parameter.unit}): {parameter.why}",
+        )
+        for parameter in PARAMETERS
+    ]
+
+
 if __name__ == "__main__":
     cli.run(
         main,
-        usage="--data=DIR --workdir=DIR --max_trials=N [--tuner=NAME] [flags]\n"
-        + __doc__
-        + "\nThe hyperparameters that it knows:\n\n"
-        + table(),
+        usage=USAGE,
+        required=(_DATA, _WORKDIR),
+        examples=EXAMPLES,
+        sections={"hyperparameters (* searched by default)": _hyperparameters()},
     )

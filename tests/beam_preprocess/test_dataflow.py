@@ -373,6 +373,12 @@ with pipeline_options(sys.argv[2:]) as options:
 """
 
 
+def files_of_packages(directory: Path) -> set[str]:
+    """The files that a Beam worker needs: of our packages below a directory."""
+    files = [path for package in ("notes", "beam_preprocess") for path in (directory / package).rglob("*")]
+    return {str(path.relative_to(directory)) for path in files if path.is_file()}
+
+
 def test_an_installed_package_is_packed_for_workers_too(tmp_path):
     """It has no setup.py: one is made from what the installer noted."""
     installed = tmp_path / "installed"
@@ -393,7 +399,8 @@ def test_an_installed_package_is_packed_for_workers_too(tmp_path):
     with tarfile.open(archive) as file:
         file.extractall(tmp_path / "packed", filter="data")
     (packed,) = (tmp_path / "packed").iterdir()
-    assert {path.name for path in packed.iterdir() if path.is_dir()} >= {"notes", "beam_preprocess"}
+    assert files_of_packages(packed) == files_of_packages(installed)
+    assert "notes/cli/main.py" in files_of_packages(packed)
     requires = set(importlib.metadata.PathDistribution(packed).requires)
     (own,) = importlib.metadata.distributions(name="sostenuto", path=[str(installed)])
     assert requires == {text for text in own.requires if "extra" not in text}

@@ -1,16 +1,23 @@
 """The demo's driver."""
 
+import contextlib
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
 import wave
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from demo.__main__ import Stage, folder_of, stages
+from demo.__main__ import Stage, folder_of, link, stages
 from notes.midi import read_midi
 from tests.midi_files import melody
+from tests.processes import REPOSITORY
 
 
 @pytest.fixture
@@ -60,7 +67,28 @@ def test_a_stage_whose_result_is_there_does_nothing(tmp_path: Path, capfd: pytes
     target.write_text("mine")
     Stage("Tidy", "json.tool", ["--no-such-flag"], target).run()
     assert target.read_text() == "mine"
-    assert "is there already" in capfd.readouterr().out
+    assert "exists already" in capfd.readouterr().out
+
+
+def test_a_stage_whose_result_is_older_than_what_it_shows_runs_again(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.json", tmp_path / "out.json"
+    source.write_text("[1]")
+    stage = Stage("Tidy", "json.tool", [str(source), str(target)], target, (source,))
+    assert not stage.is_done
+    stage.run()
+    assert stage.is_done
+    os.utime(source, ns=(target.stat().st_mtime_ns + 1,) * 2)
+    assert not stage.is_done
+    source.unlink()
+    assert not stage.is_done
+
+
+def test_the_last_corpus_has_a_folder_that_is_easy_to_name(tmp_path: Path) -> None:
+    for name in ("one-01234567", "other-89abcdef"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "is").write_text(name)
+        assert (link(tmp_path / name) / "is").read_text() == name
+    assert {path.name for path in tmp_path.iterdir()} == {"one-01234567", "other-89abcdef", "latest"}
 
 
 def test_a_quiet_stage_says_nothing_and_asks_the_same_of_its_command(
@@ -86,7 +114,7 @@ def test_other_arguments_never_meet_a_result_that_is_not_theirs(tmp_path: Path) 
         return {title.split()[0] for title, result in results().items() if after[title] != result}
 
     assert changed_by() == set()
-    assert changed_by(max_minutes=5) == {"Train", "Evaluate", "Generate"}
+    assert changed_by(max_minutes=5) == {"Train", "Evaluate", "Generate", "Report"}
     assert changed_by(num_notes=20) == changed_by(num_samples=1) == {"Generate"}
 
 
@@ -104,32 +132,94 @@ def test_a_corpus_that_is_not_there_is_one_line_and_status_2(tmp_path: Path) -> 
     assert "nowhere" in ended.stderr
 
 
-def test_from_a_corpus_to_music_and_a_second_run_reuses_all_of_it(tmp_path: Path) -> None:
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
+def write_corpus(directory: Path) -> None:
+    directory.mkdir()
     for number in range(10):
-        (corpus / f"{number}.mid").write_bytes(melody([60 + (number + note) % 12 for note in range(60)]))
-    command = [sys.executable, "-m", "demo", f"--corpus={corpus}", f"--work={tmp_path}/work"]
+        (directory / f"{number}.mid").write_bytes(melody([60 + (number + note) % 12 for note in range(60)]))
+
+
+def members_of_session(session: int) -> list[str]:
+    """The command lines of a session's processes, those that have ended left out."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, own = (process / "stat").read_text().rpartition(") ")[2].split()[:4]
+            if int(own) == session and state != "Z":
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_demo_that_ends_takes_its_command_along(tmp_path: Path, number: int, status: int) -> None:
+    """Although the signal comes to the demo alone, as from `kill`."""
+    (tmp_path / "waits.py").write_text("import time; print('waiting', flush=True); time.sleep(600)")
+    program = "import sys; from pathlib import Path; from demo.__main__ import Stage; from notes import cli; "
+    program += "cli.run(lambda: Stage('Wait', 'waits', [], Path('never')).run(), usage='')"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env=environment, cwd=tmp_path,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        while "waiting" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(60) == status
+        assert members_of_session(process.pid) == []
+
+
+def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_all_of_it(tmp_path: Path) -> None:
+    """In another directory than the repository's, as where the package is installed."""
+    write_corpus(tmp_path / "corpus")
     short = ["--max_minutes=0.05", "--num_notes=20", "--num_samples=1"]
-    first = subprocess.run([*command, *short], capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "demo", "--corpus=corpus", *short]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
+    for _ in range(3):
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, **options
+        ) as process:
+            time.sleep(random.uniform(0.5, 15.0))
+            # As a terminal does it: to the demo and to its command.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            said = process.communicate(timeout=120)[1]
+            assert process.returncode in (0, 130, -signal.SIGINT), said
+            assert members_of_session(process.pid) == []
+
+    first = subprocess.run(command, capture_output=True, timeout=600, **options)
     assert first.returncode == 0, first.stderr
-    commands = [line for line in first.stdout.splitlines() if line.startswith("$ ")]
-    jobs = ["beam_preprocess", *["trainer", "trainer.evaluate"] * 2, "trainer.generate", "trainer.report"]
-    assert [line.split()[3] for line in commands] == jobs
-    listed = [Path(line.strip()) for line in first.stdout.partition("The music:")[2].splitlines() if line[:2] == "  "]
-    assert {"sample-000.mid", "sample-000.wav", "sample-000.png"} <= {file.name for file in listed}
-    (midi,) = [file for file in listed if file.suffix == ".mid"]
+    listed = [line.strip() for line in first.stdout.partition("The music:")[2].splitlines() if line[:2] == "  "]
+    music = "build/demo/latest/run-0.05min/music-1x20/sample-000"
+    assert {f"{music}.mid", f"{music}.wav", f"{music}.png"} <= set(listed)
     # Notes that meet on one key are joined, so that there may be fewer than 20.
-    assert 10 <= len(read_midi(midi.read_bytes(), midi.name).notes) <= 20
-    (page,) = [file for file in listed if file.suffix == ".html"]
-    text = page.read_text()
+    assert 10 <= len(read_midi((tmp_path / f"{music}.mid").read_bytes(), "music").notes) <= 20
+    with wave.open(str(tmp_path / f"{music}.wav")) as sound:
+        assert sound.getnframes() > 0
+    primer = "build/demo/primer.mid"
+    assert primer in listed
+    assert len(read_midi((tmp_path / primer).read_bytes(), primer).notes) == 64
+    page = first.stdout.splitlines()[-1].strip()
+    assert page == "build/demo/latest/run-0.05min/report.html"
+    text = (tmp_path / page).read_text()
     assert text.count("<audio") == text.count("data:audio/mpeg") == 8
     assert "seed, tutorial-" in text
     assert len(text) < 10e6
-    with wave.open(str(midi.with_suffix(".wav"))) as sound:
-        assert sound.getnframes() > 0
+    (tutorial,) = (tmp_path / "build/demo/latest").glob("tutorial-*min")
+    assert (tutorial / "result.json").exists()
+    assert not (tutorial / "samples").exists()
 
-    second = subprocess.run([*command, *short], capture_output=True, text=True, timeout=60)
+    begun = time.monotonic()
+    second = subprocess.run(command, capture_output=True, timeout=60, **options)
     assert second.returncode == 0, second.stderr
-    assert [line.split()[3] for line in second.stdout.splitlines() if line[:2] == "$ "] == ["trainer.report"]
+    assert time.monotonic() - begun < 10
+    assert [line for line in second.stdout.splitlines() if line[:2] == "$ "] == []
     assert second.stdout.partition("The music:")[2] == first.stdout.partition("The music:")[2]
+
+
+def test_a_stage_names_the_commands_in_their_order(tmp_path: Path) -> None:
+    commands, _ = stages(tmp_path / "corpus", tmp_path, max_minutes=3, num_notes=400, num_samples=4)
+    jobs = ["beam_preprocess", *["trainer", "trainer.evaluate"] * 2, "trainer.generate", "trainer.report"]
+    assert [stage.module for stage in commands] == jobs

@@ -1,19 +1,12 @@
-import fcntl
 import json
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 import threading
 
 import pytest
 
 from notes import progress
 from tests.midi_files import melody
-from tests.processes import REPOSITORY, run_python
+from tests.processes import on_terminal, run_python
 
 PROGRAM = """
 from notes.progress import say, track
@@ -27,32 +20,6 @@ def in_json():
     progress.configure(log_json=True)
     yield
     progress.configure()
-
-
-def on_terminal(*arguments: str, columns: int = 100, **environment: str) -> str:
-    """What a terminal gets from `python ARGUMENTS` on stderr; its stdout goes nowhere."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", columns and 24, columns, 0, 0))
-    shown = b""
-    with subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-    ) as process:
-        os.close(theirs)
-        while True:
-            try:
-                part = os.read(ours, 10_000)
-            except OSError:  # Linux says so where the other side is closed.
-                break
-            if not part:
-                break
-            shown += part
-    os.close(ours)
-    assert process.returncode == 0, shown
-    return shown.decode()
 
 
 @pytest.mark.parametrize("columns", [100, 0], ids=["a terminal", "one that does not say how large it is"])

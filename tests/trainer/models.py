@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from trainer.config import Config
 from trainer.dataset import NoteArrays
+from trainer.heads import ALL_PITCHES
 from trainer.model import NextNoteModel, build_model
 
 _TINY = {
@@ -13,9 +14,9 @@ _TINY = {
 }
 
 
-def tiny_model(kind: str, *, seed: int = 0, **changes) -> NextNoteModel:
+def tiny_model(kind: str, *, seed: int = 0, pitch_range=ALL_PITCHES, **changes) -> NextNoteModel:
     """An untrained model of 16 units with random weights; `kind` is density or regression."""
-    model = build_model(Config(**{"units": 16, "seq_length": 16, **_TINY[kind], **changes}))
+    model = build_model(Config(**{"units": 16, "seq_length": 16, **_TINY[kind], **changes}), pitch_range)
     random = np.random.default_rng(seed)
     for variable in model.weights:
         variable.assign(random.normal(0, 0.5, variable.shape))

@@ -34,10 +34,12 @@ STEPS = 30
 CHECKPOINT = {"checkpoint.json", "variables.index", "variables.data-00000-of-00001"}
 PRIMER = [60, 64, 67, 72, 67, 64]
 PRIMER_PEDAL = np.array([[100_000, 700_000]])
+OF_SINGLE = ["--data={single}", "--workdir={trained}", "--output={o.json}"]
+OF_LONG = ["--data={long}", "--workdir={trained}", "--output={o.json}"]
 FLAGS = {
     "trainer": {"data", "workdir", "preset", "config", "quiet", "log_json", "seq_length", "units", "layers",
                 "batch_size", "steps", "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed",
-                "checkpoint_every", "pitch_weight", "step_weight", "duration_weight"},
+                "checkpoint_every", "samples", "pitch_weight", "step_weight", "duration_weight"},
     "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "temperature", "top_p",
                          "seed", "quiet", "log_json"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
@@ -82,7 +84,7 @@ def test_help_answers_at_once_and_shows_the_flags(command):
     assert process.returncode == 0
     assert process.stderr == ""
     assert process.stdout.startswith(f"usage: python -m {command} --")
-    shown = set(re.findall(r"^ +--(?:\[no\])?(\w+):", process.stdout, re.MULTILINE))
+    shown = set(re.findall(r"^  --(?:\[no\])?(\w+)", process.stdout, re.MULTILINE))
     assert FLAGS[command] <= shown
     # Time of the processor, not of the clock: the machine may be busy with other tests.
     assert ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime < 1
@@ -121,8 +123,18 @@ def places(tmp_path_factory, dataset):
         "wrong.json": here / "wrong.json",
         "w": here / "w",
         "o": here / "o",
+        "o.json": here / "o.json",
         "extended": here / "extended",
+        "music": here / "music",
+        **{name: here / name for name in ("trained", "moved", "exchanged")},
     }
+    for name, data in (("trained", dataset), ("moved", paths["none"]), ("exchanged", paths["long"])):
+        paths[name].mkdir()
+        (paths[name] / "config.json").write_text(TINY.to_json())
+        run_json = {"dataset": Manifest.load(dataset).sha256, "data": str(data)}
+        (paths[name] / "run.json").write_text(json.dumps(run_json))
+    paths["music"].mkdir()
+    (paths["music"] / "sample-000.mid").write_text("mine")
     paths["extended"].mkdir()
     (paths["extended"] / "run.json").write_text('{"sustain": "extend"}')
     paths["silent.mid"].write_bytes(midi_bytes([]))
@@ -143,13 +155,15 @@ def places(tmp_path_factory, dataset):
         (["--data={none}", "--workdir={w}"], ["none: no such directory", "beam_preprocess"]),
         (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "beam_preprocess"]),
         (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "is no manifest"]),
-        (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset=huge", *PRESETS]),
-        (["--data={data}", "--workdir={w}", "--unit=8"], ["'unit'", "units"]),
-        (["--data={data}", "--workdir={w}", "--units=many"], ["--units=many"]),
+        (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset", "huge", *PRESETS]),
+        (["--data={data}", "--workdir={w}", "--unit=8"], ["--unit:", "--units"]),
+        (["--data={data}", "--workdir={w}", "--units=many"], ["--units:", "many"]),
         (["--data={data}", "--workdir={w}", "--units=0"], ["units=0: expected at least 1"]),
-        (["--data={data}", "--workdir={w}", "--model=transformer"], ["--model=transformer", "density"]),
+        (["--data={data}", "--workdir={w}", "--model=transformer"], ["--model:", "transformer", "density"]),
         (["--data={data}", "--workdir={w}", "--steps=5", "--epochs=1"], ["--steps, --epochs and --max_minutes"]),
-        (["--data={data}", "--workdir={w}", "--max_minutes=inf"], ["max_minutes=inf: expected a finite number"]),
+        (["--data={data}", "--workdir={w}", "--max_minutes=inf"], ["--max_minutes: expected a finite number"]),
+        (["--data={data}", "--workdir={w}", "--seq_length=5000", "--quiet"], ["--seq_length=5000", "120 notes"]),
+        (["--data={data}", "--workdir={w}", "--batch_size=4096", "--quiet"], ["--batch_size=4096", "windows"]),
         (["--data={data}", "--workdir={w}", "--config={none}"], ["none: no such config file"]),
         (["--data={data}", "--workdir={w}", "--config={unknown.json}"], ["unknown.json: unknown field 'lstm_units'"]),
         (["--data={data}", "--workdir={w}", "--config={wrong.json}"], ["dropout=1.5"]),
@@ -167,27 +181,44 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
     ("flags", "words"),
     [
         (["--data={data}"], ["--workdir is missing"]),
-        (["--workdir={w}"], ["--data is missing"]),
-        (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json"]),
-        (["--data={data}", "--workdir={w}", "--split=dev"], ["--split=dev", "validation"]),
-        (["--data={single}", "--workdir={w}", "--split=validation"], ["single", "validation"]),
-        (["--data={single}", "--workdir={w}"], ["single", "test", "nothing to score"]),
-        (["--data={data}", "--workdir={w}", "--generated"], ["0 pieces", "640 notes", "at least 2"]),
-        (["--data={long}", "--workdir={w}", "--generated", "--num_primers=4"], ["num_primers=4", "only 3", "=3 or"]),
+        (["--workdir={w}"], ["w: is no workdir"]),
+        (["--workdir={extended}"], ["extended: is no workdir"]),
+        (["--workdir={moved}"], ["moved: the dataset", "none: no such directory", "--data=DIR"]),
+        (["--workdir={exchanged}"], ["long: is not the dataset that", "exchanged", "--output=FILE"]),
+        (["--data={unfinished}", "--workdir={trained}"], ["unfinished: has no dataset.json"]),
+        (["--data={long}", "--workdir={trained}"], ["long: is another dataset", "--output=FILE"]),
+        (["--data={long}", "--workdir={trained}", "--generated"], ["long: is another dataset", "--output=FILE"]),
+        (["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-test.json"], ["another dataset"]),
+        (
+            ["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-train.json"],
+            ["trained is a workdir"],
+        ),
+        (["--workdir={trained}", "--output={moved}/evaluation-test.json"], ["moved is a workdir"]),
+        (["--workdir={trained}", "--output={trained}/export/scores.json"], ["export is part of a workdir"]),
+        (["--workdir={trained}", "--output={data}/dataset.json"], ["data is a dataset"]),
+        (["--workdir={trained}", "--output={music}"], ["music: is a directory"]),
+        (["--workdir={trained}", "--output={text.mid}"], ["text.mid exists", "Move it"]),
+        (["--workdir={trained}", "--output={text.mid}/scores.json"], ["text.mid is a file"]),
+        (["--workdir={trained}", "--output=/proc/none/scores.json"], ["/proc/none: cannot be written"]),
+        (["--data={data}", "--workdir={trained}", "--split=dev"], ["--split:", "dev", "validation"]),
+        ([*OF_SINGLE, "--split=validation"], ["single", "validation"]),
+        (OF_SINGLE, ["single", "test", "nothing to score"]),
+        (["--data={data}", "--workdir={trained}", "--generated"], ["0 pieces", "640 notes", "at least 2"]),
+        ([*OF_LONG, "--generated", "--num_primers=4"], ["num_primers=4", "only 3", "=3 or"]),
         (["--data={long}", "--workdir={w}", "--num_primers=2"], ["--num_primers=2", "--generated"]),
         (["--data={long}", "--workdir={w}", "--temperature=0.9"], ["--temperature=0.9", "without --generated"]),
         (["--data={long}", "--workdir={w}", "--top_p=pitch=0.9"], ["--top_p=pitch=0.9", "without --generated"]),
         (["--data={long}", "--workdir={w}", "--seed=0"], ["--seed=0", "without --generated"]),
-        (["--data={long}", "--workdir={w}", "--generated", "--temperature=pitch=0"], ["temperature=pitch=0", "above"]),
-        (["--data={long}", "--workdir={w}", "--generated", "--top_p=1.5"], ["--top_p=1.5", "at most 1"]),
-        (["--data={long}", "--workdir={w}", "--generated", "--num_primers=0"], ["num_primers", "0"]),
-        (["--data={long}", "--workdir={w}", "--generated", "--output=w.png"], ["--output=w.png", ".json"]),
+        ([*OF_LONG, "--generated", "--temperature=pitch=0"], ["temperature=pitch=0", "above"]),
+        ([*OF_LONG, "--generated", "--top_p=1.5"], ["--top_p=1.5", "at most 1"]),
+        ([*OF_LONG, "--generated", "--num_primers=0"], ["num_primers", "0"]),
+        ([*OF_LONG, "--generated", "--output=w.png"], ["--output=w.png", ".json"]),
     ],
     ids=lambda value: " ".join(value[-1:]),
 )
 def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
     assert_refused(run("trainer.evaluate", *(_filled(flag, places) for flag in flags)), *words)
-    assert not places["w"].exists()
+    assert_untouched(places)
 
 
 @pytest.mark.parametrize(
@@ -210,12 +241,31 @@ def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
         (["--workdir={w}", "--output={o}", "--primer={primer.mid}", "--primer_seconds=0"], ["--primer_seconds=0"]),
         (["--workdir={extended}", "--output={o}", "--pedal"], ["--pedal", "sustain=extend"]),
         (["--workdir={w}", "--output={o}", "--num_notes=0"], ["num_notes", "0"]),
+        (["--workdir={w}", "--output={o}", "--num_notes=100001"], ["num_notes", "100001"]),
+        (["--workdir={w}", "--output={o}", "--num_samples=10001"], ["num_samples", "10001"]),
+        (["--workdir={w}", "--output={o}", "--num_notes=100000", "--num_samples=101"], ["10,100,000", "10,000,000"]),
+        (["--workdir={w}", "--output={music}"], ["sample-000.mid: exists, and no samples.json lists it", "Move it"]),
+        (["--workdir={trained}", "--output={trained}"], ["trained is a workdir", "Choose another directory"]),
+        (["--workdir={w}", "--output={trained}/best"], ["best is part of a workdir"]),
+        (["--workdir={w}", "--output={data}"], ["data is a dataset"]),
+        (["--workdir={w}", "--output={text.mid}"], ["text.mid is a file"]),
+        (["--workdir={w}", "--output={text.mid}/music"], ["music: cannot be written", "Not a directory"]),
+        (["--workdir={w}", "--output=/proc/none"], ["/proc/none: cannot be written"]),
     ],
     ids=lambda value: " ".join(value[-1:]),
 )
 def test_a_mistake_in_generating_is_one_line(places, flags, words):
     assert_refused(run("trainer.generate", *(_filled(flag, places) for flag in flags)), *words)
-    assert not places["o"].exists()
+    assert_untouched(places)
+
+
+def assert_untouched(places) -> None:
+    """Nothing was written, replaced or removed."""
+    assert not any(places[name].exists() for name in ("w", "o", "o.json"))
+    assert files(places["trained"]) == {"config.json", "run.json"}
+    assert files(places["music"]) == {"sample-000.mid"}
+    assert (places["music"] / "sample-000.mid").read_text() == "mine"
+    assert places["text.mid"].read_text().startswith("Ceci")
 
 
 def _filled(flag: str, places) -> str:
@@ -230,18 +280,22 @@ def processes(tmp_path_factory, dataset, places):
     """A tiny run from training to music, and one that cannot go well: where they are, and what each command said."""
     here = tmp_path_factory.mktemp("processes")
     (here / "tiny.json").write_text(TINY.to_json())
-    data, workdir, tutorial = f"--data={dataset}", f"--workdir={here / 'w'}", _untrained_tutorial(here / "tutorial")
+    data, workdir, tutorial = (
+        f"--data={dataset}",
+        f"--workdir={here / 'w'}",
+        _untrained_tutorial(here / "tutorial", dataset),
+    )
     tiny = f"--config={here / 'tiny.json'}"
     (here / "one").mkdir()
-    for name in ("sample-007.mid", "sample-007.wav", "letter.txt"):
+    for name in ("sample-007.mid", "sample-007.wav", "sample-999.mid", "letter.txt"):
         (here / "one" / name).write_text("of an earlier call")
+    (here / "one" / "samples.json").write_text('{"samples": [], "files": ["sample-007.mid", "sample-007.wav"]}')
     music = ["trainer.generate", workdir, f"--primer={places['primer.mid']}", "--num_notes=30", "--seed=7"]
     at_once = {
         "train": ["trainer", data, workdir, tiny, "--dropout=0.1", f"--steps={STEPS}", "--log_json"],
         "diverge": ["trainer", data, f"--workdir={here / 'diverged'}", tiny, "--learning_rate=1e30", "--steps=50",
                     "--warmup_steps=0", "--evaluate_every=0", "--quiet"],
-        "tutorial": ["trainer.evaluate", data, f"--workdir={tutorial}", f"--output={here / 'tutorial.json'}",
-                     "--quiet"],
+        "tutorial": ["trainer.evaluate", data, f"--workdir={tutorial}", "--quiet"],
     }  # fmt: skip
     once_trained = {
         "generate": [*music, f"--output={here / 'two'}", "--num_samples=2", "--audio"],
@@ -256,7 +310,7 @@ def processes(tmp_path_factory, dataset, places):
         ],
         "long": ["trainer.generate", workdir, f"--primer={places['long.mid']}", "--num_notes=30",
                  f"--output={here / 'of a long primer'}", "--quiet"],
-        "evaluate": ["trainer.evaluate", data, workdir, "--log_json"],
+        "evaluate": ["trainer.evaluate", workdir, "--log_json"],
         "judge": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'judged.json'}",
                   "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95"],
         "finished": ["trainer", data, workdir],
@@ -277,14 +331,15 @@ def workdir(processes):
     return processes[0] / "w"
 
 
-def _untrained_tutorial(directory):
-    """A workdir as a run of the tutorial's kind leaves it, but without the training."""
+def _untrained_tutorial(directory, dataset):
+    """A workdir as a run of the tutorial's kind leaves it, but without the training; its dataset has been moved."""
     from trainer.checkpoints import Checkpoints
 
     model = tiny_model("regression", positions="last", seq_length=8)
     directory.mkdir()
     (directory / "config.json").write_text(model.config.to_json())
-    (directory / "run.json").write_text('{"data": "moved away"}')
+    run_json = {"data": "moved away", "dataset": Manifest.load(dataset).sha256}
+    (directory / "run.json").write_text(json.dumps(run_json))
     Checkpoints(str(directory / "best"), keep=1).save(
         3,
         {"model": [variable.value for variable in model.weights]},
@@ -309,6 +364,7 @@ def test_training_leaves_exactly_its_files(workdir):
         "samples/samples.json",
         *(f"samples/sample-{index:03d}.{kind}" for index in range(8) for kind in ("mid", "mp3")),
         "export/export.json",
+        "export/README.md",
         "export/fingerprint.pb",
         "export/saved_model.pb",
         "export/variables/variables.data-00000-of-00001",
@@ -358,7 +414,29 @@ def test_evaluation_writes_the_contracts_figures(dataset, workdir, processes):
         assert counted.keys() == nats.keys()
         assert f"{shown} {counted['total']:.3f} = {counted['pitch']:.3f} + " in process.stdout
     assert f"{nats['total']:.3f} nats/note" in process.stdout
-    assert str(workdir / "evaluation-test.json") in process.stdout
+    assert f"{figures['notes']:,} notes of {dataset}\n" in process.stdout
+    written = [workdir / "evaluation-test.json", workdir / "report.html", workdir / "export" / "README.md"]
+    assert process.stdout.splitlines()[-1] == f"wrote {', '.join(map(str, written))}"
+
+
+def test_the_model_card_has_the_scores_of_the_test_split(dataset, workdir):
+    card = (workdir / "export" / "README.md").read_text()
+    figures = json.loads((workdir / "evaluation-test.json").read_text())
+    (row,) = [line for line in card.splitlines() if line.startswith("| test | ") and "(" in line]
+    assert row.startswith(f"| test | {figures['nats_per_note']['total']:.3f} (")
+    assert f"`{dataset}`" in card
+    result = json.loads((workdir / "result.json").read_text())
+    assert f"| validation, while training | {result['best']:.3f} |" in card
+
+
+def test_a_run_records_and_plays_the_pitches_of_its_training_notes(dataset, workdir, processes):
+    lowest, highest = json.loads((workdir / "run.json").read_text())["pitch_range"]
+    counts = Manifest.load(dataset).histograms("train").pitch
+    assert (lowest, highest) == (counts.nonzero()[0][0], counts.nonzero()[0][-1])
+    assert json.loads((workdir / "export" / "export.json").read_text())["pitch_range"] == [lowest, highest]
+    for path in [*workdir.glob("samples/*.mid"), *processes[0].glob("two/*.mid")]:
+        pitch = read_midi(path.read_bytes(), path.name).notes.pitch
+        assert lowest <= pitch.min() <= pitch.max() <= highest
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
@@ -394,7 +472,7 @@ def test_scores_by_composer_stand_in_the_file_and_on_the_terminal(workdir, proce
         assert "1 performance" in line
 
 
-def test_judging_writes_its_figures_and_a_picture(processes):
+def test_judging_writes_its_figures_and_a_picture(processes, places):
     here, finished = processes
     process = finished["judge"]
     assert_went_well(process)
@@ -414,8 +492,8 @@ def test_judging_writes_its_figures_and_a_picture(processes):
     assert figures["held_out"] == {"performances": 3, "pieces": 3, "notes": 640 + 700 + 800}
     assert (here / "judged.png").read_bytes().startswith(b"\x89PNG")
     assert "overlap" in process.stdout
-    assert str(here / "judged.json") in process.stdout
-    assert str(here / "judged.png") in process.stdout
+    assert process.stdout.splitlines()[-1] == f"wrote {here / 'judged.json'}, {here / 'judged.png'}"
+    assert str(places["long"]) in process.stdout
 
 
 def test_the_page_has_what_training_and_evaluation_came_to(workdir):
@@ -452,11 +530,12 @@ def test_a_model_without_densities_is_scored_through_its_residuals(processes):
     here, finished = processes
     process = finished["tutorial"]
     assert (process.returncode, process.stderr) == (0, "")
-    figures = json.loads((here / "tutorial.json").read_text())
+    figures = json.loads((here / "tutorial" / "evaluation-test.json").read_text())
     assert np.isfinite(figures["nats_per_note"]["total"])
     assert figures["residuals"].keys() == {"step", "duration"}
     assert figures["residuals"]["step"]["kind"] in ("laplace", "gaussian")
-    assert files(here / "tutorial") == {"config.json", "run.json", *(f"best/00000003/{name}" for name in CHECKPOINT)}
+    own = {"config.json", "run.json", "evaluation-test.json"}
+    assert files(here / "tutorial") == {*own, *(f"best/00000003/{name}" for name in CHECKPOINT)}
 
 
 def test_generation_leaves_exactly_its_files(processes):
@@ -471,12 +550,15 @@ def test_generation_leaves_exactly_its_files(processes):
     }
     assert (here / "two" / "sample-001.wav").read_bytes()[:4] == b"RIFF"
     assert "sound by" in process.stdout
+    assert process.stdout.rstrip().endswith(f"wrote 8 files to {here / 'two'}, listed in {here / 'two/samples.json'}")
 
 
-def test_generation_removes_the_samples_of_an_earlier_call_and_nothing_else(processes):
+def test_generation_removes_the_files_that_an_earlier_call_listed_and_nothing_else(processes):
     assert files(processes[0] / "one") == {
-        "samples.json", "distributions.png", "sample-000.mid", "sample-000.png", "letter.txt"
+        "samples.json", "distributions.png", "sample-000.mid", "sample-000.png", "sample-999.mid", "letter.txt"
     }  # fmt: skip
+    listed = json.loads((processes[0] / "one" / "samples.json").read_text())["files"]
+    assert sorted(listed) == ["distributions.png", "sample-000.mid", "sample-000.png"]
 
 
 def test_generation_says_what_it_did(workdir, places, processes):

@@ -220,10 +220,33 @@ def test_a_stretched_note_lasts_and_a_long_rest_stays_a_time():
 
 
 def test_windows_longer_than_every_performance_are_refused():
-    with pytest.raises(UserError, match=r"seq_length=25: no performance .* the longest has 25 notes") as error:
+    with pytest.raises(UserError, match=r"--seq_length=25: .* has 25 notes. Give at most 24") as error:
         Windows(table_of([25, 3]), Config(positions="last", seq_length=25))
     assert len(str(error.value).splitlines()) == 1
     assert Windows(table_of([25, 3]), Config(seq_length=30)).per_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seq_length": 126}, "--seq_length=126: .* has 25 notes. Give at most 25"),
+        ({"batch_size": 31}, "--batch_size=31: an epoch has 3 windows, got 31 a train_step. Give at most 30"),
+        ({"batch_size": 8, "accumulate": 4}, "--accumulate=4: an epoch has 3 windows, got 32 .* Give at most 3"),
+        ({"batch_size": 31, "accumulate": 2}, "--batch_size=31: an epoch has 3 windows, got 62 .* Give at most 15"),
+    ],
+)
+def test_windows_and_batches_much_larger_than_the_corpus_are_rejected(changes, message, capfd):
+    table, fits = table_of([25, 12, 3]), {"seq_length": 125, "batch_size": 30}
+    Windows(table, Config(**fits)).require_fit()
+    assert "--seq_length=125: the longest training performance has 25 notes" in capfd.readouterr().err
+    with pytest.raises(UserError, match=message) as error:
+        Windows(table, Config(**{**fits, **changes})).require_fit()
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_windows_that_suit_the_corpus_bring_no_warning(capfd):
+    Windows(table_of([25, 12, 3]), Config(seq_length=25, batch_size=8)).require_fit()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture

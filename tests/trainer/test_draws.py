@@ -86,3 +86,51 @@ def test_of_equally_likely_classes_top_p_leaves_all():
     rows = tf.repeat(tf.constant([[0.0, 2.0, 2.0, -1.0]]), 300, axis=0)
     chosen = categorical(rows, uniform, tf.constant(1.0), tf.constant(0.1)).numpy()
     assert set(chosen) == {1, 2}
+
+
+BOUNDS = (20, 107)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 0.7, 1.0, 3.0])
+@pytest.mark.parametrize("top_p", [None, 0.05, 0.9])
+@pytest.mark.parametrize("favoured", [0, 127, 60])
+def test_bounds_hold_however_likely_the_classes_outside_are(temperature, top_p, favoured):
+    logits = np.random.default_rng(5).normal(0, 3, (500, 128)).astype(np.float32)
+    logits[:, favoured] += 60
+    uniform = tf.constant((np.arange(500) / 500).astype(np.float32))
+    top_p = None if top_p is None else tf.constant(top_p)
+    chosen = categorical(tf.constant(logits), uniform, tf.constant(temperature), top_p, BOUNDS).numpy()
+    assert BOUNDS[0] <= chosen.min()
+    assert chosen.max() <= BOUNDS[1]
+    if temperature < 1e-3:
+        np.testing.assert_array_equal(chosen, 20 + np.argmax(logits[:, 20:108], axis=-1))
+
+
+@pytest.mark.parametrize("outside", [-2.0, 5.0, 40.0])
+def test_within_bounds_classes_are_drawn_as_often_as_among_themselves(outside):
+    logits = np.array([outside, 0.0, 1.0, 2.0, outside + 1], np.float32)
+    draws = 40_000
+    uniform = ((np.arange(draws) + 0.5) / draws).astype(np.float32)
+    rows = tf.repeat(logits[np.newaxis], draws, axis=0)
+    chosen = categorical(rows, tf.constant(uniform), tf.constant(1.0), bounds=(1, 3)).numpy()
+    frequencies = np.bincount(chosen, minlength=5) / draws
+    np.testing.assert_allclose(frequencies[1:4], softmax(logits[1:4]), atol=8 / draws)
+
+
+@pytest.mark.parametrize("top_p", [None, 0.8])
+def test_a_draw_within_bounds_is_the_same_without_them(top_p):
+    logits = np.random.default_rng(7).normal(0, 1, (20_000, 128)).astype(np.float32)
+    logits[:, 60] = logits.max(axis=-1)  # The likeliest is within.
+    if top_p is not None:
+        logits[:, :20] -= 20  # No class outside is among those that top_p leaves.
+        logits[:, 108:] -= 20
+    uniform = tf.constant(np.random.default_rng(8).random(20_000, np.float32))
+    top_p = None if top_p is None else tf.constant(top_p)
+    free = categorical(tf.constant(logits), uniform, tf.constant(1.0), top_p).numpy()
+    bound = categorical(tf.constant(logits), uniform, tf.constant(1.0), top_p, BOUNDS).numpy()
+    within = (free >= BOUNDS[0]) & (free <= BOUNDS[1])
+    np.testing.assert_array_equal(bound[within], free[within])
+    assert within.mean() > 0.5
+    assert within.all() == (top_p is not None)
+    # The others are spread over many classes.
+    assert top_p is not None or len(set(bound[~within])) > 60

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from notes.errors import UserError
 from tests.processes import REPOSITORY
 from tests.trainer.models import random_arrays, tiny_model
-from trainer import export
+from trainer import export, times
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config
 from trainer.dataset import NoteArrays, NoteTable
@@ -26,11 +26,12 @@ from trainer.export import export_model
 from trainer.heads import UNIFORMS_PER_NOTE
 from trainer.model import build_model, load_model, model_variables, start_note
 from trainer.scoring import Scorer
-from trainer.workdir import BEST_NAME, CONFIG_NAME
+from trainer.workdir import BEST_NAME, CONFIG_NAME, RUN_NAME
 
 VOICES, NOTES, PLAYED, CHUNK = 3, 30, 20, 13
 TEMPERATURE = 0.8
 SEED = 11
+PITCH_RANGE = (40, 90)
 
 # What runs without the project. The first argument names the packages that may be imported; no others can be found.
 ELSEWHERE = """
@@ -76,8 +77,11 @@ for kind in ("density", "last"):
             results.setdefault(f"{kind} played {name}", []).append(voice[name].numpy())
 np.savez("results.npz", **results)
 
-os.rename("density", "workdir")
-exec(sys.stdin.read())
+for kind, program in json.load(sys.stdin).items():
+    os.rename(kind, "workdir")
+    exec(program)
+    print("end of", kind)
+    os.rename("workdir", kind)
 assert not {"keras", "trainer", "notes"} & sys.modules.keys()
 """
 
@@ -103,6 +107,7 @@ def write_workdir(directory, model):
     """A workdir that holds a config and best weights."""
     directory.mkdir(exist_ok=True)
     (directory / CONFIG_NAME).write_text(model.config.to_json())
+    (directory / RUN_NAME).write_text(json.dumps({"pitch_range": model.heads.pitch_range}))
     extra = {"config": dataclasses.asdict(model.config)}
     Checkpoints(str(directory / BEST_NAME), keep=1).save(7, model_variables(model), extra)
     return directory
@@ -131,8 +136,8 @@ def played(model, note, state, seed):
 @pytest.fixture(scope="module")
 def models():
     return {
-        "density": tiny_model("density", layers=2),
-        "last": tiny_model("regression", positions="last", seq_length=CHUNK),
+        "density": tiny_model("density", layers=2, pitch_range=PITCH_RANGE),
+        "last": tiny_model("regression", positions="last", seq_length=CHUNK, pitch_range=PITCH_RANGE),
     }
 
 
@@ -150,11 +155,14 @@ def elsewhere(tmp_path_factory, models, heard):
     for kind, model in models.items():
         export_model(str(write_workdir(directory / kind, model)))
         np.savez(directory / f"{kind}.npz", **heard[kind]._asdict())
-    example = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs" / "export.md").read_text(), re.DOTALL).group(1)
+    programs = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "export.md").read_text(), re.DOTALL)
+    for kind, program in zip(models, programs, strict=True):
+        assert f"```python\n{program}```" in (directory / kind / "export" / "README.md").read_text()
     done = subprocess.run(
         [sys.executable, "-I", "-c", ELSEWHERE, json.dumps(packages_of_tensorflow()),
          json.dumps([VOICES, PLAYED, CHUNK, TEMPERATURE, SEED])],
-        cwd=directory, input=example, capture_output=True, text=True, check=False,
+        cwd=directory, input=json.dumps(dict(zip(models, programs, strict=True))), capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with np.load(directory / "results.npz") as results:
@@ -198,7 +206,7 @@ def test_plays_on_after_what_was_scored_as_the_model_does(elsewhere, models, hea
 
 def test_the_example_of_the_docs_plays_from_silence(elsewhere, models):
     _, printed = elsewhere
-    lines = [[int(number) for number in line.split()] for line in printed.splitlines()]
+    lines = [[int(number) for number in line.split()] for line in printed.partition("end of density")[0].splitlines()]
     assert len(lines) == 100
     model = models["density"]
     note, state, onset_us = start_note(1), model.initial_state(1), 0
@@ -207,6 +215,41 @@ def test_the_example_of_the_docs_plays_from_silence(elsewhere, models):
         note = model.heads.sample(hidden, uniforms(1, 2024, number), tf.constant(1.0))
         onset_us += int(note.step_us[0]) if number else 0
         assert line == [onset_us, *(int(field[0]) for field in (note.pitch, note.duration_us, note.velocity))]
+
+
+def test_the_program_with_a_primer_goes_on_after_it(elsewhere):
+    _, printed = elsewhere
+    printed = printed.partition("end of density\n")[2].partition("end of last")[0]
+    lines = [[int(number) for number in line.split()] for line in printed.splitlines()]
+    assert len(lines) == 100
+    assert lines[0][0] >= 23 * 250_000
+    assert all(PITCH_RANGE[0] <= pitch <= PITCH_RANGE[1] for _, pitch, _, _ in lines)
+
+
+def test_an_export_plays_within_the_range_of_its_model(elsewhere):
+    results, printed = elsewhere
+    for kind in ("density", "last"):
+        pitches = results[f"{kind} played pitch"]
+        assert PITCH_RANGE[0] <= pitches.min() <= pitches.max() <= PITCH_RANGE[1]
+    lines = [line.split() for line in printed.splitlines() if not line.startswith("end")]
+    assert all(PITCH_RANGE[0] <= int(pitch) <= PITCH_RANGE[1] for _, pitch, _, _ in lines)
+
+
+@pytest.mark.parametrize("form", ["bins", "logistics"])
+def test_at_temperature_0_the_likeliest_pitch_bins_and_velocity_are_played(tmp_path, form):
+    model = tiny_model("density", layers=1, time_distribution=form)
+    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    notes = [play_one(exported, temperature=np.float32(0), seed=[seed, 0]) for seed in range(8)]
+    (pitch,) = {int(note["pitch"][0]) for note in notes}
+    assert len({int(note["velocity"][0]) for note in notes}) == 1
+    for field in ("step_us", "duration_us"):
+        assert len({int(times.bins(note[field])[0]) for note in notes}) == 1
+    hidden, _ = model.step(start_note(1), model.initial_state(1), model.step_weights())
+    logits = model.heads.logits(hidden, start_note(1)._replace(pitch=tf.constant([pitch])))
+    assert pitch == np.argmax(logits["pitch"])
+    chances = model.heads.times.tick_probabilities(logits["step"]).numpy()[0]
+    by_bin = np.add.reduceat(chances, times.BIN_STARTS)
+    assert int(times.bins(notes[0]["step_us"])[0]) == np.argmax(by_bin)
 
 
 def test_a_last_position_model_scores_the_end_of_a_window_as_in_evaluation(elsewhere, models, heard):
@@ -305,7 +348,7 @@ def test_an_export_takes_the_place_of_an_older_one(exported):
     assert newer.keys() == older.keys()
     assert newer["variables/variables.data-00000-of-00001"] != older["variables/variables.data-00000-of-00001"]
     assert json.loads(newer["export.json"])["train_step"] == 7
-    assert {path.name for path in exported.iterdir()} == {"config.json", "best", "export"}
+    assert {path.name for path in exported.iterdir()} == {"config.json", "run.json", "best", "export"}
 
 
 @pytest.mark.parametrize("function", ["sync", "rename"])

@@ -349,7 +349,7 @@ def test_the_model_of_a_bucket_is_exported_there(gcs, moments, filled, tmp_path)
 def test_tensorboard_sees_each_report_once_however_often_a_run_goes_on(tmp_path, directory):
     summaries = tmp_path / "summaries" / directory
     for train_step, reports in ((0, [2, 4, 6]), (4, [6, 8]), (8, [10])):
-        with Reports(str(tmp_path), train_step, CONFIG) as one:
+        with Reports(str(tmp_path), train_step, CONFIG, 0) as one:
             for number in reports:
                 report = {"train_step": number, "loss": 1.0, "pitch_nll": 1.0, "val_nats": 3.0, "val_pitch_nll": 2.0}
                 one.write(report, 1.0, None)

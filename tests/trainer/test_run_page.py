@@ -283,6 +283,7 @@ def test_music_that_generate_wrote_is_taken_and_shown_around_its_seam(dataset, t
         "train_step": 200,
         "primer": "of/mine.mid",
         "primer_notes": 300,
+        "files": ["sample-000.mid"],
         "samples": [{"midi": "sample-000.mid"}],
     }
     (directory / "samples" / "samples.json").write_text(json.dumps(document))
@@ -293,6 +294,8 @@ def test_music_that_generate_wrote_is_taken_and_shown_around_its_seam(dataset, t
     assert "have no sound yet" in shown(directory).text
     samples.add_sounds(str(directory), quiet=True)
     assert len(shown(directory).all("audio")) == 1
+    listed = json.loads((directory / "samples" / "samples.json").read_text())["files"]
+    assert listed == ["sample-000.mid", "sample-000.mp3"]
 
 
 def test_without_the_library_that_compresses_samples_stay_silent(dataset, tmp_path, monkeypatch, capsys):
@@ -311,11 +314,14 @@ def test_new_samples_take_the_place_of_the_former(dataset, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "soundfile", None)
     directory = write_run(tmp_path / "w", dataset)
     (directory / "samples").mkdir()
-    for name in ("sample-008.mid", "sample-000.mp3", "mine.txt"):
+    for name in ("sample-008.mid", "sample-000.mp3", "mine.txt", "sample-009.mid"):
         (directory / "samples" / name).write_text("of an earlier call")
+    former = {"samples": [], "files": ["sample-008.mid", "sample-000.mp3"]}
+    (directory / "samples" / "samples.json").write_text(json.dumps(former))
     write_samples(directory, dataset)
     names = {path.name for path in (directory / "samples").iterdir()}
-    assert names == {"samples.json", "mine.txt", *(f"sample-{index:03d}.mid" for index in range(8))}
+    kept = {"mine.txt", "sample-009.mid"}  # They are of no earlier call: samples.json did not list them.
+    assert names == {"samples.json", *kept, *(f"sample-{index:03d}.mid" for index in range(8))}
 
 
 def test_a_run_in_a_bucket_gets_its_page_there(dataset, tmp_path, gcs, monkeypatch):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from notes.errors import UserError
 from notes.representation import FIELDS, Notes
 from tests.trainer.datasets import random_notes
-from tests.trainer.models import surprise, tiny_model
+from tests.trainer.models import random_arrays, surprise, tiny_model
 from trainer.dataset import NoteArrays
 from trainer.model import start_note
 from trainer.sampling import Player
@@ -279,3 +279,50 @@ def test_a_model_of_any_precision_plays(primer, precision):
     samples = play(player, primer, num_samples=2, num_notes=5)
     assert [len(notes) for notes in samples.notes] == [17, 17]
     assert not samples.notes[0].equals(samples.notes[1])
+
+
+def favouring(kind, pitches, amount, *, pitch_range=(0, 127), **changes):
+    """A model with an amount added to the logits of some pitches."""
+    model = tiny_model(kind, pitch_range=pitch_range, **changes)
+    (bias,) = [variable for variable in model.heads.weights if variable.path in ("pitch_logits/bias", "pitch/bias")]
+    value = bias.numpy()
+    value[pitches] += amount
+    bias.assign(value)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "options"), [("density", {}), ("density", {"top_p": 0.5}), ("regression", {})])
+def test_no_pitch_outside_of_the_models_range_is_played(kind, options, primer):
+    changes = {"positions": "last", "seq_length": 8} if kind == "regression" else {}
+    free = play(Player(favouring(kind, [0, 127], 30, **changes)), primer, num_samples=16, **options).notes
+    assert {0, 127} & {pitch for notes in free for pitch in notes.pitch[12:]}
+    # The primer's own pitches are outside.
+    assert primer.pitch.min() < 70
+    bound = Player(favouring(kind, [0, 127], 30, pitch_range=(70, 90), **changes))
+    played = play(bound, primer, num_samples=16, **options).notes
+    assert all(notes[:12].equals(primer) for notes in played)
+    pitches = np.concatenate([notes.pitch[12:] for notes in played])
+    assert pitches.min() >= 70
+    assert pitches.max() <= 90
+
+
+def test_a_sample_that_stays_within_the_range_is_the_same_without_one(primer):
+    rare = [*range(5), *range(123, 128)]
+    free = play(Player(favouring("density", rare, -2)), primer, num_notes=6).notes
+    bound = play(Player(favouring("density", rare, -2, pitch_range=(5, 122))), primer, num_notes=6).notes
+    within = [notes.pitch[12:].min() >= 5 and notes.pitch[12:].max() <= 122 for notes in free]
+    assert MANY // 2 < sum(within) < MANY
+    for one, other, stays in zip(free, bound, within, strict=True):
+        assert one.equals(other) == stays
+
+
+@pytest.mark.parametrize("kind", ["density", "regression"])
+def test_scores_do_not_depend_on_the_range(kind):
+    inputs, targets = (random_arrays(3, 20, seed=seed) for seed in (1, 2))
+    losses = []
+    for pitch_range in ((0, 127), (40, 60)):
+        model = tiny_model(kind, pitch_range=pitch_range)
+        losses.append(model.heads.losses(model.read(inputs)[0], targets))
+    for field, values in losses[0].items():
+        np.testing.assert_array_equal(values, losses[1][field])
+        assert np.isfinite(values).all()

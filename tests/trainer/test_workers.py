@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.processes import run_python
-from tests.trainer.runs import TRAIN, ended, files, metrics, run_all, started, wait_for_report, weights, workers
+from tests.trainer.runs import TINY, TRAIN, ended, files, metrics, run_all, started, wait_for_report, weights, workers
 
 FLAGS = [
     "--preset=base", "--units=16", "--layers=1", "--head_units=16", "--seq_length=16", "--batch_size=12",
@@ -53,6 +53,19 @@ def alone(dataset, told_to_end, gone_on):
     (process,) = run_all([command])
     assert process.returncode == 0, process.stderr
     return workdir
+
+
+def test_workers_agree_on_the_length_that_the_clock_allows(dataset, tmp_path):
+    workdir = tmp_path / "w"
+    flags = [*TINY["base"], "--max_minutes=0.4", "--evaluate_every=500"]
+    for process in run_all(workers(2, dataset, workdir, *flags)):
+        assert process.returncode == 0, process.stderr
+    run, result = (json.loads((workdir / name).read_text()) for name in ("run.json", "result.json"))
+    assert result["reason"] == "steps"
+    assert result["train_step"] == run["steps"] == max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert run["evaluate_every"] <= 500
+    scored = [line["train_step"] for line in metrics(workdir) if "val_nats" in line]
+    assert scored[-1] == run["steps"]
 
 
 def test_when_one_is_told_to_end_all_do_and_the_chief_saves(told_to_end):

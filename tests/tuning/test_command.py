@@ -131,7 +131,7 @@ def test_a_study_that_found_nothing_says_why_and_is_no_success(dataset, tmp_path
         (["--role=worker", "--worker_id=tuner1"], ("--role=worker: where is the chief?", "--chief_address")),
         (["--role=worker", "--chief_address=localhost:1"], ("--worker_id",)),
         (["--max_trials=0"], ("max_trials=0: expected at least 1",)),
-        (["--tuner=grid"], ("--tuner", "random|bayesian|hyperband")),
+        (["--tuner=grid"], ("--tuner", "one of random, bayesian, hyperband", "'grid'")),
     ],
 )  # fmt: skip
 def test_bad_input_is_a_line(dataset, tmp_path, flags, expected):

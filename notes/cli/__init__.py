@@ -1,0 +1,40 @@
+"""Command line of every program: flags, help, error output and exit codes. Only entry modules import it."""
+
+# First: importing the rest takes long enough to press Ctrl-C.
+from notes.cli import interrupt  # isort: skip
+
+from notes.cli.app import (
+    EXIT_BAD_INPUT,
+    EXIT_BUG,
+    EXIT_OK,
+    EXIT_TRY_AGAIN,
+    LOG_JSON,
+    QUIET,
+    command_line,
+    complain,
+    required,
+    run,
+    show,
+)
+from notes.cli.flag_types import Path, Paths, Text, Texts, group
+
+__all__ = [
+    "EXIT_BAD_INPUT",
+    "EXIT_BUG",
+    "EXIT_OK",
+    "EXIT_TRY_AGAIN",
+    "LOG_JSON",
+    "QUIET",
+    "Path",
+    "Paths",
+    "Text",
+    "Texts",
+    "command_line",
+    "complain",
+    "group",
+    "required",
+    "run",
+    "show",
+]
+
+interrupt.install()

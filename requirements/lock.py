@@ -1,0 +1,137 @@
+"""Resolves setup.py's extras and development.in into the locks of this directory; `make lock` runs it.
+
+All locks are resolved before the first is replaced. Each takes its versions from those resolved before it.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).resolve().parent
+PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One file of pins and hashes.
+
+    Attributes:
+        name: of the file, without ".txt".
+        purpose: the first line of the file, which says what needs it.
+        sources: files that uv resolves, relative to the repository.
+        extras: of setup.py.
+        packages: requirements that are resolved instead of sources.
+        constraints: names of the locks whose versions it takes.
+    """
+
+    name: str
+    purpose: str
+    sources: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    packages: str = ""
+    constraints: tuple[str, ...] = ()
+
+
+LOCKS = [
+    Lock(
+        "development",
+        "Packages for tests, checks and all jobs, Google Cloud's included: `make test`.",
+        sources=("setup.py", "requirements/development.in"),
+        extras=("beam", "gcp", "train", "tune", "inspect", "demo"),
+    ),
+    Lock(
+        "cpu",
+        "Packages for the jobs and the demo on a CPU: `make install`, `make demo`.",
+        sources=("setup.py",),
+        extras=("beam", "train", "tune", "inspect", "demo"),
+        constraints=("development",),
+    ),
+    Lock(
+        "gcp",
+        "Packages for the jobs, with Google Cloud's clients and Dataflow: the image's target cpu.",
+        sources=("setup.py",),
+        extras=("beam", "gcp", "train", "tune"),
+        constraints=("development",),
+    ),
+    Lock(
+        "gpu",
+        "Packages of gcp.txt, and CUDA's libraries: the image's target gpu, `make install LOCKS=gpu`.",
+        sources=("setup.py",),
+        extras=("beam", "gcp", "train", "tune", "gpu"),
+        constraints=("development",),
+    ),
+    Lock("policies", "Packages for checkov, in an environment of its own: `make policies`.", packages="checkov"),
+    Lock("uv", "The installer of all other locks. pip installs it.", packages="uv"),
+]
+
+
+def main() -> int:
+    """Writes the locks and prints how they changed; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--uv", required=True, help="uv's executable")
+    parser.add_argument("arguments", nargs="*", help="arguments for `uv pip compile`, such as --upgrade")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        for lock in LOCKS:
+            print(f"Resolving requirements/{lock.name}.txt", flush=True)
+            status = _resolve(lock, Path(directory), options.uv, options.arguments)
+            if status:
+                print(f"requirements/{lock.name}.txt: uv could not resolve it. No lock was changed.", file=sys.stderr)
+                return 2
+        for lock in LOCKS:
+            path = REQUIREMENTS / f"{lock.name}.txt"
+            # uv's comments name the constraints where they were read.
+            pins = (Path(directory) / path.name).read_text(encoding="utf-8").replace(directory, REQUIREMENTS.name)
+            text = f"# {lock.purpose}\n# `make lock` writes this file: see CONTRIBUTING.md. Do not edit it.\n{pins}"
+            former = path.read_text(encoding="utf-8") if path.exists() else ""
+            path.write_text(text, encoding="utf-8")
+            print(*changes(lock.name, former, text), sep="\n")
+    return 0
+
+
+def _resolve(lock: Lock, directory: Path, uv: str, arguments: list[str]) -> int:
+    """Runs uv for one lock, from the versions that the present lock has; returns its status."""
+    output = directory / f"{lock.name}.txt"
+    present = REQUIREMENTS / output.name
+    if present.exists():
+        output.write_bytes(present.read_bytes())
+    command = [uv, "pip", "compile", *(lock.sources or ["-"]), "--output-file", str(output), "--quiet"]
+    command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-emit-index-url"]
+    command += [f"--extra={extra}" for extra in lock.extras]
+    command += [f"--constraint={directory / f'{name}.txt'}" for name in lock.constraints]
+    return subprocess.run(
+        [*command, *arguments], input=lock.packages, text=True, cwd=REQUIREMENTS.parent, check=False
+    ).returncode
+
+
+def changes(name: str, former: str, text: str) -> list[str]:
+    """Lists how a lock's versions changed, one line a package; a single line if none did.
+
+    Args:
+        name: the lock's.
+        former: the text of the lock before.
+        text: the text of the lock now.
+    """
+    old, new = _versions(former), _versions(text)
+    lines = [
+        f"  {package}: {old.get(package, 'absent')} -> {new.get(package, 'absent')}"
+        for package in sorted(old.keys() | new.keys())
+        if old.get(package) != new.get(package)
+    ]
+    return [f"{name}.txt: {len(lines)} of {len(new)} packages changed" if lines else f"{name}.txt: unchanged", *lines]
+
+
+def _versions(text: str) -> dict[str, str]:
+    """Returns the version of each package; of one with a version for each Python, all of them."""
+    versions: dict[str, list[str]] = {}
+    for package, version in PIN.findall(text):
+        versions.setdefault(package, []).append(version)
+    return {package: ", ".join(sorted(found)) for package, found in versions.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

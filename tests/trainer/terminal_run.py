@@ -1,0 +1,23 @@
+"""A short run, for what a terminal shows of it: `python -m tests.trainer.terminal_run DATA WORKDIR`.
+
+A train_step takes a tenth of a second on its clock and a score five seconds, so that the time left is known.
+"""
+
+import sys
+
+from notes.manifest import Manifest
+from tests.trainer.machine import Machine
+from trainer import loop
+from trainer.config import preset
+
+STEPS, EVALUATE_EVERY = 120, 20
+STEP_SECONDS, SCORING_SECONDS = 0.1, 5.0
+
+if __name__ == "__main__":
+    machine = Machine({0.0: STEP_SECONDS}, SCORING_SECONDS)
+    loop.TrainState, loop.Scorer = machine.state, machine.scorer  # type: ignore[misc, assignment]
+    config = preset("base").replace(
+        units=8, head_units=8, seq_length=16, batch_size=4, warmup_steps=20, steps=STEPS, log_every=10,
+        evaluate_every=EVALUATE_EVERY,
+    )  # fmt: skip
+    loop.train(config, Manifest.load(sys.argv[1]), sys.argv[2], num_samples=0, clock=machine.clock)
