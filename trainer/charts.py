@@ -82,10 +82,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def svg(width: float, height: float, told: str, *content: ET.Element, **attributes: Any) -> ET.Element:
-    """A drawing, with what it shows in words; one wider than a phone is scrolled there."""
+    """A drawing, with what it shows in words."""
     return element(
-        "svg", *content, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=told,
-        style=f"min-width:{0.8 * width:.0f}px" if width > 400 else None, **attributes,
+        "svg", *content, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=told, **attributes,
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ complete; a reader checks the sums, and passes over a damaged one to the one bef
 """
 
 import concurrent.futures
-import dataclasses
 import hashlib
 import json
 import os
@@ -17,9 +16,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from notes import storage
-from notes.errors import FileError, UserError
+from notes.errors import FileError, UserError, mismatches
 from notes.progress import say
-from trainer.config import CHANGEABLE_ON_RESUME, Config
+from trainer.config import Config
 
 MANIFEST = "checkpoint.json"
 UNFINISHED = ".unfinished-"
@@ -288,16 +287,13 @@ def require_config(saved: Saved, config: Config) -> None:
     Raises:
         UserError: it was not; the message names the fields.
     """
-    there = saved.extra["config"]
-    differences = [
-        f"{name}: {there.get(name)}, {value}"
-        for name, value in dataclasses.asdict(config).items()
-        if name not in CHANGEABLE_ON_RESUME and there.get(name) != value
-    ]
+    expected = config.fixed()
+    recorded = saved.extra["config"]
+    differences = mismatches({name: recorded[name] for name in expected if name in recorded}, expected)
     if differences:
         raise UserError(
-            f"{saved.path}: was written under another config ({'; '.join(differences)} are there and expected): put "
-            "back the workdir's own checkpoints, or begin another workdir"
+            f"{saved.path}: the checkpoint has another config: {'; '.join(differences)}. "
+            "Put back the checkpoints of this workdir, or pass another --workdir"
         )
 
 

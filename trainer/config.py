@@ -276,13 +276,9 @@ class Config:
             raise UserError(f"{os.fspath(path)}: no such config file")
         return Config.from_json(storage.read_bytes(path).decode("utf-8", "replace"), os.fspath(path))
 
-    def differences(self, other: "Config", ignore: frozenset[str] = frozenset()) -> list[str]:
-        """The fields in which two configs differ, as `name: mine, theirs`."""
-        return [
-            f"{field.name}: {getattr(self, field.name)}, {getattr(other, field.name)}"
-            for field in dataclasses.fields(self)
-            if field.name not in ignore and getattr(self, field.name) != getattr(other, field.name)
-        ]
+    def fixed(self) -> dict[str, Any]:
+        """Returns the fields that a resumed run must have in common with the run that it resumes."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in CHANGEABLE_ON_RESUME}
 
 
 def _check_type(field: dataclasses.Field, value: Any) -> None:

@@ -16,6 +16,8 @@ from notes.representation import MAX_TICK, PITCHES, Notes, ticks
 
 PRIMER_NOTES: Final = 128
 CONTINUATION_NOTES: Final = 512
+JUDGED_NOTES: Final = PRIMER_NOTES + CONTINUATION_NOTES
+"""Notes that a performance needs for a primer and a continuation."""
 MAX_DEFAULT_PRIMERS: Final = 64
 
 WINDOW_US: Final = 2_000_000
@@ -83,7 +85,7 @@ def long_enough(lengths: Sequence[int], pieces: Sequence[str]) -> list[int]:
     Raises:
         UserError: fewer than two pieces have such a performance.
     """
-    needed = PRIMER_NOTES + CONTINUATION_NOTES
+    needed = JUDGED_NOTES
     ranked: list[tuple[int, str, int]] = []
     seen: Counter[str] = Counter()
     for index, (length, piece) in enumerate(zip(lengths, pieces, strict=True)):

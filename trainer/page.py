@@ -50,16 +50,21 @@ text{fill:var(--soft);font-variant-numeric:tabular-nums} .name{fill:var(--ink);f
  background:var(--colour);print-color-adjust:exact;-webkit-print-color-adjust:exact}
 table{border-collapse:collapse;width:100%;font-size:.88rem;font-variant-numeric:tabular-nums} .compact{width:auto}
 th,td{padding:.34rem .65rem;text-align:left;white-space:nowrap;border-bottom:1px solid var(--edge)} th{font-weight:600}
+table:not(.sortable) th{white-space:normal}
 thead th{vertical-align:bottom;color:var(--soft)} .number{text-align:right} .changed{font-weight:700}
 tr.best th,tr.best td{background:var(--row);font-weight:650} tr.best th:first-child{box-shadow:inset 3px 0 var(--best)}
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:.3rem 0;cursor:pointer;
  white-space:nowrap}
-pre{overflow-x:auto;background:var(--page);border:1px solid var(--edge);border-radius:8px;padding:.7rem .9rem;margin:0;
- font-size:.85rem} code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-@media (max-width:34rem){section{border-radius:8px} th,td{padding:.4rem .5rem}}
-@media print{body{font-size:10pt} main{max-width:none;padding:0} section,.tile{break-inside:avoid;border-color:#ccc}
- section:last-of-type{break-inside:auto} tr{break-inside:avoid} .wide{overflow:visible} svg{min-width:0!important}}
+code.command span{display:inline-block;max-width:100%} .whole{white-space:nowrap}
+code{overflow-wrap:anywhere;font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+pre{white-space:pre-wrap;background:var(--page);border:1px solid var(--edge);border-radius:8px;padding:.7rem .9rem;
+ margin:0;font-size:.85rem}
+@media (max-width:34rem){section{border-radius:8px} th,td{padding:.4rem .2rem}
+ table:not(.sortable){font-size:.78rem} table .unit{display:none}}
+@media print{body{font-size:10pt} main{max-width:none;padding:0} section,.tile{border-color:#ccc}
+ .tile,tr,figure,li,pre,svg,table:not(.sortable){break-inside:avoid} .wide{overflow:visible}
+ h2+p{break-inside:avoid} h1,h2,h3,h2+p,.legend,figcaption,thead,summary{break-after:avoid} p{orphans:3;widows:3}}
 """
 """What every page looks like."""
 
@@ -123,6 +128,12 @@ def section(title: str, told: str, *content: ET.Element, anchor: str | None = No
 def scrolling(name: str, content: ET.Element) -> ET.Element:
     """What may be wider than a phone; the keyboard scrolls it too."""
     return element("div", content, class_="wide", tabindex=0, role="region", aria_label=name)
+
+
+def command(text: str) -> ET.Element:
+    """Returns a command as code whose lines break between its words, as far as these fit into a line."""
+    first, *others = (element("span", word) for word in text.split(" "))
+    return element("code", first, *(part for word in others for part in (" ", word)), class_="command")
 
 
 def tiles(*tiles: tuple[str, str, str]) -> ET.Element:

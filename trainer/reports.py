@@ -20,7 +20,7 @@ from notes.records import write_records
 from notes.representation import Notes
 from notes.statistics import Histograms
 from trainer import plots, samples, sound
-from trainer.config import Config
+from trainer.config import Config, preset
 from trainer.model import NextNoteModel
 from trainer.pedal import legato_pedal
 from trainer.sampling import Player
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import tqdm
 
 LOSSES_NAME = "losses.png"
+
+_SHOWN_HYPERPARAMETERS = ("preset", "seq_length", "units", "layers", "dropout", "batch_size", "learning_rate")
 
 _PLAYED_NOTES = 128  # of each sample that is played for TensorBoard
 _HEARD_SECONDS = 10  # of the first sample; TensorBoard keeps all sound as it is, half a megabyte for that
@@ -111,7 +113,10 @@ class Reports(NoReports):
         self._player: Player | None = None
         self._cut(train_step)
         self._cut_summaries(train_step)
-        self._writer = tf.summary.create_file_writer(self.summaries)
+        # TensorBoard draws the scalars of one name in one chart, a line a directory.
+        self._writer, self._validation_writer = (
+            tf.summary.create_file_writer(os.path.join(self.summaries, name)) for name in ("train", "validation")
+        )
         self._write_hyperparameters(config)
 
     def __enter__(self) -> "Reports":
@@ -122,6 +127,7 @@ class Reports(NoReports):
         """Ends the bar's line and flushes what TensorBoard reads."""
         self.end_training()
         self._writer.close()
+        self._validation_writer.close()
 
     def _cut(self, train_step: int) -> None:
         if not storage.exists(self._path):
@@ -154,10 +160,21 @@ class Reports(NoReports):
                     write_records(file, kept)
 
     def _write_hyperparameters(self, config: Config) -> None:
+        """Writes a row of TensorBoard's table: the main hyperparameters, and those that differ from the preset's.
+
+        The metrics of a row are the scalars of the directory that its hyperparameters are in: here the validation
+        scores. No list of columns is written, since TensorBoard would take the list of one run for all runs.
+        """
         from tensorboard.plugins.hparams import api
 
-        with self._writer.as_default():
-            api.hparams(dataclasses.asdict(config))
+        start = dataclasses.asdict(preset(config.preset))
+        row = {
+            name: value
+            for name, value in dataclasses.asdict(config).items()
+            if name in _SHOWN_HYPERPARAMETERS or value != start[name]
+        }
+        with self._validation_writer.as_default():
+            api.hparams(row)
 
     def start(self, planned: int | None, train_step: int) -> None:
         """Shows how many train_steps there will be; None where that is still being measured."""
@@ -246,9 +263,9 @@ class Reports(NoReports):
             raise UserError(
                 f"{self._path}: cannot be written ({error.strerror}): make room, then give the same command again"
             ) from error
-        with self._writer.as_default():
-            for name, value in report.items():
-                if name != "train_step":
+        for writer, figures in zip((self._writer, self._validation_writer), _scalars(report), strict=True):
+            with writer.as_default():
+                for name, value in figures.items():
                     tf.summary.scalar(name, value, step=report["train_step"])
         self._show(report, seconds_left)
 
@@ -304,6 +321,7 @@ class Reports(NoReports):
     def sync(self) -> None:
         """Waits until the reports are on the disk, so that no checkpoint is there without those before it."""
         self._writer.flush()
+        self._validation_writer.flush()
         if storage.exists(self._path):
             storage.sync(self._path)
 
@@ -330,6 +348,24 @@ class Reports(NoReports):
             planned=self._planned,
             seconds_left=seconds_left,
         )
+
+
+def _scalars(report: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Splits a report into the scalars of training and of validation, under the same names where both have a figure.
+
+    Args:
+        report: a line of metrics.jsonl.
+
+    Returns:
+        Both by name, without `train_step`. `nats` of training is the sum of the three losses that `nats` of validation
+        consists of, where the model has densities.
+    """
+    training = {name: value for name, value in report.items() if not name.startswith("val_") and name != "train_step"}
+    validation = {name.removeprefix("val_"): value for name, value in report.items() if name.startswith("val_")}
+    parts = [report.get(f"{field}_nll") for field in ("pitch", "step", "duration")]
+    if None not in parts:
+        training["nats"] = sum(parts)
+    return training, validation
 
 
 def _duration(seconds: float) -> str:

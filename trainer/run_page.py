@@ -1,7 +1,6 @@
-"""A workdir as one HTML page, report.html: what was trained on what, its curves, its scores, and eight samples to hear.
+"""A workdir as one HTML page, report.html: the run's config and dataset, curves, scores and eight samples to hear.
 
-The page is made of what lies in the workdir, and without TensorFlow; what is not there yet leaves a note that says how
-to get it.
+The page is made of the workdir's files, without TensorFlow. A missing part leaves a note with the command that adds it.
 """
 
 import base64
@@ -10,6 +9,8 @@ import datetime
 import json
 import math
 import os
+import re
+import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -21,12 +22,12 @@ from notes import storage
 from notes.errors import UserError
 from notes.manifest import SPLITS, Manifest
 from notes.representation import TICK_US, note_name
-from trainer import charts, findings, samples
+from trainer import charts, findings, judging, samples
 from trainer.charts import Axis, Series, continuous, legend, piano_roll, plot
 from trainer.config import Config, preset
-from trainer.findings import Finding
+from trainer.findings import Circumstances, Finding
 from trainer.judging import DISTRIBUTIONS
-from trainer.page import BASE, DARK, LIGHT, document, element, scrolling, section, theme, tiles
+from trainer.page import BASE, DARK, LIGHT, command, document, element, scrolling, section, theme, tiles
 from trainer.workdir import METRICS_NAME, REPORT_NAME, RESULT_NAME, Result, dataset, load_config, load_run
 
 _POINTS: Final = 400  # of a curve at most; more could not be told apart
@@ -36,10 +37,8 @@ _FIELDS: Final = ("pitch", "step", "duration")
 _FIGURES: Final = ("total", *_FIELDS)
 # Of each distribution, outside of what the charts show, at either end.
 _CUT_SHARE: Final = 0.004
-_LOOKED_FOR: Final = (
-    "Nothing looks wrong. What would be told here: overfitting, copied music, repetition, a rhythm that has collapsed, "
-    "and scores or music of other weights than the best."
-)
+_FLAG: Final = re.compile(r"(--[a-z]\w*(?:=[\w.,=]*\w)?)")
+_SCORED: Final = ("test", "validation")  # splits to score or to continue, the first one that serves
 _MUSIC: Final = {"held_out": "held-out music", "real": "real continuations", "generated": "generated"}
 
 _STYLE: Final = (
@@ -82,16 +81,17 @@ nav{display:flex;flex-wrap:wrap;gap:.35rem 1.1rem;margin:0 0 1.25rem;font-size:.
 .sample .listen{display:flex;align-items:center;gap:.75rem;margin:.3rem 0 0 2.1rem}
 audio{flex:1;min-width:0;height:2.4rem}
 .note{border:1px dashed var(--edge);border-radius:8px;padding:.7rem .9rem;margin:0 0 .8rem;color:var(--soft)}
-.note:last-child{margin:0} .note code{overflow-wrap:anywhere} .ci{color:var(--soft);font-size:.78rem;display:block}
+.note:last-child{margin:0} .ci{color:var(--soft);font-size:.78rem;display:block}
 .facts{display:grid;grid-template-columns:minmax(6rem,max-content) 1fr;gap:.25rem 1rem;margin:0 0 1rem;font-size:.92rem}
 .facts dd{font-size:inherit;font-weight:400;overflow-wrap:anywhere}
 summary{cursor:pointer;font-weight:600;padding:.3rem 0}
 .overlap{min-width:7rem} .config{columns:17rem;column-gap:2rem} .config div{break-inside:avoid;display:flex;gap:.6rem;
  justify-content:space-between;border-bottom:1px solid var(--edge);padding:.15rem 0;font-size:.88rem}
 .config dt{font-size:inherit} .config dd{font-size:inherit;font-weight:400} .config .changed dd{font-weight:700}
-@media (max-width:34rem){.samples{--roll:10rem} .sample .listen{margin-left:0}}
-@media print{nav,audio,.sample .listen{display:none} .samples{grid-template-columns:1fr 1fr} section{break-inside:auto}
- figure,li,.note{break-inside:avoid} a{color:inherit;text-decoration:none}}
+@media (max-width:34rem){.samples{--roll:10rem} .sample .listen{margin-left:0}
+ .ci{white-space:normal;width:min-content;font-size:.66rem;margin-left:auto}}
+@media print{nav,audio,.sample .listen{display:none} .samples{grid-template-columns:1fr 1fr}
+ .note{break-inside:avoid} a{color:inherit;text-decoration:none}}
 """
 )
 
@@ -135,18 +135,20 @@ addEventListener("beforeprint", () => { for (const one of document.querySelector
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a workdir says of its run.
+    """The content of a workdir.
 
     Attributes:
-        workdir: where it is, as the user named it.
+        workdir: its path, as the user named it.
         config: the run's.
         run: run.json.
         reports: the lines of metrics.jsonl by train_step, at least one.
         result: how it ended, or None.
-        evaluations: evaluation-SPLIT.json by split, test first.
-        generated: generated-SPLIT.json by split, test first.
-        samples: what samples/ holds, or None.
-        manifest: the dataset, or None where it is no longer there.
+        evaluations: evaluation-SPLIT.json of the run's dataset by split, test first.
+        generated: generated-SPLIT.json likewise.
+        foreign: the same files of other datasets than the run's, by name: the split, and the dataset's sha256.
+        samples: the content of samples/, or None.
+        manifest: the dataset, or None where it is no longer at its place.
+        continued: a split whose performances are long enough to be continued and compared; None where there is none.
         beside: other runs: the name that the page gives each, and its evaluation-SPLIT.json by split.
     """
 
@@ -157,14 +159,33 @@ class Run:
     result: Result | None
     evaluations: Mapping[str, Mapping[str, Any]]
     generated: Mapping[str, Mapping[str, Any]]
+    foreign: Mapping[str, tuple[str, str]]
     samples: samples.Samples | None
     manifest: Manifest | None
+    continued: str | None
     beside: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]]
 
     @property
     def best_train_step(self) -> int | None:
-        """Which weights are the best; None while more may come."""
+        """The train_step of the best weights; None while the run has not finished."""
         return None if self.result is None else self.result.best_train_step or self.result.train_step
+
+    @property
+    def circumstances(self) -> Circumstances:
+        """What decides which advice can work for the run."""
+        histograms = self.manifest.histograms("train") if self.manifest else None
+        return Circumstances(self.config, self.reports, self.result, self.run.get("steps"), histograms)
+
+    @property
+    def scored(self) -> str | None:
+        """A split that trainer.evaluate can score with this run's model; None where there is none."""
+        manifest = self.manifest
+        if manifest is None:
+            return "test"
+        filled = [split for split in _SCORED if manifest.notes(split) > manifest.performances(split)]
+        if self.config.model == "regression" and "validation" not in filled:
+            return None  # The spread of its errors is measured there.
+        return filled[0] if filled else None
 
 
 def write(workdir: str, *, named: str | None = None, result: Result | None = None, beside: Sequence[str] = ()) -> str:
@@ -186,17 +207,22 @@ def write(workdir: str, *, named: str | None = None, result: Result | None = Non
 
 
 def load(workdir: str, *, named: str | None = None, result: Result | None = None, beside: Sequence[str] = ()) -> Run:
-    """Reads what a workdir says of its run; arguments and errors are those of `write`."""
+    """Reads a workdir; arguments and errors are those of `write`."""
     config = load_config(workdir)
     path = storage.join(workdir, METRICS_NAME)
     reports = _reports(storage.read_bytes(path)) if storage.exists(path) else []
     if not reports:
-        raise UserError(f"{workdir}: nothing was trained in it yet ({METRICS_NAME} has no report): train first")
+        raise UserError(f"{workdir}: nothing was trained in it yet: {METRICS_NAME} has no report. Train first")
     run = load_run(workdir)
     if result is None:
         ended = _json(storage.join(workdir, RESULT_NAME))
         result = Result(**ended) if ended else None
-    evaluations = _of_splits(workdir, "evaluation", run)
+    evaluations, generated = (_of_splits(workdir, kind) for kind in ("evaluation", "generated"))
+    foreign = {}
+    for kind, documents in (("evaluation", evaluations), ("generated", generated)):
+        for split in [split for split, own in documents.items() if own["dataset"] != run.get("dataset")]:
+            foreign[f"{kind}-{split}.json"] = split, documents.pop(split)["dataset"]
+    manifest = dataset(run)
     return Run(
         named or workdir,
         config,
@@ -204,9 +230,11 @@ def load(workdir: str, *, named: str | None = None, result: Result | None = None
         reports,
         result,
         evaluations,
-        _of_splits(workdir, "generated", run),
+        generated,
+        foreign,
         samples.read(workdir),
-        dataset(run),
+        manifest,
+        continued_split(manifest) if manifest and not generated else "test",
         [_beside(other, evaluations) for other in beside],
     )
 
@@ -220,7 +248,7 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
     name = f"{load_config(workdir).preset}, {os.path.basename(workdir.rstrip('/'))}"
     same: dict[str, Mapping[str, Any]] = {
         split: own
-        for split, own in _of_splits(workdir, "evaluation", load_run(workdir)).items()
+        for split, own in _of_splits(workdir, "evaluation").items()
         if split in evaluations and own["dataset"] == evaluations[split]["dataset"]
     }
     if not same:
@@ -231,13 +259,24 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
     return name, same
 
 
-def _of_splits(workdir: str, kind: str, run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What there is of `KIND-SPLIT.json` of the run's own dataset, by split, the test split first."""
+def _of_splits(workdir: str, kind: str) -> dict[str, dict[str, Any]]:
+    """Returns the files `KIND-SPLIT.json` of a workdir by split, the test split first."""
     return {
-        split: found
-        for split in reversed(SPLITS)
-        if (found := _json(storage.join(workdir, f"{kind}-{split}.json"))) and found["dataset"] == run.get("dataset")
+        split: found for split in reversed(SPLITS) if (found := _json(storage.join(workdir, f"{kind}-{split}.json")))
     }
+
+
+def continued_split(manifest: Manifest) -> str | None:
+    """Returns a split that `trainer.evaluate --generated` can continue; None where all are too short for it."""
+    for split in _SCORED:
+        if manifest.notes(split) >= 2 * judging.JUDGED_NOTES:
+            try:
+                performances = [(len(one.notes), one.piece) for one in manifest.read_performances(split)]
+                judging.long_enough(*zip(*performances, strict=True))
+            except UserError:
+                continue
+            return split
+    return None
 
 
 def _json(path: str) -> dict[str, Any] | None:
@@ -265,7 +304,7 @@ def page(run: Run) -> str:
         "music": _music(run),
         "run": _facts(run),
     }
-    names = {"listen": "Listen", "curves": "Curves", "scores": "Scores", "music": "Its music", "run": "The run"}
+    names = {"listen": "Listen", "curves": "Curves", "scores": "Scores", "music": "Real music", "run": "The run"}
     nav = element(
         "nav", *(element("a", names[anchor], href=f"#{anchor}") for anchor in sections), aria_label="Parts of the page"
     )
@@ -314,7 +353,7 @@ def _header(run: Run) -> ET.Element:
                 f"nats/note, {low:.2f} to {high:.2f}",
             )
         )
-        if evaluation.get("baselines"):
+        if findings.standing(evaluation):
             gain = evaluation["baselines"]["ngram"]["total"] - evaluation["nats_per_note"]["total"]
             shown.append(("against counting", f"{-gain:+.2f}".replace("-", "−"), "nats/note, against an n-gram"))
     if scores:
@@ -328,14 +367,14 @@ def _header(run: Run) -> ET.Element:
         shown.append(("trained for", str(datetime.timedelta(seconds=round(seconds))), "h:mm:ss, without scoring"))
     speeds = [report["notes_per_second"] for report in run.reports]
     shown.append(("throughput", f"{float(np.median(speeds)):,.0f}", "notes/s, median"))
-    kind = "densities of time" if config.model == "density" else "times as plain numbers"
+    kind = "times as distributions" if config.model == "density" else "times as plain numbers"
     lead = f"A next-note model of {config.layers} x {config.units} units, {kind}"
     if "parameters" in run.run:
         lead += f", {run.run['parameters']:,} parameters"
     if run.manifest:
         manifest = run.manifest
         lead += f", trained on {manifest.notes('train'):,} notes of {manifest.performances('train'):,} performances"
-    lead += ". Scores are nats per note: how surprised it is by the next one, and less is better."
+    lead += ". Scores are nats per note, the model's surprise at the next note: less is better."
     return element(
         "header",
         element("p", "Sostenuto · a training run", class_="eyebrow"),
@@ -346,44 +385,42 @@ def _header(run: Run) -> ET.Element:
 
 
 def _findings(run: Run) -> ET.Element:
-    found = findings.of_training(run.reports, run.result, run.run.get("steps"), run.config.monitor)
-    best = run.best_train_step
-    evaluate, judge = (
-        _command("trainer.evaluate", run, *flags) for flags in (["--split=test"], ["--split=test", "--generated"])
-    )
+    circumstances = run.circumstances
+    can_score = run.scored == "validation" or (run.manifest and run.manifest.notes("validation") > 0)
+    score = _command("trainer.evaluate", run, "--split=validation") if can_score or not run.manifest else None
+    found = findings.of_training(circumstances, score)
+    for name, (split, sha256) in run.foreign.items():
+        told = f"It is left out here. Its dataset has sha256 {sha256[:12]}…, the run's {run.run['dataset'][:12]}…."
+        flags = ["--generated"] if name.startswith("generated") else []
+        advice = f"Evaluate on the run's dataset: {_command('trainer.evaluate', run, f'--split={split}', *flags)}"
+        found.append(Finding(True, f"{name} is of another dataset", told, advice))
     if not run.evaluations:
-        found.append(Finding(False, "Not evaluated yet", "No split has been scored note by note.", evaluate))
+        found.append(Finding(False, *_not_evaluated(run)))
     for evaluation in run.evaluations.values():
-        found += findings.of_evaluation(evaluation)
-        if best is not None:
-            what = f"The evaluation of the {evaluation['split']} split"
-            advice = _command("trainer.evaluate", run, f"--split={evaluation['split']}")
-            found += findings.of_other_weights(evaluation["train_step"], best, what, advice)
+        found += findings.of_evaluation(evaluation, circumstances)
+        found += _of_other_weights(run, evaluation, "The evaluation")
     if not run.generated:
-        told = "How its music compares with real music, and whether it copies, was not measured."
-        found.append(Finding(False, "Its music is not judged yet", told, judge))
+        found.append(Finding(False, *_not_compared(run)))
     for generated in run.generated.values():
-        found += findings.of_generated(generated)
-        if best is not None:
-            what = f"The judgement on the {generated['split']} split"
-            advice = _command("trainer.evaluate", run, f"--split={generated['split']}", "--generated")
-            found += findings.of_other_weights(generated["train_step"], best, what, advice)
+        found += findings.of_generated(generated, circumstances)
+        found += _of_other_weights(run, generated, "The comparison with real music", "--generated")
     if run.samples:
-        if not any("counts" in generated for generated in run.generated.values()):
-            found += findings.of_samples(run.samples)
-        if best is not None:
+        if not run.generated:
+            found += findings.of_samples(run.samples, circumstances)
+        if run.best_train_step is not None:
             advice = f"Remove {samples.SAMPLES_NAME}/ from the workdir, then: {_command('trainer.report', run)}"
-            found += findings.of_other_weights(run.samples.document["train_step"], best, "The music below", advice)
+            train_step = run.samples.document["train_step"]
+            found += findings.of_other_weights(train_step, run.best_train_step, "The music below", advice)
     warnings = sum(one.is_warning for one in found)
-    told = f"{warnings} {'warning' if warnings == 1 else 'warnings'}." if warnings else _LOOKED_FOR
+    told = f"{warnings} {'warning' if warnings == 1 else 'warnings'}." if warnings else _looked_for(run)
     if any(not one.is_warning for one in found):
-        told += " What is still missing comes last."
+        told += " Missing parts come last."
     items = [
         element(
             "li",
             element("b", f"{'⚠ ' if one.is_warning else ''}{one.title}."),
             element("p", one.told),
-            _advice(one.advice),
+            element("p", *_advice(one.advice), class_="small") if one.advice else None,
             class_="warning" if one.is_warning else None,
         )
         for one in sorted(found, key=lambda one: not one.is_warning)
@@ -392,19 +429,78 @@ def _findings(run: Run) -> ET.Element:
     return section("What to know", told, *content, anchor="know")
 
 
-def _advice(text: str) -> ET.Element:
-    """Advice, its command, if there is one, as code."""
-    before, python, command = text.partition("python -m ")
-    return element("p", before, element("code", python + command) if python else None, class_="small")
+def _looked_for(run: Run) -> str:
+    """Returns what the page looked for in vain, as far as this workdir can show it."""
+    looked_for = [
+        *(["overfitting"] if len(run.circumstances.scores) > 1 else []),
+        *(["copied music", "repetition"] if run.generated else []),
+        *(["a rhythm that has collapsed"] if run.generated or run.samples else []),
+        *(["counting that does as well"] if any(map(findings.standing, run.evaluations.values())) else []),
+    ]
+    return (
+        f"Nothing looks wrong. The page looked for {', '.join(looked_for)}." if looked_for else "Nothing looks wrong."
+    )
+
+
+def _of_other_weights(run: Run, document: Mapping[str, Any], subject: str, *flags: str) -> list[Finding]:
+    if run.best_train_step is None:
+        return []
+    split = document["split"]
+    advice = _command("trainer.evaluate", run, f"--split={split}", *flags)
+    return findings.of_other_weights(
+        document["train_step"], run.best_train_step, f"{subject} ({split} split)", f"Evaluate again: {advice}"
+    )
+
+
+def _not_evaluated(run: Run) -> tuple[str, str, str]:
+    """Returns a title, a sentence and advice for a run without an evaluation."""
+    title = "Not evaluated yet"
+    if run.scored is None:
+        return (
+            title,
+            "The dataset has no notes to score it on.",
+            "Preprocess the corpus again with shares for validation and test, such as --split_fractions=0.8,0.1,0.1.",
+        )
+    evaluate = _command("trainer.evaluate", run, f"--split={run.scored}")
+    return title, "No split has been scored note by note.", f"Score one: {evaluate}"
+
+
+def _not_compared(run: Run) -> tuple[str, str, str]:
+    """Returns a title, a sentence and advice for a run whose music was not compared with real music."""
+    if run.continued is None:
+        return (
+            "The music cannot be compared with real music",
+            f"That takes two pieces of {judging.JUDGED_NOTES} notes in the test or the validation split, "
+            f"{judging.PRIMER_NOTES} to start from and {judging.CONTINUATION_NOTES} to compare with. The pieces of "
+            "this dataset are shorter.",
+            "",
+        )
+    evaluate = _command("trainer.evaluate", run, f"--split={run.continued}", "--generated")
+    return (
+        "The music is not compared with real music yet",
+        "Distributions, repetition and copies were not measured.",
+        f"Measure them: {evaluate}",
+    )
+
+
+def _advice(text: str) -> list[ET.Element | str]:
+    """Returns advice with its flags and its command, if there is one, as code."""
+    before, python, rest = text.partition("python -m ")
+    parts: list[ET.Element | str] = [
+        element("code", part, class_="whole") if part.startswith("--") else part for part in _FLAG.split(before)
+    ]
+    return [*parts, command(python + rest)] if python else parts
 
 
 def _command(module: str, run: Run, *flags: str) -> str:
-    data = run.run.get("data", "DATASET")
-    return " ".join(["python -m", module, f"--workdir={run.workdir}", f"--data={data}", *flags])
+    """Returns a command for this run; DATASET stands for a dataset that is no longer at its place."""
+    data = run.run["data"] if run.manifest else "DATASET"
+    return shlex.join(["python", "-m", module, f"--workdir={run.workdir}", f"--data={data}", *flags])
 
 
-def _note(told: str, command: str = "") -> ET.Element:
-    return element("p", told, element("code", command) if command else None, class_="note")
+def _note(told: str, advice: str = "") -> ET.Element:
+    """Returns a note in the place of a missing part."""
+    return element("p", f"{told} ", *_advice(advice), class_="note")
 
 
 # Samples
@@ -412,26 +508,32 @@ def _note(told: str, command: str = "") -> ET.Element:
 
 def _listen(run: Run) -> ET.Element:
     title = "Listen"
-    command = _command("trainer.report", run)
+    report = _command("trainer.report", run)
     if run.samples is None:
-        return section(title, "Samples of its music.", _note("There are none yet: ", command), anchor="listen")
+        # A model of last positions never saw the beginning of a performance, so that it cannot start from silence.
+        if run.config.positions == "last" and run.manifest and not run.manifest.performances("validation"):
+            note = _note("There are none: this model needs primers, and the dataset has no validation split.")
+        else:
+            note = _note("There are none yet.", f"Play them: {report}")
+        return section(title, "Samples of the model's music.", note, anchor="listen")
     shown = run.samples.samples
     continued = any(one.primer_notes for one in shown)
     told = (
         f"{len(shown)} samples, played with the weights of train_step {run.samples.document['train_step']:,}. "
         + (
-            "Each goes on from the beginning of a performance that was not trained on: first the performer's notes, "
-            "then the model's, the louder the stronger. "
+            "Each continues the beginning of a performance of the validation split: first the performer's notes, then "
+            "the model's. "
             if continued
             else "Each starts from silence. "
         )
-        + "A click on a roll plays from there."
+        + "Louder notes have a stronger colour."
+        + (" A click on a roll plays from there." if any(one.mp3 for one in shown) else "")
     )
     keys = [("primer", "primer, the performer's")] if continued else []
     content = [legend(*keys, ("played", "played by the model"))]
     if not all(one.mp3 for one in shown):
-        needs = "The samples have no sound yet. With soundfile installed (pip install '.[train]' in a checkout): "
-        content.append(_note(needs, command))
+        needs = "The samples have no sound yet."
+        content.append(_note(needs, f"Install soundfile (pip install '.[train]' in a checkout), then: {report}"))
     content.append(element("div", *(_sample(index, one) for index, one in enumerate(shown, 1)), class_="samples"))
     return section(title, told, *content, anchor="listen")
 
@@ -508,8 +610,8 @@ def _curves(run: Run) -> ET.Element:
         up = continuous(0, 1.05 * max(value for _, value in one.points) or 1)
         figures.append(plot(title, unit, [one], along, up, told=_curve_in_words(title, unit, [one])))
     told = (
-        "Over train_steps. Training is measured on windows as they are trained on, transposed and under dropout; "
-        "validation on whole performances that are not trained on. What lies far above, at the start, is cut."
+        "Over train_steps. Training is measured on windows as the model reads them, augmented and under dropout; "
+        "validation on whole performances that it was not trained on. Values far above, at the start, are cut off."
     )
     return section(
         "Curves", told, legend(("train", "training"), ("validation", "validation")),
@@ -606,23 +708,27 @@ def _table(
 def _scores(run: Run) -> ET.Element:
     title = "Scores"
     told = (
-        "How well it predicts each note of performances that were not trained on, in nats per note, with the interval "
-        "in which the score would lie on other performances of the kind, 19 times in 20."
+        "How well the model predicts each note of a split, in nats per note: less is better. Below each score is the "
+        "interval in which it would lie on 19 of 20 other sets of such performances."
     )
     if not run.evaluations:
-        command = _command("trainer.evaluate", run, "--split=test")
-        return section(title, told, _note("No split has been evaluated yet: ", command), anchor="scores")
+        return section(title, told, _note(*_not_evaluated(run)[1:]), anchor="scores")
     content: list[ET.Element] = []
     for split, evaluation in run.evaluations.items():
         content.append(element("h3", f"The {split} split"))
         beside = [(name, splits[split]) for name, splits in run.beside if split in splits]
         content.append(scrolling(f"Scores of the {split} split", _against_others(split, evaluation, beside)))
+        if compared := findings.against_counting(evaluation):
+            content.append(
+                element("p", f"{compared} The n-gram only counts the values that followed the same few notes.")
+            )
         content.append(
             element(
                 "p",
-                f"Right pitch {evaluation['pitch_top1']:.1%}, among the five likeliest {evaluation['pitch_top5']:.1%}; "
-                f"step within 30 ms {evaluation['step_within_30ms']:.1%}. {evaluation['notes']:,} notes of "
-                f"{evaluation['performances']:,} performances, by the weights of train_step "
+                f"The likeliest pitch is right for {evaluation['pitch_top1']:.1%} of the notes, one of the five "
+                f"likeliest for {evaluation['pitch_top5']:.1%}; the step is within 30 ms for "
+                f"{evaluation['step_within_30ms']:.1%}. Scored: {evaluation['notes']:,} notes of "
+                f"{evaluation['performances']:,} performances, with the weights of train_step "
                 f"{evaluation['train_step']:,}.",
                 class_="small",
             )
@@ -640,7 +746,7 @@ def _against_others(
 
     def with_interval(own: Mapping[str, Any], figure: str) -> ET.Element:
         low, high = own["confidence_95"][figure]
-        interval = element("span", f"{low:.3f} to {high:.3f}", class_="ci")
+        interval = element("span", f"{low:.3f} ", element("span", f"to {high:.3f}", class_="whole"), class_="ci")
         return element("span", f"{own['nats_per_note'][figure]:.3f}", interval)
 
     rows = [row("this model", evaluation), *(row(*other) for other in beside)]
@@ -651,7 +757,7 @@ def _against_others(
     if not baselines:
         rows.append(["counting alone", *["not measured"] * len(_FIGURES)])
     return _table(
-        f"Nats per note on the {split} split, beside {'other runs and ' if beside else ''}models that only count",
+        f"Nats per note on the {split} split, of this model{', other runs' * bool(beside)} and models that only count",
         ["", *_FIGURES], rows,
         is_best=lambda row: row[0] == "this model",
     )  # fmt: skip
@@ -678,14 +784,13 @@ def _by_composer(split: str, evaluation: Mapping[str, Any]) -> ET.Element:
 
 
 def _music(run: Run) -> ET.Element:
-    title = "Its music beside real music"
+    title = "The music, compared with real music"
     told = (
-        "It continues performances that it was not trained on; that is compared with real music of other pieces, and "
-        "so are the performers' own continuations, which say what can be reached."
+        "The model continues performances that it was not trained on. Its continuations are compared with real music "
+        "of other pieces. So are the performers' own continuations: their figures are what a model can reach."
     )
     if not run.generated:
-        command = _command("trainer.evaluate", run, "--split=test", "--generated")
-        return section(title, told, _note("That was not judged yet: ", command), anchor="music")
+        return section(title, told, _note(*_not_compared(run)[1:]), anchor="music")
     content: list[ET.Element] = []
     for split, generated in run.generated.items():
         content.append(
@@ -813,7 +918,7 @@ def _of_each(split: str, generated: Mapping[str, Any]) -> ET.Element:
         rows.append([name, *cells])
     return _table(
         f"Repetition and copies in the continuations of the {split} split",
-        ["of each continuation", "generated: mean", "maximum", "real: mean", "maximum"], rows,
+        ["per continuation", "generated: mean", "most", "real: mean", "most"], rows,
     )  # fmt: skip
 
 
@@ -828,9 +933,7 @@ def _facts(run: Run) -> ET.Element:
         "workdir": run.workdir,
         "dataset": said.get("data"),
         "fingerprint": said.get("dataset"),
-        "durations": {"ignore": "of keys", "extend": "as long as notes sound, with the pedal"}.get(
-            said.get("sustain", "")
-        ),
+        "durations": {"ignore": "of the keys", "extend": "of the sound, with the pedal"}.get(said.get("sustain", "")),
         "device": f"{said['device']}{f' on each of {hosts} hosts' if hosts > 1 else ''}" if "device" in said else None,
         "precision": config.precision,
         "versions": versions or None,
@@ -852,7 +955,7 @@ def _facts(run: Run) -> ET.Element:
         table = _table("The dataset's splits", ["split", "performances", "notes", "hours"], rows, class_="compact")
         content.append(scrolling("The dataset's splits", table))
     else:
-        content.append(_note("The dataset is no longer where it was, so that nothing is told of its splits."))
+        content.append(_note("The dataset is no longer at its place, so that the figures of its splits are missing."))
     start = dataclasses.asdict(preset(config.preset))
     values = [
         element(
@@ -866,15 +969,15 @@ def _facts(run: Run) -> ET.Element:
     content.append(
         element(
             "details",
-            element("summary", f"The config: the preset {config.preset}, what differs from it in bold"),
+            element("summary", f"The config: the preset {config.preset}, with changed values in bold"),
             element("dl", *values, class_="config"),
         )
     )
-    return section("The run", "What was trained on what.", *content, anchor="run")
+    return section("The run", "Its dataset, machine and config.", *content, anchor="run")
 
 
 def _ended(result: Result | None) -> str | None:
     if result is None:
         return None
-    why = {"steps": "its length was reached", "patience": "the score no longer got better"}
+    why = {"steps": "its length was reached", "patience": "the score stopped improving"}
     return f"at train_step {result.train_step:,}: {why.get(result.reason, result.reason)}"

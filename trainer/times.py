@@ -9,23 +9,8 @@ import tensorflow as tf
 from notes.representation import MAX_TICK, TICK_US
 from trainer.config import Config
 from trainer.draws import categorical
+from trainer.time_bins import BIN_STARTS, BIN_WIDTHS, BINS
 
-_FINE_TICKS = 20  # ticks below this have a bin each
-_BIN_GROWTH = 1.06  # ratio of the borders of two neighbouring bins above
-
-
-def _bin_starts() -> np.ndarray:
-    starts = list(range(_FINE_TICKS))
-    while starts[-1] < MAX_TICK:
-        starts.append(min(max(starts[-1] + 1, round(starts[-1] * _BIN_GROWTH)), MAX_TICK))
-    return np.array(starts, np.int32)
-
-
-BIN_STARTS = _bin_starts()
-"""int32 `[bins]`: the first tick of each bin; the last bin is the tick that stands for 10 s and more."""
-
-BINS = len(BIN_STARTS)
-BIN_WIDTHS = np.diff([*BIN_STARTS, MAX_TICK + 1]).astype(np.int32)
 _BIN_OF_TICK = np.repeat(np.arange(BINS, dtype=np.int32), BIN_WIDTHS)
 
 # On the axis of the mixture tick t lies between log(t) and log(t + 1): both 10 ms and 10 s are resolved, and the first

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from notes import storage
-from notes.errors import UserError
+from notes.errors import UserError, mismatches
 from notes.lease import LOCK_NAME
 from notes.manifest import Manifest
-from trainer.config import CHANGEABLE_ON_RESUME, CONFIG_NAME, Config
+from trainer.config import CONFIG_NAME, Config
 
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
@@ -116,14 +116,19 @@ def finished(config: Config, manifest: Manifest, workdir: str) -> Result | None:
             raise UserError(f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME})")
         return None
     before = Config.load(config_path)
-    differences = before.differences(config, CHANGEABLE_ON_RESUME)
+    differences = mismatches(config.fixed(), before.fixed())
     if differences:
         raise UserError(
-            f"{workdir}: was begun with another config ({'; '.join(differences)} are there and asked for): "
-            "use the same, or another workdir"
+            f"{workdir}: the workdir has another config: {'; '.join(differences)}. "
+            "Pass the recorded values, or another --workdir"
         )
-    if load_run(workdir).get("dataset", manifest.sha256) != manifest.sha256:
-        raise UserError(f"{workdir}: was begun on another dataset than {manifest.directory}: use another workdir")
+    run = load_run(workdir)
+    if run.get("dataset", manifest.sha256) != manifest.sha256:
+        raise UserError(
+            f"{workdir}: the workdir is of another dataset: got {manifest.directory} with sha256 "
+            f"{manifest.sha256[:12]}…, expected {run['dataset'][:12]}…, which was {run['data']}. "
+            "Pass that dataset as --data, or another --workdir"
+        )
     if before == config and storage.exists(result_path):
         return Result(**json.loads(storage.read_bytes(result_path)))
     return None

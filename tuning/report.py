@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.charts import Axis, continuous, disc, label, rule, svg
-from trainer.page import document, element, scrolling, section, tiles
+from trainer.page import command, document, element, scrolling, section, tiles
 from tuning.importance import (
     FEWEST_CONFIGS,
     SHUFFLES,
@@ -24,6 +24,7 @@ from tuning.space import Parameter, notes_per_train_step
 from tuning.style import SCRIPT, SHADES, STYLE
 
 _SPREAD = 0.5  # of the room that a choice has on its axis, over which lines through it are spread
+_WIDTHS = {840: "broad", 320: "narrow"}  # of the drawings, of which a screen shows the one that it has room for
 _MARKS = {"completed": "✓", "stopped": "■", "failed": "✗", "running": "▶", "queued": "·"}
 
 
@@ -85,10 +86,10 @@ def _what_mattered(standing: Standing, matters: Importance | None) -> list[str]:
     if len(standing.space.parameters) < 2:
         return []
     if matters is None:
-        return ["There are too few scores to tell which hyperparameter mattered."] if standing.trials else []
+        return ["There are too few scores to rank the hyperparameters."] if standing.trials else []
     first, *others = matters.means
     if not matters.is_telling or matters.means[first] <= 0:
-        return ["No hyperparameter stands out: from these trials the score cannot be foretold."]
+        return ["No hyperparameter stands out: these trials do not predict the score."]
     said = f"Of the hyperparameters, {first} mattered most"
     if matters.means[others[0]] > 0.5 * matters.means[first]:
         said += f", then {others[0]}"
@@ -115,10 +116,10 @@ def _best(standing: Standing) -> ET.Element | None:
         )
         for field, mine, theirs, unit in rows
     ]
-    heads = (("hyperparameter", None), ("best", "number"), ("start", "number"), ("unit", None))
+    heads = (("hyperparameter", None), ("best", "number"), ("start", "number"), ("unit", "unit"))
     return section(
         "The best config",
-        f"What trial {best.id} has, and the start config; what differs is in bold.",
+        f"The values of trial {best.id} and of the start config. Differences are in bold.",
         scrolling(
             "The best config",
             element(
@@ -136,8 +137,7 @@ def _best(standing: Standing) -> ET.Element | None:
         ),
         element(
             "pre",
-            element("code", f"python -m trainer --config={BEST_CONFIG_NAME} --data=DIRECTORY --workdir=NEW_DIRECTORY"),
-            tabindex=0,
+            command(f"python -m trainer --config={BEST_CONFIG_NAME} --data=DIRECTORY --workdir=NEW_DIRECTORY"),
         ),
     )
 
@@ -145,70 +145,61 @@ def _best(standing: Standing) -> ET.Element | None:
 # Charts
 
 
-def _parallel(standing: Standing) -> ET.Element | None:
-    """Parallel coordinates: a line a config through its values, to its score."""
+def _parallel(standing: Standing) -> ET.Element:
+    """Parallel coordinates: a line a config through its values, down to its score."""
     chains = [chain for chain in standing.chains if chain.judged or chain.last.state == "failed"]
+    told = "Each line is a config, from its values down to its score: the further left it ends, the better."
+    if any(map(_is_shorter, chains)):
+        told += " A config that was stopped has its last score."
+    if any(chain.judged is None for chain in chains):
+        told += " Dashed ones failed."
+    drawings = [_parallel_drawing(standing, chains, width, kind) for width, kind in _WIDTHS.items()]
+    return section("All configs at a glance", told, _legend(standing), *drawings)
+
+
+def _parallel_drawing(standing: Standing, chains: Sequence[Chain], width: int, kind: str) -> ET.Element:
+    """Returns the drawing, an axis under another, in a width."""
     parameters = standing.space.parameters
-    left, top, height = 58, 62, 300
-    gap = max(118, 760 / len(parameters))
-    width = left + gap * len(parameters) + 74
+    left, right, top, gap = 22, 22, 26, 52
     axes = [_parameter_axis(standing, parameter) for parameter in parameters]
     scores = _score_axis([_score(chain) for chain in chains if chain.judged])
-    xs = [left + gap * index for index in range(len(parameters) + 1)]
+    ys = [top + gap * index for index in range(len(parameters) + 1)]
     shades = _shades(standing)
 
-    def y(place: float) -> float:
-        return top + height * (1 - min(max(place, 0), 1))
+    def x(place: float) -> float:
+        return left + (width - left - right) * min(max(place, 0), 1)
 
     lines = []
-    # Of all, also of those without a score, so that no two lines through the same choices hide each other.
+    # The order is over all configs, so that no two lines through the same choices hide each other.
     order = sorted(chains, key=lambda chain: math.inf if chain.judged is None else _score(chain))
     for rank, chain in enumerate(order):
         shift = (rank / (len(order) - 1) - 0.5) * _SPREAD if len(order) > 1 else 0.0
         points = [
-            (x, y(axis.place(standing.value(chain.last, parameter)) - shift * axis.room))
-            for x, axis, parameter in zip(xs, axes, parameters, strict=False)
+            (x(axis.place(standing.value(chain.last, parameter)) + shift * axis.room), y)
+            for y, axis, parameter in zip(ys, axes, parameters, strict=False)
         ]
         if chain.judged is not None:
-            points.append((xs[-1], y(scores.place(_score(chain)))))
-        lines.append(
-            element(
-                "path",
-                element("title", _told(standing, chain)),
-                d=_smooth(points),
-                class_=shades[chain.last.id],
-                **_is(chain),
-            )
-        )
+            points.append((x(scores.place(_score(chain))), ys[-1]))
+        title = element("title", _told(standing, chain))
+        lines.append(element("path", title, d=_smooth(points), class_=shades[chain.last.id], **_is(chain)))
     lines.reverse()  # the best on top
     axis_lines, marks = [], []
-    for x, axis, name in zip(xs, [*axes, scores], [*(each.field for each in parameters), "nats/note"], strict=True):
-        axis_lines.append(rule(x, top, x, top + height, "axis"))
-        words = name.rpartition("_")
-        rows = [word for word in (words[0], words[2]) if word]
-        for row, word in enumerate(rows):
-            marks.append(label(x, top - 16 - 14 * (len(rows) - 1 - row), word, "name middle"))
+    for y, axis, name in zip(ys, [*axes, scores], [*(each.field for each in parameters), "nats/note"], strict=True):
+        axis_lines.append(rule(left, y, width - right, y, "axis"))
+        marks.append(label(left, y - 9, name, "name"))
         for place, text in axis.ticks:
-            right = name == "nats/note"
-            axis_lines.append(rule(x - 4, y(place), x + 4, y(place), "axis"))
-            marks.append(label(x + (9 if right else -9), y(place) + 4, text, "tick" if right else "tick end"))
-    told = "Each line is a config, from its values to its score at the right; the lower it ends, the better."
-    if any(map(_is_shorter, chains)):
-        told += " Those that were not trained to the end have the score they had then."
-    if any(chain.judged is None for chain in chains):
-        told += " Dashed ones failed."
+            axis_lines.append(rule(x(place), y - 4, x(place), y + 4, "axis"))
+            marks.append(label(x(place), y + 18, text, "tick middle"))
     fields = ", ".join(parameter.field for parameter in parameters)
-    described = f"Parallel coordinates of {len(chains)} configs over {fields} and the score."
-    drawing = svg(
+    return svg(
         width,
-        top + height + 22,
-        described,
+        ys[-1] + 26,
+        f"Parallel coordinates of {len(chains)} configs over {fields} and the score.",
         *axis_lines,
         element("g", *lines, class_="lines"),
         element("g", *marks, class_="over"),
+        class_=kind,
     )
-    title = "All configs at a glance"
-    return section(title, told, _legend(standing), scrolling(title, drawing))
 
 
 def _scatter(standing: Standing) -> ET.Element:
@@ -259,9 +250,9 @@ def _scatter(standing: Standing) -> ET.Element:
         figures.append(element("figure", caption, drawing))
     told = f"The score of each config, in nats/note{',' if share < 1 else ''}{_at(share)}."
     if len(full) < len(chains):
-        told += " Hollow marks were stopped before, and have the score they had then."
+        told += " Hollow marks are configs that were stopped earlier, at their last score."
     if cut := sum(score > limit for score in scores.values()):
-        told += f" A triangle at the upper edge lies above it: {cut} of {len(scores)} configs."
+        told += f" A triangle marks a score above the axis: {cut} of {len(scores)} configs."
     return section(
         "The score against each hyperparameter", told, _legend(standing), element("div", *figures, class_="multiples")
     )
@@ -276,7 +267,18 @@ def _curves(standing: Standing) -> ET.Element | None:
     chains = [chain for chain in standing.chains if chain.curve]
     if not chains:
         return None
-    left, top, width, height = 54, 14, 760, 330
+    told = (
+        "The score of each config, in nats/note, over its training. A cross ends those that were stopped or failed. "
+        "Scores above the axis are cut off."
+    )
+    drawings = [_curves_drawing(standing, chains, width, kind) for width, kind in _WIDTHS.items()]
+    return section("Learning curves", told, _legend(standing), *drawings)
+
+
+def _curves_drawing(standing: Standing, chains: Sequence[Chain], total: int, kind: str) -> ET.Element:
+    """Returns the drawing in a width."""
+    left, right, top, height = 40, 22, 14, 200 + total // 6
+    width = total - left - right
     axis = _score_axis([point[2] for chain in chains for point in chain.curve])
     shades = _shades(standing)
     marks = []
@@ -311,33 +313,29 @@ def _curves(standing: Standing) -> ET.Element | None:
             ends.append(
                 element("path", element("title", told), d=cross, class_="cross " + shades[chain.last.id], **_is(chain))
             )
-    frame = element("clipPath", element("rect", x=left, y=top, width=width + 20, height=height), id="plot")
+    area = f"plot-{kind}"
+    frame = element("clipPath", element("rect", x=left, y=top, width=width + right, height=height), id=area)
     scores = [score for chain in chains for _, _, score in chain.curve]
-    drawing = svg(
-        left + width + 26,
+    return svg(
+        total,
         top + height + 50,
         f"Learning curves of {len(chains)} configs, between {max(scores):.3f} and {min(scores):.3f} nats/note.",
         frame,
         *marks,
-        element("g", *lines, class_="lines", clip_path="url(#plot)"),
+        element("g", *lines, class_="lines", clip_path=f"url(#{area})"),
         element("g", *ends, class_="points"),
+        class_=kind,
     )
-    title = "Learning curves"
-    told = (
-        "The score of each config, in nats/note, as it was trained. A cross ends those that were stopped or failed; "
-        "what lies above the axis is cut."
-    )
-    return section(title, told, _legend(standing), scrolling(title, drawing))
 
 
 def _importance(standing: Standing, matters: Importance | None) -> ET.Element:
-    title = "What mattered"
+    title = "Importance of the hyperparameters"
     if matters is None:
         have = len(compared(standing.chains)[1])
         return section(
             title,
-            f"Too few trials have ended to tell: {have} {'has' if have == 1 else 'have'} scores to compare, and at "
-            f"least {FEWEST_CONFIGS} are needed.",
+            f"Too few trials have ended: {have} {'has' if have == 1 else 'have'} scores to compare, and at least "
+            f"{FEWEST_CONFIGS} are needed.",
         )
     greatest = max(*matters.means.values(), 1e-9)
     rows = [
@@ -350,14 +348,14 @@ def _importance(standing: Standing, matters: Importance | None) -> ET.Element:
         for field, mean in matters.means.items()
     ]
     told = (
-        f"A random forest learned the scores of {matters.configs} configs{_at(matters.share)}. The bars say by how "
-        "many nats/note it errs more once a hyperparameter's values are shuffled among the configs (mean and standard "
-        f"deviation of {SHUFFLES} shuffles). "
+        f"A random forest learned the scores of {matters.configs} configs{_at(matters.share)}. A bar shows how much "
+        "its error grows, in nats/note, when the values of a hyperparameter are shuffled among the configs (mean and "
+        f"standard deviation of {SHUFFLES} shuffles). "
     )
     if matters.is_telling:
         told += f"On configs that it has not seen it explains {percent(min(matters.fit, 1))} of the scores' variance."
     else:
-        told += "On configs that it has not seen it explains nothing, so take the order as noise."
+        told += "On configs that it has not seen it explains nothing: the order is noise."
     caption = element("caption", "Importance of each hyperparameter, in nats/note", class_="hidden")
     return section(title, told, element("table", caption, element("tbody", *rows), class_="bars"))
 
@@ -428,7 +426,7 @@ def _table(standing: Standing) -> ET.Element | None:
     ]
     return section(
         "All trials",
-        "Completed ones first, by score. The name of a column sorts by it.",
+        "Completed trials come first, by score. A click on the name of a column sorts by it.",
         scrolling(
             "All trials",
             element(

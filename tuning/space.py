@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from notes import storage
-from notes.errors import UserError
+from notes.errors import UserError, mismatches
 from trainer.config import LENGTH_FIELDS, Config
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ class Space:
         return {"parameters": parameters, "fixed": dict(self.fixed)}
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """In what this space differs from one that was written by `to_json`, as `field: theirs, mine`."""
+        """Returns the hyperparameters in which this space differs from one that `to_json` wrote, as `mismatches`."""
         mine = {parameter.field: parameter.text for parameter in self.parameters}
         theirs = {
             values["field"]: Parameter(**{**values, "values": tuple(values["values"])}).text
@@ -317,11 +317,7 @@ class Space:
         }
         mine |= {field: f"fixed to {_number(value)}" for field, value in self.fixed.items()}
         theirs |= {field: f"fixed to {_number(value)}" for field, value in other["fixed"].items()}
-        return [
-            f"{field}: {theirs.get(field, 'not searched')}; {mine.get(field, 'not searched')}"
-            for field in dict.fromkeys([*theirs, *mine])
-            if theirs.get(field) != mine.get(field)
-        ]
+        return mismatches(mine, theirs, absent="not searched")
 
 
 def table(parameters: Sequence[Parameter] = PARAMETERS) -> str:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from notes import storage
-from notes.errors import FileError, UserError
+from notes.errors import FileError, UserError, mismatches
 from notes.lease import HeldError, Lease, Lock, hold
 from trainer import startup
-from trainer.config import CHANGEABLE_ON_RESUME, Config
+from trainer.config import Config
 from tuning.space import Space
 
 STUDY_NAME = "study.json"
@@ -210,7 +210,7 @@ def _identity(space: Space, start: Config, settings: Settings) -> dict[str, Any]
     """What makes a study this one and no other, as a JSON object."""
     return {
         "space": space.to_json(),
-        "start": {name: value for name, value in dataclasses.asdict(start).items() if name not in CHANGEABLE_ON_RESUME},
+        "start": start.fixed(),
         "settings": {name: value for name, value in dataclasses.asdict(settings).items() if name not in _CHANGEABLE},
     }
 
@@ -296,10 +296,11 @@ class Study:
             state = {}
             if storage.exists(path):
                 state = _read(path)
-                _require_same(path, state, space, start, settings)
+                _require_same(directory, state, space, start, settings)
             elif storage.exists(os.path.join(directory, TRIALS_NAME)):
                 raise UserError(
-                    f"{directory}: has {TRIALS_NAME} but no {STUDY_NAME}, so that it is no study: use another workdir"
+                    f"{directory}: the directory is no study: got {TRIALS_NAME}/ without {STUDY_NAME}. "
+                    "Pass another --workdir"
                 )
             return Study(directory, space, start, settings, state=state, lock=lock, clock=clock)
         except BaseException:
@@ -646,39 +647,35 @@ def _read(path: str) -> dict[str, Any]:
             return state
     except (ValueError, AttributeError):
         pass
-    raise UserError(f"{path}: is no study's state: use another workdir, or --overwrite")
+    raise UserError(
+        f"{path}: the file is damaged: got no JSON state of a study. "
+        "Pass another --workdir, or --overwrite to delete the study"
+    )
 
 
-def _require_same(path: str, state: Mapping[str, Any], space: Space, start: Config, settings: Settings) -> None:
-    """Checks that a study is the one asked for.
+def _require_same(directory: str, state: Mapping[str, Any], space: Space, start: Config, settings: Settings) -> None:
+    """Checks that a recorded study is the requested one.
 
     Raises:
-        UserError: it is not; the message says in what.
+        UserError: it is not; the message names each difference.
     """
-    asked = _identity(space, start, settings)
-    there = {"space": state["space"]}
-    for part in ("start", "settings"):
-        there[part] = {name: value for name, value in state[part].items() if name in asked[part]}
-    differences = {
-        "space": space.differences(there["space"]),
-        **{
-            part: [
-                f"{name}: {there[part].get(name)}; {value}"
-                for name, value in asked[part].items()
-                if there[part].get(name) != value
-            ]
-            for part in ("start", "settings")
-        },
-    }
-    for part, what in (("space", "space"), ("start", "start config"), ("settings", "settings")):
-        if differences[part]:
+    requested = _identity(space, start, settings)
+    differences = {"search space": space.differences(state["space"])}
+    for part, title in (("start", "start config"), ("settings", "settings")):
+        recorded = {name: value for name, value in state[part].items() if name in requested[part]}
+        differences[title] = mismatches(requested[part], recorded)
+    for title, found in differences.items():
+        if found:
             raise UserError(
-                f"{path}: is a study of another {what} ({', '.join(differences[part])}: there; asked for): ask for the "
-                "same, use another workdir, or --overwrite"
+                f"{directory}: the study has another {title}: {'; '.join(found)}. "
+                "Pass the recorded values, another --workdir, or --overwrite to delete the study"
             )
-    before = state["settings"]["max_trials"]
-    if settings.max_trials < before:
-        raise UserError(f"{path}: is a study of max_trials={before}, which may only grow, got {settings.max_trials}")
+    recorded_max_trials = state["settings"]["max_trials"]
+    if settings.max_trials < recorded_max_trials:
+        raise UserError(
+            f"{directory}: a study cannot shrink: got max_trials={settings.max_trials}, expected {recorded_max_trials} "
+            "or more. Pass a larger --max_trials, another --workdir, or --overwrite to delete the study"
+        )
 
 
 def _lock(directory: str) -> Lock | Lease:

@@ -41,8 +41,9 @@ STYLE = (
 .focused [data-trial]:not(.on){opacity:.13} .focused path.on{opacity:1} .focused tr.on{background:var(--row)}
 .key.first{background:var(--ink)} .ramp .key{margin:0;border-radius:0}
 [aria-sort=ascending] button::after{content:" ↑"} [aria-sort=descending] button::after{content:" ↓"}
-@media print{.sortable{font-size:7pt} .sortable th,.sortable td{padding:.15rem .3rem}
- .sortable button,.sortable td:last-child{white-space:normal}}
+.narrow{display:none} @media screen and (max-width:44rem){.broad{display:none} .narrow{display:block}}
+@media print{.sortable{font-size:5.5pt} .sortable :is(th,td){padding:.15rem}
+ .sortable :is(thead th,button,td:last-child){white-space:normal;overflow-wrap:anywhere} .sortable button{padding:0}}
 @media (prefers-reduced-motion:no-preference){path[data-trial]{transition:opacity .12s}}
 """
 )

@@ -302,7 +302,7 @@ def test_a_checkpoint_of_another_config_names_the_fields(checkpoints):
         require_config(saved, config.replace(units=8, accumulate=2, keep=9))
     (line,) = str(error.value).splitlines()
     assert line.startswith(saved.path)
-    assert "(units: 16, 8; accumulate: 1, 2 are there and expected)" in line
+    assert "units: got 16, expected 8; accumulate: got 1, expected 2. " in line
 
 
 def test_weights_from_another_workdir_are_not_loaded_as_a_model(tmp_path):
@@ -315,7 +315,7 @@ def test_weights_from_another_workdir_are_not_loaded_as_a_model(tmp_path):
     config_path.write_text(model.config.to_json())
     assert load_model(str(tmp_path)).train_step == 3
     config_path.write_text(model.config.replace(units=8, layers=1).to_json())
-    with pytest.raises(UserError, match=r"another config \(units: 16, 8; layers: 2, 1 are there and expected\)"):
+    with pytest.raises(UserError, match=r"config: units: got 16, expected 8; layers: got 2, expected 1\. .*--workdir"):
         load_model(str(tmp_path))
 
 

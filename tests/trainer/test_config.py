@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notes.errors import UserError
+from notes.errors import UserError, mismatches
 from tests.processes import run_python
 from trainer.config import CHANGEABLE_ON_RESUME, LENGTH_FIELDS, PRESETS, Config, preset
 
@@ -242,11 +242,15 @@ def test_replace_switches_between_the_lengths():
     assert config.replace(units=3).steps == 3
 
 
-def test_differences_name_the_fields_and_both_values():
+def test_mismatches_name_the_fixed_fields_and_both_values():
     config = changed("units", "steps", "dropout")
-    assert Config().differences(config, CHANGEABLE_ON_RESUME) == ["units: 256, 7", "dropout: 0.0, 0.25"]
-    assert Config().differences(Config()) == []
-    assert any(line.startswith("steps: 0, 9") for line in Config().differences(config))
+    assert mismatches(config.fixed(), Config().fixed()) == [
+        "units: got 7, expected 256",
+        "dropout: got 0.25, expected 0.0",
+    ]
+    assert mismatches(Config().fixed(), Config().fixed()) == []
+    assert "steps" not in config.fixed()
+    assert mismatches({"a": 1}, {"b": 2}) == ["b: got nothing, expected 2", "a: got 1, expected nothing"]
 
 
 def test_a_train_step_sees_all_batches_that_it_accumulates():

@@ -84,7 +84,7 @@ def test_checkpoints_from_another_workdir_are_not_gone_on_from(dataset, without_
     assert (process.returncode, process.stdout) == (2, ""), process.stderr
     (line,) = process.stderr.splitlines()
     assert line.startswith(f"trainer: {tmp_path / 'w' / 'checkpoints'}")
-    assert "another config (units: 16, 8 are there and expected)" in line
+    assert "units: got 16, expected 8. " in line
     assert files(tmp_path / "w" / "checkpoints") == before
 
 

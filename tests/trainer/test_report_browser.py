@@ -3,7 +3,8 @@
 import pytest
 
 from tests.trainer.browser import CHROMIUM, browser
-from tests.trainer.workdirs import evaluation, judged, write_run, write_samples
+from tests.trainer.looks import faults
+from tests.trainer.workdirs import evaluation, judged, reports, write_run, write_samples
 from trainer import run_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
@@ -14,6 +15,22 @@ def report(dataset, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "w"
     write_run(directory, dataset, evaluation_test=evaluation(), generated_test=judged())
     write_samples(directory, dataset)
+    run_page.write(str(directory))
+    return directory / "report.html"
+
+
+@pytest.fixture(scope="module")
+def with_warnings(dataset, tmp_path_factory):
+    """The page of a run with every kind of warning, in a workdir of a long name."""
+    directory = tmp_path_factory.mktemp("runs") / "a-directory-of-a-long-name" / ("a_run_of_a_long_name" * 4)
+    lines = reports((8.5, 8.1, 8.4, 8.9))
+    documents = {
+        "evaluation_test": evaluation(total=20.5, ngram=9.4, train_step=150),
+        "generated_test": judged(train_step=150),
+        "generated_validation": {**judged("validation"), "dataset": "5e" * 32},
+    }
+    write_run(directory, dataset, lines=lines, **documents)
+    write_samples(directory, dataset, train_step=100)
     run_page.write(str(directory))
     return directory / "report.html"
 
@@ -106,3 +123,42 @@ def test_it_fits_a_phone_and_is_dark_by_night(page, report):
     page.look(width=800, media="print")
     assert page.run("getComputedStyle(document.querySelector('audio')).display") == "none"
     assert page.errors == []
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_is_cut_or_faint(page, with_warnings, width, dark):
+    page.look(width=width, dark=dark)
+    page.open(with_warnings)
+    page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert page.run("document.querySelectorAll('.findings .warning').length") >= 5
+    assert faults(page) == {}
+
+
+def test_on_a_phone_the_scores_need_no_scrolling(page, with_warnings):
+    page.look(width=390)
+    page.open(with_warnings)
+    tables = page.run(
+        "[...document.querySelectorAll('.wide')].filter((one) => one.scrollWidth > one.clientWidth)"
+        ".map((one) => one.getAttribute('aria-label'))"
+    )
+
+    assert set(tables) <= {"The test split by composer"}
+
+
+def test_on_paper_nothing_is_cut_and_no_player_is_left(page, with_warnings):
+    page.look(width=718, media="print")  # A4 but for its margins
+    page.open(with_warnings)
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    assert faults(page) == {}
+    assert page.run("[...document.querySelectorAll('.wide')].every((one) => one.scrollWidth <= one.clientWidth)")
+    hidden = page.run(
+        "[...document.querySelectorAll('audio, nav, .listen')].map((one) => one.getBoundingClientRect().height)"
+    )
+    assert set(hidden) == {0}
+    broken = page.run(
+        "[...document.querySelectorAll('figure, .tile, tr, h2 + p')]"
+        ".filter((one) => getComputedStyle(one).breakInside !== 'avoid').length"
+    )
+    assert broken == 0
+    page.look(width=1100)

@@ -138,7 +138,7 @@ def test_the_workdir_is_that_of_one_process(told_to_end, alone):
 
     workdir = told_to_end[0]
     assert names(workdir) == names(alone)
-    assert len(list((workdir / "summaries").iterdir())) == 2
+    assert len(list((workdir / "summaries" / "train").iterdir())) == 2
     configs = [json.loads((directory / "config.json").read_text()) for directory in (workdir, alone)]
     assert configs[0] == configs[1]
 
@@ -199,28 +199,46 @@ def test_a_worker_whose_chief_cannot_begin_ends_too(dataset, tmp_path):
 
 @pytest.fixture(scope="module")
 def board(alone):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
-    accumulator = EventAccumulator(str(alone / "summaries"), size_guidance={"tensors": 0})
-    accumulator.Reload()
-    return accumulator
+    multiplexer = EventMultiplexer(tensor_size_guidance=dict.fromkeys(("scalars", "images", "audio"), 0))
+    multiplexer.AddRunsFromDirectory(str(alone / "summaries"))
+    multiplexer.Reload()
+    return multiplexer
 
 
-def summaries(board, tag: str) -> dict[int, np.ndarray]:
+def summaries(board, tag: str, run: str = "train") -> dict[int, np.ndarray]:
     """The values of a summary by train_step."""
     from tensorboard.util import tensor_util
 
-    return {event.step: tensor_util.make_ndarray(event.tensor_proto) for event in board.Tensors(tag)}
+    return {event.step: tensor_util.make_ndarray(event.tensor_proto) for event in board.Tensors(run, tag)}
 
 
-def test_tensorboard_shows_every_report(board, alone):
-    reports = metrics(alone)
-    for name in ("loss", "pitch_nll", "learning_rate", "val_nats"):
-        reported = {line["train_step"]: line[name] for line in reports if name in line}
-        shown = summaries(board, name)
-        assert shown.keys() == reported.keys()
-        assert [float(value) for value in shown.values()] == pytest.approx(list(reported.values()), rel=1e-6)
-    assert summaries(board, "notes_per_second").keys() == summaries(board, "loss").keys()
+@pytest.mark.parametrize(
+    ("name", "run", "tag"),
+    [
+        ("loss", "train", "loss"),
+        ("learning_rate", "train", "learning_rate"),
+        ("pitch_nll", "train", "pitch_nll"),
+        ("val_pitch_nll", "validation", "pitch_nll"),
+        ("val_nats", "validation", "nats"),
+    ],
+)
+def test_tensorboard_shows_every_report(board, alone, name, run, tag):
+    reported = {line["train_step"]: line[name] for line in metrics(alone) if name in line}
+    shown = summaries(board, tag, run)
+    assert shown.keys() == reported.keys()
+    assert [float(value) for value in shown.values()] == pytest.approx(list(reported.values()), rel=1e-6)
+
+
+def test_training_and_validation_share_the_charts_of_tensorboard(board, alone):
+    tags = {run: set(board.GetAccumulator(run).summary_metadata) for run in ("train", "validation")}
+    assert tags["train"] & tags["validation"] == {"nats", "pitch_nll", "step_nll", "duration_nll"}
+    assert not [tag for tag in tags["train"] | tags["validation"] if tag.startswith("val_")]
+    nats = summaries(board, "nats")
+    parts = [summaries(board, f"{field}_nll") for field in ("pitch", "step", "duration")]
+    for train_step, value in nats.items():
+        assert float(value) == pytest.approx(sum(float(part[train_step]) for part in parts), rel=1e-6)
 
 
 def test_tensorboard_shows_what_the_model_plays(board, alone):
@@ -233,24 +251,46 @@ def test_tensorboard_shows_what_the_model_plays(board, alone):
             assert pictures[0].startswith(b"\x89PNG")
             assert int(width) > 200
             assert int(height) > 100
-    assert board.summary_metadata["piano roll"].plugin_data.plugin_name == "images"
+    shown = board.GetAccumulator("train").summary_metadata
+    assert shown["piano roll"].plugin_data.plugin_name == "images"
     sounds = summaries(board, "sound")
     assert list(sounds) == scored
-    for ((wav, _),) in sounds.values():
+    for (wav,) in sounds.values():
         with wave.open(io.BytesIO(wav)) as file:
             assert 2 < file.getnframes() / file.getframerate() <= 15
-    assert board.summary_metadata["sound"].plugin_data.plugin_name == "audio"
+    assert shown["sound"].plugin_data.plugin_name == "audio"
 
 
 def test_tensorboard_lists_the_hyperparameters(board, alone):
-    from tensorboard.plugins.hparams import plugin_data_pb2
+    """As its HParams plugin reads them: the main ones and what differs from the preset, and the validation scores."""
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-    (content,) = board.PluginTagToContent("hparams").values()
-    shown = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    config = json.loads((alone / "config.json").read_text())
-    assert shown.keys() == config.keys()
-    assert shown["units"].number_value == 16
-    assert shown["precision"].string_value == "float64"
+    provider = MultiplexerDataProvider(board, str(alone))
+    context = backend_context.Context(TBContext(data_provider=provider))
+    hparams = context.hparams_metadata(RequestContext(), "")
+    experiment = context.experiment_from_metadata(RequestContext(), "", True, hparams, [])
+    assert [info.name.tag for info in experiment.metric_infos] == [
+        "duration_nll", "nats", "pitch_nll", "pitch_top1", "step_nll",
+    ]  # fmt: skip
+    changed = {flag.partition("=")[0].removeprefix("--") for flag in FLAGS}
+    main = {"preset", "seq_length", "units", "layers", "dropout", "batch_size", "learning_rate"}
+    assert {info.name for info in experiment.hparam_infos} == main | changed | {"steps", "max_minutes"}
+    request = api_pb2.ListSessionGroupsRequest(
+        slice_size=10,
+        allowed_statuses=[api_pb2.STATUS_UNKNOWN],
+        col_params=[{"metric": info.name} for info in experiment.metric_infos],
+    )
+    (group,) = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
+    assert group.hparams["units"].number_value == 16
+    assert group.hparams["precision"].string_value == "float64"
+    assert group.hparams["preset"].string_value == "base"
+    (score,) = [value for value in group.metric_values if value.name.tag == "nats"]
+    last = [line for line in metrics(alone) if "val_nats" in line][-1]
+    assert score.value == pytest.approx(last["val_nats"], rel=1e-6)
+    assert score.training_step == last["train_step"]
 
 
 def test_a_profile_is_written(alone):

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from notes.manifest import Manifest
-from notes.representation import Notes
+from notes.representation import FIELDS, Notes
 from tests.trainer.datasets import random_notes
 from trainer import judging, samples
 from trainer.config import Config
@@ -80,6 +80,7 @@ def judged(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
     found = judging.judge(**music, train=[random_notes(300, 50)], first=20)
     counts = {name: {figure: bins.tolist() for figure, bins in one.items()} for name, one in found.counts.items()}
     return {**found.figures, "split": split, "counts": counts, "primers": ["a", "b", "c", "d"], "num_notes": 280,
+            "temperature": dict.fromkeys(FIELDS, 1.0), "top_p": dict.fromkeys(FIELDS, 1.0),
             "train_step": train_step}  # fmt: skip
 
 
@@ -100,8 +101,8 @@ def write_run(
         lines: of metrics.jsonl.
         finished: whether there is a result.json.
         config: the run's.
-        documents: further files by name, as in evaluation_test for evaluation-test.json; of this dataset, unless
-            they name another.
+        documents: further files by name, as in evaluation_test for evaluation-test.json; of the run's dataset unless
+            they name another one.
     """
     directory.mkdir(parents=True)
     lines = reports() if lines is None else lines

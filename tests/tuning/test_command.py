@@ -89,9 +89,9 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_lost(ended, dat
     before = (ended.workdir / "study.json").read_bytes()
     chief = ["--role=chief", f"--chief_address={free_address()}"]
     others = {
-        "--fix=layers=2": ("study of another space (layers: not searched; fixed to 2", "--overwrite"),
-        "--seed=5": ("study of another settings (seed: 4; 5", "--overwrite"),
-        "--max_trials=1": ("max_trials=2, which may only grow",),
+        "--fix=layers=2": ("space: layers: got fixed to 2, expected not searched. ", "--overwrite"),
+        "--seed=5": ("settings: seed: got 5, expected 4. ", "--overwrite"),
+        "--max_trials=1": ("got max_trials=1, expected 2 or more", "--max_trials"),
     }
     for flag, expected in others.items():
         assert_refused(run_python("-m", "tuning", *ended.flags, *chief, flag), str(ended.workdir), *expected)

@@ -364,7 +364,7 @@ def test_a_page_is_whole_needs_no_network_and_can_be_read_aloud(name: str) -> No
     page = Page(text)
     assert "://" not in text
     assert not [found for _, found, _ in page.elements if {"src", "href", "srcset", "data"} & found.keys()]
-    assert set(re.findall(r"url\((.*?)\)", text)) <= {"#plot"}
+    assert set(re.findall(r"url\((.*?)\)", text)) <= {"#plot-broad", "#plot-narrow"}
     assert "default-src 'none'" in text
     drawings = [found for tag, found, _ in page.elements if tag == "svg"]
     assert all(found["role"] == "img" and found["aria-label"] for found in drawings)
@@ -377,7 +377,7 @@ def test_a_page_is_whole_needs_no_network_and_can_be_read_aloud(name: str) -> No
         assert (tag == "path") <= ("svg" in around)
     judged = any(chain.judged for chain in STUDIES[name].chains)
     parameters = len(STUDIES[name].space.parameters)
-    assert len(drawings) == (parameters + 2 if judged else 0)  # parallel coordinates, scatter, curves
+    assert len(drawings) == (parameters + 4 if judged else 0)  # scatter; parallel coordinates and curves for two widths
     if STUDIES[name].trials:
         assert len(rows(text)) == len(STUDIES[name].trials)
 
@@ -406,10 +406,14 @@ def test_the_table_has_every_trial_best_first() -> None:
 
 
 def marks(page: Page, kind: str, name: str) -> list[tuple[str, list[tuple[float, float]]]]:
-    """Of the trial: class and points of its paths among `lines` or `points`, by place."""
-    found, inside = [], ""
+    """Of the trial: class and points of its paths among `lines` or `points`, by place, in what a wide screen shows."""
+    found, inside, is_narrow = [], "", False
     for tag, attributes, around in page.elements:
-        if tag == "g" and around[-1] == "svg":
+        if tag == "svg":
+            inside, is_narrow = "", attributes.get("class") == "narrow"
+        elif is_narrow:
+            continue
+        elif tag == "g" and around[-1] == "svg":
             inside = attributes["class"] or ""
         elif tag == "path" and inside == kind and attributes["data-trial"] == name:
             numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", attributes["d"] or "")]
@@ -421,13 +425,13 @@ def test_the_charts_place_the_trials_where_they_belong() -> None:
     units = {0: 64, 1: 256, 2: 512}
     scores = {0: 9.0, 1: 8.5, 2: 8.0}
     page = Page(report.page(standing(*(trial(n, score=scores[n], values={"units": units[n]}) for n in range(3)))))
-    # Parallel coordinates: the best ends lowest, which is the greatest y, and more units are higher up.
-    ends = {n: marks(page, "lines", f"{n:04d}")[0][1][-1][1] for n in range(3)}
-    assert ends[0] < ends[1] < ends[2]
+    # Parallel coordinates: the best ends furthest left, and more units are further right.
+    ends = {n: marks(page, "lines", f"{n:04d}")[0][1][-1][0] for n in range(3)}
+    assert ends[0] > ends[1] > ends[2]
     assert ends[1] == pytest.approx((ends[0] + ends[2]) / 2, abs=0.2)
     # A cubic has three points a hop; the second axis is that of units.
-    second = {n: marks(page, "lines", f"{n:04d}")[0][1][3][1] for n in range(3)}
-    assert second[2] < second[1] < second[0]
+    second = {n: marks(page, "lines", f"{n:04d}")[0][1][3][0] for n in range(3)}
+    assert second[0] < second[1] < second[2]
     # Learning curves: three scores at thirds of the width.
     (_, curve) = marks(page, "lines", "0002")[1]
     assert len(curve) == 3
@@ -445,7 +449,7 @@ def test_one_trial_that_went_wrong_does_not_press_the_others_together() -> None:
     page = Page(report.page(STUDIES["one far off"]))
     heights = [marks(page, "points", f"{n:04d}")[0][1][0][1] for n in range(1, 9)]
     assert max(heights) - min(heights) > 100
-    assert "A triangle at the upper edge lies above it: 1 of 10 configs." in page.text
+    assert "A triangle marks a score above the axis: 1 of 10 configs." in page.text
 
 
 def test_a_config_that_was_trained_on_is_one_line_and_compared_at_one_length() -> None:
@@ -457,7 +461,7 @@ def test_a_config_that_was_trained_on_is_one_line_and_compared_at_one_length() -
     assert last.score_at(2 / 3) == pytest.approx((8.6 + 8.1) / 2)
     assert study.chains[0].score_at(1 / 3) is None
     page = Page(report.page(study))
-    assert len(page.all("path", **{"data-trial": "0004"})) == 1 + 1 + 4 + 3  # lines, scatter, dots of the curve
+    assert len(page.all("path", **{"data-trial": "0004"})) == 2 + 4 + 2 * (1 + 3)  # lines, scatter, curves with dots
     assert "after 11 % of the full length" in page.text
     assert "goes on with" in page.text
     assert trials_document(study)["trials"][7]["parent"] == "0005"
@@ -468,7 +472,7 @@ def test_a_stopped_trial_is_hollow_and_ends_in_a_cross() -> None:
     kinds = [kind for kind, _ in marks(page, "points", "0009")]
     assert sum("hollow" in kind for kind in kinds) == 4
     assert sum("cross" in kind for kind in kinds) == 1
-    assert "Hollow marks were stopped before" in page.text
+    assert "Hollow marks are configs that were stopped" in page.text
 
 
 # Importance
@@ -488,7 +492,7 @@ def test_no_importance_is_told_from_a_few_trials_or_from_noise() -> None:
     few = searched(FEWEST_CONFIGS - 1)
     assert importance(few) is None
     text = Page(report.page(few)).text
-    assert "There are too few scores to tell which hyperparameter mattered." in text
+    assert "too few scores to rank" in text
     assert "7 have scores to compare, and at least 8 are needed" in text
     equal = importance(STUDIES["equal scores"])
     assert equal is not None

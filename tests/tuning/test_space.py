@@ -219,8 +219,8 @@ def test_spaces_are_told_apart_by_name(tmp_path):
     space, other = Space.create(BASE), Space.create(BASE, fix=["layers=3"], file=written(tmp_path, "units: [64, 96]"))
     assert space.differences(space.to_json()) == []
     assert other.differences(space.to_json()) == [
-        "units: 64, 96, 128, 192, 256, 384, 512; 64, 96",
-        "layers: not searched; fixed to 3",
+        "units: got 64, 96, expected 64, 96, 128, 192, 256, 384, 512",
+        "layers: got fixed to 3, expected not searched",
     ]
 
 

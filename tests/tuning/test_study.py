@@ -423,25 +423,30 @@ def test_more_trials_may_be_asked_for_later(opened):
     run(study)
     assert len(study.trials()) == 5
     assert study.trials()[:3] == three
-    with pytest.raises(UserError, match="max_trials=5, which may only grow, got 4"):
+    with pytest.raises(UserError, match="got max_trials=4, expected 5 or more"):
         opened(settings(max_trials=4))
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"space": Space.create(BASE, fix=["units=64"])}, "another space .*units: 64, 96, .*512; fixed to 64: there"),
-        ({"start": BASE.replace(units=64, seed=1)}, r"another start config \(units: 256; 64, seed: 0; 1: there"),
-        ({"of": settings("bayesian")}, "another settings .tuner: random; bayesian"),
-        ({"of": settings(seed=5)}, "seed: 0; 5"),
-        ({"of": settings(data="b" * 64)}, "data: ; bbb"),
+        ({"space": Space.create(BASE, fix=["units=64"])}, r"space: units: got fixed to 64, expected 64, 96, .*512\. "),
+        (
+            {"start": BASE.replace(units=64, seed=1)},
+            r"start config: units: got 64, expected 256; seed: got 1, expected 0\. ",
+        ),
+        ({"of": settings("bayesian")}, "settings: tuner: got bayesian, expected random. "),
+        ({"of": settings(seed=5)}, "seed: got 5, expected 0"),
+        ({"of": settings(data="b" * 64)}, "data: got bbb.*, expected [^b]*. "),
     ],
 )
-def test_a_study_of_something_else_is_refused_by_name(opened, options, expected):
+def test_a_study_of_something_else_is_refused_by_name(opened, tmp_path, options, expected):
     opened()
     with pytest.raises(UserError, match=expected) as caught:
         opened(**options)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    assert "--workdir, or --overwrite" in str(caught.value)
     of = options.get("of", settings())
     assert fingerprint(options.get("space", SPACE), options.get("start", BASE), of) != opened().fingerprint
 
@@ -463,7 +468,7 @@ def test_two_processes_do_not_lead_one_study(tmp_path, opened):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "\xff"])
 def test_a_file_that_is_no_study_is_refused(tmp_path, opened, text):
     (tmp_path / "study.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match="is no study's state"):
+    with pytest.raises(UserError, match=r"study\.json: .*got no JSON .*--workdir, or --overwrite"):
         opened()
 
 
