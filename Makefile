@@ -46,7 +46,7 @@ help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## make .venv, or bring it up to date; LOCKS="gpu development" for more, WHEELHOUSE=directory without a network
-	$(call install,$(VENV),--wheelhouse="$$WHEELHOUSE" $(LOCKS))
+	$(call install,$(VENV),--project --wheelhouse="$$WHEELHOUSE" $(LOCKS))
 
 demo: _cpu ## from MIDI to music: Bach's chorales, or make demo CORPUS=directory-or-zip
 	@$(RUN) -m demo --corpus="$$CORPUS" --work="$$WORK"
@@ -98,10 +98,10 @@ imagetest: _development ## build the image with buildah on Debian's packages and
 	SOSTENUTO_IMAGE=$(TARGET) $(RUN) -m pytest --durations=0 tests/k8s/test_image.py
 
 _cpu:
-	$(call install,$(VENV),--wheelhouse="$$WHEELHOUSE" cpu)
+	$(call install,$(VENV),--project --wheelhouse="$$WHEELHOUSE" cpu)
 
 _development:
-	$(call install,$(VENV),--wheelhouse="$$WHEELHOUSE" development)
+	$(call install,$(VENV),--project --wheelhouse="$$WHEELHOUSE" development)
 
 # Checkov needs other versions of many packages than the jobs.
 _policies: _development

@@ -35,6 +35,16 @@ UNUSED = {"tensorflow": "tensorflow/include/"}
 SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "trusted-host": "UV_INSECURE_HOST"}
 
 
+# The command `sostenuto`, for sh and for Python: a first line cannot name an interpreter whose path has spaces.
+COMMAND = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
+from notes.cli.main import main
+
+main()
+"""
+
+
 class InstallError(Exception):
     """An installation that cannot go on; the message is one line for the user."""
 
@@ -93,6 +103,7 @@ def main() -> int:
     parser.add_argument("--wheelhouse", default="", help="install from this directory of wheels, without a network")
     parser.add_argument("--download", default="", help="instead of installing, fill this directory with wheels")
     parser.add_argument("--remake", action="store_true", help="remake an environment of another Python than this one")
+    parser.add_argument("--project", action="store_true", help="also install the command sostenuto of this checkout")
     parser.add_argument("locks", nargs="*", help="names of locks: cpu, gcp, gpu, development or policies")
     options = parser.parse_args()
     environment = Environment(Path(os.path.abspath(options.environment)))
@@ -109,6 +120,8 @@ def main() -> int:
             download(environment, options.locks, Path(options.download))
         else:
             install(environment, options.locks, options.wheelhouse)
+            if options.project:
+                link_project(environment)
     except InstallError as error:
         print(error, file=sys.stderr)
         return 2
@@ -181,6 +194,23 @@ def install(environment: Environment, locks: list[str], wheelhouse: str) -> None
     temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     temporary.replace(environment.state_file)
     print(f"Installed in {time.monotonic() - begun:.0f} seconds", flush=True)
+
+
+def link_project(environment: Environment) -> None:
+    """Makes the packages of this checkout importable from any directory, and installs the command `sostenuto`.
+
+    Args:
+        environment: the environment.
+    """
+    command = environment.path / "bin" / "sostenuto"
+    files = {
+        environment.packages / "sostenuto.pth": f"{REQUIREMENTS.parent}\n",
+        command: COMMAND.format(python=environment.python),
+    }
+    for file, text in files.items():
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+    command.chmod(0o755)
 
 
 def download(environment: Environment, locks: list[str], wheelhouse: Path) -> None:

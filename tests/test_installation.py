@@ -258,6 +258,16 @@ def test_an_environment_is_upgraded_in_place(installed: Checkout) -> None:
         installed.lock("development", "alpha-1.0", "beta-1.0", "gamma-1.0")
 
 
+def test_the_command_of_the_checkout_runs_from_any_directory(installed: Checkout, tmp_path: Path) -> None:
+    package = installed.root / "notes" / "cli"
+    package.mkdir(parents=True)
+    (package / "main.py").write_text("import sys\n\n\ndef main():\n    print(sys.argv[1:])\n")
+    command = [installed.venv / "bin" / "sostenuto", "train", "--data=a b"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == (
+        "['train', '--data=a b']\n"
+    )
+
+
 def test_another_directory_can_be_given(installed: Checkout, tmp_path: Path) -> None:
     venv = tmp_path / "another environment"
     installed.install(f"VENV={venv}")
