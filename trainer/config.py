@@ -161,7 +161,10 @@ class Config:
         group=_LENGTH,
     )
     evaluate_every: int = _field(
-        500, "train_steps between scores of the validation split; 0 disables them.", group=_LENGTH
+        500,
+        "train_steps between scores of the validation split, at most; with max_minutes it is scored more often where that "
+        "is cheap. 0 disables scores.",
+        group=_LENGTH,
     )
     patience: int = _field(
         0, "Stop after this many scores of `monitor` without a better one; 0 never stops early.", group=_LENGTH
