@@ -162,8 +162,8 @@ class Config:
     )
     evaluate_every: int = _field(
         500,
-        "train_steps between scores of the validation split, at most; with max_minutes it is scored more often where that "
-        "is cheap. 0 disables scores.",
+        "train_steps between scores of the validation split, at most. With max_minutes there are more scores where "
+        "they are cheap. 0 disables them.",
         group=_LENGTH,
     )
     patience: int = _field(
