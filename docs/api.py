@@ -58,8 +58,8 @@ Arrays are given by their shape, such as `[batch, notes]`. Times are integer mic
 else seconds, or ticks of 10 ms where it says so. A mistake in what a user gave raises `notes.errors.UserError`: one
 line that says what to do.
 
-`trainer` needs the extra `train`, which brings TensorFlow; `tuning` needs `tune`; `notes.plots` needs `inspect`. Nothing
-else in `notes` needs an extra.
+`trainer` needs the extra `train`, which brings TensorFlow; `tuning` needs `tune`; `notes.plots` needs `inspect`.
+Nothing else in `notes` needs an extra.
 """
 
 Function: TypeAlias = ast.FunctionDef
