@@ -242,9 +242,9 @@ def test_what_a_page_says_to_do_can_be_done(block: Block, outcomes: Callable[[Bl
 
 
 def written_paths(text: str) -> list[str]:
-    """Returns the relative paths that a block's commands write to."""
+    """Returns a file in each directory of the current one that a block's commands write to."""
     paths = re.findall(r"--(?:output|workdir|csv)=[\"']?([^\s\"'$]+)", text)
-    return [path for path in paths if not path.startswith(("/", "gs://"))]
+    return [f"{path.partition('/')[0]}/file" for path in paths if not path.startswith(("/", "gs://"))]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/quick-start.md"])

@@ -55,8 +55,8 @@ def test_for_a_machine_the_time_left_counts_the_scores_to_come(dataset, tmp_path
     assert not (tmp_path / "w" / "samples").exists()
     assert (tmp_path / "w" / "report.html").exists()
     assert "export/saved_model.pb" in files(tmp_path / "w")
-    summaries = b"".join(path.read_bytes() for path in (tmp_path / "w" / "summaries").glob("*tfevents*"))
-    assert b"val_nats" in summaries
+    summaries = b"".join(path.read_bytes() for path in (tmp_path / "w" / "summaries").rglob("*tfevents*"))
+    assert b"pitch_nll" in summaries
     assert b"piano roll" not in summaries
     # They are no part of what the run is.
     assert "is finished" in train(dataset, tmp_path / "w", "--steps=40", "--samples=2").stderr

@@ -35,7 +35,7 @@ def test_a_study_in_a_bucket_goes_on_where_it_was(gcs):
     with opened() as study:
         assert study.next_trial("tuner0") == Assignment(**{**vars(first), "attempt": 2})
     assert gcs.names(f"{W}/") == ["study.json"]
-    with pytest.raises(UserError, match="which may only grow"):
+    with pytest.raises(UserError, match="a study cannot shrink: got max_trials=1"):
         opened(Settings("random", 1, 12, worker_timeout=20.0))
 
 

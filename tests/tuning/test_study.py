@@ -484,7 +484,7 @@ def test_overwriting_removes_the_study_and_its_trials_and_nothing_else(tmp_path,
     assert (tmp_path / "mine" / "file").exists()
     (tmp_path / "study.json").unlink()
     (tmp_path / "trials").mkdir()
-    with pytest.raises(UserError, match=r"has trials but no study\.json"):
+    with pytest.raises(UserError, match=r"got trials/ without study\.json"):
         opened(overwrite=True)
     assert (tmp_path / "trials").exists()
 
