@@ -31,6 +31,12 @@ _INPUT = flags.DEFINE(
     cli.Path("URI"), "input", None, "Corpus: a directory, a glob in quotes, a .zip such as MAESTRO's, or one MIDI file."
 )
 _OUTPUT = flags.DEFINE(cli.Path("DIR"), "output", None, "Directory for the dataset.")
+_LICENCE = flags.DEFINE(
+    cli.Text("NAME"),
+    "licence",
+    "",
+    "Licence of the corpus, such as 'CC BY-NC-SA 4.0'. The dataset records it, and each model card names it.",
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset in the output directory.")
 _NUM_SHARDS = flags.DEFINE_integer(
     "num_shards", 0, "TFRecord files a split, at most 99999; 0 writes about 100 performances into each."
@@ -84,6 +90,7 @@ def main(beam_args: list[str]) -> int:
         piece_from=cast(PieceFrom, _PIECE_FROM.value),
         num_shards=_NUM_SHARDS.value,
         sustain=cast(Sustain, _SUSTAIN.value),
+        licence=_LICENCE.value,
         max_rejected_fraction=_MAX_REJECTED_FRACTION.value,
         overwrite=_OVERWRITE.value,
         isolate_parsing=_ISOLATE_PARSING.value,

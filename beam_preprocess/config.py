@@ -12,6 +12,9 @@ PieceFrom = Literal["path", "directory"]
 PIECE_FROM = get_args(PieceFrom)
 SUSTAIN = get_args(Sustain)
 
+MAX_LICENCE = 200
+"""Characters of a licence's name."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -26,6 +29,7 @@ class Config:
         piece_from: what names a piece where no CSV does: "path", each file its own, or "directory".
         num_shards: files a split is written into; 0 for about a hundred performances each.
         sustain: "ignore" ends a note at its key's release, "extend" at the sustain pedal's.
+        licence: of the corpus, such as "CC BY-NC-SA 4.0", for the model cards of exports; empty if it is not stated.
         max_rejected_fraction: the share of files that may be refused before the run gives up.
         overwrite: replace a dataset that is already in the output.
         isolate_parsing: parse in child processes that are bounded in memory and time, so that no file can end the run;
@@ -43,6 +47,7 @@ class Config:
     piece_from: PieceFrom = "path"
     num_shards: int = 0
     sustain: Sustain = "ignore"
+    licence: str = ""
     max_rejected_fraction: float = 0.1
     overwrite: bool = False
     isolate_parsing: bool | None = None
@@ -59,6 +64,8 @@ class Config:
             raise UserError(f"--piece_from={self.piece_from}: expected {' or '.join(PIECE_FROM)}")
         if self.sustain not in SUSTAIN:
             raise UserError(f"--sustain={self.sustain}: expected {' or '.join(SUSTAIN)}")
+        if len(self.licence) > MAX_LICENCE or not self.licence.isprintable():
+            raise UserError(f"--licence={self.licence!r}: expected one line of at most {MAX_LICENCE} characters")
         if not 0 <= self.num_shards <= 99_999:
             raise UserError(f"--num_shards={self.num_shards}: expected 0 (automatic) to 99999")
         if not 0 <= self.max_rejected_fraction <= 1:

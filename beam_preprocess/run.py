@@ -129,6 +129,7 @@ def _plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]]) -
             "piece_from": config.piece_from,
             "num_shards": config.num_shards,
             "sustain": config.sustain,
+            "licence": config.licence,
             "max_rejected_fraction": config.max_rejected_fraction,
         },
         max_rejected_fraction=config.max_rejected_fraction,

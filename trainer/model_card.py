@@ -122,12 +122,18 @@ def _model(config: Config, run: Mapping[str, Any], description: Mapping[str, Any
     return "## Model\n\n" + _table(("", ""), rows) + f"\n\nEvery choice of the run stands in `{DESCRIPTION_NAME}`."
 
 
+def _licence(manifest: Manifest | None) -> str:
+    """Returns the licence that the dataset records."""
+    licence = manifest.document["options"].get("licence") if manifest else None
+    return licence or "not recorded: state it, above and here, before you publish the model"
+
+
 def _data(config: Config, run: Mapping[str, Any], manifest: Manifest | None) -> str:
     rows = [
         ("path when training began", f"`{run['data']}`" if "data" in run else "not recorded"),
         ("sha256 of its dataset.json", f"`{run['dataset']}`" if "dataset" in run else "not recorded"),
         ("durations", _SUSTAIN.get(run.get("sustain", ""), "not recorded")),
-        ("licence", "not recorded: state it, above and here, before you publish the model"),
+        ("licence", _licence(manifest)),
     ]
     parts = ["## Data", _table(("dataset", ""), rows)]
     if manifest is None:

@@ -289,6 +289,13 @@ def test_the_sustain_pedal_counts_when_asked(tmp_path):
     assert durations == {"ignore": [100_000], "extend": [1_000_000]}
 
 
+def test_the_licence_of_the_corpus_is_recorded(corpus_directory, tmp_path):
+    manifest = run(corpus_directory, tmp_path / "out", licence="CC BY-NC-SA 4.0")
+    assert manifest.document["options"]["licence"] == "CC BY-NC-SA 4.0"
+    with pytest.raises(UserError, match=r"--licence=.*one line"):
+        run(corpus_directory, tmp_path / "other", licence="two\nlines")
+
+
 def test_metadata_reaches_the_records(tmp_path):
     csv = (
         "canonical_composer,canonical_title,split,year,midi_filename\n"

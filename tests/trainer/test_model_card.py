@@ -36,6 +36,15 @@ def test_a_card_has_the_model_the_data_and_the_scores(dataset, tmp_path):
     assert model_card.PROGRAM in card
 
 
+def test_a_card_names_the_licence_that_the_dataset_records(dataset, tmp_path):
+    copy = shutil.copytree(dataset, tmp_path / "licensed")
+    document = json.loads((copy / "dataset.json").read_text())
+    document["options"]["licence"] = "CC BY | SA"
+    (copy / "dataset.json").write_text(json.dumps(document))
+    card = model_card.text(str(write_run(tmp_path / "w", copy)), DESCRIPTION)
+    assert rows(card)["licence"] == ["CC BY \\| SA"]
+
+
 @pytest.mark.parametrize("change", [{"train_step": 100}, {"dataset": "5e" * 32}])
 def test_a_card_has_no_score_of_other_weights_or_another_dataset(dataset, tmp_path, change):
     directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation(total=7.5) | change)
