@@ -11,7 +11,7 @@ FITS := import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13
 # $(call install,ENVIRONMENT,ARGUMENTS) runs requirements/install.py with the first Python that has venv and, if one has
 # it, pip. An environment of another version is replaced only where the call names PYTHON.
 define install
-@found=; for pip in ensurepip pip venv; do for python in $(PYTHON) $(RUN); do \
+@found=; for pip in ensurepip pip venv; do for python in $(PYTHON) $(if $(filter command,$(origin PYTHON)),,$(RUN)); do \
 	if [ -z "$$found" ] && "$$python" -c "import $$pip; $(FITS)" >/dev/null 2>&1; then found=$$python; fi; \
 done; done; \
 if [ -z "$$found" ]; then \

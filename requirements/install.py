@@ -177,7 +177,7 @@ def install(environment: Environment, locks: list[str], wheelhouse: str) -> None
     if damaged:
         print(f"Repairing {_shown(environment.path)}: damaged are {', '.join(damaged)}", flush=True)
     files = [str(_lock_file(lock)) for lock in locks]
-    print(f"Installing {_counted(locks)} into {_shown(environment.path)}", flush=True)
+    print(f"Installing {_names(locks)} into {_shown(environment.path)}", flush=True)
     begun = time.monotonic()
     upgrade = set(locks) == set(state.get("locks", {}))
     _sync(environment, files, wheelhouse, list_packages=upgrade)
@@ -222,7 +222,7 @@ def download(environment: Environment, locks: list[str], wheelhouse: Path) -> No
         wheelhouse: the directory.
     """
     for lock in ["uv", *_largest(locks)]:
-        print(f"Downloading {_counted([lock])} to {wheelhouse}", flush=True)
+        print(f"Downloading {_names([lock])} to {wheelhouse}", flush=True)
         command = [*_pip(environment), "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
         command += ["--dest", str(wheelhouse), "--requirement", str(_lock_file(lock))]
         if subprocess.run(command, check=False).returncode:
@@ -427,10 +427,9 @@ def _lock_file(lock: str) -> Path:
     return REQUIREMENTS / f"{lock}.txt"
 
 
-def _counted(locks: list[str]) -> str:
-    """Returns the locks with the number of packages, for a message."""
-    count = len({package for lock in locks for package, _ in _pins(lock)})
-    return f"{' and '.join(f'{lock}.txt' for lock in locks)} ({count} packages)"
+def _names(locks: list[str]) -> str:
+    """Returns the names of the locks' files, for a message."""
+    return " and ".join(f"{lock}.txt" for lock in locks)
 
 
 def _shown(path: Path) -> str:

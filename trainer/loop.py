@@ -329,9 +329,17 @@ class _Run:
         )
         if self._train_step:
             self._reports.say(f"resumed at train_step {self._train_step:,}", train_step=self._train_step)
+        self._report_learning_rate()
+
+    def _report_learning_rate(self) -> None:
+        """Reports that the learning rate does not fall until the end of the run, if that is so."""
         horizon = self._plan.shortened_horizon or self._plan.horizon
-        if config.schedule == "cosine" and horizon is not None and self._plan.steps not in (None, horizon):
-            self._reports.say(f"the learning rate falls until train_step {horizon:,}, as it was first planned")
+        if self._config.schedule == "cosine" and horizon is not None and self._plan.steps not in (None, horizon):
+            self._reports.say(
+                f"the learning rate falls until train_step {horizon:,}, as it was first planned, and stays at its end. "
+                "For better weights plan the whole length at the start, in another --workdir",
+                severity="NOTICE",
+            )
 
     def _require_same_run(self) -> None:
         """Checks that all workers were given the same config and dataset."""
@@ -433,6 +441,7 @@ class _Run:
         self._change_plan(
             plan.with_steps(steps, self._train_step, warmup_steps=config.warmup_steps, horizon_from=self._train_step)
         )
+        self._report_learning_rate()
 
     def _change_plan(self, plan: Plan) -> None:
         """Follows another plan from this train_step on."""

@@ -610,8 +610,9 @@ def _curves(run: Run) -> ET.Element:
         up = continuous(0, 1.05 * max(value for _, value in one.points) or 1)
         figures.append(plot(title, unit, [one], along, up, told=_curve_in_words(title, unit, [one])))
     told = (
-        "Over train_steps. Training is measured on windows as the model reads them, augmented and under dropout; "
-        "validation on whole performances that it was not trained on. Values far above, at the start, are cut off."
+        "Over train_steps. Training is measured on the windows that the model reads, with the run's augmentation and "
+        "dropout; validation on whole performances that it was not trained on. Values far above, at the start, are cut "
+        "off."
     )
     return section(
         "Curves", told, legend(("train", "training"), ("validation", "validation")),
@@ -708,8 +709,8 @@ def _table(
 def _scores(run: Run) -> ET.Element:
     title = "Scores"
     told = (
-        "How well the model predicts each note of a split, in nats per note: less is better. Below each score is the "
-        "interval in which it would lie on 19 of 20 other sets of such performances."
+        "How well the model predicts each note of a split, in nats per note: less is better. Below each score is its "
+        "95 % confidence interval over performances."
     )
     if not run.evaluations:
         return section(title, told, _note(*_not_evaluated(run)[1:]), anchor="scores")

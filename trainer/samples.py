@@ -288,6 +288,8 @@ def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> Non
         with silenced(quiet):
             say(f"the samples have no sound: {error}", severity="NOTICE")
         return
+    if not missing:
+        return
     unlisted = {f"{name}.mp3" for name, _ in missing}.difference(document["files"])
     if unlisted:
         document["files"] = sorted({*document["files"], *unlisted})

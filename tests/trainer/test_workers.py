@@ -63,7 +63,8 @@ def test_workers_agree_on_the_length_that_the_clock_allows(dataset, tmp_path):
     run, result = (json.loads((workdir / name).read_text()) for name in ("run.json", "result.json"))
     assert result["reason"] == "steps"
     assert result["train_step"] == run["steps"] == max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    assert run["evaluate_every"] <= 500
+    # None where the machine was so slow that the time ended before the speed was known.
+    assert (run["evaluate_every"] or 500) <= 500
     scored = [line["train_step"] for line in metrics(workdir) if "val_nats" in line]
     assert scored[-1] == run["steps"]
 
