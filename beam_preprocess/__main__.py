@@ -34,8 +34,8 @@ _OUTPUT = flags.DEFINE(cli.Path("DIR"), "output", None, "Directory for the datas
 _LICENCE = flags.DEFINE(
     cli.Text("NAME"),
     "licence",
-    "",
-    "Licence of the corpus, such as 'CC BY-NC-SA 4.0'. The dataset records it, and each model card names it.",
+    None,
+    "Licence of the corpus, such as 'CC BY-NC-SA 4.0', for the dataset and for model cards. (default: not recorded)",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset in the output directory.")
 _NUM_SHARDS = flags.DEFINE_integer(
@@ -90,7 +90,7 @@ def main(beam_args: list[str]) -> int:
         piece_from=cast(PieceFrom, _PIECE_FROM.value),
         num_shards=_NUM_SHARDS.value,
         sustain=cast(Sustain, _SUSTAIN.value),
-        licence=_LICENCE.value,
+        licence=_LICENCE.value or "",
         max_rejected_fraction=_MAX_REJECTED_FRACTION.value,
         overwrite=_OVERWRITE.value,
         isolate_parsing=_ISOLATE_PARSING.value,

@@ -189,7 +189,7 @@ class Reports(NoReports):
             unit="train_step",
             description="training",
             initial=train_step,
-            bar_format="{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
         if self._bar is None and planned is not None:
             self.say(f"training to train_step {planned:,}", train_step=train_step, planned=planned)

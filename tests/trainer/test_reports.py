@@ -19,11 +19,11 @@ def seconds_left(train_step: int) -> float:
 def shown(dataset, tmp_path_factory):
     """What a terminal gets of a run."""
     workdir = tmp_path_factory.mktemp("terminal") / "w"
-    return on_terminal("-m", "tests.trainer.terminal_run", str(dataset), str(workdir), columns=160)
+    return on_terminal("-m", "tests.trainer.terminal_run", str(dataset), str(workdir), columns=80)
 
 
 def test_the_time_left_on_a_terminal_counts_scores_apart_and_does_not_jump(shown):
-    bars = re.findall(r"training: +\d+%\|.*?\| (\d+)/120 train_steps \[[\d:]+, (\d+):(\d\d):(\d\d) left", shown)
+    bars = re.findall(r"training: +\d+%\|.*?\| (\d+)/120 \[[\d:]+, (\d+):(\d\d):(\d\d) left", shown)
     left = [(int(train_step), int(h) * 3600 + int(m) * 60 + int(s)) for train_step, h, m, s in bars]
     assert {train_step for train_step, _ in left} >= {50, 60, 80, 100}
     # The first score compiles; from the second one on it is known what they take.
@@ -38,9 +38,13 @@ def test_the_time_left_on_a_terminal_counts_scores_apart_and_does_not_jump(shown
 def test_each_phase_has_a_bar_of_its_own(shown):
     assert re.search(r"scoring: +\d+%\|[^\r\n]*/60 \[", shown)
     assert "exporting the best weights [" in shown
-    assert not re.search(r"(exporting|playing|scoring|compiling)[^\r\n]*/120 train_steps", shown)
+    assert not re.search(r"(exporting|playing|scoring|compiling)[^\r\n]*/120 \[", shown)
     after = shown[shown.index("exporting the best weights") :]
-    assert "train_steps [" not in after
+    assert "/120 [" not in after
+
+
+def test_the_bar_of_training_fits_a_terminal_of_80_columns(shown):
+    assert re.search(r"training: +\d+%\|[^|]{3,}\| \d+/120 \[[^\r\n]* loss [\d.]+, [\d,]+ notes/s\]", shown)
 
 
 def test_for_a_machine_the_time_left_counts_the_scores_to_come(dataset, tmp_path):
