@@ -54,7 +54,7 @@ demo: _cpu ## from MIDI to music: Bach's chorales, or make demo CORPUS=directory
 maestro: _cpu ## download MAESTRO's MIDI (56 MB), for make demo CORPUS=corpora/maestro-v3.0.0-midi.zip
 	@$(RUN) -m demo.maestro --output="$$MAESTRO"
 
-test: _development ## run the tests; TESTS=tests/notes for some, JOBS=0 for one process
+test: _development ## run the tests; TESTS=tests/sostenuto for some, JOBS=0 for one process
 	$(RUN) -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS) $(TESTS)
 
 faults: _development ## kill runs at KILLS=24 random moments, fill their disk, and compare; half an hour on two cores

@@ -14,15 +14,15 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 
-PACKAGES = ["notes", "beam_preprocess", "trainer", "tuning", "demo"]
+PACKAGES = ["sostenuto", "beam_preprocess", "trainer", "tuning", "demo"]
 
 
 def version() -> str:
-    """Reads the version from notes/__init__.py without importing it: its requirements may not be installed yet."""
-    source = (HERE / "notes" / "__init__.py").read_text(encoding="utf-8")
+    """Reads the version from sostenuto/__init__.py without importing it: its requirements may not be installed yet."""
+    source = (HERE / "sostenuto" / "__init__.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
     if match is None:
-        raise RuntimeError('notes/__init__.py has no line __version__ = "..."')
+        raise RuntimeError('sostenuto/__init__.py has no line __version__ = "..."')
     return match.group(1)
 
 
@@ -95,7 +95,7 @@ setup(
     package_data={"": ["**/*"]},
     exclude_package_data={"": ["*.py", "*.pyc"]},
     cmdclass={"build_py": BuildPackages},
-    entry_points={"console_scripts": ["sostenuto = notes.cli.main:main"]},
+    entry_points={"console_scripts": ["sostenuto = sostenuto.cli.main:main"]},
     install_requires=[
         "absl-py>=2",
         "google-api-core>=2.20",

@@ -7,9 +7,9 @@ from typing import cast
 from absl import flags
 
 from beam_preprocess.config import PIECE_FROM, SUSTAIN, Config, PieceFrom
-from notes import cli
-from notes.errors import UserError
-from notes.midi import Sustain
+from sostenuto import cli
+from sostenuto.errors import UserError
+from sostenuto.music.midi import Sustain
 
 EXIT_FAILED = 1
 
@@ -96,7 +96,7 @@ def main(beam_args: list[str]) -> int:
         isolate_parsing=_ISOLATE_PARSING.value,
     )
     from beam_preprocess.dataflow import JobFailedError
-    from beam_preprocess.run import preprocess
+    from beam_preprocess.preprocess import preprocess
     from beam_preprocess.summary import summarize
 
     try:
@@ -118,7 +118,7 @@ def _fractions(values: list[str]) -> tuple[float, ...]:
 
 def _explain_beam_option(name: str, argv: list[str]) -> str | None:
     """Returns the right command line if an unknown flag is an option of Beam, which belongs after `--`."""
-    from beam_preprocess.options import split_beam_options
+    from beam_preprocess.beam_options import split_beam_options
 
     ours, beams = split_beam_options(argv, known=set(flags.FLAGS))
     if not any(option.lstrip("-").partition("=")[0] == name for option in beams):

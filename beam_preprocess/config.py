@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Literal, get_args
 
-from notes.errors import UserError
-from notes.manifest import SPLITS
-from notes.midi import Sustain
+from sostenuto.data.manifest import SPLITS
+from sostenuto.errors import UserError
+from sostenuto.music.midi import Sustain
 
 PieceFrom = Literal["path", "directory"]
 

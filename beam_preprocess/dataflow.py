@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from beam_preprocess.config import Config
-from notes import extras
-from notes.errors import UserError
-from notes.progress import say
+from sostenuto import extras
+from sostenuto.errors import UserError
+from sostenuto.progress import say
 
 if TYPE_CHECKING:
     import apache_beam
@@ -28,7 +28,7 @@ LINE_SECONDS = 300.0
 MESSAGE_SECONDS = 50.0
 
 # How a UserError of a worker looks in the text in which a runner elsewhere reports it.
-_USERS_MISTAKE = re.compile(r"notes\.errors\.UserError: (.+?)(?: \[while running [^\n]*)?$", re.MULTILINE)
+_USERS_MISTAKE = re.compile(r"sostenuto\.errors\.UserError: (.+?)(?: \[while running [^\n]*)?$", re.MULTILINE)
 
 
 class JobFailedError(Exception):

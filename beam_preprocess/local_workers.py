@@ -8,7 +8,7 @@ import os
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
-from notes.errors import UserError
+from sostenuto.errors import UserError
 
 
 def take_processes(options: PipelineOptions) -> int:

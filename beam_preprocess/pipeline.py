@@ -3,8 +3,8 @@
 import apache_beam as beam
 
 from beam_preprocess import transforms
+from beam_preprocess.shard_writer import Plan, ShardRange
 from beam_preprocess.shards import ShardWriter
-from beam_preprocess.writer import Plan, ShardRange
 
 
 def build(

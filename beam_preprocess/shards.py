@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterator
 
 from beam_preprocess.corpus import CorpusFile, Reader
-from beam_preprocess.processes import Process, ProcessDied
-from beam_preprocess.writer import Rejection, ShardRange, ShardReport, Tally, read_plan, write_shard
-from notes import midi, storage
-from notes.errors import UnavailableError, UserError
-from notes.records import Performance
-from notes.statistics import Histograms
+from beam_preprocess.sandbox import Process, ProcessDied
+from beam_preprocess.shard_writer import Rejection, ShardRange, ShardReport, Tally, read_plan, write_shard
+from sostenuto import storage
+from sostenuto.data.tfrecord import Performance
+from sostenuto.errors import UnavailableError, UserError
+from sostenuto.music import midi
+from sostenuto.music.histograms import Histograms
 
-# Bounds on the process that parses, where one does. The longest that a file within the bounds of notes.midi was seen to
-# take is 11 seconds, on a slow core; the interpreter and its libraries have half of the address space.
+# Limits of the parser process. A file within the limits of sostenuto.music.midi took at most 11 seconds on a slow core;
+# the interpreter and its libraries occupy half of the address space.
 PARSE_SECONDS = 60.0
 PARSE_MEMORY_BYTES = 2**30
 

@@ -1,6 +1,6 @@
 """What a user wants to know when a dataset is done."""
 
-from notes.manifest import SPLITS, Manifest
+from sostenuto.data.manifest import SPLITS, Manifest
 
 
 def summarize(manifest: Manifest, *, seconds: float) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import apache_beam as beam
 
-from beam_preprocess.processes import map_in_processes
+from beam_preprocess.sandbox import map_in_processes
+from beam_preprocess.shard_writer import Plan, ShardRange, ShardReport, publish
 from beam_preprocess.shards import ShardWriter
-from beam_preprocess.writer import Plan, ShardRange, ShardReport, publish
 
 # A worker process that gives no sign of life for so long is replaced: no file, and no wait for a disk, takes it.
 STALLED_SECONDS = 180.0

@@ -7,7 +7,7 @@ import importlib.metadata
 import shutil
 from pathlib import Path
 
-from notes.errors import UserError
+from sostenuto.errors import UserError
 
 PROJECT = "sostenuto"
 
@@ -47,7 +47,7 @@ def lay_out(directory: str) -> str:
             shutil.copyfile(root / name, target / name)
         packages = sorted(path.parent.name for path in root.glob("*/__init__.py"))
     else:
-        packages = [here.name, "notes"]
+        packages = [here.name, "sostenuto"]
         setup.write_text(_SETUP.format(**_as_installed()), encoding="utf-8")
     for package in packages:
         shutil.copytree(root / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))

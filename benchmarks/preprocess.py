@@ -35,9 +35,9 @@ import pretty_midi
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from notes.manifest import SPLITS, Manifest  # noqa: E402
-from notes.midi import write_midi  # noqa: E402
-from notes.representation import Notes  # noqa: E402
+from sostenuto.data.manifest import SPLITS, Manifest  # noqa: E402
+from sostenuto.music.midi import write_midi  # noqa: E402
+from sostenuto.music.notes import Notes  # noqa: E402
 
 # Of the generated performances: a tenth of a real one's notes, so that what is measured is the number of files.
 GENERATED_FILES = 100

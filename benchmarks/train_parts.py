@@ -17,14 +17,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from notes.manifest import Manifest
-from trainer.checkpoints import BackgroundSaver, Checkpoints
+from sostenuto.data.manifest import Manifest
+from trainer.checkpoints.manager import BackgroundSaver, Checkpoints
 from trainer.config import Config, preset
-from trainer.dataset import Batch, NoteArrays, NoteTable, Windows, load_table
-from trainer.model import build_model
-from trainer.optimizers import WarmupThen
-from trainer.strategy import configure_devices, create_strategy
-from trainer.train_state import TrainState
+from trainer.data.windows import Batch, NoteArrays, NoteTable, Windows, load_table
+from trainer.distribution.strategy import configure_devices, create_strategy
+from trainer.engine.optimizer import WarmupThen
+from trainer.engine.train_state import TrainState
+from trainer.model.next_note import build_model
 
 SAMPLE_SECONDS = 2.0  # what one measurement takes, unless a single train_step takes longer
 CALL_SECONDS = 0.5  # as in the loop

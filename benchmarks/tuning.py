@@ -38,7 +38,7 @@ BARE = """
 import json, sys
 from trainer.startup import import_tensorflow
 import_tensorflow()
-from notes.manifest import Manifest
+from sostenuto.data.manifest import Manifest
 from trainer import loop
 from trainer.config import Config
 data, workdir, configs = sys.argv[1:]

@@ -103,9 +103,9 @@ def compare_generation(files: list[Path], dataset: Path, directory: Path, batch:
     """Prints generated notes a second of both; what the weights are makes no difference to the speed."""
     import tutorial_flow
 
-    from notes.representation import Notes
-    from trainer.model import load_model
-    from trainer.sampling import Player
+    from sostenuto.music.notes import Notes
+    from trainer.generation.sampler import Player
+    from trainer.model.next_note import load_model
 
     primer = tutorial_flow.load_notes(files[:1])
     model = tutorial_flow.build_model()

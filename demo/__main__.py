@@ -19,9 +19,9 @@ from pathlib import Path
 from absl import flags
 
 from demo import primer
-from notes import cli, progress
-from notes.errors import UserError
-from notes.midi import write_midi
+from sostenuto import cli, progress
+from sostenuto.errors import UserError
+from sostenuto.music.midi import write_midi
 
 CHORALES = Path("corpora/bach-chorales")
 LATEST = "latest"

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from notes import cli, representation
-from notes.errors import UserError
-from notes.progress import track
+from sostenuto import cli
+from sostenuto.errors import UserError
+from sostenuto.music import notes
+from sostenuto.progress import track
 
 if TYPE_CHECKING:
     # Both take seconds to import, which `--help` need not wait for.
@@ -131,8 +132,8 @@ def _keys_of_part(part: "stream.Part", velocity: int) -> Iterable[Key]:
 
 
 def on_one_keyboard(keys: Sequence[Key]) -> list[Key]:
-    """Joins voices that meet on one key, as `notes.representation.on_one_keyboard` says."""
-    joined = representation.on_one_keyboard(
+    """Joins voices that meet on one key, as `sostenuto.music.notes.on_one_keyboard` says."""
+    joined = notes.on_one_keyboard(
         [key.pitch for key in keys],
         [key.start for key in keys],
         [key.end for key in keys],

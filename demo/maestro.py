@@ -12,9 +12,9 @@ from pathlib import Path
 import requests
 from absl import flags
 
-from notes import cli, storage
-from notes.errors import UserError
-from notes.progress import Meter
+from sostenuto import cli, storage
+from sostenuto.errors import UserError
+from sostenuto.progress import Meter
 
 MAESTRO_URL = "https://storage.googleapis.com/magentadata/datasets/maestro/v3.0.0/maestro-v3.0.0-midi.zip"
 MAESTRO_SHA256 = "70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde12c"

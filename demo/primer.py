@@ -1,6 +1,6 @@
 """A few bars to continue: the opening of Bach's Prelude in C major, BWV 846, which nobody owns."""
 
-from notes.representation import Notes
+from sostenuto.music.notes import Notes
 
 SIXTEENTH_US = 220_000
 VELOCITY = 72

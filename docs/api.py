@@ -19,29 +19,29 @@ PAGE: Final = ROOT / "docs" / "api.md"
 
 # Each module, and which of its public names are on the page; None stands for all of them.
 MODULES: Final[dict[str, tuple[str, ...] | None]] = {
-    "notes.representation": None,
-    "notes.midi": None,
-    "notes.records": None,
-    "notes.manifest": None,
-    "notes.statistics": None,
-    "notes.plots": ("piano_roll", "distributions"),
-    "notes.errors": None,
+    "sostenuto.music.notes": None,
+    "sostenuto.music.midi": None,
+    "sostenuto.data.tfrecord": None,
+    "sostenuto.data.manifest": None,
+    "sostenuto.music.histograms": None,
+    "sostenuto.music.plots": ("piano_roll", "distributions"),
+    "sostenuto.errors": None,
     "trainer.config": None,
-    "trainer.loop": ("train", "PeerLost"),
-    "trainer.workdir": ("Result", "load_config", "load_run"),
-    "trainer.checkpoints": ("Saved", "Checkpoints", "restore"),
-    "trainer.dataset": None,
-    "trainer.model": None,
-    "trainer.heads": None,
-    "trainer.times": None,
-    "trainer.recent": None,
-    "trainer.scoring": None,
-    "trainer.baselines": None,
-    "trainer.judging": None,
-    "trainer.sampling": None,
-    "trainer.pedal": None,
-    "trainer.sound": None,
-    "trainer.plots": None,
+    "trainer.engine.loop": ("train", "PeerLost"),
+    "trainer.workdir.layout": ("Result", "load_config", "load_run"),
+    "trainer.checkpoints.manager": ("Saved", "Checkpoints", "restore"),
+    "trainer.data.windows": None,
+    "trainer.model.next_note": None,
+    "trainer.model.density_heads": None,
+    "trainer.model.times": None,
+    "trainer.model.note_history": None,
+    "trainer.evaluation.scorer": None,
+    "trainer.evaluation.baselines": None,
+    "trainer.evaluation.generation_metrics": None,
+    "trainer.generation.sampler": None,
+    "sostenuto.music.pedal": None,
+    "sostenuto.music.audio": None,
+    "trainer.reporting.plots": None,
     "trainer.export": None,
     "tuning.space": None,
 }
@@ -55,11 +55,11 @@ What a program of your own may import, in the words of [architecture.md](archite
 [README](../README.md) are made of it, and [tour.ipynb](tour.ipynb) goes through the main parts of it.
 
 Arrays are given by their shape, such as `[batch, notes]`. Times are integer microseconds where a name ends in `_us`,
-else seconds, or ticks of 10 ms where it says so. A mistake in what a user gave raises `notes.errors.UserError`: one
+else seconds, or ticks of 10 ms where it says so. A mistake in what a user gave raises `sostenuto.errors.UserError`: one
 line that says what to do.
 
-`trainer` needs the extra `train`, which brings TensorFlow; `tuning` needs `tune`; `notes.plots` needs `inspect`.
-Nothing else in `notes` needs an extra.
+`trainer` needs the extra `train`, which brings TensorFlow; `tuning` needs `tune`; `sostenuto.music.plots` needs
+`inspect`. Nothing else in `sostenuto` needs an extra.
 """
 
 Function: TypeAlias = ast.FunctionDef

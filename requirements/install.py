@@ -39,7 +39,7 @@ SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "trusted-h
 COMMAND = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
 ' '''
-from notes.cli.main import main
+from sostenuto.cli.main import main
 
 main()
 """

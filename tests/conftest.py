@@ -10,7 +10,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from notes import storage
+from sostenuto import storage
 from tests.gcs_server import GcsServer
 
 # Reproducible, and without a deadline: the machine may be busy with other things.

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from notes.cli.main import COMMANDS
+from sostenuto.cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -38,7 +38,7 @@ _LENGTHS = ("--steps=", "--epochs=", "--max_minutes=")
 
 OURS = (
     "beam_preprocess",
-    "notes.inspect",
+    "sostenuto.inspect",
     "trainer",
     "trainer.evaluate",
     "trainer.generate",
@@ -55,7 +55,7 @@ def in_small(program: str, arguments: list[str]) -> list[str]:
     """
     match program, arguments:
         case "sostenuto", ["completion", _] | ["--help" | "--version"]:
-            return [sys.executable, "-m", "notes.cli.main", *arguments]
+            return [sys.executable, "-m", "sostenuto.cli.main", *arguments]
         case "sostenuto", [name, *given]:
             return in_small("python", ["-m", COMMANDS[name].module, *given])
         case "python", ["-m", module, *given] if module in OURS or module.startswith("trainer."):

@@ -18,7 +18,7 @@ from checkout import copy_tracked
 
 EXTRAS = "train,tune,beam"
 MODULES = ("beam_preprocess", "trainer", "trainer.evaluate", "trainer.generate", "trainer.report", "tuning")
-MODULES += ("notes.inspect", "demo", "demo.chorales")
+MODULES += ("sostenuto.inspect", "demo", "demo.chorales")
 
 # The packages whose versions are printed.
 REPORTED = ("apache-beam", "keras", "keras-tuner", "numpy", "protobuf", "pretty-midi", "symusic", "tensorflow")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from notes.representation import Notes
+from sostenuto.music.notes import Notes
 
 END_OF_TRACK = (0, b"\xff\x2f\x00")
 

@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
-from notes.representation import Notes
+from sostenuto.music.notes import Notes
 
 
 def melody(count: int, *, seed: int = 0, velocity: int = 80, gap_us: int = 200_000) -> Notes:

@@ -26,9 +26,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from notes.cli.completion import SHELLS
-from notes.cli.main import COMMANDS as COMMANDS_OF_OURS
-from notes.midi import write_midi
+from sostenuto.cli.completion import SHELLS
+from sostenuto.cli.main import COMMANDS as COMMANDS_OF_OURS
+from sostenuto.music.midi import write_midi
 from tests import documented_program
 from tests.documented_program import OURS, PROGRAMS, REPOSITORY
 from tests.k8s.cluster import kubectl
@@ -57,7 +57,7 @@ NEEDS = frozenset(
 COMMANDS = ("", "bash")
 LANGUAGES = (*COMMANDS, "python", "yaml", "text")
 
-PACKAGES = ("notes", "beam_preprocess", "trainer", "tuning")
+PACKAGES = ("sostenuto", "beam_preprocess", "trainer", "tuning")
 
 # Programs of whose arguments nothing is known here.
 STRANGERS = frozenset({"uv", "tensorboard", "gcloud", "kind", "checkov", "nvidia-smi"})
@@ -524,7 +524,7 @@ def test_a_call_that_cannot_be_right_is_found(call: str, found: str) -> None:
         ("rm -rf dataset\n", "rm: command not found"),
         ("gcloud auth login\n", "must say what it needs"),
         ("python -m json.tool\n", "must say what it needs"),
-        ("python -m notes.inspect no-such.mid\n", "no such file"),
+        ("python -m sostenuto.inspect no-such.mid\n", "no such file"),
     ],
 )
 def test_a_command_that_fails_or_that_no_test_can_run_is_found(text: str, found: str, tmp_path: Path) -> None:

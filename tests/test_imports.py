@@ -7,11 +7,11 @@ import pytest
 
 from tests.processes import REPOSITORY, run_python
 
-PACKAGES = [name for name in ("notes", "beam_preprocess", "trainer", "tuning") if (REPOSITORY / name).is_dir()]
+PACKAGES = [name for name in ("sostenuto", "beam_preprocess", "trainer", "tuning") if (REPOSITORY / name).is_dir()]
 
 # What no module of a package may import, anywhere in its source.
 FORBIDDEN = {
-    "notes": {"apache_beam", "tensorflow", "keras", "keras_tuner", "beam_preprocess", "trainer", "tuning"},
+    "sostenuto": {"apache_beam", "tensorflow", "keras", "keras_tuner", "beam_preprocess", "trainer", "tuning"},
     "beam_preprocess": {"tensorflow", "keras", "keras_tuner", "matplotlib", "trainer", "tuning"},
     "trainer": {"apache_beam", "beam_preprocess", "keras_tuner", "tuning"},
     "tuning": {"apache_beam", "beam_preprocess"},
@@ -48,7 +48,7 @@ def test_no_source_imports_what_its_package_may_not(package):
     assert not {path: names for path, names in wrong.items() if names}
 
 
-@pytest.mark.parametrize("package", [name for name in PACKAGES if name in ("notes", "beam_preprocess", "trainer")])
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name in ("sostenuto", "beam_preprocess", "trainer")])
 def test_importing_everything_loads_no_stranger(package):
     """What other packages import for us counts too: a worker must not get TensorFlow by a detour."""
     names = [
@@ -75,7 +75,7 @@ print(*sys.modules)
 
 def test_only_the_entry_points_know_flags():
     sources = {path: path.read_text(encoding="utf-8") for package in PACKAGES for path in modules(package)}
-    shared = REPOSITORY / "notes" / "cli"  # by all entry points
+    shared = REPOSITORY / "sostenuto" / "cli"  # by all entry points
     libraries = {
         path: source
         for path, source in sources.items()

@@ -258,7 +258,7 @@ def test_an_environment_is_upgraded_in_place(installed: Checkout) -> None:
 
 
 def test_the_command_of_the_checkout_runs_from_any_directory(installed: Checkout, tmp_path: Path) -> None:
-    package = installed.root / "notes" / "cli"
+    package = installed.root / "sostenuto" / "cli"
     package.mkdir(parents=True)
     (package / "main.py").write_text("import sys\n\n\ndef main():\n    print(sys.argv[1:])\n")
     command = [installed.venv / "bin" / "sostenuto", "train", "--data=a b"]

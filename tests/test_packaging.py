@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-import notes
-from notes.cli import main
-from notes.extras import EXTRAS
+import sostenuto
+from sostenuto.cli import main
+from sostenuto.extras import EXTRAS
 from tests import bare_site
 from tests.checkout import copy_tracked, tracked_files
 from tests.midi_files import melody
@@ -114,13 +114,13 @@ def test_a_wheel_from_the_source_distribution_is_the_same(sdist: Path, wheel: Pa
 def test_a_build_leaves_out_what_an_earlier_one_left(tree: Path, wheel: Path, tmp_path: Path) -> None:
     """Builds in a checkout share build/lib: a module that was removed must not return from there."""
     copy = copy_tracked(tmp_path / "tree")
-    (copy / "build" / "lib" / "notes").mkdir(parents=True)
-    (copy / "build" / "lib" / "notes" / "removed.py").touch()
+    (copy / "build" / "lib" / "sostenuto").mkdir(parents=True)
+    (copy / "build" / "lib" / "sostenuto" / "removed.py").touch()
     assert contents(build(copy, "wheel")).keys() == contents(wheel).keys()
 
 
 def test_what_an_index_shows(metadata: email.message.Message) -> None:
-    assert metadata["Version"] == notes.__version__
+    assert metadata["Version"] == sostenuto.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["License-File"] == "LICENSE"
     classifiers = metadata.get_all("Classifier")
@@ -160,7 +160,7 @@ command.load()()
         ("beam_preprocess", ["--input=midi", "--output=out", "--split_fractions=1,0,0"], "apache_beam", "beam"),
         ("trainer", ["--data=dataset", "--workdir=out"], "tensorflow", "train"),
         ("tuning", ["--data=dataset", "--workdir=out"], "tensorflow", "tune"),
-        ("notes.inspect", ["dataset", "--output=out"], "matplotlib", "inspect"),
+        ("sostenuto.inspect", ["dataset", "--output=out"], "matplotlib", "inspect"),
         ("demo.chorales", ["--output=out"], "music21", "demo"),
     ],
 )
@@ -181,10 +181,10 @@ def test_a_module_that_is_missing_through_a_bug_keeps_its_traceback(bare: Path, 
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "__init__.py").touch()
     (tmp_path / "trainer" / "__main__.py").write_text(
-        "import importlib, sys\nfrom notes import cli\n"
+        "import importlib, sys\nfrom sostenuto import cli\n"
         "name = sys.argv.pop()\ncli.run(lambda: importlib.import_module(name), usage='')\n"
     )
-    for name in ("notes.no_such_module", "numpy.no_such_module"):
+    for name in ("sostenuto.no_such_module", "numpy.no_such_module"):
         process = run(bare, tmp_path, "-m", "trainer", name)
         assert process.returncode == 1
         assert f"ModuleNotFoundError: No module named '{name}'" in process.stderr

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from setuptools import Distribution
 
-from notes.extras import EXTRAS
+from sostenuto.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
 # The extras of setup.py that each lock holds.
@@ -28,7 +28,7 @@ LOCKS = {
     "development": ["beam", "gcp", "train", "tune", "inspect", "demo"],
 }
 
-OURS = {"notes", "beam_preprocess", "trainer", "tuning", "demo", "benchmarks", "tests"}
+OURS = {"sostenuto", "beam_preprocess", "trainer", "tuning", "demo", "benchmarks", "tests"}
 
 # Where the name of a module is not the name of what is installed.
 INSTALLED_AS = {

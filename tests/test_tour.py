@@ -30,7 +30,7 @@ def stored() -> nbformat.NotebookNode:
 @pytest.fixture
 def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder docs/ of a clone, where a kernel can work and leaves the user's files alone."""
-    for package in ("notes", "beam_preprocess", "trainer", "demo"):
+    for package in ("sostenuto", "beam_preprocess", "trainer", "demo"):
         (tmp_path / package).symlink_to(REPOSITORY / package)
     for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "jupyter"))

@@ -9,13 +9,13 @@ from typing import Any
 
 from absl import flags
 
-from notes import cli, storage
-from notes.errors import UserError
-from notes.manifest import Manifest
+from sostenuto import cli, storage
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
 from trainer import startup
-from trainer.cluster import resolve
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
-from trainer.samples import NUM_SAMPLES
+from trainer.distribution.cluster import resolve
+from trainer.generation.samples import NUM_SAMPLES
 
 _STARTED = time.monotonic()
 
@@ -127,7 +127,7 @@ def main() -> int:
     os.environ.pop("TF_CONFIG", None)
     manifest = Manifest.load(data)
     startup.import_tensorflow()
-    from trainer import loop
+    from trainer.engine import loop
 
     try:
         result = loop.train(

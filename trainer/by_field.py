@@ -3,8 +3,8 @@
 import difflib
 import math
 
-from notes.errors import UserError
-from notes.representation import FIELDS
+from sostenuto.errors import UserError
+from sostenuto.music.notes import FIELDS
 
 
 def numbers_by_field(text: str, *, flag: str, highest: float = math.inf) -> dict[str, float]:

@@ -11,8 +11,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from notes import storage
-from notes.errors import UserError
+from sostenuto import storage
+from sostenuto.errors import UserError
 
 CONFIG_NAME = "config.json"
 

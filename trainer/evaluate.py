@@ -11,15 +11,15 @@ from typing import Any
 
 from absl import flags
 
-from notes import cli, storage
-from notes.errors import FileError, UserError
-from notes.manifest import SPLITS, Manifest
-from notes.progress import say
-from notes.records import Performance
+from sostenuto import cli, storage
+from sostenuto.data.manifest import SPLITS, Manifest
+from sostenuto.data.tfrecord import Performance
+from sostenuto.errors import FileError, UserError
+from sostenuto.progress import say
 from trainer import startup
 from trainer.by_field import numbers_by_field
-from trainer.outputs import require_own_place, require_writable
-from trainer.workdir import METRICS_NAME, load_config, load_run, resolved, write_json
+from trainer.workdir.layout import METRICS_NAME, load_config, load_run, resolved, write_json
+from trainer.workdir.outputs import require_own_place, require_writable
 
 USAGE = """--workdir=DIR [--data=DIR --output=FILE] [--split=NAME] [--generated] [flags]
 
@@ -91,12 +91,12 @@ def main() -> int:
     else:
         _score(workdir, manifest, path)
     if is_of_run and storage.exists(storage.join(workdir, METRICS_NAME)):
-        from trainer import run_page
+        from trainer.reporting import page
 
         say("writing the report's page")
-        written.append(run_page.write(workdir))
+        written.append(page.write(workdir))
     if is_of_run and not _GENERATED.value:
-        from trainer import model_card
+        from trainer.reporting import model_card
 
         card = model_card.refresh(workdir, manifest)
         written += [card] if card else []
@@ -194,10 +194,10 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
             f"{manifest.directory}: no performance of the {split} split has a second note, there is nothing to score"
         )
     startup.import_tensorflow()
-    from trainer import baselines
-    from trainer.dataset import load_table
-    from trainer.model import load_model
-    from trainer.scoring import Scorer, by_composer, confidence_intervals, figures, sums
+    from trainer.data.windows import load_table
+    from trainer.evaluation import baselines
+    from trainer.evaluation.scorer import Scorer, by_composer, confidence_intervals, figures, sums
+    from trainer.model.next_note import load_model
 
     trained = load_model(workdir)
     scorer = Scorer(trained.model)
@@ -261,7 +261,7 @@ def _scores_in_words(evaluation: dict[str, Any], dataset: str) -> str:
 
 def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     """Continues performances of the split, and compares what is played with real music; returns the figure's path."""
-    from trainer import judging
+    from trainer.evaluation import generation_metrics
 
     picture = _picture(path)
     split = _SPLIT.value
@@ -270,18 +270,22 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     held_out, num_primers = _held_out(manifest, split)
     continued = held_out[:num_primers]
     startup.import_tensorflow()
-    from trainer import mirror, plots
-    from trainer.dataset import performances_shown
-    from trainer.model import load_model
-    from trainer.sampling import Player
+    from trainer.data.windows import performances_shown
+    from trainer.generation.sampler import Player
+    from trainer.model.next_note import load_model
+    from trainer.reporting import plots
+    from trainer.workdir import remote
 
     trained = load_model(workdir)
     pieces = [performance.piece for performance in held_out]
-    primers = [performance.notes[: judging.PRIMER_NOTES] for performance in continued]
-    real = [performance.notes[: judging.PRIMER_NOTES + judging.CONTINUATION_NOTES] for performance in continued]
+    primers = [performance.notes[: generation_metrics.PRIMER_NOTES] for performance in continued]
+    real = [
+        performance.notes[: generation_metrics.PRIMER_NOTES + generation_metrics.CONTINUATION_NOTES]
+        for performance in continued
+    ]
     played = Player(trained.model).play(
         primers,
-        num_notes=judging.CONTINUATION_NOTES,
+        num_notes=generation_metrics.CONTINUATION_NOTES,
         temperature=temperature,
         top_p=top_p,
         seed=_SEED.value,
@@ -289,14 +293,15 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     )
     train_notes = [performance.notes for performance in performances_shown(manifest, "train")]
     say("comparing with real music, and looking for copied runs")
-    judgement = judging.judge(
-        judging.Music(played.notes, pieces[:num_primers]),
-        judging.Music(real, pieces[:num_primers]),
-        judging.Music([performance.notes for performance in held_out], pieces),
+    judgement = generation_metrics.judge(
+        generation_metrics.Music(played.notes, pieces[:num_primers]),
+        generation_metrics.Music(real, pieces[:num_primers]),
+        generation_metrics.Music([performance.notes for performance in held_out], pieces),
         train_notes,
-        first=judging.PRIMER_NOTES,
+        first=generation_metrics.PRIMER_NOTES,
     )
-    title = f"{num_primers} continuations of {judging.CONTINUATION_NOTES} notes, beside real music of the {split} split"
+    length = generation_metrics.CONTINUATION_NOTES
+    title = f"{num_primers} continuations of {length} notes, beside real music of the {split} split"
     document = {
         "split": split,
         **judgement.figures,
@@ -305,8 +310,8 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
             for music, counts in judgement.counts.items()
         },
         "primers": [performance.path for performance in continued],
-        "primer_notes": judging.PRIMER_NOTES,
-        "num_notes": judging.CONTINUATION_NOTES,
+        "primer_notes": generation_metrics.PRIMER_NOTES,
+        "num_notes": generation_metrics.CONTINUATION_NOTES,
         "held_out": {
             "performances": len(held_out),
             "pieces": len(set(pieces)),
@@ -324,7 +329,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     storage.make_directories(target)
     # A figure without its document would pass for another's file after a kill, so that the document comes first.
     storage.remove(picture)
-    with mirror.uploaded(target, last=[name]) as directory:
+    with remote.uploaded(target, last=[name]) as directory:
         write_json(os.path.join(directory, os.path.basename(path)), document)
         plots.judgement(judgement, os.path.join(directory, name), title=title)
     cli.show(_judgement_in_words(document, manifest.directory))
@@ -333,20 +338,20 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
 
 def _held_out(manifest: Manifest, split: str) -> tuple[list[Performance], int]:
     """The performances to compare with, and how many of them, from the first, to continue."""
-    from trainer import judging
+    from trainer.evaluation import generation_metrics
 
     performances = list(manifest.read_performances(split))
-    long_enough = judging.long_enough(
+    long_enough = generation_metrics.long_enough(
         [len(performance.notes) for performance in performances], [performance.piece for performance in performances]
     )
     found, wanted = len(long_enough), _NUM_PRIMERS.value
     if wanted is not None and wanted > found:
-        needed = judging.PRIMER_NOTES + judging.CONTINUATION_NOTES
+        needed = generation_metrics.PRIMER_NOTES + generation_metrics.CONTINUATION_NOTES
         raise UserError(
             f"--num_primers={wanted}: only {found} performances of the {split} split have {needed} notes or more: "
             f"give --num_primers={found} or less"
         )
-    return [performances[index] for index in long_enough], wanted or min(found, judging.MAX_DEFAULT_PRIMERS)
+    return [performances[index] for index in long_enough], wanted or min(found, generation_metrics.MAX_DEFAULT_PRIMERS)
 
 
 def _judgement_in_words(document: dict[str, Any], dataset: str) -> str:

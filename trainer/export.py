@@ -10,21 +10,22 @@ import shutil
 
 import tensorflow as tf
 
-from notes import storage
-from notes.errors import UserError
-from notes.representation import PITCHES
-from trainer import mirror, model_card
-from trainer.dataset import START_PITCH, NoteArrays
-from trainer.heads import UNIFORMS_PER_NOTE, DensityHeads
-from trainer.model import LayerState, NextNoteModel, State, StepWeights, Trained, load_model
-from trainer.recent import Recent
-from trainer.workdir import EXPORT_LAST, EXPORT_NAME, write_json
+from sostenuto import storage
+from sostenuto.errors import UserError
+from sostenuto.music.notes import PITCHES
+from trainer.data.windows import START_PITCH, NoteArrays
+from trainer.model.density_heads import UNIFORMS_PER_NOTE, DensityHeads
+from trainer.model.next_note import LayerState, NextNoteModel, State, StepWeights, Trained, load_model
+from trainer.model.note_history import Recent
+from trainer.reporting import model_card
+from trainer.workdir import remote
+from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME, write_json
 
 
 def export_model(workdir: str) -> str:
     """Writes the best weights of a workdir as `workdir/export/`, in place of an earlier export.
 
-    Its README.md is a model card, made of what the workdir says of the run (`trainer.model_card`).
+    Its README.md is a model card, made of what the workdir says of the run (`trainer.reporting.model_card`).
 
     The directory appears whole or not at all: until it does, an earlier one stays as it was. (In a bucket its
     saved_model.pb, without which it is no SavedModel, goes first and comes back last.) docs/export.md says what its
@@ -39,7 +40,7 @@ def export_model(workdir: str) -> str:
     trained = load_model(workdir)
     directory = os.path.join(workdir, EXPORT_NAME)
     if storage.is_remote(workdir):
-        with mirror.uploaded(directory, last=EXPORT_LAST) as copy:
+        with remote.uploaded(directory, last=EXPORT_LAST) as copy:
             _write(trained, workdir, copy)
         return directory
     unfinished = storage.temporary_name(directory)

@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from notes import cli, storage
-from notes.errors import UserError
-from notes.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
-from notes.progress import say, track
-from notes.representation import Notes
-from notes.statistics import Histograms
+from sostenuto import cli, storage
+from sostenuto.errors import UserError
+from sostenuto.music.histograms import Histograms
+from sostenuto.music.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
+from sostenuto.music.notes import Notes
+from sostenuto.progress import say, track
 from trainer import startup
 from trainer.by_field import numbers_by_field
-from trainer.outputs import require_own_place, require_writable
-from trainer.samples import DISTRIBUTIONS_NAME, DOCUMENT_NAME, names, require_free, rewritten
-from trainer.workdir import absolute, dataset, load_run, write_json
+from trainer.generation.samples import DISTRIBUTIONS_NAME, DOCUMENT_NAME, names, require_free, rewritten
+from trainer.workdir.layout import absolute, dataset, load_run, write_json
+from trainer.workdir.outputs import require_own_place, require_writable
 
 # Beyond them a call may need more memory than a machine has.
 _MOST_NOTES = 100_000
@@ -136,9 +136,9 @@ def main() -> int:
     require_free(output, planned)
     require_writable(output)
     startup.import_tensorflow()
-    from trainer.model import load_model
-    from trainer.pedal import continued_pedal
-    from trainer.sampling import Player
+    from sostenuto.music.pedal import continued_pedal
+    from trainer.generation.sampler import Player
+    from trainer.model.next_note import load_model
 
     trained = load_model(workdir)
     primer_notes = len(primer.notes)
@@ -194,8 +194,7 @@ def main() -> int:
 
 def _write_sample(output: str, index: int, notes: Notes, primer_notes: int, pedal: np.ndarray) -> dict[str, object]:
     """Writes a sample's files; returns its entry in samples.json."""
-    from notes import plots
-    from trainer import sound
+    from sostenuto.music import audio, plots
 
     stem = os.path.join(output, f"sample-{index:03d}")
     write_midi(notes, f"{stem}.mid", pedal)
@@ -210,13 +209,13 @@ def _write_sample(output: str, index: int, notes: Notes, primer_notes: int, peda
     )
     entry: dict[str, object] = {"midi": f"sample-{index:03d}.mid", "seconds": notes.seconds}
     if _AUDIO.value:
-        entry["synthesizer"] = sound.render_wav(notes, f"{stem}.wav", pedal)
+        entry["synthesizer"] = audio.render_wav(notes, f"{stem}.wav", pedal)
     return entry
 
 
 def _draw_distributions(run: dict[str, Any], output: str, samples: list[Notes], primer_notes: int) -> None:
     """Draws the generated notes' distributions over those of the corpus that the model was trained on."""
-    from notes import plots
+    from sostenuto.music import plots
 
     histograms = {
         "generated": sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())

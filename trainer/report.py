@@ -6,12 +6,12 @@ which are played first where the workdir has none. It is one file that needs no 
 
 from absl import flags
 
-from notes import cli, storage
-from notes.errors import UserError
-from notes.manifest import Manifest
-from notes.progress import say
+from sostenuto import cli, storage
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
+from sostenuto.progress import say
 from trainer import startup
-from trainer.workdir import METRICS_NAME, dataset, load_config, load_run
+from trainer.workdir.layout import METRICS_NAME, dataset, load_config, load_run
 
 USAGE = """--workdir=DIR [flags]
 
@@ -38,7 +38,8 @@ _BESIDE = flags.DEFINE(
 
 def main() -> int:
     """Writes the page, and the samples where there are none."""
-    from trainer import run_page, samples
+    from trainer.generation import samples
+    from trainer.reporting import page
 
     workdir = cli.required(_WORKDIR)
     load_config(workdir)
@@ -57,16 +58,16 @@ def main() -> int:
     else:
         _play(workdir, manifest, run.get("sustain", "ignore"))
     say("writing the report's page")
-    cli.show(run_page.write(workdir, beside=_BESIDE.value))
+    cli.show(page.write(workdir, beside=_BESIDE.value))
     return 0
 
 
 def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
     """Makes the samples."""
     startup.import_tensorflow()
-    from trainer import samples
-    from trainer.model import load_model
-    from trainer.sampling import Player
+    from trainer.generation import samples
+    from trainer.generation.sampler import Player
+    from trainer.model.next_note import load_model
 
     trained = load_model(workdir)
     primers = samples.primers(manifest) if manifest else []

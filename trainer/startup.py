@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 
-from notes.progress import say
+from sostenuto.progress import say
 
 
 def import_tensorflow() -> None:

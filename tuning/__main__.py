@@ -9,9 +9,9 @@ import os
 
 from absl import flags
 
-from notes import cli
-from notes.errors import UserError
-from notes.manifest import Manifest
+from sostenuto import cli
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
 from trainer import startup
 from trainer.config import PRESETS, Config, preset
 from tuning.roles import resolve

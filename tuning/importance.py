@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from tuning.results import Chain, Standing
+from tuning.summary import Chain, Standing
 
 FEWEST_CONFIGS = 8
 SHUFFLES = 10  # of each hyperparameter

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-from notes.errors import UserError
+from sostenuto.errors import UserError
 
 ALONE_ID = "tuner0"
 

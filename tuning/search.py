@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from notes import storage
-from notes.errors import UserError
-from notes.manifest import Manifest
-from notes.progress import is_json, say
-from trainer import run_page
+from sostenuto import storage
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
+from sostenuto.progress import is_json, say
 from trainer.config import Config
-from trainer.workdir import METRICS_NAME
-from tuning import results
+from trainer.reporting import page
+from trainer.workdir.layout import METRICS_NAME
+from tuning import summary
 from tuning.roles import Role
 from tuning.space import Space
 from tuning.study import Settings, Study, fingerprint
@@ -78,9 +78,9 @@ class Search:
             overwrite: begins anew.
             max_idle: seconds without a word from any worker after which it gives up.
         """
-        from tuning import service
+        from tuning import rpc
 
-        with self._opened(overwrite) as study, service.serve(study, role.address) as calls:
+        with self._opened(overwrite) as study, rpc.serve(study, role.address) as calls:
             trials = self._settings.max_trials
             self._say(f"chief: listening on {role.address}, {trials} trials", address=role.address, max_trials=trials)
             with self._shown(study):
@@ -109,15 +109,15 @@ class Search:
             role: where the chief is, and who this is.
             patience: seconds for which it waits for a chief that is away.
         """
-        from tuning import service
+        from tuning import rpc
 
         identity = fingerprint(self._space, self._start, self._settings)
-        with service.StudyClient(role.address, identity, patience=patience) as client:
+        with rpc.StudyClient(role.address, identity, patience=patience) as client:
             return self._work(client, role.worker, quiet=self._quiet)
 
     def retrain_best(self, data: str) -> int:
         """Trains the best config at full length, by the trainer's own command; returns its exit status."""
-        config = os.path.join(self._workdir, results.BEST_CONFIG_NAME)
+        config = os.path.join(self._workdir, summary.BEST_CONFIG_NAME)
         workdir = os.path.join(self._workdir, BEST_NAME)
         command = [sys.executable, "-m", "trainer", f"--data={data}", f"--workdir={workdir}", f"--config={config}"]
         # A process of its own: this one's TensorFlow, if it has any, may hold the devices' memory.
@@ -135,7 +135,7 @@ class Search:
     def _opened(self, overwrite: bool) -> Iterator[Study]:
         with Study.open(self._workdir, self._space, self._start, self._settings, overwrite=overwrite) as study:
             if overwrite:
-                results.remove(self._workdir)
+                summary.remove(self._workdir)
             yield study
 
     @contextlib.contextmanager
@@ -145,7 +145,7 @@ class Search:
 
         def look() -> None:
             known = None
-            with results.Progress(quiet=self._quiet) as progress:
+            with summary.Progress(quiet=self._quiet) as progress:
                 while True:
                     ends = over.wait(_LOOK_SECONDS)
                     standing = self._standing(study)
@@ -153,7 +153,7 @@ class Search:
                     if ended != known:
                         # What cannot be written now may be later; at the end, it is told.
                         with contextlib.suppress(UserError):
-                            results.write(standing, self._workdir)
+                            summary.write(standing, self._workdir)
                             known = ended
                     progress.show(standing)
                     if ends:
@@ -167,20 +167,20 @@ class Search:
             over.set()
             thread.join()
 
-    def _standing(self, study: Study) -> results.Standing:
-        return results.Standing(study.trials(), self._space, self._start, self._settings)
+    def _standing(self, study: Study) -> summary.Standing:
+        return summary.Standing(study.trials(), self._space, self._start, self._settings)
 
     def _conclude(self, study: Study) -> None:
         """Writes the results for the last time, and tells them."""
         standing = self._standing(study)
-        results.write(standing, self._workdir)
+        summary.write(standing, self._workdir)
         if standing.best is not None:
             trial = os.path.join(self._workdir, standing.best.directory)
             if storage.exists(os.path.join(trial, METRICS_NAME)):
-                run_page.write(trial)
+                page.write(trial)
         if not self._quiet:
-            print(results.final_table(standing))
-            print(os.path.join(self._workdir, results.REPORT_NAME))
+            print(summary.final_table(standing))
+            print(os.path.join(self._workdir, summary.REPORT_NAME))
 
     def _require_best(self, study: Study) -> None:
         """Checks that a study that is done has found something.

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from notes import storage
-from notes.errors import UserError, mismatches
+from sostenuto import storage
+from sostenuto.errors import UserError, mismatches
 from trainer.config import LENGTH_FIELDS, Config
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from notes import storage
-from notes.errors import FileError, UserError, mismatches
-from notes.lease import HeldError, Lease, Lock, hold
+from sostenuto import storage
+from sostenuto.errors import FileError, UserError, mismatches
+from sostenuto.storage.lease import HeldError, Lease, Lock, hold
 from trainer import startup
 from trainer.config import Config
 from tuning.space import Space

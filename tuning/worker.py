@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from notes.errors import FileError, UserError
-from notes.lease import LostError
-from notes.manifest import Manifest
-from notes.progress import say, silenced
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import FileError, UserError
+from sostenuto.progress import say, silenced
+from sostenuto.storage.lease import LostError
 from trainer.config import Config
-from trainer.workdir import Busy, Result
+from trainer.workdir.layout import Busy, Result
 from tuning.space import Space
 from tuning.study import Assignment, Done, Outcome, Settings, Wait
 
@@ -170,7 +170,7 @@ def _train(
     import keras
     import tensorflow as tf
 
-    from trainer import loop
+    from trainer.engine import loop
 
     verdict = "go"
     no_answer: UserError | None = None

@@ -16,11 +16,11 @@ import pytest
 
 from beam_preprocess import shards
 from beam_preprocess.config import Config
-from beam_preprocess.run import preprocess
+from beam_preprocess.preprocess import preprocess
 from beam_preprocess.summary import summarize
-from notes import midi
-from notes.errors import UserError
-from notes.manifest import SPLITS, Manifest
+from sostenuto.data.manifest import SPLITS, Manifest
+from sostenuto.errors import UserError
+from sostenuto.music import midi
 from tests.midi_files import melody, midi_bytes, off, on, pedal, write_corpus
 from tests.processes import REPOSITORY, run_python
 

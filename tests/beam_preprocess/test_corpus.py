@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from beam_preprocess import corpus as corpus_module
 from beam_preprocess.corpus import Reader, assign_splits, find_corpus
-from notes import midi
-from notes.errors import UserError
-from notes.manifest import SPLITS
+from sostenuto.data.manifest import SPLITS
+from sostenuto.errors import UserError
+from sostenuto.music import midi
 from tests.midi_files import melody, write_corpus
 
 HEADER = "canonical_composer,canonical_title,split,year,midi_filename,audio_filename,duration\n"

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from beam_preprocess import worker_package
+from beam_preprocess.beam_options import pipeline_options
 from beam_preprocess.config import Config
 from beam_preprocess.dataflow import JobFailedError, job_name, users_mistake
-from beam_preprocess.options import pipeline_options
-from beam_preprocess.run import preprocess
-from notes.errors import UserError
-from notes.manifest import Manifest
+from beam_preprocess.preprocess import preprocess
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
 from tests import bare_site
 from tests.dataflow_server import DataflowServer, Job
 from tests.gcs_server import GcsServer
@@ -173,7 +173,7 @@ def test_a_launcher_that_is_ended_leaves_its_job_and_the_next_one_waits_for_it(s
     assert bucket.contents(f"{OUTPUT}/") == expected
     assert {"apache-beam", "google-cloud-storage", "symusic"} <= set(worker.installed)
     assert not {"tensorflow", "keras", "google-cloud-dataflow-client", "pytest"} & set(worker.installed)
-    assert {"symusic", "notes.midi", "beam_preprocess.transforms"} <= worker.modules
+    assert {"symusic", "sostenuto.music.midi", "beam_preprocess.transforms"} <= worker.modules
     assert not {"tensorflow", "keras", "trainer", "pytest"} & worker.modules
     check_golden(job, (tmp_path / "pipeline.pb").read_bytes())
 
@@ -256,9 +256,9 @@ def test_done_is_no_proof(server, bucket, expected, lacks, message):
 
 REFUSED = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1500, in process
-  File "beam_preprocess/writer.py", line 257, in _check_rejections
+  File "beam_preprocess/shard_writer.py", line 257, in _check_rejections
     raise UserError(
-notes.errors.UserError: 9 of 12 files were refused (9 not_midi) [while running 'Publish-ptransform-33']
+sostenuto.errors.UserError: 9 of 12 files were refused (9 not_midi) [while running 'Publish-ptransform-33']
 """
 
 
@@ -358,7 +358,7 @@ def test_the_name_of_a_job_follows_from_what_is_asked_for():
 
 
 def test_only_the_users_mistakes_are_taken_for_such():
-    assert users_mistake("RuntimeError: notes.errors.UserError: a.mid: bad") == "a.mid: bad"
+    assert users_mistake("RuntimeError: sostenuto.errors.UserError: a.mid: bad") == "a.mid: bad"
     assert users_mistake("ZeroDivisionError: division by zero [while running 'WriteShards']") is None
 
 
@@ -366,7 +366,7 @@ def test_only_the_users_mistakes_are_taken_for_such():
 PACK = """
 import sys
 from apache_beam.runners.portability.stager import Stager
-from beam_preprocess.options import pipeline_options
+from beam_preprocess.beam_options import pipeline_options
 with pipeline_options(sys.argv[2:]) as options:
     for path, name, _ in Stager.extract_staging_tuple_iter(Stager.create_job_resources(options, sys.argv[1])):
         print(name, path)
@@ -375,7 +375,7 @@ with pipeline_options(sys.argv[2:]) as options:
 
 def files_of_packages(directory: Path) -> set[str]:
     """The files that a Beam worker needs: of our packages below a directory."""
-    files = [path for package in ("notes", "beam_preprocess") for path in (directory / package).rglob("*")]
+    files = [path for package in ("sostenuto", "beam_preprocess") for path in (directory / package).rglob("*")]
     return {str(path.relative_to(directory)) for path in files if path.is_file()}
 
 
@@ -400,7 +400,7 @@ def test_an_installed_package_is_packed_for_workers_too(tmp_path):
         file.extractall(tmp_path / "packed", filter="data")
     (packed,) = (tmp_path / "packed").iterdir()
     assert files_of_packages(packed) == files_of_packages(installed)
-    assert "notes/cli/main.py" in files_of_packages(packed)
+    assert "sostenuto/cli/main.py" in files_of_packages(packed)
     requires = set(importlib.metadata.PathDistribution(packed).requires)
     (own,) = importlib.metadata.distributions(name="sostenuto", path=[str(installed)])
     assert requires == {text for text in own.requires if "extra" not in text}

@@ -12,9 +12,9 @@ import pytest
 
 from beam_preprocess import shards, transforms
 from beam_preprocess.config import Config
-from beam_preprocess.run import preprocess
-from notes.errors import UserError
-from notes.manifest import Manifest
+from beam_preprocess.preprocess import preprocess
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
 from tests.midi_files import melody, write_corpus
 from tests.processes import REPOSITORY
 
@@ -22,9 +22,9 @@ from tests.processes import REPOSITORY
 # "once" makes a child wait for ever, and leaves its process id, but the second time it is read.
 FAULTS = """
 import ctypes, os, pathlib, time
-import notes.midi
+import sostenuto.music.midi
 
-read_midi = notes.midi.read_midi
+read_midi = sostenuto.music.midi.read_midi
 
 def faulty(data, name, **options):
     if "segfault" in name:
@@ -40,7 +40,7 @@ def faulty(data, name, **options):
         time.sleep(600)
     return read_midi(data, name, **options)
 
-notes.midi.read_midi = faulty
+sostenuto.music.midi.read_midi = faulty
 """
 WORKERS = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from beam_preprocess import writer
+from beam_preprocess import shard_writer
 from beam_preprocess.config import Config
 from beam_preprocess.corpus import find_corpus
-from beam_preprocess.run import preprocess
-from notes import gcs as remote
-from notes.errors import UserError
-from notes.manifest import SPLITS, Manifest
-from notes.records import RecordError
+from beam_preprocess.preprocess import preprocess
+from sostenuto.data.manifest import SPLITS, Manifest
+from sostenuto.data.tfrecord import RecordError
+from sostenuto.errors import UserError
+from sostenuto.storage import gcs as remote
 from tests.midi_files import melody, write_corpus
 from tests.processes import REPOSITORY, run_python
 
@@ -178,7 +178,7 @@ def test_no_manifest_ever_names_shards_of_other_content(gcs, corpus_directory, t
         for split in SPLITS:
             for shard in document["splits"][split]["shards"]:
                 assert len(found[shard["file"]]) == shard["bytes"]
-                assert writer.hashlib.sha256(found[shard["file"]]).hexdigest() == shard["sha256"]
+                assert shard_writer.hashlib.sha256(found[shard["file"]]).hexdigest() == shard["sha256"]
 
     gcs.before = look
     run(corpus_directory, "gs://bucket/out", overwrite=True)

@@ -7,8 +7,8 @@ import pytest
 
 from demo import chorales
 from demo.chorales import TEMPO, Key, export, on_one_keyboard, read
-from notes.errors import UserError
-from notes.midi import read_midi
+from sostenuto.errors import UserError
+from sostenuto.music.midi import read_midi
 from tests.processes import run_python
 
 NAMES = ["bach/bwv269", "bach/bwv1.6", "bach/bwv253"]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from demo.__main__ import Stage, folder_of, link, stages
-from notes.midi import read_midi
+from sostenuto.music.midi import read_midi
 from tests.midi_files import melody
 from tests.processes import REPOSITORY
 

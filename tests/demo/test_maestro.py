@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from demo.maestro import CHUNK, download
-from notes.errors import UserError
+from sostenuto.errors import UserError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -1,6 +1,6 @@
 """Runs and searches in a bucket, killed at any request, go on with an empty disk as if nothing had happened.
 
-The short form of this is tests/trainer/test_remote.py.
+The short form of this is tests/trainer/workdir/test_remote.py.
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 from tests.gcs_server import GcsServer
 from tests.processes import run_python
 from tests.trainer.runs import TINY, TRAIN, ended, metrics, run_all, started, train, weights, workers
-from tests.trainer.test_remote import get_directory, put_directory
+from tests.trainer.workdir.test_remote import get_directory, put_directory
 from tests.tuning.runs import START, free_address
 
 pytestmark = pytest.mark.usefixtures("kills")  # minutes

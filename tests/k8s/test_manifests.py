@@ -10,13 +10,13 @@ import pytest
 from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 from pydantic import ValidationError
 
-from notes import cli
+from sostenuto import cli
 from tests.k8s.checks import config_of, is_allowed, problems
 from tests.k8s.cluster import Object, all_pods, arguments, by_name, pods_of
 from tests.k8s.conftest import VARIANTS
 from tests.processes import REPOSITORY
 from trainer.__main__ import EXIT_PEER_LOST
-from trainer.cluster import resolve as resolve_cluster
+from trainer.distribution.cluster import resolve as resolve_cluster
 from tuning.roles import resolve as resolve_role
 from tuning.search import EXIT_NO_WORKER
 

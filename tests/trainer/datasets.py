@@ -6,10 +6,10 @@ import pathlib
 
 import numpy as np
 
-from notes.manifest import MANIFEST_NAME, SPLITS
-from notes.records import SCHEMA_VERSION, Performance, encode_performance, write_records
-from notes.representation import Notes
-from notes.statistics import Histograms
+from sostenuto.data.manifest import MANIFEST_NAME, SPLITS
+from sostenuto.data.tfrecord import SCHEMA_VERSION, Performance, encode_performance, write_records
+from sostenuto.music.histograms import Histograms
+from sostenuto.music.notes import Notes
 
 COMPOSERS = ("Fanny Hensel", "Clara Schumann")
 """Of the performances of each split, in turn."""

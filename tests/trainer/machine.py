@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from trainer.scoring import Scorer
-from trainer.train_state import TrainState
+from trainer.engine.train_state import TrainState
+from trainer.evaluation.scorer import Scorer
 
 
 class Machine:

@@ -4,9 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.dataset import NoteArrays
-from trainer.heads import ALL_PITCHES
-from trainer.model import NextNoteModel, build_model
+from trainer.data.windows import NoteArrays
+from trainer.model.density_heads import ALL_PITCHES
+from trainer.model.next_note import NextNoteModel, build_model
 
 _TINY = {
     "density": {"head_units": 24, "pitch_embedding": 12, "time_embedding": 8, "velocity_embedding": 6},

@@ -11,14 +11,14 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from notes.manifest import Manifest
-from trainer import train_state
-from trainer.checkpoints import Checkpoints, Saved, restore
+from sostenuto.data.manifest import Manifest
+from trainer.checkpoints.manager import Checkpoints, Saved, restore
 from trainer.config import Config, preset
-from trainer.dataset import NoteTable, Windows, load_table
-from trainer.heads import DensityHeads
-from trainer.strategy import configure_devices, create_strategy
-from trainer.train_state import TrainState
+from trainer.data.windows import NoteTable, Windows, load_table
+from trainer.distribution.strategy import configure_devices, create_strategy
+from trainer.engine import train_state
+from trainer.engine.train_state import TrainState
+from trainer.model.density_heads import DensityHeads
 
 TRAIN_STEPS = 50
 SMALL = {"units": 16, "head_units": 16, "batch_size": 12, "warmup_steps": 5, "steps": TRAIN_STEPS}

@@ -5,10 +5,10 @@ A train_step takes a tenth of a second on its clock and a score five seconds, so
 
 import sys
 
-from notes.manifest import Manifest
+from sostenuto.data.manifest import Manifest
 from tests.trainer.machine import Machine
-from trainer import loop
 from trainer.config import preset
+from trainer.engine import loop
 
 STEPS, EVALUATE_EVERY = 120, 20
 STEP_SECONDS, SCORING_SECONDS = 0.1, 5.0

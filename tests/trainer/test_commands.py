@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
-from notes import plots
-from notes.errors import UserError
-from notes.manifest import Manifest
-from notes.midi import read_midi, read_pedal, write_midi
-from notes.representation import FIELDS
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
+from sostenuto.music import plots
+from sostenuto.music.midi import read_midi, read_pedal, write_midi
+from sostenuto.music.notes import FIELDS
 from tests.midi_files import melody, midi_bytes
 from tests.pages import Page
 from tests.processes import REPOSITORY, run_python
@@ -340,7 +340,7 @@ def workdir(processes):
 
 def _untrained_tutorial(directory, dataset):
     """A workdir as a run of the tutorial's kind leaves it, but without the training; its dataset has been moved."""
-    from trainer.checkpoints import Checkpoints
+    from trainer.checkpoints.manager import Checkpoints
 
     model = tiny_model("regression", positions="last", seq_length=8)
     directory.mkdir()
@@ -646,7 +646,7 @@ def test_a_loss_that_is_no_number_says_at_which_train_step(processes):
 
 
 def test_a_directory_of_something_else_is_no_workdir(dataset, tmp_path):
-    from trainer import loop
+    from trainer.engine import loop
 
     (tmp_path / "letter.txt").write_text("Dear Clara")
     with pytest.raises(UserError, match="is not empty and no workdir of the trainer") as error:
@@ -656,7 +656,7 @@ def test_a_directory_of_something_else_is_no_workdir(dataset, tmp_path):
 
 
 def test_a_workdir_of_another_config_names_the_fields(dataset, workdir):
-    from trainer import loop
+    from trainer.engine import loop
 
     config = Config.load(workdir / "config.json")
     with pytest.raises(UserError, match="another config: ") as error:
@@ -670,7 +670,7 @@ def test_a_workdir_of_another_config_names_the_fields(dataset, workdir):
 
 
 def test_a_workdir_of_another_dataset_is_refused(places, workdir):
-    from trainer import loop
+    from trainer.engine import loop
 
     before = (workdir / "run.json").read_bytes()
     with pytest.raises(UserError, match=r"sha256 \w+…, expected \w+…, .*--data.*--workdir"):
@@ -679,7 +679,7 @@ def test_a_workdir_of_another_dataset_is_refused(places, workdir):
 
 
 def test_a_directory_without_a_model_is_named(tmp_path):
-    from trainer.model import load_model
+    from trainer.model.next_note import load_model
 
     with pytest.raises(UserError, match="no workdir of the trainer"):
         load_model(str(tmp_path))
@@ -689,7 +689,7 @@ def test_a_directory_without_a_model_is_named(tmp_path):
 
 
 def test_the_best_weights_are_the_ones_that_are_loaded(workdir):
-    from trainer.model import load_model
+    from trainer.model.next_note import load_model
 
     best = json.loads((workdir / "result.json").read_text())["best_train_step"]
     assert load_model(str(workdir)).train_step == best

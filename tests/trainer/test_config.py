@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notes.errors import UserError, mismatches
+from sostenuto.errors import UserError, mismatches
 from tests.processes import run_python
 from trainer.config import CHANGEABLE_ON_RESUME, LENGTH_FIELDS, PRESETS, Config, preset
 

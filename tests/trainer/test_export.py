@@ -15,18 +15,19 @@ import tensorflow as tf
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from notes.errors import UserError
+from sostenuto.errors import UserError
 from tests.processes import REPOSITORY
 from tests.trainer.models import random_arrays, tiny_model
-from trainer import export, times
-from trainer.checkpoints import Checkpoints
+from trainer import export
+from trainer.checkpoints.manager import Checkpoints
 from trainer.config import Config
-from trainer.dataset import NoteArrays, NoteTable
+from trainer.data.windows import NoteArrays, NoteTable
+from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
-from trainer.heads import UNIFORMS_PER_NOTE
-from trainer.model import build_model, load_model, model_variables, start_note
-from trainer.scoring import Scorer
-from trainer.workdir import BEST_NAME, CONFIG_NAME, RUN_NAME
+from trainer.model import times
+from trainer.model.density_heads import UNIFORMS_PER_NOTE
+from trainer.model.next_note import build_model, load_model, model_variables, start_note
+from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME
 
 VOICES, NOTES, PLAYED, CHUNK = 3, 30, 20, 13
 TEMPERATURE = 0.8

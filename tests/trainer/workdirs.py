@@ -4,12 +4,13 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from notes.manifest import Manifest
-from notes.representation import FIELDS, Notes
+from sostenuto.data.manifest import Manifest
+from sostenuto.music.notes import FIELDS, Notes
 from tests.trainer.datasets import random_notes
-from trainer import judging, samples
 from trainer.config import Config
-from trainer.judging import Music
+from trainer.evaluation import generation_metrics
+from trainer.evaluation.generation_metrics import Music
+from trainer.generation import samples
 
 CONFIG = Config(units=128, layers=1, steps=200, max_minutes=0, dropout=0.25)
 
@@ -77,7 +78,7 @@ def judged(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
         name: Music([random_notes(300, seed + index) for index in range(4)], list("abcd"))
         for seed, name in enumerate(("generated", "real", "held_out"))
     }
-    found = judging.judge(**music, train=[random_notes(300, 50)], first=20)
+    found = generation_metrics.judge(**music, train=[random_notes(300, 50)], first=20)
     counts = {name: {figure: bins.tolist() for figure, bins in one.items()} for name, one in found.counts.items()}
     return {**found.figures, "split": split, "counts": counts, "primers": ["a", "b", "c", "d"], "num_notes": 280,
             "temperature": dict.fromkeys(FIELDS, 1.0), "top_p": dict.fromkeys(FIELDS, 1.0),

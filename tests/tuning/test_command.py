@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from notes.manifest import Manifest
+from sostenuto.data.manifest import Manifest
 from tests.processes import run_python
 from tests.tuning.runs import START, Search, free_address, wait_until
 from trainer.config import Config

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from notes.errors import UserError
-from notes.manifest import Manifest
-from tests.trainer.test_remote import _devices_as_they_are, put_directory  # noqa: F401
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
+from tests.trainer.workdir.test_remote import _devices_as_they_are, put_directory  # noqa: F401
 from tests.tuning.test_worker import SPACE, START
-from tuning import results, worker
+from tuning import summary, worker
 from tuning.roles import ALONE_ID, Role
 from tuning.search import Search
 from tuning.study import Assignment, Settings, Study
@@ -63,7 +63,7 @@ def test_many_workers_at_once_share_the_writes_of_a_bucket_that_takes_one_a_seco
 
 
 def test_a_chief_whose_study_was_taken_over_writes_no_more(gcs, monkeypatch):
-    monkeypatch.setattr("notes.lease.RENEW_SECONDS", 0.05)
+    monkeypatch.setattr("sostenuto.storage.lease.RENEW_SECONDS", 0.05)
     with opened() as study:
         gcs.put(f"{W}/.lock", b"{}")
         before = gcs.get(f"{W}/study.json")
@@ -78,7 +78,7 @@ def test_overwrite_removes_the_study_and_its_trials_and_nothing_else(gcs):
     for name in ("trials/0000/config.json", "trials/0000/.lock", "summaries/events", "trials.json", "letter.txt"):
         gcs.put(f"{W}/{name}", b"{}")
     with opened(overwrite=True) as study:
-        results.remove(W)
+        summary.remove(W)
         assert study.trials() == []
     assert gcs.names(f"{W}/") == ["letter.txt", "study.json"]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from notes.errors import UserError
+from sostenuto.errors import UserError
 from tuning.roles import ALONE_ID, Role, resolve
 
 AT = "chief.example:8000"

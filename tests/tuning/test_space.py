@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notes.errors import UserError
+from sostenuto.errors import UserError
 from tests.processes import run_python
 from trainer.config import Config, preset
 from tuning.space import PARAMETERS, SEARCHED_BY_DEFAULT, Space, notes_per_train_step, table

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from notes import storage
-from notes.errors import UserError
+from sostenuto import storage
+from sostenuto.errors import UserError
 from trainer.config import preset
 from tuning.space import Space
 from tuning.study import TUNERS, Assignment, Done, Settings, Study, Wait, fingerprint

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 import pytest
 
-from notes.errors import FileError, UserError
-from notes.manifest import Manifest
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import FileError, UserError
 from tests.trainer.runs import metrics
-from trainer import loop, strategy, workdir
 from trainer.config import preset
-from trainer.model import NextNoteModel
-from trainer.workdir import Result
+from trainer.distribution import strategy
+from trainer.engine import loop
+from trainer.model.next_note import NextNoteModel
+from trainer.workdir import layout
+from trainer.workdir.layout import Result
 from tuning import worker
 from tuning.space import Space
 from tuning.study import Assignment, Done, Settings, Study, Wait
@@ -266,13 +268,13 @@ def test_a_chief_that_is_away_too_long_is_no_fault_of_the_trial(dataset, tmp_pat
 
 def test_a_worker_waits_until_the_one_before_has_left_the_trial(dataset, tmp_path, monkeypatch):
     config = SPACE.config(VALUES, START, TRAIN_STEPS)
-    held = workdir.begin(config, Manifest.load(dataset), str(tmp_path / "trials" / "0000"), {})
+    held = layout.begin(config, Manifest.load(dataset), str(tmp_path / "trials" / "0000"), {})
     refused = []
 
     def train(config, manifest, directory, **_):
         try:
-            workdir.begin(config, manifest, directory, {}).close()
-        except workdir.Busy:
+            layout.begin(config, manifest, directory, {}).close()
+        except layout.Busy:
             refused.append(True)
             held.close()
             raise
@@ -288,7 +290,7 @@ def test_a_worker_waits_until_the_one_before_has_left_the_trial(dataset, tmp_pat
 def test_a_trial_that_another_process_never_leaves_fails(dataset, tmp_path, trains, monkeypatch):
     """Each wait has an end."""
     monkeypatch.setattr(worker, "_HELD_SECONDS", 0.5)
-    left = trains(*[workdir.Busy("trials/0000: another process is training in it")] * 100)
+    left = trains(*[layout.Busy("trials/0000: another process is training in it")] * 100)
     source = Trials(trial(attempt=2))
     assert do(source, dataset, tmp_path) == 0
     assert source.ended[0].outcome == "failed"

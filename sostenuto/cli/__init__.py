@@ -1,0 +1,38 @@
+"""Command line of every program: flags, help, error output and exit codes. Only entry modules import it."""
+
+# First, since it takes effect on import: importing the rest takes long enough to press Ctrl-C.
+from sostenuto.cli import interrupt  # noqa: F401  # isort: skip
+
+from sostenuto.cli.app import (
+    EXIT_BAD_INPUT,
+    EXIT_BUG,
+    EXIT_OK,
+    EXIT_TRY_AGAIN,
+    LOG_JSON,
+    QUIET,
+    command_line,
+    complain,
+    required,
+    run,
+    show,
+)
+from sostenuto.cli.flag_types import Path, Paths, Text, Texts, group
+
+__all__ = [
+    "EXIT_BAD_INPUT",
+    "EXIT_BUG",
+    "EXIT_OK",
+    "EXIT_TRY_AGAIN",
+    "LOG_JSON",
+    "QUIET",
+    "Path",
+    "Paths",
+    "Text",
+    "Texts",
+    "command_line",
+    "complain",
+    "group",
+    "required",
+    "run",
+    "show",
+]

@@ -1,0 +1,257 @@
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from beam_preprocess import shard_writer
+from beam_preprocess.corpus import CorpusFile
+from beam_preprocess.shard_writer import (
+    Plan,
+    Rejection,
+    ShardReport,
+    Tally,
+    assign_shards,
+    prepare_output,
+    publish,
+    read_plan,
+    write_plan,
+    write_shard,
+)
+from sostenuto import storage
+from sostenuto.data.manifest import MANIFEST_NAME, Manifest
+from sostenuto.data.tfrecord import Performance
+from sostenuto.errors import UserError
+from sostenuto.music.histograms import Histograms
+from tests.midi_files import random_notes
+
+NAMES = ["train-00000-of-00002.tfrecord", "train-00001-of-00002.tfrecord"]
+
+
+def files(split: str, count: int) -> list[CorpusFile]:
+    return [CorpusFile(path=f"{split}/{index}.mid", location="", split=split) for index in range(count)]
+
+
+def reported(output, *, salt: int = 0) -> tuple[Plan, list[ShardReport]]:
+    """Writes two shards of two performances under temporary names; one file of the second was refused."""
+    shards, reports = {}, []
+    for number, name in enumerate(NAMES):
+        performances = [
+            Performance(f"{number}{index}.mid", "p", "train", "", "", 0, random_notes(salt + 10 * number + index))
+            for index in range(2)
+        ]
+        temporary = storage.temporary_name(os.path.join(output, name))
+        records, length, digest = write_shard(temporary, performances)
+        histograms = sum((Histograms.from_notes(one.notes) for one in performances), Histograms.zeros())
+        tally = Tally(sum(len(one.notes) for one in performances), 10**7, number, 3, histograms)
+        rejections = [Rejection("1x.mid", "not_midi", "is empty")] if number else []
+        shards[name] = len(performances) + len(rejections)
+        reports.append(ShardReport(name, temporary, records, length, digest, tally, rejections))
+    return Plan(str(output), shards, {"files": 5}, {"sustain": "ignore"}, max_rejected_fraction=0.5), reports
+
+
+def test_shards_are_filled_evenly_and_completely():
+    shards = assign_shards(files("train", 23) + files("test", 2), 5)
+    assert list(shards) == [f"train-{index:05d}-of-00005.tfrecord" for index in range(5)] + [
+        f"test-{index:05d}-of-00002.tfrecord" for index in range(2)
+    ]
+    assert sorted(map(len, shards.values())) == [1, 1, 4, 4, 5, 5, 5]
+    assert sorted(file.path for part in shards.values() for file in part) == sorted(
+        file.path for file in files("train", 23) + files("test", 2)
+    )
+
+
+def test_the_number_of_shards_follows_from_the_number_of_files():
+    assert len(assign_shards(files("train", 100), 0)) == 1
+    assert len(assign_shards(files("train", 399), 0)) == 4
+
+
+def test_shards_do_not_depend_on_the_order_of_files():
+    assert assign_shards(files("train", 30)[::-1], 4) == assign_shards(files("train", 30), 4)
+
+
+def test_publishing_leaves_exactly_the_dataset(tmp_path):
+    plan, reports = reported(tmp_path)
+    publish(plan, reports[::-1])
+    assert sorted(os.listdir(tmp_path)) == sorted([*NAMES, "dataset.json", "rejected.jsonl"])
+    manifest = Manifest.load(tmp_path)
+    assert manifest.performances("train") == len(list(manifest.read_performances("train"))) == 4
+    document = manifest.document
+    assert document["splits"]["train"]["seconds"] == 20.0
+    assert document["rejected"] == {"not_midi": 1}
+    statistics = document["statistics"]["train"]
+    assert (statistics["zero_length_dropped"], statistics["drums_dropped"]) == (1, 6)
+    assert statistics["quantiles"]["pitch"]["0.5"] == manifest.histograms("train").quantile("pitch", 0.5)
+    assert document["splits"]["test"] == {"performances": 0, "notes": 0, "seconds": 0.0, "shards": []}
+    (line,) = (tmp_path / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"path": "1x.mid", "reason": "not_midi", "detail": "is empty"}
+
+
+def test_too_many_refused_files_stop_the_run_before_anything_has_a_name(tmp_path):
+    plan, reports = reported(tmp_path)
+    with pytest.raises(
+        UserError, match=r"1 of 5 files were refused \(1 not_midi\).*--max_rejected_fraction=0.1.*1x.mid"
+    ):
+        publish(dataclasses.replace(plan, max_rejected_fraction=0.1), reports)
+    assert all(storage.TEMPORARY.search(name) for name in os.listdir(tmp_path))
+
+
+def test_a_split_of_nothing_but_refused_files_stops_the_run(tmp_path):
+    plan, reports = reported(tmp_path)
+    name = "test-00000-of-00001.tfrecord"
+    temporary = storage.temporary_name(tmp_path / name)
+    records, length, digest = write_shard(temporary, [])
+    refused = ShardReport(
+        name, temporary, records, length, digest, Tally.zero(), [Rejection("t.mid", "smpte", "counts")]
+    )
+    plan = dataclasses.replace(plan, shards={**plan.shards, name: 1})
+    with pytest.raises(UserError, match=r"every file of the test split was refused.*t\.mid counts"):
+        publish(plan, [*reports, refused])
+    assert MANIFEST_NAME not in os.listdir(tmp_path)
+
+
+def performance(index: int) -> Performance:
+    return Performance(f"{index}.mid", "p", "train", "", "", 0, random_notes(index))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "swap"])
+def test_a_shard_that_reads_back_as_something_else_stops_the_run(tmp_path, monkeypatch, damage):
+    """A disk that does not keep what it was given."""
+    other = tmp_path / "other"
+    write_shard(str(other), [performance(5), performance(6)])
+
+    def read_damaged(path):
+        data = bytearray(Path(path).read_bytes())
+        match damage:
+            case "flip":
+                data[len(data) // 2] ^= 1
+            case "cut":
+                del data[-1000:]
+            case "swap":
+                data = other.read_bytes()
+        return bytes(data)
+
+    monkeypatch.setattr(shard_writer.storage, "read_bytes", read_damaged)
+    with pytest.raises(UserError, match="train-00000-of-00002"):
+        write_shard(str(tmp_path / NAMES[0]), [performance(1), performance(2)])
+    assert os.listdir(tmp_path) == ["other"]
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_a_shard_that_is_gone_before_it_has_its_name_stops_the_run(tmp_path, former):
+    if former:
+        publish(*reported(tmp_path))
+    plan, reports = reported(tmp_path, salt=100)
+    os.remove(reports[0].temporary)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    with pytest.raises(UserError, match=r"train-00000-of-00002.*was written and is gone"):
+        publish(plan, reports)
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
+
+
+def test_publishing_a_dataset_of_ten_thousand_shards_takes_no_longer_a_shard(tmp_path):
+    def seconds(shards: int) -> float:
+        plan = Plan(str(tmp_path), {f"{index}": 1 for index in range(shards)}, {}, {}, max_rejected_fraction=1)
+        reports = [
+            ShardReport(f"{index}", "", 0, 0, "", Tally.zero(), [Rejection("", "", "")]) for index in range(shards)
+        ]
+        started = time.process_time()
+        with pytest.raises(UserError, match="is gone"):
+            publish(plan, reports)
+        return time.process_time() - started
+
+    few = seconds(1_000)
+    assert seconds(10_000) < 40 * max(few, 0.005)
+
+
+def test_the_list_of_files_is_read_a_shard_at_a_time(tmp_path):
+    odd = CorpusFile("a.mid", "odd \udce9 bytes/a.mid", "piece", "train", "Dvořák", "Humoresque", 1999)
+    shards = {NAMES[0]: [odd, *files("train", 3)], NAMES[1]: files("test", 2)}
+    ranges = write_plan(str(tmp_path / "plan"), shards)
+    assert [one.name for one in ranges] == NAMES
+    assert {one.name: read_plan(str(tmp_path / "plan"), one) for one in reversed(ranges)} == shards
+
+
+def test_a_shard_or_file_that_nobody_accounts_for_stops_the_run(tmp_path):
+    plan, reports = reported(tmp_path)
+    with pytest.raises(RuntimeError, match="1 shards were reported of 2"):
+        publish(plan, reports[:1])
+    with pytest.raises(RuntimeError, match="2 files were written or refused of 3"):
+        publish(plan, [reports[0], dataclasses.replace(reports[1], rejections=[])])
+
+
+@pytest.mark.parametrize("calls_before_the_crash", range(12))
+def test_a_crash_at_any_point_of_publishing_leaves_the_old_dataset_or_none_and_can_be_repeated(
+    tmp_path, monkeypatch, calls_before_the_crash
+):
+    publish(*reported(tmp_path))
+    (tmp_path / "validation-00007-of-00008.tfrecord").touch()
+    old = {name: (tmp_path / name).read_bytes() for name in [*NAMES, MANIFEST_NAME]}
+    plan, reports = reported(tmp_path, salt=100)
+    calls = 0
+
+    def crashing(operation):
+        def wrapped(*arguments):
+            nonlocal calls
+            if calls == calls_before_the_crash:
+                raise KeyboardInterrupt
+            calls += 1
+            return operation(*arguments)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        for name in ("remove", "rename", "write_bytes_atomic"):
+            patch.setattr(shard_writer.storage, name, crashing(getattr(storage, name)))
+        try:
+            publish(plan, reports)
+        except KeyboardInterrupt:
+            crashed = True
+        else:
+            crashed = False
+    if (tmp_path / MANIFEST_NAME).exists():
+        # Whole: the old one, or the new one.
+        list(Manifest.load(tmp_path).read_performances("train"))
+        if crashed and calls < 2:
+            assert {name: (tmp_path / name).read_bytes() for name in old} == old
+    else:
+        with pytest.raises(UserError, match="unfinished"):
+            Manifest.load(tmp_path)
+        # Another run needs no --overwrite to take the place of what is unfinished.
+        assert shard_writer.UNFINISHED_NAME in os.listdir(tmp_path)
+    publish(plan, reports)
+    assert sorted(os.listdir(tmp_path)) == sorted([*NAMES, "dataset.json", "rejected.jsonl"])
+    assert Manifest.load(tmp_path).document["splits"]["train"]["shards"][0]["sha256"] == reports[0].sha256
+
+
+def test_a_directory_with_a_dataset_is_refused_unless_told(tmp_path):
+    publish(*reported(tmp_path))
+    with pytest.raises(UserError, match=r"already holds a dataset.*--overwrite"):
+        prepare_output(str(tmp_path), overwrite=False)
+    prepare_output(str(tmp_path), overwrite=True)
+    assert MANIFEST_NAME in os.listdir(tmp_path)
+
+
+def test_records_of_something_else_are_not_replaced_untold(tmp_path):
+    (tmp_path / NAMES[0]).write_bytes(b"years of work")
+    with pytest.raises(UserError, match="no part of a dataset"):
+        prepare_output(str(tmp_path), overwrite=False)
+    assert (tmp_path / NAMES[0]).read_bytes() == b"years of work"
+
+
+def test_what_a_killed_run_left_is_cleared_and_nothing_else(tmp_path):
+    ours = [f"{NAMES[0]}.tmp-0123456789ab", "dataset.json.tmp-0123456789ab", "rejected.jsonl.tmp-0123456789ab"]
+    ours.append("plan.jsonl.tmp-0123456789ab")
+    theirs = ["notes.txt", "notes.txt.tmp-0123456789ab", f"{NAMES[0]}.tmp-backup"]
+    for name in ours + theirs:
+        (tmp_path / name).touch()
+    prepare_output(str(tmp_path), overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == sorted(theirs)
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        prepare_output(str(tmp_path / "file"), overwrite=True)

@@ -1,0 +1,147 @@
+"""Output that cannot be written, and an interruption while modules are imported: a status, and no traceback."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from sostenuto.cli.main import COMMANDS
+from tests.midi_files import melody
+from tests.processes import REPOSITORY
+
+COMMAND = """
+import os, signal, sys, time
+from notes import cli
+from sostenuto.errors import UserError
+from sostenuto.progress import say
+
+def main(operands):
+    match operands:
+        case ["print"]:
+            print("not flushed")
+        case ["exit"]:
+            print("not flushed")
+            raise SystemExit(7)
+        case ["say"]:
+            say("progress")
+        case ["mistake"]:
+            raise UserError("wrong")
+        case ["end"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        case ["bug"]:
+            raise ZeroDivisionError
+        case ["file"]:
+            with open("/dev/full", "w") as file:
+                file.write("x" * 100_000)
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["early"]:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    cli.run(main, usage="[CASE]", operands=True)
+"""
+
+NO_SPACE = "output: cannot be written (No space left on device)\n"
+
+
+@contextlib.contextmanager
+def closed_pipe() -> Iterator[int]:
+    """A pipe whose reader is gone, as after `| head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@contextlib.contextmanager
+def full_device() -> Iterator[int]:
+    with open("/dev/full", "w") as file:
+        yield file.fileno()
+
+
+def run(*arguments: str, stdout: int | None = None, stderr: int | None = None, path: str = "") -> tuple[int, str, str]:
+    """Runs `python ARGUMENTS`; returns the status and what went to streams that are not given."""
+    process = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), path])},
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE if stderr is None else stderr,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return process.returncode, process.stdout or "", process.stderr or ""
+
+
+@pytest.fixture
+def command(tmp_path):
+    (tmp_path / "command.py").write_text(COMMAND)
+    return lambda case, **streams: run("-m", "command", case, path=str(tmp_path), **streams)
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize("module", [entry.module for entry in COMMANDS.values()] + ["sostenuto.cli.main"])
+def test_help_into_nothing_is_quiet(module, option):
+    with closed_pipe() as pipe:
+        assert run("-m", module, option, stdout=pipe) == (128 + signal.SIGPIPE, "", "")
+
+
+@pytest.mark.parametrize("module", ["trainer", "sostenuto.cli.main"])
+def test_help_on_a_full_device_is_one_line(module):
+    with full_device() as device:
+        assert run("-m", module, "--help", stdout=device) == (2, "", f"{module}: {NO_SPACE}")
+
+
+def test_a_result_that_nobody_reads_is_quiet(tmp_path):
+    (tmp_path / "one.mid").write_bytes(melody([60, 62]))
+    arguments = ["-m", "sostenuto.inspect", str(tmp_path / "one.mid")]
+    with closed_pipe() as pipe:
+        assert run(*arguments, stdout=pipe) == (141, "", "")
+    with full_device() as device:
+        assert run(*arguments, stdout=device) == (2, "", f"sostenuto.inspect: {NO_SPACE}")
+
+
+@pytest.mark.parametrize("case", ["print", "exit"])
+def test_output_in_a_buffer_is_not_forgotten(command, case):
+    """Python itself would end with 120, and two lines about an ignored exception."""
+    with closed_pipe() as pipe:
+        assert command(case, stdout=pipe) == (141, "", "")
+    with full_device() as device:
+        assert command(case, stdout=device) == (2, "", f"command: {NO_SPACE}")
+
+
+@pytest.mark.parametrize(
+    ("case", "closed", "full"), [("say", 141, 2), ("mistake", 2, 2), ("bug", 1, 1), ("--zzz", 2, 2)]
+)
+def test_the_status_remains_where_stderr_cannot_be_written(command, case, closed, full):
+    with closed_pipe() as pipe:
+        assert command(case, stderr=pipe) == (closed, "", "")
+    with full_device() as device:
+        assert command(case, stderr=device) == (full, "", "")
+
+
+def test_a_full_disk_is_one_line(command):
+    assert command("file") == (2, "", f"command: {NO_SPACE}")
+
+
+def test_an_interruption_before_the_command_begins_is_one_line(command):
+    status, _, stderr = command("early")
+    assert status == -signal.SIGINT  # which a shell shows as 130
+    assert stderr == "command: interrupted\n"
+
+
+def test_a_command_that_is_asked_to_end_is_silent(command):
+    assert command("end") == (128 + signal.SIGTERM, "", "")
+
+
+def test_a_bug_has_its_traceback(command):
+    status, _, stderr = command("bug")
+    assert status == 1
+    assert stderr.startswith("Traceback ")
+    assert stderr.endswith("ZeroDivisionError\n")

@@ -1,0 +1,121 @@
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from beam_preprocess.shard_writer import Plan, ShardReport, Tally, publish, write_shard
+from sostenuto.data.manifest import MANIFEST_NAME, Manifest
+from sostenuto.data.tfrecord import Performance, RecordError
+from sostenuto.errors import UserError
+from sostenuto.music.histograms import Histograms
+from tests.midi_files import random_notes
+
+PERFORMANCES = {
+    "train": [Performance(f"{seed}.mid", f"{seed}.mid", "train", "", "", 0, random_notes(seed)) for seed in range(3)],
+    "test": [Performance("9.mid", "9.mid", "test", "Anon.", "A Tune", 1999, random_notes(9))],
+}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A dataset with two shards of train, one of test and none of validation."""
+    parts = {
+        "train-00000-of-00002.tfrecord": PERFORMANCES["train"][:2],
+        "train-00001-of-00002.tfrecord": PERFORMANCES["train"][2:],
+        "test-00000-of-00001.tfrecord": PERFORMANCES["test"],
+    }
+    reports = []
+    for name, performances in parts.items():
+        temporary = str(tmp_path / f"{name}.tmp-000000000000")
+        records, length, digest = write_shard(temporary, performances)
+        histograms = sum((Histograms.from_notes(p.notes) for p in performances), Histograms.zeros())
+        notes = sum(len(p.notes) for p in performances)
+        tally = Tally(notes=notes, microseconds=1_000_000, zero_length=0, drums=0, histograms=histograms)
+        reports.append(ShardReport(name, temporary, records, length, digest, tally, []))
+    shards = {name: len(performances) for name, performances in parts.items()}
+    publish(Plan(str(tmp_path), shards, source={}, options={}, max_rejected_fraction=0.0), reports)
+    return tmp_path
+
+
+def test_a_dataset_is_read_through_its_manifest(dataset):
+    manifest = Manifest.load(dataset)
+    assert manifest.sha256 == hashlib.sha256((dataset / MANIFEST_NAME).read_bytes()).hexdigest()
+    assert manifest.shard_paths("train") == [
+        str(dataset / "train-00000-of-00002.tfrecord"),
+        str(dataset / "train-00001-of-00002.tfrecord"),
+    ]
+    assert (manifest.performances("train"), manifest.performances("test")) == (3, 1)
+    read = list(manifest.read_performances("train"))
+    assert [one.path for one in read] == ["0.mid", "1.mid", "2.mid"]
+    assert all(one.notes.equals(other.notes) for one, other in zip(read, PERFORMANCES["train"], strict=True))
+    assert manifest.notes("train") == sum(len(one.notes) for one in read)
+    assert manifest.histograms("train").equals(sum((Histograms.from_notes(p.notes) for p in read), Histograms.zeros()))
+
+
+def test_files_that_the_manifest_does_not_name_are_not_read(dataset):
+    (dataset / "train-00000-of-00001.tfrecord").write_bytes(b"of another run")
+    assert len(list(Manifest.load(dataset).read_performances("train"))) == 3
+
+
+def test_an_empty_split_is_said_to_be_empty(dataset):
+    manifest = Manifest.load(dataset)
+    assert (manifest.performances("validation"), manifest.shard_paths("validation")) == (0, [])
+    with pytest.raises(UserError, match="validation split is empty, the dataset holds only: train, test"):
+        next(manifest.read_performances("validation"))
+
+
+def test_an_unknown_split_is_refused(dataset):
+    with pytest.raises(UserError, match=r"valid'.*train, validation, test"):
+        Manifest.load(dataset).notes("valid")
+
+
+def test_an_unfinished_dataset_is_refused(dataset):
+    (dataset / MANIFEST_NAME).unlink()
+    with pytest.raises(UserError, match="unfinished or not a dataset"):
+        Manifest.load(dataset)
+
+
+def test_a_missing_directory_is_refused(tmp_path):
+    with pytest.raises(UserError, match="absent: no such directory"):
+        Manifest.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 1}', "\xff"])
+def test_a_damaged_manifest_is_refused(dataset, text):
+    (dataset / MANIFEST_NAME).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match="no manifest"):
+        Manifest.load(dataset)
+
+
+def test_another_schema_version_is_refused(dataset):
+    document = json.loads((dataset / MANIFEST_NAME).read_bytes())
+    (dataset / MANIFEST_NAME).write_text(json.dumps({**document, "schema_version": 99}))
+    with pytest.raises(UserError, match="schema version 99, expected 1"):
+        Manifest.load(dataset)
+
+
+def test_a_shard_of_another_dataset_is_noticed(dataset):
+    """Its records are sound, so that only the manifest can tell."""
+    one, two = (dataset / f"train-0000{index}-of-00002.tfrecord" for index in (0, 1))
+    one.write_bytes(two.read_bytes())
+    message = rf"{one.name}: holds [\d,]+ bytes, dataset\.json says [\d,]+: .*preprocess anew$"
+    with pytest.raises(RecordError, match=message):
+        next(Manifest.load(dataset).read_performances("train"))
+
+
+def test_a_shard_of_the_same_length_but_other_content_is_noticed(dataset):
+    path = dataset / "test-00000-of-00001.tfrecord"
+    length = path.stat().st_size
+    write_shard(str(dataset / "other"), [dataclasses.replace(PERFORMANCES["test"][0], year=2000)])
+    path.write_bytes((dataset / "other").read_bytes())
+    assert path.stat().st_size == length
+    with pytest.raises(RecordError, match=rf"{path.name}: holds sha256 [0-9a-f]{{12}}…, dataset\.json says [0-9a-f]+"):
+        next(Manifest.load(dataset).read_performances("test"))
+
+
+def test_a_manifest_with_another_count_of_records_is_noticed(dataset):
+    text = (dataset / MANIFEST_NAME).read_text()
+    (dataset / MANIFEST_NAME).write_text(text.replace('"records": 2', '"records": 3'))
+    with pytest.raises(RecordError, match=r"holds 2 records, dataset\.json says 3"):
+        list(Manifest.load(dataset).read_performances("train"))

@@ -1,0 +1,145 @@
+"""One process at a time writes below a directory; of a bucket's, whoever has it says so in an object there."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sostenuto import storage
+from sostenuto.storage import lease
+from sostenuto.storage.lease import HeldError, Lease, LostError, hold
+from tests.processes import REPOSITORY
+
+HOLD = (
+    "import sys; from sostenuto.storage.lease import hold; "
+    "one = hold(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+)
+LOCK = "gs://bucket/w/.lock"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A lease that is renewed and expires in fractions of a second."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.5)
+    monkeypatch.setattr(lease, "_LOOK_SECONDS", 0.05)
+
+
+@pytest.fixture(params=["here", "bucket"])
+def directory(request, tmp_path, gcs):
+    return str(tmp_path) if request.param == "here" else "gs://bucket/w"
+
+
+def of_another_machine(gcs, *, renewed=None, **fields):
+    """An object as a process of another machine leaves it."""
+    holder = {"host": "elsewhere", "pid": 7, "started": "1", "processes": "another", "pod": "", **fields}
+    gcs.put(LOCK, json.dumps({**holder, "renewed": time.time() if renewed is None else renewed}).encode())
+
+
+def test_another_process_is_refused_at_once_and_let_in_when_the_first_is_gone(directory):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, directory], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(HeldError) as error:
+            hold(directory)
+        if storage.is_remote(directory):
+            assert str(error.value) == f"process {process.pid} on {os.uname().nodename}"
+        # It cannot say goodbye.
+        process.kill()
+    begun = time.monotonic()
+    hold(directory).close()
+    assert time.monotonic() - begun < 5
+
+
+def test_who_has_let_go_of_it_may_take_it_again(directory):
+    for _ in range(2):
+        held = hold(directory)
+        held.require()
+        with pytest.raises(HeldError):
+            hold(directory)
+        held.close()
+
+
+def test_a_lease_that_was_given_back_leaves_nothing(gcs):
+    Lease("gs://bucket/w").close()
+    assert gcs.names("gs://bucket/") == []
+
+
+def test_who_is_elsewhere_and_renews_keeps_it(gcs, quick, capsys):
+    of_another_machine(gcs)
+    looks = []
+
+    def renew(method, path):
+        looks.append(path)
+        if len(looks) == 8:
+            of_another_machine(gcs)
+
+    gcs.before = renew
+    with pytest.raises(HeldError, match="process 7 on elsewhere"):
+        Lease("gs://bucket/w")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gs://bucket/w: waiting up to ")
+    assert "process 7 on elsewhere" in line
+
+
+def test_who_is_elsewhere_and_silent_loses_it(gcs, quick):
+    of_another_machine(gcs)
+    begun = time.monotonic()
+    Lease("gs://bucket/w").close()
+    assert 0.5 < time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        {"renewed": 1.7e9},  # long ago
+        {"pod": os.uname().nodename},  # started again in a pod of that name
+    ],
+    ids=lambda gone: next(iter(gone)),
+)
+def test_who_is_known_to_be_gone_is_not_waited_for(gcs, monkeypatch, gone):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    of_another_machine(gcs, **gone)
+    begun = time.monotonic()
+    Lease("gs://bucket/w").close()
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("content", [b"", b"no JSON", b"[]", b'{"renewed": "soon"}'])
+def test_an_object_that_says_nothing_is_waited_for_like_any_other(gcs, quick, content):
+    gcs.put(LOCK, content)
+    begun = time.monotonic()
+    Lease("gs://bucket/w").close()
+    assert time.monotonic() - begun > 0.5
+
+
+def test_it_is_renewed_all_the_while_and_whoever_loses_it_learns_of_it(gcs, quick):
+    held = Lease("gs://bucket/w")
+    first = gcs.generation(LOCK)
+    until = time.monotonic() + 30
+    while gcs.generation(LOCK) == first:
+        assert time.monotonic() < until
+    held.require()
+    of_another_machine(gcs)
+    theirs = gcs.get(LOCK)
+    with pytest.raises(LostError, match="gs://bucket/w: another process has taken it over"):
+        while time.monotonic() < until:
+            held.require()
+    # Nor is it taken from the other one in passing.
+    held.close()
+    assert gcs.get(LOCK) == theirs
+
+
+def test_a_bucket_that_fails_now_and_then_changes_nothing(gcs, quick):
+    gcs.error_rate = 0.3
+    for _ in range(3):
+        held = Lease("gs://bucket/w")
+        for _ in range(5):
+            held.require(ask=True)
+        held.close()
+        assert gcs.names("gs://bucket/w/") == []
+    assert gcs.faults

@@ -1,0 +1,107 @@
+import json
+import re
+import threading
+
+import pytest
+
+from sostenuto import progress
+from tests.midi_files import melody
+from tests.processes import on_terminal, run_python
+
+PROGRAM = """
+from sostenuto.progress import say, track
+for number in track(range(3), total=3, unit="file", description="counting"):
+    say(f"number {number}")
+"""
+
+
+@pytest.fixture
+def in_json():
+    progress.configure(log_json=True)
+    yield
+    progress.configure()
+
+
+@pytest.mark.parametrize("columns", [100, 0], ids=["a terminal", "one that does not say how large it is"])
+def test_a_terminal_gets_a_bar_with_lines_above_it(columns):
+    shown = on_terminal("-c", PROGRAM, columns=columns)
+    assert re.search(r"\rcounting: 100%.* 3/3 .*files", shown)
+    assert [line.rpartition("\r")[2] for line in shown.split("\r\n")[:3]] == ["number 0", "number 1", "number 2"]
+
+
+def colours(shown: str) -> set[str]:
+    return set(re.findall(r"\x1b\[[\d;]*m", shown))
+
+
+def test_no_color_takes_the_colours_from_a_bar_that_somebody_gave_some():
+    """Of itself it has none."""
+    assert not colours(on_terminal("-c", PROGRAM, NO_COLOR=""))
+    assert colours(on_terminal("-c", PROGRAM, TQDM_COLOUR="green", NO_COLOR=""))
+    assert not colours(on_terminal("-c", PROGRAM, TQDM_COLOUR="green", NO_COLOR="1"))
+    assert "\x1b" not in run_python("-c", PROGRAM, TQDM_COLOUR="green", check=True).stderr
+
+
+def test_a_command_shows_a_bar_on_a_terminal_and_none_elsewhere_or_for_a_machine(tmp_path):
+    paths = [str(tmp_path / f"{number}.mid") for number in range(2)]
+    for path in paths:
+        with open(path, "wb") as file:
+            file.write(melody([60, 64]))
+    inspect = ["-m", "sostenuto.inspect", *paths]
+    assert re.search(r"\rreading: 100%.* 2/2 .*files", on_terminal(*inspect))
+    assert on_terminal(*inspect, "--quiet") == on_terminal(*inspect, "--log_json") == ""
+    assert run_python(*inspect, check=True).stderr == ""
+    (line,) = map(json.loads, on_terminal(*inspect, "--log_json", f"--output={tmp_path}").split("\r\n")[:-1])
+    assert line["message"] == f"drawing {tmp_path / 'distributions.png'}"
+
+
+def test_elsewhere_a_short_job_says_nothing():
+    program = PROGRAM.replace('say(f"number {number}")', "pass")
+    process = run_python("-c", program, check=True)
+    assert (process.stdout, process.stderr) == ("", "")
+
+
+def test_elsewhere_a_long_job_says_a_line_soon_and_then_now_and_then(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for second in progress.track(range(30), total=30, unit="file", description="reading"):
+        now[0] = second + 1
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 2 of 30 files", "reading: 12 of 30 files", "reading: 22 of 30 files"
+    ]  # fmt: skip
+
+
+def test_for_a_machine_progress_has_its_figures_as_fields(capsys, monkeypatch, in_json):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    assert list(progress.track("ab", total=2, unit="file", description="reading")) == ["a", "b"]
+    one, two = map(json.loads, capsys.readouterr().err.splitlines())
+    assert two.pop("time") >= one["time"]
+    assert two == {"severity": "INFO", "message": "reading: 2 of 2 files", "done": 2, "total": 2, "unit": "file"}
+
+
+def test_for_a_machine_a_line_is_one_whatever_is_in_it(capsys, in_json):
+    progress.say("two\nlines, “quoted”", severity="WARNING", loss=float("nan"), best=float("inf"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "NaN" not in line
+    read = json.loads(line)
+    assert (read["message"], read["severity"]) == ("two\nlines, “quoted”", "WARNING")
+    assert (read["loss"], read["best"]) == (None, None)
+
+
+def test_quiet_is_quiet(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    assert list(progress.track("ab", total=None, unit="file", description="reading", quiet=True)) == ["a", "b"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_silenced_still_warns_and_other_threads_speak(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.silenced():
+        with progress.silenced(False):
+            progress.say("not heard")
+        assert list(progress.track("ab", total=2, unit="file", description="reading")) == ["a", "b"]
+        progress.say("damaged", severity="WARNING")
+        thread = threading.Thread(target=progress.say, args=["elsewhere"])
+        thread.start()
+        thread.join()
+    progress.say("again")
+    assert capsys.readouterr().err.splitlines() == ["damaged", "elsewhere", "again"]

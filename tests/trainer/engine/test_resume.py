@@ -1,0 +1,33 @@
+"""Killed as it began, or finished: what a run does when it is started again. tests/faults has what lies between."""
+
+import numpy as np
+import pytest
+
+from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
+from tests.trainer.runs import TINY, train, weights
+from trainer.config import preset
+from trainer.engine import loop
+
+
+def test_a_run_that_was_killed_as_it_began_begins_anew(dataset, tmp_path):
+    """What is there is what a kill before the first whole file leaves: the lock and a file in the making."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / ".lock").touch()
+    (tmp_path / "w" / "config.json.tmp-0123456789ab").write_text("{")
+    config, manifest = preset("base").replace(steps=1, replicas=7), Manifest.load(dataset)
+    with pytest.raises(UserError, match="no multiple of the 7 replicas"):
+        loop.train(config, manifest, str(tmp_path / "w"), quiet=True)
+
+
+def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(dataset, tmp_path):
+    flags = [*TINY["base"], "--evaluate_every=0", "--schedule=constant"]
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    assert train(dataset, whole, *flags, "--steps=40").returncode == 0
+    assert train(dataset, longer, *flags, "--steps=20").returncode == 0
+    again = train(dataset, longer, "--steps=20")
+    assert again.returncode == 0
+    assert "is finished" in again.stderr
+    assert train(dataset, longer, "--steps=40").returncode == 0
+    after, before = weights(longer), weights(whole)
+    assert all(np.array_equal(after[name], before[name]) for name in before)

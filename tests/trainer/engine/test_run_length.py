@@ -1,0 +1,94 @@
+"""Length of a run and the fall of its learning rate, as numbers alone."""
+
+import math
+
+import pytest
+
+from trainer.engine.run_length import OPEN, Plan, affordable_interval, seconds_left, steps_that_fit
+
+WARMUP = 100
+
+
+def fallen(plan: Plan, train_step: int) -> float:
+    """How much of its cosine the learning rate has behind it, 0 to 1."""
+    begin, end = plan.cosine(train_step, WARMUP)
+    return min(max(train_step - begin, 0) / max(end - begin, 1), 1)
+
+
+def test_a_plan_survives_its_record_and_the_way_to_other_workers():
+    for plan in (Plan(), Plan(900, 1000, 40, 700, 850, 60)):
+        assert Plan.from_record(plan.to_record()) == plan
+        assert Plan.from_numbers(plan.to_numbers()) == plan
+
+
+def test_the_learning_rate_falls_from_the_end_of_warm_up_to_the_run_s_end():
+    plan = Plan().with_steps(1000, 0, warmup_steps=WARMUP, horizon_from=0)
+    assert plan.cosine(0, WARMUP) == plan.cosine(999, WARMUP) == (WARMUP, 1000)
+
+
+def test_before_the_length_is_measured_the_learning_rate_does_not_fall():
+    plan = Plan().with_steps(1000, 300, warmup_steps=WARMUP, horizon_from=300)
+    assert Plan().cosine(5, WARMUP) == plan.cosine(299, WARMUP) == (WARMUP, OPEN)
+    assert plan.cosine(300, WARMUP) == (WARMUP, 1000)
+
+
+def test_a_longer_run_keeps_its_first_horizon_once_the_learning_rate_falls():
+    plan = Plan().with_steps(1000, 0, warmup_steps=WARMUP, horizon_from=0)
+    assert plan.with_steps(2000, 500, warmup_steps=WARMUP, horizon_from=0).cosine(500, WARMUP) == (WARMUP, 1000)
+    assert plan.with_steps(2000, 50, warmup_steps=WARMUP, horizon_from=0).cosine(500, WARMUP) == (WARMUP, 2000)
+
+
+@pytest.mark.parametrize("shortened_from", [0, 60, 300, 700, 990])
+def test_a_shortened_run_falls_from_where_it_was_to_the_floor_at_its_new_end(shortened_from):
+    before = Plan().with_steps(1000, 0, warmup_steps=WARMUP, horizon_from=0)
+    after = before.shortened(shortened_from + 50, shortened_from)
+    assert all(after.cosine(step, WARMUP) == before.cosine(step, WARMUP) for step in range(shortened_from))
+    assert fallen(after, shortened_from) == pytest.approx(fallen(before, shortened_from))
+    shares = [fallen(after, step) for step in range(shortened_from, shortened_from + 51)]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert fallen(after, 5000) == 1
+
+
+def test_a_run_that_is_at_the_floor_stays_there_when_it_is_shortened():
+    plan = Plan(2000, 1000).shortened(1600, 1500)
+    assert fallen(plan, 1500) == fallen(plan, 1600) == 1
+
+
+@pytest.mark.parametrize("train_step", [0, 7, 49, 50])
+@pytest.mark.parametrize("scoring_seconds", [0.0, 3.0, 40.0])
+def test_what_fits_takes_the_time_there_is_and_one_train_step_more_does_not_fit(train_step, scoring_seconds):
+    cost = {"seconds_per_step": 0.5, "scoring_seconds": scoring_seconds, "evaluate_every": 50}
+    for seconds in (45, 100, 333, 1000):
+        steps = steps_that_fit(seconds, train_step, **cost)
+        end = train_step + steps
+        assert not steps or seconds_left(end, train_step, **cost) <= seconds
+        # One more may bring a score with it.
+        assert seconds_left(end + 1, train_step, **cost) > seconds - scoring_seconds - 0.5
+
+
+def test_nothing_fits_into_no_time_or_at_an_unknown_speed():
+    assert steps_that_fit(-5, 3, seconds_per_step=1, scoring_seconds=2, evaluate_every=10) == 0
+    assert steps_that_fit(60, 3, seconds_per_step=math.inf, scoring_seconds=2, evaluate_every=10) == 0
+
+
+def test_the_time_left_counts_each_score():
+    cost = {"seconds_per_step": 1.0, "scoring_seconds": 10.0, "evaluate_every": 20}
+    assert seconds_left(100, 0, **cost) == 100 + 5 * 10
+    assert seconds_left(105, 0, **cost) == 105 + 6 * 10
+    assert seconds_left(100, 99, **cost) == 11
+    assert seconds_left(100, 20, **cost) == 80 + 4 * 10
+    assert seconds_left(100, 100, **cost) == 0
+
+
+def test_scores_are_many_where_they_are_cheap_and_few_where_they_are_not():
+    def interval(steps: int, scoring_seconds: float) -> int:
+        return affordable_interval(
+            steps, 500, seconds_per_step=1.0, scoring_seconds=scoring_seconds, scores=16, share=0.1
+        )
+
+    assert interval(480, 0.5) == 30
+    assert interval(480, 10.0) == 101
+    assert interval(480, 1000.0) == 500
+    assert interval(1_000_000, 0.5) == 500
+    assert interval(3, 0.0) == 1

@@ -1,0 +1,81 @@
+"""SIGTERM and SIGINT while a run goes on."""
+
+import os
+import signal
+
+import pytest
+
+from trainer.engine.shutdown import Interrupted, Signals
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_the_work_goes_on(number):
+    with Signals() as signals:
+        assert signals.received is None
+        send(number)
+        assert signals.received == number.name
+
+
+def test_the_first_signal_is_the_one_that_counts():
+    with Signals() as signals:
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert signals.received == "SIGTERM"
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with Signals() as signals:
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        assert signals.received == "SIGINT"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_can_be_done_again_ends_at_once(number):
+    done = []
+    with Signals() as signals:
+        with pytest.raises(Interrupted), signals.interrupting():
+            done.append("before")
+            send(number)
+            done.append("after")
+        assert signals.received == number.name
+    assert done == ["before"]
+
+
+def test_after_a_signal_nothing_long_is_begun():
+    with Signals() as signals:
+        send(signal.SIGTERM)
+        with pytest.raises(Interrupted), signals.interrupting():
+            pytest.fail("was begun")
+
+
+def test_what_has_ended_is_not_interrupted_any_more():
+    with Signals() as signals:
+        with signals.interrupting():
+            pass
+        send(signal.SIGTERM)
+        assert signals.received == "SIGTERM"
+
+
+def test_interrupted_once_it_may_tidy_up_in_peace():
+    tidied = False
+    with Signals() as signals, pytest.raises(Interrupted), signals.interrupting():
+        try:
+            send(signal.SIGTERM)
+        finally:
+            send(signal.SIGTERM)
+            tidied = True
+    assert tidied
+
+
+def test_signals_go_back_to_whom_they_came_before():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with pytest.raises(ZeroDivisionError), Signals():
+        assert all(signal.getsignal(number) != handler for number, handler in before.items())
+        raise ZeroDivisionError
+    assert {number: signal.getsignal(number) for number in before} == before

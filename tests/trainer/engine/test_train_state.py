@@ -1,0 +1,211 @@
+"""One device, train_step by train_step: the moving average, the loss scale, types, and a loss that is no number."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sostenuto.music.notes import Notes
+from tests.trainer.datasets import random_notes
+from tests.trainer.replica_runs import MARK, build, overflowing
+from trainer.config import Config, preset
+from trainer.data.windows import NoteTable, Windows
+from trainer.engine import train_state
+from trainer.engine.train_state import TrainState
+from trainer.evaluation.scorer import Scorer
+from trainer.generation.sampler import Player
+from trainer.model.density_heads import DensityHeads
+
+LENGTHS = [70, 33, 120, 5]
+TINY = {
+    "units": 8, "layers": 2, "head_units": 4, "pitch_embedding": 4, "time_embedding": 4, "velocity_embedding": 4,
+    "seq_length": 8, "batch_size": 4, "warmup_steps": 0, "transpose": 0, "steps": 50,
+}  # fmt: skip
+
+
+def table_of(lengths) -> NoteTable:
+    rows = np.empty(sum(lengths), [("pitch", "u1"), ("velocity", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
+    notes = [random_notes(length, seed) for seed, length in enumerate(lengths)]
+    for field in rows.dtype.names:
+        rows[field] = np.concatenate([getattr(performance, field) for performance in notes])
+    return NoteTable(rows, np.cumsum([0, *lengths]))
+
+
+def tiny(**changes) -> Config:
+    return preset("base").replace(**{**TINY, **changes})
+
+
+def state_of(table: NoteTable | None = None, **changes) -> TrainState:
+    return build(tiny(**changes), table_of(LENGTHS) if table is None else table, ["CPU:0"])
+
+
+def run(state: TrainState, train_steps: int) -> None:
+    state.run(tf.constant(train_steps))
+
+
+def weights(state: TrainState) -> list[np.ndarray]:
+    return [variable.numpy() for variable in state.variables()["model"]]
+
+
+def all_variables(state: TrainState) -> list[tf.Variable]:
+    return [variable for group in state.variables().values() for variable in group]
+
+
+def values_of(state: TrainState) -> list[np.ndarray]:
+    """Of all that a checkpoint holds."""
+    return [variable.numpy() for variable in all_variables(state)]
+
+
+def assert_equal(some, others) -> None:
+    for one, other in zip(some, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# The moving average of the weights.
+
+
+@pytest.fixture(scope="module")
+def averaging():
+    """A state with averages, and its weights before and after each of the train_steps that it has done."""
+    state = state_of(ema=0.3, precision="float64")
+    history = [weights(state)]
+    for _ in range(6):
+        run(state, 1)
+        history.append(weights(state))
+    return state, history
+
+
+def test_the_average_is_that_of_the_weights_after_each_train_step(averaging):
+    """A short memory at first: of train_step t the decay is (1 + t) / (10 + t), until that exceeds the config's."""
+    state, history = averaging
+    averages = history[0]
+    for done, current in enumerate(history[1:]):
+        decay = min(0.3, (1 + done) / (10 + done))
+        averages = [decay * old + (1 - decay) * new for old, new in zip(averages, current, strict=True)]
+    for average, expected, last in zip(state.variables()["ema"], averages, history[-1], strict=True):
+        np.testing.assert_allclose(average.numpy(), expected, rtol=1e-6, atol=1e-9)
+        assert not np.allclose(average.numpy(), last, rtol=1e-5, atol=1e-8)
+
+
+def test_the_average_is_scored_and_the_weights_are_trained(averaging):
+    state, _ = averaging
+    trained, averages = weights(state), [variable.numpy() for variable in state.variables()["ema"]]
+    with state.scored_weights():
+        assert_equal(weights(state), averages)
+    assert_equal(weights(state), trained)
+    with pytest.raises(InterruptedError), state.scored_weights():
+        raise InterruptedError
+    assert_equal(weights(state), trained)
+    assert_equal([variable.numpy() for variable in state.variables()["ema"]], averages)
+    assert not np.allclose(trained[0], averages[0])
+
+
+def test_without_an_average_the_weights_are_scored():
+    state = state_of()
+    before = weights(state)
+    with state.scored_weights():
+        assert_equal(weights(state), before)
+    assert not state.variables()["ema"]
+
+
+# Types.
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_only_the_lstm_computes_in_the_coarse_type(precision):
+    state = state_of(precision=precision)
+    groups = state.variables()
+    held = {variable.dtype for name in ("model", "ema", "optimizer") for variable in groups[name]}
+    assert {dtype for dtype in held if dtype.is_floating} == {tf.float32}
+    batch = state._windows.batch(tf.constant(0, tf.int64), 4)
+    hidden, after = state.model.read(batch.inputs)
+    assert {part.dtype.name for layer in after.layers for part in layer} == {precision.removeprefix("mixed_")}
+    assert hidden.dtype == tf.float32
+    results = [state.model.heads.logits(hidden, batch.targets), state.model.heads.losses(hidden, batch.targets)]
+    assert {value.dtype for result in results for value in result.values()} == {tf.float32}
+
+
+# Either form of a time's distribution.
+
+
+@pytest.mark.parametrize("form", ["bins", "logistics"])
+def test_with_either_form_of_times_a_model_learns_is_scored_and_plays(form):
+    state = state_of(time_distribution=form, mixtures=3, learning_rate=0.02)
+    table = table_of([40, 20])
+    before = Scorer(state.model).score(table)
+    run(state, 20)
+    assert state.not_finite() is None
+    after = Scorer(state.model).score(table)
+    for field in ("step", "duration"):
+        assert getattr(after, field).mean() < getattr(before, field).mean() - 0.5
+    samples = Player(state.model).play(Notes.empty(), num_notes=30, num_samples=2, temperature=1.0, seed=0, top_p=0.9)
+    for played in samples.notes:
+        assert len(played) == 30
+        assert len(np.unique(played.step_us)) > 3
+
+
+# A loss that is no number.
+
+
+def marked_table(train_step: int, config: Config) -> tuple[NoteTable, int, int]:
+    """A table with one marked note, the first target of a train_step's last window; its performance and place."""
+    table = table_of(LENGTHS)
+    performance, note, last = Windows(table, config).place((train_step + 1) * config.windows_per_train_step - 1)
+    assert last > note
+    table.notes["pitch"][table.offsets[performance] + note] = MARK
+    return table, performance, note
+
+
+def break_losses(monkeypatch, field: str, how) -> None:
+    """Applies `how` to a field's losses `[windows, notes]` and which windows `[windows]` hold the marked note."""
+    losses_of = DensityHeads.losses
+
+    def losses(heads, body, notes):
+        found = losses_of(heads, body, notes)
+        return {**found, field: how(found[field], tf.reduce_any(notes.pitch == MARK, axis=1))}
+
+    monkeypatch.setattr(DensityHeads, "losses", losses)
+
+
+def infinite(loss, where):
+    return tf.where(where[:, tf.newaxis], np.inf, loss)
+
+
+@pytest.mark.parametrize(
+    ("field", "what", "how", "changes"),
+    [
+        ("duration", "loss", infinite, {"ema": 0.9, "dropout": 0.1, "accumulate": 2, "batch_size": 2}),
+        ("velocity", "gradient", overflowing, {"layers": 1}),
+    ],
+)
+def test_a_loss_that_is_no_number_stops_before_its_train_step(monkeypatch, field, what, how, changes):
+    """In the middle of a call; and all that a checkpoint would hold is as the train_steps before left it."""
+    config = tiny(**changes)
+    table, performance, note = marked_table(3, config)
+    break_losses(monkeypatch, field, how)
+    state = build(config, table, ["CPU:0"])
+    begun = values_of(state)
+    run(state, 3)
+    assert state.not_finite() is None
+    before = values_of(state)
+    for variable, value in zip(all_variables(state), begun, strict=True):
+        variable.assign(value)
+    run(state, 9)
+    found = state.not_finite()
+    assert (found.train_step, found.field, found.what, found.performance) == (3, field, what, performance)
+    assert found.first_note == note < found.last_note
+    assert_equal(values_of(state), before)
+
+
+def test_in_float16_an_infinite_gradient_stops_the_run_once_the_loss_scale_is_one(monkeypatch):
+    """There nothing is left to halve: else it would skip train_steps for ever."""
+    monkeypatch.setattr(train_state, "_LOSS_SCALE_START", 4.0)
+    break_losses(monkeypatch, "step", lambda loss, _: overflowing(loss, tf.fill(tf.shape(loss)[:1], True)))
+    state = state_of(precision="mixed_float16", layers=1)
+    before = weights(state)
+    run(state, 2)
+    assert state.not_finite() is None
+    assert state.train_step.numpy() == 2
+    run(state, 1)
+    found = state.not_finite()
+    assert (found.train_step, found.field, found.what) == (2, "step", "gradient")
+    assert_equal(weights(state), before)

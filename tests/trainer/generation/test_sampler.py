@@ -1,0 +1,328 @@
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sostenuto.errors import UserError
+from sostenuto.music.notes import FIELDS, Notes
+from tests.trainer.datasets import random_notes
+from tests.trainer.models import random_arrays, surprise, tiny_model
+from trainer.data.windows import NoteArrays
+from trainer.generation.sampler import Player
+from trainer.model.next_note import start_note
+from trainer.model.times import ticks
+
+MANY = 256
+
+
+@pytest.fixture(scope="module")
+def player():
+    return Player(tiny_model("density", layers=2))
+
+
+@pytest.fixture(scope="module")
+def primer():
+    return random_notes(12, seed=3)
+
+
+def play(player, primers=None, *, num_notes=20, num_samples=MANY, temperature=1.0, seed=0, **options):
+    primers = Notes.empty() if primers is None else primers
+    return player.play(
+        primers, num_notes=num_notes, num_samples=num_samples, temperature=temperature, seed=seed, **options
+    )
+
+
+def same(one, other):
+    return all(left.equals(right) for left, right in zip(one, other, strict=True))
+
+
+def test_a_seed_plays_the_same_and_another_plays_otherwise(player):
+    first = play(player, seed=5).notes
+    assert same(first, play(player, seed=5).notes)
+    assert not any(one.equals(other) for one, other in zip(first, play(player, seed=6).notes, strict=True))
+    assert len({notes.pitch.tobytes() for notes in first}) == MANY
+
+
+def test_a_sample_depends_neither_on_how_many_there_are_nor_on_how_long_they_are(player, primer):
+    many = play(player, primer, num_notes=70)
+    few = play(player, primer, num_samples=3, num_notes=70)
+    assert same(few.notes, many.notes[:3])
+    for num_notes in (1, 64, 65):
+        shorter = play(player, primer, num_samples=3, num_notes=num_notes)
+        assert same(shorter.notes, [notes[: 12 + num_notes] for notes in few.notes])
+        assert shorter.notes_per_second > 0
+
+
+def test_the_primer_is_the_beginning_of_every_sample(player, primer):
+    samples = play(player, primer)
+    assert all(len(notes) == 32 for notes in samples.notes)
+    assert all(notes[:12].equals(primer) for notes in samples.notes)
+    # The continuation begins where the primer stands, not where its last note has died away.
+    assert min(notes.step_us[12] for notes in samples.notes) < primer.duration_us[-1] / 4
+
+
+def test_each_primer_of_several_is_continued_as_it_is_alone(player):
+    primers = [random_notes(length, seed=length) for length in (30, 7, 30, 1, 7)] + [Notes.empty()]
+    together = play(player, primers, num_samples=1, temperature=1e-6).notes
+    assert len({notes[len(primer) :].step_us.tobytes() for primer, notes in zip(primers, together, strict=True)}) > 3
+    for primer, notes in zip(primers, together, strict=True):
+        (alone,) = play(player, primer, num_samples=1, temperature=1e-6).notes
+        assert notes[: len(primer)].equals(primer)
+        # Nothing is left to chance but the tick within a bin.
+        np.testing.assert_array_equal(notes.pitch, alone.pitch)
+        np.testing.assert_array_equal(notes.velocity, alone.velocity)
+
+
+def test_a_sample_depends_on_its_own_primer_and_place_alone(player):
+    primers = [random_notes(length, seed=length) for length in (9, 30, 9, 14)]
+    others = [random_notes(30, seed=77), primers[1], Notes.empty(), primers[3], random_notes(3, seed=78), primers[0]]
+    some, more = (play(player, each, num_samples=1, num_notes=70).notes for each in (primers, others))
+    for place in (1, 3):
+        assert some[place].equals(more[place])
+    # The same primer at another place is continued in another way.
+    assert not some[0].equals(more[5])
+    assert len(some[0]) == len(more[5]) == 79
+
+
+def test_the_samples_of_each_primer_lie_together(player, primer):
+    other = random_notes(5, seed=4)
+    twice = play(player, [primer, other], num_samples=2).notes
+    assert same(twice, play(player, [primer, primer, other, other], num_samples=1).notes)
+    assert len({notes.pitch.tobytes() for notes in twice}) == 4
+
+
+class Count(NamedTuple):
+    notes: tf.Tensor
+
+
+class CountingModel:
+    """Stands in for a model and its heads: counts the notes, and plays steps of so many microseconds."""
+
+    config = tiny_model("density").config
+    begun = 2**24  # beyond it, float32 lacks every other number
+
+    def __init__(self):
+        self.heads = self
+
+    def initial_state(self, batch):
+        return (Count(tf.fill([batch], self.begun)),)
+
+    def read(self, inputs, state):
+        counts = state[0].notes[:, tf.newaxis] + tf.cumsum(tf.ones_like(inputs.pitch), axis=1)
+        return self._hidden(counts), (Count(counts[:, -1]),)
+
+    def step_weights(self):
+        return []
+
+    def step(self, inputs, state, weights):
+        count = state[0].notes + 1
+        return self._hidden(count), (Count(count),)
+
+    def _hidden(self, counts):
+        return tf.cast(counts - self.begun, tf.float32)[..., tf.newaxis]
+
+    def sample(self, hidden, uniforms, temperature, top_p):
+        step_us = tf.cast(hidden[:, 0], tf.int32)
+        sixty = tf.fill(tf.shape(step_us), 60)
+        return NoteArrays(sixty, step_us, sixty, sixty)
+
+
+def test_what_a_state_counts_goes_on_from_each_primer():
+    primers = [random_notes(length, seed=length) for length in (5, 3, 5)]
+    played = play(Player(CountingModel()), primers, num_samples=1, num_notes=4).notes
+    for primer, notes in zip(primers, played, strict=True):
+        # One more, since the beginning of a performance is read too.
+        np.testing.assert_array_equal(notes.step_us[len(primer) :], len(primer) + 1 + np.arange(4))
+
+
+def test_time_at_the_seam_goes_on_from_the_primers_last_onset(player, primer):
+    model = player._model
+    # Keys that still sound for a minute, and a file that would end long after: neither holds the next note up.
+    held = dataclasses.replace(primer, duration_us=np.append(primer.duration_us[:-3], [60_000_000] * 3))
+    samples = play(player, held, num_notes=1).notes
+    assert all(notes[:12].equals(held) for notes in samples)
+    inputs = NoteArrays(*(getattr(held, field).astype(np.int32)[np.newaxis] for field in NoteArrays._fields))
+    begin = start_note(1).map(lambda field: field.numpy()[:, np.newaxis])
+    heard = NoteArrays(*(tf.constant(np.append(*both, axis=1)) for both in zip(begin, inputs, strict=True)))
+    hidden = tf.repeat(model.read(heard)[0][:, -1], MANY, axis=0)
+    drawn = NoteArrays(
+        *(tf.constant([getattr(notes, field)[12] for notes in samples], tf.int32) for field in NoteArrays._fields)
+    )
+    # The step is what the model expects after the primer's last note, and no gap is added to it.
+    probabilities = model.heads.times.tick_probabilities(model.heads.logits(hidden, drawn)["step"])
+    assert surprise(ticks(drawn.step_us), probabilities) < 5
+
+
+def test_without_a_primer_the_first_note_is_drawn_from_what_begins_a_performance(player):
+    model = player._model
+    samples = play(player, num_notes=1)
+    assert all(len(notes) == 1 for notes in samples.notes)
+    hidden, _ = model.step(start_note(1), model.initial_state(1), model.step_weights())
+    logits = model.heads.logits(hidden, start_note(1)._replace(pitch=tf.zeros([1], tf.int32)))["pitch"]
+    expected = tf.nn.softmax(logits).numpy()[0]
+    frequencies = np.bincount([notes.pitch[0] for notes in samples.notes], minlength=128) / MANY
+    # By chance alone the squared distance is (1 - sum of squares) / n on average.
+    assert np.sum((frequencies - expected) ** 2) < 3 * (1 - np.sum(expected**2)) / MANY
+    uniform = np.full(128, 1 / 128)
+    assert np.sum((uniform - expected) ** 2) > 10 * (1 - np.sum(expected**2)) / MANY
+
+
+@pytest.mark.parametrize(("form", "temperature"), [("bins", 0.7), ("logistics", 1.0)])
+def test_what_is_played_is_what_the_model_expects_on_hearing_it(primer, form, temperature):
+    model = tiny_model("density", layers=2, time_distribution=form, mixtures=3)
+    samples = play(Player(model), primer, num_notes=16, temperature=temperature).notes
+    fields = [np.stack([getattr(notes, field) for notes in samples]) for field in NoteArrays._fields]
+    targets = NoteArrays(*(tf.constant(field, tf.int32) for field in fields))
+    begins = start_note(MANY).map(lambda field: field[:, tf.newaxis])
+    inputs = NoteArrays(
+        *(tf.concat([begin, field[:, :-1]], axis=1) for begin, field in zip(begins, targets, strict=True))
+    )
+    # In one pass over all notes, as they are scored.
+    targets = targets.map(lambda field: field[:, 12:])
+    # Another model would not expect it.
+    other = tiny_model("density", layers=2, time_distribution=form, mixtures=3, seed=2)
+    for one, low, high in ((model, 0, 5), (other, 10, np.inf)):
+        logits = one.heads.logits(one.read(inputs)[0][:, 12:], targets)
+        for field in ("pitch", "step", "duration", "velocity"):
+            scaled = logits[field] / temperature
+            if field in ("step", "duration"):
+                chosen = ticks(getattr(targets, f"{field}_us"))
+                probabilities = one.heads.times.tick_probabilities(scaled)
+            else:
+                chosen, probabilities = getattr(targets, field), tf.nn.softmax(scaled)
+            disagreement = surprise(np.ravel(chosen), np.reshape(probabilities, [MANY * 16, -1]))
+            assert low <= disagreement < high, (field, disagreement)
+
+
+def test_without_temperature_the_likeliest_is_played(player, primer):
+    samples = play(player, primer, num_notes=1, temperature=1e-6).notes
+    assert len({notes.pitch[-1] for notes in samples}) == 1
+    warm = np.bincount([notes.pitch[-1] for notes in play(player, primer, num_notes=1).notes])
+    assert warm[samples[0].pitch[-1]] == warm.max()
+
+
+def test_a_top_p_of_1_leaves_everything_as_it_is(player, primer):
+    plain = play(player, primer).notes
+    assert same(plain, play(player, primer, top_p=1.0).notes)
+    assert same(
+        plain, play(player, primer, top_p=dict.fromkeys(FIELDS, 1.0), temperature=dict.fromkeys(FIELDS, 1.0)).notes
+    )
+
+
+def test_a_vanishing_top_p_plays_the_likeliest(player, primer):
+    narrow = play(player, primer, num_samples=3, top_p=1e-6).notes
+    cold = play(player, primer, num_samples=3, temperature=1e-6).notes
+    # A wide bin's ticks are equally likely, and are drawn whatever is left out.
+    for one, other in zip(narrow, cold, strict=True):
+        np.testing.assert_array_equal(one.pitch, other.pitch)
+        np.testing.assert_array_equal(one.velocity, other.velocity)
+    assert not same(narrow, play(player, primer, num_samples=3, top_p=0.9).notes)
+
+
+def test_with_top_p_a_sample_does_not_depend_on_how_many_there_are(player, primer):
+    options = {"top_p": {"pitch": 0.8, "step": 0.9, "duration": 1.0, "velocity": 0.5}, "num_notes": 70}
+    assert same(play(player, primer, num_samples=3, **options).notes, play(player, primer, **options).notes[:3])
+
+
+def test_the_temperature_of_a_field_acts_on_that_field_alone(player, primer):
+    for field in FIELDS:
+        cold = {**dict.fromkeys(FIELDS, 1.0), field: 1e-6}
+        for options in ({"temperature": cold}, {"top_p": cold}):
+            ended = [notes[12:] for notes in play(player, primer, num_notes=1, **options).notes]
+            values = {
+                "pitch": [notes.pitch[0] for notes in ended],
+                "velocity": [notes.velocity[0] for notes in ended],
+            }
+            for name, drawn in values.items():
+                # Velocity is given what came before it in the note, so that it varies with that.
+                assert (len(set(drawn)) == 1) == (name == field == "pitch"), (field, name, options)
+
+
+@pytest.fixture(scope="module")
+def tutorial():
+    return Player(tiny_model("regression", positions="last", seq_length=8))
+
+
+def test_a_last_position_model_needs_a_primer(tutorial):
+    with pytest.raises(UserError, match="give a --primer") as error:
+        play(tutorial)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_last_position_model_hears_the_last_notes_of_the_primer(tutorial):
+    primer = random_notes(20, seed=1)
+    step_us = primer.step_us.copy()
+    step_us[[0, 12]] = 0
+    primer = Notes(primer.pitch, step_us, primer.duration_us, primer.velocity)
+    whole = play(tutorial, primer, num_samples=2, num_notes=6)
+    assert all(notes[:20].equals(primer) for notes in whole.notes)
+    assert same([notes[12:] for notes in whole.notes], play(tutorial, primer[12:], num_samples=2, num_notes=6).notes)
+    heard = Notes(np.append(primer.pitch[:12] // 2, primer.pitch[12:]), step_us, primer.duration_us, primer.velocity)
+    assert same([notes[12:] for notes in whole.notes], [
+        notes[12:] for notes in play(tutorial, heard, num_samples=2, num_notes=6).notes
+    ])  # fmt: skip
+    # Side by side, those that are longer than what is heard, as long and shorter.
+    several = play(tutorial, [primer, primer[:3], primer[12:]], num_samples=1, num_notes=6, temperature=1e-6).notes
+    np.testing.assert_array_equal(several[0][12:].pitch, several[2].pitch)
+    assert len(several[1]) == 9
+    with pytest.raises(UserError, match="give a --primer"):
+        play(tutorial, [primer, Notes.empty()], num_samples=1)
+    short = play(tutorial, primer[:3], num_samples=2, num_notes=6)
+    assert all(len(notes) == 9 for notes in short.notes)
+
+
+@pytest.mark.parametrize("precision", ["float64", "mixed_bfloat16"])
+def test_a_model_of_any_precision_plays(primer, precision):
+    player = Player(tiny_model("density", layers=1, precision=precision))
+    samples = play(player, primer, num_samples=2, num_notes=5)
+    assert [len(notes) for notes in samples.notes] == [17, 17]
+    assert not samples.notes[0].equals(samples.notes[1])
+
+
+def favouring(kind, pitches, amount, *, pitch_range=(0, 127), **changes):
+    """A model with an amount added to the logits of some pitches."""
+    model = tiny_model(kind, pitch_range=pitch_range, **changes)
+    (bias,) = [variable for variable in model.heads.weights if variable.path in ("pitch_logits/bias", "pitch/bias")]
+    value = bias.numpy()
+    value[pitches] += amount
+    bias.assign(value)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "options"), [("density", {}), ("density", {"top_p": 0.5}), ("regression", {})])
+def test_no_pitch_outside_of_the_models_range_is_played(kind, options, primer):
+    changes = {"positions": "last", "seq_length": 8} if kind == "regression" else {}
+    free = play(Player(favouring(kind, [0, 127], 30, **changes)), primer, num_samples=16, **options).notes
+    assert {0, 127} & {pitch for notes in free for pitch in notes.pitch[12:]}
+    # The primer's own pitches are outside.
+    assert primer.pitch.min() < 70
+    bound = Player(favouring(kind, [0, 127], 30, pitch_range=(70, 90), **changes))
+    played = play(bound, primer, num_samples=16, **options).notes
+    assert all(notes[:12].equals(primer) for notes in played)
+    pitches = np.concatenate([notes.pitch[12:] for notes in played])
+    assert pitches.min() >= 70
+    assert pitches.max() <= 90
+
+
+def test_a_sample_that_stays_within_the_range_is_the_same_without_one(primer):
+    rare = [*range(5), *range(123, 128)]
+    free = play(Player(favouring("density", rare, -2)), primer, num_notes=6).notes
+    bound = play(Player(favouring("density", rare, -2, pitch_range=(5, 122))), primer, num_notes=6).notes
+    within = [notes.pitch[12:].min() >= 5 and notes.pitch[12:].max() <= 122 for notes in free]
+    assert MANY // 2 < sum(within) < MANY
+    for one, other, stays in zip(free, bound, within, strict=True):
+        assert one.equals(other) == stays
+
+
+@pytest.mark.parametrize("kind", ["density", "regression"])
+def test_scores_do_not_depend_on_the_range(kind):
+    inputs, targets = (random_arrays(3, 20, seed=seed) for seed in (1, 2))
+    losses = []
+    for pitch_range in ((0, 127), (40, 60)):
+        model = tiny_model(kind, pitch_range=pitch_range)
+        losses.append(model.heads.losses(model.read(inputs)[0], targets))
+    for field, values in losses[0].items():
+        np.testing.assert_array_equal(values, losses[1][field])
+        assert np.isfinite(values).all()

@@ -1,0 +1,59 @@
+"""Samples take the place of those of an earlier call, and of nothing else."""
+
+import json
+import pathlib
+
+import pytest
+
+from sostenuto.errors import UserError
+from tests.trainer.workdirs import write_run, write_samples
+from trainer.generation import samples
+
+
+def test_a_file_that_no_call_wrote_is_not_replaced_by_a_sample(dataset, tmp_path):
+    directory = write_run(tmp_path / "w", dataset)
+    (directory / "samples").mkdir()
+    mine = directory / "samples" / "sample-003.mid"
+    mine.write_text("mine")
+    with pytest.raises(UserError, match=r"sample-003\.mid: exists, and no samples\.json lists it.* Move it"):
+        write_samples(directory, dataset)
+    assert [path.name for path in mine.parent.iterdir()] == ["sample-003.mid"]
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("listing", [{"files": ["../mine.mid", "letter.txt", 3]}, ["sample-000.mid"], {"samples": []}])
+def test_a_samples_json_of_another_origin_removes_nothing(listing, tmp_path):
+    (tmp_path / "samples").mkdir()
+    for path in (tmp_path / "mine.mid", tmp_path / "samples" / "letter.txt", tmp_path / "samples" / "sample-000.mid"):
+        path.write_text("mine")
+    (tmp_path / "samples" / "samples.json").write_text(json.dumps(listing))
+    with (
+        pytest.raises(UserError, match="exists, and no"),
+        samples.rewritten(str(tmp_path / "samples"), ["sample-000.mid"]),
+    ):
+        raise AssertionError
+    assert len(list(tmp_path.rglob("*"))) == 5
+
+
+def test_after_a_failure_no_sample_is_left_and_after_a_kill_the_next_call_knows_them(tmp_path):
+    def write(*names, error=None):
+        with samples.rewritten(str(tmp_path), ["sample-000.mid", "sample-001.mid"]) as here:
+            for name in names:
+                (pathlib.Path(here) / name).write_text("generated")
+            if error:
+                raise error
+
+    (tmp_path / "mine.mid").write_text("mine")
+    with pytest.raises(OSError, match="full"):
+        write("sample-000.mid", error=OSError("full"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.mid"]
+
+    class Kill(BaseException):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(samples, "_remove", lambda *_: None)  # A killed process cleans up nothing.
+        write("sample-000.mid", error=Kill())
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "samples.json.unfinished"}
+    write("sample-000.mid", "sample-001.mid")
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "sample-001.mid"}

@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sostenuto.music.notes import MAX_TICK, TICK_US
+from tests.trainer.models import random_arrays, surprise, tiny_model
+from trainer.data.windows import NoteArrays
+from trainer.model import density_heads, times
+from trainer.model.note_history import RECENT
+
+FIELDS = ("pitch", "step", "duration", "velocity")
+
+
+@pytest.fixture(scope="module", params=["bins", "logistics"])
+def density(request):
+    return tiny_model("density", time_distribution=request.param, mixtures=4).heads
+
+
+@pytest.fixture(scope="module")
+def regression():
+    return tiny_model("regression").heads
+
+
+def hidden_of(*shape, seed=1):
+    """What heads read of a body of 16 units."""
+    return tf.constant(np.random.default_rng(seed).normal(0, 1, (*shape, 16)), tf.float32)
+
+
+def reading_of(*shape, seed=1):
+    """The same, and when the last notes are to end: some have, some soon will, some go on for long."""
+    remaining_us = np.random.default_rng(seed).choice([0, 4_000, 60_000, 500_000, 9_000_000], (*shape, RECENT))
+    return tf.concat([hidden_of(*shape, seed=seed), tf.constant(remaining_us, tf.float32)], axis=-1)
+
+
+def notes_of(count, **fields):
+    """Notes that are all alike but for the fields given."""
+    alike = {"pitch": 60, "step_us": 120_000, "duration_us": 340_000, "velocity": 64, **fields}
+    return NoteArrays(*(tf.constant(np.broadcast_to(alike[name], count), tf.int32) for name in NoteArrays._fields))
+
+
+def uniforms(count, seed=0):
+    return tf.constant(np.random.default_rng(seed).random((count, density_heads.UNIFORMS_PER_NOTE), np.float32))
+
+
+def softmax(logits):
+    return tf.nn.softmax(tf.cast(logits, tf.float64)).numpy()
+
+
+# Densities.
+
+
+@pytest.mark.parametrize("field", ["step", "duration"])
+def test_nats_of_a_time_are_those_of_its_tick(density, field):
+    ticks = np.arange(MAX_TICK + 1)
+    notes = notes_of(len(ticks), **{f"{field}_us": ticks * TICK_US})
+    hidden = tf.repeat(reading_of(1), len(ticks), axis=0)
+    logits = density.logits(hidden, notes)
+    probability = np.exp(-density.nats(logits, notes)[field].numpy().astype(np.float64))
+    np.testing.assert_allclose(probability, density.times.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
+    assert abs(probability.sum() - 1) < 1e-5
+    # Whatever lies in the tick's 10 ms counts as the tick, and all that is longer as the last one.
+    for offset in (-TICK_US // 2, TICK_US // 2 - 1):
+        shifted = notes_of(len(ticks), **{f"{field}_us": np.maximum(ticks * TICK_US + offset, 0)})
+        np.testing.assert_array_equal(density.nats(logits, shifted)[field], density.nats(logits, notes)[field])
+    longest = notes_of(len(ticks), **{f"{field}_us": 2**31 - 1})
+    np.testing.assert_allclose(density.nats(logits, longest)[field], -np.log(probability[-1]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("field", ["pitch", "velocity"])
+def test_probabilities_of_all_numbers_sum_to_one(density, field):
+    notes = notes_of(128, **{field: np.arange(128)})
+    logits = density.logits(tf.repeat(reading_of(1), 128, axis=0), notes)
+    assert abs(np.exp(-density.nats(logits, notes)[field].numpy()).sum() - 1) < 1e-5
+
+
+def test_a_field_is_given_those_before_it_and_no_other(density):
+    hidden, notes = reading_of(50), random_arrays(50)
+    other = random_arrays(50, seed=1)
+    before = density.logits(hidden, notes)
+    changes = {"pitch": "pitch", "step": "step_us", "duration": "duration_us", "velocity": "velocity"}
+    for place, changed in enumerate(FIELDS):
+        name = changes[changed]
+        after = density.logits(hidden, notes._replace(**{name: getattr(other, name)}))
+        for field in FIELDS[: place + 1]:
+            np.testing.assert_array_equal(after[field], before[field])
+        for field in FIELDS[place + 1 :]:
+            assert np.abs(after[field] - before[field]).max() > 0.1
+
+
+def test_the_training_loss_is_the_nats(density):
+    hidden, notes = reading_of(3, 4), random_arrays(3, 4)
+    losses, nats = density.losses(hidden, notes), density.nats(density.logits(hidden, notes), notes)
+    assert set(losses) == set(density.losses_of) == set(FIELDS)
+    for field in FIELDS:
+        assert losses[field].shape == (3, 4)
+        np.testing.assert_array_equal(losses[field], nats[field])
+
+
+# Drawing.
+
+
+def test_each_field_has_its_own_temperature_and_top_p(density):
+    hidden, drawn_by = reading_of(300), uniforms(300)
+    plain = density.sample(hidden, drawn_by, tf.constant(1.0))
+    for place, field in enumerate(NoteArrays._fields):
+        temperature = np.ones(4, np.float32)
+        temperature[place] = 1e-6
+        cold = density.sample(hidden, drawn_by, tf.constant(temperature))
+        narrow = density.sample(
+            hidden,
+            drawn_by,
+            tf.constant(1.0),
+            tuple(tf.constant(1e-6) if other == place else None for other in range(4)),
+        )
+        # The likeliest, either way, given what was drawn before it; and those fields are drawn as ever.
+        for one, other, before in zip(cold[: place + 1], narrow[: place + 1], plain[:place], strict=False):
+            np.testing.assert_array_equal(one, other)
+            np.testing.assert_array_equal(one, before)
+        np.testing.assert_array_equal(cold[place], narrow[place])
+        assert np.mean(cold[place].numpy() != plain[place].numpy()) > 0.1, field
+
+
+def test_drawn_notes_follow_the_densities_that_score_them(density):
+    voices = 8_000
+    hidden = tf.repeat(reading_of(4), voices // 4, axis=0)
+    notes = density.sample(hidden, uniforms(voices), tf.constant(1.0))
+    logits = density.logits(hidden, notes)
+    other = density.logits(hidden[::-1], random_arrays(voices))
+    for field in FIELDS:
+        if field in ("step", "duration"):
+            chosen, probabilities = times.ticks(getattr(notes, f"{field}_us")), density.times.tick_probabilities
+        else:
+            chosen, probabilities = getattr(notes, field), softmax
+        assert surprise(chosen, probabilities(logits[field])) < 5
+        assert surprise(chosen, probabilities(other[field])) > 10
+    for hidden_row in range(4):
+        rows = slice(hidden_row * voices // 4, (hidden_row + 1) * voices // 4)
+        frequencies = np.bincount(notes.pitch.numpy()[rows], minlength=128) / (voices // 4)
+        assert np.abs(frequencies - softmax(logits["pitch"])[rows][0]).max() < 0.03
+
+
+def test_drawn_notes_are_legal(density):
+    notes = density.sample(reading_of(5_000), uniforms(5_000), tf.constant(5.0))
+    for field in notes:
+        assert field.dtype == tf.int32
+        assert field.shape == [5_000]
+    assert 0 <= notes.pitch.numpy().min() <= notes.pitch.numpy().max() <= 127
+    assert 1 <= notes.velocity.numpy().min() <= notes.velocity.numpy().max() <= 127
+    assert 0 <= notes.step_us.numpy().min() <= notes.step_us.numpy().max() <= MAX_TICK * TICK_US
+    assert 1 <= notes.duration_us.numpy().min() <= notes.duration_us.numpy().max() <= MAX_TICK * TICK_US
+    # All ticks of the wide bins come, not only their borders.
+    assert len(np.unique(notes.step_us.numpy() // TICK_US)) > 700
+
+
+def test_the_shortest_note_that_is_drawn_is_one_of_tick_0(density):
+    notes = density.sample(reading_of(20), tf.zeros([20, density_heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
+    np.testing.assert_array_equal(notes.pitch, 0)
+    np.testing.assert_array_equal(notes.step_us, 0)
+    np.testing.assert_array_equal(notes.velocity, 1)
+    assert (notes.duration_us.numpy() > 0).all()
+    np.testing.assert_array_equal(times.ticks(notes.duration_us), 0)
+
+
+# The tutorial's heads.
+
+
+def test_the_tutorials_losses(regression):
+    hidden, notes = hidden_of(40), random_arrays(40)
+    predicted = {name: value.numpy().astype(np.float64) for name, value in regression.predict_fields(hidden).items()}
+    losses = regression.losses(hidden, notes)
+    assert set(losses) == set(regression.losses_of)
+    probability = softmax(predicted["pitch"])[np.arange(40), notes.pitch]
+    np.testing.assert_allclose(losses["pitch"], -np.log(probability), rtol=1e-4)
+    for field in ("step", "duration"):
+        seconds = getattr(notes, f"{field}_us").numpy() * 1e-6
+        assert predicted[field].min() < 0 < predicted[field].max()
+        expected = (seconds - predicted[field]) ** 2 + 10 * np.maximum(-predicted[field], 0)
+        np.testing.assert_allclose(losses[field], expected, rtol=1e-4)
+
+
+def test_the_tutorials_notes_are_legal_means(regression):
+    hidden = hidden_of(300)
+    predicted = regression.predict_fields(hidden)
+    notes = regression.sample(hidden, uniforms(300), tf.constant(1.0))
+    np.testing.assert_allclose(notes.step_us, np.maximum(predicted["step"], 0) * 1e6, atol=1)
+    assert notes.duration_us.numpy().min() >= 1
+    sounds = predicted["duration"].numpy() > 0.01
+    np.testing.assert_allclose(notes.duration_us.numpy()[sounds], predicted["duration"].numpy()[sounds] * 1e6, atol=1)
+    assert (notes.velocity.numpy() == notes.velocity.numpy()[0]).all()
+    assert len(np.unique(notes.pitch)) > 5
+    assert all(field.dtype == tf.int32 for field in notes)

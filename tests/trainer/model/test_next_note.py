@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.trainer.models import random_arrays, tiny_model
+from trainer.config import PRESETS, Config
+from trainer.data.random import Dropout
+from trainer.data.windows import START_PITCH
+from trainer.model.next_note import build_model, start_note
+
+KINDS = ["density", "regression"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request):
+    return tiny_model(request.param, layers=2)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def begun(notes):
+    """The notes, each row beginning with the input that says so."""
+    return notes._replace(
+        pitch=tf.concat([tf.fill([notes.pitch.shape[0], 1], START_PITCH), notes.pitch[:, 1:]], axis=1)
+    )
+
+
+def part(notes, start, stop):
+    return notes.map(lambda field: field[:, start:stop])
+
+
+def test_reading_in_one_pass_in_chunks_and_note_by_note_agree(model):
+    notes = begun(random_arrays(3, 20))
+    whole, final = model.read(notes)
+    assert whole.shape == (3, 20, model.width)
+    assert np.std(whole) > 0.1
+
+    state, chunks = model.initial_state(3), []
+    for start, stop in ((0, 1), (1, 8), (8, 20)):
+        hidden, state = model.read(part(notes, start, stop), state)
+        chunks.append(hidden)
+    np.testing.assert_allclose(tf.concat(chunks, axis=1), whole, atol=1e-5)
+
+    state, steps, tables = model.initial_state(3), [], model.step_weights()
+    for index in range(20):
+        hidden, state = model.step(notes.map(lambda field, index=index: field[:, index]), state, tables)
+        steps.append(hidden)
+    np.testing.assert_allclose(tf.stack(steps, axis=1), whole, atol=1e-5)
+    for one, other in zip(tf.nest.flatten(state), tf.nest.flatten(final), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_later_note_never_changes_an_earlier_output(model):
+    notes, other = random_arrays(2, 12), random_arrays(2, 12, seed=1)
+    before, _ = model.read(notes)
+    for index in (0, 5, 11):
+        changed = notes._replace(
+            **{
+                field: tf.concat([getattr(notes, field)[:, :index], getattr(other, field)[:, index:]], axis=1)
+                for field in notes._fields
+            }
+        )
+        after, _ = model.read(changed)
+        np.testing.assert_array_equal(after[:, :index], before[:, :index])
+        assert np.abs(after[:, index] - before[:, index]).max() > 1e-3
+
+
+@pytest.mark.parametrize("field", ["pitch", "step_us", "duration_us", "velocity"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_note_depends_on_every_field_of_those_before(kind, field):
+    model = tiny_model(kind)
+    notes, other = random_arrays(4, 6), random_arrays(4, 6, seed=1)
+    before, _ = model.read(notes)
+    after, _ = model.read(notes._replace(**{field: getattr(other, field)}))
+    # The tutorial's model does not hear how loud a note is.
+    assert np.any(after != before) == (kind == "density" or field != "velocity")
+
+
+def test_performances_in_a_batch_do_not_hear_each_other(model):
+    notes = random_arrays(4, 10)
+    together, _ = model.read(notes)
+    alone, _ = model.read(notes.map(lambda field: field[2:3]))
+    np.testing.assert_allclose(together[2:3], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("precision", "full"),
+    [("float32", tf.float32), ("float64", tf.float64), ("mixed_bfloat16", tf.float32), ("mixed_float16", tf.float32)],
+)
+def test_heads_and_losses_keep_full_precision(kind, precision, full):
+    model = tiny_model(kind, precision=precision)
+    assert {variable.dtype for variable in model.weights} == {full.name}
+    notes = random_arrays(2, 5)
+    hidden, state = model.read(notes)
+    carried = tf.nest.map_structure(lambda part: tf.cast(part, full) if part.dtype.is_floating else part, state)
+    stepped, carried = model.step(notes.map(lambda field: field[:, 0]), carried, model.step_weights())
+    losses = model.heads.losses(hidden, notes)
+    assert {tensor.dtype for tensor in (hidden, stepped, *tf.nest.flatten(carried.layers), *losses.values())} == {full}
+    assert all(np.isfinite(loss).all() for loss in losses.values())
+    # The LSTM layers are what computes in less.
+    computed = {"mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}.get(precision, full)
+    assert {part.dtype for part in tf.nest.flatten([state.layers, model.initial_state(2).layers])} == {computed}
+    # Microseconds are counted, in whatever precision the rest is.
+    assert {part.dtype for part in tf.nest.flatten([state.recent, carried.recent])} <= {tf.int32}
+    reference, _ = tiny_model(kind, precision="float64").read(notes)
+    assert np.abs(tf.cast(hidden, tf.float64) - reference).max() < {"float64": 1e-12, "float32": 1e-4}.get(
+        precision, 0.3
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_all_weights_are_there_before_the_first_train_step(name):
+    config = PRESETS[name]
+    model = build_model(config)
+    before = len(model.weights)
+    notes = random_arrays(2, 4)
+    hidden, state = model.read(notes)
+    model.heads.losses(hidden, notes)
+    uniforms = tf.zeros([2, 6])
+    drawn = model.heads.sample(hidden[:, -1], uniforms, tf.constant(1.0))
+    model.step(drawn, state, model.step_weights())
+    assert len(model.weights) == before
+    kernels = [variable.shape for variable in model.weights if "recurrent" in variable.path]
+    assert kernels == [(config.units, 4 * config.units)] * config.layers
+
+
+def test_the_tutorials_model_has_the_tutorials_parameters():
+    # LSTM(128) on (pitch, step, duration): 4 x 128 x (3 + 128 + 1); Dense 128 and twice 1 on 128 units with bias.
+    assert sum(np.prod(weight.shape) for weight in build_model(PRESETS["seed"]).weights) == 4 * 128 * 132 + 129 * 130
+
+
+def test_scaling_lives_inside_the_tutorials_model():
+    model = tiny_model("regression")
+    notes = random_arrays(1, 1)
+    kernel, recurrent, bias = (variable.numpy() for variable in model.weights[:3])
+    pitch, step_us, duration_us = (field.numpy().item() for field in notes[:3])
+    scaled = np.array([pitch / 128, step_us * 1e-6, duration_us * 1e-6])
+    gates = scaled @ kernel + bias
+    write, _, candidate, show = np.split(gates, 4)
+    expected = sigmoid(show) * np.tanh(sigmoid(write) * np.tanh(candidate))
+    np.testing.assert_allclose(model.read(notes)[0][0, 0], expected, atol=1e-5)
+    assert recurrent.shape == (16, 64)
+
+
+def test_dropout_is_for_training_alone(model):
+    notes = random_arrays(3, 6)
+    plain, _ = model.read(notes)
+    dropout = Dropout(0, 0.5, tf.constant(0, tf.int64))
+    dropped, _ = model.read(notes, dropout=dropout)
+    assert np.abs(dropped - plain).max() > 0.01
+    np.testing.assert_array_equal(model.read(notes, dropout=dropout)[0], dropped)
+    np.testing.assert_array_equal(model.read(notes)[0], plain)
+
+
+def test_initial_weights_come_from_the_seed():
+    import keras
+
+    def weights(seed):
+        keras.utils.set_random_seed(seed)
+        return np.concatenate([np.ravel(weight) for weight in build_model(Config(units=8, seed=seed)).get_weights()])
+
+    np.testing.assert_array_equal(weights(1), weights(1))
+    assert np.mean(weights(1) == weights(2)) < 0.5
+
+
+def test_the_note_before_the_first_is_that_of_the_dataset():
+    assert [field.numpy().tolist() for field in start_note(2)] == [[START_PITCH] * 2, [0, 0], [0, 0], [0, 0]]

@@ -1,0 +1,62 @@
+"""A bad --output is noticed before the work, and the check leaves nothing behind."""
+
+import os
+
+import pytest
+
+from sostenuto.errors import UserError
+from trainer.generation import samples
+from trainer.workdir import outputs
+
+
+@pytest.mark.parametrize("marks", [["dataset.json"], ["config.json", "run.json"]])
+@pytest.mark.parametrize("below", ["", "export", "best"])
+def test_a_directory_that_holds_its_own_files_alone_is_refused_here_and_in_a_bucket(gcs, tmp_path, marks, below):
+    (tmp_path / "store").mkdir()
+    for mark in marks:
+        (tmp_path / "store" / mark).write_text("{}")
+        gcs.put(f"gs://bucket/store/{mark}", b"{}")
+    (tmp_path / "link").symlink_to("store")
+    for store in (str(tmp_path / "store"), str(tmp_path / "link"), "gs://bucket/store"):
+        directory = f"{store}/{below}" if below else store
+        if below and len(marks) == 1:
+            outputs.require_own_place(directory)  # A dataset has no directories of its own.
+        else:
+            with pytest.raises(
+                UserError, match=r"^--output: .*(store|link).* is (a dataset|a workdir|part of a workdir), "
+            ):
+                outputs.require_own_place(directory)
+        outputs.require_own_place(f"{store}/music")
+
+
+def test_a_directory_is_checked_for_writing_without_a_trace(gcs, tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    (tmp_path / "nowhere").symlink_to("missing")
+    outputs.require_writable(str(tmp_path))
+    outputs.require_writable(str(tmp_path / "new" / "deeper"))
+    outputs.require_writable("gs://bucket/music")
+    assert sorted(os.listdir(tmp_path)) == ["letter.txt", "nowhere"]
+    assert gcs.contents("gs://bucket/") == {}
+    for bad in ("letter.txt", "letter.txt/music", "nowhere"):
+        with pytest.raises(UserError, match=rf"{bad}: cannot be written .*Choose another --output"):
+            outputs.require_writable(str(tmp_path / bad))
+    gcs.forbid("bucket", "storage.objects.create")
+    with pytest.raises(UserError, match=r"gs://bucket/music"):
+        outputs.require_writable("gs://bucket/music")
+    with pytest.raises(UserError, match=r"gs://none"):
+        outputs.require_writable("gs://none/music")
+
+
+def test_samples_in_a_bucket_take_the_place_of_those_of_an_earlier_call_alone(gcs):
+    planned = ["sample-000.mid", "sample-001.mid"]
+    gcs.put("gs://bucket/music/letter.txt", b"mine")
+    for count in (2, 1):
+        with samples.rewritten("gs://bucket/music", planned[:count]) as here:
+            for name in planned[:count]:
+                with open(os.path.join(here, name), "w", encoding="utf-8") as file:
+                    file.write("generated")
+            samples.write_json(os.path.join(here, "samples.json"), {"files": planned[:count]})
+        assert gcs.contents("gs://bucket/music/").keys() == {"letter.txt", "samples.json", *planned[:count]}
+    gcs.put("gs://bucket/music/sample-001.mid", b"mine")
+    with pytest.raises(UserError, match=r"gs://bucket/music/sample-001\.mid: exists"):
+        samples.require_free("gs://bucket/music", planned)

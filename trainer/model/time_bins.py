@@ -1,0 +1,43 @@
+"""The bins of the model's distribution of times, in NumPy: which ticks of 10 ms share a probability."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sostenuto.music.notes import MAX_TICK
+
+_FINE_TICKS: Final = 20  # ticks below this have a bin each
+_BIN_GROWTH: Final = 1.06  # ratio of the borders of two neighbouring bins above
+
+
+def _bin_starts() -> NDArray[np.int32]:
+    starts = list(range(_FINE_TICKS))
+    while starts[-1] < MAX_TICK:
+        starts.append(min(max(starts[-1] + 1, round(starts[-1] * _BIN_GROWTH)), MAX_TICK))
+    return np.array(starts, np.int32)
+
+
+BIN_STARTS: Final = _bin_starts()
+"""int32 `[bins]`: the first tick of each bin; the last bin is the tick that stands for 10 s and more."""
+
+BINS: Final = len(BIN_STARTS)
+BIN_WIDTHS: Final = np.diff([*BIN_STARTS, MAX_TICK + 1]).astype(np.int32)
+
+
+def spread_nats(counts: NDArray[np.integer]) -> float:
+    """Returns the nats per time that a distribution over bins loses where the ticks of a bin are not equally frequent.
+
+    The loss is the divergence of the ticks of each bin from a uniform distribution. It is about zero for played music,
+    and large for a score in strict time, whose times fall on a few ticks. No training reduces it.
+
+    Args:
+        counts: how often each tick occurs, `[MAX_TICK + 1]`.
+    """
+    total = counts.sum()
+    if not total:
+        return 0.0
+    in_bin = np.repeat(np.add.reduceat(counts, BIN_STARTS), BIN_WIDTHS)
+    occurring = counts > 0
+    uniform = in_bin / np.repeat(BIN_WIDTHS, BIN_WIDTHS)
+    return float(np.sum(counts[occurring] / total * np.log(counts[occurring] / uniform[occurring])))
