@@ -102,7 +102,7 @@ def main(beam_args: list[str]) -> int:
     try:
         manifest = preprocess(config, beam_args=beam_args, wait=not _NO_WAIT.value)
     except JobFailedError as error:
-        cli.complain(error, EXIT_FAILED)
+        cli.print_error(error, EXIT_FAILED)
         return EXIT_FAILED
     if manifest is not None:
         cli.show(summarize(manifest, seconds=time.monotonic() - started))

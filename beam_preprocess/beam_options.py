@@ -132,7 +132,7 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
     with tempfile.TemporaryDirectory(prefix="sostenuto-") as directory:
         in_this_process = target.is_local or options.view_as(PortableOptions).environment_type == "LOOPBACK"
         if setup.setup_file is None and not in_this_process:
-            setup.setup_file = worker_package.lay_out(directory)
+            setup.setup_file = worker_package.stage_package(directory)
         yield options
 
 

@@ -46,7 +46,7 @@ def job_name(config: Config) -> str:
     return f"sostenuto-preprocess-{digest[:12]}"
 
 
-def users_mistake(text: str) -> str | None:
+def extract_user_error(text: str) -> str | None:
     """Returns the message of the UserError that a worker raised, if a runner's report of a failure tells of one."""
     found = _USERS_MISTAKE.search(text)
     return found[1] if found else None
@@ -182,7 +182,7 @@ class Jobs:
         if self._is_done(job):
             return
         errors = self._errors(job) if state == self._api.JobState.JOB_STATE_FAILED else ""
-        if mistake := users_mistake(errors):
+        if mistake := extract_user_error(errors):
             raise UserError(mistake)
         cause = f" ({errors.strip().splitlines()[-1]})" if errors.strip() else ""
         raise JobFailedError(f"the Dataflow job {self.name} ended as {state.name}{cause}: see {self.console(job)}")

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from sostenuto.errors import UserError
 
 
-def take_processes(options: PipelineOptions) -> int:
+def resolve_num_processes(options: PipelineOptions) -> int:
     """Returns how many processes are to write shards on this machine, and leaves Beam with a single worker.
 
     1 where a runner of another kind, or Beam's own threads, are asked for.

@@ -17,7 +17,7 @@ from beam_preprocess.shards import ShardWriter
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, SPLITS, Manifest
 from sostenuto.errors import UnavailableError, UserError
-from sostenuto.progress import Meter, say, silenced
+from sostenuto.progress import ProgressCounter, say, silenced
 
 if TYPE_CHECKING:
     import apache_beam
@@ -66,7 +66,7 @@ def _preprocess(config: Config, beam_args: Sequence[str], *, wait: bool) -> Mani
     )
     shards = shard_writer.assign_shards(corpus.files, config.num_shards)
     work = _Work(config, corpus, shards, _plan(config, corpus, shards))
-    if not config.overwrite and (manifest := _there_already(work.plan)):
+    if not config.overwrite and (manifest := _find_existing(work.plan)):
         say(f"{config.output}: is the dataset of these files with these options already; --overwrite reads them anew")
         return manifest
     if target.is_dataflow:
@@ -74,7 +74,7 @@ def _preprocess(config: Config, beam_args: Sequence[str], *, wait: bool) -> Mani
     with (
         _output_directory(config),
         pipeline_options(beam_args) as options,
-        Meter(total=len(corpus.files), unit="file", description="preprocess") as meter,
+        ProgressCounter(total=len(corpus.files), unit="file", description="preprocess") as meter,
     ):
         from beam_preprocess import transforms
 
@@ -94,7 +94,7 @@ def _preprocess(config: Config, beam_args: Sequence[str], *, wait: bool) -> Mani
             # Ctrl-C or SIGTERM within a step comes out of Beam as an error of that step.
             if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
                 raise error.__context__ from None
-            if mistake := dataflow.users_mistake(str(error)):
+            if mistake := dataflow.extract_user_error(str(error)):
                 raise UserError(mistake) from error
             raise
         finally:
@@ -140,7 +140,7 @@ def _digest(paths: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(paths).encode()).hexdigest()
 
 
-def _there_already(plan: shard_writer.Plan) -> Manifest | None:
+def _find_existing(plan: shard_writer.Plan) -> Manifest | None:
     """Returns the manifest of a dataset that is there and that the plan would give again, unless files have changed."""
     if not storage.exists(storage.join(plan.output, MANIFEST_NAME)):
         return None
@@ -159,10 +159,10 @@ def _pipeline(work: _Work, options: "PipelineOptions", *, plan_directory: str) -
     import apache_beam
 
     from beam_preprocess import pipeline
-    from beam_preprocess.local_workers import take_processes
+    from beam_preprocess.local_workers import resolve_num_processes
 
     config = work.config
-    processes = take_processes(options)
+    processes = resolve_num_processes(options)
     plan_file = storage.temporary_name(storage.join(plan_directory, shard_writer.PLAN_NAME))
     writer = ShardWriter(
         plan_file=plan_file,

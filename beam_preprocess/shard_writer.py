@@ -53,7 +53,7 @@ class Rejection:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tally:
+class SplitStats:
     """Sums over performances: notes, their time, their distribution, and notes left out."""
 
     notes: int
@@ -63,13 +63,15 @@ class Tally:
     histograms: Histograms
 
     @classmethod
-    def zero(cls) -> "Tally":
+    def zero(cls) -> "SplitStats":
         """Returns the tally of no performance."""
         return cls(0, 0, 0, 0, Histograms.zeros())
 
-    def __add__(self, other: "Tally") -> "Tally":
+    def __add__(self, other: "SplitStats") -> "SplitStats":
         """Returns the tally of both together."""
-        return Tally(*(getattr(self, field.name) + getattr(other, field.name) for field in dataclasses.fields(self)))
+        return SplitStats(
+            *(getattr(self, field.name) + getattr(other, field.name) for field in dataclasses.fields(self))
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ class ShardReport:
     records: int
     bytes: int
     sha256: str
-    tally: Tally
+    tally: SplitStats
     rejections: list[Rejection]
 
 
@@ -351,7 +353,7 @@ def _manifest(plan: Plan, reports: list[ShardReport], rejections: list[Rejection
     splits, statistics = {}, {}
     for split in SPLITS:
         of_split = [report for report in reports if report.name.startswith(f"{split}-")]
-        tally = sum((report.tally for report in of_split), Tally.zero())
+        tally = sum((report.tally for report in of_split), SplitStats.zero())
         splits[split] = {
             "performances": sum(report.records for report in of_split),
             "notes": tally.notes,
@@ -383,7 +385,7 @@ def _readable_json(document: dict[str, Any]) -> str:
     return re.sub(r"\[[-\d.,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n"
 
 
-def _quantiles(tally: Tally) -> dict[str, dict[str, float | None]]:
+def _quantiles(tally: SplitStats) -> dict[str, dict[str, float | None]]:
     """Returns quantiles of each field; no note has a step where every performance has but one note."""
     return {
         field: {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from beam_preprocess.corpus import CorpusFile, Reader
 from beam_preprocess.sandbox import Process, ProcessDied
-from beam_preprocess.shard_writer import Rejection, ShardRange, ShardReport, Tally, read_plan, write_shard
+from beam_preprocess.shard_writer import Rejection, ShardRange, ShardReport, SplitStats, read_plan, write_shard
 from sostenuto import storage
 from sostenuto.data.tfrecord import Performance
 from sostenuto.errors import UnavailableError, UserError
@@ -53,7 +53,7 @@ class ShardWriter:
         if self._opened is None:
             self._opened = Reader(self._archive).__enter__(), Parser(self._parse, seconds=self._parse_seconds)
         reader, parser = self._opened
-        tally, rejections = Tally.zero(), []
+        tally, rejections = SplitStats.zero(), []
 
         def performances() -> Iterator[Performance]:
             nonlocal tally
@@ -91,7 +91,7 @@ class Parser:
         if seconds is not None:
             self._process = Process(parse, seconds=seconds, memory_bytes=PARSE_MEMORY_BYTES)
 
-    def parse(self, data: bytes, name: str) -> midi.Decoded:
+    def parse(self, data: bytes, name: str) -> midi.DecodedMidi:
         """Returns what a file holds.
 
         Raises:
@@ -123,12 +123,12 @@ class _Parse:
     def __init__(self, sustain: midi.Sustain) -> None:
         self._sustain = sustain
 
-    def __call__(self, file: tuple[bytes, str], alive: Callable[[], None] = lambda: None) -> midi.Decoded:
+    def __call__(self, file: tuple[bytes, str], alive: Callable[[], None] = lambda: None) -> midi.DecodedMidi:
         data, name = file
         return midi.read_midi(data, name, sustain=self._sustain)
 
 
-def read_performance(reader: Reader, parser: Parser, file: CorpusFile) -> tuple[Performance, Tally] | Rejection:
+def read_performance(reader: Reader, parser: Parser, file: CorpusFile) -> tuple[Performance, SplitStats] | Rejection:
     """Returns a file's performance and what it adds to the statistics, or why it is refused."""
     try:
         data = reader.read(file.location, limit=_READ_BYTES)
@@ -152,7 +152,7 @@ def read_performance(reader: Reader, parser: Parser, file: CorpusFile) -> tuple[
         year=file.year,
         notes=decoded.notes,
     )
-    tally = Tally(
+    tally = SplitStats(
         notes=len(decoded.notes),
         microseconds=int(decoded.notes.offset_us.max()),
         zero_length=decoded.zero_length,

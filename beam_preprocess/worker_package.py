@@ -24,7 +24,7 @@ setup(
 """
 
 
-def lay_out(directory: str) -> str:
+def stage_package(directory: str) -> str:
     """Copies the project into an empty directory, to be packed there.
 
     A copy, because packing leaves files beside setup.py, and a clone may be read-only.

@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.data.manifest import Manifest
-from trainer.checkpoints.manager import BackgroundSaver, Checkpoints
+from trainer.checkpoints.manager import AsyncCheckpointer, CheckpointManager
 from trainer.config import Config, preset
-from trainer.data.windows import Batch, NoteArrays, NoteTable, Windows, load_table
+from trainer.data.windows import Batch, NoteTable, NoteTensors, WindowSampler, load_table
 from trainer.distribution.strategy import configure_devices, create_strategy
 from trainer.engine.optimizer import WarmupThen
 from trainer.engine.train_state import TrainState
@@ -36,7 +36,7 @@ BASE = preset("base").replace(replicas=1)
 LARGE = preset("large").replace(replicas=1)
 WIDE = BASE.replace(units=512, batch_size=64)
 # The tutorial's model: the smallest that anyone trains, where a loop's own cost weighs most.
-TUTORIAL = preset("seed").replace(positions="every", replicas=1)
+TUTORIAL = preset("tutorial").replace(positions="every", replicas=1)
 SMALL = BASE.replace(units=128, layers=1, seq_length=25, batch_size=64)
 
 Measurement = Callable[[], float]
@@ -121,7 +121,9 @@ class Training:
         sample: how many train_steps make a measurement.
     """
 
-    def __init__(self, config: Config, windows: Windows, devices: list[str], *, by_keras: bool | None = None) -> None:
+    def __init__(
+        self, config: Config, windows: WindowSampler, devices: list[str], *, by_keras: bool | None = None
+    ) -> None:
         self.config = config
         strategy = create_strategy(devices)
         with strategy.scope():
@@ -179,7 +181,7 @@ def measure_input(dataset: str | None, rounds: int) -> list[Row]:
     devices = configure_devices(BASE)
     rows = []
     for config in (TUTORIAL, BASE, LARGE):
-        windows = Windows(table, config)
+        windows = WindowSampler(table, config)
         training = Training(config, windows, devices)
         taken = alternately(
             {"alone": windows_alone(windows, config), "training": training.train_steps_per_second}, rounds
@@ -196,7 +198,7 @@ def measure_input(dataset: str | None, rounds: int) -> list[Row]:
             )
         )
     for config in (TUTORIAL, BASE):
-        gathered = Training(config, Windows(table, config), devices)
+        gathered = Training(config, WindowSampler(table, config), devices)
         fed = Training(config, FedWindows(table, config), devices)
         taken = alternately({"gathered": gathered.train_steps_per_second, "fed": fed.train_steps_per_second}, rounds)
         rows.append(
@@ -210,7 +212,7 @@ def measure_input(dataset: str | None, rounds: int) -> list[Row]:
     return rows
 
 
-def windows_alone(windows: Windows, config: Config) -> Measurement:
+def windows_alone(windows: WindowSampler, config: Config) -> Measurement:
     """Windows a second, batch after batch in one graph, where nothing else is done."""
 
     @tf.function(autograph=False, input_signature=(tf.TensorSpec([], tf.int64),))
@@ -233,7 +235,7 @@ def windows_alone(windows: Windows, config: Config) -> Measurement:
     return lambda: count * config.batch_size / seconds(count)
 
 
-def batches(windows: Windows, config: Config) -> tf.data.Dataset:
+def batches(windows: WindowSampler, config: Config) -> tf.data.Dataset:
     """The batches of all train_steps through tf.data, made ahead."""
     slots = tf.data.Dataset.range(0, config.batch_size * 2**32, config.batch_size)
     return slots.map(lambda slot: windows.batch(slot, config.batch_size), num_parallel_calls=tf.data.AUTOTUNE).prefetch(
@@ -241,13 +243,13 @@ def batches(windows: Windows, config: Config) -> tf.data.Dataset:
     )
 
 
-class FedWindows(Windows):
+class FedWindows(WindowSampler):
     """The same windows, but made by tf.data ahead of the train_step that takes them."""
 
     def __init__(self, table: NoteTable, config: Config) -> None:
         super().__init__(table, config)
         with tf.device("CPU:0"):
-            self._batches = iter(batches(Windows(table, config), config))
+            self._batches = iter(batches(WindowSampler(table, config), config))
 
     def batch(self, first_slot: tf.Tensor, windows: int) -> Batch:
         """The next batch: train_steps ask for them in order."""
@@ -272,11 +274,11 @@ class PlainModel(keras.Model):
 
     def call(self, inputs):
         """What the heads read."""
-        return self._model.read(NoteArrays(*inputs))[0]
+        return self._model.read(NoteTensors(*inputs))[0]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The mean over all targets of the weighted sum of the fields' losses; `sample_weight` is the mask."""
-        losses = self._model.heads.losses(y_pred, NoteArrays(*y))
+        losses = self._model.heads.losses(y_pred, NoteTensors(*y))
         weighted = [getattr(self._config, f"{field}_weight") * loss for field, loss in losses.items()]
         total = tf.reduce_sum(tf.where(sample_weight, tf.add_n(weighted), 0))
         return total / tf.reduce_sum(tf.cast(sample_weight, total.dtype))
@@ -297,7 +299,7 @@ class EpochTimer(keras.callbacks.Callback):
 class Fit:
     """The same training by `Model.fit`."""
 
-    def __init__(self, config: Config, windows: Windows, *, jit_compile: bool, steps_per_execution: int) -> None:
+    def __init__(self, config: Config, windows: WindowSampler, *, jit_compile: bool, steps_per_execution: int) -> None:
         keras.utils.set_random_seed(config.seed)
         self._model = PlainModel(config)
         schedule, clip = WarmupThen(config, tf.Variable(0.0), tf.Variable(1e9)), config.clip_norm or None
@@ -329,7 +331,7 @@ def measure_fit(dataset: str | None, rounds: int) -> list[Row]:
     devices = configure_devices(BASE.replace(deterministic=False))
     rows = []
     for config, goal in ((TUTORIAL, 1.2), (SMALL, 1.2), (WIDE.replace(layers=1), 1.0)):
-        windows = Windows(table, config)
+        windows = WindowSampler(table, config)
         ours, same_layer = (Training(config, windows, devices, by_keras=by_keras) for by_keras in (None, True))
         many = min(max(ours.sample, 4), STEPS_PER_EXECUTION)
         # `fit` always ends a call that it has begun.
@@ -357,7 +359,7 @@ def measure_fit(dataset: str | None, rounds: int) -> list[Row]:
     return rows
 
 
-def best_fit(config: Config, windows: Windows, many: int, train_steps: int) -> tuple[str, Fit]:
+def best_fit(config: Config, windows: WindowSampler, many: int, train_steps: int) -> tuple[str, Fit]:
     """The setting in which `fit` is fastest here, a train_step or many in a call, and its training."""
     # XLA cannot compile cuDNN's RNN.
     compilers = {"no XLA": False} if tf.config.list_physical_devices("GPU") else {"no XLA": False, "XLA": True}
@@ -384,7 +386,7 @@ def measure_peak(dataset: str | None, rounds: int) -> list[Row]:
     devices = configure_devices(LARGE)
     rows = []
     for config, goal in ((BASE, None), (WIDE, 0.5), (LARGE, 0.5)):
-        reached, peaks = beside_the_peak(Training(config, Windows(table, config), devices), tf.float32, rounds)
+        reached, peaks = beside_the_peak(Training(config, WindowSampler(table, config), devices), tf.float32, rounds)
         shares = Ratios.of(reached, peaks)
         rows.append(
             Row(
@@ -439,7 +441,7 @@ def measure_replicas(dataset: str | None, rounds: int) -> list[Row]:
         return [Row("1 against 2 replicas", "not measured: a single GPU")]
     table = load(dataset)
     devices = configure_devices(BASE.replace(replicas=2))
-    one, two = (Training(BASE, Windows(table, BASE), devices[:replicas]) for replicas in (1, 2))
+    one, two = (Training(BASE, WindowSampler(table, BASE), devices[:replicas]) for replicas in (1, 2))
     taken = alternately({"one": one.train_steps_per_second, "two": two.train_steps_per_second}, rounds)
     notes = {name: [rate * BASE.batch_size * BASE.seq_length for rate in rates] for name, rates in taken.items()}
     return [
@@ -461,11 +463,13 @@ def measure_checkpoint(dataset: str | None, rounds: int) -> list[Row]:
     devices = configure_devices(BASE)
     rows = []
     for config in (TUTORIAL, SMALL):
-        training = Training(config, Windows(table, config), devices)
+        training = Training(config, WindowSampler(table, config), devices)
         saves = max(round(4 * training.sample / SAVE_EVERY), 1)
         train_steps = saves * SAVE_EVERY
-        with tempfile.TemporaryDirectory() as directory, BackgroundSaver() as saver:
-            saved = functools.partial(rate_with_saves, training, Checkpoints(directory, keep=3), saver, saves)
+        with tempfile.TemporaryDirectory() as directory, AsyncCheckpointer() as saver:
+            saved = functools.partial(
+                rate_with_saves, training, CheckpointManager(directory, max_to_keep=3), saver, saves
+            )
             saved()  # The first save imports what it needs.
             taken = alternately(
                 {
@@ -488,7 +492,7 @@ def measure_checkpoint(dataset: str | None, rounds: int) -> list[Row]:
     return rows
 
 
-def rate_with_saves(training: Training, checkpoints: Checkpoints, saver: BackgroundSaver, saves: int) -> float:
+def rate_with_saves(training: Training, checkpoints: CheckpointManager, saver: AsyncCheckpointer, saves: int) -> float:
     """Train_steps a second with so many saves, each followed by train_steps; the last write is waited for."""
     extra = {"config": dataclasses.asdict(training.config)}
     started = time.perf_counter()
@@ -516,13 +520,15 @@ def measure_gpu(dataset: str | None, rounds: int) -> list[Row]:
                 one = config.replace(precision=precision)
                 what = f"{name_of(one)}, {precision}, {'cuDNN' if cudnn else 'without cuDNN'}"
                 try:
-                    rows.append(measure_on_gpu(what, one, Windows(table, one), devices, cudnn, rounds))
+                    rows.append(measure_on_gpu(what, one, WindowSampler(table, one), devices, cudnn, rounds))
                 except tf.errors.OpError as error:
                     rows.append(Row(what, f"does not run: {type(error).__name__}", reached="NO"))
     return rows
 
 
-def measure_on_gpu(what: str, config: Config, windows: Windows, devices: list[str], cudnn: bool, rounds: int) -> Row:
+def measure_on_gpu(
+    what: str, config: Config, windows: WindowSampler, devices: list[str], cudnn: bool, rounds: int
+) -> Row:
     """One precision, with cuDNN or without; whether cuDNN's RNN ran is read from a profile first."""
     gc.collect()  # The memory of what was measured before must not count.
     before = tf.config.experimental.get_memory_info("GPU:0")["current"]

@@ -2,10 +2,10 @@
 
     python benchmarks/tutorial.py --corpus=DIR [--seeds=3] [--epochs=50] [--part=losses|targets|generation]
 
-losses: the flow and `--preset=seed` train on the same five performances, several seeds each; the losses of the epoch
-whose weights are kept are printed: range, mean, and whether the ranges meet. targets: one LSTM(128) with the same three
-heads, but every position of the same windows a target. generation: the flow's `predict` per note against `base` as
-shipped, in one voice and in a batch. Times are noisy; the ratios of one run are the figures to keep.
+losses: the flow and `--preset=tutorial` train on the same five performances, several seeds each; the losses of the
+epoch whose weights are kept are printed: range, mean, and whether the ranges meet. targets: one LSTM(128) with the
+same three heads, but every position of the same windows a target. generation: the flow's `predict` per note against
+`base` as shipped, in one voice and in a batch. Times are noisy; the ratios of one run are the figures to keep.
 """
 
 import argparse
@@ -65,11 +65,13 @@ def compare_losses(files: list[Path], dataset: Path, directory: Path, seeds: int
         trained = tutorial_flow.train(files, seed=seed, epochs=epochs, workdir=workdir)
         theirs.append(trained["losses"])
         show("Model.fit", seed, trained["epochs"], trained["losses"], trained["targets_per_second"])
-        reports = train(dataset, directory / f"seed-{seed}", "--preset=seed", f"--seed={seed}", f"--epochs={epochs}")
+        reports = train(
+            dataset, directory / f"seed-{seed}", "--preset=tutorial", f"--seed={seed}", f"--epochs={epochs}"
+        )
         best = min(reports, key=lambda report: report["loss"])
         ours.append({"total": best["loss"], **{name: best[loss] for name, loss in LOSSES.items()}})
-        show("--preset=seed", seed, len(reports), ours[-1], speed(reports))
-    print("\nover the seeds     Model.fit: range, mean          --preset=seed: range, mean      the ranges meet")
+        show("--preset=tutorial", seed, len(reports), ours[-1], speed(reports))
+    print("\nover the seeds     Model.fit: range, mean          --preset=tutorial: range, mean      the ranges meet")
     for name in ("total", *LOSSES):
         values = [[losses[name] for losses in who] for who in (theirs, ours)]
         spans = [f"{min(v):.4f} – {max(v):.4f}, {statistics.fmean(v):.4f}" for v in values]
@@ -91,7 +93,7 @@ def compare_targets(files: list[Path], dataset: Path, directory: Path) -> None:
     workdir.mkdir()
     theirs = tutorial_flow.train(files, seed=0, epochs=4, workdir=workdir)["targets_per_second"]
     reports = train(
-        dataset, directory / "every", "--preset=seed", "--positions=every", "--steps=1500", "--log_every=150",
+        dataset, directory / "every", "--preset=tutorial", "--positions=every", "--steps=1500", "--log_every=150",
         "--checkpoint_every=1500",
     )  # fmt: skip
     ours = speed(reports)
@@ -104,7 +106,7 @@ def compare_generation(files: list[Path], dataset: Path, directory: Path, batch:
     import tutorial_flow
 
     from sostenuto.music.notes import Notes
-    from trainer.generation.sampler import Player
+    from trainer.generation.sampler import NoteSampler
     from trainer.model.next_note import load_model
 
     primer = tutorial_flow.load_notes(files[:1])
@@ -113,7 +115,7 @@ def compare_generation(files: list[Path], dataset: Path, directory: Path, batch:
     print(f"\nnotes/s, generating: `predict` per note {theirs:,.1f}")
     workdir = directory / "base"
     train(dataset, workdir, "--preset=base", "--steps=1", "--evaluate_every=0")
-    player = Player(load_model(str(workdir)).model)
+    player = NoteSampler(load_model(str(workdir)).model)
     for voices, notes in ((1, 4096), (batch, 512)):
         ours = statistics.median(
             player.play(Notes.empty(), num_notes=notes, num_samples=voices, temperature=1.0, seed=seed).notes_per_second

@@ -32,7 +32,7 @@ TEMPERATURE = 2.0
 INPUT_SCALE = np.array([PITCHES, 1, 1], np.float32)
 
 
-class Trained(TypedDict):
+class LoadedModel(TypedDict):
     """What `train` found out.
 
     `losses` are the training losses of the epoch whose weights the model holds: total, pitch, step, duration.
@@ -117,7 +117,7 @@ def build_model(*, seq_length: int = SEQ_LENGTH, learning_rate: float = LEARNING
 
 def train(
     paths: Sequence[Path], *, seed: int, workdir: Path, epochs: int = 50, within_performance: bool = False
-) -> Trained:
+) -> LoadedModel:
     """Trains on the files with `fit`, early stopping on the training loss, weights saved in `workdir` each epoch.
 
     Raises:
@@ -144,7 +144,7 @@ def train(
     losses = {"total": history["loss"][best]} | {name: history[f"{name}_loss"][best] for name in LOSS_WEIGHTS}
     targets = BATCH_SIZE * int(dataset.cardinality())
     timed = clock.seconds[1:]
-    return Trained(
+    return LoadedModel(
         losses=losses,
         epochs=len(clock.seconds),
         targets_per_second=targets * len(timed) / sum(timed),

@@ -127,7 +127,7 @@ def stages(
     """
     dataset, run = work / "dataset", work / f"run-{max_minutes:g}min"
     seed_minutes = round(max_minutes * _TUTORIAL_SHARE, 3)
-    seed = work / f"tutorial-{seed_minutes:g}min"
+    tutorial = work / f"tutorial-{seed_minutes:g}min"
     music = run / f"music-{num_samples}x{num_notes}"
     unfinished = ["--overwrite"] if dataset.exists() else []
     commands = [
@@ -146,9 +146,9 @@ def stages(
             "Evaluate: nats per note on performances that training never saw",
         ),
         *_train_and_evaluate(
-            "seed",
+            "tutorial",
             dataset,
-            seed,
+            tutorial,
             seed_minutes,
             f"Train the well-known tutorial's model, to compare: {seed_minutes:g} minutes at most",
             "Evaluate it on the same performances",
@@ -170,9 +170,9 @@ def stages(
         Stage(
             "Report: one page to see and hear",
             "trainer.report",
-            [f"--workdir={run}", f"--beside={seed}"],
+            [f"--workdir={run}", f"--compare_with={tutorial}"],
             run / "report.html",
-            (run / "evaluation-test.json", run / "samples" / "samples.json", seed / "evaluation-test.json"),
+            (run / "evaluation-test.json", run / "samples" / "samples.json", tutorial / "evaluation-test.json"),
         ),
     ]
     return commands, Results(music, run / "report.html")

@@ -120,7 +120,7 @@ def read(name: str) -> list[Key]:
         keys.extend(_keys_of_part(part, velocity))
     if not keys:
         raise ValueError("a score without notes")
-    return on_one_keyboard(keys)
+    return merge_overlapping_notes(keys)
 
 
 def _keys_of_part(part: "stream.Part", velocity: int) -> Iterable[Key]:
@@ -131,9 +131,9 @@ def _keys_of_part(part: "stream.Part", velocity: int) -> Iterable[Key]:
                 yield Key(start=start, pitch=pitch.midi, end=end, velocity=velocity)
 
 
-def on_one_keyboard(keys: Sequence[Key]) -> list[Key]:
-    """Joins voices that meet on one key, as `sostenuto.music.notes.on_one_keyboard` says."""
-    joined = notes.on_one_keyboard(
+def merge_overlapping_notes(keys: Sequence[Key]) -> list[Key]:
+    """Joins voices that meet on one key, as `sostenuto.music.notes.merge_overlapping_notes` says."""
+    joined = notes.merge_overlapping_notes(
         [key.pitch for key in keys],
         [key.start for key in keys],
         [key.end for key in keys],

@@ -14,7 +14,7 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.errors import UserError
-from sostenuto.progress import Meter
+from sostenuto.progress import ProgressCounter
 
 MAESTRO_URL = "https://storage.googleapis.com/magentadata/datasets/maestro/v3.0.0/maestro-v3.0.0-midi.zip"
 MAESTRO_SHA256 = "70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde12c"
@@ -149,7 +149,7 @@ def _append(response: requests.Response, part: _Part, *, quiet: bool) -> None:
     total = part.size() + int(length) if length else None
     with (
         open(part.path, "ab") as file,
-        Meter(total=total, unit="byte", description=f"Downloading {part.path.stem}", quiet=quiet) as meter,
+        ProgressCounter(total=total, unit="byte", description=f"Downloading {part.path.stem}", quiet=quiet) as meter,
     ):
         meter.advance(part.size())
         for chunk in response.iter_content(CHUNK):

@@ -133,7 +133,7 @@ def _knows_its_size() -> bool:
         return False
 
 
-class Meter:
+class ProgressCounter:
     """Shows how far a job has come on stderr; a context manager, advanced by hand.
 
     On a terminal it is a bar, below another one that is there already. Elsewhere a job of more than two seconds gets a
@@ -194,7 +194,7 @@ def track(
         description: what is being done, such as "decoding".
         quiet: shows nothing.
     """
-    with Meter(total=total, unit=unit, description=description, quiet=quiet) as meter:
+    with ProgressCounter(total=total, unit=unit, description=description, quiet=quiet) as meter:
         for item in items:
             yield item
             meter.advance()

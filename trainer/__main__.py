@@ -139,8 +139,8 @@ def main() -> int:
             started=_STARTED,
             num_samples=_SAMPLES.value,
         )
-    except loop.PeerLost as error:
-        cli.complain(error, EXIT_PEER_LOST)
+    except loop.WorkerLostError as error:
+        cli.print_error(error, EXIT_PEER_LOST)
         return EXIT_PEER_LOST
     if result.reason == "peer":
         return EXIT_PEER_LOST

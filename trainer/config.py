@@ -21,14 +21,14 @@ CONFIG_NAME = "config.json"
 CHANGEABLE_ON_RESUME = frozenset(
     {
         *("steps", "epochs", "max_minutes", "patience", "evaluate_every"),
-        *("checkpoint_every", "keep", "log_every", "replicas"),
+        *("checkpoint_every", "max_to_keep", "log_every", "replicas"),
     }
 )
 LENGTH_FIELDS = ("steps", "epochs", "max_minutes")
 
 _AT_LEAST_1 = (
-    *("seq_length", "units", "layers", "head_units", "batch_size", "keep"),
-    *("pitch_embedding", "time_embedding", "velocity_embedding", "accumulate"),
+    *("seq_length", "units", "layers", "head_units", "batch_size", "max_to_keep"),
+    *("pitch_embedding", "time_embedding", "velocity_embedding", "accumulation_steps"),
 )
 _AT_LEAST_0 = (
     *("recent_embedding", "head_blocks"),
@@ -105,7 +105,7 @@ class Config:
     duration_weight: float = _field(1.0, "Weight of the duration loss.", group=_LOSSES)
     velocity_weight: float = _field(1.0, "Weight of the velocity loss (density).", group=_LOSSES)
 
-    corpus_share: float = _field(
+    train_fraction: float = _field(
         1.0, "Fraction of the training performances to use, always the same ones.", group=_DATA
     )
     transpose: int = _field(
@@ -118,7 +118,7 @@ class Config:
     )
 
     batch_size: int = _field(32, "Windows in a global batch, over all replicas of all hosts.", group=_OPTIMIZER)
-    accumulate: int = _field(
+    accumulation_steps: int = _field(
         1,
         "Global batches whose gradients are summed for one train_step, for batches larger than the memory.",
         group=_OPTIMIZER,
@@ -188,7 +188,7 @@ class Config:
         50, "train_steps between reports to metrics.jsonl and TensorBoard; 0 reports once an epoch.", group=_REPORTS
     )
     checkpoint_every: int = _field(250, "train_steps between checkpoints; 0 saves once an epoch.", group=_REPORTS)
-    keep: int = _field(3, "Checkpoints to keep, besides the best one.", group=_REPORTS)
+    max_to_keep: int = _field(3, "Checkpoints to keep, besides the best one.", group=_REPORTS)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -201,7 +201,7 @@ class Config:
         self._require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         self._require(0 <= self.transpose <= 24, "transpose", "0 to 24")
         self._require(0 <= self.stretch < 1, "stretch", "at least 0 and below 1")
-        self._require(0 < self.corpus_share <= 1, "corpus_share", "above 0 and at most 1")
+        self._require(0 < self.train_fraction <= 1, "train_fraction", "above 0 and at most 1")
         self._require(0 <= self.ema < 1, "ema", "at least 0 and below 1")
         self._require(self.learning_rate > 0, "learning_rate", "above 0")
         self._require(0 <= self.seed < 2**31, "seed", "0 to 2147483647")
@@ -230,7 +230,7 @@ class Config:
     @property
     def windows_per_train_step(self) -> int:
         """The windows of one optimizer update."""
-        return self.batch_size * self.accumulate
+        return self.batch_size * self.accumulation_steps
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some fields changed; naming one of steps, epochs and max_minutes unsets the other two."""
@@ -318,8 +318,8 @@ PRESETS: Mapping[str, Config] = {
     ),
     # The well-known tutorial's model and training, for comparison; only windows that stay within a performance and a
     # fresh shuffle each epoch are ours.
-    "seed": Config(
-        preset="seed",
+    "tutorial": Config(
+        preset="tutorial",
         model="regression",
         positions="last",
         seq_length=25,
@@ -341,7 +341,7 @@ PRESETS: Mapping[str, Config] = {
         evaluate_every=0,
         log_every=0,
         checkpoint_every=0,
-        keep=50,
+        max_to_keep=50,
     ),
 }
 

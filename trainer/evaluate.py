@@ -220,7 +220,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         "dataset": manifest.sha256,
     }
     say("counting notes: the baselines to compare with")
-    evaluation["baselines"] = baselines.of_dataset(manifest, table)
+    evaluation["baselines"] = baselines.score_baselines(manifest, table)
     if residuals is not None:
         evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
     storage.make_directories(os.path.dirname(path) or ".")
@@ -271,7 +271,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     continued = held_out[:num_primers]
     startup.import_tensorflow()
     from trainer.data.windows import performances_shown
-    from trainer.generation.sampler import Player
+    from trainer.generation.sampler import NoteSampler
     from trainer.model.next_note import load_model
     from trainer.reporting import plots
     from trainer.workdir import remote
@@ -283,7 +283,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         performance.notes[: generation_metrics.PRIMER_NOTES + generation_metrics.CONTINUATION_NOTES]
         for performance in continued
     ]
-    played = Player(trained.model).play(
+    played = NoteSampler(trained.model).play(
         primers,
         num_notes=generation_metrics.CONTINUATION_NOTES,
         temperature=temperature,

@@ -13,10 +13,10 @@ import tensorflow as tf
 from sostenuto import storage
 from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES
-from trainer.data.windows import START_PITCH, NoteArrays
+from trainer.data.windows import START_PITCH, NoteTensors
 from trainer.model.density_heads import UNIFORMS_PER_NOTE, DensityHeads
-from trainer.model.next_note import LayerState, NextNoteModel, State, StepWeights, Trained, load_model
-from trainer.model.note_history import Recent
+from trainer.model.next_note import DecodeWeights, LayerState, LoadedModel, ModelState, NextNoteModel, load_model
+from trainer.model.note_history import NoteHistory
 from trainer.reporting import model_card
 from trainer.workdir import remote
 from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME, write_json
@@ -61,7 +61,7 @@ def export_model(workdir: str) -> str:
     return directory
 
 
-def _write(trained: Trained, workdir: str, directory: str) -> None:
+def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     """Writes an export and waits until it is on the disk."""
     weights = _step_weights(trained.model)
     signatures = _signatures(trained.model, weights)
@@ -97,25 +97,27 @@ def _put_in_place(unfinished: str, directory: str) -> None:
         raise
 
 
-def _signatures(model: NextNoteModel, weights: list[StepWeights]) -> dict[str, tf.types.experimental.ConcreteFunction]:
+def _signatures(
+    model: NextNoteModel, weights: list[DecodeWeights]
+) -> dict[str, tf.types.experimental.ConcreteFunction]:
     """The graphs of an export, by name; `weights` is what `_step_weights` returned."""
     names = [f"{part}_{layer}" for layer in range(model.config.layers) for part in LayerState._fields]
     # A last-position model never saw a performance begin.
     highest_first_pitch = START_PITCH if model.config.positions == "every" else PITCHES - 1
     empty = model.initial_state(1)
-    names += [f"recent_{field}" for field in Recent._fields] if empty.recent else []
+    names += [f"recent_{field}" for field in NoteHistory._fields] if empty.recent else []
     state_specs = {
         name: tf.TensorSpec([None, *part.shape[1:]], model.compute_dtype if part.dtype.is_floating else part.dtype)
         for name, part in zip(names, tf.nest.flatten(empty), strict=True)
     }
 
     def note_specs(*shape: int | None) -> dict[str, tf.TensorSpec]:
-        return {field: tf.TensorSpec(shape, tf.int32) for field in NoteArrays._fields}
+        return {field: tf.TensorSpec(shape, tf.int32) for field in NoteTensors._fields}
 
-    def state_of(inputs: dict[str, tf.Tensor]) -> State:
+    def state_of(inputs: dict[str, tf.Tensor]) -> ModelState:
         return tf.nest.pack_sequence_as(empty, [inputs[name] for name in names])
 
-    def named(state: State) -> dict[str, tf.Tensor]:
+    def named(state: ModelState) -> dict[str, tf.Tensor]:
         return dict(zip(names, tf.nest.flatten(state), strict=True))
 
     def initial_state(batch):
@@ -124,7 +126,7 @@ def _signatures(model: NextNoteModel, weights: list[StepWeights]) -> dict[str, t
         }
 
     def next_note(temperature, seed, **inputs):
-        note = NoteArrays(*(inputs[field] for field in NoteArrays._fields))
+        note = NoteTensors(*(inputs[field] for field in NoteTensors._fields))
         with tf.control_dependencies([_check(note, highest_first_pitch)]):
             hidden, state = model.step(note, state_of(inputs), weights)
         uniforms = tf.random.stateless_uniform([tf.shape(note.pitch)[0], UNIFORMS_PER_NOTE], seed, alg="philox")
@@ -132,7 +134,7 @@ def _signatures(model: NextNoteModel, weights: list[StepWeights]) -> dict[str, t
         return {**drawn._asdict(), **named(state)}
 
     def score(**inputs):
-        notes = NoteArrays(*(inputs[field] for field in NoteArrays._fields))
+        notes = NoteTensors(*(inputs[field] for field in NoteTensors._fields))
         first, later = notes.map(lambda field: field[:, :1]), notes.map(lambda field: field[:, 1:])
         with tf.control_dependencies([_check(first, highest_first_pitch), _check(later, PITCHES - 1)]):
             hidden, state = _read(model, weights, notes.map(lambda field: field[:, :-1]), state_of(inputs))
@@ -154,14 +156,14 @@ def _signatures(model: NextNoteModel, weights: list[StepWeights]) -> dict[str, t
     }
 
 
-def _step_weights(model: NextNoteModel) -> list[StepWeights]:
+def _step_weights(model: NextNoteModel) -> list[DecodeWeights]:
     """What `model.step` multiplies with, as variables, made once and for all; each matrix in one piece."""
 
     def variable(tensor):
         return tf.Variable(tensor, trainable=False)
 
     return [
-        StepWeights(
+        DecodeWeights(
             [variable(table) for table in layer.tables] if layer.tables else None,
             # It comes in a block for each core of this machine: another one has another number of them.
             variable(tf.concat(tf.unstack(layer.matrix), axis=-1)[tf.newaxis]),
@@ -171,7 +173,9 @@ def _step_weights(model: NextNoteModel) -> list[StepWeights]:
     ]
 
 
-def _read(model: NextNoteModel, weights: list[StepWeights], notes: NoteArrays, state: State) -> tuple[tf.Tensor, State]:
+def _read(
+    model: NextNoteModel, weights: list[DecodeWeights], notes: NoteTensors, state: ModelState
+) -> tuple[tf.Tensor, ModelState]:
     """What `model.read` does, note by note: so no graph holds a kernel that only the exporting machine's GPU has.
 
     Args:
@@ -199,7 +203,7 @@ def _read(model: NextNoteModel, weights: list[StepWeights], notes: NoteArrays, s
     return tf.transpose(outputs.stack()[:length], [1, 0, 2]), state
 
 
-def _scores(model: NextNoteModel, hidden: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
+def _scores(model: NextNoteModel, hidden: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
     """What the model says of the notes that came, `[batch, notes]` each."""
     if isinstance(model.heads, DensityHeads):
         nats = model.heads.nats(model.heads.logits(hidden, notes), notes)
@@ -209,7 +213,7 @@ def _scores(model: NextNoteModel, hidden: tf.Tensor, notes: NoteArrays) -> dict[
     return {"pitch_nats": nats, "step_seconds": predicted["step"], "duration_seconds": predicted["duration"]}
 
 
-def _check(notes: NoteArrays, highest_pitch: int) -> tf.Operation:
+def _check(notes: NoteTensors, highest_pitch: int) -> tf.Operation:
     """Refuses, when the graph runs, what is no note: on some devices it would be read as if it were another one."""
     legal = [(notes.pitch >= 0) & (notes.pitch <= highest_pitch), (notes.velocity >= 0) & (notes.velocity < PITCHES)]
     legal += [notes.step_us >= 0, notes.duration_us >= 0]

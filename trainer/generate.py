@@ -137,12 +137,12 @@ def main() -> int:
     require_writable(output)
     startup.import_tensorflow()
     from sostenuto.music.pedal import continued_pedal
-    from trainer.generation.sampler import Player
+    from trainer.generation.sampler import NoteSampler
     from trainer.model.next_note import load_model
 
     trained = load_model(workdir)
     primer_notes = len(primer.notes)
-    samples = Player(trained.model).play(
+    samples = NoteSampler(trained.model).play(
         primer.notes,
         num_notes=num_notes,
         num_samples=num_samples,

@@ -18,7 +18,7 @@ USAGE = """--workdir=DIR [flags]
 Writes report.html into a workdir: one file with curves, scores, warnings and eight samples. The samples are generated
 first if the workdir has none.
 """
-EXAMPLES = ("--workdir=run", "--workdir=run --beside=other-run,third-run")
+EXAMPLES = ("--workdir=run", "--workdir=run --compare_with=other-run,third-run")
 
 cli.group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the run.")
@@ -28,9 +28,9 @@ _DATA = flags.DEFINE(
     None,
     "Dataset whose validation split is continued. (default: where the run found it, if it is still there)",
 )
-_BESIDE = flags.DEFINE(
+_COMPARE_WITH = flags.DEFINE(
     cli.Paths("DIR,..."),
-    "beside",
+    "compare_with",
     [],
     "Workdirs of other runs, scored on the same dataset, to compare with. (default: none)",
 )
@@ -58,7 +58,7 @@ def main() -> int:
     else:
         _play(workdir, manifest, run.get("sustain", "ignore"))
     say("writing the report's page")
-    cli.show(page.write(workdir, beside=_BESIDE.value))
+    cli.show(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
 
 
@@ -66,14 +66,16 @@ def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
     """Makes the samples."""
     startup.import_tensorflow()
     from trainer.generation import samples
-    from trainer.generation.sampler import Player
+    from trainer.generation.sampler import NoteSampler
     from trainer.model.next_note import load_model
 
     trained = load_model(workdir)
     primers = samples.primers(manifest) if manifest else []
     if not primers and trained.model.config.positions == "last":
         return  # It was never shown how a performance begins.
-    samples.make(Player(trained.model), primers, workdir, train_step=trained.train_step, sustain=sustain, quiet=False)
+    samples.make(
+        NoteSampler(trained.model), primers, workdir, train_step=trained.train_step, sustain=sustain, quiet=False
+    )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ cli.group("trials")
 _TRAIN_STEPS = flags.DEFINE_integer(
     "train_steps", 600, "Length of a trial; one with other windows reads as many notes as the start config does."
 )
-_CORPUS_SHARE = flags.DEFINE_float("corpus_share", 1.0, "Fraction of the training performances that trials use.")
+_CORPUS_SHARE = flags.DEFINE_float("train_fraction", 1.0, "Fraction of the training performances that trials use.")
 _STOP_WEAK = flags.DEFINE_bool("stop_weak", True, "Stop trials that are worse than the median of the others.")
 cli.group("several machines")
 _ROLE = flags.DEFINE_enum(
@@ -114,11 +114,11 @@ def main() -> int:
     manifest = Manifest.load(data)
     from tuning import study
 
-    settings = study.Settings(
+    settings = study.StudyConfig(
         tuner=_TUNER.value,
         max_trials=_MAX_TRIALS.value,
         train_steps=_TRAIN_STEPS.value,
-        corpus_share=_CORPUS_SHARE.value,
+        train_fraction=_CORPUS_SHARE.value,
         seed=_SEED.value,
         worker_timeout=_WORKER_TIMEOUT.value,
         score_timeout=_SCORE_TIMEOUT.value,

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from tuning.summary import Chain, Standing
+from tuning.summary import StudySummary, TrialChain
 
 FEWEST_CONFIGS = 8
 SHUFFLES = 10  # of each hyperparameter
@@ -34,12 +34,12 @@ class Importance:
     deviations: dict[str, float]
 
     @property
-    def is_telling(self) -> bool:
+    def is_predictive(self) -> bool:
         """Whether the forest foresees anything, so that its order is more than noise."""
         return self.fit > 0
 
 
-def importance(standing: Standing) -> Importance | None:
+def importance(standing: StudySummary) -> Importance | None:
     """The importance of each hyperparameter: of a random forest by permutation (Breiman 2001, Random Forests, sec. 10).
 
     Configs were trained for different lengths, so they are compared at one share of it: the greatest that three
@@ -84,10 +84,10 @@ def importance(standing: Standing) -> Importance | None:
     )
 
 
-def compared(chains: Sequence[Chain]) -> tuple[float, list[tuple[Chain, float]]]:
+def compared(chains: Sequence[TrialChain]) -> tuple[float, list[tuple[TrialChain, float]]]:
     """The share of the full length at which scores compare, and the configs that ended with one there."""
     scored = [chain for chain in chains if chain.judged and chain.curve]
-    best: tuple[float, list[tuple[Chain, float]]] = (1.0, [])
+    best: tuple[float, list[tuple[TrialChain, float]]] = (1.0, [])
     for share in sorted({1.0, *(chain.curve[-1][1] for chain in scored)}, reverse=True):
         there = [(chain, score) for chain in scored if (score := chain.score_at(share)) is not None]
         if len(there) >= max(_COMPARED_SHARE * len(scored), FEWEST_CONFIGS):

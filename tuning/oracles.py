@@ -24,7 +24,7 @@ from trainer.config import Config
 from tuning.space import Space
 
 if TYPE_CHECKING:
-    from tuning.study import Settings, TrialRecord
+    from tuning.study import StudyConfig, Trial
 
 _TRIES = 1000  # that may come upon known values before the space counts as exhausted
 
@@ -59,7 +59,7 @@ class _Stateless:
     seed: int
     hyperparameters: keras_tuner.HyperParameters
 
-    def take(self, records: Sequence["TrialRecord"]) -> None:
+    def take(self, records: Sequence["Trial"]) -> None:
         """Makes the study's records the oracle's trials."""
         self.configs = sum(record.parent is None for record in records)
         self.tried = [record.values for record in records]
@@ -154,7 +154,7 @@ class _Hyperband(_Stateless, keras_tuner.oracles.HyperbandOracle):
 
     max_trials: int
 
-    def take(self, records: Sequence["TrialRecord"]) -> None:
+    def take(self, records: Sequence["Trial"]) -> None:
         super().take(records)
         for bracket in self._brackets:
             for place in (place for places in bracket["rounds"] for place in places):
@@ -217,7 +217,7 @@ class Oracle:
     """
 
     def __init__(
-        self, space: Space, start: Config, settings: "Settings", state: Mapping[str, Any] | None = None
+        self, space: Space, start: Config, settings: "StudyConfig", state: Mapping[str, Any] | None = None
     ) -> None:
         options: dict[str, Any] = {
             "objective": keras_tuner.Objective("val_nats", "min"),
@@ -237,7 +237,7 @@ class Oracle:
         for name, value in (state or {}).items():
             setattr(self._oracle, f"_{name}", value)
 
-    def propose(self, trial: str, records: Sequence["TrialRecord"]) -> Proposal | None:
+    def propose(self, trial: str, records: Sequence["Trial"]) -> Proposal | None:
         """What to try next.
 
         Args:

@@ -29,7 +29,7 @@ _ANSWERS: dict[str, type] = {"assignment": Assignment, "wait": Wait, "done": Don
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-class Calls:
+class WorkerRegistry:
     """What a chief has heard of its workers.
 
     Args:
@@ -63,7 +63,7 @@ class Calls:
 
 
 @contextlib.contextmanager
-def serve(study: Study, address: str) -> Iterator[Calls]:
+def serve(study: Study, address: str) -> Iterator[WorkerRegistry]:
     """Serves a study while the context lasts; what it gives tells who has called.
 
     Args:
@@ -73,7 +73,7 @@ def serve(study: Study, address: str) -> Iterator[Calls]:
     Raises:
         UserError: nobody can listen there.
     """
-    calls = Calls(study.workers)
+    calls = WorkerRegistry(study.workers)
     # A bucket that is away must not keep all threads from hearing signs of life; who was not answered asks again.
     study.patience = _CALL_SECONDS
 

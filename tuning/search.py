@@ -21,7 +21,7 @@ from trainer.workdir.layout import METRICS_NAME
 from tuning import summary
 from tuning.roles import Role
 from tuning.space import Space
-from tuning.study import Settings, Study, fingerprint
+from tuning.study import Study, StudyConfig, fingerprint
 from tuning.worker import work
 
 BEST_NAME = "best"
@@ -45,7 +45,7 @@ class Search:
     """
 
     def __init__(
-        self, space: Space, start: Config, settings: Settings, manifest: Manifest, workdir: str, *, quiet: bool
+        self, space: Space, start: Config, settings: StudyConfig, manifest: Manifest, workdir: str, *, quiet: bool
     ) -> None:
         self._space, self._start, self._settings = space, start, settings
         self._manifest, self._workdir, self._quiet = manifest, workdir, quiet
@@ -167,8 +167,8 @@ class Search:
             over.set()
             thread.join()
 
-    def _standing(self, study: Study) -> summary.Standing:
-        return summary.Standing(study.trials(), self._space, self._start, self._settings)
+    def _standing(self, study: Study) -> summary.StudySummary:
+        return summary.StudySummary(study.trials(), self._space, self._start, self._settings)
 
     def _conclude(self, study: Study) -> None:
         """Writes the results for the last time, and tells them."""

@@ -1,8 +1,8 @@
 """The search space: hyperparameters over fields of the trainer's config, declared once, with units and reasons.
 
 The weights of the step and of the duration loss are searched relative to that of the pitch loss, which stays as it is
-(1 in every preset but `seed`): Adam does not see a factor common to all losses, so only ratios matter. A file of the
-user's own may search `pitch_weight` and any other field that is a choice of the run.
+(1 in every preset but `tutorial`): Adam does not see a factor common to all losses, so only ratios matter. A file of
+the user's own may search `pitch_weight` and any other field that is a choice of the run.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # How a trial is measured and how long it is, which the study says; no trial may choose its own.
 _OF_THE_STUDY = frozenset(
-    {"preset", *LENGTH_FIELDS, "monitor", "patience", "evaluate_every", "checkpoint_every", "keep", "log_every"}
+    {"preset", *LENGTH_FIELDS, "monitor", "patience", "evaluate_every", "checkpoint_every", "max_to_keep", "log_every"}
 )
 _SCORES_A_TRIAL = 6
 _CHECKPOINTS_A_TRIAL = 12  # so that a worker that was killed loses little
@@ -179,7 +179,7 @@ def notes_per_train_step(config: Config) -> int:
     return config.windows_per_train_step * config.seq_length
 
 
-def same_notes(config: Config, of: Config, train_steps: int) -> int:
+def steps_for_equal_notes(config: Config, of: Config, train_steps: int) -> int:
     """The train_steps in which a config reads as many notes as another one does in so many, at least 1."""
     return max(round(train_steps * notes_per_train_step(of) / notes_per_train_step(config)), 1)
 
@@ -288,7 +288,7 @@ class Space:
                 "model is not trained to give"
             )
         changed = start.replace(**values) if values else start
-        steps = same_notes(changed, start, train_steps)
+        steps = steps_for_equal_notes(changed, start, train_steps)
         return changed.replace(
             steps=steps,
             monitor="val_nats",
@@ -296,7 +296,7 @@ class Space:
             evaluate_every=math.ceil(steps / _SCORES_A_TRIAL),
             checkpoint_every=math.ceil(steps / _CHECKPOINTS_A_TRIAL),
             log_every=math.ceil(steps / _LOGS_A_TRIAL),
-            keep=1,
+            max_to_keep=1,
         )
 
     def to_json(self) -> dict[str, Any]:

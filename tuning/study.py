@@ -42,7 +42,7 @@ Outcome = Literal["completed", "stopped", "failed", "interrupted"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class StudyConfig:
     """How a study searches.
 
     Attributes:
@@ -50,7 +50,7 @@ class Settings:
         max_trials: how many configs are tried, failed ones included. Hyperband goes on with the best of them in
             trials that are not counted again.
         train_steps: the full length of a trial, in train_steps of the start config.
-        corpus_share: share of the training performances that trials use; the best config is retrained on all.
+        train_fraction: share of the training performances that trials use; the best config is retrained on all.
         seed: of the search.
         worker_timeout: seconds without a sign of life after which a trial may be given to another worker.
         score_timeout: seconds without a new score after which a trial is taken from its worker, which hangs, however
@@ -66,7 +66,7 @@ class Settings:
     tuner: str
     max_trials: int
     train_steps: int
-    corpus_share: float = 1.0
+    train_fraction: float = 1.0
     seed: int = 0
     worker_timeout: float = 60.0
     score_timeout: float = 3600.0
@@ -80,8 +80,8 @@ class Settings:
         for name in ("max_trials", "train_steps", "max_attempts"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not 0 < self.corpus_share <= 1:
-            raise UserError(f"corpus_share={self.corpus_share}: expected a share above 0 and at most 1")
+        if not 0 < self.train_fraction <= 1:
+            raise UserError(f"train_fraction={self.train_fraction}: expected a share above 0 and at most 1")
         for name in ("worker_timeout", "score_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name}={getattr(self, name)}: expected a number of seconds above 0")
@@ -133,7 +133,7 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrialRecord:
+class Trial:
     """What is known of a trial.
 
     Attributes:
@@ -192,7 +192,7 @@ class TrialRecord:
         return any(each.score is not None and each.share >= share - SAME_SHARE for each in self.scores)
 
 
-def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
+def best_of(records: Iterable[Trial]) -> Trial | None:
     """The completed trial of the lowest score, with hyperband among those trained longest; None before there is."""
     return min(
         (record for record in records if record.state == "completed"),
@@ -201,12 +201,12 @@ def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
     )
 
 
-def fingerprint(space: Space, start: Config, settings: Settings) -> str:
+def fingerprint(space: Space, start: Config, settings: StudyConfig) -> str:
     """By which a worker and a chief know that they mean the same study."""
     return hashlib.sha256(json.dumps(_identity(space, start, settings), sort_keys=True).encode()).hexdigest()
 
 
-def _identity(space: Space, start: Config, settings: Settings) -> dict[str, Any]:
+def _identity(space: Space, start: Config, settings: StudyConfig) -> dict[str, Any]:
     """What makes a study this one and no other, as a JSON object."""
     return {
         "space": space.to_json(),
@@ -229,7 +229,7 @@ class Study:
         directory: str,
         space: Space,
         start: Config,
-        settings: Settings,
+        settings: StudyConfig,
         *,
         state: Mapping[str, Any],
         lock: Lock | Lease,
@@ -266,7 +266,7 @@ class Study:
         directory: str | os.PathLike[str],
         space: Space,
         start: Config,
-        settings: Settings,
+        settings: StudyConfig,
         *,
         overwrite: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -346,7 +346,7 @@ class Study:
                 return False
             now = self._clock()
             if now - self._scored[trial] > self.settings.score_timeout:
-                self._take_away(record)
+                self._requeue(record)
                 self._save()
                 return False
             self._seen[trial] = now
@@ -435,12 +435,12 @@ class Study:
 
     # What the user is shown.
 
-    def trials(self) -> list[TrialRecord]:
+    def trials(self) -> list[Trial]:
         """All trials, in the order in which they were begun."""
         with self._lock:
             return list(self._records.values())
 
-    def best(self) -> TrialRecord | None:
+    def best(self) -> Trial | None:
         """The completed trial of the lowest score, with hyperband among those trained longest; None before there is."""
         return best_of(self.trials())
 
@@ -488,7 +488,7 @@ class Study:
         proposal = self._oracle.propose(self._next_id, list(self._records.values()))
         if proposal is not None:
             of = self._records.get(proposal.parent or "")
-            record = TrialRecord(
+            record = Trial(
                 self._next_id,
                 "queued",
                 proposal.values,
@@ -503,12 +503,12 @@ class Study:
             return Wait(max(min(left, _LONGEST_WAIT), _SHORTEST_WAIT), f"waiting for trial {names}")
         return Done(self._summary())
 
-    def _assign(self, record: TrialRecord, worker: str, request: str) -> Assignment:
+    def _assign(self, record: Trial, worker: str, request: str) -> Assignment:
         self._seen[record.id] = self._scored[record.id] = self._clock()
         record = self._put(record, state="running", attempt=record.attempt + 1, worker=worker, request=request)
         return self._assignment(record)
 
-    def _assignment(self, record: TrialRecord) -> Assignment:
+    def _assignment(self, record: Trial) -> Assignment:
         return Assignment(
             record.id,
             record.attempt,
@@ -518,15 +518,15 @@ class Study:
             self.settings.worker_timeout / _BEATS_PER_TIMEOUT,
         )
 
-    def _assign_again(self, record: TrialRecord, worker: str, request: str) -> Assignment | None:
+    def _assign_again(self, record: Trial, worker: str, request: str) -> Assignment | None:
         """Gives a trial whose worker vanished to one that asks; None where too many did, and it has failed."""
-        record = self._take_away(record)
+        record = self._requeue(record)
         if not record.is_open:
             return None
         self._queue.remove(record.id)
         return self._assign(record, worker, request)
 
-    def _take_away(self, record: TrialRecord) -> TrialRecord:
+    def _requeue(self, record: Trial) -> Trial:
         """Puts a trial whose worker vanished first in the queue; where too many did, it has failed."""
         vanished = record.vanished + 1
         changes: dict[str, Any] = {"state": "queued"}
@@ -539,17 +539,17 @@ class Study:
         del self._seen[record.id]
         return self._put(record, vanished=vanished, **changes)
 
-    def _running(self, trial: str, attempt: int) -> TrialRecord | None:
+    def _running(self, trial: str, attempt: int) -> Trial | None:
         """The record of a trial that this attempt has; None where it is not, or no longer, its own."""
         record = self._records.get(trial)
         return record if record and record.state == "running" and record.attempt == attempt else None
 
-    def _put(self, record: TrialRecord, **changes: Any) -> TrialRecord:
+    def _put(self, record: Trial, **changes: Any) -> Trial:
         changed = self._records[record.id] = dataclasses.replace(record, **changes)
         self._version += 1
         return changed
 
-    def _is_weak(self, record: TrialRecord, share: float) -> bool:
+    def _is_weak(self, record: Trial, share: float) -> bool:
         if not self.settings.stop_weak or self.settings.tuner == "hyperband" or record.id == next(iter(self._records)):
             return False
         # At its end it is better scored than stopped.
@@ -626,7 +626,7 @@ class Study:
         }
 
 
-def _judged(record: TrialRecord, outcome: Outcome, score: float | None, reason: str) -> dict[str, Any]:
+def _judged(record: Trial, outcome: Outcome, score: float | None, reason: str) -> dict[str, Any]:
     """What an attempt that came to an end makes of its trial: without finite scores, a failure."""
     broken = next((each.train_step for each in record.scores if each.score is None), None)
     if broken is not None:
@@ -636,8 +636,8 @@ def _judged(record: TrialRecord, outcome: Outcome, score: float | None, reason: 
     return {"state": outcome, "score": score, "reason": reason}
 
 
-def _record(values: Mapping[str, Any]) -> TrialRecord:
-    return TrialRecord(**{**values, "scores": tuple(Score(**score) for score in values["scores"])})
+def _record(values: Mapping[str, Any]) -> Trial:
+    return Trial(**{**values, "scores": tuple(Score(**score) for score in values["scores"])})
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -653,7 +653,7 @@ def _read(path: str) -> dict[str, Any]:
     )
 
 
-def _require_same(directory: str, state: Mapping[str, Any], space: Space, start: Config, settings: Settings) -> None:
+def _require_same(directory: str, state: Mapping[str, Any], space: Space, start: Config, settings: StudyConfig) -> None:
     """Checks that a recorded study is the requested one.
 
     Raises:

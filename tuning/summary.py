@@ -19,8 +19,8 @@ import numpy as np
 from sostenuto import progress, storage
 from trainer.config import Config
 from trainer.workdir.layout import write_json
-from tuning.space import Parameter, Space, notes_per_train_step, same_notes
-from tuning.study import SAME_SHARE, Settings, TrialRecord, best_of
+from tuning.space import Parameter, Space, notes_per_train_step, steps_for_equal_notes
+from tuning.study import SAME_SHARE, StudyConfig, Trial, best_of
 
 if TYPE_CHECKING:
     import tqdm
@@ -36,7 +36,7 @@ _LOG_WIDTH = 100  # columns, where there is no terminal to ask
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class StudySummary:
     """How a study stands.
 
     Attributes:
@@ -46,53 +46,53 @@ class Standing:
         settings: how it searches.
     """
 
-    trials: Sequence[TrialRecord]
+    trials: Sequence[Trial]
     space: Space
     start: Config
-    settings: Settings
+    settings: StudyConfig
 
     @property
-    def best(self) -> TrialRecord | None:
+    def best(self) -> Trial | None:
         """The completed trial of the lowest score, among those trained longest (hyperband); None before there is."""
         return best_of(self.trials)
 
     @property
-    def chains(self) -> list["Chain"]:
+    def chains(self) -> list["TrialChain"]:
         """The trials put together by config, in the order of the first ones."""
-        chains: dict[str, list[TrialRecord]] = {}
+        chains: dict[str, list[Trial]] = {}
         first: dict[str | None, str] = {}
         for record in self.trials:
             first[record.id] = first.get(record.parent, record.id)
             chains.setdefault(first[record.id], []).append(record)
-        return [Chain(tuple(records)) for records in chains.values()]
+        return [TrialChain(tuple(records)) for records in chains.values()]
 
     @property
-    def first(self) -> "Chain | None":
+    def first(self) -> "TrialChain | None":
         """What became of the start config; None before it has begun."""
         return self.chains[0] if self.trials else None
 
-    def value(self, record: TrialRecord, parameter: Parameter) -> Any:
+    def value(self, record: Trial, parameter: Parameter) -> Any:
         """What a trial has for a hyperparameter."""
         return record.values.get(parameter.field, getattr(self.space.start(self.start), parameter.field))
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain:
+class TrialChain:
     """The trials of one config: one, or with hyperband one a rung, each going on where the one before ended.
 
     Attributes:
         trials: in order; never empty.
     """
 
-    trials: tuple[TrialRecord, ...]
+    trials: tuple[Trial, ...]
 
     @property
-    def last(self) -> TrialRecord:
+    def last(self) -> Trial:
         """The newest of the trials."""
         return self.trials[-1]
 
     @property
-    def judged(self) -> TrialRecord | None:
+    def judged(self) -> Trial | None:
         """The newest of the trials that ended with a score; None where none has."""
         return next((record for record in reversed(self.trials) if record.has_score), None)
 
@@ -119,14 +119,14 @@ class Chain:
         return float(np.interp(share, shares, best))
 
 
-def trained(record: TrialRecord) -> float:
+def trained(record: Trial) -> float:
     """The share of the full length that a trial was trained for, as far as it was heard of."""
     if record.state == "completed":
         return record.share
     return max((each.share for each in record.scores), default=0.0)
 
 
-def best_config(record: TrialRecord, space: Space, start: Config) -> Config:
+def best_config(record: Trial, space: Space, start: Config) -> Config:
     """A trial's config at full length.
 
     Args:
@@ -137,10 +137,10 @@ def best_config(record: TrialRecord, space: Space, start: Config) -> Config:
     """
     first = space.start(start)
     config = first.replace(**record.values)
-    return config.replace(steps=same_notes(config, first, first.steps)) if first.steps else config
+    return config.replace(steps=steps_for_equal_notes(config, first, first.steps)) if first.steps else config
 
 
-def trials_document(standing: Standing) -> dict[str, Any]:
+def trials_document(standing: StudySummary) -> dict[str, Any]:
     """The content of trials.json, as docs/tuning.md describes it."""
     settings, best = standing.settings, standing.best
     first = standing.space.start(standing.start)
@@ -159,7 +159,7 @@ def trials_document(standing: Standing) -> dict[str, Any]:
     }
 
 
-def write(standing: Standing, directory: str) -> None:
+def write(standing: StudySummary, directory: str) -> None:
     """Writes the results of a study as it stands, each file whole or not at all; cheap enough for after each trial.
 
     Args:
@@ -191,7 +191,7 @@ def remove(directory: str) -> None:
     storage.remove_directory(os.path.join(directory, SUMMARIES_NAME))
 
 
-def conclusion(standing: Standing) -> list[str]:
+def format_summary(standing: StudySummary) -> list[str]:
     """What came of a study so far, in sentences."""
     trials, best, first = standing.trials, standing.best, standing.first
     if first is None:
@@ -225,7 +225,7 @@ def conclusion(standing: Standing) -> list[str]:
     return [*said, f"{text}, {abs(margin):.3f} {side} the start config's {judged.score:.3f}{shorter}."]
 
 
-def seconds_left(standing: Standing) -> float | None:
+def seconds_left(standing: StudySummary) -> float | None:
     """How long the study will still take; None before a trial has ended.
 
     The mean of what the trials took that ended, for those to come and what is left of those under way, shared out to
@@ -269,7 +269,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, standing: Standing) -> None:
+    def show(self, standing: StudySummary) -> None:
         """Shows what has changed since the last call; the trials that had ended before the first are summed up."""
         if self._quiet:
             return
@@ -278,7 +278,7 @@ class Progress:
         if self._shown is None:
             self._shown = {record.id for record in ended}
             if ended:
-                progress.say(f"resumed: {' '.join(conclusion(standing))}")
+                progress.say(f"resumed: {' '.join(format_summary(standing))}")
             if not progress.is_json():
                 for line in table.head:
                     progress.say(line)
@@ -299,7 +299,7 @@ class Progress:
             )
 
 
-def _say_ended(record: TrialRecord, table: "_Table") -> None:
+def _say_ended(record: Trial, table: "_Table") -> None:
     """Says what came of a trial: a row of the table or, where that has no head, a sentence with its figures."""
     line = table.row(record)
     if progress.is_json():
@@ -308,20 +308,20 @@ def _say_ended(record: TrialRecord, table: "_Table") -> None:
     progress.say(line, trial=record.id, state=record.state, score=record.score, seconds=record.seconds)
 
 
-def final_table(standing: Standing) -> str:
+def final_table(standing: StudySummary) -> str:
     """The trials, best first, and what came of the study: lines for a terminal, or for a log of 100 columns."""
     table = _Table(standing, ("trial", "state", "trained", "nats/note", "to start", "took"))
     lines = [*table.head, *(table.row(record) for record in ranked(standing.trials))]
     if table.left_out:
         lines.append(f"{', '.join(table.left_out)}: see {TRIALS_NAME}")
-    return "\n".join([*lines, "", *conclusion(standing)]) + "\n"
+    return "\n".join([*lines, "", *format_summary(standing)]) + "\n"
 
 
-def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """Trials by what they are worth: completed ones trained longest first, then by score; then others; failed last."""
     states = ("completed", "stopped", "running", "queued", "failed")
 
-    def key(record: TrialRecord) -> tuple[int, float, float, str]:
+    def key(record: Trial) -> tuple[int, float, float, str]:
         score = float("inf") if record.score is None else record.score
         return states.index(record.state), -record.share if record.state == "completed" else 0.0, score, record.id
 
@@ -343,7 +343,7 @@ def duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
-def _trial_object(record: TrialRecord, standing: Standing) -> dict[str, Any]:
+def _trial_object(record: Trial, standing: StudySummary) -> dict[str, Any]:
     config, start = best_config(record, standing.space, standing.start), standing.start
     changed = {
         field.name: getattr(config, field.name)
@@ -368,7 +368,7 @@ def _trial_object(record: TrialRecord, standing: Standing) -> dict[str, Any]:
     }
 
 
-def _write_summaries(standing: Standing, directory: str) -> None:
+def _write_summaries(standing: StudySummary, directory: str) -> None:
     """Writes what TensorBoard's HParams shows: the space, and a run for each trial that ended and was not yet written.
 
     The bytes of event files are put together here, since TensorFlow's own writers would start it up, with all its
@@ -402,7 +402,7 @@ def _write_summaries(standing: Standing, directory: str) -> None:
         storage.write_bytes_atomic(path, _events(summaries, now))
 
 
-def _session_end(record: TrialRecord, wall_time: float) -> Any:
+def _session_end(record: Trial, wall_time: float) -> Any:
     """TensorBoard's word for how a trial ended; its own function for this is made of TensorFlow's messages."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
@@ -440,7 +440,7 @@ def _events(summaries: Sequence[tuple[int, Any]], wall_time: float) -> bytes:
     return file.getvalue()
 
 
-def _status(standing: Standing) -> str:
+def _status(standing: StudySummary) -> str:
     """A study in one line: what has ended, what runs, how long it will take."""
     ended = sum(not chain.last.is_open for chain in standing.chains)
     parts = [f"{ended} of {standing.settings.max_trials} {_noun(standing)} ended"]
@@ -457,11 +457,11 @@ def _status(standing: Standing) -> str:
     return " | ".join([*parts, f"{left} left"] if left else parts)
 
 
-def _noun(standing: Standing) -> str:
+def _noun(standing: StudySummary) -> str:
     return "configs" if standing.settings.tuner == "hyperband" else "trials"
 
 
-def _left(standing: Standing) -> str:
+def _left(standing: StudySummary) -> str:
     seconds = seconds_left(standing)
     if seconds is None:
         return ""
@@ -476,7 +476,7 @@ class _Table:
         left_out: the hyperparameters that did not fit.
     """
 
-    def __init__(self, standing: Standing, facts: Sequence[str]) -> None:
+    def __init__(self, standing: StudySummary, facts: Sequence[str]) -> None:
         self._standing, self._facts = standing, facts
         on_terminal = sys.stderr.isatty()
         self._columns = shutil.get_terminal_size((_LOG_WIDTH, 24)).columns - 1 if on_terminal else _LOG_WIDTH
@@ -506,7 +506,7 @@ class _Table:
         ]
         return "  ".join(placed).rstrip()
 
-    def row(self, record: TrialRecord) -> str:
+    def row(self, record: Trial) -> str:
         """The line of a trial; what a failed one failed of stands in place of its values."""
         facts = list(self._cells(record))
         if record.state == "failed":
@@ -514,7 +514,7 @@ class _Table:
             return line if len(line) <= self._columns else line[: self._columns - 1] + "…"
         return self._line([*facts, *(shown(self._standing.value(record, each)) for each in self._parameters)])
 
-    def _cells(self, record: TrialRecord) -> Iterator[str]:
+    def _cells(self, record: Trial) -> Iterator[str]:
         first = self._standing.first
         start = first.score_at(trained(record)) if first else None
         best = self._standing.best

@@ -17,9 +17,9 @@ from sostenuto.errors import FileError, UserError
 from sostenuto.progress import say, silenced
 from sostenuto.storage.lease import LostError
 from trainer.config import Config
-from trainer.workdir.layout import Busy, Result
+from trainer.workdir.layout import Result, WorkdirLockedError
 from tuning.space import Space
-from tuning.study import Assignment, Done, Outcome, Settings, Wait
+from tuning.study import Assignment, Done, Outcome, StudyConfig, Wait
 
 _REASON_LENGTH = 300
 _HELD_SECONDS = 60.0  # for which a trial's directory may still be held by the worker that had it before
@@ -65,7 +65,7 @@ def work(
     *,
     space: Space,
     start: Config,
-    settings: Settings,
+    settings: StudyConfig,
     manifest: Manifest,
     workdir: str,
     quiet: bool,
@@ -107,7 +107,7 @@ def work(
             except UserError as error:
                 ended = _Ended("failed", None, _one_line(error), 0)
             else:
-                config = config.replace(corpus_share=settings.corpus_share)
+                config = config.replace(train_fraction=settings.train_fraction)
                 try:
                     ended = _train(source, answer, config, manifest, workdir, stop, quiet=quiet)
                 except FileError as error:
@@ -225,7 +225,7 @@ def _once_free(train: Callable[[], Result], stop: threading.Event) -> Result:
     while True:
         try:
             return train()
-        except Busy:
+        except WorkdirLockedError:
             if time.monotonic() > given_up or stop.wait(1.0):
                 raise
 

@@ -107,7 +107,7 @@ def run(
     raise SystemExit(status)
 
 
-def complain(error: object, status: int) -> None:
+def print_error(error: object, status: int) -> None:
     """Prints in one line why the command ends.
 
     Args:
@@ -196,7 +196,7 @@ def _configure_early(argv: Sequence[str]) -> None:
 def _complain_finally(error: object, status: int) -> None:
     """Prints why the command ends; if stderr cannot be written, the status remains."""
     try:
-        complain(error, status)
+        print_error(error, status)
     except OSError:
         _discard_output()
 

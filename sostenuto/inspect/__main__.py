@@ -18,7 +18,7 @@ from sostenuto.progress import say
 if TYPE_CHECKING:
     from sostenuto.music.csv_export import NoteTable
     from sostenuto.music.histograms import Histograms
-    from sostenuto.music.midi import Contents
+    from sostenuto.music.midi import MidiContents
     from sostenuto.music.notes import Notes
 
 USAGE = """PATH ... [flags]
@@ -79,12 +79,12 @@ def _is_dataset(path: str) -> bool:
 def _inspect_dataset(directory: str) -> None:
     from sostenuto.data.manifest import SPLITS, Manifest
     from sostenuto.inspect.describe import Survey, dataset
-    from sostenuto.progress import Meter
+    from sostenuto.progress import ProgressCounter
 
     manifest = Manifest.load(directory)
     survey = Survey()
     total = sum(map(manifest.performances, SPLITS))
-    meter = Meter(total=total, unit="performance", description="reading")
+    meter = ProgressCounter(total=total, unit="performance", description="reading")
     with _note_table("path", "split") as table, meter:
         for split in SPLITS:
             if not manifest.performances(split):
@@ -200,7 +200,7 @@ def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]
         _draw_distributions({"all": histograms}, title=f"{len(summaries):,} MIDI files")
 
 
-def _contents(paths: Iterable[str]) -> Iterator["Contents | UserError"]:
+def _contents(paths: Iterable[str]) -> Iterator["MidiContents | UserError"]:
     """Yields what each file holds, or why it cannot be read."""
     from sostenuto.music.midi import MAX_BYTES, read_contents
 

@@ -13,7 +13,7 @@ from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manife
 from sostenuto.data.tfrecord import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import Contents, Instrument, MidiDecodeError
+from sostenuto.music.midi import Instrument, MidiContents, MidiDecodeError
 from sostenuto.music.notes import Notes, note_name
 from sostenuto.text import cells, indented, labelled, printable, shorten, table
 
@@ -59,7 +59,7 @@ class Summary(NamedTuple):
     instruments: tuple[str, ...]
 
 
-def summarize(path: str, contents: Contents) -> Summary:
+def summarize(path: str, contents: MidiContents) -> Summary:
     """Returns a MIDI file in numbers."""
     notes = contents.decoded.notes
     return Summary(
@@ -72,7 +72,7 @@ def summarize(path: str, contents: Contents) -> Summary:
     )
 
 
-def midi_file(name: str, contents: Contents, *, rows: int, width: int | None) -> list[str]:
+def midi_file(name: str, contents: MidiContents, *, rows: int, width: int | None) -> list[str]:
     """Returns the description of one MIDI file.
 
     Args:
@@ -197,7 +197,7 @@ def relative(path: str, base: str) -> str:
     return path.removeprefix(prefix) if base else path
 
 
-def _midi_facts(contents: Contents) -> Iterator[tuple[str, str]]:
+def _midi_facts(contents: MidiContents) -> Iterator[tuple[str, str]]:
     decoded, notes = contents.decoded, contents.decoded.notes
     if len(notes):
         late = contents.first_onset_us / 1e6
@@ -223,7 +223,7 @@ def _midi_facts(contents: Contents) -> Iterator[tuple[str, str]]:
         yield "left out", ", ".join(left_out)
 
 
-def _tempo(contents: Contents) -> str:
+def _tempo(contents: MidiContents) -> str:
     times, quarters = contents.tempos[:, 0], 6e7 / contents.tempos[:, 1]
     if len(times) == 1:
         return f"{quarters[0]:.4g} quarter notes a minute"
@@ -238,7 +238,7 @@ def _tempo(contents: Contents) -> str:
     )
 
 
-def _pedal(contents: Contents) -> str:
+def _pedal(contents: MidiContents) -> str:
     if not contents.pedal_changes:
         return "none"
     share = _share_down(contents.pedal, contents.decoded.notes)

@@ -22,7 +22,7 @@ import symusic
 from sostenuto import storage
 from sostenuto.errors import UserError
 from sostenuto.music._scan import count_events
-from sostenuto.music.notes import Notes, on_one_keyboard
+from sostenuto.music.notes import Notes, merge_overlapping_notes
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -96,7 +96,7 @@ class MidiDecodeError(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoded:
+class DecodedMidi:
     """What a MIDI file holds.
 
     Attributes:
@@ -124,7 +124,7 @@ class Instrument(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Contents:
+class MidiContents:
     """What a MIDI file holds, for who wants to look at it.
 
     Attributes:
@@ -137,7 +137,7 @@ class Contents:
         pedal_changes: how often controller 64 is set, on any channel but the drums'.
     """
 
-    decoded: Decoded
+    decoded: DecodedMidi
     first_onset_us: int
     instruments: list[Instrument]
     tempos: np.ndarray
@@ -187,7 +187,7 @@ def is_midi_name(path: str) -> bool:
     return base.lower().endswith(EXTENSIONS) and not base.startswith(".")
 
 
-def read_midi(data: bytes, name: str, *, sustain: Sustain = "ignore") -> Decoded:
+def read_midi(data: bytes, name: str, *, sustain: Sustain = "ignore") -> DecodedMidi:
     """Returns the notes of a standard MIDI file, all tracks merged, drums left out.
 
     Args:
@@ -220,7 +220,7 @@ def read_pedal(data: bytes, name: str) -> np.ndarray:
     return _united_pedal(_read_tracks(data, name, sustain="extend").tracks)
 
 
-def read_contents(data: bytes, name: str) -> Contents:
+def read_contents(data: bytes, name: str) -> MidiContents:
     """Returns all that a file holds which `read_midi` and `read_pedal` read, and instruments and tempos.
 
     Raises:
@@ -232,7 +232,7 @@ def read_contents(data: bytes, name: str) -> Contents:
     for program, track in zip(read.programs, tracks, strict=True):
         counts[program] += len(track.onset)
     instruments = [Instrument(program, count) for program, count in sorted(counts.items()) if count]
-    return Contents(
+    return MidiContents(
         decoded=_decoded(read, name, sustain="ignore"),
         first_onset_us=int(min((track.onset.min() for track in tracks if len(track.onset)), default=0)),
         instruments=[*instruments, *([Instrument(None, read.drums)] if read.drums else [])],
@@ -288,7 +288,7 @@ def to_pretty_midi(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> "pretty_midi.P
 
     The resolution is as fine as a reader's limit of ten million MIDI ticks permits: one is 20 microseconds for music
     up to 200 seconds, 100 up to 1,000 seconds, 500 up to 5,000 seconds and 2,500 beyond. Times are rounded to MIDI
-    ticks, and a note lasts at least one; notes of one pitch that then overlap are joined as `on_one_keyboard` says.
+    ticks, and a note lasts at least one. `merge_overlapping_notes` then joins notes of one pitch that overlap.
     All else a file keeps: every time is off by at most half a MIDI tick.
 
     Args:
@@ -304,7 +304,7 @@ def to_pretty_midi(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> "pretty_midi.P
     onset = (notes.onset_us + midi_tick_us // 2) // midi_tick_us
     offset = np.maximum((notes.offset_us + midi_tick_us // 2) // midi_tick_us, onset + 1)
     # Only now: rounding may have brought two onsets of a pitch together.
-    keys = on_one_keyboard(notes.pitch, onset, offset, notes.velocity)
+    keys = merge_overlapping_notes(notes.pitch, onset, offset, notes.velocity)
     seconds = midi_tick_us / 1e6
     for pitch, start, end, velocity in zip(*(values.tolist() for values in keys), strict=True):
         piano.notes.append(pretty_midi.Note(velocity, pitch, start * seconds, end * seconds))
@@ -551,7 +551,7 @@ def _pretty_midi_track(instrument: "pretty_midi.Instrument") -> _Track:
     )
 
 
-def _decoded(read: _Tracks, name: str, *, sustain: Sustain) -> Decoded:
+def _decoded(read: _Tracks, name: str, *, sustain: Sustain) -> DecodedMidi:
     """Returns the notes of a file, those of zero length left out."""
     tracks = [_sounding(track) for track in read.tracks]
     notes = _concatenate(tracks)
@@ -559,7 +559,7 @@ def _decoded(read: _Tracks, name: str, *, sustain: Sustain) -> Decoded:
     if sustain == "extend":
         notes = notes._replace(offset=_extended_offsets(notes, tracks))
     try:
-        return Decoded(
+        return DecodedMidi(
             Notes.from_onsets(notes.pitch, notes.onset, notes.offset, notes.velocity), zero_length, read.drums
         )
     except ValueError as error:

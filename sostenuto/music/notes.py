@@ -37,7 +37,7 @@ def note_name(pitch: int) -> str:
     return f"{_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
-class Keys(NamedTuple):
+class MergedNotes(NamedTuple):
     """Keys held on one keyboard, in the order of (onset, pitch).
 
     Attributes:
@@ -53,12 +53,12 @@ class Keys(NamedTuple):
     velocity: np.ndarray
 
 
-def on_one_keyboard(
+def merge_overlapping_notes(
     pitch: Sequence[int] | np.ndarray,
     onset: Sequence[float] | np.ndarray,
     offset: Sequence[float] | np.ndarray,
     velocity: Sequence[int] | np.ndarray,
-) -> Keys:
+) -> MergedNotes:
     """Joins notes that meet on one key: struck together they are one key, struck anew the former one ends.
 
     A key struck by several notes is held as long as the longest of them and sounds as loud as the loudest. One MIDI
@@ -81,7 +81,7 @@ def on_one_keyboard(
     same_key = pitch[1:] == pitch[:-1]
     offset[:-1] = np.where(same_key, np.minimum(offset[:-1], onset[1:]), offset[:-1])
     order = np.lexsort((pitch, onset))
-    return Keys(pitch[order], onset[order], offset[order], velocity[order])
+    return MergedNotes(pitch[order], onset[order], offset[order], velocity[order])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

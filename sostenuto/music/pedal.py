@@ -17,7 +17,7 @@ _SHORTEST_US = 300_000  # between two changes
 _UP_US, _SOONEST_DOWN_US, _DOWN_US = 50_000, 80_000, 150_000
 
 
-def legato_pedal(notes: Notes) -> np.ndarray:
+def infer_pedal(notes: Notes) -> np.ndarray:
     """When a pianist might have held the sustain pedal.
 
     It is down where the texture is wide, and is changed just after a chord that brings a lower note, or several notes
@@ -64,7 +64,7 @@ def continued_pedal(pedal: np.ndarray, notes: Notes, primer_notes: int, *, by_ru
     """
     seam_us = notes.onset_us[primer_notes] if primer_notes else 0
     before = np.minimum(pedal, seam_us)
-    after = np.maximum(legato_pedal(notes), seam_us) if by_rule else NO_PEDAL
+    after = np.maximum(infer_pedal(notes), seam_us) if by_rule else NO_PEDAL
     before, after = (spans[spans[:, 1] > spans[:, 0]] for spans in (before, after))
     if len(before) and len(after) and before[-1, 1] == after[0, 0]:  # It stays down over the seam.
         after[0, 0] = before[-1, 0]

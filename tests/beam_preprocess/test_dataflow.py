@@ -19,7 +19,7 @@ import pytest
 from beam_preprocess import worker_package
 from beam_preprocess.beam_options import pipeline_options
 from beam_preprocess.config import Config
-from beam_preprocess.dataflow import JobFailedError, job_name, users_mistake
+from beam_preprocess.dataflow import JobFailedError, extract_user_error, job_name
 from beam_preprocess.preprocess import preprocess
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
@@ -358,8 +358,8 @@ def test_the_name_of_a_job_follows_from_what_is_asked_for():
 
 
 def test_only_the_users_mistakes_are_taken_for_such():
-    assert users_mistake("RuntimeError: sostenuto.errors.UserError: a.mid: bad") == "a.mid: bad"
-    assert users_mistake("ZeroDivisionError: division by zero [while running 'WriteShards']") is None
+    assert extract_user_error("RuntimeError: sostenuto.errors.UserError: a.mid: bad") == "a.mid: bad"
+    assert extract_user_error("ZeroDivisionError: division by zero [while running 'WriteShards']") is None
 
 
 # Beam's own packing, of what our options say.
@@ -382,7 +382,7 @@ def files_of_packages(directory: Path) -> set[str]:
 def test_an_installed_package_is_packed_for_workers_too(tmp_path):
     """It has no setup.py: one is made from what the installer noted."""
     installed = tmp_path / "installed"
-    clone = worker_package.lay_out(str(tmp_path))
+    clone = worker_package.stage_package(str(tmp_path))
     subprocess.run([sys.executable, clone, "-q", "bdist_wheel"], cwd=tmp_path, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").iterdir()
     zipfile.ZipFile(wheel).extractall(installed)

@@ -12,7 +12,7 @@ from beam_preprocess.shard_writer import (
     Plan,
     Rejection,
     ShardReport,
-    Tally,
+    SplitStats,
     assign_shards,
     prepare_output,
     publish,
@@ -45,7 +45,7 @@ def reported(output, *, salt: int = 0) -> tuple[Plan, list[ShardReport]]:
         temporary = storage.temporary_name(os.path.join(output, name))
         records, length, digest = write_shard(temporary, performances)
         histograms = sum((Histograms.from_notes(one.notes) for one in performances), Histograms.zeros())
-        tally = Tally(sum(len(one.notes) for one in performances), 10**7, number, 3, histograms)
+        tally = SplitStats(sum(len(one.notes) for one in performances), 10**7, number, 3, histograms)
         rejections = [Rejection("1x.mid", "not_midi", "is empty")] if number else []
         shards[name] = len(performances) + len(rejections)
         reports.append(ShardReport(name, temporary, records, length, digest, tally, rejections))
@@ -104,7 +104,7 @@ def test_a_split_of_nothing_but_refused_files_stops_the_run(tmp_path):
     temporary = storage.temporary_name(tmp_path / name)
     records, length, digest = write_shard(temporary, [])
     refused = ShardReport(
-        name, temporary, records, length, digest, Tally.zero(), [Rejection("t.mid", "smpte", "counts")]
+        name, temporary, records, length, digest, SplitStats.zero(), [Rejection("t.mid", "smpte", "counts")]
     )
     plan = dataclasses.replace(plan, shards={**plan.shards, name: 1})
     with pytest.raises(UserError, match=r"every file of the test split was refused.*t\.mid counts"):
@@ -155,7 +155,7 @@ def test_publishing_a_dataset_of_ten_thousand_shards_takes_no_longer_a_shard(tmp
     def seconds(shards: int) -> float:
         plan = Plan(str(tmp_path), {f"{index}": 1 for index in range(shards)}, {}, {}, max_rejected_fraction=1)
         reports = [
-            ShardReport(f"{index}", "", 0, 0, "", Tally.zero(), [Rejection("", "", "")]) for index in range(shards)
+            ShardReport(f"{index}", "", 0, 0, "", SplitStats.zero(), [Rejection("", "", "")]) for index in range(shards)
         ]
         started = time.process_time()
         with pytest.raises(UserError, match="is gone"):

@@ -6,7 +6,7 @@ import pretty_midi
 import pytest
 
 from demo import chorales
-from demo.chorales import TEMPO, Key, export, on_one_keyboard, read
+from demo.chorales import TEMPO, Key, export, merge_overlapping_notes, read
 from sostenuto.errors import UserError
 from sostenuto.music.midi import read_midi
 from tests.processes import run_python
@@ -60,9 +60,9 @@ def test_no_key_is_struck_while_it_is_held() -> None:
 
 def test_voices_that_meet_on_one_key() -> None:
     together = [Key(0, 60, 1, 64), Key(0, 60, 2, 80)]
-    assert on_one_keyboard(together) == [Key(0, 60, 2, 80)]
+    assert merge_overlapping_notes(together) == [Key(0, 60, 2, 80)]
     struck_anew = [Key(0, 60, 4, 64), Key(1, 60, 2, 80)]
-    assert on_one_keyboard(struck_anew) == [Key(0, 60, 1, 64), Key(1, 60, 2, 80)]
+    assert merge_overlapping_notes(struck_anew) == [Key(0, 60, 1, 64), Key(1, 60, 2, 80)]
 
 
 def test_the_same_music_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ TRAIN_STEPS = 120
 RANDOM = ["--dropout=0.2", "--transpose=3", "--layers=1"]
 # Much to write, and much to remember.
 BUSY = [
-    *TINY["base"], *RANDOM, f"--steps={TRAIN_STEPS}", "--ema=0.9", "--accumulate=2", "--log_every=5",
+    *TINY["base"], *RANDOM, f"--steps={TRAIN_STEPS}", "--ema=0.9", "--accumulation_steps=2", "--log_every=5",
     "--checkpoint_every=7", "--evaluate_every=60",
 ]  # fmt: skip
 BEATS = {moment.name: moment for moment in moments(TRAIN_STEPS)}
@@ -70,7 +70,8 @@ def test_a_run_on_one_host_survives_a_kill_a_full_disk_and_sigterm(dataset, tmp_
 
 def test_two_hosts_of_which_one_is_killed_end_like_one_host(dataset, tmp_path, choose):
     flags = [
-        *TINY["seed"], "--dropout=0.2", "--precision=float64", "--steps=240", "--checkpoint_every=20", "--log_every=30"
+        *TINY["tutorial"], "--dropout=0.2", "--precision=float64", "--steps=240", "--checkpoint_every=20",
+        "--log_every=30",
     ]  # fmt: skip
     untouched = Run(dataset, tmp_path / "untouched", flags).completed()
     run = Run(dataset, tmp_path / "run", flags, workers=2)

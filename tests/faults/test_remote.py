@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("kills")  # minutes
 
 W = "gs://bucket/w"
 FLAGS = [
-    *TINY["base"], "--layers=1", "--dropout=0.2", "--transpose=3", "--steps=60", "--checkpoint_every=7", "--keep=2",
-    "--log_every=5", "--evaluate_every=20",
+    *TINY["base"], "--layers=1", "--dropout=0.2", "--transpose=3", "--steps=60", "--checkpoint_every=7",
+    "--max_to_keep=2", "--log_every=5", "--evaluate_every=20",
 ]  # fmt: skip
 PRIMERLESS = ["--num_notes=20", "--num_samples=2", "--seed=5", "--quiet"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.data.windows import NoteArrays
+from trainer.data.windows import NoteTensors
 from trainer.model.density_heads import ALL_PITCHES
 from trainer.model.next_note import NextNoteModel, build_model
 
@@ -23,12 +23,12 @@ def tiny_model(kind: str, *, seed: int = 0, pitch_range=ALL_PITCHES, **changes) 
     return model
 
 
-def random_arrays(*shape: int, seed: int = 0) -> NoteArrays:
+def random_arrays(*shape: int, seed: int = 0) -> NoteTensors:
     """Legal notes in arrays of the shape, int32; many chords, some rests of more than 10 s."""
     random = np.random.default_rng(seed)
     times = [np.where(random.random(shape) < 0.1, 0, random.lognormal(12, 1.5, shape).astype(np.int32)) for _ in "sd"]
     fields = random.integers(0, 128, shape), times[0], np.maximum(times[1], 1), random.integers(1, 128, shape)
-    return NoteArrays(*(tf.constant(field, tf.int32) for field in fields))
+    return NoteTensors(*(tf.constant(field, tf.int32) for field in fields))
 
 
 def surprise(chosen, probabilities) -> float:

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.data.manifest import Manifest
-from trainer.checkpoints.manager import Checkpoints, Saved, restore
+from trainer.checkpoints.manager import Checkpoint, CheckpointManager, restore
 from trainer.config import Config, preset
-from trainer.data.windows import NoteTable, Windows, load_table
+from trainer.data.windows import NoteTable, WindowSampler, load_table
 from trainer.distribution.strategy import configure_devices, create_strategy
 from trainer.engine import train_state
 from trainer.engine.train_state import TrainState
@@ -30,7 +30,7 @@ MARK = 127  # a pitch that no other note of the tests' datasets has
 def build(config: Config, table: NoteTable, devices: list[str]) -> TrainState:
     strategy = create_strategy(devices)
     with strategy.scope():
-        state = TrainState(config, Windows(table, config), strategy)
+        state = TrainState(config, WindowSampler(table, config), strategy)
     state.horizon.assign(TRAIN_STEPS)
     return state
 
@@ -49,10 +49,10 @@ def trained(state: TrainState, train_steps_per_call: int = TRAIN_STEPS) -> dict[
     }
 
 
-def save_half_way(state: TrainState, directory: str) -> Saved:
+def save_half_way(state: TrainState, directory: str) -> Checkpoint:
     """The checkpoint after half of the train_steps."""
     state.run(tf.constant(TRAIN_STEPS // 2))
-    checkpoints = Checkpoints(directory, keep=1)
+    checkpoints = CheckpointManager(directory, max_to_keep=1)
     checkpoints.save(TRAIN_STEPS // 2, state.variables(), {})
     saved = checkpoints.latest()
     assert saved is not None
@@ -68,7 +68,7 @@ def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
 def distances(table: NoteTable, devices: list[str]) -> dict[str, float]:
     """The relative distance of each run to the same run on one device."""
     found = {}
-    for name, seq_length in (("base", 16), ("seed", 8)):
+    for name, seq_length in (("base", 16), ("tutorial", 8)):
         config = preset(name).replace(seq_length=seq_length, precision="float64", ema=0.9, **SMALL, **RANDOM)
         alone, pair = build(config, table, devices[:1]), build(config, table, devices)
         with tempfile.TemporaryDirectory() as directory:
@@ -78,7 +78,7 @@ def distances(table: NoteTable, devices: list[str]) -> dict[str, float]:
             restore(saved, pair.variables())
         found[f"{name} float64, resumed on two replicas"] = apart(one, trained(pair))
         if name == "base":
-            accumulated = config.replace(batch_size=config.batch_size // 3, accumulate=3)
+            accumulated = config.replace(batch_size=config.batch_size // 3, accumulation_steps=3)
             found["accumulated on two replicas"] = apart(one, trained(build(accumulated, table, devices)))
     config = preset("base").replace(seq_length=16, **SMALL, **RANDOM)
     state = build(config, table, devices[:1])
@@ -109,14 +109,14 @@ def overflow(table: NoteTable, devices: list[str]) -> list[dict]:
     """
     changes = {"seq_length": 8, "batch_size": 8, "transpose": 0, "precision": "mixed_float16", "ema": 0.9}
     config = preset("base").replace(**{**SMALL, **changes})
-    performance, note, _ = Windows(table, config).place(3 * config.batch_size - 1)
+    performance, note, _ = WindowSampler(table, config).place(3 * config.batch_size - 1)
     table = NoteTable(table.notes.copy(), table.offsets)
     table.notes["pitch"][table.offsets[performance] + note] = MARK
-    losses_of = DensityHeads.losses
+    loss_names = DensityHeads.losses
 
     def losses(heads, body, notes):
         marked = tf.reduce_any(notes.pitch == MARK, axis=1)
-        return {field: overflowing(loss, marked) for field, loss in losses_of(heads, body, notes).items()}
+        return {field: overflowing(loss, marked) for field, loss in loss_names(heads, body, notes).items()}
 
     DensityHeads.losses, train_state._LOSS_SCALE_PATIENCE = losses, 2
     state, after = build(config, table, devices), []

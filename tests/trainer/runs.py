@@ -23,7 +23,7 @@ TINY = {
         *("--preset=base", "--units=16", "--head_units=16", "--seq_length=16", "--batch_size=8", "--warmup_steps=5"),
         "--samples=0",
     ],
-    "seed": ["--preset=seed", "--units=16", "--seq_length=8", "--batch_size=8", "--samples=0"],
+    "tutorial": ["--preset=tutorial", "--units=16", "--seq_length=8", "--batch_size=8", "--samples=0"],
 }
 
 _PATIENCE = 180  # seconds for what takes some ten on a free machine

@@ -28,7 +28,7 @@ from trainer.config import PRESETS, Config
 
 TINY = Config(
     units=16, layers=1, head_units=16, pitch_embedding=8, time_embedding=8, velocity_embedding=8, seq_length=16,
-    batch_size=8, warmup_steps=5, log_every=5, evaluate_every=10, checkpoint_every=10, keep=2,
+    batch_size=8, warmup_steps=5, log_every=5, evaluate_every=10, checkpoint_every=10, max_to_keep=2,
 )  # fmt: skip
 STEPS = 30
 CHECKPOINT = {"checkpoint.json", "variables.index", "variables.data-00000-of-00001"}
@@ -340,14 +340,14 @@ def workdir(processes):
 
 def _untrained_tutorial(directory, dataset):
     """A workdir as a run of the tutorial's kind leaves it, but without the training; its dataset has been moved."""
-    from trainer.checkpoints.manager import Checkpoints
+    from trainer.checkpoints.manager import CheckpointManager
 
     model = tiny_model("regression", positions="last", seq_length=8)
     directory.mkdir()
     (directory / "config.json").write_text(model.config.to_json())
     run_json = {"data": "moved away", "dataset": Manifest.load(dataset).sha256}
     (directory / "run.json").write_text(json.dumps(run_json))
-    Checkpoints(str(directory / "best"), keep=1).save(
+    CheckpointManager(str(directory / "best"), max_to_keep=1).save(
         3,
         {"model": [variable.value for variable in model.weights]},
         {"score": 1.0, "config": dataclasses.asdict(model.config)},

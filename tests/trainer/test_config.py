@@ -16,7 +16,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 # A value other than the default of `base` for every field; each lies in its range.
 OTHER = {
-    "preset": "seed",
+    "preset": "tutorial",
     "model": "regression",
     "positions": "last",
     "seq_length": 25,
@@ -35,11 +35,11 @@ OTHER = {
     "step_weight": 0.0,
     "duration_weight": 2.5,
     "velocity_weight": 0.0,
-    "corpus_share": 0.5,
+    "train_fraction": 0.5,
     "transpose": 0,
     "stretch": 0.1,
     "batch_size": 1,
-    "accumulate": 4,
+    "accumulation_steps": 4,
     "optimizer": "adam",
     "learning_rate": 1e-5,
     "schedule": "constant",
@@ -59,7 +59,7 @@ OTHER = {
     "deterministic": False,
     "log_every": 0,
     "checkpoint_every": 0,
-    "keep": 1,
+    "max_to_keep": 1,
 }
 
 # For each field, values out of its range or of another kind.
@@ -73,7 +73,7 @@ WRONG = {
         name: [0, -1, 2.5, True, "8"]
         for name in (
             "seq_length", "units", "layers", "pitch_embedding", "time_embedding", "velocity_embedding", "head_units",
-            "batch_size", "accumulate", "keep",
+            "batch_size", "accumulation_steps", "max_to_keep",
         )
     },
     "dropout": [-0.1, 1.0, float("nan")],
@@ -85,7 +85,7 @@ WRONG = {
             "max_minutes",
         )
     },
-    "corpus_share": [0.0, 1.5, float("nan"), "1"],
+    "train_fraction": [0.0, 1.5, float("nan"), "1"],
     "transpose": [-1, 25],
     "stretch": [-0.1, 1.0],
     "optimizer": ["sgd"],
@@ -151,13 +151,13 @@ def test_a_config_file_holds_every_field(tmp_path):
 
 def test_fields_that_a_file_leaves_out_are_those_of_its_preset():
     assert Config.from_json('{"units": 8, "learning_rate": 1}', "x") == Config(units=8, learning_rate=1.0)
-    assert Config.from_json('{"preset": "seed", "epochs": 2}', "x") == preset("seed").replace(epochs=2)
+    assert Config.from_json('{"preset": "tutorial", "epochs": 2}', "x") == preset("tutorial").replace(epochs=2)
     assert isinstance(Config.from_json('{"learning_rate": 1}', "x").learning_rate, float)
     assert Config.from_json('{"epochs": 2}', "x") == Config(epochs=2, max_minutes=0.0)
 
 
 def test_a_file_that_names_a_preset_starts_from_it():
-    assert Config.from_json('{"preset": "seed", "steps": 9}', "x") == preset("seed").replace(steps=9)
+    assert Config.from_json('{"preset": "tutorial", "steps": 9}', "x") == preset("tutorial").replace(steps=9)
     with pytest.raises(UserError, match=f"preset 'another': expected one of {', '.join(PRESETS)}"):
         Config.from_json('{"preset": "another"}', "x")
 
@@ -255,12 +255,12 @@ def test_mismatches_name_the_fixed_fields_and_both_values():
 
 def test_a_train_step_sees_all_batches_that_it_accumulates():
     assert Config(batch_size=12).windows_per_train_step == 12
-    assert Config(batch_size=12, accumulate=4).windows_per_train_step == 48
+    assert Config(batch_size=12, accumulation_steps=4).windows_per_train_step == 48
 
 
 def test_what_a_resumed_run_may_be_given_anew():
     """How long, how often, on what: nothing that changes what a train_step computes."""
-    others = {"patience", "evaluate_every", "checkpoint_every", "keep", "log_every", "replicas"}
+    others = {"patience", "evaluate_every", "checkpoint_every", "max_to_keep", "log_every", "replicas"}
     assert {*LENGTH_FIELDS, *others} == CHANGEABLE_ON_RESUME
 
 
@@ -290,5 +290,5 @@ def test_a_flag_shows_the_presets_that_differ_from_base():
     shown = {flag["name"]: flag["text"] for flag in json.loads(run_python("-m", "trainer", "--help_json").stdout)}
     assert shown["units"].endswith("(default: 256; large: 512; seed: 128)")
     assert shown["pitch_weight"].endswith("(default: 1; seed: 0.05)")
-    assert shown["keep"].endswith("(default: 3; seed: 50)")
+    assert shown["max_to_keep"].endswith("(default: 3; tutorial: 50)")
     assert shown["deterministic"].endswith("(default: true)")

@@ -19,9 +19,9 @@ from sostenuto.errors import UserError
 from tests.processes import REPOSITORY
 from tests.trainer.models import random_arrays, tiny_model
 from trainer import export
-from trainer.checkpoints.manager import Checkpoints
+from trainer.checkpoints.manager import CheckpointManager
 from trainer.config import Config
-from trainer.data.windows import NoteArrays, NoteTable
+from trainer.data.windows import NoteTable, NoteTensors
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
 from trainer.model import times
@@ -110,14 +110,14 @@ def write_workdir(directory, model):
     (directory / CONFIG_NAME).write_text(model.config.to_json())
     (directory / RUN_NAME).write_text(json.dumps({"pitch_range": model.heads.pitch_range}))
     extra = {"config": dataclasses.asdict(model.config)}
-    Checkpoints(str(directory / BEST_NAME), keep=1).save(7, model_variables(model), extra)
+    CheckpointManager(str(directory / BEST_NAME), max_to_keep=1).save(7, model_variables(model), extra)
     return directory
 
 
 def begun(notes):
     """Notes `[batch, notes]` behind what stands before a performance."""
     start = start_note(len(notes.pitch)).map(lambda field: field[:, tf.newaxis])
-    return NoteArrays(*(tf.concat([first, field], axis=1) for first, field in zip(start, notes, strict=True)))
+    return NoteTensors(*(tf.concat([first, field], axis=1) for first, field in zip(start, notes, strict=True)))
 
 
 def uniforms(voices, *seed):
@@ -131,7 +131,7 @@ def played(model, note, state, seed):
         hidden, state = model.step(note, state, model.step_weights())
         note = model.heads.sample(hidden, uniforms(len(note.pitch), seed, number), tf.constant(TEMPERATURE))
         drawn.append(note)
-    return NoteArrays(*(np.stack(field) for field in zip(*drawn, strict=True)))
+    return NoteTensors(*(np.stack(field) for field in zip(*drawn, strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def elsewhere(tmp_path_factory, models, heard):
 def table_of(notes):
     """Notes `[batch, notes]` as the table of a split, a performance each."""
     batch, length = notes.pitch.shape
-    rows = np.empty(batch * length, [(field, "<i4") for field in NoteArrays._fields])
+    rows = np.empty(batch * length, [(field, "<i4") for field in NoteTensors._fields])
     for field, values in notes._asdict().items():
         rows[field] = np.ravel(values)
     return NoteTable(rows, np.arange(batch + 1) * length)

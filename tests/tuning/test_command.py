@@ -13,7 +13,7 @@ from tests.processes import run_python
 from tests.tuning.runs import START, Search, free_address, wait_until
 from trainer.config import Config
 from tuning.space import Space
-from tuning.study import Assignment, Settings, Study
+from tuning.study import Assignment, Study, StudyConfig
 
 FLAGS = ["--max_trials=2", "--train_steps=60", "--seed=4", "--fix=units=8", "--fix=seq_length=16", "--nostop_weak"]
 
@@ -63,7 +63,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on_where_it_was(ended, dataset, tmp_pat
     # The same trials as those of a study that nobody touched.
     start = Config.from_json(json.dumps(START), "start")
     space = Space.create(start, fix=["units=8", "seq_length=16"])
-    settings = Settings("random", 2, 60, seed=4, stop_weak=False, data=Manifest.load(dataset).sha256)
+    settings = StudyConfig("random", 2, 60, seed=4, stop_weak=False, data=Manifest.load(dataset).sha256)
     with Study.open(tmp_path, space, space.start(start), settings) as untouched:
         while isinstance(trial := untouched.next_trial("tuner0"), Assignment):
             untouched.end(trial.trial, trial.attempt, "completed", 8.0, "steps", 1.0, 60)

@@ -7,13 +7,13 @@ from tests.processes import run_python
 from trainer.config import preset
 from tuning.oracles import Oracle
 from tuning.space import Space
-from tuning.study import TUNERS, Settings, TrialRecord
+from tuning.study import TUNERS, StudyConfig, Trial
 
 BASE = preset("base")
 
 
 def settings(tuner, max_trials=12, seed=0):
-    return Settings(tuner, max_trials, 1000, seed=seed)
+    return StudyConfig(tuner, max_trials, 1000, seed=seed)
 
 
 def small_space(tmp_path, text="seq_length: [64, 128]\nunits: [128, 192, 256]\nstep_weight: 1\nduration_weight: 1\n"):
@@ -34,7 +34,7 @@ def distance(values):
 
 def search(oracle: Callable[[], Oracle] | Oracle, fails=lambda values: False, workers=1):
     """Runs trials by turns until nothing more is proposed; those of one turn know nothing of each other."""
-    records: list[TrialRecord] = []
+    records: list[Trial] = []
     while True:
         turn = []
         for _ in range(workers):
@@ -44,15 +44,13 @@ def search(oracle: Callable[[], Oracle] | Oracle, fails=lambda values: False, wo
             if proposal is None:
                 break
             turn.append(len(records))
-            records.append(
-                TrialRecord(name, "running", proposal.values, proposal.share, "trials/x", parent=proposal.parent)
-            )
+            records.append(Trial(name, "running", proposal.values, proposal.share, "trials/x", parent=proposal.parent))
         if not turn:
             return records
         for index in turn:
             record = records[index]
             outcome = ("failed", None) if fails(record.values) else ("completed", 8 + distance(record.values))
-            records[index] = TrialRecord(
+            records[index] = Trial(
                 record.id, outcome[0], record.values, record.share, record.directory, record.parent, score=outcome[1]
             )
 
@@ -98,7 +96,7 @@ def test_a_random_search_is_the_same_in_every_process_and_order_of_results():
 from trainer.config import preset
 from tuning.oracles import Oracle
 from tuning.space import Space
-from tuning.study import Settings, TrialRecord
+from tuning.study import StudyConfig, Trial
 oracle = Oracle(Space.create(preset("base")), preset("base"), Settings("random", 5, 1000))
 records = []
 for index in range(5):
@@ -133,10 +131,10 @@ def test_bayesian_search_does_not_crowd_around_trials_under_way():
     space = Space.create(BASE, fix=["units=384", "duration_weight=0.5", "seq_length=256"])
     oracle = Oracle(space, BASE, settings("bayesian", 20))
     ended = [
-        TrialRecord(f"{index:04d}", "completed", {"step_weight": weight}, 1.0, "", score=8 + abs(math.log2(weight / 2)))
+        Trial(f"{index:04d}", "completed", {"step_weight": weight}, 1.0, "", score=8 + abs(math.log2(weight / 2)))
         for index, weight in enumerate((0.5, 0.8, 1.2, 1.8, 2.6))
     ]
-    under_way = TrialRecord("0005", "running", {"step_weight": 0.25}, 1.0, "")
+    under_way = Trial("0005", "running", {"step_weight": 0.25}, 1.0, "")
     proposal = oracle.propose("0006", [*ended, under_way])
     assert proposal.values["step_weight"] > 1
 
@@ -201,7 +199,7 @@ def test_hyperband_goes_on_where_more_trials_are_asked_for():
     begun = list(records)
     while (proposal := more.propose(f"{len(begun):04d}", begun)) is not None:
         begun.append(
-            TrialRecord(
+            Trial(
                 f"{len(begun):04d}", "completed", proposal.values, proposal.share, "", proposal.parent,
                 score=8 + distance(proposal.values),
             )

@@ -14,10 +14,10 @@ from tests.tuning.test_worker import SPACE, START
 from tuning import summary, worker
 from tuning.roles import ALONE_ID, Role
 from tuning.search import Search
-from tuning.study import Assignment, Settings, Study
+from tuning.study import Assignment, Study, StudyConfig
 
 W = "gs://bucket/study"
-SETTINGS = Settings("random", 2, 12, worker_timeout=20.0)
+SETTINGS = StudyConfig("random", 2, 12, worker_timeout=20.0)
 
 
 def opened(settings=SETTINGS, **options) -> Study:
@@ -36,11 +36,11 @@ def test_a_study_in_a_bucket_goes_on_where_it_was(gcs):
         assert study.next_trial("tuner0") == Assignment(**{**vars(first), "attempt": 2})
     assert gcs.names(f"{W}/") == ["study.json"]
     with pytest.raises(UserError, match="a study cannot shrink: got max_trials=1"):
-        opened(Settings("random", 1, 12, worker_timeout=20.0))
+        opened(StudyConfig("random", 1, 12, worker_timeout=20.0))
 
 
 def test_many_workers_at_once_share_the_writes_of_a_bucket_that_takes_one_a_second(gcs):
-    with opened(Settings("random", 40, 12)) as study:
+    with opened(StudyConfig("random", 40, 12)) as study:
         writes = []
         gcs.before = lambda method, path: writes.append(time.monotonic()) if method == "POST" else None
         begun = time.monotonic()

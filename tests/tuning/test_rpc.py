@@ -19,11 +19,11 @@ from tests.processes import REPOSITORY
 from trainer.config import preset
 from tuning.rpc import StudyClient, serve
 from tuning.space import Space
-from tuning.study import Assignment, Done, Settings, Study, Wait
+from tuning.study import Assignment, Done, Study, StudyConfig, Wait
 
 BASE = preset("base")
 SPACE = Space.create(BASE)
-SETTINGS = Settings("random", 3, 1000, stop_weak=False)
+SETTINGS = StudyConfig("random", 3, 1000, stop_weak=False)
 ENDED = ("completed", 8.0, "steps", 1.0, 1000)
 
 
@@ -298,7 +298,7 @@ def test_the_chief_knows_how_long_it_has_heard_nothing(study, address):
 
 
 def test_a_chief_that_was_started_again_knows_whom_to_tell_of_the_end(tmp_path, address):
-    one_trial = Settings("random", 1, 1000)
+    one_trial = StudyConfig("random", 1, 1000)
     with Study.open(tmp_path, SPACE, BASE, one_trial) as study:
         trial = study.next_trial("tuner3")
     with (
@@ -314,7 +314,7 @@ def test_a_chief_that_was_started_again_knows_whom_to_tell_of_the_end(tmp_path, 
 
 def test_many_workers_at_once_get_a_trial_each(tmp_path, address):
     """More than the server has threads."""
-    with Study.open(tmp_path, SPACE, BASE, Settings("random", 40, 1000, stop_weak=False)) as study:
+    with Study.open(tmp_path, SPACE, BASE, StudyConfig("random", 40, 1000, stop_weak=False)) as study:
 
         def take(index: int) -> str:
             with client_of(study, address, patience=60.0) as client:

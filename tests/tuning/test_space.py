@@ -158,12 +158,12 @@ def test_a_file_that_is_not_there_and_a_model_without_a_score_are_refused(tmp_pa
     with pytest.raises(UserError, match="cannot be read"):
         Space.create(BASE, file=str(tmp_path / "none.yaml"))
     with pytest.raises(UserError, match="model=regression: expected density"):
-        Space.create(preset("seed"))
+        Space.create(preset("tutorial"))
 
 
 def test_the_first_trial_is_the_start_config_at_the_study_s_length():
     config = Space.create(BASE).config({}, BASE, 2400)
-    of_the_study = ("steps", "max_minutes", "evaluate_every", "checkpoint_every", "log_every", "keep")
+    of_the_study = ("steps", "max_minutes", "evaluate_every", "checkpoint_every", "log_every", "max_to_keep")
     changed = [
         field.name for field in dataclasses.fields(Config) if getattr(config, field.name) != getattr(BASE, field.name)
     ]

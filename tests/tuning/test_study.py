@@ -15,7 +15,7 @@ from sostenuto import storage
 from sostenuto.errors import UserError
 from trainer.config import preset
 from tuning.space import Space
-from tuning.study import TUNERS, Assignment, Done, Settings, Study, Wait, fingerprint
+from tuning.study import TUNERS, Assignment, Done, Study, StudyConfig, Wait, fingerprint
 
 BASE = preset("base")
 SPACE = Space.create(BASE)
@@ -31,7 +31,7 @@ class Clock:
 
 
 def settings(tuner="random", max_trials=6, **others):
-    return Settings(tuner, max_trials, 1000, **{"worker_timeout": TIMEOUT, "stop_weak": False, **others})
+    return StudyConfig(tuner, max_trials, 1000, **{"worker_timeout": TIMEOUT, "stop_weak": False, **others})
 
 
 def objective(values, share=1.0):
@@ -454,7 +454,7 @@ def test_a_study_of_something_else_is_refused_by_name(opened, tmp_path, options,
 def test_the_length_of_the_start_config_makes_no_other_study(opened):
     fingerprints = {
         opened(start=start, of=of).fingerprint
-        for start, of in ((BASE, settings()), (BASE.replace(epochs=3, keep=9), settings(max_trials=9)))
+        for start, of in ((BASE, settings()), (BASE.replace(epochs=3, max_to_keep=9), settings(max_trials=9)))
     }
     assert len(fingerprints) == 1
 

@@ -20,13 +20,21 @@ from tuning import summary
 from tuning.importance import FEWEST_CONFIGS, importance
 from tuning.report import page as report_page
 from tuning.space import Space
-from tuning.study import Score, Settings, TrialRecord
-from tuning.summary import Progress, Standing, best_config, conclusion, final_table, seconds_left, trials_document
+from tuning.study import Score, StudyConfig, Trial
+from tuning.summary import (
+    Progress,
+    StudySummary,
+    best_config,
+    final_table,
+    format_summary,
+    seconds_left,
+    trials_document,
+)
 
 START = preset("base")
 
 
-def trial(number: int, state: str = "completed", score: float | None = None, **changes: Any) -> TrialRecord:
+def trial(number: int, state: str = "completed", score: float | None = None, **changes: Any) -> Trial:
     """A trial of 900 train_steps; one that completed was scored at each third of them."""
     name = f"{number:04d}"
     scores: tuple[Score, ...] = ()
@@ -39,21 +47,21 @@ def trial(number: int, state: str = "completed", score: float | None = None, **c
     if scores:
         changes = {"train_step": scores[-1].train_step, "scores": scores, **changes}
     ended_with_score = state in ("completed", "stopped")
-    return TrialRecord(
-        name, state, values, changes.pop("share", 1.0), score=score if ended_with_score else None, **changes
-    )  # type: ignore[arg-type]
+    return Trial(name, state, values, changes.pop("share", 1.0), score=score if ended_with_score else None, **changes)  # type: ignore[arg-type]
 
 
-def rung(number: int, share: float, score: float, parent: str | None = None, **changes: Any) -> TrialRecord:
+def rung(number: int, share: float, score: float, parent: str | None = None, **changes: Any) -> Trial:
     scores = (Score(round(900 * share), share, score),)
     return trial(number, score=score, share=share, parent=parent, scores=scores, **changes)
 
 
-def standing(*trials: TrialRecord, start: Config = START, tuner: str = "random", **space: Any) -> Standing:
-    return Standing(trials, Space.create(start, **space), start, Settings(tuner, 12, 900, seed=3, data="ab" * 32))
+def standing(*trials: Trial, start: Config = START, tuner: str = "random", **space: Any) -> StudySummary:
+    return StudySummary(
+        trials, Space.create(start, **space), start, StudyConfig(tuner, 12, 900, seed=3, data="ab" * 32)
+    )
 
 
-def searched(count: int = 12) -> Standing:
+def searched(count: int = 12) -> StudySummary:
     """A search in which units decide, and nothing else."""
     units = (64, 96, 128, 192, 256, 384, 512)
     return standing(
@@ -68,7 +76,7 @@ def searched(count: int = 12) -> Standing:
     )
 
 
-def hyperband() -> Standing:
+def hyperband() -> StudySummary:
     first = [rung(n, 1 / 9, 9.5 - 0.1 * n, values={"units": (64, 96, 128, 192, 256)[n]}) for n in range(5)]
     return standing(
         *first,
@@ -257,7 +265,7 @@ print("tensorflow" in sys.modules, "keras_tuner" in sys.modules)
     ],
 )  # fmt: skip
 def test_the_conclusion(study: str, said: str) -> None:
-    assert " ".join(conclusion(STUDIES[study])) == said
+    assert " ".join(format_summary(STUDIES[study])) == said
 
 
 # The time left

@@ -22,7 +22,7 @@ from trainer.workdir import layout
 from trainer.workdir.layout import Result
 from tuning import worker
 from tuning.space import Space
-from tuning.study import Assignment, Done, Settings, Study, Wait
+from tuning.study import Assignment, Done, Study, StudyConfig, Wait
 
 TRAIN_STEPS = 20
 START = preset("base").replace(
@@ -30,7 +30,7 @@ START = preset("base").replace(
     pitch_embedding=8, time_embedding=8, velocity_embedding=8,
 )  # fmt: skip
 SPACE = Space.create(START, fix=["units=8", "seq_length=16"])
-SETTINGS = Settings("random", 6, TRAIN_STEPS, worker_timeout=20.0)
+SETTINGS = StudyConfig("random", 6, TRAIN_STEPS, worker_timeout=20.0)
 VALUES = {"step_weight": 1.0, "duration_weight": 1.0}
 
 
@@ -274,7 +274,7 @@ def test_a_worker_waits_until_the_one_before_has_left_the_trial(dataset, tmp_pat
     def train(config, manifest, directory, **_):
         try:
             layout.begin(config, manifest, directory, {}).close()
-        except layout.Busy:
+        except layout.WorkdirLockedError:
             refused.append(True)
             held.close()
             raise
@@ -290,7 +290,7 @@ def test_a_worker_waits_until_the_one_before_has_left_the_trial(dataset, tmp_pat
 def test_a_trial_that_another_process_never_leaves_fails(dataset, tmp_path, trains, monkeypatch):
     """Each wait has an end."""
     monkeypatch.setattr(worker, "_HELD_SECONDS", 0.5)
-    left = trains(*[layout.Busy("trials/0000: another process is training in it")] * 100)
+    left = trains(*[layout.WorkdirLockedError("trials/0000: another process is training in it")] * 100)
     source = Trials(trial(attempt=2))
     assert do(source, dataset, tmp_path) == 0
     assert source.ended[0].outcome == "failed"

@@ -19,11 +19,11 @@ from sostenuto.music import audio
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import NO_PEDAL
 from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import legato_pedal
+from sostenuto.music.pedal import infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
 from trainer.config import Config, preset
 from trainer.generation import samples
-from trainer.generation.sampler import Player
+from trainer.generation.sampler import NoteSampler
 from trainer.model.next_note import NextNoteModel
 from trainer.reporting import plots
 from trainer.workdir.layout import METRICS_NAME, SUMMARIES_NAME
@@ -112,7 +112,7 @@ class Reports(NoReports):
         self._seconds_left: float | None = None
         self._figures: list[str] = []  # of the last report, behind the bar
         self._planned: int | None = None
-        self._player: Player | None = None
+        self._player: NoteSampler | None = None
         self._cut(train_step)
         self._cut_summaries(train_step)
         # TensorBoard draws the scalars of one name in one chart, a line a directory.
@@ -294,7 +294,7 @@ class Reports(NoReports):
             for name, path in (("piano roll", roll), ("distributions", sheet)):
                 image = tf.io.decode_png(storage.read_bytes(path), channels=3)
                 tf.summary.image(name, image[tf.newaxis], step=train_step)
-            pedal = legato_pedal(played[0]) if _sustain(manifest) == "ignore" else NO_PEDAL
+            pedal = infer_pedal(played[0]) if _sustain(manifest) == "ignore" else NO_PEDAL
             heard, _ = audio.render(*audio.beginning(played[0], pedal, _HEARD_SECONDS))
             mono = audio.halved(heard).mean(axis=1, keepdims=True)
             tf.summary.audio("sound", mono[tf.newaxis], audio.SAMPLE_RATE // 2, step=train_step)
@@ -315,9 +315,9 @@ class Reports(NoReports):
             count=self._num_samples, quiet=False,
         )  # fmt: skip
 
-    def _player_of(self, model: NextNoteModel) -> Player:
+    def _player_of(self, model: NextNoteModel) -> NoteSampler:
         if self._player is None:
-            self._player = Player(model)
+            self._player = NoteSampler(model)
         return self._player
 
     def sync(self) -> None:

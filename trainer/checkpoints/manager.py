@@ -28,7 +28,7 @@ _VARIABLES = "variables"
 Variables = Mapping[str, Sequence[tf.Variable]]
 
 
-class Saved(NamedTuple):
+class Checkpoint(NamedTuple):
     """A checkpoint that was found whole.
 
     Attributes:
@@ -42,17 +42,17 @@ class Saved(NamedTuple):
     extra: dict[str, Any]
 
 
-class Checkpoints:
+class CheckpointManager:
     """The checkpoints of one directory.
 
     Args:
         directory: where they are, created when first needed.
-        keep: how many to keep; older ones are removed after each save.
+        max_to_keep: how many to keep; older ones are removed after each save.
     """
 
-    def __init__(self, directory: str, *, keep: int) -> None:
+    def __init__(self, directory: str, *, max_to_keep: int) -> None:
         self._directory = directory
-        self._keep = keep
+        self._max_to_keep = max_to_keep
 
     def save(self, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
         """Writes a checkpoint, replacing one of the same train_step.
@@ -117,10 +117,10 @@ class Checkpoints:
         storage.sync(self._directory)
         self._remove_unfinished()
         paths = {int(os.path.basename(path)): path for path in self._paths()}
-        for other in superseded(paths, train_step, self._keep):
+        for other in steps_to_delete(paths, train_step, self._max_to_keep):
             shutil.rmtree(paths[other], ignore_errors=True)
 
-    def latest(self) -> Saved | None:
+    def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, or None; damaged newer ones are named on stderr."""
         for path in self._paths():
             saved = _read(path)
@@ -129,7 +129,7 @@ class Checkpoints:
             say(f"checkpoint {path} is damaged: passed over", severity="WARNING")
         return None
 
-    def of_train_step(self, train_step: int) -> Saved:
+    def of_train_step(self, train_step: int) -> Checkpoint:
         """The checkpoint of that train_step.
 
         Raises:
@@ -165,7 +165,7 @@ def name_of(train_step: int) -> str:
     return f"{train_step:08d}"
 
 
-def superseded(train_steps: Iterable[int], newest: int, keep: int) -> set[int]:
+def steps_to_delete(train_steps: Iterable[int], newest: int, max_to_keep: int) -> set[int]:
     """Which checkpoints are to go once another one is whole: all but it and those next before it.
 
     Later ones are damaged, or of a run that was killed and went on from an earlier train_step.
@@ -173,10 +173,10 @@ def superseded(train_steps: Iterable[int], newest: int, keep: int) -> set[int]:
     Args:
         train_steps: of all checkpoints that are there.
         newest: of the one that is whole.
-        keep: how many stay.
+        max_to_keep: how many stay.
     """
     train_steps = set(train_steps)
-    return train_steps - set(sorted(one for one in train_steps if one <= newest)[-keep:])
+    return train_steps - set(sorted(one for one in train_steps if one <= newest)[-max_to_keep:])
 
 
 def is_whole(path: str) -> bool:
@@ -184,7 +184,7 @@ def is_whole(path: str) -> bool:
     return _read(path) is not None
 
 
-class BackgroundSaver:
+class AsyncCheckpointer:
     """Writes checkpoints in a thread of its own, in the order they were given, while training goes on.
 
     A context manager: on leaving, all are written.
@@ -194,7 +194,7 @@ class BackgroundSaver:
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._writing: list[concurrent.futures.Future] = []
 
-    def __enter__(self) -> "BackgroundSaver":
+    def __enter__(self) -> "AsyncCheckpointer":
         """Returns the saver."""
         return self
 
@@ -209,20 +209,20 @@ class BackgroundSaver:
 
     def save(
         self,
-        checkpoints: Checkpoints,
+        checkpoints: CheckpointManager,
         train_step: int,
         variables: Variables,
         extra: Mapping[str, Any],
         *,
         then: Callable[[], None] = lambda: None,
     ) -> None:
-        """As `Checkpoints.save`, of the variables as they are now; waits while two others are still being written.
+        """Saves the current variables like `CheckpointManager.save`. Waits while two other saves are being written.
 
         Args:
             checkpoints: where it goes.
             train_step: train_steps done.
-            variables: as for `Checkpoints.save`.
-            extra: as for `Checkpoints.save`.
+            variables: as for `CheckpointManager.save`.
+            extra: as for `CheckpointManager.save`.
             then: called in the thread, once it is written.
 
         Raises:
@@ -256,7 +256,7 @@ class BackgroundSaver:
             self._writing.pop(0).result()
 
 
-def restore(saved: Saved, variables: Variables) -> None:
+def restore(saved: Checkpoint, variables: Variables) -> None:
     """Reads a checkpoint's variables; groups that are not named are left alone.
 
     Raises:
@@ -281,7 +281,7 @@ def restore(saved: Saved, variables: Variables) -> None:
     tf.train.Checkpoint(**groups).read(path).assert_existing_objects_matched().expect_partial()
 
 
-def require_config(saved: Saved, config: Config) -> None:
+def check_config(saved: Checkpoint, config: Config) -> None:
     """Checks that a checkpoint was written under the same config, but for what may change on resume.
 
     Raises:
@@ -297,7 +297,7 @@ def require_config(saved: Saved, config: Config) -> None:
         )
 
 
-def _read(path: str) -> Saved | None:
+def _read(path: str) -> Checkpoint | None:
     """A checkpoint's directory if it is whole, else None."""
     try:
         with open(os.path.join(path, MANIFEST), "rb") as file:
@@ -305,7 +305,7 @@ def _read(path: str) -> Saved | None:
         sound = manifest.pop("sha256") == _checksum_of(manifest) and all(
             _checksum(os.path.join(path, name)) == checksum for name, checksum in manifest["files"].items()
         )
-        saved = Saved(path, manifest["train_step"], manifest["extra"])
+        saved = Checkpoint(path, manifest["train_step"], manifest["extra"])
         return saved if sound and saved.train_step == int(os.path.basename(path)) else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None

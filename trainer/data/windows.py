@@ -34,7 +34,7 @@ _MOST_LENGTHS = 5  # a window, of the longest performance
 _MOST_EPOCHS = 10  # a train_step
 
 
-class NoteArrays(NamedTuple):
+class NoteTensors(NamedTuple):
     """Raw notes as int32 arrays or tensors of one shape: MIDI numbers and microseconds."""
 
     pitch: tf.Tensor
@@ -42,9 +42,9 @@ class NoteArrays(NamedTuple):
     duration_us: tf.Tensor
     velocity: tf.Tensor
 
-    def map(self, function) -> "NoteArrays":
+    def map(self, function) -> "NoteTensors":
         """The same function applied to each field; what it returns is of one shape too."""
-        return NoteArrays(*(function(field) for field in self))
+        return NoteTensors(*(function(field) for field in self))
 
 
 class NoteTable(NamedTuple):
@@ -64,10 +64,10 @@ class NoteTable(NamedTuple):
         """int64 `[performances]`, notes of each performance."""
         return np.diff(self.offsets)
 
-    def performance(self, index: int) -> NoteArrays:
+    def performance(self, index: int) -> NoteTensors:
         """The notes of one performance, int32 `[notes]`."""
         rows = self.notes[self.offsets[index] : self.offsets[index + 1]]
-        return NoteArrays(*(rows[field].astype(np.int32) for field in NoteArrays._fields))
+        return NoteTensors(*(rows[field].astype(np.int32) for field in NoteTensors._fields))
 
     def part(self, performances: Sequence[int]) -> "NoteTable":
         """Some of the performances, in the order given."""
@@ -148,13 +148,13 @@ class Batch(NamedTuple):
         windows: int64 `[windows]`, which window of the epoch each row is.
     """
 
-    inputs: NoteArrays
-    targets: NoteArrays
+    inputs: NoteTensors
+    targets: NoteTensors
     mask: tf.Tensor
     windows: tf.Tensor
 
 
-class Windows:
+class WindowSampler:
     """The windows of a split, drawn by a stateless shuffle.
 
     With every position a target, an epoch cuts each performance of n notes into ceil(n / seq_length) windows that do
@@ -187,7 +187,7 @@ class Windows:
         self.pitch_range = int(table.notes["pitch"].min()), int(table.notes["pitch"].max())
         with tf.device("CPU:0"):
             # Eager tensors that a graph captures by reference: a NumPy array would be copied into the graph.
-            self._columns = NoteArrays(*(tf.constant(table.notes[field]) for field in NoteArrays._fields))
+            self._columns = NoteTensors(*(tf.constant(table.notes[field]) for field in NoteTensors._fields))
             self._offsets = tf.constant(table.offsets[:-1])
             self._lengths = tf.constant(lengths)
             self._first_window = tf.constant(np.cumsum(counts) - counts)
@@ -207,9 +207,9 @@ class Windows:
             raise UserError(f"--seq_length={config.seq_length}: {self._longest_in_words}. Give at most {self.longest}")
         windows, most = config.windows_per_train_step, _MOST_EPOCHS * self.per_epoch
         if windows > most:
-            flag, other = "batch_size", config.accumulate
+            flag, other = "batch_size", config.accumulation_steps
             if config.batch_size <= most:
-                flag, other = "accumulate", config.batch_size
+                flag, other = "accumulation_steps", config.batch_size
             raise UserError(
                 f"--{flag}={windows // other}: an epoch has {self.per_epoch:,} windows, got {windows:,} a train_step. "
                 f"Give at most {max(most // other, 1)}"
@@ -269,20 +269,20 @@ class Windows:
         last = tf.minimum(head + number * seq_length, length)
         return first, last - first
 
-    def _cut(self, performance: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tuple[NoteArrays, tf.Tensor]:
+    def _cut(self, performance: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tuple[NoteTensors, tf.Tensor]:
         """Notes `first - 1` to `first + seq_length`, and which of them there are: `[windows, seq_length + 1]`."""
         place = tf.range(-1, self._config.seq_length, dtype=tf.int64)
         sounding = (first[:, tf.newaxis] + place >= 0) & (place < count[:, tf.newaxis])
         rows = tf.gather(self._offsets, performance)[:, tf.newaxis] + first[:, tf.newaxis] + place
         rows = tf.where(sounding, rows, tf.zeros_like(rows))
-        absent = NoteArrays(START_PITCH, 0, 0, 0)
+        absent = NoteTensors(START_PITCH, 0, 0, 0)
         notes = [
             tf.where(sounding, tf.cast(tf.gather(column, rows), tf.int32), missing)
             for column, missing in zip(self._columns, absent, strict=True)
         ]
-        return NoteArrays(*notes), sounding
+        return NoteTensors(*notes), sounding
 
-    def _augment(self, notes: NoteArrays, sounding: tf.Tensor, first_slot: tf.Tensor) -> NoteArrays:
+    def _augment(self, notes: NoteTensors, sounding: tf.Tensor, first_slot: tf.Tensor) -> NoteTensors:
         """Transposes within the keyboard and stretches time, each window by its own amounts."""
         config = self._config
         draws = random.uniform_rows(config.seed, random.Purpose.AUGMENT, first_slot, tf.shape(notes.pitch)[0], 4)

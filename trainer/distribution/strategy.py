@@ -174,6 +174,6 @@ class Workers:
             return list(values)
         return self._sum(tf.constant(values, tf.float64)).numpy().tolist()
 
-    def of_chief(self, values: Sequence[float]) -> list[float]:
+    def broadcast_from_chief(self, values: Sequence[float]) -> list[float]:
         """What the chief gave; of the others only how many values they gave counts."""
         return self.sum(values if self.is_chief else [0] * len(values))

@@ -27,11 +27,11 @@ from sostenuto.errors import UserError
 from trainer.callbacks.metrics import NoReports, Reports
 from trainer.checkpoints import manager
 from trainer.config import Config
-from trainer.data.windows import NoteTable, Windows, chosen, load_table
+from trainer.data.windows import NoteTable, WindowSampler, chosen, load_table
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.strategy import Workers, configure_devices, create_strategy, device_name
 from trainer.engine.run_length import OPEN, Plan, affordable_interval, next_multiple, seconds_left, steps_that_fit
-from trainer.engine.shutdown import Interrupted, Signals
+from trainer.engine.shutdown import GracefulShutdown, ShutdownRequested
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer, figures, sums
 from trainer.export import export_model
@@ -64,12 +64,12 @@ _PEER_ERRORS = (
 )
 
 
-class PeerLost(Exception):
+class WorkerLostError(Exception):
     """Another worker is gone, and this one cannot go on alone."""
 
 
 @dataclasses.dataclass
-class Monitor:
+class BestMetric:
     """What decides when a run ends and which weights are its best; stored with each checkpoint."""
 
     best: float | None = None
@@ -88,7 +88,7 @@ class Monitor:
         return better
 
 
-class Speed:
+class StepTimer:
     """How long train_steps take.
 
     Attributes:
@@ -178,7 +178,7 @@ def train(
         return result
     with (
         progress.silenced(quiet),
-        remote.mirrored(directory, keep=config.keep) as mirrored,
+        remote.mirrored(directory, max_to_keep=config.max_to_keep) as mirrored,
         contextlib.ExitStack() as held,
     ):
         run = functools.partial(
@@ -202,7 +202,7 @@ def train(
         try:
             return run().train()
         except _PEER_ERRORS as error:
-            raise PeerLost(
+            raise WorkerLostError(
                 f"worker {cluster.index} of {cluster.size} lost another one ({type(error).__name__}): start all of "
                 "them again, and they go on from the newest checkpoint"
             ) from error
@@ -215,7 +215,7 @@ class _Run:
         self,
         config: Config,
         manifest: Manifest,
-        mirrored: remote.NoMirror,
+        mirrored: remote.LocalWorkdir,
         cluster: Cluster | None,
         profile: bool,
         started: float,
@@ -238,14 +238,14 @@ class _Run:
         self._scoring_seconds: float | None = None
         self._playing_seconds = _PLAY_SECONDS
         self._stop_at, self._on_score, self._stop = stop_at, on_score, stop
-        self._monitor = Monitor()
-        self._speed = Speed()
-        self._signals = Signals()
-        self._checkpoints = manager.Checkpoints(
-            os.path.join(self._directory, layout.CHECKPOINTS_NAME), keep=config.keep
+        self._monitor = BestMetric()
+        self._speed = StepTimer()
+        self._signals = GracefulShutdown()
+        self._checkpoints = manager.CheckpointManager(
+            os.path.join(self._directory, layout.CHECKPOINTS_NAME), max_to_keep=config.max_to_keep
         )
-        self._best = manager.Checkpoints(os.path.join(self._directory, layout.BEST_NAME), keep=1)
-        self._saver = manager.BackgroundSaver()
+        self._best = manager.CheckpointManager(os.path.join(self._directory, layout.BEST_NAME), max_to_keep=1)
+        self._saver = manager.AsyncCheckpointer()
         if config.evaluate_every and manifest.notes("validation") <= manifest.performances("validation"):
             raise UserError(
                 f"{manifest.directory}: the validation split has nothing to score: give --evaluate_every=0 to train "
@@ -254,7 +254,7 @@ class _Run:
         devices = configure_devices(config, cluster)
         train = load_table(manifest, "train")
         # Which performances of the split are used; all, where nothing is left out.
-        self._performances = chosen(len(train.lengths), config.corpus_share)
+        self._performances = chosen(len(train.lengths), config.train_fraction)
         if len(self._performances) < len(train.lengths):
             train = train.part(self._performances)
         validation = load_table(manifest, "validation") if config.evaluate_every else None
@@ -266,7 +266,7 @@ class _Run:
             )
         # Several hosts must have found each other before TensorFlow runs its first operation.
         self._strategy = create_strategy(devices, cluster)
-        self._windows = Windows(train, config)
+        self._windows = WindowSampler(train, config)
         self._windows.require_fit()
         self._workers = Workers(self._strategy, cluster)
         self._require_same_run()
@@ -318,7 +318,7 @@ class _Run:
     def _announce(self, devices: list[str]) -> None:
         config, replicas = self._config, self._strategy.num_replicas_in_sync
         hosts = f" on each of {self._workers.size} hosts" if self._workers.size > 1 else ""
-        accumulated = f", {config.accumulate} of them a train_step" if config.accumulate > 1 else ""
+        accumulated = f", {config.accumulation_steps} of them a train_step" if config.accumulation_steps > 1 else ""
         self._reports.say(
             f"{config.preset}: {self._parameters:,} parameters, {config.precision}, "
             f"{len(devices)} x {devices[0][:3]}{hosts}, "
@@ -359,15 +359,15 @@ class _Run:
     def _resume(self) -> int:
         """Restores the newest checkpoint, the one that the chief found; returns its train_step."""
         saved = self._checkpoints.latest() if self._is_chief else None
-        (train_step,) = map(int, self._workers.of_chief([saved.train_step if saved else 0]))
+        (train_step,) = map(int, self._workers.broadcast_from_chief([saved.train_step if saved else 0]))
         if not train_step:
             return 0
         if saved is None:
             self._mirror.fetch(train_step)
             saved = self._checkpoints.of_train_step(train_step)
-        manager.require_config(saved, self._config)
+        manager.check_config(saved, self._config)
         manager.restore(saved, self._state.variables())
-        self._monitor = Monitor(**saved.extra["monitor"])
+        self._monitor = BestMetric(**saved.extra["monitor"])
         self._due = saved.extra["due"]
         # Start-up and compilation are the first process's part of the time: an interruption takes none of it.
         self._earlier_seconds, self._started = saved.extra["seconds"], None
@@ -520,14 +520,14 @@ class _Run:
         with self._signals, self._reports, self._saver, self._profile or contextlib.nullcontext():
             leaves_others = False
             self._reports.start(self._plan.steps, self._train_step)
-            self._agree()
+            self._sync_workers()
             try:
                 if self._due:
                     self._do_what_is_due()
-                while (ended := self._why_end()) is None:
+                while (ended := self._stop_reason()) is None:
                     self._advance()
                 reason = ended
-            except Interrupted:
+            except ShutdownRequested:
                 # The others wait for a train_step that will not come, and learn of it as this one ends.
                 reason, leaves_others = str(self._signals.received), self._workers.size > 1
             self._save()
@@ -540,7 +540,7 @@ class _Run:
         # No worker leaves before all is written: should the chief die until then, all are started again.
         is_final = float(reason in ("steps", "patience"))
         if not leaves_others:
-            (is_final,) = self._workers.of_chief([is_final])
+            (is_final,) = self._workers.broadcast_from_chief([is_final])
         if not is_final and reason != "told":
             reason = self._signals.received or "peer"
             told = "another worker was told to end" if reason == "peer" else reason
@@ -553,7 +553,7 @@ class _Run:
             )
         return self._result(reason)
 
-    def _agree(self) -> bool:
+    def _sync_workers(self) -> bool:
         """Lets the workers agree on all that they have to before a call; returns whether one was told to end."""
         told = float(bool(self._signals.received))
         if self._workers.size > 1:
@@ -562,9 +562,9 @@ class _Run:
             self._call_train_steps, self._plan = int(train_steps), Plan.from_numbers(plan)
         return told > 0
 
-    def _why_end(self) -> str | None:
+    def _stop_reason(self) -> str | None:
         """Why the run ends now; None if it goes on."""
-        told = self._agree()
+        told = self._sync_workers()
         if self._plan.steps is not None and self._train_step >= self._plan.steps:
             return "steps"
         if self._config.patience and self._monitor.since_best >= self._config.patience:
@@ -602,7 +602,7 @@ class _Run:
             self._state.run(tf.constant(train_steps))
         else:
             # Compiling takes a while, and there is nothing yet to be saved.
-            with self._reports.phase("compiling the first train_steps"), self._signals.interrupting():
+            with self._reports.phase("compiling the first train_steps"), self._signals.cancellable():
                 self._state.run(tf.constant(train_steps))
         self._train_step = int(self._state.train_step.numpy())
         self._require_finite()
@@ -685,7 +685,7 @@ class _Run:
         self._reports.say_once("scoring the validation split")
         with self._state.scored_weights():
             if self._workers.size == 1:
-                with self._signals.interrupting():
+                with self._signals.cancellable():
                     totals = sums(self._scorer.score(validation, quiet=False))
             else:
                 # A worker that left others waiting for its share would break them all.
@@ -715,7 +715,7 @@ class _Run:
         self._set_cosine()
         *losses, objective, targets = self._state.sums.numpy().tolist()
         self._state.sums.assign(tf.zeros_like(self._state.sums))
-        names = self._state.model.heads.losses_of
+        names = self._state.model.heads.loss_names
         report = {
             "train_step": self._train_step,
             "epoch": round(self._train_step * self._config.windows_per_train_step / self._windows.per_epoch, 4),
@@ -737,7 +737,7 @@ class _Run:
         self._saver.wait()
         if self._keepsakes:
             try:
-                with self._signals.interrupting():
+                with self._signals.cancellable():
                     self._reports.end_training()
                     with self._reports.phase("exporting the best weights"):
                         export_model(self._directory)
@@ -746,7 +746,7 @@ class _Run:
                         self._leave_samples()
                     with self._reports.phase("writing the report's page"):
                         page.write(self._directory, named=self._mirror.named, result=self._result(reason))
-            except Interrupted:
+            except ShutdownRequested:
                 return self._signals.received or reason
         result = dataclasses.asdict(self._result(reason))
         layout.write_json(os.path.join(self._directory, layout.RESULT_NAME), result)

@@ -5,11 +5,11 @@ import signal
 from collections.abc import Iterator
 
 
-class Interrupted(Exception):
-    """Raised within `Signals.interrupting` when a signal comes."""
+class ShutdownRequested(Exception):
+    """Raised within `GracefulShutdown.cancellable` when a signal comes."""
 
 
-class Signals:
+class GracefulShutdown:
     """Takes signals while it is entered; a context manager.
 
     Attributes:
@@ -20,7 +20,7 @@ class Signals:
         self.received: str | None = None
         self._interrupts = False
 
-    def __enter__(self) -> "Signals":
+    def __enter__(self) -> "GracefulShutdown":
         """Takes the signals from now on."""
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
@@ -31,14 +31,14 @@ class Signals:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def interrupting(self) -> Iterator[None]:
+    def cancellable(self) -> Iterator[None]:
         """Within, a signal ends the work at once: for what takes long and can be done again from the start.
 
         Raises:
             Interrupted: a signal came, now or before.
         """
         if self.received:
-            raise Interrupted
+            raise ShutdownRequested
         self._interrupts = True
         try:
             yield
@@ -51,4 +51,4 @@ class Signals:
         self.received = self.received or signal.Signals(number).name
         if self._interrupts:
             self._interrupts = False
-            raise Interrupted
+            raise ShutdownRequested

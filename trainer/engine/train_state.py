@@ -17,7 +17,7 @@ import tensorflow as tf
 from trainer.checkpoints.manager import Variables
 from trainer.config import Config
 from trainer.data.random import Dropout
-from trainer.data.windows import Windows
+from trainer.data.windows import WindowSampler
 from trainer.engine.optimizer import build_optimizer
 from trainer.engine.run_length import OPEN
 from trainer.model.next_note import build_model, model_variables
@@ -61,11 +61,11 @@ class TrainState:
         run: does so many train_steps, given as an int32 scalar tensor, or stops before the first that is not finite.
     """
 
-    def __init__(self, config: Config, windows: Windows, strategy: tf.distribute.Strategy) -> None:
+    def __init__(self, config: Config, windows: WindowSampler, strategy: tf.distribute.Strategy) -> None:
         self._config, self._windows, self._strategy = config, windows, strategy
         keras.utils.set_random_seed(config.seed)
         self.model = build_model(config, windows.pitch_range)
-        self.fields = tuple(self.model.heads.losses_of)
+        self.fields = tuple(self.model.heads.loss_names)
         self.train_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step")
         self.fall_begin = tf.Variable(float(config.warmup_steps), trainable=False, name="fall_begin")
         self.horizon = tf.Variable(float(OPEN), trainable=False, name="horizon")
@@ -169,18 +169,21 @@ class TrainState:
         replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
 
         def of_batch(batch: tf.Tensor):
-            first_slot = (train_step * config.accumulate + batch) * config.batch_size + replica * windows
+            first_slot = (train_step * config.accumulation_steps + batch) * config.batch_size + replica * windows
             return self._gradients(first_slot, windows)
 
         first = of_batch(tf.constant(0, tf.int64))
-        if config.accumulate == 1:
+        if config.accumulation_steps == 1:
             return first
 
         def add(batch: tf.Tensor, summed):
             return batch + 1, tf.nest.map_structure(tf.add, summed, of_batch(batch))
 
         return tf.while_loop(
-            lambda batch, _: batch < config.accumulate, add, (tf.constant(1, tf.int64), first), parallel_iterations=1
+            lambda batch, _: batch < config.accumulation_steps,
+            add,
+            (tf.constant(1, tf.int64), first),
+            parallel_iterations=1,
         )[1]
 
     def _gradients(self, first_slot: tf.Tensor, windows: int) -> tuple[list[tf.Tensor], tf.Tensor]:

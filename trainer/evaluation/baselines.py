@@ -30,7 +30,7 @@ _ITERATIONS: Final = 20
 _MOST_CERTAIN: Final = 0.999
 
 
-def of_dataset(manifest: Manifest, scored: "NoteTable") -> dict[str, dict[str, float]] | None:
+def score_baselines(manifest: Manifest, scored: "NoteTable") -> dict[str, dict[str, float]] | None:
     """As `scores`, from the train and the validation split of a dataset; None where one of them has no second note.
 
     Args:

@@ -112,7 +112,7 @@ class Music(NamedTuple):
     pieces: Sequence[str]
 
 
-class Judgement(NamedTuple):
+class GenerationMetrics(NamedTuple):
     """How generated music and real music compare with real music of other pieces.
 
     Attributes:
@@ -124,7 +124,7 @@ class Judgement(NamedTuple):
     counts: dict[str, Counts]
 
 
-def judge(generated: Music, real: Music, held_out: Music, train: Sequence[Notes], *, first: int) -> Judgement:
+def judge(generated: Music, real: Music, held_out: Music, train: Sequence[Notes], *, first: int) -> GenerationMetrics:
     """Compares what a model played, and what performers played, with real music of other pieces.
 
     Args:
@@ -139,7 +139,7 @@ def judge(generated: Music, real: Music, held_out: Music, train: Sequence[Notes]
     counts = {name: [histograms(notes, first) for notes in group.notes] for name, group in music.items()}
     of_each = {name: _of_each([notes[first:] for notes in group.notes], train) for name, group in music.items()}
     compared = {name: compare(counts[name], group.pieces, reference, held_out.pieces) for name, group in music.items()}
-    return Judgement(
+    return GenerationMetrics(
         {
             "distributions": {
                 figure: {name: compared[name][figure]._asdict() for name in music} for figure in DISTRIBUTIONS
@@ -159,7 +159,7 @@ def judge(generated: Music, real: Music, held_out: Music, train: Sequence[Notes]
     )
 
 
-class Nearness(NamedTuple):
+class DistributionDistance(NamedTuple):
     """How near two distributions are: `overlap`, 0 to 1, and `divergence`, in nats."""
 
     overlap: float
@@ -168,7 +168,7 @@ class Nearness(NamedTuple):
 
 def compare(
     continuations: Sequence[Counts], pieces: Sequence[str], held_out: Sequence[Counts], held_out_pieces: Sequence[str]
-) -> dict[str, Nearness]:
+) -> dict[str, DistributionDistance]:
     """How near the distributions of continuations come to those of held-out music of other pieces.
 
     The pieces are divided at random into two halves, and the continuations of one half are compared with the
@@ -197,7 +197,7 @@ def compare(
             for half in (division, ~division)
             if half[piece].any()
         ]
-        result[figure] = Nearness(
+        result[figure] = DistributionDistance(
             float(np.mean([overlap(*pair) for pair in pairs])), float(np.mean([divergence(*pair) for pair in pairs]))
         )
     return result

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.music.notes import MAX_TICK, TICK_US, ticks
-from sostenuto.progress import Meter
-from trainer.data.windows import START_PITCH, NoteArrays, NoteTable
+from sostenuto.progress import ProgressCounter
+from trainer.data.windows import START_PITCH, NoteTable, NoteTensors
 from trainer.model.density_heads import DensityHeads
 from trainer.model.next_note import NextNoteModel
 from trainer.model.times import ticks as tensor_ticks
@@ -99,8 +99,8 @@ class Scorer:
         self._has_densities = isinstance(model.heads, DensityHeads)
         outputs_of = _density_outputs if self._has_densities else _regression_outputs
 
-        def notes_spec(*shape: int | None) -> NoteArrays:
-            return NoteArrays(*(tf.TensorSpec(shape, tf.int32) for _ in NoteArrays._fields))
+        def notes_spec(*shape: int | None) -> NoteTensors:
+            return NoteTensors(*(tf.TensorSpec(shape, tf.int32) for _ in NoteTensors._fields))
 
         state_spec = tf.nest.map_structure(
             lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), model.initial_state(1)
@@ -151,12 +151,12 @@ class Scorer:
 
     def _read(self, table: NoteTable, quiet: bool) -> dict[str, np.ndarray]:
         """The outputs of every scored note."""
-        with Meter(total=len(table.notes), unit="note", description="scoring", quiet=quiet) as meter:
+        with ProgressCounter(total=len(table.notes), unit="note", description="scoring", quiet=quiet) as meter:
             read = self._read_windows if self._model.config.positions == "last" else self._read_carrying
             parts = read(table, meter)
         return {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
 
-    def _read_carrying(self, table: NoteTable, meter: Meter) -> list[dict[str, np.ndarray]]:
+    def _read_carrying(self, table: NoteTable, meter: ProgressCounter) -> list[dict[str, np.ndarray]]:
         """Reads whole performances side by side, chunk by chunk; returns each one's outputs."""
         longest_first = np.argsort(-table.lengths, kind="stable")
         collected: list[list[dict[str, np.ndarray]]] = [[] for _ in longest_first]
@@ -177,7 +177,7 @@ class Scorer:
                 meter.advance(int(np.minimum(lengths[:active] - start, CHUNK).sum()))
         return [part for chunks in collected for part in chunks]
 
-    def _read_windows(self, table: NoteTable, meter: Meter) -> list[dict[str, np.ndarray]]:
+    def _read_windows(self, table: NoteTable, meter: ProgressCounter) -> list[dict[str, np.ndarray]]:
         """Reads a window of the up to seq_length notes before each note; returns the outputs, window batch by batch."""
         seq_length = self._model.config.seq_length
         collected = []
@@ -189,9 +189,9 @@ class Scorer:
                 # Windows at a performance's start are padded on the right; the LSTM's output there is not read.
                 rows = np.minimum(first[:, np.newaxis] + np.arange(seq_length), length - 1)
                 outputs = self._read_window_batch(
-                    NoteArrays(*(tf.constant(field[rows]) for field in performance)),
+                    NoteTensors(*(tf.constant(field[rows]) for field in performance)),
                     tf.constant(note - first - 1, tf.int32),
-                    NoteArrays(*(tf.constant(field[note]) for field in performance)),
+                    NoteTensors(*(tf.constant(field[note]) for field in performance)),
                 )
                 collected.append({name: value.numpy() for name, value in outputs.items()})
             meter.advance(int(length))
@@ -231,7 +231,7 @@ def _scored(table: NoteTable, field: str) -> np.ndarray:
     return table.notes[field][keep].astype(np.int64)
 
 
-def _density_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
+def _density_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
     logits = model.heads.logits(hidden, notes)
     nats = model.heads.nats(logits, notes)
     away = tf.abs(model.heads.times.median(logits["step"]) - tensor_ticks(notes.step_us))
@@ -242,7 +242,7 @@ def _density_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteArrays)
     }
 
 
-def _regression_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
+def _regression_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
     """As for densities, but step and duration are the predicted seconds."""
     predicted = model.heads.predict_fields(hidden)
     nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=notes.pitch, logits=predicted["pitch"])
@@ -260,11 +260,11 @@ def _pitch_hits(logits: tf.Tensor, pitch: tf.Tensor) -> dict[str, tf.Tensor]:
     return {f"pitch_top{top}": tf.cast(rank < top, logits.dtype) for top in (1, 5)}
 
 
-def _chunk(performances: list[NoteArrays], start: int, notes: int) -> tuple[NoteArrays, NoteArrays]:
+def _chunk(performances: list[NoteTensors], start: int, notes: int) -> tuple[NoteTensors, NoteTensors]:
     """Inputs and targets `start` to `start + notes` of each performance, zeros after its end."""
     shape = (len(performances), notes)
-    inputs = NoteArrays(*(np.zeros(shape, np.int32) for _ in NoteArrays._fields))
-    targets = NoteArrays(*(np.zeros(shape, np.int32) for _ in NoteArrays._fields))
+    inputs = NoteTensors(*(np.zeros(shape, np.int32) for _ in NoteTensors._fields))
+    targets = NoteTensors(*(np.zeros(shape, np.int32) for _ in NoteTensors._fields))
     for row, performance in enumerate(performances):
         for before, after, field in zip(inputs, targets, performance, strict=True):
             cut = field[start : start + notes]

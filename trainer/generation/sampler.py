@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
-from sostenuto.progress import Meter, say, silenced
-from trainer.data.windows import START_PITCH, NoteArrays
+from sostenuto.progress import ProgressCounter, say, silenced
+from trainer.data.windows import START_PITCH, NoteTensors
 from trainer.model.density_heads import UNIFORMS_PER_NOTE
-from trainer.model.next_note import NextNoteModel, State
+from trainer.model.next_note import ModelState, NextNoteModel
 
 _NOTES_PER_CALL = 128  # notes drawn per call of the compiled loop, whatever is asked for
 
@@ -29,7 +29,7 @@ class Samples(NamedTuple):
     notes_per_second: float
 
 
-class Player:
+class NoteSampler:
     """Generates with one model; the compiled loop is kept for further calls with as many samples."""
 
     def __init__(self, model: NextNoteModel) -> None:
@@ -39,7 +39,7 @@ class Player:
         def draw(notes, hidden, state, weights, uniforms, temperature, top_p):
             """Draws some notes, at most as many as uniforms `[most, samples, UNIFORMS_PER_NOTE]` has rows."""
             most = uniforms.shape[0]
-            drawn = tf.TensorArray(tf.int32, most, element_shape=[len(NoteArrays._fields), uniforms.shape[1]])
+            drawn = tf.TensorArray(tf.int32, most, element_shape=[len(NoteTensors._fields), uniforms.shape[1]])
 
             def draw_one(index, hidden, state, drawn):
                 note = model.heads.sample(hidden, tf.gather(uniforms, index), temperature, top_p)
@@ -49,7 +49,7 @@ class Player:
             _, hidden, state, drawn = tf.while_loop(
                 lambda index, *_: index < notes, draw_one, (0, hidden, state, drawn), maximum_iterations=most
             )
-            return hidden, state, NoteArrays(*tf.unstack(drawn.stack(), axis=1))
+            return hidden, state, NoteTensors(*tf.unstack(drawn.stack(), axis=1))
 
         self._draw = draw
         self._read = tf.function(model.read, autograph=False, reduce_retracing=True)
@@ -102,7 +102,7 @@ class Player:
         self._draw(tf.constant(0), hidden, state, weights, nothing, temperatures, shares)
         begun = time.monotonic()
         drawn = []
-        with Meter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as meter:
+        with ProgressCounter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as meter:
             for call in range(calls):
                 count = min(_NOTES_PER_CALL, num_notes - call * _NOTES_PER_CALL)
                 uniforms = tf.constant(_uniforms(streams))
@@ -112,16 +112,16 @@ class Player:
                 drawn.append([field.numpy()[:count] for field in notes])
                 meter.advance(count * samples)
         seconds = time.monotonic() - begun
-        fields = NoteArrays(*(np.concatenate(parts) for parts in zip(*drawn, strict=True)))
+        fields = NoteTensors(*(np.concatenate(parts) for parts in zip(*drawn, strict=True)))
         return Samples(
             [
-                _continued(primers[sample // num_samples], NoteArrays(*(field[:, sample] for field in fields)))
+                _continued(primers[sample // num_samples], NoteTensors(*(field[:, sample] for field in fields)))
                 for sample in range(samples)
             ],
             num_notes * samples / seconds,
         )
 
-    def _after_each(self, primers: Sequence[Notes]) -> tuple[tf.Tensor, State]:
+    def _after_each(self, primers: Sequence[Notes]) -> tuple[tf.Tensor, ModelState]:
         """What the heads read, `[primers, units]`, and the state, after each primer."""
         heard = [self._heard(primer) for primer in primers]
         lengths = np.array([len(inputs.pitch) for inputs in heard])
@@ -130,7 +130,7 @@ class Player:
             group = np.flatnonzero(lengths == length)
             inputs = (np.stack(fields) for fields in zip(*(heard[index] for index in group), strict=True))
             hidden, state = self._read(
-                NoteArrays(*(tf.constant(field, tf.int32) for field in inputs)), self._model.initial_state(len(group))
+                NoteTensors(*(tf.constant(field, tf.int32) for field in inputs)), self._model.initial_state(len(group))
             )
             groups.append(group)
             after.append((hidden[:, -1], state))
@@ -142,16 +142,16 @@ class Player:
         )
         return hidden, state
 
-    def _heard(self, primer: Notes) -> NoteArrays:
+    def _heard(self, primer: Notes) -> NoteTensors:
         """What the model reads of a primer: `[notes]` each, at least one."""
-        fields = NoteArrays(*(getattr(primer, field).astype(np.int32) for field in NoteArrays._fields))
+        fields = NoteTensors(*(getattr(primer, field).astype(np.int32) for field in NoteTensors._fields))
         config = self._model.config
         if config.positions == "last":
             if not len(primer):
                 raise UserError("this model was never shown how a performance begins: give a --primer")
             return fields.map(lambda field: field[-config.seq_length :])
-        start = NoteArrays(START_PITCH, 0, 0, 0)
-        return NoteArrays(*(np.append(first, field) for first, field in zip(start, fields, strict=True)))
+        start = NoteTensors(START_PITCH, 0, 0, 0)
+        return NoteTensors(*(np.append(first, field) for first, field in zip(start, fields, strict=True)))
 
 
 def _by_field(values: float | Mapping[str, float]) -> list[float]:
@@ -164,7 +164,7 @@ def _uniforms(streams: Sequence[np.random.Generator]) -> np.ndarray:
     return np.stack([stream.random(shape, np.float32) for stream in streams], axis=1)
 
 
-def _continued(primer: Notes, drawn: NoteArrays) -> Notes:
+def _continued(primer: Notes, drawn: NoteTensors) -> Notes:
     """The primer and, in the order they were drawn, the notes after it, `[notes]` each."""
     step_us = np.append(primer.step_us, drawn.step_us)
     step_us[0] = 0  # From silence, time begins with the first note.

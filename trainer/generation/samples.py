@@ -18,12 +18,12 @@ from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, write_midi
-from sostenuto.music.notes import Notes, on_one_keyboard
-from sostenuto.progress import Meter, say, silenced
+from sostenuto.music.notes import Notes, merge_overlapping_notes
+from sostenuto.progress import ProgressCounter, say, silenced
 from trainer.workdir.layout import write_json
 
 if TYPE_CHECKING:
-    from trainer.generation.sampler import Player
+    from trainer.generation.sampler import NoteSampler
 
 SAMPLES_NAME: Final = "samples"
 DOCUMENT_NAME: Final = "samples.json"
@@ -103,7 +103,7 @@ def primers(manifest: Manifest, count: int = NUM_SAMPLES) -> list[Primer]:
 
 
 def make(
-    player: "Player",
+    player: "NoteSampler",
     continued: Sequence[Primer],
     directory: str,
     *,
@@ -296,7 +296,7 @@ def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> Non
         write_json(storage.join(directory, DOCUMENT_NAME), document)
     # The libraries that play and compress let other threads go on.
     with (
-        Meter(total=len(missing), unit="sample", description="sounding", quiet=quiet) as meter,
+        ProgressCounter(total=len(missing), unit="sample", description="sounding", quiet=quiet) as meter,
         ThreadPoolExecutor(min(os.cpu_count() or 1, NUM_SAMPLES)) as pool,
     ):
         for _ in pool.map(lambda one: write(*one), missing):
@@ -328,7 +328,7 @@ def read(directory: str) -> Samples | None:
 
 def _keys(notes: Notes) -> int:
     """How many notes a MIDI file has of these: those struck together are one key."""
-    return len(on_one_keyboard(notes.pitch, notes.onset_us, notes.offset_us, notes.velocity).pitch)
+    return len(merge_overlapping_notes(notes.pitch, notes.onset_us, notes.offset_us, notes.velocity).pitch)
 
 
 def _excerpt(midi: bytes, name: str, primer_notes: int) -> tuple[Notes, int, np.ndarray]:

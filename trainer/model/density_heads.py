@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from sostenuto.music.notes import FIELDS, PITCHES, TICK_US
 from trainer.config import Config
-from trainer.data.windows import NoteArrays
+from trainer.data.windows import NoteTensors
 from trainer.model.categorical import categorical
 from trainer.model.note_history import releases
 from trainer.model.times import BINS, bins, ticks, time_distribution
@@ -70,7 +70,7 @@ class NoteEmbedding(keras.layers.Layer):
             keras.layers.Embedding(rows, size, dtype=dtype, name=field) for field, (rows, size) in sizes.items()
         ]
 
-    def vectors(self, notes: NoteArrays) -> tf.Tensor:
+    def vectors(self, notes: NoteTensors) -> tf.Tensor:
         """The vectors of all fields behind each other, `[..., sizes]`, of notes `[...]`."""
         rows = _rows(notes)
         vectors = [layer(row) for layer, row in zip(self._layers_by_field, rows, strict=True)]
@@ -91,7 +91,7 @@ class NoteEmbedding(keras.layers.Layer):
             for layer, part in zip(self._layers_by_field, parts, strict=True)
         ]
 
-    def look_up(self, tables: list[tf.Tensor], notes: NoteArrays) -> tf.Tensor:
+    def lookup_sum(self, tables: list[tf.Tensor], notes: NoteTensors) -> tf.Tensor:
         """The sum of each field's row.
 
         Args:
@@ -104,7 +104,7 @@ class NoteEmbedding(keras.layers.Layer):
         return tf.add_n([tf.gather(table, row) for table, row in zip(tables, _rows(notes), strict=True)])
 
 
-def _rows(notes: NoteArrays) -> tuple[tf.Tensor, ...]:
+def _rows(notes: NoteTensors) -> tuple[tf.Tensor, ...]:
     """The row of each field's table."""
     return notes.pitch, bins(notes.step_us), bins(notes.duration_us), notes.velocity
 
@@ -122,7 +122,7 @@ class DensityHeads(keras.layers.Layer):
         pitch_range: the lowest and the highest pitch that `sample` draws.
     """
 
-    losses_of: ClassVar[dict[str, str]] = {
+    loss_names: ClassVar[dict[str, str]] = {
         "pitch": "pitch_nll",
         "step": "step_nll",
         "duration": "duration_nll",
@@ -192,7 +192,7 @@ class DensityHeads(keras.layers.Layer):
             hidden += block(hidden)
         return self._logits[field](self._last[field](hidden))
 
-    def logits(self, reading: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
+    def logits(self, reading: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
         """Each head's outputs given the fields before it in the same note.
 
         Args:
@@ -209,7 +209,7 @@ class DensityHeads(keras.layers.Layer):
         self._tell(layers, "duration", notes.duration_us, reading)
         return {field: self._read(layers, field) for field in self._logits}
 
-    def nats(self, logits: dict[str, tf.Tensor], notes: NoteArrays) -> dict[str, tf.Tensor]:
+    def nats(self, logits: dict[str, tf.Tensor], notes: NoteTensors) -> dict[str, tf.Tensor]:
         """The negative log likelihood of each field in nats, times as ticks.
 
         Args:
@@ -226,7 +226,7 @@ class DensityHeads(keras.layers.Layer):
             "velocity": _nats(logits["velocity"], notes.velocity),
         }
 
-    def losses(self, reading: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
+    def losses(self, reading: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
         """The training loss of each field: its nats.
 
         Args:
@@ -240,7 +240,7 @@ class DensityHeads(keras.layers.Layer):
 
     def sample(
         self, reading: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = EVERYTHING
-    ) -> NoteArrays:
+    ) -> NoteTensors:
         """Draws a note for each voice.
 
         Args:
@@ -264,7 +264,7 @@ class DensityHeads(keras.layers.Layer):
                 drawn[field] = categorical(outputs, *how, _bounds(self.pitch_range) if field == "pitch" else None)
             if field in _AFTER:
                 self._tell(layers, field, drawn[field], reading)
-        return NoteArrays(
+        return NoteTensors(
             drawn["pitch"],
             drawn["step"],
             # A note that is heard lasts: tick 0 stands for all that is shorter than 5 ms.
@@ -302,7 +302,7 @@ class RegressionHeads(keras.layers.Layer):
         pitch_range: the lowest and the highest pitch that `sample` draws.
     """
 
-    losses_of: ClassVar[dict[str, str]] = {"pitch": "pitch_nll", "step": "step_mse", "duration": "duration_mse"}
+    loss_names: ClassVar[dict[str, str]] = {"pitch": "pitch_nll", "step": "step_mse", "duration": "duration_mse"}
     """The name under which the loss of each field is reported."""
 
     def __init__(self, dtype: str, pitch_range: PitchRange) -> None:
@@ -327,7 +327,7 @@ class RegressionHeads(keras.layers.Layer):
             "duration": tf.squeeze(self._duration(body), axis=-1),
         }
 
-    def losses(self, body: tf.Tensor, notes: NoteArrays) -> dict[str, tf.Tensor]:
+    def losses(self, body: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
         """The training loss of each field: cross entropy, and squared error with positive pressure.
 
         Args:
@@ -346,7 +346,7 @@ class RegressionHeads(keras.layers.Layer):
 
     def sample(
         self, body: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = EVERYTHING
-    ) -> NoteArrays:
+    ) -> NoteTensors:
         """A note for each voice: the pitch is drawn, step and duration are the means.
 
         Args:
@@ -364,7 +364,7 @@ class RegressionHeads(keras.layers.Layer):
         step_us = tf.cast(tf.round(tf.maximum(predicted["step"], 0) * 1e6), tf.int32)
         duration_us = tf.cast(tf.round(tf.maximum(predicted["duration"], 0) * 1e6), tf.int32)
         velocity = tf.fill(tf.shape(pitch), _TUTORIAL_VELOCITY)
-        return NoteArrays(pitch, step_us, tf.maximum(duration_us, _SHORTEST_US), velocity)
+        return NoteTensors(pitch, step_us, tf.maximum(duration_us, _SHORTEST_US), velocity)
 
 
 def _squared_error_with_positive_pressure(target_us: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:

@@ -51,7 +51,7 @@ def lstm(
     def array(size: tf.Tensor) -> tf.TensorArray:
         return tf.TensorArray(inputs.dtype, size, clear_after_read=False, element_shape=heard[0].shape[1:])
 
-    def read_note(note, hidden, cell, hiddens, cells, squashed, gates):
+    def forward_step(note, hidden, cell, hiddens, cells, squashed, gates):
         write, keep, candidate, show = (
             part[note] + tf.matmul(hidden, matrix) for part, matrix in zip(heard, recurrent_kernels, strict=True)
         )
@@ -67,34 +67,34 @@ def lstm(
     begun = [array(notes + 1).write(0, part) for part in (hidden, cell)]
     _, hidden, cell, hiddens, cells, squashed, gates = tf.while_loop(
         lambda note, *_: note < notes,
-        read_note,
+        forward_step,
         (0, hidden, cell, *begun, array(notes), [array(notes) for _ in range(_GATES)]),
     )
     hiddens = hiddens.stack()
 
-    def gradients(of_outputs: tf.Tensor, of_hidden: tf.Tensor, of_cell: tf.Tensor):
+    def gradients(of_outputs: tf.Tensor, d_hidden: tf.Tensor, of_cell: tf.Tensor):
         of_outputs = _swapped(of_outputs)
         # Transposed once; a product that is told to transpose does so at every note.
         transposed = [tf.transpose(matrix) for matrix in recurrent_kernels]
 
-        def unread_note(note, of_hidden, of_cell, of_gates):
+        def backward_step(note, d_hidden, of_cell, of_gates):
             write, keep, candidate, show = (gate.read(note) for gate in gates)
             squash = squashed.read(note)
-            of_hidden += of_outputs[note]
-            of_cell += _tanh_gradient(squash, of_hidden * show)
+            d_hidden += of_outputs[note]
+            of_cell += _tanh_gradient(squash, d_hidden * show)
             parts = (
                 _sigmoid_gradient(write, of_cell * candidate),
                 _sigmoid_gradient(keep, of_cell * cells.read(note)),
                 _tanh_gradient(candidate, of_cell * write),
-                _sigmoid_gradient(show, of_hidden * squash),
+                _sigmoid_gradient(show, d_hidden * squash),
             )
-            of_hidden = tf.add_n([tf.matmul(part, matrix) for part, matrix in zip(parts, transposed, strict=True)])
-            return note - 1, of_hidden, of_cell * keep, _written(of_gates, note, parts)
+            d_hidden = tf.add_n([tf.matmul(part, matrix) for part, matrix in zip(parts, transposed, strict=True)])
+            return note - 1, d_hidden, of_cell * keep, _written(of_gates, note, parts)
 
-        _, of_hidden, of_cell, of_gates = tf.while_loop(
+        _, d_hidden, of_cell, of_gates = tf.while_loop(
             lambda note, *_: note >= 0,
-            unread_note,
-            (notes - 1, of_hidden, of_cell, [array(notes) for _ in range(_GATES)]),
+            backward_step,
+            (notes - 1, d_hidden, of_cell, [array(notes) for _ in range(_GATES)]),
         )
         of_gates = [tf.reshape(part.stack(), [-1, units]) for part in of_gates]
         of_rows = tf.add_n(
@@ -103,7 +103,7 @@ def lstm(
         before = tf.reshape(hiddens[:-1], [-1, units])
         return (
             _swapped(tf.reshape(of_rows, [notes, batch, features])),
-            of_hidden,
+            d_hidden,
             of_cell,
             tf.concat([tf.matmul(rows, part, transpose_a=True) for part in of_gates], axis=1),
             tf.concat([tf.matmul(before, part, transpose_a=True) for part in of_gates], axis=1),

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES
-from trainer.checkpoints.manager import Checkpoints, Variables, require_config, restore
+from trainer.checkpoints.manager import CheckpointManager, Variables, check_config, restore
 from trainer.config import Config
 from trainer.data.random import Dropout
-from trainer.data.windows import START_PITCH, NoteArrays
+from trainer.data.windows import START_PITCH, NoteTensors
 from trainer.model import blocked_matmul, lstm_cpu, note_history
 from trainer.model.density_heads import ALL_PITCHES, Dense, DensityHeads, NoteEmbedding, PitchRange, RegressionHeads
 from trainer.workdir import remote
@@ -28,7 +28,7 @@ class LayerState(NamedTuple):
     cell: tf.Tensor
 
 
-class State(NamedTuple):
+class ModelState(NamedTuple):
     """What a model carries from note to note.
 
     Attributes:
@@ -37,10 +37,10 @@ class State(NamedTuple):
     """
 
     layers: tuple[LayerState, ...]
-    recent: note_history.Recent | tuple[()]
+    recent: note_history.NoteHistory | tuple[()]
 
 
-class StepWeights(NamedTuple):
+class DecodeWeights(NamedTuple):
     """An LSTM layer as a single step uses it.
 
     Attributes:
@@ -72,7 +72,7 @@ class NextNoteModel(keras.Model):
         super().__init__(dtype=full, name="next_note")
         self.config = config
         self.width = config.units + (
-            note_history.RECENT if config.model == "density" and config.recent_embedding else 0
+            note_history.HISTORY_LENGTH if config.model == "density" and config.recent_embedding else 0
         )
         self.cudnn = bool(tf.config.list_physical_devices("GPU"))
         self._lstm = [
@@ -98,8 +98,8 @@ class NextNoteModel(keras.Model):
             self.heads = RegressionHeads(full, pitch_range)
 
     def read(
-        self, inputs: NoteArrays, state: State | None = None, dropout: Dropout | None = None
-    ) -> tuple[tf.Tensor, State]:
+        self, inputs: NoteTensors, state: ModelState | None = None, dropout: Dropout | None = None
+    ) -> tuple[tf.Tensor, ModelState]:
         """Runs the body.
 
         Args:
@@ -119,9 +119,9 @@ class NextNoteModel(keras.Model):
             after.append(left)
             stream = self._joined(index, stream, tf.cast(output, self.compute_dtype), dropout)
         left = tf.nest.map_structure(lambda field: field[:, -1], last)
-        return self._reading(stream, last), State(tuple(after), left)
+        return self._reading(stream, last), ModelState(tuple(after), left)
 
-    def step_weights(self) -> list[StepWeights]:
+    def step_weights(self) -> list[DecodeWeights]:
         """What `step` multiplies with, to be made once for many notes."""
         made = []
         for index, lstm in enumerate(self._lstm):
@@ -130,10 +130,12 @@ class NextNoteModel(keras.Model):
                 embedded, kernel = kernel[: self._embedding.size], kernel[self._embedding.size :]
                 tables = self._embedding.products(embedded)
             matrix = tf.concat([kernel, lstm.cell.recurrent_kernel], axis=0)
-            made.append(StepWeights(tables, blocked_matmul.cut(matrix), tf.convert_to_tensor(lstm.cell.bias)))
+            made.append(DecodeWeights(tables, blocked_matmul.cut(matrix), tf.convert_to_tensor(lstm.cell.bias)))
         return made
 
-    def step(self, inputs: NoteArrays, state: State, weights: list[StepWeights]) -> tuple[tf.Tensor, State]:
+    def step(
+        self, inputs: NoteTensors, state: ModelState, weights: list[DecodeWeights]
+    ) -> tuple[tf.Tensor, ModelState]:
         """Runs the body over one note `[batch]`: what `read` does, without its loop, all in the variables' precision.
 
         Args:
@@ -151,7 +153,7 @@ class NextNoteModel(keras.Model):
         for index, (layer, before) in enumerate(zip(weights, state.layers, strict=True)):
             if layer.tables:
                 gates = blocked_matmul.multiply(tf.concat([*remembered, before.hidden], axis=-1), layer.matrix)
-                gates += self._embedding.look_up(layer.tables, inputs)
+                gates += self._embedding.lookup_sum(layer.tables, inputs)
             else:
                 stream = self._encode(inputs) if stream is None else stream
                 known = tf.concat([self._normalised(index, stream), before.hidden], axis=-1)
@@ -161,7 +163,7 @@ class NextNoteModel(keras.Model):
             output = tf.sigmoid(show) * tf.tanh(cell)
             after.append(LayerState(output, cell))
             stream = self._joined(index, stream, output, None)
-        return self._reading(stream, last), State(tuple(after), last)
+        return self._reading(stream, last), ModelState(tuple(after), last)
 
     def _run_layer(
         self, lstm: keras.layers.LSTM, stream: tf.Tensor, before: LayerState
@@ -178,7 +180,7 @@ class NextNoteModel(keras.Model):
             output, hidden, cell = lstm_cpu.lstm(stream, hidden, cell, *matrices)
         return output, LayerState(hidden, cell)
 
-    def initial_state(self, batch: int | tf.Tensor) -> State:
+    def initial_state(self, batch: int | tf.Tensor) -> ModelState:
         """The state before a performance's start: zeros, and no notes.
 
         Args:
@@ -188,31 +190,31 @@ class NextNoteModel(keras.Model):
             LayerState(*(tf.zeros([batch, self.config.units], lstm.compute_dtype) for _ in LayerState._fields))
             for lstm in self._lstm
         )
-        return State(layers, note_history.no_notes(batch) if self._recent else ())
+        return ModelState(layers, note_history.no_notes(batch) if self._recent else ())
 
-    def _encode(self, notes: NoteArrays) -> tf.Tensor:
+    def _encode(self, notes: NoteTensors) -> tf.Tensor:
         if self.config.model == "density":
             return self._embedding.vectors(notes)
         seconds = [tf.cast(tf.cast(field, tf.float64) * 1e-6, self.compute_dtype) for field in notes[1:3]]
         return tf.stack([tf.cast(notes.pitch, self.compute_dtype) / PITCHES, *seconds], axis=-1)
 
     def _remember(
-        self, notes: NoteArrays, before: note_history.Recent | tuple[()]
-    ) -> tuple[note_history.Recent | tuple[()], list[tf.Tensor]]:
+        self, notes: NoteTensors, before: note_history.NoteHistory | tuple[()]
+    ) -> tuple[note_history.NoteHistory | tuple[()], list[tf.Tensor]]:
         """The last notes at each note `[batch, notes]`, and what the first layer is told of them, if anything."""
-        if self._recent is None or not isinstance(before, note_history.Recent):
+        if self._recent is None or not isinstance(before, note_history.NoteHistory):
             return (), []
-        last = note_history.after_each(notes, before)
+        last = note_history.extend_history(notes, before)
         keys = note_history.keys(last, self.compute_dtype)
         releases = note_history.releases(last.remaining_us, self.compute_dtype)
         return last, [self._recent(tf.concat([keys, releases], axis=-1))]
 
-    def _reading(self, stream: tf.Tensor, last: note_history.Recent | tuple[()]) -> tf.Tensor:
+    def _reading(self, stream: tf.Tensor, last: note_history.NoteHistory | tuple[()]) -> tf.Tensor:
         """What the heads read: the body's output and, where there are last notes, when each is to end."""
         output = self._normalised(self.config.layers, stream)
         return (
             tf.concat([output, tf.cast(last.remaining_us, output.dtype)], axis=-1)
-            if isinstance(last, note_history.Recent)
+            if isinstance(last, note_history.NoteHistory)
             else output
         )
 
@@ -227,9 +229,9 @@ class NextNoteModel(keras.Model):
         return stream + output if self.config.model == "density" and index else output
 
 
-def start_note(batch: int) -> NoteArrays:
+def start_note(batch: int) -> NoteTensors:
     """The input before a performance's first note, int32 `[batch]` each."""
-    return NoteArrays(tf.fill([batch], START_PITCH), *(tf.zeros([batch], tf.int32) for _ in range(3)))
+    return NoteTensors(tf.fill([batch], START_PITCH), *(tf.zeros([batch], tf.int32) for _ in range(3)))
 
 
 def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNoteModel:
@@ -246,7 +248,7 @@ def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNo
     return model
 
 
-class Trained(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model with trained weights.
 
     Attributes:
@@ -263,7 +265,7 @@ def model_variables(model: NextNoteModel) -> Variables:
     return {"model": [variable.value for variable in model.weights]}
 
 
-def load_model(workdir: str) -> Trained:
+def load_model(workdir: str) -> LoadedModel:
     """The best weights of a workdir, or, where a run has not chosen any yet, those of its newest checkpoint.
 
     Whatever the precision that they were trained in, the model computes in that of its variables: it is for scoring and
@@ -276,12 +278,12 @@ def load_model(workdir: str) -> Trained:
     lowest, highest = load_run(workdir).get("pitch_range", ALL_PITCHES)
     with remote.copied(workdir) as directory:
         for name in (BEST_NAME, CHECKPOINTS_NAME):
-            saved = Checkpoints(os.path.join(directory, name), keep=1).latest()
+            saved = CheckpointManager(os.path.join(directory, name), max_to_keep=1).latest()
             if saved is not None:
                 break
         else:
             raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
-        require_config(saved, config)
+        check_config(saved, config)
         model = build_model(config.replace(precision=config.full_precision), (lowest, highest))
         restore(saved, model_variables(model))
-        return Trained(model, saved.train_step)
+        return LoadedModel(model, saved.train_step)

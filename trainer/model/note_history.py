@@ -9,10 +9,10 @@ from typing import Final, NamedTuple
 import tensorflow as tf
 
 from sostenuto.music.notes import PITCHES
-from trainer.data.windows import START_PITCH, NoteArrays
+from trainer.data.windows import START_PITCH, NoteTensors
 from trainer.model.times import BINS, bins
 
-RECENT: Final = 32
+HISTORY_LENGTH: Final = 32
 """How many notes are remembered."""
 
 # The age at which a note has left no trace; longer times are not counted. Below 2 ** 24, so that float32 is exact too.
@@ -23,8 +23,8 @@ KEY_FEATURES: Final = PITCHES * (1 + len(_TRACE_SECONDS))
 """Columns of `keys`."""
 
 
-class Recent(NamedTuple):
-    """The last `RECENT` notes, oldest first: int32 `[..., RECENT]` each.
+class NoteHistory(NamedTuple):
+    """The last `HISTORY_LENGTH` notes, oldest first: int32 `[..., RECENT]` each.
 
     Attributes:
         pitch: of each; anything where there was no note yet.
@@ -36,12 +36,12 @@ class Recent(NamedTuple):
     age_us: tf.Tensor
     remaining_us: tf.Tensor
 
-    def map(self, function) -> "Recent":
+    def map(self, function) -> "NoteHistory":
         """The same function applied to each field; what it returns is of one shape too."""
-        return Recent(*(function(field) for field in self))
+        return NoteHistory(*(function(field) for field in self))
 
 
-def no_notes(batch: int | tf.Tensor) -> Recent:
+def no_notes(batch: int | tf.Tensor) -> NoteHistory:
     """What there is before a performance's start.
 
     Args:
@@ -50,14 +50,14 @@ def no_notes(batch: int | tf.Tensor) -> Recent:
     Returns:
         `[batch, RECENT]`.
     """
-    return Recent(
-        tf.zeros([batch, RECENT], tf.int32),
-        tf.fill([batch, RECENT], _FORGOTTEN_US),
-        tf.zeros([batch, RECENT], tf.int32),
+    return NoteHistory(
+        tf.zeros([batch, HISTORY_LENGTH], tf.int32),
+        tf.fill([batch, HISTORY_LENGTH], _FORGOTTEN_US),
+        tf.zeros([batch, HISTORY_LENGTH], tf.int32),
     )
 
 
-def after_each(notes: NoteArrays, before: Recent) -> Recent:
+def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
     """The last notes at the onset of each note, itself included.
 
     Args:
@@ -73,9 +73,9 @@ def after_each(notes: NoteArrays, before: Recent) -> Recent:
     onsets = tf.concat([-_wide(before.age_us), tf.where(is_note, onset, onset - _FORGOTTEN_US)], axis=1)
     duration = tf.where(is_note, tf.minimum(notes.duration_us, _FORGOTTEN_US), 0)
     offsets = tf.concat([_wide(before.remaining_us), onset + _wide(duration)], axis=1)
-    last = tf.range(tf.shape(onset)[1])[:, tf.newaxis] + tf.range(1, RECENT + 1)
+    last = tf.range(tf.shape(onset)[1])[:, tf.newaxis] + tf.range(1, HISTORY_LENGTH + 1)
     now = onset[:, :, tf.newaxis]
-    return Recent(
+    return NoteHistory(
         tf.gather(tf.concat([before.pitch, tf.where(is_note, notes.pitch, 0)], axis=1), last, axis=1),
         tf.cast(tf.minimum(now - tf.gather(onsets, last, axis=1), _FORGOTTEN_US), tf.int32),
         tf.cast(tf.maximum(tf.gather(offsets, last, axis=1) - now, 0), tf.int32),
@@ -86,7 +86,7 @@ def _wide(microseconds: tf.Tensor) -> tf.Tensor:
     return tf.cast(microseconds, tf.int64)
 
 
-def keys(recent: Recent, dtype: tf.DType) -> tf.Tensor:
+def keys(recent: NoteHistory, dtype: tf.DType) -> tf.Tensor:
     """What of the last notes is left at each key: whether it sounds, and two traces that fade since it was struck.
 
     Args:
@@ -120,10 +120,10 @@ def releases(remaining_us: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 def _summed(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
     """Values `[..., RECENT, kinds]` added up by column `[..., RECENT]`, 0 to `size` - 1: `[..., size * kinds]`."""
     kinds = values.shape[-1]
-    rows = tf.size(columns) // RECENT
+    rows = tf.size(columns) // HISTORY_LENGTH
     row = tf.range(rows)[:, tf.newaxis] * size
     sums = tf.math.unsorted_segment_sum(
-        tf.reshape(values, [-1, kinds]), tf.reshape(row + tf.reshape(columns, [-1, RECENT]), [-1]), rows * size
+        tf.reshape(values, [-1, kinds]), tf.reshape(row + tf.reshape(columns, [-1, HISTORY_LENGTH]), [-1]), rows * size
     )
     # Numbers that follow from the notes alone: no gradient is to be worked out for them.
     return tf.stop_gradient(tf.reshape(sums, tf.concat([tf.shape(columns)[:-1], [size * kinds]], axis=0)))

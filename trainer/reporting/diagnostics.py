@@ -32,7 +32,7 @@ _FEW_TICKS: Final = 0.99  # of the notes, whose times are counted as the values 
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Diagnostic:
     """A finding about a run.
 
     Attributes:
@@ -91,7 +91,7 @@ class Circumstances:
         )
 
 
-def of_training(run: Circumstances, score: str | None) -> list[Finding]:
+def of_training(run: Circumstances, score: str | None) -> list[Diagnostic]:
     """Returns the findings of a run's curves.
 
     Args:
@@ -106,7 +106,7 @@ def of_training(run: Circumstances, score: str | None) -> list[Finding]:
         if config.evaluate_every and not scores:
             told += f" The validation split is scored at train_step {config.evaluate_every:,} first."
         advice = "If the run was interrupted, repeat the training command: it resumes from the newest checkpoint."
-        found.append(Finding(True, "The run has not finished", told, advice))
+        found.append(Diagnostic(True, "The run has not finished", told, advice))
     if run.overfits:
         found.append(_overfitting(run))
     # A regression model has no densities that could be scored while it trains: it is scored by trainer.evaluate.
@@ -117,11 +117,11 @@ def of_training(run: Circumstances, score: str | None) -> list[Finding]:
         else:
             told = "The run has no validation curve, so that overfitting cannot be seen."
             advice = f"Pass --evaluate_every=500 in the next run. Score this one with {score}"
-        found.append(Finding(True, "The validation split was never scored while training", told, advice))
+        found.append(Diagnostic(True, "The validation split was never scored while training", told, advice))
     return found
 
 
-def _overfitting(run: Circumstances) -> Finding:
+def _overfitting(run: Circumstances) -> Diagnostic:
     config = run.config
     best_step, best = min(run.scores, key=lambda score: score[1])
     last_step, last = run.scores[-1]
@@ -133,7 +133,7 @@ def _overfitting(run: Circumstances) -> Finding:
         earlier = ["--monitor=val_nats --patience=3"]
     shorter = " or ".join([f"--steps={best_step}", *earlier])
     flags = _against_overfitting(config)
-    return Finding(
+    return Diagnostic(
         True,
         "Overfitting: the validation score got worse while training went on",
         f"It was best at train_step {best_step:,}, {best:.3f} nats/note, and {last:.3f} at {last_step:,}: from there "
@@ -146,7 +146,7 @@ def _overfitting(run: Circumstances) -> Finding:
 def _against_overfitting(config: Config) -> list[str]:
     """Returns flags that make overfitting less likely, as far as the run has not used them yet."""
     return [
-        *(["--corpus_share=1"] if config.corpus_share < 1 else []),
+        *(["--train_fraction=1"] if config.train_fraction < 1 else []),
         *(["--dropout=0.3"] if config.dropout < 0.3 else []),
         *(["--transpose=6"] if config.transpose < 6 else []),
         *(["--stretch=0.05"] if config.stretch < 0.05 else []),
@@ -195,7 +195,7 @@ def _gap(field: str, gap: float) -> str:
     return f"{field} {abs(gap):.2f} {'ahead' if gap < 0 else 'behind'}" if abs(gap) >= 0.005 else f"{field} level"
 
 
-def of_evaluation(evaluation: Mapping[str, Any], run: Circumstances) -> list[Finding]:
+def of_evaluation(evaluation: Mapping[str, Any], run: Circumstances) -> list[Diagnostic]:
     """Returns the findings of a split's scores beside those of models that only count."""
     where = standing(evaluation)
     if where not in ("level", "behind"):
@@ -217,7 +217,7 @@ def of_evaluation(evaluation: Mapping[str, Any], run: Circumstances) -> list[Fin
             "A model=regression gives one value for step and for duration, so that its score depends on how widely its "
             "errors are spread. Train with --preset=base, which gives a distribution of each."
         )
-        return [Finding(True, title, told, advice)]
+        return [Diagnostic(True, title, told, advice)]
     grid = _of_grid(run)
     spread = sum(grid.values())
     if grid:
@@ -238,7 +238,7 @@ def of_evaluation(evaluation: Mapping[str, Any], run: Circumstances) -> list[Fin
             "More music helps most. Otherwise try another --learning_rate than "
             f"{run.config.learning_rate:g}, or a larger model, such as --units={2 * run.config.units}."
         )
-    return [Finding(True, title, told, advice)]
+    return [Diagnostic(True, title, told, advice)]
 
 
 def _of_grid(run: Circumstances) -> dict[str, float]:
@@ -261,7 +261,7 @@ def _values(counts: NDArray[np.integer]) -> int:
     return int(np.searchsorted(cumulative, _FEW_TICKS * cumulative[-1])) + 1
 
 
-def of_generated(generated: Mapping[str, Any], run: Circumstances) -> list[Finding]:
+def of_generated(generated: Mapping[str, Any], run: Circumstances) -> list[Diagnostic]:
     """Returns the findings of the comparison of what the model plays with a split's music."""
     found = []
     config = run.config
@@ -275,7 +275,7 @@ def of_generated(generated: Mapping[str, Any], run: Circumstances) -> list[Findi
             *_against_overfitting(config),
         ]
         found.append(
-            Finding(
+            Diagnostic(
                 True,
                 "The model copies its training music",
                 f"The longest run of notes that also occurs in a training performance has {copied['max']} notes, "
@@ -294,7 +294,7 @@ def of_generated(generated: Mapping[str, Any], run: Circumstances) -> list[Findi
         if top_p["pitch"] < 1:
             higher += f", or a --top_p above {top_p['pitch']:g}"
         found.append(
-            Finding(
+            Diagnostic(
                 True,
                 "The music repeats itself",
                 f"{repeated['generated']:.0%} of all sequences of 8 pitches occurred before in the same continuation "
@@ -313,7 +313,7 @@ def of_generated(generated: Mapping[str, Any], run: Circumstances) -> list[Findi
     return found
 
 
-def of_samples(samples: Samples, run: Circumstances) -> list[Finding]:
+def of_samples(samples: Samples, run: Circumstances) -> list[Diagnostic]:
     """Returns the findings of the samples alone: a rhythm that is much less varied than that of their primers."""
     both = [one for one in samples.samples if 2 <= one.primer_notes <= len(one.notes) - 2]
     if not both:
@@ -333,12 +333,12 @@ def _by_field(value: float | Mapping[str, float]) -> dict[str, float]:
     return dict.fromkeys(FIELDS, 1.0) | (dict(value) if isinstance(value, Mapping) else dict.fromkeys(FIELDS, value))
 
 
-def of_other_weights(train_step: int, best_train_step: int, subject: str, advice: str) -> list[Finding]:
+def of_other_weights(train_step: int, best_train_step: int, subject: str, advice: str) -> list[Diagnostic]:
     """Returns a finding if something was made with other weights than the current best."""
     if train_step == best_train_step:
         return []
     told = f"It was made with the weights of train_step {train_step:,}; the best are now those of {best_train_step:,}."
-    return [Finding(True, f"{subject} is of other weights", told, advice)]
+    return [Diagnostic(True, f"{subject} is of other weights", told, advice)]
 
 
 def _collapsed(
@@ -349,7 +349,7 @@ def _collapsed(
     run: Circumstances,
     temperature: Mapping[str, float],
     top_p: Mapping[str, float],
-) -> Finding:
+) -> Diagnostic:
     if run.config.model == "regression":
         advice = (
             "A model=regression predicts the mean of the times that may follow, and this is its sound. Train with "
@@ -360,7 +360,7 @@ def _collapsed(
         advice = f"Play with {' and '.join(f'--{flag}=1' for flag in flags)}."
     else:
         advice = run.longer or f"Play with a higher temperature for {name}, such as --temperature=1,{name}=1.2."
-    return Finding(
+    return Diagnostic(
         True,
         f"The rhythm has collapsed: {name}s are nearly all alike",
         f"The {name}s of the generated music have an entropy of {_entropy(played):.1f} bits, those of real music, "

@@ -30,7 +30,7 @@ from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import DISTRIBUTIONS
 from trainer.generation import samples
 from trainer.reporting import diagnostics
-from trainer.reporting.diagnostics import Circumstances, Finding
+from trainer.reporting.diagnostics import Circumstances, Diagnostic
 from trainer.workdir.layout import METRICS_NAME, REPORT_NAME, RESULT_NAME, Result, dataset, load_config, load_run
 
 _POINTS: Final = 400  # of a curve at most; more could not be told apart
@@ -152,7 +152,7 @@ class Run:
         samples: the content of samples/, or None.
         manifest: the dataset, or None where it is no longer at its place.
         continued: a split whose performances are long enough to be continued and compared; None where there is none.
-        beside: other runs: the name that the page gives each, and its evaluation-SPLIT.json by split.
+        comparisons: other runs: the name that the page gives each, and its evaluation-SPLIT.json by split.
     """
 
     workdir: str
@@ -166,7 +166,7 @@ class Run:
     samples: samples.Samples | None
     manifest: Manifest | None
     continued: str | None
-    beside: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]]
+    comparisons: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]]
 
     @property
     def best_train_step(self) -> int | None:
@@ -191,25 +191,29 @@ class Run:
         return filled[0] if filled else None
 
 
-def write(workdir: str, *, named: str | None = None, result: Result | None = None, beside: Sequence[str] = ()) -> str:
+def write(
+    workdir: str, *, named: str | None = None, result: Result | None = None, comparisons: Sequence[str] = ()
+) -> str:
     """Writes the page of a workdir; returns its path.
 
     Args:
         workdir: here or in a bucket.
         named: what the page calls it, where it is the mirror of one in a bucket.
         result: how the run ended, where result.json, which comes last, is still to be written.
-        beside: workdirs of other runs, whose scores stand in this one's tables.
+        comparisons: workdirs of other runs, whose scores stand in this one's tables.
 
     Raises:
         UserError: it is no workdir, nothing was reported in it yet, a file cannot be read or written, or a run beside
             it has no score of what it was scored on.
     """
     path = storage.join(workdir, REPORT_NAME)
-    storage.write_bytes_atomic(path, page(load(workdir, named=named, result=result, beside=beside)).encode())
+    storage.write_bytes_atomic(path, page(load(workdir, named=named, result=result, comparisons=comparisons)).encode())
     return path
 
 
-def load(workdir: str, *, named: str | None = None, result: Result | None = None, beside: Sequence[str] = ()) -> Run:
+def load(
+    workdir: str, *, named: str | None = None, result: Result | None = None, comparisons: Sequence[str] = ()
+) -> Run:
     """Reads a workdir; arguments and errors are those of `write`."""
     config = load_config(workdir)
     path = storage.join(workdir, METRICS_NAME)
@@ -238,7 +242,7 @@ def load(workdir: str, *, named: str | None = None, result: Result | None = None
         samples.read(workdir),
         manifest,
         continued_split(manifest) if manifest and not generated else "test",
-        [_beside(other, evaluations) for other in beside],
+        [_beside(other, evaluations) for other in comparisons],
     )
 
 
@@ -256,7 +260,7 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
     }
     if not same:
         raise UserError(
-            f"--beside={workdir}: expected a score of a split and dataset that this run was scored on too "
+            f"--compare_with={workdir}: expected a score of a split and dataset that this run was scored on too "
             f"({', '.join(evaluations) or 'none yet'}): score both with python -m trainer.evaluate"
         )
     return name, same
@@ -396,14 +400,14 @@ def _findings(run: Run) -> ET.Element:
         told = f"It is left out here. Its dataset has sha256 {sha256[:12]}…, the run's {run.run['dataset'][:12]}…."
         flags = ["--generated"] if name.startswith("generated") else []
         advice = f"Evaluate on the run's dataset: {_command('trainer.evaluate', run, f'--split={split}', *flags)}"
-        found.append(Finding(True, f"{name} is of another dataset", told, advice))
+        found.append(Diagnostic(True, f"{name} is of another dataset", told, advice))
     if not run.evaluations:
-        found.append(Finding(False, *_not_evaluated(run)))
+        found.append(Diagnostic(False, *_not_evaluated(run)))
     for evaluation in run.evaluations.values():
         found += diagnostics.of_evaluation(evaluation, circumstances)
         found += _of_other_weights(run, evaluation, "The evaluation")
     if not run.generated:
-        found.append(Finding(False, *_not_compared(run)))
+        found.append(Diagnostic(False, *_not_compared(run)))
     for generated in run.generated.values():
         found += diagnostics.of_generated(generated, circumstances)
         found += _of_other_weights(run, generated, "The comparison with real music", "--generated")
@@ -445,7 +449,7 @@ def _looked_for(run: Run) -> str:
     )
 
 
-def _of_other_weights(run: Run, document: Mapping[str, Any], subject: str, *flags: str) -> list[Finding]:
+def _of_other_weights(run: Run, document: Mapping[str, Any], subject: str, *flags: str) -> list[Diagnostic]:
     if run.best_train_step is None:
         return []
     split = document["split"]
@@ -474,8 +478,8 @@ def _not_compared(run: Run) -> tuple[str, str, str]:
         return (
             "The music cannot be compared with real music",
             f"That takes two pieces of {generation_metrics.JUDGED_NOTES} notes in the test or the validation split, "
-            f"{generation_metrics.PRIMER_NOTES} to start from and {generation_metrics.CONTINUATION_NOTES} to compare with. "
-            "The pieces of this dataset are shorter.",
+            f"{generation_metrics.PRIMER_NOTES} to start from and {generation_metrics.CONTINUATION_NOTES} to compare "
+            "with. The pieces of this dataset are shorter.",
             "",
         )
     evaluate = _command("trainer.evaluate", run, f"--split={run.continued}", "--generated")
@@ -720,8 +724,8 @@ def _scores(run: Run) -> ET.Element:
     content: list[ET.Element] = []
     for split, evaluation in run.evaluations.items():
         content.append(element("h3", f"The {split} split"))
-        beside = [(name, splits[split]) for name, splits in run.beside if split in splits]
-        content.append(scrolling(f"Scores of the {split} split", _against_others(split, evaluation, beside)))
+        comparisons = [(name, splits[split]) for name, splits in run.comparisons if split in splits]
+        content.append(scrolling(f"Scores of the {split} split", _against_others(split, evaluation, comparisons)))
         if compared := diagnostics.against_counting(evaluation):
             content.append(
                 element("p", f"{compared} The n-gram only counts the values that followed the same few notes.")
@@ -743,7 +747,7 @@ def _scores(run: Run) -> ET.Element:
 
 
 def _against_others(
-    split: str, evaluation: Mapping[str, Any], beside: Sequence[tuple[str, Mapping[str, Any]]]
+    split: str, evaluation: Mapping[str, Any], comparisons: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> ET.Element:
     def row(name: str, own: Mapping[str, Any]) -> list[str | ET.Element]:
         return [name, *(with_interval(own, figure) for figure in _FIGURES)]
@@ -753,7 +757,7 @@ def _against_others(
         interval = element("span", f"{low:.3f} ", element("span", f"to {high:.3f}", class_="whole"), class_="ci")
         return element("span", f"{own['nats_per_note'][figure]:.3f}", interval)
 
-    rows = [row("this model", evaluation), *(row(*other) for other in beside)]
+    rows = [row("this model", evaluation), *(row(*other) for other in comparisons)]
     baselines = evaluation.get("baselines") or {}
     for key, name in (("ngram", "n-gram"), ("histogram", "histogram")):
         if key in baselines:
@@ -761,7 +765,8 @@ def _against_others(
     if not baselines:
         rows.append(["counting alone", *["not measured"] * len(_FIGURES)])
     return _table(
-        f"Nats per note on the {split} split, of this model{', other runs' * bool(beside)} and models that only count",
+        f"Nats per note on the {split} split, of this model{', other runs' * bool(comparisons)} "
+        "and models that only count",
         ["", *_FIGURES], rows,
         is_best=lambda row: row[0] == "this model",
     )  # fmt: skip

@@ -23,11 +23,11 @@ from sostenuto.music.plots import (
     shares,
     style_axes,
 )
-from trainer.evaluation.generation_metrics import DISTRIBUTIONS, Judgement
+from trainer.evaluation.generation_metrics import DISTRIBUTIONS, GenerationMetrics
 
 # A panel of a judgement shows the bins between which each set has all but this share, at either end.
 _CUT_SHARE: Final = 0.004
-# What a judgement compares, as `Judgement.counts` names it, and as the legend does.
+# What a judgement compares, as `GenerationMetrics.counts` names it, and as the legend does.
 _JUDGED: Final = {
     "held_out": "held-out music",
     "generated": "generated continuations",
@@ -47,7 +47,7 @@ _PANELS: Final = {
 _LOSS_PANEL: Final = {"loss": (("loss",), "val_loss")}
 
 
-def judgement(judged: Judgement, path: str | os.PathLike, *, title: str = "") -> None:
+def judgement(judged: GenerationMetrics, path: str | os.PathLike, *, title: str = "") -> None:
     """Draws the distributions by which generated music is judged: held-out music, generated, and real in its place.
 
     Each panel says how much of generated music, and of real, overlaps with held-out music. Steps and durations stand

@@ -24,7 +24,7 @@ RESULT_NAME = "result.json"
 REPORT_NAME = "report.html"
 
 
-class Busy(UserError):
+class WorkdirLockedError(UserError):
     """Another process is training in the workdir."""
 
 
@@ -156,7 +156,7 @@ def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[st
     storage.make_directories(workdir)
     lock = storage.lock(os.path.join(workdir, LOCK_NAME))
     if lock is None:
-        raise Busy(f"{workdir}: another process is training in it: wait for it, or use another workdir")
+        raise WorkdirLockedError(f"{workdir}: another process is training in it: wait for it, or use another workdir")
     storage.remove(os.path.join(workdir, RESULT_NAME))
     storage.write_bytes_atomic(os.path.join(workdir, CONFIG_NAME), config.to_json().encode())
     update_run(

@@ -43,8 +43,8 @@ _GROWING = (layout.METRICS_NAME, layout.SUMMARIES_NAME)
 _LAST = (manager.MANIFEST, *layout.EXPORT_LAST)
 
 
-class NoMirror:
-    """A workdir of this machine, which needs no mirror; it has the methods of `Mirror`. A context manager.
+class LocalWorkdir:
+    """A workdir of this machine, which needs no mirror; it has the methods of `RemoteWorkdir`. A context manager.
 
     Attributes:
         directory: where the run reads and writes.
@@ -54,7 +54,7 @@ class NoMirror:
     def __init__(self, directory: str) -> None:
         self.directory = self.named = directory
 
-    def __enter__(self) -> "NoMirror":
+    def __enter__(self) -> "LocalWorkdir":
         """Returns it."""
         return self
 
@@ -78,18 +78,18 @@ class NoMirror:
         """Publishes, and waits until all is uploaded."""
 
 
-class Mirror(NoMirror):
+class RemoteWorkdir(LocalWorkdir):
     """A workdir in a bucket, and the directory of this machine that it is mirrored in; a context manager.
 
     The directory is made on entering, and removed on leaving unless it holds what could not be uploaded.
 
     Args:
         uri: the workdir.
-        keep: how many checkpoints there are to be.
+        max_to_keep: how many checkpoints there are to be.
     """
 
-    def __init__(self, uri: str, *, keep: int) -> None:
-        self._uri, self._keep = uri.rstrip("/"), keep
+    def __init__(self, uri: str, *, max_to_keep: int) -> None:
+        self._uri, self._max_to_keep = uri.rstrip("/"), max_to_keep
         self.named = self._uri
         self._lease: Lease | None = None
         self._there: dict[str, int] = {}  # the bucket's objects and their generations
@@ -101,7 +101,7 @@ class Mirror(NoMirror):
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._upload_all, name="mirror", daemon=True)
 
-    def __enter__(self) -> "Mirror":
+    def __enter__(self) -> "RemoteWorkdir":
         """Returns it."""
         self._home, self._held = _new_home(self._uri)
         self.directory = os.path.join(self._home, "workdir")
@@ -138,7 +138,9 @@ class Mirror(NoMirror):
         try:
             self._lease = Lease(self._uri)
         except HeldError as error:
-            raise layout.Busy(f"{self._uri}: {error} is training in it: wait for it, or use another workdir") from error
+            raise layout.WorkdirLockedError(
+                f"{self._uri}: {error} is training in it: wait for it, or use another workdir"
+            ) from error
         self._there = storage.generations(self._uri)
         if self._there:
             say(f"fetching what is in {self._uri}")
@@ -288,19 +290,21 @@ class Mirror(NoMirror):
     def _stale(self, names: list[str]) -> list[str]:
         """What the bucket has of checkpoints and exports that are no more."""
         stale = []
-        for group, keep in ((layout.CHECKPOINTS_NAME, self._keep), (layout.BEST_NAME, 1)):
+        for group, keep in ((layout.CHECKPOINTS_NAME, self._max_to_keep), (layout.BEST_NAME, 1)):
             here, there = _train_steps(names, group), _train_steps(self._there, group)
             if here:
-                gone = manager.superseded(there, max(here), keep)
+                gone = manager.steps_to_delete(there, max(here), keep)
                 stale += [name for name in self._there if _train_steps([name], group) & gone]
         if any(name.startswith(f"{layout.EXPORT_NAME}/") for name in names):
             stale += [name for name in self._there if name.startswith(f"{layout.EXPORT_NAME}/") and name not in names]
         return stale
 
 
-def mirrored(directory: str, *, keep: int) -> NoMirror:
+def mirrored(directory: str, *, max_to_keep: int) -> LocalWorkdir:
     """What a run trains in: the workdir itself, or the mirror of one in a bucket."""
-    return Mirror(directory, keep=keep) if storage.is_remote(directory) else NoMirror(directory)
+    return (
+        RemoteWorkdir(directory, max_to_keep=max_to_keep) if storage.is_remote(directory) else LocalWorkdir(directory)
+    )
 
 
 @contextlib.contextmanager

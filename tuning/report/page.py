@@ -21,14 +21,24 @@ from tuning.importance import (
 )
 from tuning.report.style import SCRIPT, SHADES, STYLE
 from tuning.space import Parameter, notes_per_train_step
-from tuning.summary import BEST_CONFIG_NAME, Chain, Standing, conclusion, duration, percent, ranked, shown, trained
+from tuning.summary import (
+    BEST_CONFIG_NAME,
+    StudySummary,
+    TrialChain,
+    duration,
+    format_summary,
+    percent,
+    ranked,
+    shown,
+    trained,
+)
 
 _SPREAD = 0.5  # of the room that a choice has on its axis, over which lines through it are spread
 _WIDTHS = {840: "broad", 320: "narrow"}  # of the drawings, of which a screen shows the one that it has room for
 _MARKS = {"completed": "✓", "stopped": "■", "failed": "✗", "running": "▶", "queued": "·"}
 
 
-def page(standing: Standing) -> str:
+def page(standing: StudySummary) -> str:
     """A study's report.
 
     Args:
@@ -48,12 +58,12 @@ def page(standing: Standing) -> str:
 # Words
 
 
-def _title(standing: Standing) -> str:
+def _title(standing: StudySummary) -> str:
     best = standing.best
     return f"Hyperparameter search: {f'{best.score:.3f} nats/note' if best else 'no trial has completed'}"
 
 
-def _summary(standing: Standing, matters: Importance | None) -> ET.Element:
+def _summary(standing: StudySummary, matters: Importance | None) -> ET.Element:
     settings, first = standing.settings, standing.space.start(standing.start)
     judged = standing.first.judged if standing.first else None
     best = standing.best
@@ -63,7 +73,7 @@ def _summary(standing: Standing, matters: Importance | None) -> ET.Element:
         "header",
         element("p", "Sostenuto", class_="eyebrow"),
         element("h1", "Hyperparameter search"),
-        element("p", " ".join([*conclusion(standing), *_what_mattered(standing, matters)]), class_="lead"),
+        element("p", " ".join([*format_summary(standing), *_what_mattered(standing, matters)]), class_="lead"),
         tiles(
             ("best score", f"{best.score:.3f}" if best else "–", "nats/note, less is better"),
             ("start config", f"{judged.score:.3f}" if judged else "–", "nats/note, trial 0000"),
@@ -82,13 +92,13 @@ def _summary(standing: Standing, matters: Importance | None) -> ET.Element:
     )
 
 
-def _what_mattered(standing: Standing, matters: Importance | None) -> list[str]:
+def _what_mattered(standing: StudySummary, matters: Importance | None) -> list[str]:
     if len(standing.space.parameters) < 2:
         return []
     if matters is None:
         return ["There are too few scores to rank the hyperparameters."] if standing.trials else []
     first, *others = matters.means
-    if not matters.is_telling or matters.means[first] <= 0:
+    if not matters.is_predictive or matters.means[first] <= 0:
         return ["No hyperparameter stands out: these trials do not predict the score."]
     said = f"Of the hyperparameters, {first} mattered most"
     if matters.means[others[0]] > 0.5 * matters.means[first]:
@@ -96,7 +106,7 @@ def _what_mattered(standing: Standing, matters: Importance | None) -> list[str]:
     return [f"{said}."]
 
 
-def _best(standing: Standing) -> ET.Element | None:
+def _best(standing: StudySummary) -> ET.Element | None:
     best = standing.best
     if best is None:
         return None
@@ -145,7 +155,7 @@ def _best(standing: Standing) -> ET.Element | None:
 # Charts
 
 
-def _parallel(standing: Standing) -> ET.Element:
+def _parallel(standing: StudySummary) -> ET.Element:
     """Parallel coordinates: a line a config through its values, down to its score."""
     chains = [chain for chain in standing.chains if chain.judged or chain.last.state == "failed"]
     told = "Each line is a config, from its values down to its score: the further left it ends, the better."
@@ -157,7 +167,7 @@ def _parallel(standing: Standing) -> ET.Element:
     return section("All configs at a glance", told, _legend(standing), *drawings)
 
 
-def _parallel_drawing(standing: Standing, chains: Sequence[Chain], width: int, kind: str) -> ET.Element:
+def _parallel_drawing(standing: StudySummary, chains: Sequence[TrialChain], width: int, kind: str) -> ET.Element:
     """Returns the drawing, an axis under another, in a width."""
     parameters = standing.space.parameters
     left, right, top, gap = 22, 22, 26, 52
@@ -202,7 +212,7 @@ def _parallel_drawing(standing: Standing, chains: Sequence[Chain], width: int, k
     )
 
 
-def _scatter(standing: Standing) -> ET.Element:
+def _scatter(standing: StudySummary) -> ET.Element:
     """A small chart a hyperparameter: the score of each config against it."""
     share, there = compared(standing.chains)
     # The others stopped before, and have what they had then.
@@ -262,7 +272,7 @@ def _at(share: float) -> str:
     return "" if share == 1 else f" after {percent(share)} of the full length, which most of them reached"
 
 
-def _curves(standing: Standing) -> ET.Element | None:
+def _curves(standing: StudySummary) -> ET.Element | None:
     """Learning curves: the score over the training of each config."""
     chains = [chain for chain in standing.chains if chain.curve]
     if not chains:
@@ -275,7 +285,7 @@ def _curves(standing: Standing) -> ET.Element | None:
     return section("Learning curves", told, _legend(standing), *drawings)
 
 
-def _curves_drawing(standing: Standing, chains: Sequence[Chain], total: int, kind: str) -> ET.Element:
+def _curves_drawing(standing: StudySummary, chains: Sequence[TrialChain], total: int, kind: str) -> ET.Element:
     """Returns the drawing in a width."""
     left, right, top, height = 40, 22, 14, 200 + total // 6
     width = total - left - right
@@ -328,7 +338,7 @@ def _curves_drawing(standing: Standing, chains: Sequence[Chain], total: int, kin
     )
 
 
-def _importance(standing: Standing, matters: Importance | None) -> ET.Element:
+def _importance(standing: StudySummary, matters: Importance | None) -> ET.Element:
     title = "Importance of the hyperparameters"
     if matters is None:
         have = len(compared(standing.chains)[1])
@@ -352,7 +362,7 @@ def _importance(standing: Standing, matters: Importance | None) -> ET.Element:
         "its error grows, in nats/note, when the values of a hyperparameter are shuffled among the configs (mean and "
         f"standard deviation of {SHUFFLES} shuffles). "
     )
-    if matters.is_telling:
+    if matters.is_predictive:
         told += f"On configs that it has not seen it explains {percent(min(matters.fit, 1))} of the scores' variance."
     else:
         told += "On configs that it has not seen it explains nothing: the order is noise."
@@ -360,7 +370,7 @@ def _importance(standing: Standing, matters: Importance | None) -> ET.Element:
     return section(title, told, element("table", caption, element("tbody", *rows), class_="bars"))
 
 
-def _legend(standing: Standing) -> ET.Element:
+def _legend(standing: StudySummary) -> ET.Element:
     scores = [_score(chain) for chain in standing.chains if chain.judged]
     first = standing.first
     items = []
@@ -373,7 +383,7 @@ def _legend(standing: Standing) -> ET.Element:
     return element("p", *items, class_="legend")
 
 
-def _table(standing: Standing) -> ET.Element | None:
+def _table(standing: StudySummary) -> ET.Element | None:
     """The trials, best first; a click on a column's name sorts by it."""
     if not standing.trials:
         return None
@@ -443,13 +453,13 @@ def _table(standing: Standing) -> ET.Element | None:
 # What charts are made of
 
 
-def _score(chain: Chain) -> float:
+def _score(chain: TrialChain) -> float:
     assert chain.judged is not None
     assert chain.judged.score is not None
     return chain.judged.score
 
 
-def _is_shorter(chain: Chain) -> bool:
+def _is_shorter(chain: TrialChain) -> bool:
     return chain.judged is not None and trained(chain.judged) < 1
 
 
@@ -459,7 +469,7 @@ def _score_axis(scores: Sequence[float]) -> Axis:
     return continuous(low - margin, high + margin)
 
 
-def _parameter_axis(standing: Standing, parameter: Parameter) -> Axis:
+def _parameter_axis(standing: StudySummary, parameter: Parameter) -> Axis:
     used = [standing.value(record, parameter) for record in standing.trials]
     if parameter.kind == "choice" or not all(map(is_number, used)):
         # Also what the start config has, which the space need not hold.
@@ -477,7 +487,7 @@ def _parameter_axis(standing: Standing, parameter: Parameter) -> Axis:
     return continuous(low, high, log=parameter.sampling == "log" and low > 0, inset=0.03)
 
 
-def _shades(standing: Standing) -> dict[str, str]:
+def _shades(standing: StudySummary) -> dict[str, str]:
     """The class of each config by the id of its last trial: its place among the scores, which no outlier can shift."""
     scored = sorted((chain for chain in standing.chains if chain.judged), key=_score)
     classes = {chain.last.id: "failed" if chain.last.state == "failed" else "open" for chain in standing.chains}
@@ -491,7 +501,7 @@ def _shades(standing: Standing) -> dict[str, str]:
     return classes
 
 
-def _told(standing: Standing, chain: Chain) -> str:
+def _told(standing: StudySummary, chain: TrialChain) -> str:
     """A config in a line, for who points at it."""
     record = chain.judged or chain.last
     first = ", the start config" if chain.trials[0] is standing.trials[0] else ""
@@ -503,7 +513,7 @@ def _told(standing: Standing, chain: Chain) -> str:
     return f"trial {record.id}{first}: {score}{length}; {values}"
 
 
-def _is(chain: Chain) -> dict[str, str]:
+def _is(chain: TrialChain) -> dict[str, str]:
     """By which the script finds what belongs to a config."""
     return {"data_trial": " ".join(record.id for record in chain.trials)}
 

@@ -137,7 +137,7 @@ PATHS = [
     ("trainer", "config", ["--data=d", "--workdir=w"]),
     ("trainer.evaluate", "output", ["--workdir=w", "--data=d"]),
     ("trainer.generate", "primer", ["--workdir=w", "--output=o"]),
-    ("trainer.report", "beside", ["--workdir=w"]),
+    ("trainer.report", "compare_with", ["--workdir=w"]),
     ("tuning", "space", ["--data=d", "--workdir=w"]),
     ("sostenuto.inspect", "csv", ["dataset"]),
     ("demo", "corpus", []),

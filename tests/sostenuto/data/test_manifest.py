@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from beam_preprocess.shard_writer import Plan, ShardReport, Tally, publish, write_shard
+from beam_preprocess.shard_writer import Plan, ShardReport, SplitStats, publish, write_shard
 from sostenuto.data.manifest import MANIFEST_NAME, Manifest
 from sostenuto.data.tfrecord import Performance, RecordError
 from sostenuto.errors import UserError
@@ -31,7 +31,7 @@ def dataset(tmp_path):
         records, length, digest = write_shard(temporary, performances)
         histograms = sum((Histograms.from_notes(p.notes) for p in performances), Histograms.zeros())
         notes = sum(len(p.notes) for p in performances)
-        tally = Tally(notes=notes, microseconds=1_000_000, zero_length=0, drums=0, histograms=histograms)
+        tally = SplitStats(notes=notes, microseconds=1_000_000, zero_length=0, drums=0, histograms=histograms)
         reports.append(ShardReport(name, temporary, records, length, digest, tally, []))
     shards = {name: len(performances) for name, performances in parts.items()}
     publish(Plan(str(tmp_path), shards, source={}, options={}, max_rejected_fraction=0.0), reports)

@@ -20,7 +20,7 @@ from sostenuto.music.midi import (
     to_pretty_midi,
     write_midi,
 )
-from sostenuto.music.notes import Notes, on_one_keyboard
+from sostenuto.music.notes import Notes, merge_overlapping_notes
 from tests.midi_files import END_OF_TRACK, melody, midi_bytes, off, on, pedal, program, random_notes, tempo, track
 
 
@@ -376,7 +376,7 @@ def test_the_shortest_note_survives_a_file(tmp_path):
 
 
 def joined(notes: Notes) -> Notes:
-    return Notes.from_onsets(*on_one_keyboard(notes.pitch, notes.onset_us, notes.offset_us, notes.velocity))
+    return Notes.from_onsets(*merge_overlapping_notes(notes.pitch, notes.onset_us, notes.offset_us, notes.velocity))
 
 
 # (pitch, onset, duration, velocity); few pitches and short times, so that notes of one pitch meet often.

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sostenuto.music.notes import MAX_TICK, Notes, note_name, on_one_keyboard, ticks
+from sostenuto.music.notes import MAX_TICK, Notes, merge_overlapping_notes, note_name, ticks
 from tests.midi_files import random_notes
 
 
@@ -125,5 +125,5 @@ def test_the_types_are_small_and_settled():
 )
 def test_notes_that_meet_on_one_key_are_joined(notes, keys):
     columns = zip(*notes, strict=True) if notes else ([], [], [], [])
-    joined = on_one_keyboard(*map(list, columns))
+    joined = merge_overlapping_notes(*map(list, columns))
     assert list(zip(*(values.tolist() for values in joined), strict=True)) == keys

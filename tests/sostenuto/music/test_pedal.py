@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, sustained, to_pretty_midi
 from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import continued_pedal, legato_pedal
+from sostenuto.music.pedal import continued_pedal, infer_pedal
 from tests.midi_files import random_notes
 
 BEAT_US = 250_000
@@ -30,7 +30,7 @@ def is_down(pedal, at_us) -> bool:
 
 def test_leaping_hands_are_held_together_by_the_pedal():
     notes = waltz([36, 36, 36])
-    pedal = legato_pedal(notes)
+    pedal = infer_pedal(notes)
     assert is_down(pedal, 2 * BEAT_US)
     # The bass, long released, sounds on under the chords.
     bass = np.flatnonzero(notes.pitch == 36)[1]
@@ -40,13 +40,13 @@ def test_leaping_hands_are_held_together_by_the_pedal():
 
 def test_a_narrow_texture_stays_dry():
     notes = waltz([60, 62, 59], chord=(67, 71, 74))
-    np.testing.assert_array_equal(legato_pedal(notes), NO_PEDAL)
-    np.testing.assert_array_equal(legato_pedal(Notes.empty()), NO_PEDAL)
+    np.testing.assert_array_equal(infer_pedal(notes), NO_PEDAL)
+    np.testing.assert_array_equal(infer_pedal(Notes.empty()), NO_PEDAL)
 
 
 def test_the_pedal_is_changed_just_after_a_new_harmony():
     notes = waltz([38, 31, 31])
-    changes = legato_pedal(notes)
+    changes = infer_pedal(notes)
     second_bar = 4 * BEAT_US
     assert is_down(changes, second_bar)  # The hands have not left the old bass before the new one is struck,
     assert not is_down(changes, second_bar + 70_000)  # then the foot lets it go,
@@ -58,7 +58,7 @@ def test_the_pedal_is_changed_just_after_a_new_harmony():
 @given(st.integers(0, 1000), st.integers(0, 80))
 def test_spans_are_in_order_and_within_the_music(seed, count):
     notes = random_notes(seed, count)
-    pedal = legato_pedal(notes)
+    pedal = infer_pedal(notes)
     assert np.all(np.diff(pedal.ravel()) >= 0)
     assert np.all(pedal[:, 1] > pedal[:, 0])
     assert np.all(pedal[1:, 0] > pedal[:-1, 1])
@@ -71,7 +71,7 @@ def test_spans_are_in_order_and_within_the_music(seed, count):
 def test_later_notes_do_not_change_the_pedal_before_them(seed, count):
     notes = random_notes(seed, 80)
     last_us = notes.onset_us[count - 1]
-    whole, part = legato_pedal(notes), legato_pedal(notes[:count])
+    whole, part = infer_pedal(notes), infer_pedal(notes[:count])
     for at_us in np.linspace(0, max(last_us - 50_000, 0), 50):
         assert is_down(whole, at_us) == is_down(part, at_us)
 
@@ -94,7 +94,7 @@ def test_the_primers_pedal_is_kept_to_the_seam(by_rule):
 
 def test_from_silence_the_pedal_is_the_rules_or_none():
     notes = waltz([36, 43])
-    np.testing.assert_array_equal(continued_pedal(NO_PEDAL, notes, 0, by_rule=True), legato_pedal(notes))
+    np.testing.assert_array_equal(continued_pedal(NO_PEDAL, notes, 0, by_rule=True), infer_pedal(notes))
     np.testing.assert_array_equal(continued_pedal(NO_PEDAL, notes, 0, by_rule=False), NO_PEDAL)
 
 

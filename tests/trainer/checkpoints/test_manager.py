@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from sostenuto.errors import UserError
 from tests.trainer.models import tiny_model
-from trainer.checkpoints.manager import BackgroundSaver, Checkpoints, require_config, restore
+from trainer.checkpoints.manager import AsyncCheckpointer, CheckpointManager, check_config, restore
 from trainer.config import Config
 from trainer.model.next_note import load_model
 
@@ -48,7 +48,7 @@ def directory(tmp_path):
 
 @pytest.fixture
 def checkpoints(directory):
-    return Checkpoints(str(directory), keep=3)
+    return CheckpointManager(str(directory), max_to_keep=3)
 
 
 def save(checkpoints, *train_steps):
@@ -73,7 +73,7 @@ def test_what_was_saved_comes_back(directory, checkpoints):
 
 def test_another_process_finds_it(directory, checkpoints):
     save(checkpoints, 7)
-    assert_holds(Checkpoints(str(directory), keep=1).latest(), 7)
+    assert_holds(CheckpointManager(str(directory), max_to_keep=1).latest(), 7)
 
 
 def test_a_model_comes_back_with_all_its_weights(checkpoints):
@@ -173,7 +173,7 @@ def test_when_all_are_damaged_there_is_none(directory, checkpoints):
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_a_run_that_passed_over_a_damaged_checkpoint_keeps_its_own(directory, keep):
-    checkpoints = Checkpoints(str(directory), keep=keep)
+    checkpoints = CheckpointManager(str(directory), max_to_keep=keep)
     save(checkpoints, 50, 100)
     (directory / "00000100" / "variables.index").write_bytes(b"")
     save(checkpoints, 60, 70)
@@ -238,7 +238,7 @@ def test_a_save_without_space_leaves_what_was_there_and_says_how_much_it_needs(
 def test_a_first_save_that_fails_says_that_none_is_there(tmp_path):
     (tmp_path / "file").write_text("no directory")
     with pytest.raises(UserError, match=r"cannot be written \(Not a directory\).*there is none before it") as error:
-        save(Checkpoints(str(tmp_path / "file" / "checkpoints"), keep=1), 1)
+        save(CheckpointManager(str(tmp_path / "file" / "checkpoints"), max_to_keep=1), 1)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -296,19 +296,19 @@ def test_a_checkpoint_of_another_config_names_the_fields(checkpoints):
     config = Config().replace(units=16, steps=10)
     checkpoints.save(1, some_variables(), {"config": json.loads(config.to_json())})
     saved = checkpoints.latest()
-    require_config(saved, config)
-    require_config(saved, config.replace(steps=20, replicas=2, keep=9))
+    check_config(saved, config)
+    check_config(saved, config.replace(steps=20, replicas=2, max_to_keep=9))
     with pytest.raises(UserError) as error:
-        require_config(saved, config.replace(units=8, accumulate=2, keep=9))
+        check_config(saved, config.replace(units=8, accumulation_steps=2, max_to_keep=9))
     (line,) = str(error.value).splitlines()
     assert line.startswith(saved.path)
-    assert "units: got 16, expected 8; accumulate: got 1, expected 2. " in line
+    assert "units: got 16, expected 8; accumulation_steps: got 1, expected 2. " in line
 
 
 def test_weights_from_another_workdir_are_not_loaded_as_a_model(tmp_path):
     model = tiny_model("density")
     extra = {"score": 1.0, "config": json.loads(model.config.to_json())}
-    Checkpoints(str(tmp_path / "best"), keep=1).save(
+    CheckpointManager(str(tmp_path / "best"), max_to_keep=1).save(
         3, {"model": [variable.value for variable in model.weights]}, extra
     )
     config_path = tmp_path / "config.json"
@@ -322,7 +322,7 @@ def test_weights_from_another_workdir_are_not_loaded_as_a_model(tmp_path):
 # While training goes on.
 
 
-class _Gate(Checkpoints):
+class _Gate(CheckpointManager):
     """Checkpoints that are written only once the gate is open."""
 
     def __init__(self, *arguments, **options):
@@ -344,9 +344,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_written_is_what_was_there_when_it_was_saved(directory, change):
-    checkpoints = _Gate(str(directory), keep=3)
+    checkpoints = _Gate(str(directory), max_to_keep=3)
     variables = {"model": [tf.Variable(tf.fill([100_000], 3.0))], "run": [tf.Variable(3, dtype=tf.int64)]}
-    with BackgroundSaver() as saver:
+    with AsyncCheckpointer() as saver:
         saver.save(checkpoints, 3, variables, {})
         for group in variables.values():
             for variable in group:
@@ -360,9 +360,9 @@ def test_what_is_written_is_what_was_there_when_it_was_saved(directory, change):
 
 def test_checkpoints_are_written_in_order_and_all_on_leaving(directory):
     """So that the newest is the last that was given, though of an earlier train_step."""
-    checkpoints, best = _Gate(str(directory), keep=5), Checkpoints(str(directory / "best"), keep=1)
+    checkpoints, best = _Gate(str(directory), max_to_keep=5), CheckpointManager(str(directory / "best"), max_to_keep=1)
     timer = threading.Timer(0.2, checkpoints.open.set)
-    with BackgroundSaver() as saver:
+    with AsyncCheckpointer() as saver:
         timer.start()
         for train_step in (30, 10, 20):
             saver.save(checkpoints, train_step, some_variables(train_step), {})
@@ -374,7 +374,7 @@ def test_checkpoints_are_written_in_order_and_all_on_leaving(directory):
 
 def test_no_more_than_two_wait_to_be_written(directory):
     """Else a slow disk would fill the memory with copies of the variables."""
-    checkpoints = _Gate(str(directory), keep=5)
+    checkpoints = _Gate(str(directory), max_to_keep=5)
     given = []
 
     def give():
@@ -382,7 +382,7 @@ def test_no_more_than_two_wait_to_be_written(directory):
             saver.save(checkpoints, train_step, some_variables(train_step), {})
             given.append(train_step)
 
-    with BackgroundSaver() as saver:
+    with AsyncCheckpointer() as saver:
         thread = threading.Thread(target=give)
         thread.start()
         thread.join(0.5)
@@ -396,10 +396,10 @@ def test_no_more_than_two_wait_to_be_written(directory):
 def test_a_checkpoint_that_could_not_be_written_is_told_of(tmp_path, directory, asked):
     (tmp_path / "file").write_text("no directory")
     nowhere, checkpoints = (
-        Checkpoints(str(tmp_path / "file" / "checkpoints"), keep=1),
-        Checkpoints(str(directory), keep=1),
+        CheckpointManager(str(tmp_path / "file" / "checkpoints"), max_to_keep=1),
+        CheckpointManager(str(directory), max_to_keep=1),
     )
-    with BackgroundSaver() as saver:
+    with AsyncCheckpointer() as saver:
         saver.save(nowhere, 1, some_variables(), {})
         with pytest.raises(UserError, match="the checkpoint of train_step 1 cannot be written"):
             if asked == "wait":

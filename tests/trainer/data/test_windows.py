@@ -11,7 +11,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from tests.trainer.datasets import write_dataset
 from trainer.config import Config
-from trainer.data.windows import START_PITCH, NoteTable, Windows, chosen, load_table
+from trainer.data.windows import START_PITCH, NoteTable, WindowSampler, chosen, load_table
 
 LENGTHS = st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(any)
 SEEDS = st.integers(0, 2**31 - 1)
@@ -60,7 +60,7 @@ def joined(batches):
 @given(LENGTHS, st.integers(1, 20), SEEDS, st.integers(0, 1000))
 def test_an_epoch_has_every_note_as_a_target_once(lengths, seq_length, seed, epoch):
     table = table_of(lengths)
-    windows = Windows(table, Config(seq_length=seq_length, seed=seed, **PLAIN))
+    windows = WindowSampler(table, Config(seq_length=seq_length, seed=seed, **PLAIN))
     batch = draw_epoch(windows, epoch)
     assert batch.inputs.pitch.shape == batch.targets.pitch.shape == batch.mask.shape == (windows.per_epoch, seq_length)
     assert windows.targets_per_epoch == sum(lengths)
@@ -94,7 +94,7 @@ def test_an_epoch_has_every_note_as_a_target_once(lengths, seq_length, seed, epo
 def test_with_the_last_position_an_epoch_has_each_window_once(lengths, seq_length, seed, epoch):
     assume(max(lengths) > seq_length)
     table = table_of(lengths)
-    windows = Windows(table, Config(positions="last", seq_length=seq_length, seed=seed, **PLAIN))
+    windows = WindowSampler(table, Config(positions="last", seq_length=seq_length, seed=seed, **PLAIN))
     batch = draw_epoch(windows, epoch)
     assert batch.mask.shape == (windows.per_epoch, 1)
     assert batch.mask.all()
@@ -113,7 +113,7 @@ def test_with_the_last_position_an_epoch_has_each_window_once(lengths, seq_lengt
 
 
 def test_borders_and_order_differ_between_epochs():
-    windows = Windows(table_of([200, 130]), Config(seq_length=16, **PLAIN))
+    windows = WindowSampler(table_of([200, 130]), Config(seq_length=16, **PLAIN))
     epochs = [numbers(draw_epoch(windows, epoch).targets)[:, 0] for epoch in range(20)]
     assert len({tuple(first) for first in epochs}) == 20
     # 200 = 12 x 16 + 8: the first window has 8 to 16 notes.
@@ -127,7 +127,7 @@ def test_borders_and_order_differ_between_epochs():
 
 def test_seeds_draw_windows_of_their_own():
     table = table_of([100, 100])
-    batches = [draw(Windows(table, Config(seq_length=16, seed=seed)), 0, 8) for seed in range(4)]
+    batches = [draw(WindowSampler(table, Config(seq_length=16, seed=seed)), 0, 8) for seed in range(4)]
     assert len({batch.targets.pitch.tobytes() for batch in batches}) == 4
 
 
@@ -141,15 +141,15 @@ def test_seeds_draw_windows_of_their_own():
 def test_a_batch_is_a_function_of_its_slots_alone(positions, seed, first_slot, shares):
     config = Config(positions=positions, seq_length=8, seed=seed, transpose=6, stretch=0.3)
     table = table_of([30, 12, 9])
-    whole = draw(Windows(table, config), first_slot, sum(shares))
-    windows = Windows(table, config)
+    whole = draw(WindowSampler(table, config), first_slot, sum(shares))
+    windows = WindowSampler(table, config)
     starts = first_slot + np.cumsum([0, *shares[:-1]])
     parts = [draw(windows, start, share) for start, share in reversed(list(zip(starts, shares, strict=True)))]
     assert_equal(joined(parts[::-1]), whole)
 
 
 def test_a_batch_within_a_graph_is_the_same():
-    windows = Windows(table_of([30, 12, 9]), Config(seq_length=8, stretch=0.3))
+    windows = WindowSampler(table_of([30, 12, 9]), Config(seq_length=8, stretch=0.3))
     traced = tf.function(lambda first_slot: windows.batch(first_slot, 6))(tf.constant(11, tf.int64))
     assert_equal(tf.nest.map_structure(lambda part: part.numpy(), traced), draw(windows, 11, 6))
 
@@ -159,8 +159,8 @@ def test_a_batch_within_a_graph_is_the_same():
 )
 def test_a_transposed_window_moves_as_one_and_stays_on_the_keyboard(lowest, highest):
     table = table_of([300, 5], lowest=lowest, highest=highest)
-    plain = draw(Windows(table, Config(seq_length=20, **PLAIN)), 0, 64)
-    moved = draw(Windows(table, Config(seq_length=20, transpose=6, stretch=0.0)), 0, 64)
+    plain = draw(WindowSampler(table, Config(seq_length=20, **PLAIN)), 0, 64)
+    moved = draw(WindowSampler(table, Config(seq_length=20, transpose=6, stretch=0.0)), 0, 64)
     sounding = np.concatenate([plain.inputs.pitch[:, :1] < START_PITCH, plain.mask], axis=1)
     pitch, other = (
         np.concatenate([batch.inputs.pitch[:, :1], batch.targets.pitch], axis=1) for batch in (plain, moved)
@@ -184,8 +184,8 @@ def test_a_transposed_window_moves_as_one_and_stays_on_the_keyboard(lowest, high
 
 def test_transpositions_cover_their_range_evenly():
     table = table_of([400], lowest=50, highest=70)
-    moved = draw(Windows(table, Config(positions="last", seq_length=2, transpose=3)), 0, 3000)
-    plain = draw(Windows(table, Config(positions="last", seq_length=2, transpose=0)), 0, 3000)
+    moved = draw(WindowSampler(table, Config(positions="last", seq_length=2, transpose=3)), 0, 3000)
+    plain = draw(WindowSampler(table, Config(positions="last", seq_length=2, transpose=0)), 0, 3000)
     shifts, counts = np.unique(moved.targets.pitch - plain.targets.pitch, return_counts=True)
     np.testing.assert_array_equal(shifts, np.arange(-3, 4))
     assert np.abs(counts / 3000 - 1 / 7).max() < 0.04
@@ -193,8 +193,8 @@ def test_transpositions_cover_their_range_evenly():
 
 def test_a_stretched_window_keeps_its_ratios():
     table = table_of([300, 5])
-    plain = draw(Windows(table, Config(seq_length=20, **PLAIN)), 0, 400)
-    played = draw(Windows(table, Config(seq_length=20, transpose=0, stretch=0.25)), 0, 400)
+    plain = draw(WindowSampler(table, Config(seq_length=20, **PLAIN)), 0, 400)
+    played = draw(WindowSampler(table, Config(seq_length=20, transpose=0, stretch=0.25)), 0, 400)
     factor = played.targets.duration_us[:, 0] / plain.targets.duration_us[:, 0]
     for before, after in ((plain.inputs, played.inputs), (plain.targets, played.targets)):
         for field in ("step_us", "duration_us"):
@@ -214,16 +214,16 @@ def test_a_stretched_note_lasts_and_a_long_rest_stays_a_time():
     table.notes["duration_us"][::2] = 1
     table.notes["duration_us"][1::2] = 2**31 - 1
     table.notes["step_us"][1:] = 2**31 - 1
-    batch = draw(Windows(table, Config(positions="last", seq_length=1, stretch=0.9)), 0, 400)
+    batch = draw(WindowSampler(table, Config(positions="last", seq_length=1, stretch=0.9)), 0, 400)
     assert batch.targets.duration_us.min() >= 1
     assert batch.targets.step_us.min() > 2**30
 
 
 def test_windows_longer_than_every_performance_are_refused():
     with pytest.raises(UserError, match=r"--seq_length=25: .* has 25 notes. Give at most 24") as error:
-        Windows(table_of([25, 3]), Config(positions="last", seq_length=25))
+        WindowSampler(table_of([25, 3]), Config(positions="last", seq_length=25))
     assert len(str(error.value).splitlines()) == 1
-    assert Windows(table_of([25, 3]), Config(seq_length=30)).per_epoch == 2
+    assert WindowSampler(table_of([25, 3]), Config(seq_length=30)).per_epoch == 2
 
 
 @pytest.mark.parametrize(
@@ -231,21 +231,27 @@ def test_windows_longer_than_every_performance_are_refused():
     [
         ({"seq_length": 126}, "--seq_length=126: .* has 25 notes. Give at most 25"),
         ({"batch_size": 31}, "--batch_size=31: an epoch has 3 windows, got 31 a train_step. Give at most 30"),
-        ({"batch_size": 8, "accumulate": 4}, "--accumulate=4: an epoch has 3 windows, got 32 .* Give at most 3"),
-        ({"batch_size": 31, "accumulate": 2}, "--batch_size=31: an epoch has 3 windows, got 62 .* Give at most 15"),
+        (
+            {"batch_size": 8, "accumulation_steps": 4},
+            "--accumulation_steps=4: an epoch has 3 windows, got 32 .* Give at most 3",
+        ),
+        (
+            {"batch_size": 31, "accumulation_steps": 2},
+            "--batch_size=31: an epoch has 3 windows, got 62 .* Give at most 15",
+        ),
     ],
 )
 def test_windows_and_batches_much_larger_than_the_corpus_are_rejected(changes, message, capfd):
     table, fits = table_of([25, 12, 3]), {"seq_length": 125, "batch_size": 30}
-    Windows(table, Config(**fits)).require_fit()
+    WindowSampler(table, Config(**fits)).require_fit()
     assert "--seq_length=125: the longest training performance has 25 notes" in capfd.readouterr().err
     with pytest.raises(UserError, match=message) as error:
-        Windows(table, Config(**{**fits, **changes})).require_fit()
+        WindowSampler(table, Config(**{**fits, **changes})).require_fit()
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_windows_that_suit_the_corpus_bring_no_warning(capfd):
-    Windows(table_of([25, 12, 3]), Config(seq_length=25, batch_size=8)).require_fit()
+    WindowSampler(table_of([25, 12, 3]), Config(seq_length=25, batch_size=8)).require_fit()
     assert capfd.readouterr() == ("", "")
 
 

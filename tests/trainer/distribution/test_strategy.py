@@ -150,7 +150,7 @@ def test_a_host_alone_agrees_with_itself():
     workers = Workers(tf.distribute.get_strategy(), None)
     assert (workers.size, workers.index, workers.is_chief) == (1, 0, True)
     assert workers.sum([1.5, 2.0]) == [1.5, 2.0]
-    assert workers.of_chief([3.0]) == [3.0]
+    assert workers.broadcast_from_chief([3.0]) == [3.0]
 
 
 def test_runs_of_another_config_or_dataset_have_another_fingerprint(dataset, tmp_path):
@@ -160,7 +160,7 @@ def test_runs_of_another_config_or_dataset_have_another_fingerprint(dataset, tmp
     prints = [
         layout.fingerprint(config, data)
         for data in (manifest, other)
-        for config in (base, base.replace(seed=1), base.replace(keep=4), base.replace(learning_rate=0.0021))
+        for config in (base, base.replace(seed=1), base.replace(max_to_keep=4), base.replace(learning_rate=0.0021))
     ]
     assert len(set(prints)) == len(prints)
     assert layout.fingerprint(preset("base").replace(), Manifest.load(dataset)) == prints[0]

@@ -16,7 +16,7 @@ from trainer.engine import loop
 LIMIT = 60.0  # seconds
 CONFIG: Config = preset("base").replace(
     units=8, head_units=8, seq_length=16, batch_size=4, warmup_steps=20, max_minutes=LIMIT / 60,
-    log_every=20, checkpoint_every=20, keep=100, evaluate_every=500,
+    log_every=20, checkpoint_every=20, max_to_keep=100, evaluate_every=500,
 )  # fmt: skip
 
 

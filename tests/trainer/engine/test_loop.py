@@ -25,7 +25,7 @@ def replica_runs(dataset):
 def test_replicas_and_calls_do_not_change_the_weights(replica_runs):
     """With dropout and augmentation on; Adam makes an element-wise comparison in float32 meaningless."""
     distances = replica_runs["distances"]
-    for name in ("base", "seed"):
+    for name in ("base", "tutorial"):
         assert distances[f"{name} float64, two replicas"] < 1e-9
         assert distances[f"{name} float64, resumed on two replicas"] < 1e-9
     assert distances["base float32, two replicas"] < 1e-4
@@ -59,7 +59,7 @@ def test_the_loss_scale_doubles_after_its_patience_and_halves_with_each_overflow
 def without_progress(dataset, tmp_path_factory):
     """The workdir of a run with so high a learning rate that its first report stays the best."""
     workdir = tmp_path_factory.mktemp("without_progress") / "w"
-    process = train(dataset, workdir, *TINY["seed"], "--learning_rate=3", "--patience=3", "--epochs=40")
+    process = train(dataset, workdir, *TINY["tutorial"], "--learning_rate=3", "--patience=3", "--epochs=40")
     assert process.returncode == 0, process.stderr
     return workdir
 
@@ -75,7 +75,7 @@ def test_a_run_without_progress_ends_and_keeps_its_best_weights(without_progress
 
 
 def test_checkpoints_from_another_workdir_are_not_gone_on_from(dataset, without_progress, tmp_path):
-    config = Config.load(without_progress / "config.json").replace(units=8, keep=2)
+    config = Config.load(without_progress / "config.json").replace(units=8, max_to_keep=2)
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "config.json").write_text(config.to_json())
     shutil.copytree(without_progress / "checkpoints", tmp_path / "w" / "checkpoints")

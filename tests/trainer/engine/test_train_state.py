@@ -8,11 +8,11 @@ from sostenuto.music.notes import Notes
 from tests.trainer.datasets import random_notes
 from tests.trainer.replica_runs import MARK, build, overflowing
 from trainer.config import Config, preset
-from trainer.data.windows import NoteTable, Windows
+from trainer.data.windows import NoteTable, WindowSampler
 from trainer.engine import train_state
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
-from trainer.generation.sampler import Player
+from trainer.generation.sampler import NoteSampler
 from trainer.model.density_heads import DensityHeads
 
 LENGTHS = [70, 33, 120, 5]
@@ -137,7 +137,9 @@ def test_with_either_form_of_times_a_model_learns_is_scored_and_plays(form):
     after = Scorer(state.model).score(table)
     for field in ("step", "duration"):
         assert getattr(after, field).mean() < getattr(before, field).mean() - 0.5
-    samples = Player(state.model).play(Notes.empty(), num_notes=30, num_samples=2, temperature=1.0, seed=0, top_p=0.9)
+    samples = NoteSampler(state.model).play(
+        Notes.empty(), num_notes=30, num_samples=2, temperature=1.0, seed=0, top_p=0.9
+    )
     for played in samples.notes:
         assert len(played) == 30
         assert len(np.unique(played.step_us)) > 3
@@ -149,7 +151,7 @@ def test_with_either_form_of_times_a_model_learns_is_scored_and_plays(form):
 def marked_table(train_step: int, config: Config) -> tuple[NoteTable, int, int]:
     """A table with one marked note, the first target of a train_step's last window; its performance and place."""
     table = table_of(LENGTHS)
-    performance, note, last = Windows(table, config).place((train_step + 1) * config.windows_per_train_step - 1)
+    performance, note, last = WindowSampler(table, config).place((train_step + 1) * config.windows_per_train_step - 1)
     assert last > note
     table.notes["pitch"][table.offsets[performance] + note] = MARK
     return table, performance, note
@@ -157,10 +159,10 @@ def marked_table(train_step: int, config: Config) -> tuple[NoteTable, int, int]:
 
 def break_losses(monkeypatch, field: str, how) -> None:
     """Applies `how` to a field's losses `[windows, notes]` and which windows `[windows]` hold the marked note."""
-    losses_of = DensityHeads.losses
+    loss_names = DensityHeads.losses
 
     def losses(heads, body, notes):
-        found = losses_of(heads, body, notes)
+        found = loss_names(heads, body, notes)
         return {**found, field: how(found[field], tf.reduce_any(notes.pitch == MARK, axis=1))}
 
     monkeypatch.setattr(DensityHeads, "losses", losses)
@@ -173,7 +175,7 @@ def infinite(loss, where):
 @pytest.mark.parametrize(
     ("field", "what", "how", "changes"),
     [
-        ("duration", "loss", infinite, {"ema": 0.9, "dropout": 0.1, "accumulate": 2, "batch_size": 2}),
+        ("duration", "loss", infinite, {"ema": 0.9, "dropout": 0.1, "accumulation_steps": 2, "batch_size": 2}),
         ("velocity", "gradient", overflowing, {"layers": 1}),
     ],
 )

@@ -186,13 +186,13 @@ def test_scores_are_means_over_notes_and_add_up():
 def test_of_a_dataset_the_train_split_is_counted_and_the_validation_split_chosen_on(dataset):
     manifest = Manifest.load(dataset)
     train, validation, test = (load_table(manifest, split) for split in ("train", "validation", "test"))
-    assert baselines.of_dataset(manifest, test) == baselines.scores(train, validation, test)
+    assert baselines.score_baselines(manifest, test) == baselines.scores(train, validation, test)
 
 
 @pytest.mark.parametrize("lengths", [{"train": [9], "test": [9]}, {"train": [1, 1], "validation": [9], "test": [9]}])
 def test_a_dataset_with_nothing_to_count_or_to_choose_on_has_no_baselines(tmp_path, lengths):
     manifest = Manifest.load(write_dataset(tmp_path / "data", lengths))
-    assert baselines.of_dataset(manifest, load_table(manifest, "test")) is None
+    assert baselines.score_baselines(manifest, load_table(manifest, "test")) is None
 
 
 def test_counting_needs_no_tensorflow():

@@ -9,8 +9,8 @@ from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from tests.trainer.datasets import random_notes
 from tests.trainer.models import random_arrays, surprise, tiny_model
-from trainer.data.windows import NoteArrays
-from trainer.generation.sampler import Player
+from trainer.data.windows import NoteTensors
+from trainer.generation.sampler import NoteSampler
 from trainer.model.next_note import start_note
 from trainer.model.times import ticks
 
@@ -19,7 +19,7 @@ MANY = 256
 
 @pytest.fixture(scope="module")
 def player():
-    return Player(tiny_model("density", layers=2))
+    return NoteSampler(tiny_model("density", layers=2))
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +126,12 @@ class CountingModel:
     def sample(self, hidden, uniforms, temperature, top_p):
         step_us = tf.cast(hidden[:, 0], tf.int32)
         sixty = tf.fill(tf.shape(step_us), 60)
-        return NoteArrays(sixty, step_us, sixty, sixty)
+        return NoteTensors(sixty, step_us, sixty, sixty)
 
 
 def test_what_a_state_counts_goes_on_from_each_primer():
     primers = [random_notes(length, seed=length) for length in (5, 3, 5)]
-    played = play(Player(CountingModel()), primers, num_samples=1, num_notes=4).notes
+    played = play(NoteSampler(CountingModel()), primers, num_samples=1, num_notes=4).notes
     for primer, notes in zip(primers, played, strict=True):
         # One more, since the beginning of a performance is read too.
         np.testing.assert_array_equal(notes.step_us[len(primer) :], len(primer) + 1 + np.arange(4))
@@ -143,12 +143,12 @@ def test_time_at_the_seam_goes_on_from_the_primers_last_onset(player, primer):
     held = dataclasses.replace(primer, duration_us=np.append(primer.duration_us[:-3], [60_000_000] * 3))
     samples = play(player, held, num_notes=1).notes
     assert all(notes[:12].equals(held) for notes in samples)
-    inputs = NoteArrays(*(getattr(held, field).astype(np.int32)[np.newaxis] for field in NoteArrays._fields))
+    inputs = NoteTensors(*(getattr(held, field).astype(np.int32)[np.newaxis] for field in NoteTensors._fields))
     begin = start_note(1).map(lambda field: field.numpy()[:, np.newaxis])
-    heard = NoteArrays(*(tf.constant(np.append(*both, axis=1)) for both in zip(begin, inputs, strict=True)))
+    heard = NoteTensors(*(tf.constant(np.append(*both, axis=1)) for both in zip(begin, inputs, strict=True)))
     hidden = tf.repeat(model.read(heard)[0][:, -1], MANY, axis=0)
-    drawn = NoteArrays(
-        *(tf.constant([getattr(notes, field)[12] for notes in samples], tf.int32) for field in NoteArrays._fields)
+    drawn = NoteTensors(
+        *(tf.constant([getattr(notes, field)[12] for notes in samples], tf.int32) for field in NoteTensors._fields)
     )
     # The step is what the model expects after the primer's last note, and no gap is added to it.
     probabilities = model.heads.times.tick_probabilities(model.heads.logits(hidden, drawn)["step"])
@@ -172,11 +172,11 @@ def test_without_a_primer_the_first_note_is_drawn_from_what_begins_a_performance
 @pytest.mark.parametrize(("form", "temperature"), [("bins", 0.7), ("logistics", 1.0)])
 def test_what_is_played_is_what_the_model_expects_on_hearing_it(primer, form, temperature):
     model = tiny_model("density", layers=2, time_distribution=form, mixtures=3)
-    samples = play(Player(model), primer, num_notes=16, temperature=temperature).notes
-    fields = [np.stack([getattr(notes, field) for notes in samples]) for field in NoteArrays._fields]
-    targets = NoteArrays(*(tf.constant(field, tf.int32) for field in fields))
+    samples = play(NoteSampler(model), primer, num_notes=16, temperature=temperature).notes
+    fields = [np.stack([getattr(notes, field) for notes in samples]) for field in NoteTensors._fields]
+    targets = NoteTensors(*(tf.constant(field, tf.int32) for field in fields))
     begins = start_note(MANY).map(lambda field: field[:, tf.newaxis])
-    inputs = NoteArrays(
+    inputs = NoteTensors(
         *(tf.concat([begin, field[:, :-1]], axis=1) for begin, field in zip(begins, targets, strict=True))
     )
     # In one pass over all notes, as they are scored.
@@ -242,7 +242,7 @@ def test_the_temperature_of_a_field_acts_on_that_field_alone(player, primer):
 
 @pytest.fixture(scope="module")
 def tutorial():
-    return Player(tiny_model("regression", positions="last", seq_length=8))
+    return NoteSampler(tiny_model("regression", positions="last", seq_length=8))
 
 
 def test_a_last_position_model_needs_a_primer(tutorial):
@@ -275,7 +275,7 @@ def test_a_last_position_model_hears_the_last_notes_of_the_primer(tutorial):
 
 @pytest.mark.parametrize("precision", ["float64", "mixed_bfloat16"])
 def test_a_model_of_any_precision_plays(primer, precision):
-    player = Player(tiny_model("density", layers=1, precision=precision))
+    player = NoteSampler(tiny_model("density", layers=1, precision=precision))
     samples = play(player, primer, num_samples=2, num_notes=5)
     assert [len(notes) for notes in samples.notes] == [17, 17]
     assert not samples.notes[0].equals(samples.notes[1])
@@ -294,11 +294,11 @@ def favouring(kind, pitches, amount, *, pitch_range=(0, 127), **changes):
 @pytest.mark.parametrize(("kind", "options"), [("density", {}), ("density", {"top_p": 0.5}), ("regression", {})])
 def test_no_pitch_outside_of_the_models_range_is_played(kind, options, primer):
     changes = {"positions": "last", "seq_length": 8} if kind == "regression" else {}
-    free = play(Player(favouring(kind, [0, 127], 30, **changes)), primer, num_samples=16, **options).notes
+    free = play(NoteSampler(favouring(kind, [0, 127], 30, **changes)), primer, num_samples=16, **options).notes
     assert {0, 127} & {pitch for notes in free for pitch in notes.pitch[12:]}
     # The primer's own pitches are outside.
     assert primer.pitch.min() < 70
-    bound = Player(favouring(kind, [0, 127], 30, pitch_range=(70, 90), **changes))
+    bound = NoteSampler(favouring(kind, [0, 127], 30, pitch_range=(70, 90), **changes))
     played = play(bound, primer, num_samples=16, **options).notes
     assert all(notes[:12].equals(primer) for notes in played)
     pitches = np.concatenate([notes.pitch[12:] for notes in played])
@@ -308,8 +308,8 @@ def test_no_pitch_outside_of_the_models_range_is_played(kind, options, primer):
 
 def test_a_sample_that_stays_within_the_range_is_the_same_without_one(primer):
     rare = [*range(5), *range(123, 128)]
-    free = play(Player(favouring("density", rare, -2)), primer, num_notes=6).notes
-    bound = play(Player(favouring("density", rare, -2, pitch_range=(5, 122))), primer, num_notes=6).notes
+    free = play(NoteSampler(favouring("density", rare, -2)), primer, num_notes=6).notes
+    bound = play(NoteSampler(favouring("density", rare, -2, pitch_range=(5, 122))), primer, num_notes=6).notes
     within = [notes.pitch[12:].min() >= 5 and notes.pitch[12:].max() <= 122 for notes in free]
     assert MANY // 2 < sum(within) < MANY
     for one, other, stays in zip(free, bound, within, strict=True):

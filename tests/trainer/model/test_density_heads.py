@@ -4,9 +4,9 @@ import tensorflow as tf
 
 from sostenuto.music.notes import MAX_TICK, TICK_US
 from tests.trainer.models import random_arrays, surprise, tiny_model
-from trainer.data.windows import NoteArrays
+from trainer.data.windows import NoteTensors
 from trainer.model import density_heads, times
-from trainer.model.note_history import RECENT
+from trainer.model.note_history import HISTORY_LENGTH
 
 FIELDS = ("pitch", "step", "duration", "velocity")
 
@@ -28,14 +28,14 @@ def hidden_of(*shape, seed=1):
 
 def reading_of(*shape, seed=1):
     """The same, and when the last notes are to end: some have, some soon will, some go on for long."""
-    remaining_us = np.random.default_rng(seed).choice([0, 4_000, 60_000, 500_000, 9_000_000], (*shape, RECENT))
+    remaining_us = np.random.default_rng(seed).choice([0, 4_000, 60_000, 500_000, 9_000_000], (*shape, HISTORY_LENGTH))
     return tf.concat([hidden_of(*shape, seed=seed), tf.constant(remaining_us, tf.float32)], axis=-1)
 
 
 def notes_of(count, **fields):
     """Notes that are all alike but for the fields given."""
     alike = {"pitch": 60, "step_us": 120_000, "duration_us": 340_000, "velocity": 64, **fields}
-    return NoteArrays(*(tf.constant(np.broadcast_to(alike[name], count), tf.int32) for name in NoteArrays._fields))
+    return NoteTensors(*(tf.constant(np.broadcast_to(alike[name], count), tf.int32) for name in NoteTensors._fields))
 
 
 def uniforms(count, seed=0):
@@ -90,7 +90,7 @@ def test_a_field_is_given_those_before_it_and_no_other(density):
 def test_the_training_loss_is_the_nats(density):
     hidden, notes = reading_of(3, 4), random_arrays(3, 4)
     losses, nats = density.losses(hidden, notes), density.nats(density.logits(hidden, notes), notes)
-    assert set(losses) == set(density.losses_of) == set(FIELDS)
+    assert set(losses) == set(density.loss_names) == set(FIELDS)
     for field in FIELDS:
         assert losses[field].shape == (3, 4)
         np.testing.assert_array_equal(losses[field], nats[field])
@@ -102,7 +102,7 @@ def test_the_training_loss_is_the_nats(density):
 def test_each_field_has_its_own_temperature_and_top_p(density):
     hidden, drawn_by = reading_of(300), uniforms(300)
     plain = density.sample(hidden, drawn_by, tf.constant(1.0))
-    for place, field in enumerate(NoteArrays._fields):
+    for place, field in enumerate(NoteTensors._fields):
         temperature = np.ones(4, np.float32)
         temperature[place] = 1e-6
         cold = density.sample(hidden, drawn_by, tf.constant(temperature))
@@ -168,7 +168,7 @@ def test_the_tutorials_losses(regression):
     hidden, notes = hidden_of(40), random_arrays(40)
     predicted = {name: value.numpy().astype(np.float64) for name, value in regression.predict_fields(hidden).items()}
     losses = regression.losses(hidden, notes)
-    assert set(losses) == set(regression.losses_of)
+    assert set(losses) == set(regression.loss_names)
     probability = softmax(predicted["pitch"])[np.arange(40), notes.pitch]
     np.testing.assert_allclose(losses["pitch"], -np.log(probability), rtol=1e-4)
     for field in ("step", "duration"):

@@ -129,7 +129,9 @@ def test_all_weights_are_there_before_the_first_train_step(name):
 
 def test_the_tutorials_model_has_the_tutorials_parameters():
     # LSTM(128) on (pitch, step, duration): 4 x 128 x (3 + 128 + 1); Dense 128 and twice 1 on 128 units with bias.
-    assert sum(np.prod(weight.shape) for weight in build_model(PRESETS["seed"]).weights) == 4 * 128 * 132 + 129 * 130
+    assert (
+        sum(np.prod(weight.shape) for weight in build_model(PRESETS["tutorial"]).weights) == 4 * 128 * 132 + 129 * 130
+    )
 
 
 def test_scaling_lives_inside_the_tutorials_model():

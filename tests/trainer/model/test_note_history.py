@@ -6,26 +6,26 @@ from hypothesis import strategies as st
 
 from sostenuto.music.notes import PITCHES
 from tests.trainer.models import random_arrays
-from trainer.data.windows import START_PITCH, NoteArrays
+from trainer.data.windows import START_PITCH, NoteTensors
 from trainer.model import note_history
-from trainer.model.note_history import RECENT, Recent
+from trainer.model.note_history import HISTORY_LENGTH, NoteHistory
 from trainer.model.times import BINS, bins
 
 FORGOTTEN_US = 16_000_000
 
 times = st.one_of(st.just(0), st.integers(0, 300_000), st.integers(0, 2**31 - 1))
-sequences = st.lists(st.tuples(st.integers(0, START_PITCH), times, times), min_size=1, max_size=2 * RECENT)
+sequences = st.lists(st.tuples(st.integers(0, START_PITCH), times, times), min_size=1, max_size=2 * HISTORY_LENGTH)
 
 
 def arrays(notes):
     """Notes (pitch, step_us, duration_us) as a batch of one."""
     pitch, step_us, duration_us = (np.array([column], np.int32) for column in zip(*notes, strict=True))
-    return NoteArrays(*map(tf.constant, (pitch, step_us, duration_us, np.full_like(pitch, 64))))
+    return NoteTensors(*map(tf.constant, (pitch, step_us, duration_us, np.full_like(pitch, 64))))
 
 
 def listened(notes, before):
     """The last notes after all of the notes, and those at each."""
-    at_each = note_history.after_each(notes, before)
+    at_each = note_history.extend_history(notes, before)
     return at_each.map(lambda field: field[:, -1]), at_each
 
 
@@ -40,7 +40,7 @@ def expected(notes):
             found.append((age, pitch, max(min(duration, FORGOTTEN_US) - age, 0)))
         else:
             found.append(None)
-    return found[: -RECENT - 1 : -1]
+    return found[: -HISTORY_LENGTH - 1 : -1]
 
 
 def told(last):
@@ -64,7 +64,7 @@ def test_the_last_notes_are_those_that_were_played(notes):
 
 
 @settings(max_examples=40, deadline=None)
-@given(sequences, st.integers(1, 2 * RECENT))
+@given(sequences, st.integers(1, 2 * HISTORY_LENGTH))
 def test_they_do_not_depend_on_how_the_notes_are_cut_up(notes, cut):
     whole, at_each = listened(arrays(notes), note_history.no_notes(1))
     cut = min(cut, len(notes))
@@ -90,7 +90,7 @@ def test_keys_hold_what_sounds_and_fading_traces(dtype):
 
 
 def test_releases_count_by_the_bin_of_time():
-    remaining = np.zeros((2, RECENT), np.int32)
+    remaining = np.zeros((2, HISTORY_LENGTH), np.int32)
     remaining[0, :4] = 5_000, 5_000, 1_230_000, 15_999_999
     remaining[1, 7], remaining[1, 8] = 4_999, -70_000
     found = note_history.releases(tf.constant(remaining), tf.float32).numpy()
@@ -105,6 +105,6 @@ def test_before_a_performance_there_are_none():
     nothing = note_history.no_notes(2)
     assert note_history.keys(nothing, tf.float32).numpy().sum() == 0
     assert note_history.releases(nothing.remaining_us, tf.float32).numpy().sum() == 0
-    begun = NoteArrays(*(tf.fill([2, 1], value) for value in (START_PITCH, 0, 0, 0)))
+    begun = NoteTensors(*(tf.fill([2, 1], value) for value in (START_PITCH, 0, 0, 0)))
     last, _ = listened(begun, nothing)
-    np.testing.assert_array_equal(tf.stack(Recent(*last)[1:]), tf.stack(nothing[1:]))
+    np.testing.assert_array_equal(tf.stack(NoteHistory(*last)[1:]), tf.stack(nothing[1:]))

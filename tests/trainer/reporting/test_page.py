@@ -130,18 +130,18 @@ def test_the_scores_stand_beside_those_of_counting(text):
 
 
 def test_other_runs_stand_beside_it(full, dataset, tmp_path):
-    seed = write_run(tmp_path / "tutorial", dataset, evaluation_test=evaluation(total=12), config=preset("seed"))
+    seed = write_run(tmp_path / "tutorial", dataset, evaluation_test=evaluation(total=12), config=preset("tutorial"))
     elsewhere = {**evaluation(), "dataset": "another"}
     other = write_run(tmp_path / "other", dataset, evaluation_test=elsewhere)
-    page = report_page.page(report_page.load(str(full), beside=[str(seed)]))
+    page = report_page.page(report_page.load(str(full), comparisons=[str(seed)]))
     assert [row[:2] for row in rows(page, "other runs and models that only count")[1:]] == [
         ["this model", "7.500 7.400 to 7.600"],
         ["seed, tutorial", "12.000 11.900 to 12.100"],
         ["n-gram", "9.000"],
         ["histogram", "10.500"],
     ]
-    with pytest.raises(UserError, match=r"--beside=.*other: expected a score of a split and dataset .*\(test\)"):
-        report_page.load(str(full), beside=[str(other)])
+    with pytest.raises(UserError, match=r"--compare_with=.*other: expected a score of a split and dataset .*\(test\)"):
+        report_page.load(str(full), comparisons=[str(other)])
 
 
 def series_of(page: Page, title: str) -> dict[str, dict]:
@@ -495,7 +495,11 @@ def test_a_model_that_counting_leaves_behind_is_trained_for_longer_only_while_it
     assert "longer" not in told
     assert "--units=256" in told
     tutorial = write_run(
-        tmp_path / "tutorial", data, lines=reports(()), evaluation_test=behind, config=preset("seed").replace(steps=200)
+        tmp_path / "tutorial",
+        data,
+        lines=reports(()),
+        evaluation_test=behind,
+        config=preset("tutorial").replace(steps=200),
     )
     assert "--preset=base" in advice(tutorial, "Counting is ahead")
 
@@ -552,7 +556,7 @@ def test_one_score_is_no_sign_against_overfitting(dataset, tmp_path):
 
 
 def test_a_regression_model_is_not_sent_to_score_while_it_trains(dataset, tmp_path):
-    config = preset("seed").replace(steps=200)
+    config = preset("tutorial").replace(steps=200)
     directory = write_run(tmp_path / "w", dataset, lines=reports(()), config=config)
     assert titles(directory) == ""
     assert "--evaluate_every" not in shown(directory).text.partition("Listen")[0]

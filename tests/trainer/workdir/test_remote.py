@@ -15,20 +15,20 @@ from tests.gcs_server import GcsServer
 from tests.trainer.runs import metrics, weights
 from trainer.callbacks.metrics import Reports
 from trainer.checkpoints import manager
-from trainer.checkpoints.manager import Checkpoints
+from trainer.checkpoints.manager import CheckpointManager
 from trainer.config import preset
 from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.export import export_model
 from trainer.model.next_note import load_model
 from trainer.workdir import remote
-from trainer.workdir.layout import Busy
+from trainer.workdir.layout import WorkdirLockedError
 
 W = "gs://bucket/w"
 CONFIG = preset("base").replace(
     units=8, head_units=8, layers=1, seq_length=16, batch_size=8, warmup_steps=2, learning_rate=0.01,
     pitch_embedding=8, time_embedding=8, velocity_embedding=8, steps=30, log_every=2, evaluate_every=6,
-    checkpoint_every=8, keep=2,
+    checkpoint_every=8, max_to_keep=2,
 )  # fmt: skip
 
 
@@ -115,7 +115,11 @@ def test_at_any_moment_a_kill_leaves_all_that_going_on_takes(moments, untouched,
     seen = set()
     for contents in moments:
         here = get_directory(contents, tmp_path / "there")
-        saved = Checkpoints(str(here / "checkpoints"), keep=1).latest() if (here / "checkpoints").exists() else None
+        saved = (
+            CheckpointManager(str(here / "checkpoints"), max_to_keep=1).latest()
+            if (here / "checkpoints").exists()
+            else None
+        )
         if (here / "result.json").exists():
             assert saved.train_step == CONFIG.steps
         if saved is None:
@@ -128,7 +132,7 @@ def test_at_any_moment_a_kill_leaves_all_that_going_on_takes(moments, untouched,
         lines = [line for line in metrics(here) if line["train_step"] <= saved.train_step]
         assert lines == [line for line in reports if line["train_step"] <= saved.train_step]
         best = saved.extra["monitor"]["best_train_step"]
-        assert not best or Checkpoints(str(here / "best"), keep=1).latest().train_step >= best
+        assert not best or CheckpointManager(str(here / "best"), max_to_keep=1).latest().train_step >= best
     assert max(seen) == CONFIG.steps
     assert len(seen) >= 2
     # A checkpoint without its manifest is passed over in silence by whoever fetches it.
@@ -199,10 +203,10 @@ def test_a_longer_run_takes_the_result_away_first_and_older_checkpoints_last(gcs
 
 def test_a_second_process_is_refused_and_changes_nothing(gcs, dataset, moments, filled):
     filled(moments[len(moments) // 2])
-    with remote.Mirror(W, keep=1) as other:
+    with remote.RemoteWorkdir(W, max_to_keep=1) as other:
         other.begin(CONFIG, Manifest.load(dataset), {}).close()
         before = gcs.contents(f"{W}/")
-        with pytest.raises(Busy, match=rf"{W}: process \d+ on \S+ is training in it: wait for it"):
+        with pytest.raises(WorkdirLockedError, match=rf"{W}: process \d+ on \S+ is training in it: wait for it"):
             train(dataset, W)
         assert gcs.contents(f"{W}/") == before
 
@@ -289,10 +293,10 @@ def test_a_bucket_that_may_not_be_written_is_told_of_before_training(gcs, datase
 def test_a_worker_gets_the_checkpoint_that_the_chief_goes_on_from(gcs, moments, filled):
     filled(moments[-1])
     before = gcs.contents(f"{W}/")
-    with remote.mirrored(W, keep=1) as worker:
+    with remote.mirrored(W, max_to_keep=1) as worker:
         worker.fetch(24)
         (directory,) = pathlib.Path(worker.directory).glob("*/*")
-        saved = Checkpoints(str(directory.parent), keep=1).of_train_step(24)
+        saved = CheckpointManager(str(directory.parent), max_to_keep=1).of_train_step(24)
         assert saved.extra["config"]["units"] == 8
     assert gcs.contents(f"{W}/") == before
     assert homes() == []
@@ -302,10 +306,10 @@ def test_a_damaged_checkpoint_is_passed_over(gcs, dataset, moments, filled, capf
     filled(moments[-1])
     name = f"{W}/checkpoints/00000030/variables.index"
     gcs.put(name, gcs.get(name)[:-1])
-    with remote.Mirror(W, keep=2) as one:
+    with remote.RemoteWorkdir(W, max_to_keep=2) as one:
         one.begin(CONFIG, Manifest.load(dataset), {}).close()
         assert names_of_checkpoints(pathlib.Path(one.directory)) == {"00000024", "00000030"}
-        assert Checkpoints(f"{one.directory}/checkpoints", keep=2).latest().train_step == 24
+        assert CheckpointManager(f"{one.directory}/checkpoints", max_to_keep=2).latest().train_step == 24
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "damaged" in line]
     assert line == f"checkpoint {W}/checkpoints/00000030 is damaged: passed over"
 
