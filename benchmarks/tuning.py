@@ -39,7 +39,7 @@ import json, sys
 from trainer.startup import import_tensorflow
 import_tensorflow()
 from sostenuto.data.manifest import Manifest
-from trainer import loop
+from trainer.engine import loop
 from trainer.config import Config
 data, workdir, configs = sys.argv[1:]
 for index, values in enumerate(json.load(open(configs))):

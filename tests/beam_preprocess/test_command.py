@@ -237,7 +237,7 @@ def test_a_fault_of_the_program_is_not_taken_for_a_users_mistake(corpus_director
 # The command, but that one of the files takes for ever.
 ENDLESS = """
 import runpy, time
-from notes import midi
+from sostenuto.music import midi
 read = midi.read_midi
 midi.read_midi = lambda data, name, **options: time.sleep(600) if name == "0/0.mid" else read(data, name, **options)
 runpy.run_module("beam_preprocess", run_name="__main__", alter_sys=True)

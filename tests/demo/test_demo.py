@@ -155,7 +155,7 @@ def members_of_session(session: int) -> list[str]:
 def test_a_demo_that_ends_takes_its_command_along(tmp_path: Path, number: int, status: int) -> None:
     """Although the signal comes to the demo alone, as from `kill`."""
     (tmp_path / "waits.py").write_text("import time; print('waiting', flush=True); time.sleep(600)")
-    program = "import sys; from pathlib import Path; from demo.__main__ import Stage; from notes import cli; "
+    program = "import sys; from pathlib import Path; from demo.__main__ import Stage; from sostenuto import cli; "
     program += "cli.run(lambda: Stage('Wait', 'waits', [], Path('never')).run(), usage='')"
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     with subprocess.Popen(

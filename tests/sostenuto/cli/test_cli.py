@@ -11,7 +11,7 @@ from tests.processes import REPOSITORY, run_python
 COMMAND = """
 import sys
 from absl import flags
-from notes import cli
+from sostenuto import cli
 from sostenuto.errors import UnavailableError, UserError
 from sostenuto.progress import say
 

@@ -15,7 +15,7 @@ from tests.processes import REPOSITORY
 
 COMMAND = """
 import os, signal, sys, time
-from notes import cli
+from sostenuto import cli
 from sostenuto.errors import UserError
 from sostenuto.progress import say
 

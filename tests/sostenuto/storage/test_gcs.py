@@ -326,7 +326,7 @@ def read_without_emulator(server, tmp_path, **environment):
     """Reads an object as on a machine of Google's with the environment given."""
     (tmp_path / "home").mkdir(exist_ok=True)
     program = """
-from notes import storage
+from sostenuto import storage
 from sostenuto.errors import UnavailableError, UserError
 try:
     print(storage.read_bytes("gs://bucket/file").decode())
@@ -380,7 +380,7 @@ def test_a_forked_child_has_connections_of_its_own(gcs):
     storage.read_bytes("gs://bucket/file")
     program = """
 import os
-from notes import storage
+from sostenuto import storage
 assert storage.read_bytes("gs://bucket/file") == b"data"
 children = []
 for _ in range(4):
@@ -397,7 +397,7 @@ print([os.waitpid(child, 0)[1] for child in children])
 def test_the_library_is_loaded_only_for_a_bucket(tmp_path):
     program = f"""
 import sys
-from notes import storage
+from sostenuto import storage
 storage.write_bytes_atomic({str(tmp_path / "file")!r}, b"data")
 print(storage.read_bytes({str(tmp_path / "file")!r}), "google.cloud.storage" in sys.modules, "requests" in sys.modules)
 """

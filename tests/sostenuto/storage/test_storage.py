@@ -39,7 +39,7 @@ def test_a_file_in_the_place_of_a_directory_leaves_nothing_behind(tmp_path):
 def test_a_killed_write_leaves_only_a_temporary_name(tmp_path):
     program = """
 import os, signal, sys
-from notes import storage
+from sostenuto import storage
 with storage.atomic_write(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()
