@@ -6,6 +6,7 @@ the dataset that the run was trained on; the scores of another one, `--data=DIR`
 """
 
 import json
+import logging
 import os
 from typing import Any
 
@@ -15,11 +16,12 @@ from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.tfrecord import Performance
 from sostenuto.errors import FileError, UserError
-from sostenuto.progress import say
 from trainer import startup
 from trainer.by_field import numbers_by_field
 from trainer.workdir.layout import METRICS_NAME, load_config, load_run, resolved, write_json
 from trainer.workdir.outputs import require_own_place, require_writable
+
+logger = logging.getLogger(__name__)
 
 USAGE = """--workdir=DIR [--data=DIR --output=FILE] [--split=NAME] [--generated] [flags]
 
@@ -93,7 +95,7 @@ def main() -> int:
     if is_of_run and storage.exists(storage.join(workdir, METRICS_NAME)):
         from trainer.reporting import page
 
-        say("writing the report's page")
+        logger.info("writing the report's page")
         written.append(page.write(workdir))
     if is_of_run and not _GENERATED.value:
         from trainer.reporting import model_card
@@ -205,7 +207,10 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
     if trained.model.config.model == "regression":
         residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=False)
     table = load_table(manifest, split)
-    say(f"scoring the {split} split: {manifest.notes(split):,} notes", notes=manifest.notes(split))
+    logger.info(
+        f"scoring the {split} split: {manifest.notes(split):,} notes",
+        extra={"figures": {"notes": manifest.notes(split)}},
+    )
     scores = scorer.score(table, residuals, quiet=False)
     # In the order of the table, which was built from the same records.
     composers = [performance.composer for performance in manifest.read_performances(split)]
@@ -219,7 +224,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
-    say("counting notes: the baselines to compare with")
+    logger.info("counting notes: the baselines to compare with")
     evaluation["baselines"] = baselines.score_baselines(manifest, table)
     if residuals is not None:
         evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
@@ -292,7 +297,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         quiet=False,
     )
     train_notes = [performance.notes for performance in performances_shown(manifest, "train")]
-    say("comparing with real music, and looking for copied runs")
+    logger.info("comparing with real music, and looking for copied runs")
     judgement = generation_metrics.judge(
         generation_metrics.Music(played.notes, pieces[:num_primers]),
         generation_metrics.Music(real, pieces[:num_primers]),
@@ -324,7 +329,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
-    say(f"drawing {picture}")
+    logger.info(f"drawing {picture}")
     target, name = os.path.dirname(path) or ".", os.path.basename(picture)
     storage.make_directories(target)
     # A figure without its document would pass for another's file after a kill, so that the document comes first.

@@ -1,5 +1,6 @@
 """Plays with a trained model: `python -m trainer.generate --workdir=DIR --output=DIR`."""
 
+import logging
 import os
 from typing import Any, NamedTuple
 
@@ -11,12 +12,14 @@ from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
-from sostenuto.progress import say, track
+from sostenuto.progress import track
 from trainer import startup
 from trainer.by_field import numbers_by_field
 from trainer.generation.samples import DISTRIBUTIONS_NAME, DOCUMENT_NAME, names, require_free, rewritten
 from trainer.workdir.layout import absolute, dataset, load_run, write_json
 from trainer.workdir.outputs import require_own_place, require_writable
+
+logger = logging.getLogger(__name__)
 
 # Beyond them a call may need more memory than a machine has.
 _MOST_NOTES = 100_000
@@ -151,7 +154,7 @@ def main() -> int:
         seed=_SEED.value,
         quiet=False,
     )
-    say(f"writing {len(samples.notes):,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
+    logger.info(f"writing {len(samples.notes):,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with rewritten(output, planned) as directory:
         entries = [
             _write_sample(

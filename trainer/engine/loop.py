@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 import os
 import platform
@@ -40,6 +41,8 @@ from trainer.model.next_note import model_variables
 from trainer.reporting import page
 from trainer.workdir import layout, remote
 from trainer.workdir.layout import Result
+
+logger = logging.getLogger(__name__)
 
 _CALL_SECONDS = 0.5  # a call into TensorFlow lasts about so long, so that a signal is answered soon
 _MEASURE_SECONDS = 4.0  # how long the speed is measured before the run's length is fixed
@@ -170,10 +173,9 @@ def train(
     result = layout.finished(config, manifest, directory)
     if result is not None:
         with progress.silenced(quiet):
-            progress.say(
+            logger.info(
                 f"{directory} is finished: {result.reason} at train_step {result.train_step:,}",
-                train_step=result.train_step,
-                reason=result.reason,
+                extra={"figures": {"train_step": result.train_step, "reason": result.reason}},
             )
         return result
     with (
@@ -259,10 +261,9 @@ class _Run:
             train = train.part(self._performances)
         validation = load_table(manifest, "validation") if config.evaluate_every else None
         if cluster:
-            progress.say(
+            logger.info(
                 f"worker {cluster.index} of {cluster.size}, waiting for all: {', '.join(cluster.workers)}",
-                worker=cluster.index,
-                workers=cluster.size,
+                extra={"figures": {"worker": cluster.index, "workers": cluster.size}},
             )
         # Several hosts must have found each other before TensorFlow runs its first operation.
         self._strategy = create_strategy(devices, cluster)
@@ -340,7 +341,7 @@ class _Run:
             self._reports.say(
                 f"the learning rate falls until train_step {horizon:,}, as it was first planned, and stays at its end. "
                 "For better weights plan the whole length at the start, in another --workdir",
-                severity="NOTICE",
+                level=progress.NOTICE,
             )
 
     def _require_same_run(self) -> None:
@@ -545,11 +546,10 @@ class _Run:
             reason = self._signals.received or "peer"
             told = "another worker was told to end" if reason == "peer" else reason
             saved = f"saved at train_step {self._train_step:,}" if self._train_step else "nothing was trained yet"
-            progress.say(
+            logger.log(
+                progress.NOTICE,
                 f"{told}: {saved}; the same command goes on from there",
-                severity="NOTICE",
-                train_step=self._train_step,
-                reason=reason,
+                extra={"figures": {"train_step": self._train_step, "reason": reason}},
             )
         return self._result(reason)
 
