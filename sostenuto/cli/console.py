@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import sys
+from typing import Any
 
 from sostenuto import progress
 from sostenuto.extras import EXTRAS
@@ -65,7 +66,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Returns the JSON object of a record, with the fields of `extra={"figures": …}`."""
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
-        entry = {
+        entry: dict[str, Any] = {
             "time": time.replace("+00:00", "Z"),
             "severity": record.levelname,
             "message": super().format(record).rstrip(),
