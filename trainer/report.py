@@ -48,7 +48,7 @@ def main() -> int:
         raise UserError(f"{workdir}: nothing was trained in it yet (it has no {METRICS_NAME}): train first")
     if _DATA.value:
         given = Manifest.load(_DATA.value)
-        if given.sha256 != run.get("dataset"):
+        if given.sha256 != run.dataset:
             raise UserError(f"--data={_DATA.value}: is another dataset than the one that {workdir} was trained on")
         manifest: Manifest | None = given
     else:
@@ -56,7 +56,7 @@ def main() -> int:
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:
-        _play(workdir, manifest, run.get("sustain", "ignore"))
+        _play(workdir, manifest, run.sustain or "ignore")
     say("writing the report's page")
     cli.show(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0

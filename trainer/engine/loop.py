@@ -39,7 +39,7 @@ from trainer.generation.samples import NUM_SAMPLES
 from trainer.model.next_note import model_variables
 from trainer.reporting import page
 from trainer.workdir import layout, remote
-from trainer.workdir.layout import Result
+from trainer.workdir.formats import RunResult
 
 _CALL_SECONDS = 0.5  # a call into TensorFlow lasts about so long, so that a signal is answered soon
 _MEASURE_SECONDS = 4.0  # how long the speed is measured before the run's length is fixed
@@ -142,7 +142,7 @@ def train(
     on_score: Callable[[int, float], None] | None = None,
     stop: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Result:
+) -> RunResult:
     """Trains, or goes on training, in a workdir.
 
     Args:
@@ -382,7 +382,7 @@ class _Run:
         config, run = self._config, layout.load_run(self._directory)
         plan = Plan.from_record(run)
         if config.max_minutes:
-            is_same = run.get("max_minutes") == config.max_minutes
+            is_same = run.max_minutes == config.max_minutes
             return plan if is_same else dataclasses.replace(plan, steps=None, evaluate_every=None)
         steps = config.steps or self._epoch_end(config.epochs)
         plan = dataclasses.replace(plan, evaluate_every=None)
@@ -515,7 +515,7 @@ class _Run:
 
     # The loop.
 
-    def train(self) -> Result:
+    def train(self) -> RunResult:
         """Trains to the end, or to a signal."""
         with self._signals, self._reports, self._saver, self._profile or contextlib.nullcontext():
             leaves_others = False
@@ -748,8 +748,7 @@ class _Run:
                         page.write(self._directory, named=self._mirror.named, result=self._result(reason))
             except ShutdownRequested:
                 return self._signals.received or reason
-        result = dataclasses.asdict(self._result(reason))
-        layout.write_json(os.path.join(self._directory, layout.RESULT_NAME), result)
+        self._result(reason).save(os.path.join(self._directory, layout.RESULT_NAME))
         return reason
 
     def _leave_samples(self) -> None:
@@ -759,9 +758,9 @@ class _Run:
         manager.restore(best, model_variables(self._state.model))
         self._reports.leave_samples(self._state.model, best.train_step, self._manifest)
 
-    def _result(self, reason: str) -> Result:
+    def _result(self, reason: str) -> RunResult:
         monitor = self._monitor
-        return Result(self._train_step, monitor.best, monitor.best_train_step, self._config.monitor, reason)
+        return RunResult(self._train_step, monitor.best, monitor.best_train_step, self._config.monitor, reason)
 
 
 class _Profile:
