@@ -94,7 +94,9 @@ def test_what_comes_from_elsewhere_is_escaped(dataset, tmp_path):
 
 
 def test_a_page_is_written_without_tensorflow(full):
-    program = f"import sys; from trainer.reporting import page; page.write({str(full)!r}); print('tensorflow' in sys.modules)"
+    program = (
+        f"import sys; from trainer.reporting import page; page.write({str(full)!r}); print('tensorflow' in sys.modules)"
+    )
     process = run_python("-c", program)
     assert (process.stdout.strip(), process.stderr) == ("False", "")
     assert (full / "report.html").read_text().startswith("<!DOCTYPE html>")
