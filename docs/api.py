@@ -30,6 +30,7 @@ MODULES: Final[dict[str, tuple[str, ...] | None]] = {
     "trainer.engine.loop": ("train", "WorkerLostError"),
     "trainer.workdir.formats": None,
     "trainer.workdir.layout": ("load_config", "load_run"),
+    "trainer.workdir.load_model": None,
     "trainer.checkpoints.manager": ("Checkpoint", "CheckpointManager", "restore"),
     "trainer.data.windows": None,
     "trainer.model.next_note": None,

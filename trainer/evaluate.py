@@ -172,7 +172,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
     from trainer.data.windows import load_table
     from trainer.evaluation import baselines
     from trainer.evaluation.scorer import Scorer, by_composer, confidence_intervals, figures, sums
-    from trainer.model.next_note import load_model
+    from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
     scorer = Scorer(trained.model)
@@ -247,9 +247,9 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     startup.import_tensorflow()
     from trainer.data.windows import performances_shown
     from trainer.generation.sampler import NoteSampler
-    from trainer.model.next_note import load_model
     from trainer.reporting import plots
     from trainer.workdir import remote
+    from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
     pieces = [performance.piece for performance in held_out]

@@ -140,7 +140,7 @@ def main() -> int:
     startup.import_tensorflow()
     from sostenuto.music.pedal import continued_pedal
     from trainer.generation.sampler import NoteSampler
-    from trainer.model.next_note import load_model
+    from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
     primer_notes = len(primer.notes)

@@ -67,7 +67,7 @@ def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
     startup.import_tensorflow()
     from trainer.generation import samples
     from trainer.generation.sampler import NoteSampler
-    from trainer.model.next_note import load_model
+    from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
     primers = samples.primers(manifest) if manifest else []

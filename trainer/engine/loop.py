@@ -36,7 +36,6 @@ from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer, figures, sums
 from trainer.export import export_model
 from trainer.generation.samples import NUM_SAMPLES
-from trainer.model.next_note import model_variables
 from trainer.reporting import page
 from trainer.workdir import layout, remote
 from trainer.workdir.formats import RunResult
@@ -677,7 +676,7 @@ class _Run:
         if self._is_chief:
             extra = {"score": score, "config": dataclasses.asdict(self._config)}
             with self._state.scored_weights():
-                self._saver.save(self._best, self._train_step, model_variables(self._state.model), extra)
+                self._saver.save(self._best, self._train_step, manager.model_variables(self._state.model), extra)
 
     def _score(self, validation: NoteTable) -> dict[str, float]:
         """Scores the validation split, each worker its share of the performances."""
@@ -755,7 +754,7 @@ class _Run:
         """Lets the best weights play the samples."""
         best = self._best.latest()
         assert best is not None
-        manager.restore(best, model_variables(self._state.model))
+        manager.restore(best, manager.model_variables(self._state.model))
         self._reports.leave_samples(self._state.model, best.train_step, self._manifest)
 
     def _result(self, reason: str) -> RunResult:
