@@ -15,10 +15,12 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.tfrecord import Performance
-from sostenuto.errors import FileError, UserError
+from sostenuto.errors import UserError
 from trainer import startup
 from trainer.by_field import numbers_by_field
-from trainer.workdir.layout import METRICS_NAME, load_config, load_run, resolved, write_json
+from trainer.workdir.formats import RunInfo
+from trainer.workdir.json_record import write_json
+from trainer.workdir.layout import METRICS_NAME, load_config, load_dataset, load_run, resolved
 from trainer.workdir.outputs import require_own_place, require_writable
 
 logger = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def main() -> int:
             raise UserError(f"--{flag.name}={flag.value}: nothing is continued without --generated: give both")
     load_config(workdir)
     run = load_run(workdir)
-    manifest = _dataset(workdir, run)
+    manifest = Manifest.load(_DATA.value) if _DATA.value else load_dataset(workdir, run)
     path, is_of_run = _place(workdir, manifest, run)
     written = [path]
     if _GENERATED.value:
@@ -106,34 +108,7 @@ def main() -> int:
     return 0
 
 
-def _dataset(workdir: str, run: dict[str, Any]) -> Manifest:
-    """Returns the dataset of --data or, without it, the one that the run was trained on."""
-    if _DATA.value:
-        return Manifest.load(_DATA.value)
-    recorded = run.get("data")
-    if not recorded:
-        raise UserError(
-            f"--data is missing: {workdir} does not record on which dataset it was trained. Pass --data=DIR"
-        )
-    try:
-        manifest = Manifest.load(recorded)
-    except FileError:
-        raise
-    except UserError as error:
-        raise UserError(
-            f"{recorded}: the dataset that {workdir} was trained on is not there any more. Pass --data=DIR with the "
-            "place where it is now"
-        ) from error
-    if manifest.sha256 != run.get("dataset"):
-        raise UserError(
-            f"{recorded}: is not the dataset that {workdir} was trained on: got sha256 {manifest.sha256[:12]}…, "
-            f"expected {str(run.get('dataset'))[:12]}…. Pass --data=DIR if that one was moved, or --data={recorded} "
-            "with --output=FILE to take this one"
-        )
-    return manifest
-
-
-def _place(workdir: str, manifest: Manifest, run: dict[str, Any]) -> tuple[str, bool]:
+def _place(workdir: str, manifest: Manifest, run: RunInfo) -> tuple[str, bool]:
     """Returns the file to write, and whether it is the one that the run's page reads.
 
     Raises:
@@ -144,7 +119,7 @@ def _place(workdir: str, manifest: Manifest, run: dict[str, Any]) -> tuple[str, 
     path = _OUTPUT.value or own
     directory = os.path.dirname(path) or "."
     is_of_run = resolved(path) == resolved(own)
-    if is_of_run and manifest.sha256 != run.get("dataset"):
+    if is_of_run and manifest.sha256 != run.dataset:
         raise UserError(
             f"{manifest.directory}: is another dataset than the one that {workdir} was trained on. Pass --output=FILE, "
             "outside of the workdir, for its scores"
@@ -199,7 +174,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
     from trainer.data.windows import load_table
     from trainer.evaluation import baselines
     from trainer.evaluation.scorer import Scorer, by_composer, confidence_intervals, figures, sums
-    from trainer.model.next_note import load_model
+    from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
     scorer = Scorer(trained.model)
@@ -277,9 +252,9 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     startup.import_tensorflow()
     from trainer.data.windows import performances_shown
     from trainer.generation.sampler import NoteSampler
-    from trainer.model.next_note import load_model
     from trainer.reporting import plots
     from trainer.workdir import remote
+    from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
     pieces = [performance.piece for performance in held_out]

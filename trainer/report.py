@@ -51,7 +51,7 @@ def main() -> int:
         raise UserError(f"{workdir}: nothing was trained in it yet (it has no {METRICS_NAME}): train first")
     if _DATA.value:
         given = Manifest.load(_DATA.value)
-        if given.sha256 != run.get("dataset"):
+        if given.sha256 != run.dataset:
             raise UserError(f"--data={_DATA.value}: is another dataset than the one that {workdir} was trained on")
         manifest: Manifest | None = given
     else:
@@ -59,7 +59,7 @@ def main() -> int:
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:
-        _play(workdir, manifest, run.get("sustain", "ignore"))
+        _play(workdir, manifest, run.sustain or "ignore")
     logger.info("writing the report's page")
     cli.show(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
@@ -70,7 +70,7 @@ def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
     startup.import_tensorflow()
     from trainer.generation import samples
     from trainer.generation.sampler import NoteSampler
-    from trainer.model.next_note import load_model
+    from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
     primers = samples.primers(manifest) if manifest else []

@@ -19,7 +19,7 @@ import numpy as np
 
 from sostenuto import progress, storage
 from trainer.config import Config
-from trainer.workdir.layout import write_json
+from trainer.workdir.json_record import write_json
 from tuning.space import Parameter, Space, notes_per_train_step, steps_for_equal_notes
 from tuning.study import SAME_SHARE, StudyConfig, Trial, best_of
 

@@ -18,7 +18,8 @@ from sostenuto.errors import FileError, UserError
 from sostenuto.progress import silenced
 from sostenuto.storage.lease import LostError
 from trainer.config import Config
-from trainer.workdir.layout import Result, WorkdirLockedError
+from trainer.workdir.formats import RunResult
+from trainer.workdir.layout import WorkdirLockedError
 from tuning.space import Space
 from tuning.study import Assignment, Done, Outcome, StudyConfig, Wait
 
@@ -223,7 +224,7 @@ def _train(
     return _Ended("completed", result.best, result.reason, result.train_step)
 
 
-def _once_free(train: Callable[[], Result], stop: threading.Event) -> Result:
+def _once_free(train: Callable[[], RunResult], stop: threading.Event) -> RunResult:
     """Trains, once the worker that had the trial before has let go of its directory."""
     given_up = time.monotonic() + _HELD_SECONDS
     while True:

@@ -681,7 +681,7 @@ def test_a_workdir_of_another_dataset_is_refused(places, workdir):
 
 
 def test_a_directory_without_a_model_is_named(tmp_path):
-    from trainer.model.next_note import load_model
+    from trainer.workdir.load_model import load_model
 
     with pytest.raises(UserError, match="no workdir of the trainer"):
         load_model(str(tmp_path))
@@ -691,7 +691,7 @@ def test_a_directory_without_a_model_is_named(tmp_path):
 
 
 def test_the_best_weights_are_the_ones_that_are_loaded(workdir):
-    from trainer.model.next_note import load_model
+    from trainer.workdir.load_model import load_model
 
     best = json.loads((workdir / "result.json").read_text())["best_train_step"]
     assert load_model(str(workdir)).train_step == best

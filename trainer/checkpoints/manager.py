@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from sostenuto import storage
@@ -281,6 +282,11 @@ def restore(saved: Checkpoint, variables: Variables) -> None:
                 f"{sum(there.get(key) == value for key, value in here.items())} fit, expected {len(here)}"
             )
     tf.train.Checkpoint(**groups).read(path).assert_existing_objects_matched().expect_partial()
+
+
+def model_variables(model: keras.Model) -> Variables:
+    """Returns a model's weights as the group that checkpoints hold."""
+    return {"model": [variable.value for variable in model.weights]}
 
 
 def check_config(saved: Checkpoint, config: Config) -> None:

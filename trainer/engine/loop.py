@@ -37,10 +37,9 @@ from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer, figures, sums
 from trainer.export import export_model
 from trainer.generation.samples import NUM_SAMPLES
-from trainer.model.next_note import model_variables
 from trainer.reporting import page
 from trainer.workdir import layout, remote
-from trainer.workdir.layout import Result
+from trainer.workdir.formats import RunResult
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +144,7 @@ def train(
     on_score: Callable[[int, float], None] | None = None,
     stop: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Result:
+) -> RunResult:
     """Trains, or goes on training, in a workdir.
 
     Args:
@@ -383,7 +382,7 @@ class _Run:
         config, run = self._config, layout.load_run(self._directory)
         plan = Plan.from_record(run)
         if config.max_minutes:
-            is_same = run.get("max_minutes") == config.max_minutes
+            is_same = run.max_minutes == config.max_minutes
             return plan if is_same else dataclasses.replace(plan, steps=None, evaluate_every=None)
         steps = config.steps or self._epoch_end(config.epochs)
         plan = dataclasses.replace(plan, evaluate_every=None)
@@ -516,7 +515,7 @@ class _Run:
 
     # The loop.
 
-    def train(self) -> Result:
+    def train(self) -> RunResult:
         """Trains to the end, or to a signal."""
         with self._signals, self._reports, self._saver, self._profile or contextlib.nullcontext():
             leaves_others = False
@@ -677,7 +676,7 @@ class _Run:
         if self._is_chief:
             extra = {"score": score, "config": dataclasses.asdict(self._config)}
             with self._state.scored_weights():
-                self._saver.save(self._best, self._train_step, model_variables(self._state.model), extra)
+                self._saver.save(self._best, self._train_step, manager.model_variables(self._state.model), extra)
 
     def _score(self, validation: NoteTable) -> dict[str, float]:
         """Scores the validation split, each worker its share of the performances."""
@@ -748,20 +747,19 @@ class _Run:
                         page.write(self._directory, named=self._mirror.named, result=self._result(reason))
             except ShutdownRequested:
                 return self._signals.received or reason
-        result = dataclasses.asdict(self._result(reason))
-        layout.write_json(os.path.join(self._directory, layout.RESULT_NAME), result)
+        self._result(reason).save(os.path.join(self._directory, layout.RESULT_NAME))
         return reason
 
     def _leave_samples(self) -> None:
         """Lets the best weights play the samples."""
         best = self._best.latest()
         assert best is not None
-        manager.restore(best, model_variables(self._state.model))
+        manager.restore(best, manager.model_variables(self._state.model))
         self._reports.leave_samples(self._state.model, best.train_step, self._manifest)
 
-    def _result(self, reason: str) -> Result:
+    def _result(self, reason: str) -> RunResult:
         monitor = self._monitor
-        return Result(self._train_step, monitor.best, monitor.best_train_step, self._config.monitor, reason)
+        return RunResult(self._train_step, monitor.best, monitor.best_train_step, self._config.monitor, reason)
 
 
 class _Profile:

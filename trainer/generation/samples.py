@@ -21,7 +21,7 @@ from sostenuto.errors import UserError
 from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
-from trainer.workdir.layout import write_json
+from trainer.workdir.json_record import write_json
 
 if TYPE_CHECKING:
     from trainer.generation.sampler import NoteSampler
