@@ -32,7 +32,7 @@ EXAMPLES = (
     "--data=dataset --workdir=other-run --config=run/config.json --seed=1",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that beam_preprocess wrote.")
 _WORKDIR = flags.DEFINE(
     cli.Path("DIR"), "workdir", None, "Directory for checkpoints, metrics and results. An unfinished run is resumed."
@@ -55,7 +55,7 @@ def _define_config_flags() -> dict[str, flags.FlagHolder]:
     for field in dataclasses.fields(Config):
         if field.name == "preset":
             continue
-        cli.group(field.metadata["group"])
+        cli.start_group(field.metadata["group"])
         text = f"{field.metadata['help']} ({_defaults(field.name)})"
         if field.metadata["choices"]:
             holders[field.name] = flags.DEFINE_enum(field.name, None, field.metadata["choices"], text)
@@ -78,7 +78,7 @@ def _as_typed(value: Any) -> str:
 
 _FIELDS = _define_config_flags()
 
-cli.group("devices and hosts")
+cli.start_group("devices and hosts")
 _WORKERS = flags.DEFINE(
     cli.Text("HOST:PORT,..."), "workers", None, "Hosts that train together. (default: from TF_CONFIG or Slurm, if set)"
 )
@@ -88,7 +88,7 @@ _WORKER_INDEX = flags.DEFINE_integer(
     "Index of this host in --workers. (default: from Kubernetes' JOB_COMPLETION_INDEX or from Slurm)",
     lower_bound=0,
 )
-cli.group("reports and checkpoints")
+cli.start_group("reports and checkpoints")
 _SAMPLES = flags.DEFINE_integer(
     "samples",
     NUM_SAMPLES,
@@ -120,7 +120,7 @@ def _config(workdir: str) -> Config:
 
 def main() -> int:
     """Trains as the flags say."""
-    data, workdir = cli.required(_DATA), cli.required(_WORKDIR)
+    data, workdir = cli.require_flag(_DATA), cli.require_flag(_WORKDIR)
     config = _config(workdir)
     cluster = resolve(_WORKERS.value, _WORKER_INDEX.value, os.environ)
     # What it said is known; TensorFlow need not read it a second time, in its own way.
@@ -150,7 +150,7 @@ def main() -> int:
         score = (
             "" if result.best is None else f", best {result.monitor} {result.best:.4f} at {result.best_train_step:,}"
         )
-        cli.show(f"done: {result.train_step:,} train_steps ({result.reason}){score}; {_WORKDIR.value}")
+        cli.print_result(f"done: {result.train_step:,} train_steps ({result.reason}){score}; {_WORKDIR.value}")
     return 0
 
 
