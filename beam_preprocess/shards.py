@@ -7,7 +7,7 @@ from beam_preprocess.sandbox import Process, ProcessDied
 from beam_preprocess.shard_writer import Rejection, ShardRange, ShardReport, SplitStats, read_plan, write_shard
 from sostenuto import storage
 from sostenuto.data.tfrecord import Performance
-from sostenuto.errors import UnavailableError, UserError
+from sostenuto.errors import MidiDecodeError, UnavailableError, UserError
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms
 
@@ -106,7 +106,7 @@ class Parser:
             except ProcessDied as died:
                 # Who was killed from outside may have done nothing to deserve it, the first time.
                 if died.cause != "outside" or last_attempt:
-                    raise midi.MidiDecodeError(
+                    raise MidiDecodeError(
                         name, _REASONS[died.cause], f"ended the process that parsed it: it {died.detail}"
                     ) from died
         raise AssertionError
@@ -139,7 +139,7 @@ def read_performance(reader: Reader, parser: Parser, file: CorpusFile) -> tuple[
         return Rejection(file.path, "unreadable", str(error))
     try:
         decoded = parser.parse(data, file.path)
-    except midi.MidiDecodeError as error:
+    except MidiDecodeError as error:
         return Rejection(file.path, error.reason, error.detail)
     if not len(decoded.notes):
         return Rejection(file.path, "no_notes", "holds no note, drums and notes of zero length apart")

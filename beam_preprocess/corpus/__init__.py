@@ -367,7 +367,7 @@ def _list_zip(path: str) -> dict[str, str]:
     if len(members) > MAX_MEMBERS:
         raise UserError(f"{path}: holds {len(members):,} members, more than the {MAX_MEMBERS:,} allowed: unpack it")
     size, unpacked = (
-        os.path.getsize(storage.stage(path)),
+        os.path.getsize(storage.local_copy(path)),
         sum(member.file_size for member in members if is_midi_name(member.filename)),
     )
     if unpacked > max(MAX_INFLATION * size, _HARMLESS_BYTES):
@@ -386,7 +386,7 @@ def _list_zip(path: str) -> dict[str, str]:
 
 def _open_zip(path: str) -> zipfile.ZipFile:
     try:
-        return _BoundedZip(storage.stage(path))
+        return _BoundedZip(storage.local_copy(path))
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path}: cannot be read as a zip file ({error}): download it again") from error
 

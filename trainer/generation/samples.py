@@ -16,7 +16,7 @@ import numpy as np
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import UserError
+from sostenuto.errors import CannotCompressError, UserError
 from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
 from sostenuto.progress import ProgressCounter, say, silenced
@@ -284,7 +284,7 @@ def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> Non
     try:
         if missing:
             audio.compressor()
-    except audio.CannotCompressError as error:
+    except CannotCompressError as error:
         with silenced(quiet):
             say(f"the samples have no sound: {error}", severity="NOTICE")
         return
