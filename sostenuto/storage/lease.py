@@ -9,6 +9,7 @@ the same name, which has been restarted.
 import contextlib
 import io
 import json
+import logging
 import os
 import socket
 import threading
@@ -17,7 +18,8 @@ from typing import Any, BinaryIO
 
 from sostenuto import storage
 from sostenuto.errors import FileError, HeldError, LostError, MissingError
-from sostenuto.progress import say
+
+logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
 
@@ -108,7 +110,9 @@ class Lease:
                 raise HeldError(name)
             if not watched:
                 watched, since = generation, time.monotonic()
-                say(f"{self._directory}: held by {name}. Waiting up to {EXPIRE_SECONDS:.0f} s for its lease to expire")
+                logger.info(
+                    f"{self._directory}: held by {name}. Waiting up to {EXPIRE_SECONDS:.0f} s for its lease to expire"
+                )
             time.sleep(POLL_SECONDS)
 
     def _read_holder(self) -> tuple[dict[str, Any], int]:
