@@ -1,4 +1,4 @@
-"""Trains a next-note model: `python -m trainer --data=DIR --workdir=DIR`."""
+"""Trains a next-note model: `sostenuto train --data=DIR --workdir=DIR`."""
 
 import dataclasses
 import os

@@ -1,6 +1,6 @@
 """Scores a trained model on a split, or judges what it plays.
 
-`python -m trainer.evaluate --workdir=DIR --split=test` scores how well it predicts each note of the split; with
+`sostenuto evaluate --workdir=DIR --split=test` scores how well it predicts each note of the split; with
 `--generated`, it continues performances of the split, and what it plays is compared with real music. The split is of
 the dataset that the run was trained on; the scores of another one, `--data=DIR`, go where `--output=FILE` says.
 """

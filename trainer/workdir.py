@@ -62,7 +62,7 @@ def load_config(workdir: str) -> Config:
     path = os.path.join(workdir, CONFIG_NAME)
     if not storage.exists(path):
         raise UserError(
-            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with python -m trainer"
+            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with sostenuto train"
         )
     return Config.load(path)
 

@@ -137,7 +137,7 @@ def _best(standing: Standing) -> ET.Element | None:
         ),
         element(
             "pre",
-            command(f"python -m trainer --config={BEST_CONFIG_NAME} --data=DIRECTORY --workdir=NEW_DIRECTORY"),
+            command(f"sostenuto train --config={BEST_CONFIG_NAME} --data=DIRECTORY --workdir=NEW_DIRECTORY"),
         ),
     )
 

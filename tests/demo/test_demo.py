@@ -198,10 +198,10 @@ def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_al
     assert 10 <= len(read_midi((tmp_path / f"{music}.mid").read_bytes(), "music").notes) <= 20
     with wave.open(str(tmp_path / f"{music}.wav")) as sound:
         assert sound.getnframes() > 0
-    primer = "build/demo/primer.mid"
-    assert primer in listed
-    assert len(read_midi((tmp_path / primer).read_bytes(), primer).notes) == 64
     page = first.stdout.splitlines()[-1].strip()
+    primer = "build/demo/primer.mid"
+    assert f"sostenuto generate --workdir={page.rpartition('/')[0]} --output=music --primer={primer}" in listed
+    assert len(read_midi((tmp_path / primer).read_bytes(), primer).notes) == 64
     assert page == "build/demo/latest/run-0.05min/report.html"
     text = (tmp_path / page).read_text()
     assert text.count("<audio") == text.count("data:audio/mpeg") == 8
