@@ -356,7 +356,8 @@ def _header(run: Run) -> ET.Element:
         )
         if findings.standing(evaluation):
             gain = evaluation["baselines"]["ngram"]["total"] - evaluation["nats_per_note"]["total"]
-            shown.append(("against counting", f"{-gain:+.2f}".replace("-", "−"), "nats/note, against an n-gram"))
+            side = "better" if gain >= 0 else "worse"
+            shown.append(("against counting", f"{abs(gain):.2f}", f"nats/note {side} than the n-gram baseline"))
     if scores:
         best = min(scores, key=lambda report: report["val_nats"])
         shown.append(

@@ -11,7 +11,7 @@ from notes import storage
 from notes.errors import UserError, mismatches
 from notes.lease import LOCK_NAME
 from notes.manifest import Manifest
-from trainer.config import CONFIG_NAME, Config
+from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
@@ -51,6 +51,13 @@ class Result:
     def is_final(self) -> bool:
         """Whether nothing is left to do."""
         return self.reason in ("steps", "patience")
+
+
+def why_finished(result: Result, config: Config) -> str:
+    """Returns why a finished run ended, by the flag that ends it: "--steps reached"."""
+    if result.reason == "patience":
+        return f"no better score within --patience={config.patience}"
+    return next(f"--{name} reached" for name in LENGTH_FIELDS if getattr(config, name))
 
 
 def load_config(workdir: str) -> Config:

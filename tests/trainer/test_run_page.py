@@ -125,7 +125,7 @@ def test_the_scores_stand_beside_those_of_counting(text):
         ["histogram", "10.500", "3.500", "3.500", "3.500"],
     ]
     assert [row[0] for row in rows(text, "by composer")[1:]] == ["Fanny Hensel", "Clara Schumann"]
-    assert "−1.50" in Page(text).text
+    assert "1.50 nats/note better than the n-gram baseline" in words(Page(text))
 
 
 def test_other_runs_stand_beside_it(full, dataset, tmp_path):
@@ -394,6 +394,7 @@ def test_a_model_that_counting_equals_and_weights_of_another_time_are_told(datas
     directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation(total=9.5, ngram=9.4, train_step=150))
     found = titles(directory)
     assert "Counting is about level with this model" in found
+    assert "0.10 nats/note worse than the n-gram baseline" in words(shown(directory))
     assert "The evaluation (test split) is of other weights" in found
 
 
