@@ -168,6 +168,8 @@ def test_a_demo_that_ends_takes_its_command_along(tmp_path: Path, number: int, s
         process.send_signal(number)
         assert process.wait(60) == status
         assert members_of_session(process.pid) == []
+        assert process.stderr is not None
+        assert "The same command, such as `make demo`, goes on from there" in process.stderr.read()
 
 
 def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_all_of_it(tmp_path: Path) -> None:
