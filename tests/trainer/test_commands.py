@@ -159,8 +159,8 @@ def places(tmp_path_factory, dataset):
     [
         (["--workdir={w}"], ["--data is missing"]),
         (["--data={data}"], ["--workdir is missing"]),
-        (["--data={none}", "--workdir={w}"], ["none: no such directory", "beam_preprocess"]),
-        (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "beam_preprocess"]),
+        (["--data={none}", "--workdir={w}"], ["none: no such directory", "sostenuto preprocess"]),
+        (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "sostenuto preprocess"]),
         (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "is no manifest"]),
         (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset", "huge", *PRESETS]),
         (["--data={data}", "--workdir={w}", "--unit=8"], ["--unit:", "--units"]),
