@@ -11,7 +11,7 @@ from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError, mismatches
 from sostenuto.storage.lease import LOCK_NAME
-from trainer.config import CONFIG_NAME, Config
+from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
@@ -53,6 +53,13 @@ class Result:
         return self.reason in ("steps", "patience")
 
 
+def why_finished(result: Result, config: Config) -> str:
+    """Returns why a finished run ended, by the flag that ends it: "--steps reached"."""
+    if result.reason == "patience":
+        return f"no better score within --patience={config.patience}"
+    return next(f"--{name} reached" for name in LENGTH_FIELDS if getattr(config, name))
+
+
 def load_config(workdir: str) -> Config:
     """The config of a workdir.
 
@@ -62,7 +69,7 @@ def load_config(workdir: str) -> Config:
     path = os.path.join(workdir, CONFIG_NAME)
     if not storage.exists(path):
         raise UserError(
-            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with python -m trainer"
+            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with sostenuto train"
         )
     return Config.load(path)
 
