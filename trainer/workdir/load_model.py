@@ -33,7 +33,7 @@ def load_model(workdir: str) -> LoadedModel:
         UserError: the workdir does not exist, or holds no checkpoint yet.
     """
     config = load_config(workdir)
-    lowest, highest = load_run(workdir).get("pitch_range", ALL_PITCHES)
+    lowest, highest = load_run(workdir).pitch_range or ALL_PITCHES
     with remote.copied(workdir) as directory:
         for name in (BEST_NAME, CHECKPOINTS_NAME):
             saved = CheckpointManager(os.path.join(directory, name), max_to_keep=1).latest()
