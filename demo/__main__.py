@@ -90,9 +90,7 @@ def _ended_with_the_demo(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
-        progress.say(
-            "The demo ends here. The same command, such as `make demo`, goes on from there.", severity="NOTICE"
-        )
+        logger.log(progress.NOTICE, "The demo ends here. The same command, such as `make demo`, resumes it.")
         try:
             # A terminal sends Ctrl-C to the command as well.
             if isinstance(error, KeyboardInterrupt):

@@ -16,7 +16,8 @@ from trainer import startup
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
 from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
-from trainer.workdir.layout import Result, why_finished
+from trainer.workdir.formats import RunResult
+from trainer.workdir.layout import why_finished
 
 _STARTED = time.monotonic()
 
@@ -152,7 +153,7 @@ def main() -> int:
     return 0
 
 
-def _in_words(result: Result, config: Config) -> str:
+def _in_words(result: RunResult, config: Config) -> str:
     """Returns how a run ended, and its best score."""
     score = ""
     if result.best is not None:
