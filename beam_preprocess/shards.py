@@ -33,7 +33,7 @@ class ShardWriter:
         archive: path of the zip file that holds the files, or None.
         output: the dataset's directory.
         sustain: what the sustain pedal does to durations.
-        isolate_parsing: parse in a child process, so that a file that crashes or blocks the parser is refused.
+        isolate_parsing: parse in a child process, so that a file that crashes or blocks the parser is rejected.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class _Parse:
 
 
 def read_performance(reader: Reader, parser: Parser, file: CorpusFile) -> tuple[Performance, SplitStats] | Rejection:
-    """Returns a file's performance and what it adds to the statistics, or why it is refused."""
+    """Returns a file's performance and what it adds to the statistics, or why it is rejected."""
     try:
         data = reader.read(file.location, limit=_READ_BYTES)
     except UnavailableError:
