@@ -90,6 +90,7 @@ def _ended_with_the_demo(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
+        logger.log(progress.NOTICE, "The demo ends here. The same command, such as `make demo`, resumes it.")
         try:
             # A terminal sends Ctrl-C to the command as well.
             if isinstance(error, KeyboardInterrupt):
@@ -265,8 +266,9 @@ def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, nu
     for file in sorted(results.music.iterdir()):
         if file.suffix in (".mid", ".wav", ".png"):
             print(f"  {latest / file.relative_to(folder)}")
-    print(f"\nA few bars for the model to continue, by trainer.generate --primer:\n  {primer_path}")
     page = latest / results.page.relative_to(folder)
+    flags = [f"--workdir={page.parent}", "--output=music", f"--primer={primer_path}"]
+    print(f"\nLet the model continue a few bars:\n  {shlex.join(['sostenuto', 'generate', *flags])}")
     print(f"\nThe page, to open in a browser: curves, scores, and eight continuations to see and hear\n  {page}")
 
 

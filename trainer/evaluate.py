@@ -1,6 +1,6 @@
 """Scores a trained model on a split, or judges what it plays.
 
-`python -m trainer.evaluate --workdir=DIR --split=test` scores how well it predicts each note of the split; with
+`sostenuto evaluate --workdir=DIR --split=test` scores how well it predicts each note of the split; with
 `--generated`, it continues performances of the split, and what it plays is compared with real music. The split is of
 the dataset that the run was trained on; the scores of another one, `--data=DIR`, go where `--output=FILE` says.
 """
@@ -180,13 +180,14 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
     scorer = Scorer(trained.model)
     residuals = None
     if trained.model.config.model == "regression":
-        residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=False)
+        residuals = scorer.fit_residuals(load_table(manifest, "validation"), activity="reading validation")
     table = load_table(manifest, split)
+    notes = manifest.notes(split) - manifest.performances(split)
     logger.info(
-        f"scoring the {split} split: {manifest.notes(split):,} notes",
-        extra={"figures": {"notes": manifest.notes(split)}},
+        f"scoring the {split} split: {notes:,} notes, all but the first of each performance",
+        extra={"figures": {"notes": notes}},
     )
-    scores = scorer.score(table, residuals, quiet=False)
+    scores = scorer.score(table, residuals, activity=f"scoring {split}")
     # In the order of the table, which was built from the same records.
     composers = [performance.composer for performance in manifest.read_performances(split)]
     evaluation = {

@@ -1,4 +1,4 @@
-"""Plays with a trained model: `python -m trainer.generate --workdir=DIR --output=DIR`."""
+"""Plays with a trained model: `sostenuto generate --workdir=DIR --output=DIR`."""
 
 import logging
 import os

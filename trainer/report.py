@@ -1,4 +1,4 @@
-"""Writes a workdir's page: `python -m trainer.report --workdir=DIR`.
+"""Writes a workdir's page: `sostenuto report --workdir=DIR`.
 
 report.html, in the workdir, shows and plays what a run has come to: its curves, scores and warnings, and eight samples,
 which are played first where the workdir has none. It is one file that needs no network, to be kept or passed on.
