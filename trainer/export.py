@@ -19,7 +19,8 @@ from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextN
 from trainer.model.note_history import NoteHistory
 from trainer.reporting import model_card
 from trainer.workdir import remote
-from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME, write_json
+from trainer.workdir.json_record import write_json
+from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME
 from trainer.workdir.load_model import LoadedModel, load_model
 
 

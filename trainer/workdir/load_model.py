@@ -33,14 +33,14 @@ def load_model(workdir: str) -> LoadedModel:
         UserError: the workdir does not exist, or holds no checkpoint yet.
     """
     config = load_config(workdir)
-    lowest, highest = load_run(workdir).get("pitch_range", ALL_PITCHES)
+    lowest, highest = load_run(workdir).pitch_range or ALL_PITCHES
     with remote.copied(workdir) as directory:
         for name in (BEST_NAME, CHECKPOINTS_NAME):
             saved = CheckpointManager(os.path.join(directory, name), max_to_keep=1).latest()
             if saved is not None:
                 break
         else:
-            raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
+            raise UserError(f"{workdir}: holds no checkpoint yet: train with sostenuto train")
         check_config(saved, config)
         model = build_model(config.replace(precision=config.full_precision), (lowest, highest))
         restore(saved, model_variables(model))
