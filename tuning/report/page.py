@@ -1,4 +1,4 @@
-"""A study as one HTML page, as `sostenuto.html.elements` says; charts are inline SVG."""
+"""A study as one HTML page, as `tuning.report.old_elements` says; charts are inline SVG."""
 
 import bisect
 import itertools
@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any
 
-from sostenuto.html.charts import Axis, continuous, disc, label, rule, svg
-from sostenuto.html.elements import command, document, element, scrolling, section, tiles
+from tuning.report.old_charts import Axis, continuous, disc, label, rule, svg
+from tuning.report.old_elements import command, document, element, scrolling, section, tiles
 from tuning.importance import (
     FEWEST_CONFIGS,
     SHUFFLES,

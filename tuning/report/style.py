@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from sostenuto.html.elements import BASE, DARK, LIGHT, theme
+from tuning.report.old_elements import BASE, DARK, LIGHT, theme
 
 SHADES = 7  # of the score's colour, `s0` the worst
 
