@@ -78,9 +78,8 @@ def _diagnose_other_datasets(report: RunReport) -> list[Diagnostic]:
     result = []
     for other in report.other_datasets:
         flags = [f"--split={other.split}", *(["--generated"] if other.kind == "generated" else [])]
-        detail = (
-            f"It is left out here. Its dataset has sha256 {other.sha256[:12]}…, the run's {str(report.run.dataset)[:12]}…."
-        )
+        expected = str(report.run.dataset)[:12]
+        detail = f"It is left out here. Its dataset has sha256 {other.sha256[:12]}…, the run's {expected}…."
         advice = f"Evaluate on the run's dataset: {report.command('evaluate', *flags)}"
         result.append(Diagnostic(f"{other.file} is of another dataset", detail, advice))
     return result

@@ -142,10 +142,7 @@ def load_report(
             of the same split and dataset.
     """
     config = load_config(workdir)
-    path = storage.join(workdir, METRICS_NAME)
-    records = _parse_records(storage.read_bytes(path)) if storage.exists(path) else []
-    if not records:
-        raise UserError(f"{workdir}: {METRICS_NAME} has no metrics yet. Train first")
+    records = load_records(workdir)
     run = load_run(workdir)
     if result is None:
         result = RunResult.load_if_exists(storage.join(workdir, RESULT_NAME))
@@ -173,12 +170,32 @@ def load_report(
     )
 
 
+def load_records(workdir: str) -> list[Mapping[str, Any]]:
+    """Returns the lines of metrics.jsonl by train_step, at least one; skips a line that a kill cut short.
+
+    Raises:
+        UserError: there are none.
+    """
+    path = storage.join(workdir, METRICS_NAME)
+    by_train_step = {}
+    for line in storage.read_bytes(path).decode().splitlines() if storage.exists(path) else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        by_train_step[record["train_step"]] = record
+    if not by_train_step:
+        raise UserError(f"{workdir}: nothing was trained in it yet. Train first, with {PROGRAM} train")
+    return [by_train_step[train_step] for train_step in sorted(by_train_step)]
+
+
 def find_continuable_split(manifest: Manifest) -> str | None:
     """Returns a split that `sostenuto evaluate --generated` can continue; None if all performances are too short."""
     for split in _EVALUATION_SPLITS:
         if manifest.notes(split) >= 2 * generation_metrics.JUDGED_NOTES:
             try:
-                lengths = [(len(performance.notes), performance.piece) for performance in manifest.read_performances(split)]
+                performances = manifest.read_performances(split)
+                lengths = [(len(performance.notes), performance.piece) for performance in performances]
                 generation_metrics.long_enough(*zip(*lengths, strict=True))
             except UserError:
                 continue
@@ -212,15 +229,3 @@ def _load_by_split(workdir: str, kind: str) -> dict[str, Mapping[str, Any]]:
 
 def _load_json(path: str) -> dict[str, Any] | None:
     return json.loads(storage.read_bytes(path)) if storage.exists(path) else None
-
-
-def _parse_records(data: bytes) -> list[Mapping[str, Any]]:
-    """Parses metrics.jsonl; skips a line that a kill cut short."""
-    by_train_step = {}
-    for line in data.decode().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        by_train_step[record["train_step"]] = record
-    return [by_train_step[train_step] for train_step in sorted(by_train_step)]
