@@ -152,7 +152,7 @@ class Jobs:
         region, project = self._cloud.region, self._cloud.project
         return f"https://console.cloud.google.com/dataflow/jobs/{region}/{job.id}?project={project}"
 
-    def how_to_watch(self, job: Any) -> str:
+    def watch_command(self, job: Any) -> str:
         """Returns the command that tells of a job."""
         return f"gcloud dataflow jobs describe {job.id} --region={self._cloud.region} --project={self._cloud.project}"
 

@@ -18,7 +18,7 @@ def summarize(manifest: Manifest, *, seconds: float) -> str:
     rejected = manifest.document["rejected"]
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-        lines.append(f"refused {sum(rejected.values())} files ({reasons}): see rejected.jsonl")
+        lines.append(f"rejected {sum(rejected.values())} files ({reasons}): see rejected.jsonl")
     source = manifest.document["source"]
     if source["unlisted"]:
         lines.append(f"left out {source['unlisted']} files that {source['metadata']} does not list")
