@@ -1,9 +1,11 @@
-"""Zip files: listed and opened within limits on their directory, their members and their unpacked size."""
+"""Zip files, opened and listed within limits on their directory, their members and their unpacked size."""
 
+import contextlib
 import io
 import os
 import posixpath
 import zipfile
+from collections.abc import Iterator
 
 from sostenuto import storage
 from sostenuto.errors import UserError
@@ -20,7 +22,7 @@ HARMLESS_BYTES = 2**30
 def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int = HARMLESS_BYTES) -> dict[str, str]:
     """Returns the member names of a zip file by their paths below its top.
 
-    These paths are only names, so absolute ones and ones with ".." are safe: nothing is written or read there.
+    Absolute names and names with ".." are safe: nothing is read or written under them.
 
     Args:
         path: the zip file, also gs://.
@@ -50,37 +52,24 @@ def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int =
     return names
 
 
-def open_zip(path: str, *, max_directory_bytes: int = MAX_DIRECTORY_BYTES) -> zipfile.ZipFile:
+@contextlib.contextmanager
+def open_zip(path: str, *, max_directory_bytes: int = MAX_DIRECTORY_BYTES) -> Iterator[zipfile.ZipFile]:
     """Opens a zip file, also gs://, unless its directory exceeds the limit.
 
     Raises:
         UserError: the file is no zip file, or its directory is too large.
     """
-    try:
-        return _BoundedZip(storage.stage(path), max_directory_bytes)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path}: cannot be read as a zip file ({error}). Download it again") from error
-
-
-class _BoundedZip(zipfile.ZipFile):
-    """A zip file whose directory is read only up to a limit."""
-
-    def __init__(self, path: str, max_directory_bytes: int) -> None:
-        self._bytes = _BoundedFile(path, max_directory_bytes)
+    with contextlib.ExitStack() as stack:
         try:
-            super().__init__(self._bytes)
-        except BaseException:
-            self._bytes.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the file too."""
-        super().close()
-        self._bytes.close()
+            file = stack.enter_context(_BoundedFile(storage.stage(path), max_directory_bytes))
+            archive = stack.enter_context(zipfile.ZipFile(file))
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(f"{path}: cannot be read as a zip file ({error}). Download it again") from error
+        yield archive
 
 
 class _BoundedFile(io.FileIO):
-    """A file that limits the size of one read: zipfile reads the whole directory at once."""
+    """A file with a limit on the size of one read: zipfile reads the whole directory at once."""
 
     def __init__(self, path: str, max_bytes: int) -> None:
         super().__init__(path)

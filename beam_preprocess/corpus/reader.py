@@ -1,10 +1,9 @@
 """Reads the files of a corpus."""
 
+import contextlib
 import functools
 import zipfile
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Self
 
 from beam_preprocess.corpus.archive import open_zip
 from sostenuto import storage
@@ -14,47 +13,24 @@ from sostenuto.errors import UserError
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-class Reader:
-    """Reads the files of a corpus; a context manager, so that a zip file is opened once for many files.
+class Reader(contextlib.ExitStack):
+    """Reads the files of a corpus, and keeps its zip file open until it is closed.
 
     Args:
         archive: the path of the zip file that contains the files, or None.
     """
 
     def __init__(self, archive: str | None) -> None:
+        super().__init__()
         self._archive = archive
-        self._zip = None if archive is None else open_zip(archive)
-
-    def __enter__(self) -> Self:
-        """Returns the reader."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes the zip file."""
-        self.close()
-
-    def close(self) -> None:
-        """Closes the zip file."""
-        if self._zip is not None:
-            self._zip.close()
+        self._zip = None if archive is None else self.enter_context(open_zip(archive))
 
     def read_many(self, locations: Sequence[str], *, limit: int) -> Iterator[bytes | UserError]:
-        """Yields the first `limit` bytes of each file, or the error; fetches files of a bucket ahead of the consumer.
-
-        A file in a bucket takes as long as decoding hundreds, most of it waiting.
-        """
+        """Yields the first `limit` bytes of each file, or the error; fetches files in a bucket ahead of their use."""
         read = functools.partial(self._read_or_error, limit=limit)
         if self._zip is None and any(map(storage.is_remote, locations)):
             return storage.concurrently(read, locations)
         return map(read, locations)
-
-    def _read_or_error(self, location: str, *, limit: int) -> bytes | UserError:
-        try:
-            return self.read(location, limit=limit)
-        except UserError as error:
-            return error
 
     def read(self, location: str, *, limit: int) -> bytes:
         """Returns the first `limit` bytes of a file.
@@ -74,3 +50,9 @@ class Reader:
         # zipfile has no common base class for the errors of corrupt and encrypted members.
         except Exception as error:
             raise UserError(f"{location}: cannot be read from {self._archive} ({error})") from error
+
+    def _read_or_error(self, location: str, *, limit: int) -> bytes | UserError:
+        try:
+            return self.read(location, limit=limit)
+        except UserError as error:
+            return error
