@@ -86,7 +86,11 @@ class WriteShards(beam.DoFn):
     def _write(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
         if self._processes > 1:
             return map_in_processes(
-                self._writer, shards, processes=self._processes, seconds=STALLED_SECONDS, on_heartbeat=self._on_file_done
+                self._writer,
+                shards,
+                processes=self._processes,
+                seconds=STALLED_SECONDS,
+                on_heartbeat=self._on_file_done,
             )
         return (self._writer(shard, self._on_file_done) for shard in shards)
 

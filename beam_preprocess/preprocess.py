@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 from collections import Counter
@@ -19,11 +20,13 @@ from beam_preprocess.shard_writer import ShardWriter
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, SPLITS, Manifest
 from sostenuto.errors import UnavailableError, UserError
-from sostenuto.progress import ProgressCounter, say, silenced
+from sostenuto.progress import NOTICE, ProgressCounter, silenced
 
 if TYPE_CHECKING:
     import apache_beam
     from apache_beam.options.pipeline_options import PipelineOptions
+
+logger = logging.getLogger(__name__)
 
 # One core, a local disk, and MAESTRO's performances of about 3,000 notes.
 FILES_PER_SECOND = 600
@@ -69,7 +72,7 @@ def preprocess(
             raise UserError("--no_wait: needs a job on Dataflow. Pass -- --runner=DataflowRunner")
         job = _plan_job(config)
         if not config.overwrite and (manifest := _find_existing(job.plan)):
-            say(f"{config.output}: already contains this dataset. Pass --overwrite to rebuild it")
+            logger.info(f"{config.output}: already contains this dataset. Pass --overwrite to rebuild it")
             return manifest
         if runner.is_dataflow:
             return _run_on_dataflow(job, beam_args, wait=wait)
@@ -80,7 +83,7 @@ def preprocess(
 def _plan_job(config: Config) -> _Job:
     """Lists the corpus and plans the shards."""
     if storage.is_remote(config.input):
-        say(f"listing {config.input}")
+        logger.info(f"listing {config.input}")
     corpus = find_corpus(
         config.input, metadata=config.metadata, split_fractions=config.split_fractions, piece_from=config.piece_from
     )
@@ -198,20 +201,24 @@ def _run_on_dataflow(job: _Job, beam_args: Sequence[str], *, wait: bool) -> Mani
         dataflow_job = jobs.find()
         if dataflow_job is None or not jobs.is_active(dataflow_job):
             prepare_output(config.output, overwrite=config.overwrite)
-            say(_describe(job))
+            logger.info(_describe(job))
             # The plan file is not in the output, where another launcher would remove it as a leftover.
             dataflow_job = jobs.start(_build_pipeline(job, options, plan_directory=cloud.temp_location))
         if dataflow_job is None:
             return None
-    say(f"the Dataflow job {jobs.name}: {jobs.console(dataflow_job)}", job=dataflow_job.id)
+    logger.info(
+        f"the Dataflow job {jobs.name}: {jobs.console_url(dataflow_job)}", extra={"figures": {"job": dataflow_job.id}}
+    )
     if not wait:
         command = jobs.watch_command(dataflow_job)
-        say(f"the job continues without this command, and writes {MANIFEST_NAME} last. To watch it, run: {command}")
+        logger.info(
+            f"the job continues without this command, and writes {MANIFEST_NAME} last. To watch it, run: {command}"
+        )
         return None
     try:
         jobs.wait(dataflow_job)
     except (KeyboardInterrupt, SystemExit):
-        say("the job continues. To wait for it, run the same command again", severity="NOTICE")
+        logger.log(NOTICE, "the job continues. To wait for it, run the same command again")
         raise
     except (UserError, dataflow.JobFailedError):
         remove_temporaries(config.output)

@@ -107,7 +107,7 @@ def compare_generation(files: list[Path], dataset: Path, directory: Path, batch:
 
     from sostenuto.music.notes import Notes
     from trainer.generation.sampler import NoteSampler
-    from trainer.model.next_note import load_model
+    from trainer.workdir.load_model import load_model
 
     primer = tutorial_flow.load_notes(files[:1])
     model = tutorial_flow.build_model()

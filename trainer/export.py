@@ -15,11 +15,13 @@ from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES
 from trainer.data.windows import START_PITCH, NoteTensors
 from trainer.model.density_heads import UNIFORMS_PER_NOTE, DensityHeads
-from trainer.model.next_note import DecodeWeights, LayerState, LoadedModel, ModelState, NextNoteModel, load_model
+from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.reporting import model_card
 from trainer.workdir import remote
-from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME, write_json
+from trainer.workdir.json_record import write_json
+from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME
+from trainer.workdir.load_model import LoadedModel, load_model
 
 
 def export_model(workdir: str) -> str:

@@ -12,6 +12,7 @@ from beam_preprocess.corpus.splits import assign_splits
 from sostenuto.data.manifest import SPLITS
 from sostenuto.errors import UserError
 from sostenuto.music.midi import EXTENSIONS
+from sostenuto.text import counted
 
 __all__ = ["Corpus", "CorpusFile", "find_corpus"]
 
@@ -75,7 +76,7 @@ def find_corpus(
     filled = {file.split for file in files}
     for split, fraction in zip(SPLITS, split_fractions, strict=True):
         if fraction > 0 and split not in filled:
-            too_few = f"{len(files)} files are too few for it"
+            too_few = f"{counted(len(files), 'file')} {'is' if len(files) == 1 else 'are'} too few for it"
             cause = f"{table.name} puts no file of the input into it" if table else too_few
             raise UserError(
                 f"the {split} split would be empty: {cause}. Allow that by a fraction of 0 in --split_fractions"

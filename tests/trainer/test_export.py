@@ -19,15 +19,16 @@ from sostenuto.errors import UserError
 from tests.processes import REPOSITORY
 from tests.trainer.models import random_arrays, tiny_model
 from trainer import export
-from trainer.checkpoints.manager import CheckpointManager
+from trainer.checkpoints.manager import CheckpointManager, model_variables
 from trainer.config import Config
 from trainer.data.windows import NoteTable, NoteTensors
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
 from trainer.model import times
 from trainer.model.density_heads import UNIFORMS_PER_NOTE
-from trainer.model.next_note import build_model, load_model, model_variables, start_note
+from trainer.model.next_note import build_model, start_note
 from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME
+from trainer.workdir.load_model import load_model
 
 VOICES, NOTES, PLAYED, CHUNK = 3, 30, 20, 13
 TEMPERATURE = 0.8

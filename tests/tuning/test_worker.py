@@ -19,7 +19,7 @@ from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.model.next_note import NextNoteModel
 from trainer.workdir import layout
-from trainer.workdir.layout import Result
+from trainer.workdir.formats import RunResult
 from tuning import worker
 from tuning.space import Space
 from tuning.study import Assignment, Done, Study, StudyConfig, Wait
@@ -131,8 +131,8 @@ def trains(monkeypatch):
     return replace
 
 
-def completed(best=8.0) -> Result:
-    return Result(TRAIN_STEPS, best, TRAIN_STEPS, "val_nats", "steps")
+def completed(best=8.0) -> RunResult:
+    return RunResult(TRAIN_STEPS, best, TRAIN_STEPS, "val_nats", "steps")
 
 
 def test_a_trial_that_fails_is_recorded_and_the_next_one_runs(dataset, tmp_path, trains):
@@ -240,7 +240,7 @@ def test_signs_of_life_go_on_while_the_chief_is_away(dataset, tmp_path, monkeypa
 def test_a_trial_ends_as_the_study_says(dataset, tmp_path, monkeypatch, verdict, outcome, reason):
     def train(config, manifest, directory, *, on_score, stop, **_):
         on_score(4, 9.0)
-        return Result(4, 9.0, 4, "val_nats", "told") if stop.is_set() else completed()
+        return RunResult(4, 9.0, 4, "val_nats", "told") if stop.is_set() else completed()
 
     monkeypatch.setattr(loop, "train", train)
     source = Trials(trial(), trial("0001"), report=lambda *_: verdict)
@@ -254,7 +254,7 @@ def test_a_chief_that_is_away_too_long_is_no_fault_of_the_trial(dataset, tmp_pat
     def train(config, manifest, directory, *, on_score, stop, **_):
         on_score(4, 9.0)
         assert stop.is_set()
-        return Result(4, 9.0, 4, "val_nats", "told")
+        return RunResult(4, 9.0, 4, "val_nats", "told")
 
     def no_answer(*_):
         raise UserError("the chief did not answer for 300 s")

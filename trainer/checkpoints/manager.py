@@ -7,18 +7,21 @@ complete; a reader checks the sums, and passes over a damaged one to the one bef
 import concurrent.futures
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from sostenuto import storage
 from sostenuto.errors import FileError, UserError, mismatches
-from sostenuto.progress import say
 from trainer.config import Config
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
 UNFINISHED = ".unfinished-"
@@ -126,7 +129,7 @@ class CheckpointManager:
             saved = _read(path)
             if saved is not None:
                 return saved
-            say(f"checkpoint {path} is damaged: passed over", severity="WARNING")
+            logger.warning(f"checkpoint {path} is damaged: passed over")
         return None
 
     def of_train_step(self, train_step: int) -> Checkpoint:
@@ -279,6 +282,11 @@ def restore(saved: Checkpoint, variables: Variables) -> None:
                 f"{sum(there.get(key) == value for key, value in here.items())} fit, expected {len(here)}"
             )
     tf.train.Checkpoint(**groups).read(path).assert_existing_objects_matched().expect_partial()
+
+
+def model_variables(model: keras.Model) -> Variables:
+    """Returns a model's weights as the group that checkpoints hold."""
+    return {"model": [variable.value for variable in model.weights]}
 
 
 def check_config(saved: Checkpoint, config: Config) -> None:

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 import os
 import platform
@@ -36,10 +37,11 @@ from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer, figures, sums
 from trainer.export import export_model
 from trainer.generation.samples import NUM_SAMPLES
-from trainer.model.next_note import model_variables
 from trainer.reporting import page
 from trainer.workdir import layout, remote
-from trainer.workdir.layout import Result
+from trainer.workdir.formats import RunResult
+
+logger = logging.getLogger(__name__)
 
 _CALL_SECONDS = 0.5  # a call into TensorFlow lasts about so long, so that a signal is answered soon
 _MEASURE_SECONDS = 4.0  # how long the speed is measured before the run's length is fixed
@@ -142,7 +144,7 @@ def train(
     on_score: Callable[[int, float], None] | None = None,
     stop: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Result:
+) -> RunResult:
     """Trains, or goes on training, in a workdir.
 
     Args:
@@ -170,10 +172,9 @@ def train(
     result = layout.finished(config, manifest, directory)
     if result is not None:
         with progress.silenced(quiet):
-            progress.say(
-                f"{directory} is finished: {result.reason} at train_step {result.train_step:,}",
-                train_step=result.train_step,
-                reason=result.reason,
+            logger.info(
+                f"{directory} is finished: {layout.why_finished(result, config)} at train_step {result.train_step:,}",
+                extra={"figures": {"train_step": result.train_step, "reason": result.reason}},
             )
         return result
     with (
@@ -259,10 +260,9 @@ class _Run:
             train = train.part(self._performances)
         validation = load_table(manifest, "validation") if config.evaluate_every else None
         if cluster:
-            progress.say(
+            logger.info(
                 f"worker {cluster.index} of {cluster.size}, waiting for all: {', '.join(cluster.workers)}",
-                worker=cluster.index,
-                workers=cluster.size,
+                extra={"figures": {"worker": cluster.index, "workers": cluster.size}},
             )
         # Several hosts must have found each other before TensorFlow runs its first operation.
         self._strategy = create_strategy(devices, cluster)
@@ -340,7 +340,7 @@ class _Run:
             self._reports.say(
                 f"the learning rate falls until train_step {horizon:,}, as it was first planned, and stays at its end. "
                 "For better weights plan the whole length at the start, in another --workdir",
-                severity="NOTICE",
+                level=progress.NOTICE,
             )
 
     def _require_same_run(self) -> None:
@@ -382,7 +382,7 @@ class _Run:
         config, run = self._config, layout.load_run(self._directory)
         plan = Plan.from_record(run)
         if config.max_minutes:
-            is_same = run.get("max_minutes") == config.max_minutes
+            is_same = run.max_minutes == config.max_minutes
             return plan if is_same else dataclasses.replace(plan, steps=None, evaluate_every=None)
         steps = config.steps or self._epoch_end(config.epochs)
         plan = dataclasses.replace(plan, evaluate_every=None)
@@ -416,12 +416,12 @@ class _Run:
         elif self._train_step + fitting < plan.steps:
             if is_measured and plan.shortened_from is None and self._used_seconds >= _SHORTEN_AFTER * seconds:
                 steps = self._train_step + max(self._steps_that_fit(left * _PLANNED_SHARE), 1)
-                self._change_plan(plan.shortened(steps, self._train_step))
                 self._reports.say(
                     f"slower than planned: the run ends at train_step {steps:,} instead of {plan.steps:,}",
                     train_step=self._train_step,
                     planned=steps,
                 )
+                self._change_plan(plan.shortened(steps, self._train_step))
             elif is_last_call:
                 self._change_plan(dataclasses.replace(plan, steps=self._train_step + max(fitting, 1)))
 
@@ -515,7 +515,7 @@ class _Run:
 
     # The loop.
 
-    def train(self) -> Result:
+    def train(self) -> RunResult:
         """Trains to the end, or to a signal."""
         with self._signals, self._reports, self._saver, self._profile or contextlib.nullcontext():
             leaves_others = False
@@ -545,11 +545,10 @@ class _Run:
             reason = self._signals.received or "peer"
             told = "another worker was told to end" if reason == "peer" else reason
             saved = f"saved at train_step {self._train_step:,}" if self._train_step else "nothing was trained yet"
-            progress.say(
+            logger.log(
+                progress.NOTICE,
                 f"{told}: {saved}; the same command goes on from there",
-                severity="NOTICE",
-                train_step=self._train_step,
-                reason=reason,
+                extra={"figures": {"train_step": self._train_step, "reason": reason}},
             )
         return self._result(reason)
 
@@ -677,7 +676,7 @@ class _Run:
         if self._is_chief:
             extra = {"score": score, "config": dataclasses.asdict(self._config)}
             with self._state.scored_weights():
-                self._saver.save(self._best, self._train_step, model_variables(self._state.model), extra)
+                self._saver.save(self._best, self._train_step, manager.model_variables(self._state.model), extra)
 
     def _score(self, validation: NoteTable) -> dict[str, float]:
         """Scores the validation split, each worker its share of the performances."""
@@ -686,7 +685,7 @@ class _Run:
         with self._state.scored_weights():
             if self._workers.size == 1:
                 with self._signals.cancellable():
-                    totals = sums(self._scorer.score(validation, quiet=False))
+                    totals = sums(self._scorer.score(validation, activity="scoring validation"))
             else:
                 # A worker that left others waiting for its share would break them all.
                 totals = self._workers.sum(sums(self._scorer.score(validation)))
@@ -748,20 +747,19 @@ class _Run:
                         page.write(self._directory, named=self._mirror.named, result=self._result(reason))
             except ShutdownRequested:
                 return self._signals.received or reason
-        result = dataclasses.asdict(self._result(reason))
-        layout.write_json(os.path.join(self._directory, layout.RESULT_NAME), result)
+        self._result(reason).save(os.path.join(self._directory, layout.RESULT_NAME))
         return reason
 
     def _leave_samples(self) -> None:
         """Lets the best weights play the samples."""
         best = self._best.latest()
         assert best is not None
-        manager.restore(best, model_variables(self._state.model))
+        manager.restore(best, manager.model_variables(self._state.model))
         self._reports.leave_samples(self._state.model, best.train_step, self._manifest)
 
-    def _result(self, reason: str) -> Result:
+    def _result(self, reason: str) -> RunResult:
         monitor = self._monitor
-        return Result(self._train_step, monitor.best, monitor.best_train_step, self._config.monitor, reason)
+        return RunResult(self._train_step, monitor.best, monitor.best_train_step, self._config.monitor, reason)
 
 
 class _Profile:

@@ -1,8 +1,9 @@
 """Length of a run and the fall of its learning rate, as run.json records them."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
+
+from trainer.workdir.formats import RunInfo
 
 OPEN = 2**31  # a train_step that no run reaches
 
@@ -32,9 +33,10 @@ class Plan:
     evaluate_every: int | None = None
 
     @staticmethod
-    def from_record(record: Mapping[str, Any]) -> "Plan":
-        """Returns the plan that run.json holds; without one, a plan in which nothing is fixed."""
-        return Plan(**{name: record[name] for name in _FIELDS if name in record})
+    def from_record(run: RunInfo) -> "Plan":
+        """Returns the plan that run.json records; without one, a plan in which nothing is fixed."""
+        values = {name: getattr(run, name) for name in _FIELDS}
+        return Plan(**{name: value for name, value in values.items() if value is not None})
 
     def to_record(self) -> dict[str, Any]:
         """Returns the plan's entries of run.json."""

@@ -14,13 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.checkpoints.manager import Variables
+from trainer.checkpoints.manager import Variables, model_variables
 from trainer.config import Config
 from trainer.data.random import Dropout
 from trainer.data.windows import WindowSampler
 from trainer.engine.optimizer import build_optimizer
 from trainer.engine.run_length import OPEN
-from trainer.model.next_note import build_model, model_variables
+from trainer.model.next_note import build_model
 
 _LOSS_SCALE_START = 2.0**15
 _LOSS_SCALE_PATIENCE = 2000  # train_steps without overflow after which the loss scale doubles

@@ -3,22 +3,17 @@
 Scaling lives inside the model: callers pass MIDI numbers and microseconds.
 """
 
-import os
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES
-from trainer.checkpoints.manager import CheckpointManager, Variables, check_config, restore
 from trainer.config import Config
 from trainer.data.random import Dropout
 from trainer.data.windows import START_PITCH, NoteTensors
 from trainer.model import blocked_matmul, lstm_cpu, note_history
 from trainer.model.density_heads import ALL_PITCHES, Dense, DensityHeads, NoteEmbedding, PitchRange, RegressionHeads
-from trainer.workdir import remote
-from trainer.workdir.layout import BEST_NAME, CHECKPOINTS_NAME, load_config, load_run
 
 
 class LayerState(NamedTuple):
@@ -246,44 +241,3 @@ def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNo
     hidden, _ = model.read(notes)
     model.heads.losses(hidden, notes._replace(pitch=tf.zeros_like(notes.pitch)))
     return model
-
-
-class LoadedModel(NamedTuple):
-    """A model with trained weights.
-
-    Attributes:
-        model: the model.
-        train_step: train_steps that its weights have seen.
-    """
-
-    model: NextNoteModel
-    train_step: int
-
-
-def model_variables(model: NextNoteModel) -> Variables:
-    """A model's weights under the name that checkpoints have for them."""
-    return {"model": [variable.value for variable in model.weights]}
-
-
-def load_model(workdir: str) -> LoadedModel:
-    """The best weights of a workdir, or, where a run has not chosen any yet, those of its newest checkpoint.
-
-    Whatever the precision that they were trained in, the model computes in that of its variables: it is for scoring and
-    playing, on any machine. It plays pitches of the range that run.json records, or all where it records none.
-
-    Raises:
-        UserError: no such workdir, or nothing was saved in it yet.
-    """
-    config = load_config(workdir)
-    lowest, highest = load_run(workdir).get("pitch_range", ALL_PITCHES)
-    with remote.copied(workdir) as directory:
-        for name in (BEST_NAME, CHECKPOINTS_NAME):
-            saved = CheckpointManager(os.path.join(directory, name), max_to_keep=1).latest()
-            if saved is not None:
-                break
-        else:
-            raise UserError(f"{workdir}: holds no checkpoint yet: train with python -m trainer")
-        check_config(saved, config)
-        model = build_model(config.replace(precision=config.full_precision), (lowest, highest))
-        restore(saved, model_variables(model))
-        return LoadedModel(model, saved.train_step)

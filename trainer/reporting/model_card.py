@@ -12,6 +12,7 @@ from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.music.notes import PITCHES, note_name
 from trainer.config import Config, preset
+from trainer.workdir.formats import RunInfo
 from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, dataset, load_run
 
 CARD_NAME: Final = "README.md"
@@ -109,14 +110,14 @@ def refresh(workdir: str, manifest: Manifest) -> str | None:
     return path
 
 
-def _model(config: Config, run: Mapping[str, Any], description: Mapping[str, Any]) -> str:
+def _model(config: Config, run: RunInfo, description: Mapping[str, Any]) -> str:
     start = preset(config.preset)
     values = dataclasses.asdict(start)
     changed = [f"`{name}={value}`" for name, value in dataclasses.asdict(config).items() if value != values[name]]
     rows = [
         ("network", f"LSTM, {config.layers} x {config.units} units, `model={config.model}`"),
         ("preset", f"`{config.preset}`" + (f", with {', '.join(changed)}" if changed else "")),
-        ("parameters", f"{run['parameters']:,}" if "parameters" in run else "not recorded"),
+        ("parameters", f"{run.parameters:,}" if run.parameters is not None else "not recorded"),
         ("weights", f"of train_step {description['train_step']:,}; a run keeps those with the best `{config.monitor}`"),
     ]
     return "## Model\n\n" + _table(("", ""), rows) + f"\n\nEvery choice of the run stands in `{DESCRIPTION_NAME}`."
@@ -128,11 +129,11 @@ def _licence(manifest: Manifest | None) -> str:
     return licence or "not recorded: state it, above and here, before you publish the model"
 
 
-def _data(config: Config, run: Mapping[str, Any], manifest: Manifest | None) -> str:
+def _data(config: Config, run: RunInfo, manifest: Manifest | None) -> str:
     rows = [
-        ("path when training began", f"`{run['data']}`" if "data" in run else "not recorded"),
-        ("sha256 of its dataset.json", f"`{run['dataset']}`" if "dataset" in run else "not recorded"),
-        ("durations", _SUSTAIN.get(run.get("sustain", ""), "not recorded")),
+        ("path when training began", f"`{run.data}`" if run.data is not None else "not recorded"),
+        ("sha256 of its dataset.json", f"`{run.dataset}`" if run.dataset is not None else "not recorded"),
+        ("durations", _SUSTAIN.get(run.sustain or "", "not recorded")),
         ("licence", _licence(manifest)),
     ]
     parts = ["## Data", _table(("dataset", ""), rows)]
@@ -154,7 +155,7 @@ def _data(config: Config, run: Mapping[str, Any], manifest: Manifest | None) -> 
     return "\n\n".join(parts)
 
 
-def _scores(workdir: str, run: Mapping[str, Any], description: Mapping[str, Any]) -> str:
+def _scores(workdir: str, run: RunInfo, description: Mapping[str, Any]) -> str:
     rows = []
     report = _report(workdir, description["train_step"])
     if report is not None:
@@ -163,7 +164,7 @@ def _scores(workdir: str, run: Mapping[str, Any], description: Mapping[str, Any]
     for split in reversed(SPLITS):
         path = storage.join(workdir, f"evaluation-{split}.json")
         evaluation = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
-        of_run = evaluation.get("dataset") == run.get("dataset")
+        of_run = evaluation.get("dataset") == run.dataset
         if evaluation and of_run and evaluation["train_step"] == description["train_step"]:
             nats = [evaluation["nats_per_note"][field] for field in _FIELDS]
             low, high = evaluation["confidence_95"]["total"]
@@ -171,7 +172,7 @@ def _scores(workdir: str, run: Mapping[str, Any], description: Mapping[str, Any]
             rows.append((split, f"{total} ({low:.3f} to {high:.3f})", *others))
     told = _table(("split", *_FIELDS), rows) if rows else "These weights have not been scored."
     if not any(row[0] == "test" for row in rows):
-        told += "\n\nThe test split has not been scored: `python -m trainer.evaluate --workdir=WORKDIR` adds its row."
+        told += "\n\nThe test split has not been scored: `sostenuto evaluate --workdir=WORKDIR` adds its row."
     return (
         "## Scores\n\nNats per note, less is better; times are scored on a grid of 10 ms. In brackets, the 95 % "
         f"interval over performances.\n\n{told}"
@@ -199,7 +200,7 @@ def _use(config: Config) -> str:
     )
 
 
-def _limits(run: Mapping[str, Any], description: Mapping[str, Any]) -> str:
+def _limits(run: RunInfo, description: Mapping[str, Any]) -> str:
     lowest, highest = description["pitch_range"]
     pitches = (
         "It may play any MIDI pitch, 0 to 127: the run records no range."
@@ -215,14 +216,14 @@ def _limits(run: Mapping[str, Any], description: Mapping[str, Any]) -> str:
         else "Times are the mean of what may come, so that the rhythm is more even than real music's.",
         pitches,
         "It knows which note follows which, and has no memory of a form.",
-        "It may play runs of notes from the music that it was trained on: `python -m trainer.evaluate --generated` "
+        "It may play runs of notes from the music that it was trained on: `sostenuto evaluate --generated` "
         "measures their length. The licence of that music applies.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)
 
 
-def _versions(run: Mapping[str, Any]) -> str:
-    versions = run.get("versions", {})
+def _versions(run: RunInfo) -> str:
+    versions = run.versions or {}
     told = ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
     return f"## Versions\n\nTrained with: {told}."
 

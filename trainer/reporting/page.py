@@ -31,7 +31,8 @@ from trainer.evaluation.generation_metrics import DISTRIBUTIONS
 from trainer.generation import samples
 from trainer.reporting import diagnostics
 from trainer.reporting.diagnostics import Circumstances, Diagnostic
-from trainer.workdir.layout import METRICS_NAME, REPORT_NAME, RESULT_NAME, Result, dataset, load_config, load_run
+from trainer.workdir.formats import RunInfo, RunResult
+from trainer.workdir.layout import METRICS_NAME, REPORT_NAME, RESULT_NAME, dataset, load_config, load_run
 
 _POINTS: Final = 400  # of a curve at most; more could not be told apart
 # Of the train_steps at the start of a run, while the loss falls from where chance put it.
@@ -40,6 +41,7 @@ _FIELDS: Final = ("pitch", "step", "duration")
 _FIGURES: Final = ("total", *_FIELDS)
 # Of each distribution, outside of what the charts show, at either end.
 _CUT_SHARE: Final = 0.004
+_PROGRAM: Final = "sostenuto"
 _FLAG: Final = re.compile(r"(--[a-z]\w*(?:=[\w.,=]*\w)?)")
 _SCORED: Final = ("test", "validation")  # splits to score or to continue, the first one that serves
 _MUSIC: Final = {"held_out": "held-out music", "real": "real continuations", "generated": "generated"}
@@ -157,9 +159,9 @@ class Run:
 
     workdir: str
     config: Config
-    run: Mapping[str, Any]
+    run: RunInfo
     reports: Sequence[Mapping[str, Any]]
-    result: Result | None
+    result: RunResult | None
     evaluations: Mapping[str, Mapping[str, Any]]
     generated: Mapping[str, Mapping[str, Any]]
     foreign: Mapping[str, tuple[str, str]]
@@ -177,7 +179,7 @@ class Run:
     def circumstances(self) -> Circumstances:
         """What decides which advice can work for the run."""
         histograms = self.manifest.histograms("train") if self.manifest else None
-        return Circumstances(self.config, self.reports, self.result, self.run.get("steps"), histograms)
+        return Circumstances(self.config, self.reports, self.result, self.run.steps, histograms)
 
     @property
     def scored(self) -> str | None:
@@ -192,7 +194,7 @@ class Run:
 
 
 def write(
-    workdir: str, *, named: str | None = None, result: Result | None = None, comparisons: Sequence[str] = ()
+    workdir: str, *, named: str | None = None, result: RunResult | None = None, comparisons: Sequence[str] = ()
 ) -> str:
     """Writes the page of a workdir; returns its path.
 
@@ -212,7 +214,7 @@ def write(
 
 
 def load(
-    workdir: str, *, named: str | None = None, result: Result | None = None, comparisons: Sequence[str] = ()
+    workdir: str, *, named: str | None = None, result: RunResult | None = None, comparisons: Sequence[str] = ()
 ) -> Run:
     """Reads a workdir; arguments and errors are those of `write`."""
     config = load_config(workdir)
@@ -222,12 +224,11 @@ def load(
         raise UserError(f"{workdir}: nothing was trained in it yet: {METRICS_NAME} has no report. Train first")
     run = load_run(workdir)
     if result is None:
-        ended = _json(storage.join(workdir, RESULT_NAME))
-        result = Result(**ended) if ended else None
+        result = RunResult.load_if_exists(storage.join(workdir, RESULT_NAME))
     evaluations, generated = (_of_splits(workdir, kind) for kind in ("evaluation", "generated"))
     foreign = {}
     for kind, documents in (("evaluation", evaluations), ("generated", generated)):
-        for split in [split for split, own in documents.items() if own["dataset"] != run.get("dataset")]:
+        for split in [split for split, own in documents.items() if own["dataset"] != run.dataset]:
             foreign[f"{kind}-{split}.json"] = split, documents.pop(split)["dataset"]
     manifest = dataset(run)
     return Run(
@@ -260,8 +261,8 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
     }
     if not same:
         raise UserError(
-            f"--compare_with={workdir}: expected a score of a split and dataset that this run was scored on too "
-            f"({', '.join(evaluations) or 'none yet'}): score both with python -m trainer.evaluate"
+            f"--beside={workdir}: expected a score of a split and dataset that this run was scored on too "
+            f"({', '.join(evaluations) or 'none yet'}): score both with sostenuto evaluate"
         )
     return name, same
 
@@ -336,7 +337,7 @@ def _best(run: Run) -> str:
 
 def _seconds(run: Run) -> float | None:
     """How long the train_steps took in all, of all processes that went on with the run; None where it is not known."""
-    targets = run.run.get("targets_per_epoch")
+    targets = run.run.targets_per_epoch
     if not targets:
         return None
     epochs = np.diff([0.0, *(report["epoch"] for report in run.reports)])
@@ -362,7 +363,8 @@ def _header(run: Run) -> ET.Element:
         )
         if diagnostics.standing(evaluation):
             gain = evaluation["baselines"]["ngram"]["total"] - evaluation["nats_per_note"]["total"]
-            shown.append(("against counting", f"{-gain:+.2f}".replace("-", "−"), "nats/note, against an n-gram"))
+            side = "better" if gain >= 0 else "worse"
+            shown.append(("against counting", f"{abs(gain):.2f}", f"nats/note {side} than the n-gram baseline"))
     if scores:
         best = min(scores, key=lambda report: report["val_nats"])
         shown.append(
@@ -376,8 +378,8 @@ def _header(run: Run) -> ET.Element:
     shown.append(("throughput", f"{float(np.median(speeds)):,.0f}", "notes/s, median"))
     kind = "times as distributions" if config.model == "density" else "times as plain numbers"
     lead = f"A next-note model of {config.layers} x {config.units} units, {kind}"
-    if "parameters" in run.run:
-        lead += f", {run.run['parameters']:,} parameters"
+    if run.run.parameters is not None:
+        lead += f", {run.run.parameters:,} parameters"
     if run.manifest:
         manifest = run.manifest
         lead += f", trained on {manifest.notes('train'):,} notes of {manifest.performances('train'):,} performances"
@@ -394,12 +396,12 @@ def _header(run: Run) -> ET.Element:
 def _findings(run: Run) -> ET.Element:
     circumstances = run.circumstances
     can_score = run.scored == "validation" or (run.manifest and run.manifest.notes("validation") > 0)
-    score = _command("trainer.evaluate", run, "--split=validation") if can_score or not run.manifest else None
+    score = _command("evaluate", run, "--split=validation") if can_score or not run.manifest else None
     found = diagnostics.of_training(circumstances, score)
     for name, (split, sha256) in run.foreign.items():
-        told = f"It is left out here. Its dataset has sha256 {sha256[:12]}…, the run's {run.run['dataset'][:12]}…."
+        told = f"It is left out here. Its dataset has sha256 {sha256[:12]}…, the run's {str(run.run.dataset)[:12]}…."
         flags = ["--generated"] if name.startswith("generated") else []
-        advice = f"Evaluate on the run's dataset: {_command('trainer.evaluate', run, f'--split={split}', *flags)}"
+        advice = f"Evaluate on the run's dataset: {_command('evaluate', run, f'--split={split}', *flags)}"
         found.append(Diagnostic(True, f"{name} is of another dataset", told, advice))
     if not run.evaluations:
         found.append(Diagnostic(False, *_not_evaluated(run)))
@@ -415,7 +417,7 @@ def _findings(run: Run) -> ET.Element:
         if not run.generated:
             found += diagnostics.of_samples(run.samples, circumstances)
         if run.best_train_step is not None:
-            advice = f"Remove {samples.SAMPLES_NAME}/ from the workdir, then: {_command('trainer.report', run)}"
+            advice = f"Remove {samples.SAMPLES_NAME}/ from the workdir, then: {_command('report', run)}"
             train_step = run.samples.document["train_step"]
             found += diagnostics.of_other_weights(train_step, run.best_train_step, "The music below", advice)
     warnings = sum(one.is_warning for one in found)
@@ -453,7 +455,7 @@ def _of_other_weights(run: Run, document: Mapping[str, Any], subject: str, *flag
     if run.best_train_step is None:
         return []
     split = document["split"]
-    advice = _command("trainer.evaluate", run, f"--split={split}", *flags)
+    advice = _command("evaluate", run, f"--split={split}", *flags)
     return diagnostics.of_other_weights(
         document["train_step"], run.best_train_step, f"{subject} ({split} split)", f"Evaluate again: {advice}"
     )
@@ -468,7 +470,7 @@ def _not_evaluated(run: Run) -> tuple[str, str, str]:
             "The dataset has no notes to score it on.",
             "Preprocess the corpus again with shares for validation and test, such as --split_fractions=0.8,0.1,0.1.",
         )
-    evaluate = _command("trainer.evaluate", run, f"--split={run.scored}")
+    evaluate = _command("evaluate", run, f"--split={run.scored}")
     return title, "No split has been scored note by note.", f"Score one: {evaluate}"
 
 
@@ -482,7 +484,7 @@ def _not_compared(run: Run) -> tuple[str, str, str]:
             "with. The pieces of this dataset are shorter.",
             "",
         )
-    evaluate = _command("trainer.evaluate", run, f"--split={run.continued}", "--generated")
+    evaluate = _command("evaluate", run, f"--split={run.continued}", "--generated")
     return (
         "The music is not compared with real music yet",
         "Distributions, repetition and copies were not measured.",
@@ -492,17 +494,17 @@ def _not_compared(run: Run) -> tuple[str, str, str]:
 
 def _advice(text: str) -> list[ET.Element | str]:
     """Returns advice with its flags and its command, if there is one, as code."""
-    before, python, rest = text.partition("python -m ")
+    before, program, rest = text.partition(f"{_PROGRAM} ")
     parts: list[ET.Element | str] = [
         element("code", part, class_="whole") if part.startswith("--") else part for part in _FLAG.split(before)
     ]
-    return [*parts, command(python + rest)] if python else parts
+    return [*parts, command(program + rest)] if program else parts
 
 
-def _command(module: str, run: Run, *flags: str) -> str:
+def _command(name: str, run: Run, *flags: str) -> str:
     """Returns a command for this run; DATASET stands for a dataset that is no longer at its place."""
-    data = run.run["data"] if run.manifest else "DATASET"
-    return shlex.join(["python", "-m", module, f"--workdir={run.workdir}", f"--data={data}", *flags])
+    data = str(run.run.data) if run.manifest else "DATASET"
+    return shlex.join([_PROGRAM, name, f"--workdir={run.workdir}", f"--data={data}", *flags])
 
 
 def _note(told: str, advice: str = "") -> ET.Element:
@@ -515,7 +517,7 @@ def _note(told: str, advice: str = "") -> ET.Element:
 
 def _listen(run: Run) -> ET.Element:
     title = "Listen"
-    report = _command("trainer.report", run)
+    report = _command("report", run)
     if run.samples is None:
         # A model of last positions never saw the beginning of a performance, so that it cannot start from silence.
         if run.config.positions == "last" and run.manifest and not run.manifest.performances("validation"):
@@ -936,14 +938,14 @@ def _of_each(split: str, generated: Mapping[str, Any]) -> ET.Element:
 
 def _facts(run: Run) -> ET.Element:
     config, said = run.config, run.run
-    versions = ", ".join(f"{name} {version}" for name, version in said.get("versions", {}).items())
-    hosts = said.get("hosts", 1)
+    versions = ", ".join(f"{name} {version}" for name, version in (said.versions or {}).items())
+    hosts = said.hosts or 1
     facts = {
         "workdir": run.workdir,
-        "dataset": said.get("data"),
-        "fingerprint": said.get("dataset"),
-        "durations": {"ignore": "of the keys", "extend": "of the sound, with the pedal"}.get(said.get("sustain", "")),
-        "device": f"{said['device']}{f' on each of {hosts} hosts' if hosts > 1 else ''}" if "device" in said else None,
+        "dataset": said.data,
+        "fingerprint": said.dataset,
+        "durations": {"ignore": "of the keys", "extend": "of the sound, with the pedal"}.get(said.sustain or ""),
+        "device": f"{said.device}{f' on each of {hosts} hosts' if hosts > 1 else ''}" if said.device else None,
         "precision": config.precision,
         "versions": versions or None,
         "ended": _ended(run.result),
@@ -985,7 +987,7 @@ def _facts(run: Run) -> ET.Element:
     return section("The run", "Its dataset, machine and config.", *content, anchor="run")
 
 
-def _ended(result: Result | None) -> str | None:
+def _ended(result: RunResult | None) -> str | None:
     if result is None:
         return None
     why = {"steps": "its length was reached", "patience": "the score stopped improving"}

@@ -2,16 +2,16 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import UserError, mismatches
+from sostenuto.errors import FileError, UserError, mismatches
 from sostenuto.storage.lease import LOCK_NAME
-from trainer.config import CONFIG_NAME, Config
+from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
+from trainer.workdir.formats import RunInfo, RunResult
 
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
@@ -28,29 +28,11 @@ class WorkdirLockedError(UserError):
     """Another process is training in the workdir."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """How a run ended: the content of result.json.
-
-    Attributes:
-        train_step: train_steps done.
-        best: the best monitored score, or None where none was measured.
-        best_train_step: when it was measured.
-        monitor: what the score is.
-        reason: why the run ended: steps, patience, SIGTERM, SIGINT, peer where another host was told to end, or told
-            where the caller of `loop.train` stopped it.
-    """
-
-    train_step: int
-    best: float | None
-    best_train_step: int
-    monitor: str
-    reason: str
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.reason in ("steps", "patience")
+def why_finished(result: RunResult, config: Config) -> str:
+    """Returns the reason why a finished run ended, by the flag that ended it: "--steps reached"."""
+    if result.reason == "patience":
+        return f"no better score within --patience={config.patience}"
+    return next(f"--{name} reached" for name in LENGTH_FIELDS if getattr(config, name))
 
 
 def load_config(workdir: str) -> Config:
@@ -62,25 +44,19 @@ def load_config(workdir: str) -> Config:
     path = os.path.join(workdir, CONFIG_NAME)
     if not storage.exists(path):
         raise UserError(
-            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with python -m trainer"
+            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with sostenuto train"
         )
     return Config.load(path)
 
 
-def load_run(workdir: str) -> dict[str, Any]:
-    """What run.json says: the dataset, the planned length, the versions; empty before a run has begun."""
-    path = os.path.join(workdir, RUN_NAME)
-    return json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
+def load_run(workdir: str) -> RunInfo:
+    """Returns run.json; nothing is recorded before a run has started."""
+    return RunInfo.load_if_exists(os.path.join(workdir, RUN_NAME)) or RunInfo()
 
 
 def update_run(workdir: str, values: Mapping[str, Any]) -> None:
-    """Puts values into run.json, beside those that it has."""
-    write_json(os.path.join(workdir, RUN_NAME), {**load_run(workdir), **values})
-
-
-def write_json(path: str, value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
-    storage.write_bytes_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Records values in run.json; the others stay as they are."""
+    dataclasses.replace(load_run(workdir), **values).save(os.path.join(workdir, RUN_NAME))
 
 
 def absolute(path: str) -> str:
@@ -88,13 +64,40 @@ def absolute(path: str) -> str:
     return path if storage.is_remote(path) else os.path.abspath(path)
 
 
-def dataset(run: Mapping[str, Any]) -> Manifest | None:
-    """Returns the dataset that run.json names, or None where it is no longer at that path."""
+def load_dataset(workdir: str, run: RunInfo) -> Manifest:
+    """Returns the dataset that a run was trained on.
+
+    Raises:
+        UserError: run.json records none, or it is no longer at its path.
+    """
+    if not run.data:
+        raise UserError(
+            f"--data is missing: {workdir} does not record on which dataset it was trained. Pass --data=DIR"
+        )
     try:
-        manifest = Manifest.load(run.get("data", ""))
+        manifest = Manifest.load(run.data)
+    except FileError:
+        raise
+    except UserError as error:
+        raise UserError(
+            f"{run.data}: the dataset that {workdir} was trained on is not there any more. Pass --data=DIR with the "
+            "place where it is now"
+        ) from error
+    if manifest.sha256 != run.dataset:
+        raise UserError(
+            f"{run.data}: is not the dataset that {workdir} was trained on: got sha256 {manifest.sha256[:12]}…, "
+            f"expected {str(run.dataset)[:12]}…. Pass --data=DIR if that one was moved, or --data={run.data} "
+            "with --output=FILE to take this one"
+        )
+    return manifest
+
+
+def dataset(run: RunInfo) -> Manifest | None:
+    """Returns the dataset that a run was trained on, or None if it is no longer at its path."""
+    try:
+        return load_dataset("", run)
     except UserError:
-        return None  # It may have been moved or replaced since.
-    return manifest if manifest.sha256 == run.get("dataset") else None
+        return None
 
 
 def resolved(path: str) -> str:
@@ -102,7 +105,7 @@ def resolved(path: str) -> str:
     return path.rstrip("/") if storage.is_remote(path) else os.path.realpath(path)
 
 
-def finished(config: Config, manifest: Manifest, workdir: str) -> Result | None:
+def finished(config: Config, manifest: Manifest, workdir: str) -> RunResult | None:
     """Checks that a workdir is new or this run's; returns the result if there is nothing left to do.
 
     Raises:
@@ -123,14 +126,14 @@ def finished(config: Config, manifest: Manifest, workdir: str) -> Result | None:
             "Pass the recorded values, or another --workdir"
         )
     run = load_run(workdir)
-    if run.get("dataset", manifest.sha256) != manifest.sha256:
+    if run.dataset not in (None, manifest.sha256):
         raise UserError(
             f"{workdir}: the workdir is of another dataset: got {manifest.directory} with sha256 "
-            f"{manifest.sha256[:12]}…, expected {run['dataset'][:12]}…, which was {run['data']}. "
+            f"{manifest.sha256[:12]}…, expected {str(run.dataset)[:12]}…, which was {run.data}. "
             "Pass that dataset as --data, or another --workdir"
         )
     if before == config and storage.exists(result_path):
-        return Result(**json.loads(storage.read_bytes(result_path)))
+        return RunResult.load(result_path)
     return None
 
 

@@ -14,7 +14,7 @@ from sostenuto.errors import UserError
 from tests.trainer.models import tiny_model
 from trainer.checkpoints.manager import AsyncCheckpointer, CheckpointManager, check_config, restore
 from trainer.config import Config
-from trainer.model.next_note import load_model
+from trainer.workdir.load_model import load_model
 
 FILES = ["checkpoint.json", "variables.data-00000-of-00001", "variables.index"]
 

@@ -20,9 +20,9 @@ from trainer.config import preset
 from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.export import export_model
-from trainer.model.next_note import load_model
 from trainer.workdir import remote
 from trainer.workdir.layout import WorkdirLockedError
+from trainer.workdir.load_model import load_model
 
 W = "gs://bucket/w"
 CONFIG = preset("base").replace(

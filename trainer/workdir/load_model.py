@@ -1,0 +1,47 @@
+"""Loading of a workdir's trained model."""
+
+import os
+from typing import NamedTuple
+
+from sostenuto.errors import UserError
+from trainer.checkpoints.manager import CheckpointManager, check_config, model_variables, restore
+from trainer.model.density_heads import ALL_PITCHES
+from trainer.model.next_note import NextNoteModel, build_model
+from trainer.workdir import remote
+from trainer.workdir.layout import BEST_NAME, CHECKPOINTS_NAME, load_config, load_run
+
+
+class LoadedModel(NamedTuple):
+    """A model with trained weights.
+
+    Attributes:
+        model: the model.
+        train_step: the train_steps that trained its weights.
+    """
+
+    model: NextNoteModel
+    train_step: int
+
+
+def load_model(workdir: str) -> LoadedModel:
+    """Loads the best weights of a workdir; if the run has none yet, those of its newest checkpoint.
+
+    The model computes in the precision of its variables, so it scores and plays on any machine. It plays the pitch
+    range that run.json records, or all pitches if none is recorded.
+
+    Raises:
+        UserError: the workdir does not exist, or holds no checkpoint yet.
+    """
+    config = load_config(workdir)
+    lowest, highest = load_run(workdir).pitch_range or ALL_PITCHES
+    with remote.copied(workdir) as directory:
+        for name in (BEST_NAME, CHECKPOINTS_NAME):
+            saved = CheckpointManager(os.path.join(directory, name), max_to_keep=1).latest()
+            if saved is not None:
+                break
+        else:
+            raise UserError(f"{workdir}: holds no checkpoint yet: train with sostenuto train")
+        check_config(saved, config)
+        model = build_model(config.replace(precision=config.full_precision), (lowest, highest))
+        restore(saved, model_variables(model))
+        return LoadedModel(model, saved.train_step)
