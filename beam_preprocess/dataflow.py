@@ -29,10 +29,8 @@ LINE_SECONDS = 300.0  # between two lines about an unchanged state
 MESSAGE_SECONDS = 50.0
 
 # A worker's UserError in the text of a runner's report.
-_USER_ERROR = re.compile(
-    rf"{re.escape(f'{UserError.__module__}.{UserError.__qualname__}')}: (.+?)(?: \[while running [^\n]*)?$",
-    re.MULTILINE,
-)
+_NAME = re.escape(f"{UserError.__module__}.{UserError.__name__}")
+_USER_ERROR = re.compile(rf"{_NAME}: (.+?)(?: \[while running [^\n]*)?$", re.MULTILINE)
 
 
 class JobFailedError(Exception):
@@ -174,7 +172,8 @@ class Jobs:
 
     def _wait_until_ended(self, job: Any) -> Any:
         """Reports a job's states until it ends, and returns the ended job."""
-        state, delay, start = None, FIRST_DELAY, time.monotonic()
+        state: Any = None
+        delay, start = FIRST_DELAY, time.monotonic()
         next_line = start + LINE_SECONDS
         while True:
             job = self._client.get_job(job.id)

@@ -84,15 +84,11 @@ class WriteShards(beam.DoFn):
         self._writer.close()
 
     def _write(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
-        if self._processes > 1:
-            return map_in_processes(
-                self._writer,
-                shards,
-                processes=self._processes,
-                seconds=STALLED_SECONDS,
-                on_heartbeat=self._on_file_done,
-            )
-        return (self._writer(shard, self._on_file_done) for shard in shards)
+        if self._processes == 1:
+            return (self._writer(shard, self._on_file_done) for shard in shards)
+        return map_in_processes(
+            self._writer, shards, processes=self._processes, seconds=STALLED_SECONDS, on_heartbeat=self._on_file_done
+        )
 
 
 class CommitDataset(beam.DoFn):

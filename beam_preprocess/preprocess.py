@@ -210,10 +210,7 @@ def _run_on_dataflow(job: _Job, beam_args: Sequence[str], *, wait: bool) -> Mani
         f"the Dataflow job {jobs.name}: {jobs.console_url(dataflow_job)}", extra={"figures": {"job": dataflow_job.id}}
     )
     if not wait:
-        command = jobs.watch_command(dataflow_job)
-        logger.info(
-            f"the job continues without this command, and writes {MANIFEST_NAME} last. To watch it, run: {command}"
-        )
+        logger.info(f"the job writes {MANIFEST_NAME} last. To watch it, run: {jobs.watch_command(dataflow_job)}")
         return None
     try:
         jobs.wait(dataflow_job)

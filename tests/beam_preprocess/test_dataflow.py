@@ -338,7 +338,7 @@ def test_what_can_never_run_is_rejected_before_anything_is_listed(config, beam_a
 
 
 def test_only_dataflow_is_left_to_itself():
-    with pytest.raises(UserError, match="--no_wait: only a job on Dataflow"):
+    with pytest.raises(UserError, match="--no_wait: needs a job on Dataflow"):
         preprocess(CONFIG, wait=False)
 
 
