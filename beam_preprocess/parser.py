@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from beam_preprocess.sandbox import Process, ProcessDied
+from sostenuto.errors import MidiDecodeError
 from sostenuto.music import midi
 
 # A file within the limits of sostenuto.music.midi took at most 11 s on a slow core. The interpreter and its libraries
@@ -42,7 +43,7 @@ class Parser:
             except ProcessDied as died:
                 # The file may not be the reason why another process killed the child.
                 if died.cause != "outside" or is_last_attempt:
-                    raise midi.MidiDecodeError(
+                    raise MidiDecodeError(
                         name, _REASONS[died.cause], f"ended the process that parsed it: it {died.detail}"
                     ) from died
         raise AssertionError

@@ -12,7 +12,7 @@ from beam_preprocess.plan import ShardRange, read_plan
 from beam_preprocess.stats import Rejection, ShardReport, SplitStats
 from sostenuto import storage
 from sostenuto.data.tfrecord import Performance, encode_performance, parse_records, summarize_record, write_records
-from sostenuto.errors import UnavailableError, UserError
+from sostenuto.errors import MidiDecodeError, UnavailableError, UserError
 from sostenuto.music import midi
 
 # One byte above the limit, so that the decoder recognizes a file that is too large.
@@ -149,7 +149,7 @@ def _parse_performance(
         return Rejection(file.path, "unreadable", str(data))
     try:
         decoded = parser.parse(data, file.path)
-    except midi.MidiDecodeError as error:
+    except MidiDecodeError as error:
         return Rejection(file.path, error.reason, error.detail)
     if not len(decoded.notes):
         return Rejection(file.path, "no_notes", "holds no note, drums and notes of zero length apart")

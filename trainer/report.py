@@ -23,7 +23,7 @@ first if the workdir has none.
 """
 EXAMPLES = ("--workdir=run", "--workdir=run --compare_with=other-run,third-run")
 
-cli.group("input and output")
+cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the run.")
 _DATA = flags.DEFINE(
     cli.Path("DIR"),
@@ -44,7 +44,7 @@ def main() -> int:
     from trainer.generation import samples
     from trainer.reporting import page
 
-    workdir = cli.required(_WORKDIR)
+    workdir = cli.require_flag(_WORKDIR)
     load_config(workdir)
     run = load_run(workdir)
     if not storage.exists(storage.join(workdir, METRICS_NAME)):
@@ -61,7 +61,7 @@ def main() -> int:
     else:
         _play(workdir, manifest, run.sustain or "ignore")
     logger.info("writing the report's page")
-    cli.show(page.write(workdir, comparisons=_COMPARE_WITH.value))
+    cli.print_result(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
 
 

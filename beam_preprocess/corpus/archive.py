@@ -36,7 +36,7 @@ def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int =
         members = [member for member in archive.infolist() if not member.is_dir()]
     if len(members) > max_members:
         raise UserError(f"{path}: holds {len(members):,} members, more than the {max_members:,} allowed. Unpack it")
-    size = os.path.getsize(storage.stage(path))
+    size = os.path.getsize(storage.local_copy(path))
     unpacked = sum(member.file_size for member in members if is_midi_name(member.filename))
     if unpacked > max(MAX_INFLATION * size, harmless_bytes):
         raise UserError(
@@ -61,7 +61,7 @@ def open_zip(path: str, *, max_directory_bytes: int = MAX_DIRECTORY_BYTES) -> It
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(_BoundedFile(storage.stage(path), max_directory_bytes))
+            file = stack.enter_context(_BoundedFile(storage.local_copy(path), max_directory_bytes))
             archive = stack.enter_context(zipfile.ZipFile(file))
         except (zipfile.BadZipFile, OSError) as error:
             raise UserError(f"{path}: cannot be read as a zip file ({error}). Download it again") from error

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sostenuto import storage
-from sostenuto.data.tfrecord import SCHEMA_VERSION, Performance, RecordError, decode_performance, parse_records
-from sostenuto.errors import UserError
+from sostenuto.data.tfrecord import SCHEMA_VERSION, Performance, decode_performance, parse_records
+from sostenuto.errors import RecordError, UserError
 from sostenuto.music.histograms import Histograms
 
 MANIFEST_NAME = "dataset.json"

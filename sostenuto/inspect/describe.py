@@ -11,9 +11,9 @@ import numpy as np
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest
 from sostenuto.data.tfrecord import Performance
-from sostenuto.errors import UserError
+from sostenuto.errors import MidiDecodeError, UserError
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import Instrument, MidiContents, MidiDecodeError
+from sostenuto.music.midi import Instrument, MidiContents
 from sostenuto.music.notes import Notes, note_name
 from sostenuto.text import cells, counted, indented, labelled, printable, shorten, table
 

@@ -20,7 +20,7 @@ import numpy as np
 import symusic
 
 from sostenuto import storage
-from sostenuto.errors import UserError
+from sostenuto.errors import MidiDecodeError
 from sostenuto.music._scan import count_events
 from sostenuto.music.notes import Notes, merge_overlapping_notes
 
@@ -76,23 +76,6 @@ _CLOSE_EVERY_KEY = b"".join(
 
 # `warnings.catch_warnings` changes the whole process; two threads must not do so at once.
 _warnings_lock = threading.Lock()
-
-
-class MidiDecodeError(UserError):
-    """A file cannot be read as MIDI.
-
-    Attributes:
-        reason: one word for counting: not_midi, too_large, truncated, smpte, damaged.
-        detail: what is wrong, and where.
-    """
-
-    def __init__(self, name: str, reason: str, detail: str) -> None:
-        super().__init__(f"{name}: {detail}")
-        self.name, self.reason, self.detail = name, reason, detail
-
-    def __reduce__(self) -> tuple:
-        """Pickles the three arguments, not the message: an error may cross processes."""
-        return type(self), (self.name, self.reason, self.detail)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from beam_preprocess.plan import DatasetPlan
 from beam_preprocess.shard_writer import write_shard
 from beam_preprocess.stats import ShardReport, SplitStats
 from sostenuto.data.manifest import MANIFEST_NAME, Manifest
-from sostenuto.data.tfrecord import Performance, RecordError
-from sostenuto.errors import UserError
+from sostenuto.data.tfrecord import Performance
+from sostenuto.errors import RecordError, UserError
 from sostenuto.music.histograms import Histograms
 from tests.midi_files import random_notes
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sostenuto.errors import MidiDecodeError
 from sostenuto.music import midi
 from sostenuto.music.midi import (
     NO_PEDAL,
     Instrument,
-    MidiDecodeError,
     read_contents,
     read_midi,
     read_pedal,
