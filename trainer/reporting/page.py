@@ -5,7 +5,6 @@ The page is made of the workdir's files, without TensorFlow. A missing part leav
 
 import base64
 import dataclasses
-import datetime
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from sostenuto.html import charts
 from sostenuto.html.charts import Axis, Series, continuous, legend, piano_roll, plot
 from sostenuto.html.elements import BASE, DARK, LIGHT, command, document, element, scrolling, section, theme, tiles
 from sostenuto.music.notes import TICK_US, note_name
+from sostenuto.text import duration
 from trainer.config import Config, preset
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import DISTRIBUTIONS
@@ -373,7 +373,7 @@ def _header(run: Run) -> ET.Element:
     shown.append(("train_steps", f"{last['train_step']:,}", f"{last['epoch']:.1f} epochs"))
     seconds = _seconds(run)
     if seconds is not None:
-        shown.append(("trained for", str(datetime.timedelta(seconds=round(seconds))), "h:mm:ss, without scoring"))
+        shown.append(("trained for", duration(seconds), "h:mm:ss, without scoring"))
     speeds = [report["notes_per_second"] for report in run.reports]
     shown.append(("throughput", f"{float(np.median(speeds)):,.0f}", "notes/s, median"))
     kind = "times as distributions" if config.model == "density" else "times as plain numbers"
