@@ -24,7 +24,7 @@ first if the workdir has none.
 """
 EXAMPLES = ("--workdir=run", "--workdir=run --compare_with=other-run,third-run")
 
-cli.group("input and output")
+cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the run.")
 _DATA = flags.DEFINE(
     cli.Path("DIR"),
@@ -45,7 +45,7 @@ def main() -> int:
     from trainer.generation import samples
     from trainer.reporting import load, page
 
-    workdir = cli.required(_WORKDIR)
+    workdir = cli.require_flag(_WORKDIR)
     load_config(workdir)
     load.load_records(workdir)
     run = load_run(workdir)
@@ -55,7 +55,7 @@ def main() -> int:
     else:
         _write_samples(workdir, manifest, run.sustain or "ignore")
     logger.info("writing the report's page")
-    cli.show(page.write(workdir, comparisons=_COMPARE_WITH.value))
+    cli.print_result(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
 
 

@@ -6,7 +6,6 @@ it.
 
 import base64
 import dataclasses
-import datetime
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from sostenuto.html.elements import element
 from sostenuto.html.pages import Table, Tile, command, environment
 from sostenuto.html.piano_roll import piano_roll
 from sostenuto.music.notes import note_name
+from sostenuto.text import duration
 from trainer.config import preset
 from trainer.generation.samples import Sample
 from trainer.reporting import curves, distributions, scores
@@ -97,8 +97,7 @@ def _tiles(report: RunReport) -> list[Tile]:
     tiles.append(Tile("train_steps", f"{last['train_step']:,}", f"{last['epoch']:.1f} epochs"))
     seconds = _training_seconds(report)
     if seconds is not None:
-        duration = str(datetime.timedelta(seconds=round(seconds)))
-        tiles.append(Tile("trained for", duration, "h:mm:ss, without scoring"))
+        tiles.append(Tile("trained for", duration(seconds), "h:mm:ss, without scoring"))
     speed = float(np.median([record["notes_per_second"] for record in report.records]))
     tiles.append(Tile("throughput", f"{speed:,.0f}", "notes/s, median"))
     return tiles
