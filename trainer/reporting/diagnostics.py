@@ -243,7 +243,7 @@ def of_evaluation(evaluation: Mapping[str, Any], run: Circumstances) -> list[Dia
 
 def _of_grid(run: Circumstances) -> dict[str, float]:
     """Returns the nats/note that the model's bins cost on this dataset, by field, where that is more than a little."""
-    if run.histograms is None or run.config.time_distribution != "bins":
+    if run.histograms is None:
         return {}
     costs = {field: spread_nats(getattr(run.histograms, field)) for field in _TIMES}
     return {field: cost for field, cost in costs.items() if cost >= _LEVEL_NATS}

@@ -25,10 +25,11 @@ from sostenuto.html import charts
 from sostenuto.html.charts import Axis, Series, continuous, legend, piano_roll, plot
 from sostenuto.html.elements import BASE, DARK, LIGHT, command, document, element, scrolling, section, theme, tiles
 from sostenuto.music.notes import TICK_US, note_name
-from trainer.config import Config, preset
+from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import DISTRIBUTIONS
 from trainer.generation import samples
+from trainer.presets import preset
 from trainer.reporting import diagnostics
 from trainer.reporting.diagnostics import Circumstances, Diagnostic
 from trainer.workdir.formats import RunInfo, RunResult
@@ -119,7 +120,7 @@ for (const player of players) {
   sheet.addEventListener("click", (event) => {
     const box = sheet.getBoundingClientRect();
     player.currentTime = seconds * (event.clientX - box.left) / box.width;
-    player.play().catch(() => {}); // Another click may come before it begins.
+    player.sample().catch(() => {}); // Another click may come before it begins.
   });
 }
 const names = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"];
