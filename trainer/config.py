@@ -232,7 +232,7 @@ class Config:
         if self.model == "regression" and self.evaluate_every:
             raise UserError(
                 "config: evaluate_every needs model=density: a regression model has no densities to score. "
-                "Give evaluate_every=0 and score it with trainer.evaluate"
+                "Give evaluate_every=0 and score it with sostenuto evaluate"
             )
 
     @property

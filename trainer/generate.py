@@ -1,5 +1,6 @@
-"""Plays with a trained model: `python -m trainer.generate --workdir=DIR --output=DIR`."""
+"""Plays with a trained model: `sostenuto generate --workdir=DIR --output=DIR`."""
 
+import logging
 import os
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
-from sostenuto.progress import say, track
+from sostenuto.progress import track
 from trainer import startup
 from trainer.by_field import numbers_by_field
 from trainer.generation.samples import DISTRIBUTIONS_NAME, DOCUMENT_NAME, names, require_free, rewritten
@@ -19,6 +20,8 @@ from trainer.workdir.formats import RunInfo
 from trainer.workdir.json_record import write_json
 from trainer.workdir.layout import absolute, dataset, load_run
 from trainer.workdir.outputs import require_own_place, require_writable
+
+logger = logging.getLogger(__name__)
 
 # Beyond them a call may need more memory than a machine has.
 _MOST_NOTES = 100_000
@@ -35,7 +38,7 @@ EXAMPLES = (
     "--workdir=run --output=music --temperature=0.9,pitch=1 --top_p=0.95",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
 _OUTPUT = flags.DEFINE(
     cli.Path("DIR"),
@@ -48,7 +51,7 @@ _PRIMER_SECONDS = flags.DEFINE_float(
     "primer_seconds", None, "Seconds of the primer to use, from its first note. (default: all of it)"
 )
 _AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
-cli.group("sampling")
+cli.start_group("sampling")
 _NUM_NOTES = flags.DEFINE_integer(
     "num_notes",
     512,
@@ -116,7 +119,7 @@ def _primer(sustain: Sustain) -> _Primer:
 
 def main() -> int:
     """Plays as the flags say."""
-    workdir, output = cli.required(_WORKDIR), cli.required(_OUTPUT)
+    workdir, output = cli.require_flag(_WORKDIR), cli.require_flag(_OUTPUT)
     temperature = numbers_by_field(_TEMPERATURE.value, flag="temperature")
     top_p = numbers_by_field(_TOP_P.value, flag="top_p", highest=1)
     num_notes, num_samples = _NUM_NOTES.value, _NUM_SAMPLES.value
@@ -153,7 +156,7 @@ def main() -> int:
         seed=_SEED.value,
         quiet=False,
     )
-    say(f"writing {len(samples.notes):,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
+    logger.info(f"writing {len(samples.notes):,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with rewritten(output, planned) as directory:
         entries = [
             _write_sample(
@@ -186,7 +189,7 @@ def main() -> int:
             "samples": entries,
         }
         write_json(os.path.join(directory, DOCUMENT_NAME), document)
-    cli.show(
+    cli.print_result(
         f"done: {num_samples} x {num_notes} notes at {samples.notes_per_second:,.0f} notes/s"
         + (f", sound by {entries[0]['synthesizer']}" if _AUDIO.value else "")
         + f"; wrote {len(planned) + 1} files to {output}, listed in {storage.join(output, DOCUMENT_NAME)}"

@@ -1,17 +1,20 @@
-"""Writes a workdir's page: `python -m trainer.report --workdir=DIR`.
+"""Writes a workdir's page: `sostenuto report --workdir=DIR`.
 
 report.html, in the workdir, shows and plays what a run has come to: its curves, scores and warnings, and eight samples,
 which are played first where the workdir has none. It is one file that needs no network, to be kept or passed on.
 """
+
+import logging
 
 from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from sostenuto.progress import say
 from trainer import startup
 from trainer.workdir.layout import METRICS_NAME, dataset, load_config, load_run
+
+logger = logging.getLogger(__name__)
 
 USAGE = """--workdir=DIR [flags]
 
@@ -20,7 +23,7 @@ first if the workdir has none.
 """
 EXAMPLES = ("--workdir=run", "--workdir=run --compare_with=other-run,third-run")
 
-cli.group("input and output")
+cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the run.")
 _DATA = flags.DEFINE(
     cli.Path("DIR"),
@@ -41,7 +44,7 @@ def main() -> int:
     from trainer.generation import samples
     from trainer.reporting import page
 
-    workdir = cli.required(_WORKDIR)
+    workdir = cli.require_flag(_WORKDIR)
     load_config(workdir)
     run = load_run(workdir)
     if not storage.exists(storage.join(workdir, METRICS_NAME)):
@@ -57,8 +60,8 @@ def main() -> int:
         samples.add_sounds(workdir, quiet=False)
     else:
         _play(workdir, manifest, run.sustain or "ignore")
-    say("writing the report's page")
-    cli.show(page.write(workdir, comparisons=_COMPARE_WITH.value))
+    logger.info("writing the report's page")
+    cli.print_result(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
 
 

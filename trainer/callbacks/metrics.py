@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import datetime
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from sostenuto.music.midi import NO_PEDAL
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
+from sostenuto.text import duration
 from trainer.config import Config
 from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler
@@ -31,6 +32,8 @@ from trainer.workdir.layout import METRICS_NAME, SUMMARIES_NAME
 
 if TYPE_CHECKING:
     import tqdm
+
+logger = logging.getLogger(__name__)
 
 LOSSES_NAME = "losses.png"
 
@@ -58,8 +61,8 @@ class NoReports:
     def end_training(self) -> None:
         """Ends the bar of train_steps."""
 
-    def say(self, line: str, **figures: Any) -> None:
-        """Says a line."""
+    def say(self, line: str, *, level: int = logging.INFO, **figures: Any) -> None:
+        """Logs a line."""
 
     def say_once(self, line: str) -> None:
         """Says a line the first time, where no bar shows the same."""
@@ -203,9 +206,9 @@ class Reports(NoReports):
             self._bar.close()
             self._bar = None
 
-    def say(self, line: str, **figures: Any) -> None:
-        """Says a line, with the figures it tells as fields where lines are JSON."""
-        progress.say(line, **figures)
+    def say(self, line: str, *, level: int = logging.INFO, **figures: Any) -> None:
+        """Logs a line with its figures."""
+        logger.log(level, line, extra={"figures": figures})
 
     def say_once(self, line: str) -> None:
         """Says a line the first time, where no bar shows the same."""
@@ -243,7 +246,7 @@ class Reports(NoReports):
     def _show_on_bar(self) -> None:
         """Puts the time left and the last report's figures behind the bar."""
         if self._bar is not None:
-            left = [] if self._seconds_left is None else [f"{_duration(self._seconds_left)} left"]
+            left = [] if self._seconds_left is None else [f"{duration(self._seconds_left)} left"]
             self._bar.set_postfix_str(", ".join([*left, *self._figures]), refresh=False)
 
     def write(self, report: dict[str, Any], targets: float, seconds_left: float | None) -> None:
@@ -341,11 +344,11 @@ class Reports(NoReports):
             self._show_on_bar()
             self._bar.refresh()
             if score:
-                self.say(f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}")
+                self.say(f"train_step {report['train_step']:,}: train loss {report['loss']:.3f}{score}")
             return
-        left = "" if seconds_left is None else f", {_duration(seconds_left)} left"
+        left = "" if seconds_left is None else f", {duration(seconds_left)} left"
         self.say(
-            f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}, "
+            f"train_step {report['train_step']:,}: train loss {report['loss']:.3f}{score}, "
             f"{report['notes_per_second']:,.0f} notes/s{left}",
             **report,
             planned=self._planned,
@@ -369,10 +372,6 @@ def _scalars(report: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]
     if None not in parts:
         training["nats"] = sum(parts)
     return training, validation
-
-
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _sustain(manifest: Manifest) -> str:

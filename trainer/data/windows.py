@@ -1,17 +1,19 @@
 """Training windows, sampled from a table of notes by a stateless shuffle."""
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from sostenuto.errors import UserError
-from sostenuto.progress import say
 from trainer.config import Config
 from trainer.data import random
 from trainer.data.augment import augment
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
+
+logger = logging.getLogger(__name__)
 
 # A config beyond these limits is a mistake: it trains on padding, or many times on the same windows in a train_step.
 _MAX_LENGTHS_PER_WINDOW = 5  # of the longest performance
@@ -105,9 +107,8 @@ class WindowSampler:
                 f"Give at most {max(limit // other, 1)}"
             )
         if config.seq_length > self.longest:
-            say(
-                f"{self._seq_length_problem}, so part of each window is empty. Give {self.longest} to train faster",
-                severity="WARNING",
+            logger.warning(
+                f"{self._seq_length_problem}, so part of each window is empty. Give {self.longest} to train faster"
             )
 
     def batch(self, first_example: tf.Tensor, windows: int) -> Batch:

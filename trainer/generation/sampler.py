@@ -1,5 +1,6 @@
 """Autoregressive sampling: each sampled note is the model's next input."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,10 +10,12 @@ import tensorflow as tf
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
-from sostenuto.progress import ProgressCounter, say, silenced
+from sostenuto.progress import ProgressCounter, silenced
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model.density_heads import UNIFORMS_PER_NOTE, TopP
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
+
+logger = logging.getLogger(__name__)
 
 _NOTES_PER_CALL = 128  # Fixed, so that the loop is compiled once for any number of notes.
 
@@ -92,7 +95,10 @@ class NoteSampler:
             tuple(None if value == 1 else tf.constant(value, dtype) for value in _list_by_field(top_p)),
         )
         with silenced(quiet):
-            say(f"playing {samples:,} x {num_notes:,} notes", samples=samples, num_notes=num_notes)
+            logger.info(
+                f"playing {samples:,} x {num_notes:,} notes",
+                extra={"figures": {"samples": samples, "num_notes": num_notes}},
+            )
         # Compiles without sampling a note, so that the speed does not include compilation.
         self._decode(tf.constant(0), prefix, options, tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]))
         started = time.monotonic()

@@ -6,6 +6,7 @@ and is shown of a sample is an excerpt: the end of its primer, and what was play
 
 import contextlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,14 +17,16 @@ import numpy as np
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import UserError
+from sostenuto.errors import CannotCompressError, UserError
 from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
-from sostenuto.progress import ProgressCounter, say, silenced
+from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.json_record import write_json
 
 if TYPE_CHECKING:
     from trainer.generation.sampler import NoteSampler
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_NAME: Final = "samples"
 DOCUMENT_NAME: Final = "samples.json"
@@ -284,9 +287,9 @@ def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> Non
     try:
         if missing:
             audio.compressor()
-    except audio.CannotCompressError as error:
+    except CannotCompressError as error:
         with silenced(quiet):
-            say(f"the samples have no sound: {error}", severity="NOTICE")
+            logger.log(NOTICE, f"the samples have no sound: {error}")
         return
     if not missing:
         return

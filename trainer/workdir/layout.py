@@ -10,7 +10,7 @@ from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError, mismatches
 from sostenuto.storage.lease import LOCK_NAME
-from trainer.config import CONFIG_NAME, Config
+from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 from trainer.presets import read_config
 from trainer.workdir.formats import RunInfo, RunResult
 
@@ -29,6 +29,13 @@ class WorkdirLockedError(UserError):
     """Another process is training in the workdir."""
 
 
+def why_finished(result: RunResult, config: Config) -> str:
+    """Returns the reason why a finished run ended, by the flag that ended it: "--steps reached"."""
+    if result.reason == "patience":
+        return f"no better score within --patience={config.patience}"
+    return next(f"--{name} reached" for name in LENGTH_FIELDS if getattr(config, name))
+
+
 def load_config(workdir: str) -> Config:
     """The config of a workdir.
 
@@ -38,7 +45,7 @@ def load_config(workdir: str) -> Config:
     path = os.path.join(workdir, CONFIG_NAME)
     if not storage.exists(path):
         raise UserError(
-            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with python -m trainer"
+            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with sostenuto train"
         )
     return read_config(path)
 
