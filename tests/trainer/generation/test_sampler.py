@@ -109,14 +109,14 @@ class CountingModel:
     def initial_state(self, batch):
         return (Count(tf.fill([batch], self.begun)),)
 
-    def read(self, inputs, state):
+    def forward(self, inputs, state):
         counts = state[0].notes[:, tf.newaxis] + tf.cumsum(tf.ones_like(inputs.pitch), axis=1)
         return self._hidden(counts), (Count(counts[:, -1]),)
 
-    def step_weights(self):
+    def decode_weights(self):
         return []
 
-    def step(self, inputs, state, weights):
+    def decode_step(self, inputs, state, weights):
         count = state[0].notes + 1
         return self._hidden(count), (Count(count),)
 

@@ -106,7 +106,7 @@ def test_heads_and_losses_keep_full_precision(kind, precision, full):
     assert {part.dtype for part in tf.nest.flatten([state.layers, model.initial_state(2).layers])} == {computed}
     # Microseconds are counted, in whatever precision the rest is.
     assert {part.dtype for part in tf.nest.flatten([state.history, carried.history])} <= {tf.int32}
-    reference, _ = tiny_model(kind, precision="float64").read(notes)
+    reference, _ = tiny_model(kind, precision="float64").forward(notes)
     assert np.abs(tf.cast(hidden, tf.float64) - reference).max() < {"float64": 1e-12, "float32": 1e-4}.get(
         precision, 0.3
     )
