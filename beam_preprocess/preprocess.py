@@ -240,11 +240,10 @@ def _read_back(plan: shard_writer.Plan, *, job: str) -> Manifest:
         files = set(storage.list_files(plan.output))
     except UserError as error:
         raise dataflow.JobFailedError(f"{job} is done, but {error}") from error
-    document = manifest.document
-    shards = [shard["file"] for split in SPLITS for shard in document["splits"][split]["shards"]]
-    accounted = sum(map(manifest.performances, SPLITS)) + sum(document["rejected"].values())
+    shards = [shard.file for split in SPLITS for shard in manifest.splits[split].shards]
+    accounted = sum(map(manifest.performances, SPLITS)) + sum(manifest.rejected.values())
     planned = (plan.source, plan.options, list(plan.shards), plan.source["files"])
-    if (document["source"], document["options"], shards, accounted) != planned:
+    if (manifest.source, manifest.options, shards, accounted) != planned:
         raise dataflow.JobFailedError(
             f"{job} is done, but {plan.output} holds another dataset than the one asked for: has the input changed?"
         )

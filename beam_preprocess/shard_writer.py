@@ -19,14 +19,8 @@ from typing import Any, BinaryIO, NamedTuple
 from beam_preprocess.corpus import CorpusFile
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS
-from sostenuto.data.tfrecord import (
-    SCHEMA_VERSION,
-    Performance,
-    encode_performance,
-    parse_records,
-    summarize_record,
-    write_records,
-)
+from sostenuto.data.performance import SCHEMA_VERSION, Performance, encode_performance, summarize_record
+from sostenuto.data.tfrecord import parse_records, write_records
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import FIELDS

@@ -6,7 +6,7 @@ from beam_preprocess.corpus import CorpusFile, Reader
 from beam_preprocess.sandbox import Process, ProcessDied
 from beam_preprocess.shard_writer import Rejection, ShardRange, ShardReport, SplitStats, read_plan, write_shard
 from sostenuto import storage
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.errors import MidiDecodeError, UnavailableError, UserError
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms

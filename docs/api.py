@@ -21,6 +21,7 @@ PAGE: Final = ROOT / "docs" / "api.md"
 MODULES: Final[dict[str, tuple[str, ...] | None]] = {
     "sostenuto.music.notes": None,
     "sostenuto.music.midi": None,
+    "sostenuto.data.performance": None,
     "sostenuto.data.tfrecord": None,
     "sostenuto.data.manifest": None,
     "sostenuto.music.histograms": None,

@@ -959,7 +959,7 @@ def _facts(run: Run) -> ET.Element:
     if run.manifest:
         rows = []
         for split in SPLITS:
-            hours = run.manifest.document["splits"][split]["seconds"] / 3600
+            hours = run.manifest.splits[split].seconds / 3600
             rows.append(
                 [split, f"{run.manifest.performances(split):,}", f"{run.manifest.notes(split):,}", f"{hours:,.1f}"]
             )
