@@ -14,7 +14,7 @@ import numpy as np
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.progress import track
 from trainer.data.note_tensors import NoteTensors
 
