@@ -3,8 +3,8 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
+from sostenuto.data.manifest import Statistics
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import FIELDS
@@ -14,7 +14,7 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.99)
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A rejected file: its path in the corpus, a reason in one word, and a detail that follows the path in a sentence."""
+    """A rejected file: its path in the corpus, the reason in one word, and a detail that completes a sentence."""
 
     path: str
     reason: str
@@ -46,14 +46,10 @@ class SplitStats:
         """Returns the sums of both."""
         return SplitStats(*(getattr(self, field) + getattr(other, field) for field in self.__dataclass_fields__))
 
-    def to_json(self) -> dict[str, Any]:
+    def summarize(self) -> Statistics:
         """Returns a split's statistics for dataset.json."""
-        return {
-            "zero_length_dropped": self.zero_length,
-            "drums_dropped": self.drums,
-            "quantiles": {field: self._quantiles(field) for field in FIELDS} if self.notes else {},
-            "histograms": self.histograms.to_json(),
-        }
+        quantiles = {field: self._quantiles(field) for field in FIELDS} if self.notes else {}
+        return Statistics(self.zero_length, self.drums, quantiles, self.histograms)
 
     def _quantiles(self, field: str) -> dict[str, float | None]:
         """Returns the quantiles of a field; None for steps if each performance has a single note."""

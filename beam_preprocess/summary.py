@@ -1,6 +1,6 @@
 """The closing lines of a run."""
 
-from sostenuto.data.manifest import REJECTED_NAME, SPLITS, Manifest
+from sostenuto.data.manifest import REJECTED_NAME, Manifest
 from sostenuto.text import counted, table
 
 
@@ -12,17 +12,15 @@ def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str
         seconds: duration of the run.
         is_new: True for a dataset that was written, False for one that existed.
     """
-    splits, statistics = manifest.document["splits"], manifest.document["statistics"]
     rows = [
-        (split, f"{entry['performances']:,}", f"{entry['notes']:,}", f"{entry['seconds'] / 3600:.2f}")
-        for split, entry in ((split, splits[split]) for split in SPLITS)
+        (name, f"{split.performances:,}", f"{split.notes:,}", f"{split.seconds / 3600:.2f}")
+        for name, split in manifest.splits.items()
     ]
     lines = table(("split", "performances", "notes", "hours"), rows, align="<>>>", width=None)
-    rejected = manifest.document["rejected"]
-    if rejected:
+    if rejected := manifest.rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
         lines.append(f"rejected {counted(sum(rejected.values()), 'file')} ({reasons}): see {REJECTED_NAME}")
-    source = manifest.document["source"]
+    source = manifest.source
     if source["unlisted"]:
         lines.append(f"left out {counted(source['unlisted'], 'file')} that {source['metadata']} does not list")
     if source["straddling_pieces"]:
@@ -31,7 +29,7 @@ def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str
             "scores on pieces of the training split are too good"
         )
     for key, noun in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note")):
-        dropped = sum(statistics[split][key] for split in SPLITS)
+        dropped = sum(getattr(statistics, key) for statistics in manifest.statistics.values())
         if dropped:
             lines.append(f"left out {counted(dropped, noun)}")
     lines.append(f"{'wrote' if is_new else 'checked'} {manifest.directory} in {seconds:.1f} s")
