@@ -14,7 +14,7 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from trainer import startup
 from trainer.by_field import numbers_by_field
@@ -197,7 +197,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         "by_composer": by_composer(scores, table.lengths, composers),
         "performances": manifest.performances(split),
         "train_step": trained.train_step,
-        "sustain": manifest.document["options"].get("sustain"),
+        "sustain": manifest.options.get("sustain"),
         "dataset": manifest.sha256,
     }
     logger.info("counting notes: the baselines to compare with")
@@ -302,7 +302,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         "top_p": top_p,
         "seed": _SEED.value,
         "train_step": trained.train_step,
-        "sustain": manifest.document["options"].get("sustain"),
+        "sustain": manifest.options.get("sustain"),
         "dataset": manifest.sha256,
     }
     logger.info(f"drawing {picture}")

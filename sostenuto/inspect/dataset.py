@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.inspect.describe import (
     Rejected,
@@ -72,22 +72,21 @@ def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -
     lines = [format_title(manifest.directory, width), "", *format_facts(facts, width), ""]
     lines += [*format_table(header, rows, "<>>>>>>", width), "", *_list_composers(survey, width), ""]
     lines += format_quantiles(sum((manifest.histograms(split) for split in SPLITS), Histograms.zeros()), width)
-    if manifest.document["rejected"]:
+    if manifest.rejected:
         lines += ["", *_list_rejected(manifest, width)]
     return lines
 
 
 def _list_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    document = manifest.document
-    source, statistics = document["source"], document["statistics"]
+    source, statistics = manifest.source, manifest.statistics
     yield "sha256", manifest.sha256[:16]
     splits = f"splits and composers from {source['metadata']}" if source["metadata"] else "splits by fractions"
     yield "source", f"{counted(source['files'], 'MIDI file')}; {splits}"
-    yield "options", " ".join(f"{name}={_format_option(value)}" for name, value in document["options"].items())
-    rejected = sum(document["rejected"].values())
+    yield "options", " ".join(f"{name}={_format_option(value)}" for name, value in manifest.options.items())
+    rejected = sum(manifest.rejected.values())
     yield "rejected", counted(rejected, "file") if rejected else "none"
     left_out = [
-        (sum(statistics[split][key] for split in SPLITS), what)
+        (sum(getattr(statistics[split], key) for split in SPLITS), what)
         for key, what in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note"))
     ]
     yield from format_nonzero([*left_out, (source["unlisted"], "unlisted file")])
@@ -100,15 +99,15 @@ def _format_option(value: object) -> str:
 
 
 def _split_row(manifest: Manifest, survey: Survey, split: str) -> tuple[str, ...]:
-    entry = manifest.document["splits"][split]
-    sizes = [shard["bytes"] / 1e6 for shard in entry["shards"]]
+    entry = manifest.splits[split]
+    sizes = [shard.bytes / 1e6 for shard in entry.shards]
     size_range = dict.fromkeys(f"{size:.2f}" for size in (min(sizes), max(sizes))) if sizes else ["–"]
     return (
         split,
-        f"{entry['performances']:,}",
+        f"{entry.performances:,}",
         f"{len(survey.pieces[split]):,}",
-        f"{entry['notes']:,}",
-        f"{entry['seconds'] / 3600:.2f}",
+        f"{entry.notes:,}",
+        f"{entry.seconds / 3600:.2f}",
         f"{len(sizes):,}",
         " to ".join(size_range),
     )
@@ -137,7 +136,7 @@ def _list_rejected(manifest: Manifest, width: int | None) -> list[str]:
     examples: defaultdict[str, list[Rejected]] = defaultdict(list)
     for rejected in _read_rejected(storage.join(manifest.directory, REJECTED_NAME)):
         examples[rejected.reason].append(rejected)
-    counts = manifest.document["rejected"]
+    counts = manifest.rejected
     lines = []
     for reason in sorted(counts, key=lambda reason: (-counts[reason], reason)):
         shown = examples[reason][:_EXAMPLES]

@@ -1,5 +1,6 @@
 """Corpora and datasets in a bucket: the same bytes as on the disk, whatever the network does."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from beam_preprocess import shard_writer
 from beam_preprocess.config import Config
 from beam_preprocess.corpus import find_corpus
 from beam_preprocess.preprocess import preprocess
@@ -77,7 +77,7 @@ def test_a_bucket_gives_and_takes_the_same_bytes_as_the_disk_whatever_fails(gcs,
         output = f"gs://bucket/out/{number}"
         manifest = run(source, output)
         assert gcs.contents(f"{output}/") == expected
-        assert manifest.document == Manifest.load(tmp_path / "local").document
+        assert manifest.sha256 == Manifest.load(tmp_path / "local").sha256
     assert gcs.faults > 20
     local = Manifest.load(tmp_path / "local")
     for split in SPLITS:
@@ -177,7 +177,7 @@ def test_no_manifest_ever_names_shards_of_other_content(gcs, corpus_directory, t
         for split in SPLITS:
             for shard in document["splits"][split]["shards"]:
                 assert len(found[shard["file"]]) == shard["bytes"]
-                assert shard_writer.hashlib.sha256(found[shard["file"]]).hexdigest() == shard["sha256"]
+                assert hashlib.sha256(found[shard["file"]]).hexdigest() == shard["sha256"]
 
     gcs.before = look
     run(corpus_directory, "gs://bucket/out", overwrite=True)
@@ -211,7 +211,7 @@ def test_an_exchanged_shard_is_noticed(gcs, corpus_directory):
     manifest = run(corpus_directory, "gs://bucket/out")
     one, two, _ = manifest.shard_paths("train")
     gcs.put(one, gcs.get(two))
-    with pytest.raises(RecordError, match=r"train-00000-of-00003.tfrecord: holds .*dataset\.json says"):
+    with pytest.raises(RecordError, match=r"train-00000-of-00003.tfrecord: got .*, expected .*dataset\.json"):
         list(manifest.read_performances("train"))
 
 

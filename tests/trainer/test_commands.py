@@ -163,7 +163,7 @@ def places(tmp_path_factory, dataset):
         (["--data={data}"], ["--workdir is missing"]),
         (["--data={none}", "--workdir={w}"], ["none: no such directory", "sostenuto preprocess"]),
         (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "sostenuto preprocess"]),
-        (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "is no manifest"]),
+        (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "not a manifest"]),
         (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset", "huge", *PRESETS]),
         (["--data={data}", "--workdir={w}", "--unit=8"], ["--unit:", "--units"]),
         (["--data={data}", "--workdir={w}", "--units=many"], ["--units:", "many"]),

@@ -17,9 +17,8 @@ from sostenuto.data.tfrecord import write_records
 from sostenuto.errors import UserError
 from sostenuto.music import audio
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import NO_PEDAL
 from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import infer_pedal
+from sostenuto.music.pedal import NO_PEDAL, infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
 from sostenuto.text import duration
 from trainer.config import Config, preset
@@ -298,8 +297,8 @@ class Reports(NoReports):
                 image = tf.io.decode_png(storage.read_bytes(path), channels=3)
                 tf.summary.image(name, image[tf.newaxis], step=train_step)
             pedal = infer_pedal(played[0]) if _sustain(manifest) == "ignore" else NO_PEDAL
-            heard, _ = audio.render(*audio.beginning(played[0], pedal, _HEARD_SECONDS))
-            mono = audio.halved(heard).mean(axis=1, keepdims=True)
+            heard, _ = audio.render(*audio.truncate(played[0], pedal, _HEARD_SECONDS))
+            mono = audio.downsample(heard).mean(axis=1, keepdims=True)
             tf.summary.audio("sound", mono[tf.newaxis], audio.SAMPLE_RATE // 2, step=train_step)
 
     def leave_samples(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
@@ -375,7 +374,7 @@ def _scalars(report: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]
 
 def _sustain(manifest: Manifest) -> str:
     """How the dataset's durations were read."""
-    return manifest.document["options"].get("sustain", "ignore")
+    return manifest.options.get("sustain", "ignore")
 
 
 def _train_step_of(line: str) -> float:

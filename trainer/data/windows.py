@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.notes import MAX_TIME_US, PITCHES
 from sostenuto.progress import track

@@ -167,7 +167,7 @@ def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[st
         {
             "dataset": manifest.sha256,
             "data": absolute(manifest.directory),
-            "sustain": manifest.document["options"].get("sustain", "ignore"),
+            "sustain": manifest.options.get("sustain", "ignore"),
             "versions": dict(versions),
         },
     )

@@ -35,13 +35,13 @@ def play(player, primers=None, *, num_notes=20, num_samples=MANY, temperature=1.
 
 
 def same(one, other):
-    return all(left.equals(right) for left, right in zip(one, other, strict=True))
+    return all(left == right for left, right in zip(one, other, strict=True))
 
 
 def test_a_seed_plays_the_same_and_another_plays_otherwise(player):
     first = play(player, seed=5).notes
     assert same(first, play(player, seed=5).notes)
-    assert not any(one.equals(other) for one, other in zip(first, play(player, seed=6).notes, strict=True))
+    assert not any(one == other for one, other in zip(first, play(player, seed=6).notes, strict=True))
     assert len({notes.pitch.tobytes() for notes in first}) == MANY
 
 
@@ -58,7 +58,7 @@ def test_a_sample_depends_neither_on_how_many_there_are_nor_on_how_long_they_are
 def test_the_primer_is_the_beginning_of_every_sample(player, primer):
     samples = play(player, primer)
     assert all(len(notes) == 32 for notes in samples.notes)
-    assert all(notes[:12].equals(primer) for notes in samples.notes)
+    assert all(notes[:12] == primer for notes in samples.notes)
     # The continuation begins where the primer stands, not where its last note has died away.
     assert min(notes.step_us[12] for notes in samples.notes) < primer.duration_us[-1] / 4
 
@@ -69,7 +69,7 @@ def test_each_primer_of_several_is_continued_as_it_is_alone(player):
     assert len({notes[len(primer) :].step_us.tobytes() for primer, notes in zip(primers, together, strict=True)}) > 3
     for primer, notes in zip(primers, together, strict=True):
         (alone,) = play(player, primer, num_samples=1, temperature=1e-6).notes
-        assert notes[: len(primer)].equals(primer)
+        assert notes[: len(primer)] == primer
         # Nothing is left to chance but the tick within a bin.
         np.testing.assert_array_equal(notes.pitch, alone.pitch)
         np.testing.assert_array_equal(notes.velocity, alone.velocity)
@@ -80,9 +80,9 @@ def test_a_sample_depends_on_its_own_primer_and_place_alone(player):
     others = [random_notes(30, seed=77), primers[1], Notes.empty(), primers[3], random_notes(3, seed=78), primers[0]]
     some, more = (play(player, each, num_samples=1, num_notes=70).notes for each in (primers, others))
     for place in (1, 3):
-        assert some[place].equals(more[place])
+        assert some[place] == more[place]
     # The same primer at another place is continued in another way.
-    assert not some[0].equals(more[5])
+    assert some[0] != more[5]
     assert len(some[0]) == len(more[5]) == 79
 
 
@@ -142,7 +142,7 @@ def test_time_at_the_seam_goes_on_from_the_primers_last_onset(player, primer):
     # Keys that still sound for a minute, and a file that would end long after: neither holds the next note up.
     held = dataclasses.replace(primer, duration_us=np.append(primer.duration_us[:-3], [60_000_000] * 3))
     samples = play(player, held, num_notes=1).notes
-    assert all(notes[:12].equals(held) for notes in samples)
+    assert all(notes[:12] == held for notes in samples)
     inputs = NoteTensors(*(getattr(held, field).astype(np.int32)[np.newaxis] for field in NoteTensors._fields))
     begin = start_note(1).map(lambda field: field.numpy()[:, np.newaxis])
     heard = NoteTensors(*(tf.constant(np.append(*both, axis=1)) for both in zip(begin, inputs, strict=True)))
@@ -257,7 +257,7 @@ def test_a_last_position_model_hears_the_last_notes_of_the_primer(tutorial):
     step_us[[0, 12]] = 0
     primer = Notes(primer.pitch, step_us, primer.duration_us, primer.velocity)
     whole = play(tutorial, primer, num_samples=2, num_notes=6)
-    assert all(notes[:20].equals(primer) for notes in whole.notes)
+    assert all(notes[:20] == primer for notes in whole.notes)
     assert same([notes[12:] for notes in whole.notes], play(tutorial, primer[12:], num_samples=2, num_notes=6).notes)
     heard = Notes(np.append(primer.pitch[:12] // 2, primer.pitch[12:]), step_us, primer.duration_us, primer.velocity)
     assert same([notes[12:] for notes in whole.notes], [
@@ -278,7 +278,7 @@ def test_a_model_of_any_precision_plays(primer, precision):
     player = NoteSampler(tiny_model("density", layers=1, precision=precision))
     samples = play(player, primer, num_samples=2, num_notes=5)
     assert [len(notes) for notes in samples.notes] == [17, 17]
-    assert not samples.notes[0].equals(samples.notes[1])
+    assert samples.notes[0] != samples.notes[1]
 
 
 def favouring(kind, pitches, amount, *, pitch_range=(0, 127), **changes):
@@ -300,7 +300,7 @@ def test_no_pitch_outside_of_the_models_range_is_played(kind, options, primer):
     assert primer.pitch.min() < 70
     bound = NoteSampler(favouring(kind, [0, 127], 30, pitch_range=(70, 90), **changes))
     played = play(bound, primer, num_samples=16, **options).notes
-    assert all(notes[:12].equals(primer) for notes in played)
+    assert all(notes[:12] == primer for notes in played)
     pitches = np.concatenate([notes.pitch[12:] for notes in played])
     assert pitches.min() >= 70
     assert pitches.max() <= 90
@@ -313,7 +313,7 @@ def test_a_sample_that_stays_within_the_range_is_the_same_without_one(primer):
     within = [notes.pitch[12:].min() >= 5 and notes.pitch[12:].max() <= 122 for notes in free]
     assert MANY // 2 < sum(within) < MANY
     for one, other, stays in zip(free, bound, within, strict=True):
-        assert one.equals(other) == stays
+        assert (one == other) == stays
 
 
 @pytest.mark.parametrize("kind", ["density", "regression"])
