@@ -44,7 +44,7 @@ def expected(notes):
     return found[: -HISTORY_LENGTH - 1 : -1]
 
 
-def told(last):
+def described(last):
     """What `expected` says, of a batch of one."""
     fields = zip(
         *(field.numpy()[0][::-1].tolist() for field in (last.age_us, last.pitch, last.remaining_us)), strict=True
@@ -56,7 +56,7 @@ def told(last):
 @given(sequences)
 def test_the_last_notes_are_those_that_were_played(notes):
     last, _ = listened(arrays(notes), note_history.empty_history(1))
-    found = told(last)
+    found = described(last)
     wanted = expected(notes)
     assert found[: len(wanted)] == wanted
     assert not any(found[len(wanted) :])
@@ -106,6 +106,6 @@ def test_before_a_performance_there_are_none():
     nothing = note_history.empty_history(2)
     assert note_history.key_features(nothing, tf.float32).numpy().sum() == 0
     assert note_history.release_histogram(nothing.remaining_us, tf.float32).numpy().sum() == 0
-    begun = NoteTensors(*(tf.fill([2, 1], value) for value in (START_PITCH, 0, 0, 0)))
-    last, _ = listened(begun, nothing)
+    start = NoteTensors(*(tf.fill([2, 1], value) for value in (START_PITCH, 0, 0, 0)))
+    last, _ = listened(start, nothing)
     np.testing.assert_array_equal(tf.stack(NoteHistory(*last)[1:]), tf.stack(nothing[1:]))
