@@ -4,8 +4,7 @@ An LSTM would have to sum steps and durations to know them, which it does badly.
 so reading all notes at once or one by one gives the same result.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import tensorflow as tf
 
@@ -21,9 +20,6 @@ HISTORY_LENGTH: Final = 32
 _MAX_AGE_US: Final = 16_000_000
 _TRACE_SECONDS: Final = (0.3, 3.0)  # Decay times to 1/e of a struck key's traces: about a chord, about a bar.
 
-KEY_FEATURES: Final = PITCHES * (1 + len(_TRACE_SECONDS))
-"""Columns of `key_features`."""
-
 
 class NoteHistory(NamedTuple):
     """The last `HISTORY_LENGTH` notes, oldest first: int32 `[..., HISTORY_LENGTH]` each.
@@ -37,10 +33,6 @@ class NoteHistory(NamedTuple):
     pitch: tf.Tensor
     age_us: tf.Tensor
     remaining_us: tf.Tensor
-
-    def map(self, function: Callable[[tf.Tensor], Any]) -> "NoteHistory":
-        """Applies a function to each field."""
-        return NoteHistory(*(function(field) for field in self))
 
 
 def empty_history(batch: int | tf.Tensor) -> NoteHistory:
@@ -75,7 +67,7 @@ def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
 
 
 def key_features(history: NoteHistory, dtype: tf.DType) -> tf.Tensor:
-    """Returns features of each key, `[..., KEY_FEATURES]`: it sounds, and two traces that fade after it is struck.
+    """Returns features of each key, `[..., 3 * PITCHES]`: it sounds, and two traces that fade after it is struck.
 
     The notes of a repeatedly struck key are summed.
     """

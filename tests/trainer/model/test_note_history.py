@@ -27,7 +27,7 @@ def arrays(notes):
 def listened(notes, before):
     """The last notes after all of the notes, and those at each."""
     at_each = note_history.extend_history(notes, before)
-    return at_each.map(lambda field: field[:, -1]), at_each
+    return tf.nest.map_structure(lambda field: field[:, -1], at_each), at_each
 
 
 def expected(notes):
@@ -70,7 +70,7 @@ def test_they_do_not_depend_on_how_the_notes_are_cut_up(notes, cut):
     whole, at_each = listened(arrays(notes), note_history.empty_history(1))
     cut = min(cut, len(notes))
     last, first_part = listened(arrays(notes[:cut]), note_history.empty_history(1))
-    np.testing.assert_array_equal(tf.stack(first_part), tf.stack(at_each.map(lambda field: field[:, :cut])))
+    np.testing.assert_array_equal(tf.stack(first_part), tf.stack([field[:, :cut] for field in at_each]))
     if notes[cut:]:
         last, _ = listened(arrays(notes[cut:]), last)
     np.testing.assert_array_equal(tf.stack(last), tf.stack(whole))
