@@ -35,14 +35,14 @@ _WORKDIR = flags.DEFINE(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete a study in the workdir first; only the chief does so.")
 _RETRAIN_BEST = flags.DEFINE_bool(
-    "retrain_best", False, "Train the best config at the start config's full length, in WORKDIR/best."
+    "retrain_best", False, "Train the best config at the base config's full length, in WORKDIR/best."
 )
 cli.group("search")
 _PRESET = flags.DEFINE_enum(
-    "preset", None, sorted(PRESETS), "Start config: the first trial, which the others vary. (default: base)"
+    "preset", None, sorted(PRESETS), "Base config: the first trial, which the others vary. (default: base)"
 )
 _CONFIG = flags.DEFINE(
-    cli.Path("FILE"), "config", None, "Config file as start config instead of a preset, such as a run's config.json."
+    cli.Path("FILE"), "config", None, "Config file as base config instead of a preset, such as a run's config.json."
 )
 _MAX_TRIALS = flags.DEFINE_integer("max_trials", 40, "Configs to try.")
 _TUNER = flags.DEFINE_enum("tuner", "random", ["random", "bayesian", "hyperband"], "How configs are chosen.")
@@ -62,7 +62,7 @@ _SPACE = flags.DEFINE(
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.")
 cli.group("trials")
 _TRAIN_STEPS = flags.DEFINE_integer(
-    "train_steps", 600, "Length of a trial; one with other windows reads as many notes as the start config does."
+    "train_steps", 600, "Length of a trial; one with other windows reads as many notes as the base config does."
 )
 _CORPUS_SHARE = flags.DEFINE_float("train_fraction", 1.0, "Fraction of the training performances that trials use.")
 _STOP_WEAK = flags.DEFINE_bool("stop_weak", True, "Stop trials that are worse than the median of the others.")
@@ -110,7 +110,7 @@ def main() -> int:
     role = resolve(_ROLE.value, _CHIEF_ADDRESS.value, _WORKER_ID.value, os.environ)
     start = _start()
     space = Space.create(start, tune=_TUNE.value, fix=_FIX.value, file=_SPACE.value)
-    start = space.start(start)
+    start = space.apply_fixed(start)
     manifest = Manifest.load(data)
     from tuning import study
 

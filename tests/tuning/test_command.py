@@ -64,7 +64,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on_where_it_was(ended, dataset, tmp_pat
     start = Config.from_json(json.dumps(START), "start")
     space = Space.create(start, fix=["units=8", "seq_length=16"])
     settings = StudyConfig("random", 2, 60, seed=4, stop_weak=False, data=Manifest.load(dataset).sha256)
-    with Study.open(tmp_path, space, space.start(start), settings) as untouched:
+    with Study.open(tmp_path, space, space.apply_fixed(start), settings) as untouched:
         while isinstance(trial := untouched.next_trial("tuner0"), Assignment):
             untouched.end(trial.trial, trial.attempt, "completed", 8.0, "steps", 1.0, 60)
         assert [trial["values"] for trial in ended.trials] == [record.values for record in untouched.trials()]
@@ -75,7 +75,7 @@ def test_a_study_ends_with_a_table_a_page_and_a_config_that_the_trainer_takes(en
     best = min(ended.trials, key=lambda trial: trial["score"])
     config = Config.load(ended.workdir / "best_config.json")
     assert {name: getattr(config, name) for name in best["values"]} == best["values"]
-    # At the start config's length, which is not a trial's; trained so by --retrain_best.
+    # At the base config's length, which is not a trial's; trained so by --retrain_best.
     result = json.loads((ended.workdir / "best" / "result.json").read_text())
     assert config.steps == result["train_step"] == START["steps"]
     assert Config.load(ended.workdir / "best" / "config.json") == config

@@ -143,7 +143,7 @@ def test_bayesian_search_keeps_away_from_where_trials_fail():
     space = Space.create(BASE, fix=["units=384", "duration_weight=0.5", "seq_length=256"])
     records = search(Oracle(space, BASE, settings("bayesian", 12)), fails=lambda values: values["step_weight"] > 1.9)
     late = records[6:]
-    assert sum(record.state == "failed" for record in late) <= len(late) / 2
+    assert sum(record.status == "failed" for record in late) <= len(late) / 2
 
 
 def rungs(records):
@@ -181,14 +181,14 @@ def test_hyperband_promotes_past_failures_and_no_failure(failing):
 
     records = search(Oracle(Space.create(BASE), BASE, settings("hyperband", 9)), fails=fails)
     first, second, third = rungs(records).values()
-    assert {record.parent for record in second} == {record.id for record in first if record.state == "completed"}
+    assert {record.parent for record in second} == {record.id for record in first if record.status == "completed"}
     assert len(third) == 1
-    assert not [record for record in (*second, *third) if record.state == "failed"]
+    assert not [record for record in (*second, *third) if record.status == "failed"]
 
 
 def test_hyperband_ends_where_all_trials_fail():
     records = search(Oracle(Space.create(BASE), BASE, settings("hyperband", 11)), fails=lambda values: True)
-    assert [record.state for record in records] == ["failed"] * 11
+    assert [record.status for record in records] == ["failed"] * 11
 
 
 def test_hyperband_goes_on_where_more_trials_are_asked_for():

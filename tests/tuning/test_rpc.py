@@ -140,7 +140,7 @@ def test_late_words_of_an_attempt_whose_trial_was_given_away_are_refused(tmp_pat
         assert not client.end(late.trial, late.attempt, *ENDED)
         assert client.beat(taken.trial, taken.attempt)
         (record,) = study.trials()
-        assert (record.state, record.worker, record.scores) == ("running", "tuner1", ())
+        assert (record.status, record.worker, record.scores) == ("running", "tuner1", ())
 
 
 def test_workers_outlive_their_chief(tmp_path, address):
@@ -161,7 +161,7 @@ def test_workers_outlive_their_chief(tmp_path, address):
             assert client.beat(trial.trial, trial.attempt)
             assert client.end(trial.trial, trial.attempt, *ENDED)
             (record,) = restarted.trials()
-    assert (record.state, record.attempt, record.vanished, record.score) == ("completed", 1, 0, 8.0)
+    assert (record.status, record.attempt, record.vanished, record.score) == ("completed", 1, 0, 8.0)
 
 
 def test_a_call_that_the_chief_died_in_the_middle_of_is_repeated(study, address, monkeypatch):

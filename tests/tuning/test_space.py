@@ -51,7 +51,7 @@ def test_a_fixed_field_is_the_same_in_every_trial():
     assert "units" not in searched(space)
     config = space.config({"seq_length": 64}, BASE, 100)
     assert (config.units, config.weight_decay, config.deterministic, config.seq_length) == (64, 1e-3, False, 64)
-    assert space.start(BASE) == BASE.replace(units=64, weight_decay=1e-3, deterministic=False)
+    assert space.apply_fixed(BASE) == BASE.replace(units=64, weight_decay=1e-3, deterministic=False)
 
 
 def test_a_file_fixes_narrows_and_adds(tmp_path):

@@ -88,7 +88,7 @@ def test_a_study_ends_with_each_config_tried_once(opened, tuner):
     assert run(study).startswith("5 trials" if tuner != "hyperband" else "9 trials")
     assert study.is_done
     trials = study.trials()
-    assert {record.state for record in trials} == {"completed"}
+    assert {record.status for record in trials} == {"completed"}
     assert [record.id for record in trials] == [f"{index:04d}" for index in range(len(trials))]
     assert trials[0].values == SPACE.values(BASE)
     configs = [record.values for record in trials if record.parent is None]
@@ -150,7 +150,7 @@ def test_a_score_that_is_not_finite_is_a_failure(opened, score):
     first = study.next_trial("tuner0")
     assert study.end(first.trial, 1, "completed", score, "steps", 1.0, 10)
     (record,) = study.trials()
-    assert (record.state, record.score) == ("failed", None)
+    assert (record.status, record.score) == ("failed", None)
     assert str(score) in record.reason
 
 
@@ -180,7 +180,7 @@ def test_a_lost_worker_s_trial_is_given_to_the_next_and_its_late_words_are_refus
     assert not complete(study, lost, 1.0)
     assert complete(study, taken, 9.0)
     (record,) = (record for record in study.trials() if record.id == lost.trial)
-    assert (record.state, record.score, record.scores, record.worker) == ("completed", 9.0, (), "tuner2")
+    assert (record.status, record.score, record.scores, record.worker) == ("completed", 9.0, (), "tuner2")
     # Nobody knew of the silence before another worker asked.
     slow = study.next_trial("tuner3")
     clock.now += 10 * TIMEOUT
@@ -272,7 +272,7 @@ def test_a_call_that_is_repeated_counts_once(opened):
     assert second.trial != first.trial
     for _ in range(2):
         assert study.end(second.trial, second.attempt, "interrupted", None, "SIGTERM", 7.0, 100)
-    assert [record.state for record in study.trials()] == ["completed", "queued"]
+    assert [record.status for record in study.trials()] == ["completed", "queued"]
     assert study.trials()[1].seconds == 7.0
 
 
@@ -289,7 +289,7 @@ def test_an_interrupted_trial_is_first_in_the_queue_and_no_failure(opened):
         assert first.trial != other.trial
     assert complete(study, first)
     (record, _) = study.trials()
-    assert (record.state, record.seconds, record.train_step) == ("completed", 17.0, 1000)
+    assert (record.status, record.seconds, record.train_step) == ("completed", 17.0, 1000)
 
 
 def test_a_trial_that_no_worker_survives_fails_unless_it_gets_on(opened):
@@ -303,7 +303,7 @@ def test_a_trial_that_no_worker_survives_fails_unless_it_gets_on(opened):
     assert latest.trial == first.trial
     assert study.next_trial("tuner0").trial != first.trial
     record = study.trials()[0]
-    assert (record.state, record.reason) == (
+    assert (record.status, record.reason) == (
         "failed", "3 workers vanished with it and none got further, the last one was tuner0"
     )  # fmt: skip
     assert not complete(study, latest)
@@ -327,7 +327,7 @@ def test_the_median_rule_stops_the_weak(opened):
     assert report(study, fifth, 3 / 6, 10.4) == "stop"  # 10.1 is worse than the median of 8.5, 9.5, 10.5, 11.5
     assert study.end(fifth.trial, fifth.attempt, "stopped", 10.1, "weak", 1.0, 500)
     record = study.trials()[-1]
-    assert (record.state, record.score) == ("stopped", 10.1)
+    assert (record.status, record.score) == ("stopped", 10.1)
     assert study.best().score == 8
 
 
@@ -433,7 +433,7 @@ def test_more_trials_may_be_asked_for_later(opened):
         ({"space": Space.create(BASE, fix=["units=64"])}, r"space: units: got fixed to 64, expected 64, 96, .*512\. "),
         (
             {"start": BASE.replace(units=64, seed=1)},
-            r"start config: units: got 64, expected 256; seed: got 1, expected 0\. ",
+            r"base config: units: got 64, expected 256; seed: got 1, expected 0\. ",
         ),
         ({"of": settings("bayesian")}, "settings: tuner: got bayesian, expected random. "),
         ({"of": settings(seed=5)}, "seed: got 5, expected 0"),
@@ -521,7 +521,7 @@ def test_what_could_not_be_written_was_not_said_and_is_written_with_the_next_cal
     begun = study.next_trial("tuner1", "b")
     assert (begun.trial, begun.attempt) == ("0001", 1)
     before = study.trials()
-    assert [record.state for record in before] == ["completed", "running"]
+    assert [record.status for record in before] == ["completed", "running"]
     assert opened().trials() == before
 
 
@@ -626,8 +626,8 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         elif self.is_current(assignment):
             # Only a trial that lost too many workers ends without one that says so.
             (record,) = (record for record in self.study.trials() if record.id == assignment.trial)
-            assert record.state in ("failed", "queued")
-            if record.state == "failed":
+            assert record.status in ("failed", "queued")
+            if record.status == "failed":
                 assert "vanished" in record.reason
                 self.ended[record.id] = record
 
@@ -658,7 +658,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             if accepted and outcome != "interrupted":
                 assert was_current
                 (record,) = (record for record in self.study.trials() if record.id == assignment.trial)
-                assert record.state in (outcome, "failed")
+                assert record.status in (outcome, "failed")
                 self.ended[assignment.trial] = record
 
     @rule(data=st.data())
@@ -700,7 +700,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             if not record.is_open and record.id not in self.ended:
                 assert "vanished" in record.reason
         # Nobody trains in a directory in which another trains.
-        running = [record.directory for record in records.values() if record.state == "running"]
+        running = [record.directory for record in records.values() if record.status == "running"]
         assert len(running) == len(set(running))
 
     def finish(self):
@@ -722,7 +722,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         records = self.study.trials()
         assert not any(record.is_open for record in records)
         assert sum(record.parent is None for record in records) == self.settings.max_trials
-        completed = [record for record in records if record.state == "completed"]
+        completed = [record for record in records if record.status == "completed"]
         if completed:
             best = self.study.best()
             longest = [record.score for record in completed if record.share == best.share]

@@ -253,15 +253,15 @@ print("tensorflow" in sys.modules, "keras_tuner" in sys.modules)
         ("nothing begun", "No trial has begun."),
         ("one runs", "1 trial: 1 running. None has completed yet."),
         ("one", "1 trial: 1 completed. The best, trial 0000, scores 8.000 nats/note on the validation split: it is the "
-                "start config."),
+                "base config."),
         ("all failed", "3 trials: 3 failed. All failed, the last one with: out of memory: of 12 GiB."),
         ("the first failed", "2 trials: 1 completed, 1 failed. The best, trial 0001, scores 8.000 nats/note on the "
-                             "validation split; the start config has no score to compare it with."),
+                             "validation split; the base config has no score to compare it with."),
         ("all parameters", "2 trials: 2 completed. The best, trial 0001, scores 7.900 nats/note on the validation "
-                           "split, 0.100 below the start config's 8.000."),
+                           "split, 0.100 below the base config's 8.000."),
         ("hyperband", "8 trials: 8 completed. They are 5 configs: the better ones were trained on, in trials of their "
                       "own. The best, trial 0007, scores 8.100 nats/note on the validation split, 1.400 below the "
-                      "start config's 9.500, which was trained for 11 % of it only."),
+                      "base config's 9.500, which was trained for 11 % of it only."),
     ],
 )  # fmt: skip
 def test_the_conclusion(study: str, said: str) -> None:
@@ -358,10 +358,10 @@ def test_the_final_table_is_sorted_and_fits_a_log_whatever_is_searched() -> None
     assert [line[:4] for line in lines[2:6]] == ["0003", "0000", "0002", "0001"]
     assert max(map(len, lines[:6])) <= 100
     assert lines[2].split()[4:6] == ["7.500", "-0.500"]
-    # The start config's score was 9 when the stopped one had 7.
+    # The base config's score was 9 when the stopped one had 7.
     assert lines[4].split()[4:6] == ["7.000", "-2.000"]
     assert lines[6].endswith("head_blocks: see trials.json")
-    assert lines[-1].endswith("0.500 below the start config's 8.000.")
+    assert lines[-1].endswith("0.500 below the base config's 8.000.")
 
 
 # The page
@@ -384,9 +384,9 @@ def test_a_page_is_whole_needs_no_network_and_can_be_read_aloud(name: str) -> No
             numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", " ".join(filter(None, found.values())))]
             assert all(map(math.isfinite, numbers))
         assert (tag == "path") <= ("svg" in around)
-    judged = any(chain.judged for chain in STUDIES[name].chains)
+    last_scored = any(chain.last_scored for chain in STUDIES[name].chains)
     parameters = len(STUDIES[name].space.parameters)
-    assert len(drawings) == (parameters + 4 if judged else 0)  # scatter; parallel coordinates and curves for two widths
+    assert len(drawings) == (parameters + 4 if last_scored else 0)  # scatter; parallel coordinates and curves for two widths
     if STUDIES[name].trials:
         assert len(rows(text)) == len(STUDIES[name].trials)
 

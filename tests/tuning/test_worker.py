@@ -174,7 +174,7 @@ def test_a_study_outlives_three_failing_trials_in_a_row(dataset, tmp_path, train
     with Study.open(tmp_path, SPACE, START, SETTINGS) as study:
         assert do(study, dataset, tmp_path) == 0
         assert study.is_done
-        assert [record.state for record in study.trials()] == ["completed", *["failed"] * 3, "completed", "completed"]
+        assert [record.status for record in study.trials()] == ["completed", *["failed"] * 3, "completed", "completed"]
         assert {record.reason for record in study.trials()[1:4]} == {"RuntimeError: out of luck"}
         best = study.best()
     assert not left

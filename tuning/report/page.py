@@ -10,14 +10,14 @@ from typing import Any
 from sostenuto.html.charts import Axis, continuous, disc, label, rule, svg
 from sostenuto.html.elements import command, document, element, scrolling, section, tiles
 from tuning.importance import (
-    FEWEST_CONFIGS,
+    MIN_CONFIGS,
     SHUFFLES,
     Importance,
-    ceiling,
-    compared,
+    outlier_limit,
+    comparable_scores,
     importance,
     is_number,
-    order_of,
+    sort_key,
 )
 from tuning.report.style import SCRIPT, SHADES, STYLE
 from tuning.space import Parameter, notes_per_train_step
@@ -29,8 +29,8 @@ from tuning.summary import (
     format_summary,
     percent,
     ranked,
-    shown,
-    trained,
+    format_value,
+    trained_share,
 )
 
 _SPREAD = 0.5  # of the room that a choice has on its axis, over which lines through it are spread
@@ -49,7 +49,7 @@ def page(standing: StudySummary) -> str:
     """
     matters = importance(standing)
     sections = [_summary(standing, matters), _best(standing)]
-    if any(chain.judged for chain in standing.chains):
+    if any(chain.last_scored for chain in standing.chains):
         sections += [_parallel(standing), _importance(standing, matters), _scatter(standing), _curves(standing)]
     sections.append(_table(standing))
     return document(_title(standing), *(part for part in sections if part is not None), style=STYLE, script=SCRIPT)
@@ -64,10 +64,10 @@ def _title(standing: StudySummary) -> str:
 
 
 def _summary(standing: StudySummary, matters: Importance | None) -> ET.Element:
-    settings, first = standing.settings, standing.space.start(standing.start)
-    judged = standing.first.judged if standing.first else None
+    settings, first = standing.config, standing.space.apply_fixed(standing.base_config)
+    last_scored = standing.first.last_scored if standing.first else None
     best = standing.best
-    states = [record.state for record in standing.trials]
+    states = [record.status for record in standing.trials]
     notes = settings.train_steps * notes_per_train_step(first)
     return element(
         "header",
@@ -76,7 +76,7 @@ def _summary(standing: StudySummary, matters: Importance | None) -> ET.Element:
         element("p", " ".join([*format_summary(standing), *_what_mattered(standing, matters)]), class_="lead"),
         tiles(
             ("best score", f"{best.score:.3f}" if best else "–", "nats/note, less is better"),
-            ("start config", f"{judged.score:.3f}" if judged else "–", "nats/note, trial 0000"),
+            ("base config", f"{last_scored.score:.3f}" if last_scored else "–", "nats/note, trial 0000"),
             ("trials", str(len(states)), f"of them failed: {states.count('failed')}"),
             ("spent", duration(sum(record.seconds for record in standing.trials)), "h:mm:ss, all workers together"),
         ),
@@ -84,7 +84,7 @@ def _summary(standing: StudySummary, matters: Importance | None) -> ET.Element:
             "p",
             f"The {settings.tuner} tuner, seed {settings.seed}, up to {settings.max_trials} "
             f"{'configs' if settings.tuner == 'hyperband' else 'trials'}. The full length of a trial is the "
-            f"{notes:,} notes that the start config reads in {settings.train_steps:,} train_steps. The score is the "
+            f"{notes:,} notes that the base config reads in {settings.train_steps:,} train_steps. The score is the "
             "mean over the notes of the validation split of the negative log-likelihood of a note's pitch, step and "
             "duration, in nats; it depends on no loss weight and no length of windows, and less is better.",
             class_="small",
@@ -110,18 +110,18 @@ def _best(standing: StudySummary) -> ET.Element | None:
     best = standing.best
     if best is None:
         return None
-    first = standing.space.start(standing.start)
+    first = standing.space.apply_fixed(standing.base_config)
     rows = []
     for parameter in standing.space.parameters:
         mine, theirs = standing.value(best, parameter), getattr(first, parameter.field)
         rows.append((parameter.field, mine, theirs, parameter.unit))
-    rows += [(field, value, getattr(standing.start, field), "fixed") for field, value in standing.space.fixed.items()]
+    rows += [(field, value, getattr(standing.base_config, field), "fixed") for field, value in standing.space.fixed.items()]
     body = [
         element(
             "tr",
             element("th", field, scope="row"),
-            element("td", shown(mine), class_="number changed" if mine != theirs else "number"),
-            element("td", shown(theirs), class_="number"),
+            element("td", format_value(mine), class_="number changed" if mine != theirs else "number"),
+            element("td", format_value(theirs), class_="number"),
             element("td", unit, class_="unit"),
         )
         for field, mine, theirs, unit in rows
@@ -129,12 +129,12 @@ def _best(standing: StudySummary) -> ET.Element | None:
     heads = (("hyperparameter", None), ("best", "number"), ("start", "number"), ("unit", "unit"))
     return section(
         "The best config",
-        f"The values of trial {best.id} and of the start config. Differences are in bold.",
+        f"The values of trial {best.id} and of the base config. Differences are in bold.",
         scrolling(
             "The best config",
             element(
                 "table",
-                element("caption", "Values of the best trial beside the start config's", class_="hidden"),
+                element("caption", "Values of the best trial beside the base config's", class_="hidden"),
                 element(
                     "thead", element("tr", *(element("th", name, scope="col", class_=kind) for name, kind in heads))
                 ),
@@ -157,11 +157,11 @@ def _best(standing: StudySummary) -> ET.Element | None:
 
 def _parallel(standing: StudySummary) -> ET.Element:
     """Parallel coordinates: a line a config through its values, down to its score."""
-    chains = [chain for chain in standing.chains if chain.judged or chain.last.state == "failed"]
+    chains = [chain for chain in standing.chains if chain.last_scored or chain.last.status == "failed"]
     told = "Each line is a config, from its values down to its score: the further left it ends, the better."
     if any(map(_is_shorter, chains)):
         told += " A config that was stopped has its last score."
-    if any(chain.judged is None for chain in chains):
+    if any(chain.last_scored is None for chain in chains):
         told += " Dashed ones failed."
     drawings = [_parallel_drawing(standing, chains, width, kind) for width, kind in _WIDTHS.items()]
     return section("All configs at a glance", told, _legend(standing), *drawings)
@@ -172,7 +172,7 @@ def _parallel_drawing(standing: StudySummary, chains: Sequence[TrialChain], widt
     parameters = standing.space.parameters
     left, right, top, gap = 22, 22, 26, 52
     axes = [_parameter_axis(standing, parameter) for parameter in parameters]
-    scores = _score_axis([_score(chain) for chain in chains if chain.judged])
+    scores = _score_axis([_score(chain) for chain in chains if chain.last_scored])
     ys = [top + gap * index for index in range(len(parameters) + 1)]
     shades = _shades(standing)
 
@@ -181,14 +181,14 @@ def _parallel_drawing(standing: StudySummary, chains: Sequence[TrialChain], widt
 
     lines = []
     # The order is over all configs, so that no two lines through the same choices hide each other.
-    order = sorted(chains, key=lambda chain: math.inf if chain.judged is None else _score(chain))
+    order = sorted(chains, key=lambda chain: math.inf if chain.last_scored is None else _score(chain))
     for rank, chain in enumerate(order):
         shift = (rank / (len(order) - 1) - 0.5) * _SPREAD if len(order) > 1 else 0.0
         points = [
             (x(axis.place(standing.value(chain.last, parameter)) + shift * axis.room), y)
             for y, axis, parameter in zip(ys, axes, parameters, strict=False)
         ]
-        if chain.judged is not None:
+        if chain.last_scored is not None:
             points.append((x(scores.place(_score(chain))), ys[-1]))
         title = element("title", _told(standing, chain))
         lines.append(element("path", title, d=_smooth(points), class_=shades[chain.last.id], **_is(chain)))
@@ -214,9 +214,9 @@ def _parallel_drawing(standing: StudySummary, chains: Sequence[TrialChain], widt
 
 def _scatter(standing: StudySummary) -> ET.Element:
     """A small chart a hyperparameter: the score of each config against it."""
-    share, there = compared(standing.chains)
+    share, there = comparable_scores(standing.chains)
     # The others stopped before, and have what they had then.
-    shorter = {chain.last.id: _score(chain) for chain in standing.chains if chain.judged}
+    shorter = {chain.last.id: _score(chain) for chain in standing.chains if chain.last_scored}
     scores = {**shorter, **{chain.last.id: score for chain, score in there}}
     full = {chain.last.id for chain, _ in there}
     # Worst first, so that the best lies on top.
@@ -224,7 +224,7 @@ def _scatter(standing: StudySummary) -> ET.Element:
         (chain for chain in standing.chains if chain.last.id in scores), key=lambda chain: -scores[chain.last.id]
     )
     left, top, width, height = 48, 12, 270, 170
-    axis, limit = _score_axis(list(scores.values())), ceiling(list(scores.values()))
+    axis, limit = _score_axis(list(scores.values())), outlier_limit(list(scores.values()))
     shades = _shades(standing)
     figures = []
     for parameter in standing.space.parameters:
@@ -253,7 +253,7 @@ def _scatter(standing: StudySummary) -> ET.Element:
         best = chains[-1]
         described = (
             f"Score against {parameter.field}{log}: {len(chains)} configs, the lowest score, "
-            f"{scores[best.last.id]:.3f} nats/note, at {shown(standing.value(best.last, parameter))}."
+            f"{scores[best.last.id]:.3f} nats/note, at {format_value(standing.value(best.last, parameter))}."
         )
         caption = element("figcaption", element("b", parameter.field), f" {parameter.unit}{log}")
         drawing = svg(left + width + 14, top + height + 26, described, element("g", *marks, class_="points"))
@@ -318,7 +318,7 @@ def _curves_drawing(standing: StudySummary, chains: Sequence[TrialChain], total:
                 )
                 ends.append(element("path", dot, d=disc(x, y, 2.4), class_=shades[chain.last.id], **_is(chain)))
         x, y = points[-1]
-        if chain.last.state in ("stopped", "failed") and y >= top:
+        if chain.last.status in ("stopped", "failed") and y >= top:
             cross = f"M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10"
             ends.append(
                 element("path", element("title", told), d=cross, class_="cross " + shades[chain.last.id], **_is(chain))
@@ -341,11 +341,11 @@ def _curves_drawing(standing: StudySummary, chains: Sequence[TrialChain], total:
 def _importance(standing: StudySummary, matters: Importance | None) -> ET.Element:
     title = "Importance of the hyperparameters"
     if matters is None:
-        have = len(compared(standing.chains)[1])
+        have = len(comparable_scores(standing.chains)[1])
         return section(
             title,
             f"Too few trials have ended: {have} {'has' if have == 1 else 'have'} scores to compare, and at least "
-            f"{FEWEST_CONFIGS} are needed.",
+            f"{MIN_CONFIGS} are needed.",
         )
     greatest = max(*matters.means.values(), 1e-9)
     rows = [
@@ -371,13 +371,13 @@ def _importance(standing: StudySummary, matters: Importance | None) -> ET.Elemen
 
 
 def _legend(standing: StudySummary) -> ET.Element:
-    scores = [_score(chain) for chain in standing.chains if chain.judged]
+    scores = [_score(chain) for chain in standing.chains if chain.last_scored]
     first = standing.first
     items = []
     if standing.best is not None:
         items.append(element("span", element("i", class_="key best"), f"best, trial {standing.best.id}"))
     if first is not None and standing.best not in first.trials:
-        items.append(element("span", element("i", class_="key first"), "start config"))
+        items.append(element("span", element("i", class_="key first"), "base config"))
     ramp = [element("i", class_=f"key s{shade}") for shade in range(SHADES)]
     items.append(element("span", f"worst, {max(scores):.3f} ", *ramp, f" best, {min(scores):.3f}", class_="ramp"))
     return element("p", *items, class_="legend")
@@ -389,7 +389,7 @@ def _table(standing: StudySummary) -> ET.Element | None:
         return None
     parameters = standing.space.parameters
     promoted = any(record.parent for record in standing.trials)
-    reasons = any(record.state in ("stopped", "failed") for record in standing.trials)
+    reasons = any(record.status in ("stopped", "failed") for record in standing.trials)
     names = [
         *("trial", "state", "nats/note", *(parameter.field for parameter in parameters)),
         *("trained", "time", "attempts", "worker"),
@@ -399,12 +399,12 @@ def _table(standing: StudySummary) -> ET.Element | None:
     rows = []
     for record in ranked(standing.trials):
         # What is shown, and the number to sort by, if it is one.
-        cells: list[tuple[str, Any]] = [(record.id, int(record.id)), (f"{_MARKS[record.state]} {record.state}", None)]
+        cells: list[tuple[str, Any]] = [(record.id, int(record.id)), (f"{_MARKS[record.status]} {record.status}", None)]
         cells.append(("", "") if record.score is None else (f"{record.score:.3f}", record.score))
         for value in (standing.value(record, parameter) for parameter in parameters):
-            cells.append((shown(value), value if is_number(value) else None))
+            cells.append((format_value(value), value if is_number(value) else None))
         cells += [
-            (percent(trained(record)), trained(record)),
+            (percent(trained_share(record)), trained_share(record)),
             (duration(record.seconds), record.seconds),
             (str(record.attempt), record.attempt),
             (record.worker, None),
@@ -412,7 +412,7 @@ def _table(standing: StudySummary) -> ET.Element | None:
         if promoted:
             cells.append((record.parent or "", None))
         if reasons:
-            cells.append((record.reason if record.state in ("stopped", "failed") else "", None))
+            cells.append((record.reason if record.status in ("stopped", "failed") else "", None))
         (name, key), *others = cells
         rows.append(
             element(
@@ -454,17 +454,17 @@ def _table(standing: StudySummary) -> ET.Element | None:
 
 
 def _score(chain: TrialChain) -> float:
-    assert chain.judged is not None
-    assert chain.judged.score is not None
-    return chain.judged.score
+    assert chain.last_scored is not None
+    assert chain.last_scored.score is not None
+    return chain.last_scored.score
 
 
 def _is_shorter(chain: TrialChain) -> bool:
-    return chain.judged is not None and trained(chain.judged) < 1
+    return chain.last_scored is not None and trained_share(chain.last_scored) < 1
 
 
 def _score_axis(scores: Sequence[float]) -> Axis:
-    low, high = min(scores), ceiling(scores)
+    low, high = min(scores), outlier_limit(scores)
     margin = max(0.04 * (high - low), 0.005)
     return continuous(low - margin, high + margin)
 
@@ -472,15 +472,15 @@ def _score_axis(scores: Sequence[float]) -> Axis:
 def _parameter_axis(standing: StudySummary, parameter: Parameter) -> Axis:
     used = [standing.value(record, parameter) for record in standing.trials]
     if parameter.kind == "choice" or not all(map(is_number, used)):
-        # Also what the start config has, which the space need not hold.
-        values = sorted({*(parameter.grid or ()), *used}, key=order_of)
+        # Also what the base config has, which the space need not hold.
+        values = sorted({*(parameter.grid or ()), *used}, key=sort_key)
         every = math.ceil(len(values) / 9)
         room = 1 / len(values)
 
         def place(value: Any) -> float:
-            return (bisect.bisect_left(values, order_of(value), key=order_of) + 0.5) * room
+            return (bisect.bisect_left(values, sort_key(value), key=sort_key) + 0.5) * room
 
-        return Axis(place, [(place(value), shown(value)) for value in values[::every]], room)
+        return Axis(place, [(place(value), format_value(value)) for value in values[::every]], room)
     assert parameter.low is not None
     assert parameter.high is not None
     low, high = min(parameter.low, *used, parameter.high), max(parameter.low, *used, parameter.high)
@@ -489,8 +489,8 @@ def _parameter_axis(standing: StudySummary, parameter: Parameter) -> Axis:
 
 def _shades(standing: StudySummary) -> dict[str, str]:
     """The class of each config by the id of its last trial: its place among the scores, which no outlier can shift."""
-    scored = sorted((chain for chain in standing.chains if chain.judged), key=_score)
-    classes = {chain.last.id: "failed" if chain.last.state == "failed" else "open" for chain in standing.chains}
+    scored = sorted((chain for chain in standing.chains if chain.last_scored), key=_score)
+    classes = {chain.last.id: "failed" if chain.last.status == "failed" else "open" for chain in standing.chains}
     for rank, chain in enumerate(scored):
         classes[chain.last.id] = f"s{SHADES - 1 - rank * (SHADES - 1) // max(len(scored) - 1, 1)}"
     if standing.first is not None:
@@ -503,12 +503,12 @@ def _shades(standing: StudySummary) -> dict[str, str]:
 
 def _told(standing: StudySummary, chain: TrialChain) -> str:
     """A config in a line, for who points at it."""
-    record = chain.judged or chain.last
-    first = ", the start config" if chain.trials[0] is standing.trials[0] else ""
-    score = f"{record.score:.3f} nats/note" if record.score is not None else f"{record.state}: {record.reason}"
-    length = f" after {percent(trained(record))}" if _is_shorter(chain) else ""
+    record = chain.last_scored or chain.last
+    first = ", the base config" if chain.trials[0] is standing.trials[0] else ""
+    score = f"{record.score:.3f} nats/note" if record.score is not None else f"{record.status}: {record.reason}"
+    length = f" after {percent(trained_share(record))}" if _is_shorter(chain) else ""
     values = ", ".join(
-        f"{parameter.field} {shown(standing.value(record, parameter))}" for parameter in standing.space.parameters
+        f"{parameter.field} {format_value(standing.value(record, parameter))}" for parameter in standing.space.parameters
     )
     return f"trial {record.id}{first}: {score}{length}; {values}"
 
