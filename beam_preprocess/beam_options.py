@@ -1,4 +1,4 @@
-"""The options of Beam's pipeline: where it runs, what can be refused at once, and what its workers install."""
+"""The options of Beam's pipeline: where it runs, what can be rejected at once, and what its workers install."""
 
 import argparse
 import contextlib
@@ -71,7 +71,7 @@ class Target:
         return self.runner in (None, "fnapi", "direct", "bundlebaseddirect", "prism")
 
     def check(self, config: Config) -> None:
-        """Refuses what can never run.
+        """Rejects what can never run.
 
         Raises:
             UserError: an option is missing, or Dataflow's workers could not reach the input or the output.

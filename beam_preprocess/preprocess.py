@@ -49,7 +49,7 @@ def preprocess(
         The manifest of the finished dataset; None for a job on Dataflow that was left to itself, or only described.
 
     Raises:
-        UserError: the input, the output or an option cannot be used, too many files were refused, or Beam is not
+        UserError: the input, the output or an option cannot be used, too many files were rejected, or Beam is not
             installed.
         JobFailedError: a job elsewhere failed, or is done and left no dataset.
     """

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sostenuto import storage
-from sostenuto.errors import FileError, UserError, mismatches
-from sostenuto.storage.lease import HeldError, Lease, Lock, hold
+from sostenuto.errors import FileError, HeldError, UserError, mismatches
+from sostenuto.storage.lease import Lease, Lock, hold
 from trainer import startup
 from trainer.config import Config
 from tuning.scheduler import TRIALS_NAME, Scheduler
@@ -226,7 +226,7 @@ class Study:
         }
         content = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
         with self._unlocked():
-            self._directory_lock.require()
+            self._directory_lock.check_held()
             self._next_write_time = time.monotonic() + self._write_interval
             storage.write_bytes_atomic(self._path, content)
         self._written_version = version

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, UserError
+from sostenuto.errors import FileError, LostError, UserError
 from sostenuto.progress import silenced
-from sostenuto.storage.lease import LostError
 from trainer.config import Config
-from trainer.workdir.layout import Result, WorkdirLockedError
+from trainer.workdir.formats import RunResult
+from trainer.workdir.layout import WorkdirLockedError
 from tuning.space import Space
 from tuning.trial import Assignment, AttemptResult, Done, Outcome, StudyConfig, Verdict, Wait
 
@@ -169,7 +169,7 @@ class Worker:
 
     def _train_when_unlocked(
         self, config: Config, directory: str, reporter: "_ScoreReporter", stop: threading.Event
-    ) -> Result:
+    ) -> RunResult:
         """Trains after the trial's previous worker has unlocked the workdir."""
         from trainer.engine import loop
 

@@ -343,11 +343,11 @@ class Reports(NoReports):
             self._show_on_bar()
             self._bar.refresh()
             if score:
-                self.say(f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}")
+                self.say(f"train_step {report['train_step']:,}: train loss {report['loss']:.3f}{score}")
             return
         left = "" if seconds_left is None else f", {_duration(seconds_left)} left"
         self.say(
-            f"train_step {report['train_step']:,}: loss {report['loss']:.3f}{score}, "
+            f"train_step {report['train_step']:,}: train loss {report['loss']:.3f}{score}, "
             f"{report['notes_per_second']:,.0f} notes/s{left}",
             **report,
             planned=self._planned,

@@ -173,7 +173,7 @@ def train(
     if result is not None:
         with progress.silenced(quiet):
             logger.info(
-                f"{directory} is finished: {result.reason} at train_step {result.train_step:,}",
+                f"{directory} is finished: {layout.why_finished(result, config)} at train_step {result.train_step:,}",
                 extra={"figures": {"train_step": result.train_step, "reason": result.reason}},
             )
         return result
@@ -416,12 +416,12 @@ class _Run:
         elif self._train_step + fitting < plan.steps:
             if is_measured and plan.shortened_from is None and self._used_seconds >= _SHORTEN_AFTER * seconds:
                 steps = self._train_step + max(self._steps_that_fit(left * _PLANNED_SHARE), 1)
-                self._change_plan(plan.shortened(steps, self._train_step))
                 self._reports.say(
                     f"slower than planned: the run ends at train_step {steps:,} instead of {plan.steps:,}",
                     train_step=self._train_step,
                     planned=steps,
                 )
+                self._change_plan(plan.shortened(steps, self._train_step))
             elif is_last_call:
                 self._change_plan(dataclasses.replace(plan, steps=self._train_step + max(fitting, 1)))
 
@@ -685,7 +685,7 @@ class _Run:
         with self._state.scored_weights():
             if self._workers.size == 1:
                 with self._signals.cancellable():
-                    totals = sums(self._scorer.score(validation, quiet=False))
+                    totals = sums(self._scorer.score(validation, activity="scoring validation"))
             else:
                 # A worker that left others waiting for its share would break them all.
                 totals = self._workers.sum(sums(self._scorer.score(validation)))

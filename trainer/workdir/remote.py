@@ -25,8 +25,8 @@ from typing import BinaryIO, NamedTuple
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, UnavailableError, UserError
-from sostenuto.storage.lease import LOCK_NAME, HeldError, Lease, LostError
+from sostenuto.errors import ChangedError, FileError, HeldError, LostError, MissingError, UnavailableError, UserError
+from sostenuto.storage.lease import LOCK_NAME, Lease
 from trainer.checkpoints import manager
 from trainer.config import CONFIG_NAME, Config
 from trainer.workdir import layout
@@ -256,7 +256,7 @@ class RemoteWorkdir(LocalWorkdir):
     def _upload(self, taken: str) -> None:
         """Makes the bucket hold what was taken; what has not changed is there already."""
         assert self._lease is not None
-        self._lease.require()
+        self._lease.check_held()
         names = storage.list_files(taken)
         looks = {name: _look_at(os.path.join(taken, name)) for name in names}
         changed = [name for name in names if looks[name] != self._sent.get(name)]
@@ -276,9 +276,9 @@ class RemoteWorkdir(LocalWorkdir):
         source, target = os.path.join(taken, name), storage.join(self._uri, name)
         try:
             generation = storage.upload(source, target, if_generation=self._there.get(name, 0))
-        except storage.ChangedError:
+        except ChangedError:
             # One that has lost the workdir to this process was still uploading; this one's is the later word.
-            self._lease.require(ask=True)
+            self._lease.check_held(now=True)
             generation = storage.upload(source, target)
         self._there[name], self._sent[name] = generation, look
 
@@ -416,7 +416,7 @@ def _fetch_newest(source: str, target: str) -> bool:
                 shutil.rmtree(copy)
                 _warn(f"checkpoint {storage.join(source, name)} is damaged: passed over")
             return False
-        except storage.MissingError:
+        except MissingError:
             # A run that goes on has removed it meanwhile, and has a newer one.
             shutil.rmtree(target, ignore_errors=True)
             if attempt == _TRIES - 1:
