@@ -91,10 +91,12 @@ _SCORE_TIMEOUT = flags.DEFINE_float(
     "score_timeout", 3600.0, "Seconds without a new score after which the trial of a hanging worker is reassigned."
 )
 _PATIENCE = flags.DEFINE_float("chief_patience", 300.0, "Seconds that a worker waits for an absent chief.")
-_MAX_IDLE = flags.DEFINE_float("max_idle", 3600.0, "Seconds without a call from any worker after which the chief exits.")
+_MAX_IDLE = flags.DEFINE_float(
+    "max_idle", 3600.0, "Seconds without a call from any worker after which the chief exits."
+)
 
 
-def _base_config() -> Config:
+def _load_base_config() -> Config:
     """Returns the config that all trials vary."""
     if _PRESET.value and _CONFIG.value:
         raise UserError("--preset and --config: got both, expected at most one. Remove one of them")
@@ -110,8 +112,7 @@ def main() -> int:
     """Runs the search; returns the exit status."""
     data, workdir = cli.require_flag(_DATA), cli.require_flag(_WORKDIR)
     role = resolve_role(_ROLE.value, _CHIEF_ADDRESS.value, _WORKER_ID.value, os.environ)
-    base_config = _base_config()
-    space = create_space(base_config, tune=_TUNE.value, fix=_FIX.value, file=_SPACE.value)
+    space = create_space(_load_base_config(), tune=_TUNE.value, fix=_FIX.value, file=_SPACE.value)
     manifest = Manifest.load(data)
     config = StudyConfig(
         tuner=_TUNER.value,
@@ -126,7 +127,7 @@ def main() -> int:
     )
     from tuning.search import Search  # NumPy, gRPC and the reports, which `--help` does not need
 
-    search = Search(space, space.apply_fixed(base_config), config, manifest, workdir, quiet=cli.QUIET.value)
+    search = Search(space, config, manifest, workdir, quiet=cli.QUIET.value)
     if role.name != "chief":
         startup.import_tensorflow()
     if role.name == "worker":

@@ -1,4 +1,4 @@
-"""Result files of a study: trials.json, best_config.json, report.html and TensorBoard's HParams.
+"""Result files of a study: trials.json.json, report.html and TensorBoard's HParams.
 
 All of them follow from the trials; nothing reads them back.
 """
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sostenuto import storage
-from trainer.workdir.layout import write_json
+from trainer.workdir.json_record import write_json
 from tuning.report.page import page
 from tuning.space import Parameter, notes_per_train_step
-from tuning.summary import BEST_CONFIG_NAME, StudySummary, best_config
+from tuning.summary import BEST_CONFIG_NAME, StudySummary
 from tuning.trial import Trial, TrialStatus
 
 TRIALS_NAME = "trials.json"
@@ -36,7 +36,7 @@ def write(summary: StudySummary, directory: str) -> None:
     """
     write_json(os.path.join(directory, TRIALS_NAME), trials_document(summary))
     if summary.best is not None:
-        config = best_config(summary.best, summary.space, summary.base_config)
+        config = summary.space.full_config(summary.best.values)
         storage.write_bytes_atomic(os.path.join(directory, BEST_CONFIG_NAME), config.to_json().encode())
     _write_hparams(summary, os.path.join(directory, SUMMARIES_NAME))
     storage.write_bytes_atomic(os.path.join(directory, REPORT_NAME), page(summary).encode())
@@ -62,24 +62,25 @@ def trials_document(summary: StudySummary) -> dict[str, Any]:
         "seed": config.seed,
         "max_trials": config.max_trials,
         "train_steps": config.train_steps,
-        "notes_per_trial": config.train_steps * notes_per_train_step(summary.space.apply_fixed(summary.base_config)),
+        "notes_per_trial": config.train_steps * notes_per_train_step(summary.space.base_config),
         "dataset": config.data,
         "space": summary.space.to_json(),
-        "start": dataclasses.asdict(summary.base_config),
+        "start": dataclasses.asdict(summary.space.base_config),
         "best": best.id if best else None,
         "trials": [_trial_object(trial, summary) for trial in summary.trials],
     }
 
 
 def _trial_object(trial: Trial, summary: StudySummary) -> dict[str, Any]:
-    config = dataclasses.asdict(best_config(trial, summary.space, summary.base_config))
+    base = summary.space.base_config
+    config = dataclasses.asdict(summary.space.full_config(trial.values))
     return {
         "trial": trial.id,
         "state": trial.status,
         "parent": trial.parent,
         "directory": trial.directory,
         "values": dict(trial.values),
-        "changed": {name: value for name, value in config.items() if value != getattr(summary.base_config, name)},
+        "changed": {name: value for name, value in config.items() if value != getattr(base, name)},
         "share": trial.share,
         "score": trial.score,
         "scores": [dataclasses.asdict(score) for score in trial.scores],

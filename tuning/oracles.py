@@ -20,7 +20,6 @@ import threadpoolctl
 from keras_tuner.engine import trial as tuner_trial
 from sklearn.exceptions import ConvergenceWarning
 
-from trainer.config import Config
 from tuning.space import Space
 from tuning.trial import Proposal, StudyConfig, Trial
 
@@ -35,12 +34,11 @@ _RUNNING, _COMPLETED = tuner_trial.TrialStatus.RUNNING, tuner_trial.TrialStatus.
 class _StatelessOracle:
     """Common part of the oracles: trials come from the study, and values depend only on them and the seed.
 
-    KerasTuner's own sampling treats seed 0 as no seed, gives consecutive seeds common values, and exhausts a small space
-    after 20 collisions.
+    KerasTuner's own sampling treats seed 0 as no seed, gives consecutive seeds common values, and gives up on a small
+    space after 20 collisions.
     """
 
     space: Space
-    first: dict[str, Any]
     max_trials: int
     seed: int
     hyperparameters: keras_tuner.HyperParameters
@@ -72,7 +70,7 @@ class _StatelessOracle:
 
     def _random_values(self) -> dict[str, Any] | None:
         if not self.num_configs:
-            return dict(self.first)
+            return self.space.base_values
         for attempt in range(_MAX_COLLISIONS):
             values = {
                 parameter.field: parameter.round_value(
@@ -189,17 +187,14 @@ class Oracle:
 
     Args:
         space: the searched hyperparameters.
-        base_config: the first trial, even if its values lie outside of the space.
         config: settings of the study.
         state: as `state` returned it, to continue from there.
     """
 
-    def __init__(
-        self, space: Space, base_config: Config, config: StudyConfig, state: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, space: Space, config: StudyConfig, state: Mapping[str, Any] | None = None) -> None:
         options: dict[str, Any] = {
             "objective": keras_tuner.Objective("val_nats", "min"),
-            "hyperparameters": space.declare(base_config),
+            "hyperparameters": space.declare(),
             "seed": int.from_bytes(hashlib.sha256(str(config.seed).encode()).digest()[:4]) or 1,
         }
         if config.tuner == "bayesian":
@@ -207,11 +202,11 @@ class Oracle:
             options["num_initial_points"] = len(space.parameters) + 1
         if config.tuner == "hyperband":
             options |= {"max_epochs": _RUNG_UNITS, "factor": _FACTOR, "hyperband_iterations": None}
-        self._arguments = (space, base_config, config)
+        self._arguments = (space, config)
         self._max_trials = config.max_trials
         oracle_class: Any = _ORACLES[config.tuner]
         self._oracle = oracle_class(**options)
-        self._oracle.space, self._oracle.first = space, space.values(space.apply_fixed(base_config))
+        self._oracle.space = space
         self._oracle.max_trials = config.max_trials
         for name, value in (state or {}).items():
             setattr(self._oracle, f"_{name}", value)

@@ -215,9 +215,7 @@ class Scheduler:
     def _assign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment:
         self._last_heartbeat[trial.id] = self._last_score[trial.id] = now
         return self._assignment(
-            self._update(
-                trial, status=TrialStatus.RUNNING, attempt=trial.attempt + 1, worker=worker, request=request
-            )
+            self._update(trial, status=TrialStatus.RUNNING, attempt=trial.attempt + 1, worker=worker, request=request)
         )
 
     def _assignment(self, trial: Trial) -> Assignment:

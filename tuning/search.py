@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from sostenuto import progress, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from trainer.config import Config
 from trainer.reporting import page
 from trainer.workdir.layout import METRICS_NAME
 from tuning import artifacts, console
@@ -39,17 +38,14 @@ class Search:
 
     Args:
         space: the searched hyperparameters.
-        base_config: the config that all trials vary.
         config: settings of the search.
         manifest: the dataset.
         workdir: the study's.
         quiet: shows only errors.
     """
 
-    def __init__(
-        self, space: Space, base_config: Config, config: StudyConfig, manifest: Manifest, workdir: str, *, quiet: bool
-    ) -> None:
-        self._space, self._base_config, self._config = space, base_config, config
+    def __init__(self, space: Space, config: StudyConfig, manifest: Manifest, workdir: str, *, quiet: bool) -> None:
+        self._space, self._config = space, config
         self._manifest, self._workdir, self._quiet = manifest, workdir, quiet
 
     def alone(self, role: Role, *, overwrite: bool) -> int:
@@ -109,7 +105,7 @@ class Search:
         """
         from tuning import rpc
 
-        identity = fingerprint(self._space, self._base_config, self._config)
+        identity = fingerprint(self._space, self._config)
         with rpc.StudyClient(role.address, identity, patience=patience) as client:
             return self._worker(client, role, quiet=self._quiet).run()
 
@@ -134,7 +130,6 @@ class Search:
             source,
             role.worker,
             space=self._space,
-            base_config=self._base_config,
             config=self._config,
             manifest=self._manifest,
             workdir=self._workdir,
@@ -143,7 +138,7 @@ class Search:
 
     @contextlib.contextmanager
     def _open(self, overwrite: bool) -> Iterator[Study]:
-        with Study.open(self._workdir, self._space, self._base_config, self._config, overwrite=overwrite) as study:
+        with Study.open(self._workdir, self._space, self._config, overwrite=overwrite) as study:
             if overwrite:
                 artifacts.remove(self._workdir)
             yield study
@@ -178,7 +173,7 @@ class Search:
             thread.join()
 
     def _summary(self, study: Study) -> StudySummary:
-        return StudySummary(study.trials(), self._space, self._base_config, self._config)
+        return StudySummary(study.trials(), self._space, self._config)
 
     def _finish(self, study: Study) -> None:
         """Writes and prints the final results."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sostenuto.errors import UserError, mismatches
@@ -119,22 +119,22 @@ class Space:
     """Search space of a study.
 
     Attributes:
+        base_config: the config that all trials vary, with the fixed fields; the first trial, even if its values lie
+            outside of the ranges.
         parameters: the hyperparameters, in a fixed order.
-        fixed: fields of the config that differ from the base config's in every trial.
+        fixed: fields that the user fixed, by name.
     """
 
+    base_config: Config
     parameters: tuple[Parameter, ...]
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def apply_fixed(self, config: Config) -> Config:
-        """Returns a config with the study's fixed fields."""
-        return config.replace(**self.fixed) if self.fixed else config
+    @property
+    def base_values(self) -> dict[str, Any]:
+        """The base config's values of the hyperparameters."""
+        return {parameter.field: getattr(self.base_config, parameter.field) for parameter in self.parameters}
 
-    def values(self, config: Config) -> dict[str, Any]:
-        """Returns a config's values of the hyperparameters."""
-        return {parameter.field: getattr(config, parameter.field) for parameter in self.parameters}
-
-    def declare(self, base_config: Config) -> "keras_tuner.HyperParameters":
+    def declare(self) -> "keras_tuner.HyperParameters":
         """Returns the space for KerasTuner; the defaults are the values nearest to the base config's.
 
         A grid becomes a choice: KerasTuner would lose the last value of 0 to 0.5 by 0.1, since 0.5 // 0.1 is 4.
@@ -142,9 +142,8 @@ class Space:
         import keras_tuner
 
         hyperparameters = keras_tuner.HyperParameters()
-        values = self.values(self.apply_fixed(base_config))
         for parameter in self.parameters:
-            name, default = parameter.field, parameter.clamp(values[parameter.field])
+            name, default = parameter.field, parameter.clamp(self.base_values[parameter.field])
             if parameter.grid is not None:
                 hyperparameters.Choice(name, list(parameter.grid), default=default)
             else:
@@ -152,26 +151,24 @@ class Space:
                 add(name, parameter.low, parameter.high, sampling=parameter.sampling, default=default)
         return hyperparameters
 
-    def trial_config(self, values: Mapping[str, Any], base_config: Config, train_steps: int) -> Config:
+    def trial_config(self, values: Mapping[str, Any], train_steps: int) -> Config:
         """Returns the config of a trial.
 
         Args:
             values: hyperparameters; the base config's values replace missing ones.
-            base_config: the config that all trials vary.
             train_steps: train_steps of a trial with the base config's windows. A trial with other windows has as many
                 as read the same number of notes.
 
         Raises:
             UserError: the values contradict each other, or the model is no density and has no score.
         """
-        base_config = self.apply_fixed(base_config)
-        if base_config.model != "density":
+        model = self.base_config.model
+        if model != "density":
             raise UserError(
-                f"model={base_config.model}: expected density: the score of a trial is nats/note, which a "
-                f"{base_config.model} model does not give"
+                f"model={model}: a {model} model gives no nats/note, the score of a trial. Pass model=density"
             )
-        config = base_config.replace(**values) if values else base_config
-        steps = steps_for_equal_notes(config, base_config, train_steps)
+        config = self.base_config.replace(**values) if values else self.base_config
+        steps = steps_for_equal_notes(config, self.base_config, train_steps)
         return config.replace(
             steps=steps,
             monitor="val_nats",
@@ -182,8 +179,18 @@ class Space:
             max_to_keep=1,
         )
 
+    def full_config(self, values: Mapping[str, Any]) -> Config:
+        """Returns the config of a trial with the base config's length, evaluation and checkpoints.
+
+        A length in train_steps becomes the one in which the trial reads as many notes.
+        """
+        config = self.base_config.replace(**values)
+        if not self.base_config.steps:
+            return config
+        return config.replace(steps=steps_for_equal_notes(config, self.base_config, self.base_config.steps))
+
     def to_json(self) -> dict[str, Any]:
-        """Returns the space as a JSON object, without the units and reasons."""
+        """Returns the hyperparameters without their units and reasons, and the fixed fields, as a JSON object."""
         names = ("field", "kind", "low", "high", "step", "sampling")
         parameters = [
             {**{name: getattr(parameter, name) for name in names}, "values": list(parameter.values)}
@@ -193,10 +200,10 @@ class Space:
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Returns the hyperparameters in which this space differs from one that `to_json` wrote, as `mismatches`."""
-        parameters = [Parameter(**{**values, "values": tuple(values["values"])}) for values in other["parameters"]]
-        recorded = Space(tuple(parameters), other["fixed"])
-        return mismatches(self._texts(), recorded._texts(), absent="not searched")
+        recorded = [Parameter(**{**values, "values": tuple(values["values"])}) for values in other["parameters"]]
+        return mismatches(_texts(self.parameters, self.fixed), _texts(recorded, other["fixed"]), absent="not searched")
 
-    def _texts(self) -> dict[str, str]:
-        texts = {parameter.field: parameter.text for parameter in self.parameters}
-        return texts | {field: f"fixed to {format_number(value)}" for field, value in self.fixed.items()}
+
+def _texts(parameters: Sequence[Parameter], fixed: Mapping[str, Any]) -> dict[str, str]:
+    texts = {parameter.field: parameter.text for parameter in parameters}
+    return texts | {field: f"fixed to {format_number(value)}" for field, value in fixed.items()}

@@ -68,8 +68,8 @@ def create_space(
     searched = [parameters[field] for field in order if field in parameters and field not in fixed]
     if not searched:
         raise UserError("--fix and --space: every hyperparameter is fixed. Pass others with --tune")
-    space = Space(tuple(searched), dict(sorted(fixed.items())))
-    space.trial_config({}, base_config, 1)
+    space = Space(base_config.replace(**fixed), tuple(searched), dict(sorted(fixed.items())))
+    space.trial_config({}, 1)
     return space
 
 
@@ -156,9 +156,7 @@ def _range(field: str, entry: Mapping[Any, Any], base_config: Config, source: st
     if kind not in (int, float):
         raise UserError(f"{source}: the field is no number. Pass a list of its values")
     declared = _parameter(field)
-    low, high = (
-        _check_value(field, bound, base_config, source) for bound in _bounds(declared, entry, source)
-    )
+    low, high = (_check_value(field, bound, base_config, source) for bound in _bounds(declared, entry, source))
     if low > high:
         raise UserError(f"{source}: the range from {format_number(low)} to {format_number(high)} is empty")
     if declared.grid and declared.kind == "choice" and not {"step", "sampling"} & entry.keys():

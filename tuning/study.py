@@ -14,7 +14,6 @@ from sostenuto import storage
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
 from sostenuto.storage.lease import Lease, Lock, hold
 from trainer import startup
-from trainer.config import Config
 from tuning.scheduler import TRIALS_NAME, Scheduler
 from tuning.space import Space
 from tuning.trial import Assignment, AttemptResult, Done, Score, StudyConfig, Trial, Verdict, Wait, best_trial
@@ -27,9 +26,9 @@ _CHANGEABLE = ("max_trials", "worker_timeout", "score_timeout", "max_attempts")
 _WRITE_INTERVAL = 1.0  # seconds; a bucket accepts one write of an object per second
 
 
-def fingerprint(space: Space, base_config: Config, config: StudyConfig) -> str:
+def fingerprint(space: Space, config: StudyConfig) -> str:
     """Returns a hash of everything that identifies a study, equal for a chief and its workers."""
-    return hashlib.sha256(json.dumps(_identity(space, base_config, config), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_identity(space, config), sort_keys=True).encode()).hexdigest()
 
 
 class Study:
@@ -44,7 +43,6 @@ class Study:
         self,
         directory: str,
         space: Space,
-        base_config: Config,
         config: StudyConfig,
         *,
         state: Mapping[str, Any],
@@ -55,15 +53,15 @@ class Study:
         startup.import_tensorflow()
         from tuning.oracles import Oracle
 
-        self.fingerprint = fingerprint(space, base_config, config)
+        self.fingerprint = fingerprint(space, config)
         self.write_timeout: float | None = None
         self._path = os.path.join(directory, STUDY_NAME)
         self._header = {
-            **_identity(space, base_config, config),
-            "start": dataclasses.asdict(base_config),
+            **_identity(space, config),
+            "start": dataclasses.asdict(space.base_config),
             "settings": dataclasses.asdict(config),
         }
-        self._oracle = Oracle(space, base_config, config, state.get("oracle"))
+        self._oracle = Oracle(space, config, state.get("oracle"))
         trials = [Trial.from_json(values) for values in state.get("trials", ())]
         self._scheduler = Scheduler(trials, state.get("queue", ()), self._oracle, config, now=clock())
         self._clock = clock
@@ -80,7 +78,6 @@ class Study:
     def open(
         directory: str | os.PathLike[str],
         space: Space,
-        base_config: Config,
         config: StudyConfig,
         *,
         overwrite: bool = False,
@@ -90,8 +87,7 @@ class Study:
 
         Args:
             directory: the study's workdir.
-            space: the searched hyperparameters.
-            base_config: the config that all trials vary, and the first trial.
+            space: the searched hyperparameters and the base config.
             config: settings of the search; `max_trials` may have grown, and the timeouts may differ.
             overwrite: deletes the study in the directory, with its trials, and starts a new one.
             clock: returns the current time in seconds, of which only differences count.
@@ -111,13 +107,13 @@ class Study:
             state = {}
             if storage.exists(path):
                 state = _read(path)
-                _check_same(directory, state, space, base_config, config)
+                _check_same(directory, state, space, config)
             elif storage.exists(os.path.join(directory, TRIALS_NAME)):
                 raise UserError(
                     f"{directory}: the directory is no study: got {TRIALS_NAME}/ without {STUDY_NAME}. "
                     "Pass another --workdir"
                 )
-            return Study(directory, space, base_config, config, state=state, lock=lock, clock=clock)
+            return Study(directory, space, config, state=state, lock=lock, clock=clock)
         except BaseException:
             lock.close()
             raise
@@ -240,11 +236,11 @@ class Study:
             self._lock.acquire()
 
 
-def _identity(space: Space, base_config: Config, config: StudyConfig) -> dict[str, Any]:
+def _identity(space: Space, config: StudyConfig) -> dict[str, Any]:
     """Returns what identifies a study, as a JSON object."""
     return {
         "space": space.to_json(),
-        "start": base_config.fixed(),
+        "start": space.base_config.fixed(),
         "settings": {name: value for name, value in dataclasses.asdict(config).items() if name not in _CHANGEABLE},
     }
 
@@ -262,11 +258,9 @@ def _read(path: str) -> dict[str, Any]:
     )
 
 
-def _check_same(
-    directory: str, state: Mapping[str, Any], space: Space, base_config: Config, config: StudyConfig
-) -> None:
+def _check_same(directory: str, state: Mapping[str, Any], space: Space, config: StudyConfig) -> None:
     """Raises a UserError that names each difference between a recorded study and the requested one."""
-    requested = _identity(space, base_config, config)
+    requested = _identity(space, config)
     differences = {"search space": space.differences(state["space"])}
     for part, title in (("start", "base config"), ("settings", "settings")):
         recorded = {name: value for name, value in state[part].items() if name in requested[part]}

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config import Config
-from tuning.space import Parameter, Space, steps_for_equal_notes
+from tuning.space import Parameter, Space
 from tuning.trial import SHARE_TOLERANCE, StudyConfig, Trial, TrialStatus, best_trial
 
 BEST_CONFIG_NAME = "best_config.json"
@@ -22,13 +21,11 @@ class StudySummary:
     Attributes:
         trials: all trials, in the order of their starts; the first one has the base config.
         space: the searched hyperparameters.
-        base_config: the config that all trials vary.
         config: settings of the search.
     """
 
     trials: Sequence[Trial]
     space: Space
-    base_config: Config
     config: StudyConfig
 
     @property
@@ -53,7 +50,7 @@ class StudySummary:
 
     def value(self, trial: Trial, parameter: Parameter) -> Any:
         """Returns a trial's value of a hyperparameter."""
-        return trial.values.get(parameter.field, getattr(self.space.apply_fixed(self.base_config), parameter.field))
+        return trial.values.get(parameter.field, self.space.base_values[parameter.field])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +85,7 @@ class TrialChain:
         return [points[train_step] for train_step in sorted(points)]
 
     def score_at(self, share: float) -> float | None:
-        """Returns the best score up to a share of the full length, linearly interpolated; None outside of the scores."""
+        """Returns the best score up to a share of the full length, interpolated linearly; None outside of scores."""
         shares = [score_share for _, score_share, _ in self.curve]
         best = list(itertools.accumulate((score for _, _, score in self.curve), min))
         if not shares or not shares[0] - SHARE_TOLERANCE <= share <= shares[-1] + SHARE_TOLERANCE:
@@ -101,22 +98,6 @@ def trained_share(trial: Trial) -> float:
     if trial.status == TrialStatus.COMPLETED:
         return trial.share
     return max((score.share for score in trial.scores), default=0.0)
-
-
-def best_config(trial: Trial, space: Space, base_config: Config) -> Config:
-    """Returns a trial's config at full length.
-
-    Args:
-        trial: the trial.
-        space: the study's space.
-        base_config: gives the length, the evaluation and the checkpoints. A length in train_steps becomes the one in
-            which the trial's config reads as many notes.
-    """
-    base_config = space.apply_fixed(base_config)
-    config = base_config.replace(**trial.values)
-    if not base_config.steps:
-        return config
-    return config.replace(steps=steps_for_equal_notes(config, base_config, base_config.steps))
 
 
 def format_summary(summary: StudySummary) -> list[str]:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from sostenuto.data.manifest import Manifest
@@ -50,7 +50,6 @@ class Worker:
         source: the study.
         worker_id: id that a restart does not change.
         space: the searched hyperparameters.
-        base_config: the config that all trials vary.
         config: settings of the search.
         manifest: the dataset.
         workdir: the study's.
@@ -64,7 +63,6 @@ class Worker:
         worker_id: str,
         *,
         space: Space,
-        base_config: Config,
         config: StudyConfig,
         manifest: Manifest,
         workdir: str,
@@ -72,7 +70,7 @@ class Worker:
         lock_timeout: float = 60.0,
     ) -> None:
         self._source, self._id = source, worker_id
-        self._space, self._base_config, self._config = space, base_config, config
+        self._space, self._config = space, config
         self._manifest, self._workdir = manifest, workdir
         self._quiet, self._lock_timeout = quiet, lock_timeout
 
@@ -138,9 +136,10 @@ class Worker:
         directory = os.path.join(self._workdir, assignment.directory)
         reporter = _ScoreReporter(self._source, assignment, stop)
         try:
-            config = self._space.trial_config(assignment.values, self._base_config, self._config.train_steps)
+            config = self._space.trial_config(assignment.values, self._config.train_steps)
             config = config.replace(train_fraction=self._config.train_fraction)
-            result = self._train_when_unlocked(config, directory, reporter, stop)
+            stop_at = math.ceil(config.steps * assignment.stop_at_share)
+            result = self._train_when_unlocked(config, directory, stop_at, reporter, stop)
         except FileError:
             raise
         except LostError as error:
@@ -168,12 +167,11 @@ class Worker:
         return AttemptResult(Outcome.COMPLETED, result.best, result.reason, result.train_step)
 
     def _train_when_unlocked(
-        self, config: Config, directory: str, reporter: "_ScoreReporter", stop: threading.Event
+        self, config: Config, directory: str, stop_at: int, reporter: "_ScoreReporter", stop: threading.Event
     ) -> RunResult:
         """Trains after the trial's previous worker has unlocked the workdir."""
         from trainer.engine import loop
 
-        stop_at = math.ceil(config.steps * reporter.stop_at_share)
         deadline = time.monotonic() + self._lock_timeout
         while True:
             try:

@@ -13,10 +13,10 @@ from tuning.importance import (
     MIN_CONFIGS,
     SHUFFLES,
     Importance,
-    outlier_limit,
     comparable_scores,
     importance,
     is_number,
+    outlier_limit,
     sort_key,
 )
 from tuning.report.style import SCRIPT, SHADES, STYLE
@@ -27,11 +27,12 @@ from tuning.summary import (
     TrialChain,
     duration,
     format_summary,
+    format_value,
     percent,
     ranked,
-    format_value,
     trained_share,
 )
+from tuning.trial import TrialStatus
 
 _SPREAD = 0.5  # of the room that a choice has on its axis, over which lines through it are spread
 _WIDTHS = {840: "broad", 320: "narrow"}  # of the drawings, of which a screen shows the one that it has room for
@@ -64,7 +65,7 @@ def _title(standing: StudySummary) -> str:
 
 
 def _summary(standing: StudySummary, matters: Importance | None) -> ET.Element:
-    settings, first = standing.config, standing.space.apply_fixed(standing.base_config)
+    settings, first = standing.config, standing.space.base_config
     last_scored = standing.first.last_scored if standing.first else None
     best = standing.best
     states = [record.status for record in standing.trials]
@@ -77,7 +78,7 @@ def _summary(standing: StudySummary, matters: Importance | None) -> ET.Element:
         tiles(
             ("best score", f"{best.score:.3f}" if best else "–", "nats/note, less is better"),
             ("base config", f"{last_scored.score:.3f}" if last_scored else "–", "nats/note, trial 0000"),
-            ("trials", str(len(states)), f"of them failed: {states.count('failed')}"),
+            ("trials", str(len(states)), f"of them failed: {states.count(TrialStatus.FAILED)}"),
             ("spent", duration(sum(record.seconds for record in standing.trials)), "h:mm:ss, all workers together"),
         ),
         element(
@@ -110,12 +111,12 @@ def _best(standing: StudySummary) -> ET.Element | None:
     best = standing.best
     if best is None:
         return None
-    first = standing.space.apply_fixed(standing.base_config)
+    first = standing.space.base_config
     rows = []
     for parameter in standing.space.parameters:
         mine, theirs = standing.value(best, parameter), getattr(first, parameter.field)
         rows.append((parameter.field, mine, theirs, parameter.unit))
-    rows += [(field, value, getattr(standing.base_config, field), "fixed") for field, value in standing.space.fixed.items()]
+    rows += [(field, value, getattr(first, field), "fixed") for field, value in standing.space.fixed.items()]
     body = [
         element(
             "tr",
@@ -508,7 +509,8 @@ def _told(standing: StudySummary, chain: TrialChain) -> str:
     score = f"{record.score:.3f} nats/note" if record.score is not None else f"{record.status}: {record.reason}"
     length = f" after {percent(trained_share(record))}" if _is_shorter(chain) else ""
     values = ", ".join(
-        f"{parameter.field} {format_value(standing.value(record, parameter))}" for parameter in standing.space.parameters
+        f"{parameter.field} {format_value(standing.value(record, parameter))}"
+        for parameter in standing.space.parameters
     )
     return f"trial {record.id}{first}: {score}{length}; {values}"
 
