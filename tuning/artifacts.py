@@ -12,7 +12,7 @@ from typing import Any
 
 from sostenuto import storage
 from trainer.workdir.json_record import write_json
-from tuning.report.page import page
+from tuning.report.page import render
 from tuning.space import Parameter, notes_per_train_step
 from tuning.summary import BEST_CONFIG_NAME, StudySummary
 from tuning.trial import Trial, TrialStatus
@@ -39,7 +39,7 @@ def write(summary: StudySummary, directory: str) -> None:
         config = summary.space.full_config(summary.best.values)
         storage.write_bytes_atomic(os.path.join(directory, BEST_CONFIG_NAME), config.to_json().encode())
     _write_hparams(summary, os.path.join(directory, SUMMARIES_NAME))
-    storage.write_bytes_atomic(os.path.join(directory, REPORT_NAME), page(summary).encode())
+    storage.write_bytes_atomic(os.path.join(directory, REPORT_NAME), render(summary).encode())
 
 
 def remove(directory: str) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sostenuto import progress
+from sostenuto.text import duration
 from tuning.artifacts import TRIALS_NAME
 from tuning.space import Parameter
 from tuning.summary import (
     StudySummary,
-    duration,
     format_summary,
     format_value,
     percent,

@@ -1,7 +1,6 @@
 """State of a study for reports: the trials grouped by config, the best one, and texts about them."""
 
 import dataclasses
-import datetime
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -171,8 +170,3 @@ def format_value(value: Any) -> str:
 def percent(share: float) -> str:
     """Returns a share as text."""
     return f"{share:.0%}".replace("%", " %")
-
-
-def duration(seconds: float) -> str:
-    """Returns a time as h:mm:ss."""
-    return str(datetime.timedelta(seconds=round(seconds)))
