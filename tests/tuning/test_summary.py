@@ -380,9 +380,8 @@ def test_a_page_is_whole_needs_no_network_and_can_be_read_aloud(name: str) -> No
         assert (tag == "path") <= ("svg" in around)
     last_scored = any(chain.last_scored for chain in STUDIES[name].chains)
     parameters = len(STUDIES[name].space.parameters)
-    assert len(drawings) == (
-        parameters + 4 if last_scored else 0
-    )  # scatter; parallel coordinates and curves for two widths
+    # Scatter; parallel coordinates and curves for two widths.
+    assert len(drawings) == (parameters + 4 if last_scored else 0)
     if STUDIES[name].trials:
         assert len(rows(text)) == len(STUDIES[name].trials)
 
