@@ -21,21 +21,26 @@ PAGE: Final = ROOT / "docs" / "api.md"
 MODULES: Final[dict[str, tuple[str, ...] | None]] = {
     "sostenuto.music.notes": None,
     "sostenuto.music.midi": None,
+    "sostenuto.data.performance": None,
     "sostenuto.data.tfrecord": None,
     "sostenuto.data.manifest": None,
     "sostenuto.music.histograms": None,
     "sostenuto.music.plots": ("piano_roll", "distributions"),
     "sostenuto.errors": None,
     "trainer.config": None,
+    "trainer.presets": None,
     "trainer.engine.loop": ("train", "WorkerLostError"),
     "trainer.workdir.formats": None,
     "trainer.workdir.layout": ("load_config", "load_run"),
     "trainer.workdir.load_model": None,
     "trainer.checkpoints.manager": ("Checkpoint", "CheckpointManager", "restore"),
+    "trainer.data.note_tensors": None,
+    "trainer.data.note_table": None,
     "trainer.data.windows": None,
     "trainer.model.next_note": None,
     "trainer.model.density_heads": None,
-    "trainer.model.times": None,
+    "trainer.model.tutorial_heads": None,
+    "trainer.model.time_distribution": None,
     "trainer.model.note_history": None,
     "trainer.evaluation.scorer": None,
     "trainer.evaluation.baselines": None,
@@ -54,7 +59,7 @@ INTRODUCTION: Final = """\
 
 <!-- Written by `make api` from the docstrings: change those, not this page. -->
 
-What a program of your own may import, in the words of [architecture.md](architecture.md#words). The commands of the
+What a program of your own may import, in the words of [architecture.md](architecture.md#terms). The commands of the
 [README](../README.md) are made of it, and [tour.ipynb](tour.ipynb) goes through the main parts of it.
 
 Arrays are given by their shape, such as `[batch, notes]`. Times are integer microseconds where a name ends in `_us`,

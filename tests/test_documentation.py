@@ -34,7 +34,7 @@ from tests.documented_program import OURS, PROGRAMS, REPOSITORY
 from tests.k8s.cluster import kubectl
 from tests.midi_files import random_notes
 from tests.processes import run_python
-from trainer.config import preset
+from trainer.presets import preset
 from tuning.space_file import create_space
 
 API_PAGE = REPOSITORY / "docs" / "api.md"
@@ -536,6 +536,6 @@ def test_a_command_that_fails_or_that_no_test_can_run_is_found(text: str, found:
 
 
 def test_a_link_that_leads_nowhere_is_found() -> None:
-    text = "# One two\n[a](LICENSE) [b](#one-two) [c](docs/tuning.md#when-something-dies)\n"
+    text = "# One two\n[a](LICENSE) [b](#one-two) [c](docs/tuning.md#when-something-fails)\n"
     text += "[d](no.md) [e](#two) [f](docs/tuning.md#no)\n"
     assert list(dead_links("README.md", text)) == ["no.md", "#two", "docs/tuning.md#no"]

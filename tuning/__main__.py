@@ -13,7 +13,8 @@ from sostenuto import cli
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from trainer import startup
-from trainer.config import PRESETS, Config, preset
+from trainer.config import Config
+from trainer.presets import PRESETS, preset, read_config
 from tuning.default_space import PARAMETERS, SEARCHED_BY_DEFAULT
 from tuning.roles import resolve_role
 from tuning.space_file import create_space
@@ -100,7 +101,7 @@ def _load_base_config() -> Config:
     """Returns the config that all trials vary."""
     if _PRESET.value and _CONFIG.value:
         raise UserError("--preset and --config: got both, expected at most one. Remove one of them")
-    config = Config.load(_CONFIG.value) if _CONFIG.value else preset(_PRESET.value or "base")
+    config = read_config(_CONFIG.value) if _CONFIG.value else preset(_PRESET.value or "base")
     if not config.evaluate_every:
         raise UserError(
             f"preset {config.preset!r}: evaluate_every=0 gives trials no scores. Pass another --preset or --config"

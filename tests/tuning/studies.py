@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from trainer.config import preset
+from trainer.presets import preset
 from tuning.scheduler import Scheduler
 from tuning.space_file import create_space
 from tuning.trial import Assignment, AttemptResult, Done, Outcome, Proposal, Score, StudyConfig, Trial

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.processes import run_python
-from trainer.config import preset
+from trainer.presets import preset
 from tuning.oracles import Oracle
 from tuning.space_file import create_space
 from tuning.trial import TUNERS, StudyConfig, Trial, TrialStatus
@@ -97,7 +97,7 @@ def test_a_new_oracle_before_each_trial_proposes_the_same(tmp_path, tuner):
 
 def test_a_random_search_is_the_same_in_every_process_and_order_of_results():
     program = """
-from trainer.config import preset
+from trainer.presets import preset
 from tuning.oracles import Oracle
 from tuning.space_file import create_space
 from tuning.trial import StudyConfig, Trial, TrialStatus

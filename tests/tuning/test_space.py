@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from sostenuto.errors import UserError
 from tests.processes import run_python
-from trainer.config import Config, preset
+from trainer.config import Config
+from trainer.presets import preset
 from tuning.default_space import PARAMETERS, SEARCHED_BY_DEFAULT
 from tuning.space import notes_per_train_step
 from tuning.space_file import create_space
