@@ -148,7 +148,7 @@ def main() -> int:
 
     trained = load_model(workdir)
     primer_notes = len(primer.notes)
-    samples = NoteSampler(trained.model).play(
+    samples = NoteSampler(trained.model).sample(
         primer.notes,
         num_notes=num_notes,
         num_samples=num_samples,

@@ -15,7 +15,8 @@ import pytest
 
 from tests.pages import Page
 from tests.processes import run_python
-from trainer.config import Config, preset
+from trainer.config import Config
+from trainer.presets import parse_config, preset, read_config
 from tuning import summary
 from tuning.importance import FEWEST_CONFIGS, importance
 from tuning.report.page import render
@@ -113,7 +114,7 @@ STUDIES = {
 def rows(text: str) -> list[list[str]]:
     """The rows of the table of trials."""
     body = text[text.index('class="sortable"') :].partition("<tbody>")[2].partition("</tbody>")[0]
-    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", body)]
+    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", body, re.S)]
 
 
 # trials.json and best_config.json
@@ -153,11 +154,11 @@ def test_the_best_config_is_the_best_trials_at_the_length_of_the_start(length: d
         trial(0, score=8.0), trial(1, score=7.5, values={"units": 384, "seq_length": 64}), start=start, fix=["layers=3"]
     )
     summary.write(study, os.fspath(tmp_path))
-    config = Config.load(tmp_path / "best_config.json")
+    config = read_config(tmp_path / "best_config.json")
     # As many notes: windows half as long, twice as many train_steps.
     length = {name: 2 * value if name == "steps" else value for name, value in length.items()}
     assert config == start.replace(units=384, seq_length=64, layers=3, **length)
-    assert Config.from_json(config.to_json(), "it") == config
+    assert parse_config(config.to_json(), "it") == config
 
 
 def test_the_best_is_the_lowest_of_those_trained_longest() -> None:
@@ -494,7 +495,7 @@ def test_the_hyperparameter_that_decides_is_found() -> None:
     assert found.means["units"] > 10 * found.means["seq_length"]
     assert found.fit > 0.5
     assert (found.share, found.configs) == (1.0, 21)
-    assert "Of the hyperparameters, units mattered most." in Page(render(searched(21))).words
+    assert "The hyperparameter units mattered most." in Page(render(searched(21))).words
 
 
 def test_no_importance_is_told_from_a_few_trials_or_from_noise() -> None:

@@ -21,10 +21,11 @@ from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
 from sostenuto.text import duration
-from trainer.config import Config, preset
+from trainer.config import Config
 from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler
 from trainer.model.next_note import NextNoteModel
+from trainer.presets import preset
 from trainer.reporting import plots
 from trainer.workdir.layout import METRICS_NAME, SUMMARIES_NAME
 
@@ -283,7 +284,7 @@ class Reports(NoReports):
         """
         played = (
             self._player_of(model)
-            .play(
+            .sample(
                 Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=self._num_samples, temperature=1.0, seed=train_step
             )
             .notes

@@ -135,7 +135,7 @@ def make(
     from sostenuto.music.pedal import continued_pedal
 
     continued = continued or [Primer(Notes.empty(), "")] * count
-    played = player.play(
+    played = player.sample(
         [primer.notes for primer in continued], num_notes=_NUM_NOTES, temperature=1.0, seed=_SEED, quiet=quiet
     )
     target = storage.join(directory, SAMPLES_NAME)

@@ -12,7 +12,8 @@ from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.music.notes import PITCHES, note_name
 from sostenuto.text import markdown_table
-from trainer.config import Config, preset
+from trainer.config import Config
+from trainer.presets import preset
 from trainer.workdir.formats import RunInfo
 from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, dataset, load_run
 
