@@ -44,7 +44,7 @@ def render(study: StudySummary) -> str:
         trials=ranked(study.trials),
         marks=_MARKS,
         is_number=is_number,
-        trained=trained,
+        trained_share=trained_share,
     )
 
 
