@@ -15,6 +15,7 @@ from tuning.summary import (
     format_value,
     percent,
     ranked,
+    trained_share,
 )
 
 _MARKS: Final = {"completed": "✓", "stopped": "■", "failed": "✗", "running": "▶", "queued": "·"}
