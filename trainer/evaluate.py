@@ -47,8 +47,7 @@ _OUTPUT = flags.DEFINE(
     cli.Path("FILE"),
     "output",
     None,
-    "JSON file to write; with --generated, a figure of the same name as .png. "
-    "(default: evaluation-SPLIT.json or generated-SPLIT.json in the workdir)",
+    "JSON file to write. (default: evaluation-SPLIT.json or generated-SPLIT.json in the workdir)",
 )
 cli.group("generated music")
 _GENERATED = flags.DEFINE_bool("generated", False, "Compare what the model plays with real music.")
@@ -89,7 +88,7 @@ def main() -> int:
     path, is_of_run = _place(workdir, manifest, run)
     written = [path]
     if _GENERATED.value:
-        written.append(_judge(workdir, manifest, path))
+        _judge(workdir, manifest, path)
     else:
         _score(workdir, manifest, path)
     if is_of_run and storage.exists(storage.join(workdir, METRICS_NAME)):
@@ -133,13 +132,9 @@ def _require_replaceable(path: str) -> None:
     """Checks that no file is lost by writing to --output: one that is there must be of an earlier call."""
     if storage.is_directory(path):
         raise UserError(f"--output={path}: is a directory. Expected the name of a file")
-    former = _former(path)
-    taken = [path] if former is None else []
-    if _GENERATED.value and not (former and "distributions" in former) and storage.exists(_picture(path)):
-        taken.append(_picture(path))
-    if taken:
+    if _former(path) is None:
         raise UserError(
-            f"--output={path}: {taken[0]} exists, and is not of an earlier call. Move it, or choose another name"
+            f"--output={path} exists, and an earlier call did not write it. Move it, or pass another name"
         )
 
 
@@ -151,14 +146,6 @@ def _former(path: str) -> dict[str, Any] | None:
         return None
     is_former = isinstance(document, dict) and {"split", "dataset", "train_step"} <= document.keys()
     return document if is_former or document == {} else None
-
-
-def _picture(path: str) -> str:
-    """Returns the name of the figure that --generated draws."""
-    picture = os.path.splitext(path)[0] + ".png"
-    if picture == path:
-        raise UserError(f"--output={path}: expected the name of a .json file; the figure has the same name with .png")
-    return picture
 
 
 def _score(workdir: str, manifest: Manifest, path: str) -> None:
@@ -234,11 +221,10 @@ def _scores_in_words(evaluation: dict[str, Any], dataset: str) -> str:
     return "\n".join(lines)
 
 
-def _judge(workdir: str, manifest: Manifest, path: str) -> str:
-    """Continues performances of the split, and compares what is played with real music; returns the figure's path."""
+def _judge(workdir: str, manifest: Manifest, path: str) -> None:
+    """Continues performances of the split, and compares the generated with real music."""
     from trainer.evaluation import generation_metrics
 
-    picture = _picture(path)
     split = _SPLIT.value
     temperature = numbers_by_field(_TEMPERATURE.value, flag="temperature")
     top_p = numbers_by_field(_TOP_P.value, flag="top_p", highest=1)
@@ -247,8 +233,6 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     startup.import_tensorflow()
     from trainer.data.windows import performances_shown
     from trainer.generation.sampler import NoteSampler
-    from trainer.reporting import plots
-    from trainer.workdir import remote
     from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
@@ -275,8 +259,6 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         train_notes,
         first=generation_metrics.PRIMER_NOTES,
     )
-    length = generation_metrics.CONTINUATION_NOTES
-    title = f"{num_primers} continuations of {length} notes, beside real music of the {split} split"
     document = {
         "split": split,
         **judgement.figures,
@@ -299,16 +281,9 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
-    say(f"drawing {picture}")
-    target, name = os.path.dirname(path) or ".", os.path.basename(picture)
-    storage.make_directories(target)
-    # A figure without its document would pass for another's file after a kill, so that the document comes first.
-    storage.remove(picture)
-    with remote.uploaded(target, last=[name]) as directory:
-        write_json(os.path.join(directory, os.path.basename(path)), document)
-        plots.judgement(judgement, os.path.join(directory, name), title=title)
+    storage.make_directories(os.path.dirname(path) or ".")
+    write_json(path, document)
     cli.show(_judgement_in_words(document, manifest.directory))
-    return picture
 
 
 def _held_out(manifest: Manifest, split: str) -> tuple[list[Performance], int]:

@@ -53,7 +53,7 @@ def main() -> int:
         manifest: Manifest | None = given
     else:
         manifest = dataset(run)
-    if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
+    if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.INDEX_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:
         _play(workdir, manifest, run.sustain or "ignore")
@@ -70,10 +70,10 @@ def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
     from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
-    primers = samples.primers(manifest) if manifest else []
+    primers = samples.select_primers(manifest) if manifest else []
     if not primers and trained.model.config.positions == "last":
         return  # It was never shown how a performance begins.
-    samples.make(
+    samples.write_samples(
         NoteSampler(trained.model), primers, workdir, train_step=trained.train_step, sustain=sustain, quiet=False
     )
 

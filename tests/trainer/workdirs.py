@@ -123,5 +123,5 @@ def write_run(
 
 def write_samples(directory: pathlib.Path, data: pathlib.Path, *, train_step: int = 200) -> None:
     """Lets the stand-in play the workdir's samples."""
-    primers = samples.primers(Manifest.load(data))
-    samples.make(StandInPlayer(), primers, str(directory), train_step=train_step, sustain="ignore")
+    primers = samples.select_primers(Manifest.load(data))
+    samples.write_samples(StandInPlayer(), primers, str(directory), train_step=train_step, sustain="ignore")

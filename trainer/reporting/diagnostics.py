@@ -6,18 +6,17 @@ names no flag value that the run has already, and nothing that its model or its 
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.notes import FIELDS
 from trainer.config import Config
-from trainer.evaluation import generation_metrics
+from trainer.evaluation import distributions
 from trainer.generation.samples import Samples
 from trainer.model.time_bins import spread_nats
-from trainer.workdir.formats import RunResult
+from trainer.workdir.formats import CONTINUATIONS, Evaluation, Field, GenerationEvaluation, MetricsRecord, RunResult, ScoredField
 
 _RISE: Final = 0.005  # of the best validation score, by which the last one must be worse to speak of overfitting
 _FALL: Final = 0.01  # of a validation score, by which the last quarter of a run must have bettered it
@@ -27,7 +26,8 @@ _COPIED_NOTES: Final = 16  # a shorter run is common property: a scale, a trill,
 _TIMES_REAL: Final = 2  # so many times what real music does is remarkable
 _REPEATED_SHARE: Final = 0.1  # of 8-grams, beyond that of real music
 _COLLAPSED: Final = 0.6  # of real music's entropy, below which the times of notes have collapsed
-_TIMES: Final = ("step", "duration")
+Time: TypeAlias = Literal["step", "duration"]
+_TIMES: Final[tuple[Time, ...]] = ("step", "duration")
 _FEW_TICKS: Final = 0.99  # of the notes, whose times are counted as the values that a field takes
 
 
@@ -61,7 +61,7 @@ class Circumstances:
     """
 
     config: Config
-    reports: Sequence[Mapping[str, Any]]
+    reports: Sequence[MetricsRecord]
     result: RunResult | None
     planned: int | None
     histograms: Histograms | None
@@ -69,7 +69,7 @@ class Circumstances:
     @property
     def scores(self) -> list[tuple[int, float]]:
         """The validation scores, as (train_step, nats/note)."""
-        return [(report["train_step"], report["val_nats"]) for report in self.reports if "val_nats" in report]
+        return [(report.train_step, report.val_nats) for report in self.reports if report.val_nats is not None]
 
     @property
     def overfits(self) -> bool:
@@ -102,7 +102,7 @@ def of_training(run: Circumstances, score: str | None) -> list[Diagnostic]:
     config, scores = run.config, run.scores
     if run.result is None:
         length = f" of {run.planned:,}" if run.planned else ""
-        told = f"Its last report is of train_step {run.reports[-1]['train_step']:,}{length}."
+        told = f"Its last report is of train_step {run.reports[-1].train_step:,}{length}."
         if config.evaluate_every and not scores:
             told += f" The validation split is scored at train_step {config.evaluate_every:,} first."
         advice = "If the run was interrupted, repeat the training command: it resumes from the newest checkpoint."
@@ -154,23 +154,22 @@ def _against_overfitting(config: Config) -> list[str]:
     ]
 
 
-def standing(evaluation: Mapping[str, Any]) -> str:
+def standing(evaluation: Evaluation) -> str:
     """Returns how a model's score compares with the n-gram's: ahead, level or behind; "" where that is not known.
 
     It is level where the n-gram's score lies in the interval of the model's. On the train split, on which the n-gram
     counted, its score says little.
     """
-    baselines = evaluation.get("baselines")
-    if not baselines or evaluation["split"] == "train":
+    if not evaluation.baselines or evaluation.split == "train":
         return ""
-    counting = baselines["ngram"]["total"]
-    low, high = evaluation["confidence_95"]["total"]
-    if low <= counting <= high or abs(evaluation["nats_per_note"]["total"] - counting) < _LEVEL_NATS:
+    counting = evaluation.baselines["ngram"]["total"]
+    low, high = evaluation.confidence_95["total"]
+    if low <= counting <= high or abs(evaluation.nats_per_note["total"] - counting) < _LEVEL_NATS:
         return "level"
     return "ahead" if counting > high else "behind"
 
 
-def against_counting(evaluation: Mapping[str, Any]) -> str:
+def against_counting(evaluation: Evaluation) -> str:
     """Returns how far the model is ahead of the n-gram or behind it, in total and by field; "" where not known."""
     where = standing(evaluation)
     if not where:
@@ -185,9 +184,10 @@ def against_counting(evaluation: Mapping[str, Any]) -> str:
     return f"The model is {words} the n-gram, by {abs(total):.2f} nats/note: {by_field}."
 
 
-def _gaps(evaluation: Mapping[str, Any]) -> dict[str, float]:
+def _gaps(evaluation: Evaluation) -> dict[ScoredField, float]:
     """By how many nats/note the model's scores are above the n-gram's, which is worse."""
-    nats, counting = evaluation["nats_per_note"], evaluation["baselines"]["ngram"]
+    assert evaluation.baselines is not None
+    nats, counting = evaluation.nats_per_note, evaluation.baselines["ngram"]
     return {name: nats[name] - counting[name] for name in ("total", "pitch", "step", "duration")}
 
 
@@ -195,10 +195,10 @@ def _gap(field: str, gap: float) -> str:
     return f"{field} {abs(gap):.2f} {'ahead' if gap < 0 else 'behind'}" if abs(gap) >= 0.005 else f"{field} level"
 
 
-def of_evaluation(evaluation: Mapping[str, Any], run: Circumstances) -> list[Diagnostic]:
+def of_evaluation(evaluation: Evaluation, run: Circumstances) -> list[Diagnostic]:
     """Returns the findings of a split's scores beside those of models that only count."""
     where = standing(evaluation)
-    if where not in ("level", "behind"):
+    if evaluation.baselines is None or where not in ("level", "behind"):
         return []
     gap = _gaps(evaluation)["total"]
     far = "far " if gap >= _FAR_NATS else ""
@@ -206,11 +206,11 @@ def of_evaluation(evaluation: Mapping[str, Any], run: Circumstances) -> list[Dia
         "level": "Counting is about level with this model",
         "behind": f"Counting is {far}ahead of this model, by {gap:.2f} nats/note",
     }[where]
-    low, high = evaluation["confidence_95"]["total"]
+    low, high = evaluation.confidence_95["total"]
     told = (
-        f"On the {evaluation['split']} split the model has {evaluation['nats_per_note']['total']:.3f} nats/note "
+        f"On the {evaluation.split} split the model has {evaluation.nats_per_note['total']:.3f} nats/note "
         f"({low:.3f} to {high:.3f}), and an n-gram, which only counts the values that followed the same few notes, has "
-        f"{evaluation['baselines']['ngram']['total']:.3f}. {against_counting(evaluation)}"
+        f"{evaluation.baselines['ngram']['total']:.3f}. {against_counting(evaluation)}"
     )
     if run.config.model == "regression":
         advice = (
@@ -261,14 +261,14 @@ def _values(counts: NDArray[np.integer]) -> int:
     return int(np.searchsorted(cumulative, _FEW_TICKS * cumulative[-1])) + 1
 
 
-def of_generated(generated: Mapping[str, Any], run: Circumstances) -> list[Diagnostic]:
+def of_generated(generated: GenerationEvaluation, run: Circumstances) -> list[Diagnostic]:
     """Returns the findings of the comparison of what the model plays with a split's music."""
     found = []
     config = run.config
-    temperature, top_p = (_by_field(generated[name]) for name in ("temperature", "top_p"))
-    copied, real = generated["copied_run"]["generated"], generated["copied_run"]["real"]
-    if copied["max"] >= _COPIED_NOTES and (
-        copied["max"] > _TIMES_REAL * real["max"] or copied["mean"] > _TIMES_REAL * real["mean"]
+    temperature, top_p = generated.temperature, generated.top_p
+    copied, real = generated.copied_run["generated"], generated.copied_run["real"]
+    if copied.max >= _COPIED_NOTES and (
+        copied.max > _TIMES_REAL * real.max or copied.mean > _TIMES_REAL * real.mean
     ):
         flags = [
             *(["--monitor=val_nats"] if config.monitor == "loss" and config.model == "density" else []),
@@ -278,15 +278,15 @@ def of_generated(generated: Mapping[str, Any], run: Circumstances) -> list[Diagn
             Diagnostic(
                 True,
                 "The model copies its training music",
-                f"The longest run of notes that also occurs in a training performance has {copied['max']} notes, "
-                f"{copied['mean']:.1f} on average; in the real continuations of the same primers {real['max']} and "
-                f"{real['mean']:.1f}.",
+                f"The longest run of notes that also occurs in a training performance has {copied.max} notes, "
+                f"{copied.mean:.1f} on average; in the real continuations of the same primers {real.max} and "
+                f"{real.mean:.1f}.",
                 f"Play with a --temperature above {temperature['pitch']:g}, or train on more music"
                 + (f"; or train a new run with {', '.join(flags)}." if flags else "."),
             )
         )
-    repeated = {music: generated["repeated_8grams"][music]["mean"] for music in ("generated", "real")}
-    loop = {music: generated["longest_loop"][music]["mean"] for music in ("generated", "real")}
+    repeated = {music: generated.repeated_8grams[music].mean for music in CONTINUATIONS}
+    loop = {music: generated.longest_loop[music].mean for music in CONTINUATIONS}
     if repeated["generated"] > _TIMES_REAL * repeated["real"] + _REPEATED_SHARE or loop["generated"] > (
         _TIMES_REAL * loop["real"] + 8
     ):
@@ -303,10 +303,10 @@ def of_generated(generated: Mapping[str, Any], run: Circumstances) -> list[Diagn
                 f"Play with a {higher}. {run.longer}".strip(),
             )
         )
-    counts = generated["counts"]
+    counts = generated.counts
     bins = {name: {music: np.array(counts[music][name]) for music in counts} for name in _TIMES}
     found += [
-        _collapsed(name, music["generated"], music["real"], f"the {generated['split']} split", run, temperature, top_p)
+        _collapsed(name, music["generated"], music["real"], f"the {generated.split} split", run, temperature, top_p)
         for name, music in bins.items()
         if _entropy(music["generated"]) < _COLLAPSED * _entropy(music["real"])
     ]
@@ -318,9 +318,9 @@ def of_samples(samples: Samples, run: Circumstances) -> list[Diagnostic]:
     both = [one for one in samples.samples if 2 <= one.primer_notes <= len(one.notes) - 2]
     if not both:
         return []
-    real = generation_metrics.total(generation_metrics.histograms(one.notes[: one.primer_notes]) for one in both)
-    played = generation_metrics.total(generation_metrics.histograms(one.notes, one.primer_notes) for one in both)
-    temperature, top_p = (_by_field(samples.document.get(name, 1.0)) for name in ("temperature", "top_p"))
+    real = distributions.sum_counts(distributions.count_bins(one.notes[: one.primer_notes]) for one in both)
+    played = distributions.sum_counts(distributions.count_bins(one.notes, one.primer_notes) for one in both)
+    temperature, top_p = (_by_field(value) for value in (samples.index.temperature, samples.index.top_p))
     return [
         _collapsed(name, played[name], real[name], "their primers", run, temperature, top_p)
         for name in _TIMES
@@ -328,9 +328,9 @@ def of_samples(samples: Samples, run: Circumstances) -> list[Diagnostic]:
     ]
 
 
-def _by_field(value: float | Mapping[str, float]) -> dict[str, float]:
-    """Returns a number for each field, of one for all of them or of some."""
-    return dict.fromkeys(FIELDS, 1.0) | (dict(value) if isinstance(value, Mapping) else dict.fromkeys(FIELDS, value))
+def _by_field(value: float | Mapping[Field, float]) -> Mapping[Field, float]:
+    """Returns a number for each field, also where there is one for all of them."""
+    return value if isinstance(value, Mapping) else dict.fromkeys(get_args(Field), value)
 
 
 def of_other_weights(train_step: int, best_train_step: int, subject: str, advice: str) -> list[Diagnostic]:
@@ -342,13 +342,13 @@ def of_other_weights(train_step: int, best_train_step: int, subject: str, advice
 
 
 def _collapsed(
-    name: str,
+    name: Time,
     played: np.ndarray,
     real: np.ndarray,
     where: str,
     run: Circumstances,
-    temperature: Mapping[str, float],
-    top_p: Mapping[str, float],
+    temperature: Mapping[Field, float],
+    top_p: Mapping[Field, float],
 ) -> Diagnostic:
     if run.config.model == "regression":
         advice = (

@@ -4,6 +4,7 @@ The page is made of the workdir's files, without TensorFlow. A missing part leav
 """
 
 import base64
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -27,23 +28,32 @@ from sostenuto.html.elements import BASE, DARK, LIGHT, command, document, elemen
 from sostenuto.music.notes import TICK_US, note_name
 from trainer.config import Config, preset
 from trainer.evaluation import generation_metrics
-from trainer.evaluation.generation_metrics import DISTRIBUTIONS
+from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.generation import samples
 from trainer.reporting import diagnostics
 from trainer.reporting.diagnostics import Circumstances, Diagnostic
-from trainer.workdir.formats import RunInfo, RunResult
+from trainer.workdir.formats import (
+    CONTINUATIONS,
+    SCORED_FIELDS,
+    Evaluation,
+    GenerationEvaluation,
+    MetricsRecord,
+    MusicKind,
+    RunInfo,
+    RunResult,
+    ScoredField,
+)
 from trainer.workdir.layout import METRICS_NAME, REPORT_NAME, RESULT_NAME, dataset, load_config, load_run
 
 _POINTS: Final = 400  # of a curve at most; more could not be told apart
 # Of the train_steps at the start of a run, while the loss falls from where chance put it.
 _WARM_UP_SHARE: Final = 0.03
 _FIELDS: Final = ("pitch", "step", "duration")
-_FIGURES: Final = ("total", *_FIELDS)
 # Of each distribution, outside of what the charts show, at either end.
 _CUT_SHARE: Final = 0.004
 _FLAG: Final = re.compile(r"(--[a-z]\w*(?:=[\w.,=]*\w)?)")
 _SCORED: Final = ("test", "validation")  # splits to score or to continue, the first one that serves
-_MUSIC: Final = {"held_out": "held-out music", "real": "real continuations", "generated": "generated"}
+_MUSIC: Final[dict[MusicKind, str]] = {"held_out": "held-out music", "real": "real continuations", "generated": "generated"}
 
 _STYLE: Final = (
     theme(
@@ -159,15 +169,15 @@ class Run:
     workdir: str
     config: Config
     run: RunInfo
-    reports: Sequence[Mapping[str, Any]]
+    reports: Sequence[MetricsRecord]
     result: RunResult | None
-    evaluations: Mapping[str, Mapping[str, Any]]
-    generated: Mapping[str, Mapping[str, Any]]
+    evaluations: Mapping[str, Evaluation]
+    generated: Mapping[str, GenerationEvaluation]
     foreign: Mapping[str, tuple[str, str]]
     samples: samples.Samples | None
     manifest: Manifest | None
     continued: str | None
-    comparisons: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]]
+    comparisons: Sequence[tuple[str, Mapping[str, Evaluation]]]
 
     @property
     def best_train_step(self) -> int | None:
@@ -218,17 +228,21 @@ def load(
     """Reads a workdir; arguments and errors are those of `write`."""
     config = load_config(workdir)
     path = storage.join(workdir, METRICS_NAME)
-    reports = _reports(storage.read_bytes(path)) if storage.exists(path) else []
+    reports = MetricsRecord.load_all(path) if storage.exists(path) else []
     if not reports:
         raise UserError(f"{workdir}: nothing was trained in it yet: {METRICS_NAME} has no report. Train first")
     run = load_run(workdir)
     if result is None:
         result = RunResult.load_if_exists(storage.join(workdir, RESULT_NAME))
-    evaluations, generated = (_of_splits(workdir, kind) for kind in ("evaluation", "generated"))
-    foreign = {}
-    for kind, documents in (("evaluation", evaluations), ("generated", generated)):
-        for split in [split for split, own in documents.items() if own["dataset"] != run.dataset]:
-            foreign[f"{kind}-{split}.json"] = split, documents.pop(split)["dataset"]
+    evaluations, generated = Evaluation.load_splits(workdir), GenerationEvaluation.load_splits(workdir)
+    foreign = {
+        f"{record.PREFIX}-{split}.json": (split, record.dataset)
+        for records in (evaluations, generated)
+        for split, record in records.items()
+        if record.dataset != run.dataset
+    }
+    evaluations = {split: record for split, record in evaluations.items() if record.dataset == run.dataset}
+    generated = {split: record for split, record in generated.items() if record.dataset == run.dataset}
     manifest = dataset(run)
     return Run(
         named or workdir,
@@ -239,24 +253,24 @@ def load(
         evaluations,
         generated,
         foreign,
-        samples.read(workdir),
+        samples.load_samples(workdir),
         manifest,
         continued_split(manifest) if manifest and not generated else "test",
         [_beside(other, evaluations) for other in comparisons],
     )
 
 
-def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Mapping[str, Any]]]:
+def _beside(workdir: str, evaluations: Mapping[str, Evaluation]) -> tuple[str, dict[str, Evaluation]]:
     """The name of another run, and its scores of what `evaluations` scored too.
 
     Raises:
         UserError: it is no workdir, or there are none.
     """
     name = f"{load_config(workdir).preset}, {os.path.basename(workdir.rstrip('/'))}"
-    same: dict[str, Mapping[str, Any]] = {
-        split: own
-        for split, own in _of_splits(workdir, "evaluation").items()
-        if split in evaluations and own["dataset"] == evaluations[split]["dataset"]
+    same = {
+        split: evaluation
+        for split, evaluation in Evaluation.load_splits(workdir).items()
+        if split in evaluations and evaluation.dataset == evaluations[split].dataset
     }
     if not same:
         raise UserError(
@@ -266,40 +280,14 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
     return name, same
 
 
-def _of_splits(workdir: str, kind: str) -> dict[str, dict[str, Any]]:
-    """Returns the files `KIND-SPLIT.json` of a workdir by split, the test split first."""
-    return {
-        split: found for split in reversed(SPLITS) if (found := _json(storage.join(workdir, f"{kind}-{split}.json")))
-    }
-
-
 def continued_split(manifest: Manifest) -> str | None:
-    """Returns a split that `trainer.evaluate --generated` can continue; None where all are too short for it."""
+    """Returns a split that `trainer.evaluate --generated` can continue; None if all are too short for it."""
     for split in _SCORED:
-        if manifest.notes(split) >= 2 * generation_metrics.JUDGED_NOTES:
-            try:
-                performances = [(len(one.notes), one.piece) for one in manifest.read_performances(split)]
-                generation_metrics.long_enough(*zip(*performances, strict=True))
-            except UserError:
-                continue
-            return split
+        with contextlib.suppress(UserError):
+            is_large = manifest.notes(split) >= 2 * generation_metrics.COMPARED_NOTES
+            if is_large and generation_metrics.can_compare(manifest.read_performances(split)):
+                return split
     return None
-
-
-def _json(path: str) -> dict[str, Any] | None:
-    return json.loads(storage.read_bytes(path)) if storage.exists(path) else None
-
-
-def _reports(data: bytes) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that a kill cut short is left out."""
-    by_train_step = {}
-    for line in data.decode().splitlines():
-        try:
-            report = json.loads(line)
-        except ValueError:
-            continue
-        by_train_step[report["train_step"]] = report
-    return [by_train_step[train_step] for train_step in sorted(by_train_step)]
 
 
 def page(run: Run) -> str:
@@ -330,7 +318,7 @@ def _name(run: Run) -> str:
 
 
 def _best(run: Run) -> str:
-    scores = [report["val_nats"] for report in run.reports if "val_nats" in report]
+    scores = [report.val_nats for report in run.reports if report.val_nats is not None]
     return f"{min(scores):.3f} nats/note on validation" if scores else "not scored"
 
 
@@ -339,40 +327,40 @@ def _seconds(run: Run) -> float | None:
     targets = run.run.targets_per_epoch
     if not targets:
         return None
-    epochs = np.diff([0.0, *(report["epoch"] for report in run.reports)])
+    epochs = np.diff([0.0, *(report.epoch for report in run.reports)])
     return float(
-        sum(part * targets / report["notes_per_second"] for part, report in zip(epochs, run.reports, strict=True))
+        sum(part * targets / report.notes_per_second for part, report in zip(epochs, run.reports, strict=True))
     )
 
 
 def _header(run: Run) -> ET.Element:
     last = run.reports[-1]
     config = run.config
-    scores = [report for report in run.reports if "val_nats" in report]
+    scores = run.circumstances.scores
     shown = []
     evaluation = next(iter(run.evaluations.values()), None)
     if evaluation:
-        low, high = evaluation["confidence_95"]["total"]
+        low, high = evaluation.confidence_95["total"]
         shown.append(
             (
-                f"{evaluation['split']} split",
-                f"{evaluation['nats_per_note']['total']:.3f}",
+                f"{evaluation.split} split",
+                f"{evaluation.nats_per_note['total']:.3f}",
                 f"nats/note, {low:.2f} to {high:.2f}",
             )
         )
-        if diagnostics.standing(evaluation):
-            gain = evaluation["baselines"]["ngram"]["total"] - evaluation["nats_per_note"]["total"]
+        if evaluation.baselines and diagnostics.standing(evaluation):
+            gain = evaluation.baselines["ngram"]["total"] - evaluation.nats_per_note["total"]
             shown.append(("against counting", f"{-gain:+.2f}".replace("-", "−"), "nats/note, against an n-gram"))
     if scores:
-        best = min(scores, key=lambda report: report["val_nats"])
+        best_step, best = min(scores, key=lambda score: score[1])
         shown.append(
-            ("validation, best", f"{best['val_nats']:.3f}", f"nats/note, at train_step {best['train_step']:,}")
+            ("validation, best", f"{best:.3f}", f"nats/note, at train_step {best_step:,}")
         )
     shown.append(("train_steps", f"{last['train_step']:,}", f"{last['epoch']:.1f} epochs"))
     seconds = _seconds(run)
     if seconds is not None:
         shown.append(("trained for", str(datetime.timedelta(seconds=round(seconds))), "h:mm:ss, without scoring"))
-    speeds = [report["notes_per_second"] for report in run.reports]
+    speeds = [report.notes_per_second for report in run.reports]
     shown.append(("throughput", f"{float(np.median(speeds)):,.0f}", "notes/s, median"))
     kind = "times as distributions" if config.model == "density" else "times as plain numbers"
     lead = f"A next-note model of {config.layers} x {config.units} units, {kind}"
@@ -416,7 +404,7 @@ def _findings(run: Run) -> ET.Element:
             found += diagnostics.of_samples(run.samples, circumstances)
         if run.best_train_step is not None:
             advice = f"Remove {samples.SAMPLES_NAME}/ from the workdir, then: {_command('trainer.report', run)}"
-            train_step = run.samples.document["train_step"]
+            train_step = run.samples.index.train_step
             found += diagnostics.of_other_weights(train_step, run.best_train_step, "The music below", advice)
     warnings = sum(one.is_warning for one in found)
     told = f"{warnings} {'warning' if warnings == 1 else 'warnings'}." if warnings else _looked_for(run)
@@ -449,13 +437,13 @@ def _looked_for(run: Run) -> str:
     )
 
 
-def _of_other_weights(run: Run, document: Mapping[str, Any], subject: str, *flags: str) -> list[Diagnostic]:
+def _of_other_weights(run: Run, document: Evaluation | GenerationEvaluation, subject: str, *flags: str) -> list[Diagnostic]:
     if run.best_train_step is None:
         return []
-    split = document["split"]
+    split = document.split
     advice = _command("trainer.evaluate", run, f"--split={split}", *flags)
     return diagnostics.of_other_weights(
-        document["train_step"], run.best_train_step, f"{subject} ({split} split)", f"Evaluate again: {advice}"
+        document.train_step, run.best_train_step, f"{subject} ({split} split)", f"Evaluate again: {advice}"
     )
 
 
@@ -477,7 +465,7 @@ def _not_compared(run: Run) -> tuple[str, str, str]:
     if run.continued is None:
         return (
             "The music cannot be compared with real music",
-            f"That takes two pieces of {generation_metrics.JUDGED_NOTES} notes in the test or the validation split, "
+            f"That takes two pieces of {generation_metrics.COMPARED_NOTES} notes in the test or the validation split, "
             f"{generation_metrics.PRIMER_NOTES} to start from and {generation_metrics.CONTINUATION_NOTES} to compare "
             "with. The pieces of this dataset are shorter.",
             "",
@@ -526,7 +514,7 @@ def _listen(run: Run) -> ET.Element:
     shown = run.samples.samples
     continued = any(one.primer_notes for one in shown)
     told = (
-        f"{len(shown)} samples, played with the weights of train_step {run.samples.document['train_step']:,}. "
+        f"{len(shown)} samples, played with the weights of train_step {run.samples.index.train_step:,}. "
         + (
             "Each continues the beginning of a performance of the validation split: first the performer's notes, then "
             "the model's. "
@@ -585,7 +573,7 @@ def _sample(index: int, one: samples.Sample) -> ET.Element:
 
 def _curves(run: Run) -> ET.Element:
     reports = run.reports
-    last = max(reports[-1]["train_step"], 1)
+    last = max(reports[-1].train_step, 1)
     along = continuous(0, last, count=4)
     nlls = tuple(f"{field}_nll" for field in _FIELDS)
     panels: list[tuple[str, str, tuple[str, ...], str | None]] = [
@@ -627,12 +615,12 @@ def _curves(run: Run) -> ET.Element:
     )  # fmt: skip
 
 
-def _points(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[tuple[float, float]]:
+def _points(reports: Sequence[MetricsRecord], names: Sequence[str]) -> list[tuple[float, float]]:
     """(train_step, sum of some metrics) where a report has them all, all finite; thinned to what can be seen."""
     points = [
-        (report["train_step"], float(sum(report[name] for name in names)))
+        (report.train_step, float(sum(getattr(report, name) for name in names)))
         for report in reports
-        if all(report.get(name) is not None for name in names)
+        if all(getattr(report, name) is not None for name in names)
     ]
     points = [point for point in points if math.isfinite(point[1])]
     every = -(-len(points) // _POINTS)
@@ -666,20 +654,20 @@ def _curve_in_words(title: str, unit: str, series: Sequence[Series]) -> str:
 
 def _score_table(run: Run) -> list[ET.Element]:
     """The validation scores as numbers, to be unfolded."""
-    scores = [report for report in run.reports if "val_nats" in report]
+    scores = [report for report in run.reports if report.val_nats is not None]
     if not scores:
         return []
-    best = min(scores, key=lambda report: report["val_nats"])
+    best_step, _ = min(run.circumstances.scores, key=lambda score: score[1])
     keys = ["val_nats", *(f"val_{field}_nll" for field in _FIELDS)]
     heads = ["train_step", "total", *_FIELDS, "pitch right"]
     every = -(-len(scores) // 40)
     rows = [
-        [f"{report['train_step']:,}", *(f"{report[key]:.3f}" for key in keys), f"{report['val_pitch_top1']:.1%}"]
+        [f"{report.train_step:,}", *(f"{getattr(report, key):.3f}" for key in keys), f"{report.val_pitch_top1:.1%}"]
         for report in scores[::-1][::every][::-1]
     ]
     table = _table(
         "Validation scores, nats/note", heads, rows,
-        is_best=lambda row: row[0] == f"{best['train_step']:,}", class_="compact",
+        is_best=lambda row: row[0] == f"{best_step:,}", class_="compact",
     )  # fmt: skip
     return [element("details", element("summary", "The validation scores in numbers"), scrolling("Scores", table))]
 
@@ -733,59 +721,58 @@ def _scores(run: Run) -> ET.Element:
         content.append(
             element(
                 "p",
-                f"The likeliest pitch is right for {evaluation['pitch_top1']:.1%} of the notes, one of the five "
-                f"likeliest for {evaluation['pitch_top5']:.1%}; the step is within 30 ms for "
-                f"{evaluation['step_within_30ms']:.1%}. Scored: {evaluation['notes']:,} notes of "
-                f"{evaluation['performances']:,} performances, with the weights of train_step "
-                f"{evaluation['train_step']:,}.",
+                f"The likeliest pitch is right for {evaluation.pitch_top1:.1%} of the notes, one of the five "
+                f"likeliest for {evaluation.pitch_top5:.1%}; the step is within 30 ms for "
+                f"{evaluation.step_within_30ms:.1%}. Scored: {evaluation.notes:,} notes of "
+                f"{evaluation.performances:,} performances, with the weights of train_step "
+                f"{evaluation.train_step:,}.",
                 class_="small",
             )
         )
-        if len(evaluation["by_composer"]) > 1:
+        if len(evaluation.by_composer) > 1:
             content.append(scrolling(f"The {split} split by composer", _by_composer(split, evaluation)))
     return section(title, told, *content, anchor="scores")
 
 
 def _against_others(
-    split: str, evaluation: Mapping[str, Any], comparisons: Sequence[tuple[str, Mapping[str, Any]]]
+    split: str, evaluation: Evaluation, comparisons: Sequence[tuple[str, Evaluation]]
 ) -> ET.Element:
-    def row(name: str, own: Mapping[str, Any]) -> list[str | ET.Element]:
-        return [name, *(with_interval(own, figure) for figure in _FIGURES)]
+    def row(name: str, own: Evaluation) -> list[str | ET.Element]:
+        return [name, *(with_interval(own, figure) for figure in SCORED_FIELDS)]
 
-    def with_interval(own: Mapping[str, Any], figure: str) -> ET.Element:
-        low, high = own["confidence_95"][figure]
+    def with_interval(own: Evaluation, figure: ScoredField) -> ET.Element:
+        low, high = own.confidence_95[figure]
         interval = element("span", f"{low:.3f} ", element("span", f"to {high:.3f}", class_="whole"), class_="ci")
-        return element("span", f"{own['nats_per_note'][figure]:.3f}", interval)
+        return element("span", f"{own.nats_per_note[figure]:.3f}", interval)
 
     rows = [row("this model", evaluation), *(row(*other) for other in comparisons)]
-    baselines = evaluation.get("baselines") or {}
-    for key, name in (("ngram", "n-gram"), ("histogram", "histogram")):
-        if key in baselines:
-            rows.append([name, *(f"{baselines[key][figure]:.3f}" for figure in _FIGURES)])
-    if not baselines:
-        rows.append(["counting alone", *["not measured"] * len(_FIGURES)])
+    if evaluation.baselines:
+        named = {"n-gram": evaluation.baselines["ngram"], "histogram": evaluation.baselines["histogram"]}
+        rows += [[name, *(f"{nats[figure]:.3f}" for figure in SCORED_FIELDS)] for name, nats in named.items()]
+    else:
+        rows.append(["counting alone", *["not measured"] * len(SCORED_FIELDS)])
     return _table(
         f"Nats per note on the {split} split, of this model{', other runs' * bool(comparisons)} "
         "and models that only count",
-        ["", *_FIGURES], rows,
+        ["", *SCORED_FIELDS], rows,
         is_best=lambda row: row[0] == "this model",
     )  # fmt: skip
 
 
-def _by_composer(split: str, evaluation: Mapping[str, Any]) -> ET.Element:
-    composers = sorted(evaluation["by_composer"].items(), key=lambda one: one[1]["nats_per_note"]["total"])
+def _by_composer(split: str, evaluation: Evaluation) -> ET.Element:
+    composers = sorted(evaluation.by_composer.items(), key=lambda item: item[1].nats_per_note["total"])
     rows = [
         [
             name,
-            *(f"{own['nats_per_note'][figure]:.3f}" for figure in _FIGURES),
-            f"{own['notes']:,}",
-            f"{own['performances']:,}",
+            *(f"{scores.nats_per_note[figure]:.3f}" for figure in SCORED_FIELDS),
+            f"{scores.notes:,}",
+            f"{scores.performances:,}",
         ]
-        for name, own in composers
+        for name, scores in composers
     ]
     return _table(
         f"Nats per note on the {split} split by composer, best first",
-        ["composer", *_FIGURES, "notes", "performances"], rows,
+        ["composer", *SCORED_FIELDS, "notes", "performances"], rows,
     )  # fmt: skip
 
 
@@ -805,22 +792,21 @@ def _music(run: Run) -> ET.Element:
         content.append(
             element(
                 "h3",
-                f"{len(generated['primers'])} continuations of {generated['num_notes']} notes, {split} split",
+                f"{len(generated.primers)} continuations of {generated.num_notes} notes, {split} split",
             )
         )
-        if "counts" in generated:
-            content.append(legend(("held", "held-out music"), ("real", "real"), ("generated", "generated")))
-            figures = [_distribution(name, generated) for name in DISTRIBUTIONS]
-            content.append(element("div", *figures, class_="multiples"))
+        content.append(legend(("held", "held-out music"), ("real", "real"), ("generated", "generated")))
+        figures = [_distribution(name, generated) for name in DISTRIBUTIONS]
+        content.append(element("div", *figures, class_="multiples"))
         content.append(scrolling(f"Distributions, {split} split", _overlaps(split, generated)))
         content.append(scrolling(f"Repetition and copies, {split} split", _of_each(split, generated)))
     return section(title, told, *content, anchor="music")
 
 
-def _distribution(name: str, generated: Mapping[str, Any]) -> ET.Element:
+def _distribution(name: str, generated: GenerationEvaluation) -> ET.Element:
     """Histograms of held-out, real and generated music over each other; times on a logarithmic axis, per octave."""
     distribution = DISTRIBUTIONS[name]
-    shares = {music: np.array(generated["counts"][music][name], float) for music in _MUSIC}
+    shares = {music: np.array(generated.counts[music][name], float) for music in _MUSIC}
     shares = {music: counts / max(counts.sum(), 1) for music, counts in shares.items()}
     inside = np.flatnonzero(
         np.max([np.minimum(np.cumsum(one), np.cumsum(one[::-1])[::-1]) for one in shares.values()], axis=0) > _CUT_SHARE
@@ -851,11 +837,11 @@ def _distribution(name: str, generated: Mapping[str, Any]) -> ET.Element:
         )
         for music, label in _MUSIC.items()
     ]
-    nearness = generated["distributions"][name]
+    nearness = generated.distributions[name]
     words, _, unit = distribution.title.partition(", ")
     told = (
-        f"Distribution of {words}: generated music overlaps {nearness['generated']['overlap']:.0%} with held-out "
-        f"music, real continuations {nearness['real']['overlap']:.0%}."
+        f"Distribution of {words}: generated music overlaps {nearness['generated'].overlap:.0%} with held-out "
+        f"music, real continuations {nearness['real'].overlap:.0%}."
     )
     up = continuous(0, 1.05 * highest)
     percent = Axis(up.place, [(place, f"{100 * float(text):g}%") for place, text in up.ticks])
@@ -893,17 +879,17 @@ def _bin_in_words(name: str, edges: np.ndarray, index: int) -> str:
     return f"{low * scale} to {(high - (name != 'notes_per_second')) * scale}{unit}"
 
 
-def _overlaps(split: str, generated: Mapping[str, Any]) -> ET.Element:
+def _overlaps(split: str, generated: GenerationEvaluation) -> ET.Element:
     rows: list[list[str | ET.Element]] = []
-    for name, by_music in generated["distributions"].items():
+    for name, by_music in generated.distributions.items():
         rows.append(
             [
                 name.replace("_", " "),
-                *(f"{by_music[music]['overlap']:.3f}" for music in ("generated", "real")),
-                *(f"{by_music[music]['kl']:.3f}" for music in ("generated", "real")),
+                *(f"{by_music[music].overlap:.3f}" for music in CONTINUATIONS),
+                *(f"{by_music[music].kl:.3f}" for music in CONTINUATIONS),
             ]
         )
-    mean = generated["mean_overlap"]
+    mean = generated.mean_overlap
     rows.append(["mean", f"{mean['generated']:.3f}", f"{mean['real']:.3f}", "", ""])
     return _table(
         f"How far distributions overlap with those of held-out music of the {split} split, and their divergence",
@@ -911,7 +897,7 @@ def _overlaps(split: str, generated: Mapping[str, Any]) -> ET.Element:
     )  # fmt: skip
 
 
-def _of_each(split: str, generated: Mapping[str, Any]) -> ET.Element:
+def _of_each(split: str, generated: GenerationEvaluation) -> ET.Element:
     rows: list[list[str | ET.Element]] = []
     for key, name, mean, most in (
         ("pitch_class_entropy", "pitch-class entropy, bits", "{:.2f}", "{:.2f}"),
@@ -919,10 +905,11 @@ def _of_each(split: str, generated: Mapping[str, Any]) -> ET.Element:
         ("repeated_8grams", "repeated 8-grams of pitches", "{:.1%}", "{:.1%}"),
         ("copied_run", "longest run copied from train, notes", "{:.1f}", "{:,}"),
     ):
+        summaries = getattr(generated, key)
         cells = [
-            form.format(generated[key][music][which])
-            for music in ("generated", "real")
-            for which, form in (("mean", mean), ("max", most))
+            form.format(value)
+            for music in CONTINUATIONS
+            for value, form in ((summaries[music].mean, mean), (summaries[music].max, most))
         ]
         rows.append([name, *cells])
     return _table(

@@ -51,7 +51,7 @@ def test_samples_in_a_bucket_take_the_place_of_those_of_an_earlier_call_alone(gc
     planned = ["sample-000.mid", "sample-001.mid"]
     gcs.put("gs://bucket/music/letter.txt", b"mine")
     for count in (2, 1):
-        with samples.rewritten("gs://bucket/music", planned[:count]) as here:
+        with samples.replace_samples("gs://bucket/music", planned[:count]) as here:
             for name in planned[:count]:
                 with open(os.path.join(here, name), "w", encoding="utf-8") as file:
                     file.write("generated")
