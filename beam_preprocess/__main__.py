@@ -7,7 +7,8 @@ from typing import cast
 from absl import flags
 
 from beam_preprocess.config import PIECE_FROM, SUSTAIN, Config, PieceFrom
-from sostenuto import cli
+from sostenuto import cli, storage
+from sostenuto.data.manifest import MANIFEST_NAME
 from sostenuto.errors import UserError
 from sostenuto.music.midi import Sustain
 
@@ -99,13 +100,15 @@ def main(beam_args: list[str]) -> int:
     from beam_preprocess.preprocess import preprocess
     from beam_preprocess.summary import summarize
 
+    # Without --overwrite, preprocess only accepts a dataset that is the same.
+    is_new = config.overwrite or not storage.exists(storage.join(config.output, MANIFEST_NAME))
     try:
         manifest = preprocess(config, beam_args=beam_args, wait=not _NO_WAIT.value)
     except JobFailedError as error:
         cli.print_error(error, EXIT_FAILED)
         return EXIT_FAILED
     if manifest is not None:
-        cli.show(summarize(manifest, seconds=time.monotonic() - started))
+        cli.show(summarize(manifest, seconds=time.monotonic() - started, is_new=is_new))
     return cli.EXIT_OK
 
 

@@ -211,7 +211,7 @@ def map_in_processes(
                     if attempt == ATTEMPTS:
                         raise UserError(
                             f"a worker process {died.detail}, and so did those that took its place ({ATTEMPTS} "
-                            "attempts): take fewer workers if memory is short, or --isolate_parsing, which refuses a "
+                            "attempts): take fewer workers if memory is short, or --isolate_parsing, which rejects a "
                             "file that cannot be parsed"
                         ) from died
         finally:

@@ -45,7 +45,7 @@ _OURS = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A file that was refused: where it is in the corpus, why in a word, and why in a sentence."""
+    """A file that was rejected: where it is in the corpus, why in a word, and why in a sentence."""
 
     path: str
     reason: str
@@ -85,7 +85,7 @@ class ShardReport:
         bytes: length of the file.
         sha256: hex digest of the file, taken while writing.
         tally: sums over the performances written.
-        rejections: the files refused.
+        rejections: the files rejected.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Plan:
         shards: by shard name, the number of files that belong into it; in the order of splits and numbers.
         source: what dataset.json says about the corpus.
         options: what dataset.json says about the run.
-        max_rejected_fraction: the share of files that may be refused.
+        max_rejected_fraction: the share of files that may be rejected.
     """
 
     output: str
@@ -240,7 +240,7 @@ def publish(plan: Plan, reports: Sequence[ShardReport]) -> None:
     Running it again after an interruption, with the same reports, completes it.
 
     Raises:
-        UserError: too many files were refused, a split came out empty, or the shards are not what was reported.
+        UserError: too many files were rejected, a split came out empty, or the shards are not what was reported.
     """
     order = {name: number for number, name in enumerate(plan.shards)}
     reports = sorted(reports, key=lambda report: order[report.name])
@@ -288,7 +288,7 @@ def _check_all_reported(plan: Plan, reports: list[ShardReport]) -> None:
     for report in reports:
         planned, accounted = plan.shards[report.name], report.records + len(report.rejections)
         if accounted != planned:
-            raise RuntimeError(f"{report.name}: {accounted} files were written or refused of {planned} planned")
+            raise RuntimeError(f"{report.name}: {accounted} files were written or rejected of {planned} planned")
 
 
 def _check_rejections(plan: Plan, reports: list[ShardReport], rejections: list[Rejection]) -> None:
@@ -298,14 +298,14 @@ def _check_rejections(plan: Plan, reports: list[ShardReport], rejections: list[R
         example = f"{rejections[0].path} {rejections[0].detail}"
     if len(rejections) > plan.max_rejected_fraction * total:
         raise UserError(
-            f"{len(rejections)} of {total} files were refused ({reasons}), more than "
+            f"{len(rejections)} of {total} files were rejected ({reasons}), more than "
             f"--max_rejected_fraction={plan.max_rejected_fraction:g} permits, so nothing was written; such as {example}"
         )
     for split in SPLITS:
         of_split = [report for report in reports if report.name.startswith(f"{split}-")]
         if of_split and not any(report.records for report in of_split):
             raise UserError(
-                f"every file of the {split} split was refused, so nothing was written; such as "
+                f"every file of the {split} split was rejected, so nothing was written; such as "
                 f"{next(report.rejections[0].path for report in of_split)} "
                 f"{next(report.rejections[0].detail for report in of_split)}"
             )

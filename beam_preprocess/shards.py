@@ -7,7 +7,7 @@ from beam_preprocess.sandbox import Process, ProcessDied
 from beam_preprocess.shard_writer import Rejection, ShardRange, ShardReport, SplitStats, read_plan, write_shard
 from sostenuto import storage
 from sostenuto.data.tfrecord import Performance
-from sostenuto.errors import UnavailableError, UserError
+from sostenuto.errors import MidiDecodeError, UnavailableError, UserError
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms
 
@@ -33,7 +33,7 @@ class ShardWriter:
         archive: path of the zip file that holds the files, or None.
         output: the dataset's directory.
         sustain: what the sustain pedal does to durations.
-        isolate_parsing: parse in a child process, so that a file that crashes or blocks the parser is refused.
+        isolate_parsing: parse in a child process, so that a file that crashes or blocks the parser is rejected.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Parser:
             except ProcessDied as died:
                 # Who was killed from outside may have done nothing to deserve it, the first time.
                 if died.cause != "outside" or last_attempt:
-                    raise midi.MidiDecodeError(
+                    raise MidiDecodeError(
                         name, _REASONS[died.cause], f"ended the process that parsed it: it {died.detail}"
                     ) from died
         raise AssertionError
@@ -129,7 +129,7 @@ class _Parse:
 
 
 def read_performance(reader: Reader, parser: Parser, file: CorpusFile) -> tuple[Performance, SplitStats] | Rejection:
-    """Returns a file's performance and what it adds to the statistics, or why it is refused."""
+    """Returns a file's performance and what it adds to the statistics, or why it is rejected."""
     try:
         data = reader.read(file.location, limit=_READ_BYTES)
     except UnavailableError:
@@ -139,7 +139,7 @@ def read_performance(reader: Reader, parser: Parser, file: CorpusFile) -> tuple[
         return Rejection(file.path, "unreadable", str(error))
     try:
         decoded = parser.parse(data, file.path)
-    except midi.MidiDecodeError as error:
+    except MidiDecodeError as error:
         return Rejection(file.path, error.reason, error.detail)
     if not len(decoded.notes):
         return Rejection(file.path, "no_notes", "holds no note, drums and notes of zero length apart")

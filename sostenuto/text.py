@@ -38,6 +38,12 @@ def shorten(text: str, width: int) -> str:
     return f"{head}…{tail}"
 
 
+def counted(number: int, what: str) -> str:
+    """Returns "1 note", "2 notes", "3 notes of zero length"."""
+    first, space, rest = what.partition(" of ")
+    return f"{number:,} {first}{'s' if number != 1 else ''}{space}{rest}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: str, width: int | None) -> list[str]:
     """Returns the lines of a table.
 

@@ -1,4 +1,4 @@
-"""Trains a next-note model: `python -m trainer --data=DIR --workdir=DIR`."""
+"""Trains a next-note model: `sostenuto train --data=DIR --workdir=DIR`."""
 
 import dataclasses
 import os
@@ -16,6 +16,8 @@ from trainer import startup
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
 from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
+from trainer.workdir.formats import RunResult
+from trainer.workdir.layout import why_finished
 
 _STARTED = time.monotonic()
 
@@ -147,11 +149,18 @@ def main() -> int:
     if not result.is_final:
         return 128 + getattr(signal, result.reason)
     if cluster is None or cluster.is_chief:
-        score = (
-            "" if result.best is None else f", best {result.monitor} {result.best:.4f} at {result.best_train_step:,}"
-        )
-        cli.show(f"done: {result.train_step:,} train_steps ({result.reason}){score}; {_WORKDIR.value}")
+        cli.show(_in_words(result, config))
     return 0
+
+
+def _in_words(result: RunResult, config: Config) -> str:
+    """Returns how a run ended, and its best score."""
+    score = ""
+    if result.best is not None:
+        what = "validation score {:.3f} nats/note" if result.monitor == "val_nats" else "training loss {:.4f}"
+        score = f"; best {what.format(result.best)} at train_step {result.best_train_step:,}"
+    why = why_finished(result, config)
+    return f"finished after {result.train_step:,} train_steps ({why}){score}; the run is in {_WORKDIR.value}"
 
 
 if __name__ == "__main__":

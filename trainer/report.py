@@ -1,17 +1,20 @@
-"""Writes a workdir's page: `python -m trainer.report --workdir=DIR`.
+"""Writes a workdir's page: `sostenuto report --workdir=DIR`.
 
 report.html, in the workdir, shows and plays what a run has come to: its curves, scores and warnings, and eight samples,
 which are played first where the workdir has none. It is one file that needs no network, to be kept or passed on.
 """
+
+import logging
 
 from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from sostenuto.progress import say
 from trainer import startup
 from trainer.workdir.layout import METRICS_NAME, dataset, load_config, load_run
+
+logger = logging.getLogger(__name__)
 
 USAGE = """--workdir=DIR [flags]
 
@@ -57,7 +60,7 @@ def main() -> int:
         samples.add_sounds(workdir, quiet=False)
     else:
         _play(workdir, manifest, run.sustain or "ignore")
-    say("writing the report's page")
+    logger.info("writing the report's page")
     cli.show(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
 

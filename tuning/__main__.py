@@ -1,4 +1,4 @@
-"""Searches for better hyperparameters: `python -m tuning --data=DIR --workdir=DIR --max_trials=N`.
+"""Searches for better hyperparameters: `sostenuto tune --data=DIR --workdir=DIR --max_trials=N`.
 
 Alone it runs trial after trial. On several machines one chief (`--role=chief`) leads, and any number of workers
 (`--role=worker`) train; all are given the same flags but for the role, and the same workdir, on a shared file system or

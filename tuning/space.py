@@ -164,7 +164,7 @@ PARAMETERS = (
     _choice("velocity_embedding", (8, 16, 32, 64), "numbers", "127 ordered values, of which a few dynamics are heard"),
     _choice(
         "recent_embedding", (0, 32, 64, 128, 256), "numbers",
-        "474 of the last notes are made into it; 0 leaves the model to remember them itself",
+        "size of the summary of the last 32 notes; without it (0) the LSTM must remember them itself",
     ),
     _choice("head_units", (64, 128, 192, 256), "hidden units of each head", "at 256, as much as a layer of the body"),
     _choice("head_blocks", (0, 1, 2), "residual blocks of each head", "each costs as much as the heads without any"),

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import logging
 import math
 import os
 import signal
@@ -13,14 +14,15 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, UserError
-from sostenuto.progress import say, silenced
-from sostenuto.storage.lease import LostError
+from sostenuto.errors import FileError, LostError, UserError
+from sostenuto.progress import silenced
 from trainer.config import Config
 from trainer.workdir.formats import RunResult
 from trainer.workdir.layout import WorkdirLockedError
 from tuning.space import Space
 from tuning.study import Assignment, Done, Outcome, StudyConfig, Wait
+
+logger = logging.getLogger(__name__)
 
 _REASON_LENGTH = 300
 _HELD_SECONDS = 60.0  # for which a trial's directory may still be held by the worker that had it before
@@ -93,13 +95,16 @@ def work(
     while True:
         answer = source.next_trial(worker)
         if isinstance(answer, Done):
-            say(f"the search is done: {answer.reason}")
+            logger.info(f"the search is done: {answer.reason}")
             return 0
         if isinstance(answer, Wait):
             time.sleep(answer.seconds)
             continue
         with silenced(quiet):
-            say(f"trial {answer.trial}, attempt {answer.attempt}", trial=answer.trial, attempt=answer.attempt)
+            logger.info(
+                f"trial {answer.trial}, attempt {answer.attempt}",
+                extra={"figures": {"trial": answer.trial, "attempt": answer.attempt}},
+            )
         begun = time.monotonic()
         fault: FileError | None = None
         with _beating(source, answer) as stop:
@@ -116,11 +121,9 @@ def work(
         seconds = time.monotonic() - begun
         with silenced(quiet):
             score = "" if ended.score is None else f", {ended.score:.3f} nats/note"
-            say(
+            logger.info(
                 f"trial {answer.trial}: {ended.outcome} ({ended.reason}){score}",
-                trial=answer.trial,
-                outcome=ended.outcome,
-                score=ended.score,
+                extra={"figures": {"trial": answer.trial, "outcome": ended.outcome, "score": ended.score}},
             )
         source.end(answer.trial, answer.attempt, ended.outcome, ended.score, ended.reason, seconds, ended.train_step)
         if fault:

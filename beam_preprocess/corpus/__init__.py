@@ -22,6 +22,7 @@ from sostenuto import storage
 from sostenuto.data.manifest import SPLITS
 from sostenuto.errors import UserError
 from sostenuto.music.midi import EXTENSIONS, is_midi_name
+from sostenuto.text import counted
 
 NO_METADATA = "none"
 
@@ -284,7 +285,8 @@ def _check_splits_filled(files: list[CorpusFile], fractions: Sequence[float], ta
     filled = {file.split for file in files}
     empty = [split for split, fraction in zip(SPLITS, fractions, strict=True) if split not in filled and fraction > 0]
     if empty:
-        cause = f"{table.name} puts no file of the input into it" if table else f"{len(files)} files are too few for it"
+        too_few = f"{counted(len(files), 'file')} {'is' if len(files) == 1 else 'are'} too few for it"
+        cause = f"{table.name} puts no file of the input into it" if table else too_few
         raise UserError(
             f"the {empty[0]} split would be empty: {cause}; permit that by a fraction of 0 in --split_fractions"
         )
@@ -367,13 +369,13 @@ def _list_zip(path: str) -> dict[str, str]:
     if len(members) > MAX_MEMBERS:
         raise UserError(f"{path}: holds {len(members):,} members, more than the {MAX_MEMBERS:,} allowed: unpack it")
     size, unpacked = (
-        os.path.getsize(storage.stage(path)),
+        os.path.getsize(storage.local_copy(path)),
         sum(member.file_size for member in members if is_midi_name(member.filename)),
     )
     if unpacked > max(MAX_INFLATION * size, _HARMLESS_BYTES):
         raise UserError(
             f"{path}: holds {size:,} bytes that would become {unpacked:,} of MIDI, more than {MAX_INFLATION} times as "
-            "many: no corpus shrinks so well, so the archive is refused"
+            "many: no corpus shrinks so well, so the archive is rejected"
         )
     names: dict[str, str] = {}
     for member in members:
@@ -386,7 +388,7 @@ def _list_zip(path: str) -> dict[str, str]:
 
 def _open_zip(path: str) -> zipfile.ZipFile:
     try:
-        return _BoundedZip(storage.stage(path))
+        return _BoundedZip(storage.local_copy(path))
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path}: cannot be read as a zip file ({error}): download it again") from error
 

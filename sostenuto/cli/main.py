@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": Entry("demo", "Run everything on a small corpus: preprocess, train, evaluate, generate."),
 }
 COMPLETION = "completion"
+HELP = "help"
 
 _USAGE = """COMMAND [flags]
 
@@ -41,11 +42,14 @@ _EXAMPLES = (
 
 def main() -> None:
     """Runs the command that the first argument names, and exits the process with its status."""
+    if sys.argv[1:2] == [HELP]:
+        sys.argv[1:] = [*sys.argv[2:3], "--help"]
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         _run_command(name)
     rows = [(name, entry.summary) for name, entry in COMMANDS.items()]
     rows.append((f"{COMPLETION} {'|'.join(completion.SHELLS)}", "Print a script that completes commands and flags."))
+    rows.append((f"{HELP} [COMMAND]", "Show the commands, or the flags of one."))
     cli.run(
         _other_than_command,
         usage=_USAGE,
@@ -78,7 +82,7 @@ def _other_than_command(operands: list[str]) -> None:
         raise UserError("no command is given. See --help")
     name, *arguments = operands
     if name != COMPLETION:
-        known = [*COMMANDS, COMPLETION]
+        known = [*COMMANDS, COMPLETION, HELP]
         near = suggestions.did_you_mean(name, known) or f". Expected one of {', '.join(known)}"
         raise UserError(f"{name}: unknown command{near}")
     if len(arguments) != 1 or arguments[0] not in completion.SHELLS:

@@ -1,8 +1,9 @@
-"""Looks at MIDI files and datasets: `python -m sostenuto.inspect FILE.mid`."""
+"""Looks at MIDI files and datasets: `sostenuto inspect FILE.mid`."""
 
 import contextlib
 import glob
 import io
+import logging
 import os
 import shutil
 import sys
@@ -13,13 +14,14 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.errors import UnavailableError, UserError
-from sostenuto.progress import say
 
 if TYPE_CHECKING:
     from sostenuto.music.csv_export import NoteTable
     from sostenuto.music.histograms import Histograms
     from sostenuto.music.midi import MidiContents
     from sostenuto.music.notes import Notes
+
+logger = logging.getLogger(__name__)
 
 USAGE = """PATH ... [flags]
 
@@ -127,10 +129,10 @@ def _midi_paths(path: str) -> list[str]:
     from sostenuto.music.midi import EXTENSIONS, is_midi_name
 
     if path.lower().endswith(".zip"):
-        raise UserError(f"{path}: is an archive: unpack it, or make a dataset of it with python -m beam_preprocess")
+        raise UserError(f"{path}: is an archive: unpack it, or make a dataset of it with sostenuto preprocess")
     if storage.is_directory(path):
         if storage.is_remote(path):
-            say(f"listing {path}")
+            logger.info(f"listing {path}")
         names = [name for name in storage.list_files(path) if is_midi_name(name)]
         if not names:
             raise UserError(
@@ -148,7 +150,7 @@ def _midi_paths(path: str) -> list[str]:
 def _glob(pattern: str) -> list[str]:
     if not storage.is_remote(pattern):
         return sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
-    say(f"listing {pattern}")
+    logger.info(f"listing {pattern}")
     base = os.path.dirname(pattern[: min(pattern.find(magic) for magic in "*?[" if magic in pattern)])
     matches = storage.match_names(storage.list_files(base), pattern.removeprefix(base).lstrip("/"))
     return [storage.join(base, name) for name in matches]
@@ -178,14 +180,14 @@ def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]
     from sostenuto.music.histograms import Histograms
     from sostenuto.progress import track
 
-    refused = [describe.Refused.of(path, error) for path, error in failures]
-    base = _common_directory(paths or [file.path for file in refused])
+    rejected = [describe.Rejected.of(path, error) for path, error in failures]
+    base = _common_directory(paths or [file.path for file in rejected])
     summaries, histograms = [], Histograms.zeros()
     with _note_table("path") as table:
         readings = track(_contents(paths), total=len(paths), unit="file", description="reading")
         for path, found in zip(paths, readings, strict=True):
             if isinstance(found, UserError):
-                refused.append(describe.Refused.of(path, found))
+                rejected.append(describe.Rejected.of(path, found))
                 continue
             notes = found.decoded.notes
             summaries.append(describe.summarize(path, found))
@@ -193,9 +195,9 @@ def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]
             if table:
                 table.add(notes, path)
         if not summaries:
-            _print(*describe.midi_files(base, summaries, refused, histograms, width=_width()))
-            raise UserError(f"none of the {len(refused):,} files can be read")
-    _print(*describe.midi_files(base, summaries, refused, histograms, width=_width()))
+            _print(*describe.midi_files(base, summaries, rejected, histograms, width=_width()))
+            raise UserError(f"none of the {len(rejected):,} files can be read")
+    _print(*describe.midi_files(base, summaries, rejected, histograms, width=_width()))
     if _OUTPUT.value:
         _draw_distributions({"all": histograms}, title=f"{len(summaries):,} MIDI files")
 
@@ -273,7 +275,7 @@ def _draw(name: str, draw: Callable[[str], None]) -> None:
     directory = cli.required(_OUTPUT)
     storage.make_directories(directory)
     path = storage.join(directory, name)
-    say(f"drawing {path}")
+    logger.info(f"drawing {path}")
     draw(path)
     _print(f"drawn: {path}")
 

@@ -152,7 +152,7 @@ def test_the_columns_may_come_in_any_order_with_others_and_a_byte_order_mark(tmp
         ("Liszt,Mazeppa,test", "Liszt,Mazeppa,train", "test split would be empty"),
     ],
 )
-def test_a_csv_that_cannot_be_followed_is_refused(maestro, old, new, message):
+def test_a_csv_that_cannot_be_followed_is_rejected(maestro, old, new, message):
     path = maestro / "maestro-v9.0.0.csv"
     path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     with pytest.raises(UserError, match=message):
@@ -166,7 +166,7 @@ def test_two_csvs_want_a_choice(maestro):
     assert find_corpus(str(maestro), metadata=str(maestro / "second.csv")).metadata == "second.csv"
 
 
-def test_a_named_csv_without_the_columns_is_refused(maestro):
+def test_a_named_csv_without_the_columns_is_rejected(maestro):
     write_corpus(maestro, {"bad.csv": b"a,b\n1,2\n"})
     with pytest.raises(UserError, match="lacks a column of midi_filename, split"):
         find_corpus(str(maestro), metadata=str(maestro / "bad.csv"))
@@ -191,7 +191,7 @@ def test_a_fifo_with_a_midi_files_name_is_not_waited_for(maestro):
         assert (len(corpus.files), corpus.unlisted) == (4, 0)
 
 
-def test_input_without_midi_is_refused(tmp_path):
+def test_input_without_midi_is_rejected(tmp_path):
     write_corpus(tmp_path, {"empty/README": b"", "not.zip": b"PK, but no more"})
     for uri, message in (
         (tmp_path / "empty", "holds no MIDI file"),
@@ -216,7 +216,7 @@ def test_directories_as_pieces_stay_within_a_split(tmp_path):
     assert set.union(*splits.values()) == set(SPLITS)
 
 
-def test_too_few_pieces_for_the_splits_are_refused(tmp_path):
+def test_too_few_pieces_for_the_splits_are_rejected(tmp_path):
     write_corpus(tmp_path, {"a.mid": melody([60]), "b.mid": melody([60])})
     with pytest.raises(UserError, match="would be empty: 2 files are too few"):
         find_corpus(str(tmp_path))
@@ -282,7 +282,7 @@ def test_names_of_members_are_paths_below_the_archives_top(tmp_path):
 
 @pytest.mark.parametrize("second", ["a.mid", "./a.mid", "/a.mid", "../a.mid", "b/../a.mid"])
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # That is what is meant here.
-def test_two_members_of_one_name_are_refused(tmp_path, second):
+def test_two_members_of_one_name_are_rejected(tmp_path, second):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.mid", melody([60]))
         archive.writestr(second, melody([61]))
@@ -313,7 +313,7 @@ def test_a_bomb_among_the_members_is_read_no_further_than_asked(tmp_path):
     assert peak < 8 * midi.MAX_BYTES
 
 
-def test_an_archive_that_would_become_a_hundred_times_as_large_is_refused(tmp_path, monkeypatch):
+def test_an_archive_that_would_become_a_hundred_times_as_large_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_module, "_HARMLESS_BYTES", 2**24)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(20):
@@ -328,7 +328,7 @@ def test_an_archive_that_would_become_a_hundred_times_as_large_is_refused(tmp_pa
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_methods_that_have_no_bound_are_refused(tmp_path, method):
+def test_methods_that_have_no_bound_are_rejected(tmp_path, method):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
         archive.writestr("a.mid", melody([60]))
     with (
@@ -362,7 +362,7 @@ def test_a_member_whose_size_is_a_lie_cannot_be_read(tmp_path, declared):
             assert len(data) <= declared
 
 
-def test_more_members_than_allowed_are_refused(tmp_path, monkeypatch):
+def test_more_members_than_allowed_are_rejected(tmp_path, monkeypatch):
     path = write_zip(tmp_path / "x.zip", {f"{number}.mid": b"" for number in range(40)})
     monkeypatch.setattr(corpus_module, "MAX_MEMBERS", 39)
     with pytest.raises(UserError, match="holds 40 members, more than the 39 allowed"):
@@ -373,7 +373,7 @@ def test_more_members_than_allowed_are_refused(tmp_path, monkeypatch):
         find_corpus(str(path))
 
 
-def test_a_metadata_csv_without_end_is_refused(tmp_path, monkeypatch):
+def test_a_metadata_csv_without_end_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_module, "_MAX_CSV_BYTES", len(CSV.encode()) - 1)
     write_zip(tmp_path / "x.zip", {**FILES, "maestro.csv": CSV.encode()})
     with pytest.raises(UserError, match=r"maestro\.csv: holds more than"):

@@ -258,14 +258,14 @@ REFUSED = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1500, in process
   File "beam_preprocess/shard_writer.py", line 257, in _check_rejections
     raise UserError(
-sostenuto.errors.UserError: 9 of 12 files were refused (9 not_midi) [while running 'Publish-ptransform-33']
+sostenuto.errors.UserError: 9 of 12 files were rejected (9 not_midi) [while running 'Publish-ptransform-33']
 """
 
 
 @pytest.mark.parametrize(
     ("state", "messages", "error", "message"),
     [
-        ("JOB_STATE_FAILED", [REFUSED, "Workflow failed."], UserError, r"^9 of 12 files were refused \(9 not_midi\)$"),
+        ("JOB_STATE_FAILED", [REFUSED, "Workflow failed."], UserError, r"^9 of 12 files were rejected \(9 not_midi\)$"),
         ("JOB_STATE_FAILED", ["no quota", "Workflow failed."], JobFailedError, "Workflow failed.*/jobs/europe-west4/"),
         ("JOB_STATE_CANCELLED", [], JobFailedError, "ended as JOB_STATE_CANCELLED: see https://console.cloud"),
     ],
@@ -326,7 +326,7 @@ def test_a_dry_run_starts_nothing(server, bucket, capfd):
         ({}, ["--runner"], "expected one argument"),
     ],
 )
-def test_what_can_never_run_is_refused_before_anything_is_listed(config, beam_args, message):
+def test_what_can_never_run_is_rejected_before_anything_is_listed(config, beam_args, message):
     # There is no bucket in this test: to look for it would take a while, and end with another error.
     with pytest.raises(UserError, match=message):
         preprocess(Config(**{"input": INPUT, "output": OUTPUT, **config}), beam_args=beam_args)
@@ -344,7 +344,7 @@ def test_only_dataflow_is_left_to_itself():
         (["--setup_file=nowhere/setup.py"], "nowhere/setup.py: no such file"),
     ],
 )
-def test_a_mistaken_option_is_refused_before_dataflow_is_asked(server, bucket, more, message):
+def test_a_mistaken_option_is_rejected_before_dataflow_is_asked(server, bucket, more, message):
     with pytest.raises(UserError, match=message):
         preprocess(CONFIG, beam_args=dataflow_args(server, *more), quiet=True)
     assert server.requests == []
@@ -443,6 +443,6 @@ def test_a_job_server_writes_the_same_bytes(job_server, expected, tmp_path):
     preprocess(Config(str(corpus), str(tmp_path / "dataset"), num_shards=2), beam_args=args, quiet=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "dataset").iterdir()} == expected
     write_corpus(corpus, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
-    with pytest.raises(UserError, match=r"^20 of 32 files were refused \(20 not_midi\), more than"):
+    with pytest.raises(UserError, match=r"^20 of 32 files were rejected \(20 not_midi\), more than"):
         preprocess(Config(str(corpus), str(tmp_path / "other")), beam_args=args, quiet=True)
     assert not (tmp_path / "other").exists()

@@ -67,7 +67,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("beam_args", [(), WORKERS], ids=["one worker", "two workers"])
-def test_a_file_that_ends_the_parser_is_refused_and_the_others_are_not(
+def test_a_file_that_ends_the_parser_is_rejected_and_the_others_are_not(
     corpus_directory, tmp_path, faults, monkeypatch, beam_args
 ):
     run(corpus_directory, tmp_path / "sound", num_shards=2)
@@ -158,11 +158,11 @@ def test_workers_that_all_die_of_one_file_stop_the_run_with_advice(corpus_direct
 def test_a_mistake_found_by_a_worker_is_one_line(corpus_directory, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir(mode=0o755)
     write_corpus(corpus_directory, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
-    with pytest.raises(UserError, match=r"^20 of 50 files were refused \(20 not_midi\)"):
+    with pytest.raises(UserError, match=r"^20 of 50 files were rejected \(20 not_midi\)"):
         run(corpus_directory, tmp_path / "out", beam_args=WORKERS)
     assert not os.listdir(tmp_path / "out")
 
 
-def test_fewer_than_no_workers_are_refused(corpus_directory, tmp_path):
+def test_fewer_than_no_workers_are_rejected(corpus_directory, tmp_path):
     with pytest.raises(UserError, match="--direct_num_workers=-1: expected 1 or more, or 0"):
         run(corpus_directory, tmp_path / "out", beam_args=["--direct_num_workers=-1"])

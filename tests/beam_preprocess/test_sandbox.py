@@ -7,8 +7,7 @@ import pytest
 
 from beam_preprocess import sandbox
 from beam_preprocess.sandbox import Process, ProcessDied, map_in_processes
-from sostenuto.errors import UserError
-from sostenuto.music.midi import MidiDecodeError
+from sostenuto.errors import MidiDecodeError, UserError
 from tests.beam_preprocess.hostile_work import CannotStart, work
 
 

@@ -35,7 +35,7 @@ def files(split: str, count: int) -> list[CorpusFile]:
 
 
 def reported(output, *, salt: int = 0) -> tuple[Plan, list[ShardReport]]:
-    """Writes two shards of two performances under temporary names; one file of the second was refused."""
+    """Writes two shards of two performances under temporary names; one file of the second was rejected."""
     shards, reports = {}, []
     for number, name in enumerate(NAMES):
         performances = [
@@ -89,26 +89,26 @@ def test_publishing_leaves_exactly_the_dataset(tmp_path):
     assert json.loads(line) == {"path": "1x.mid", "reason": "not_midi", "detail": "is empty"}
 
 
-def test_too_many_refused_files_stop_the_run_before_anything_has_a_name(tmp_path):
+def test_too_many_rejected_files_stop_the_run_before_anything_has_a_name(tmp_path):
     plan, reports = reported(tmp_path)
     with pytest.raises(
-        UserError, match=r"1 of 5 files were refused \(1 not_midi\).*--max_rejected_fraction=0.1.*1x.mid"
+        UserError, match=r"1 of 5 files were rejected \(1 not_midi\).*--max_rejected_fraction=0.1.*1x.mid"
     ):
         publish(dataclasses.replace(plan, max_rejected_fraction=0.1), reports)
     assert all(storage.TEMPORARY.search(name) for name in os.listdir(tmp_path))
 
 
-def test_a_split_of_nothing_but_refused_files_stops_the_run(tmp_path):
+def test_a_split_of_nothing_but_rejected_files_stops_the_run(tmp_path):
     plan, reports = reported(tmp_path)
     name = "test-00000-of-00001.tfrecord"
     temporary = storage.temporary_name(tmp_path / name)
     records, length, digest = write_shard(temporary, [])
-    refused = ShardReport(
+    rejected = ShardReport(
         name, temporary, records, length, digest, SplitStats.zero(), [Rejection("t.mid", "smpte", "counts")]
     )
     plan = dataclasses.replace(plan, shards={**plan.shards, name: 1})
-    with pytest.raises(UserError, match=r"every file of the test split was refused.*t\.mid counts"):
-        publish(plan, [*reports, refused])
+    with pytest.raises(UserError, match=r"every file of the test split was rejected.*t\.mid counts"):
+        publish(plan, [*reports, rejected])
     assert MANIFEST_NAME not in os.listdir(tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_a_shard_or_file_that_nobody_accounts_for_stops_the_run(tmp_path):
     plan, reports = reported(tmp_path)
     with pytest.raises(RuntimeError, match="1 shards were reported of 2"):
         publish(plan, reports[:1])
-    with pytest.raises(RuntimeError, match="2 files were written or refused of 3"):
+    with pytest.raises(RuntimeError, match="2 files were written or rejected of 3"):
         publish(plan, [reports[0], dataclasses.replace(reports[1], rejections=[])])
 
 
@@ -226,7 +226,7 @@ def test_a_crash_at_any_point_of_publishing_leaves_the_old_dataset_or_none_and_c
     assert Manifest.load(tmp_path).document["splits"]["train"]["shards"][0]["sha256"] == reports[0].sha256
 
 
-def test_a_directory_with_a_dataset_is_refused_unless_told(tmp_path):
+def test_a_directory_with_a_dataset_is_rejected_unless_told(tmp_path):
     publish(*reported(tmp_path))
     with pytest.raises(UserError, match=r"already holds a dataset.*--overwrite"):
         prepare_output(str(tmp_path), overwrite=False)
@@ -251,7 +251,7 @@ def test_what_a_killed_run_left_is_cleared_and_nothing_else(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(theirs)
 
 
-def test_an_output_that_is_a_file_is_refused(tmp_path):
+def test_an_output_that_is_a_file_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
         prepare_output(str(tmp_path / "file"), overwrite=True)

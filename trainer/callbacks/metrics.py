@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from trainer.workdir.layout import METRICS_NAME, SUMMARIES_NAME
 if TYPE_CHECKING:
     import tqdm
 
+logger = logging.getLogger(__name__)
+
 _SHOWN_HYPERPARAMETERS = ("preset", "seq_length", "units", "layers", "dropout", "batch_size", "learning_rate")
 
 _PLAYED_NOTES = 128  # of each sample that is played for TensorBoard
@@ -55,8 +58,8 @@ class NoReports:
     def end_training(self) -> None:
         """Ends the bar of train_steps."""
 
-    def say(self, line: str, **figures: Any) -> None:
-        """Says a line."""
+    def say(self, line: str, *, level: int = logging.INFO, **figures: Any) -> None:
+        """Logs a line."""
 
     def say_once(self, line: str) -> None:
         """Says a line the first time, where no bar shows the same."""
@@ -197,9 +200,9 @@ class Reports(NoReports):
             self._bar.close()
             self._bar = None
 
-    def say(self, line: str, **figures: Any) -> None:
-        """Says a line, with the figures it tells as fields where lines are JSON."""
-        progress.say(line, **figures)
+    def say(self, line: str, *, level: int = logging.INFO, **figures: Any) -> None:
+        """Logs a line with its figures."""
+        logger.log(level, line, extra={"figures": figures})
 
     def say_once(self, line: str) -> None:
         """Says a line the first time, where no bar shows the same."""
@@ -330,11 +333,11 @@ class Reports(NoReports):
             self._show_on_bar()
             self._bar.refresh()
             if score:
-                self.say(f"train_step {record.train_step:,}: loss {record.loss:.3f}{score}")
+                self.say(f"train_step {record.train_step:,}: train loss {record.loss:.3f}{score}")
             return
         left = "" if seconds_left is None else f", {_duration(seconds_left)} left"
         self.say(
-            f"train_step {record.train_step:,}: loss {record.loss:.3f}{score}, "
+            f"train_step {record.train_step:,}: train loss {record.loss:.3f}{score}, "
             f"{record.notes_per_second:,.0f} notes/s{left}",
             **record.to_json(),
             planned=self._planned,

@@ -7,6 +7,7 @@ complete; a reader checks the sums, and passes over a damaged one to the one bef
 import concurrent.futures
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -18,8 +19,9 @@ import tensorflow as tf
 
 from sostenuto import storage
 from sostenuto.errors import FileError, UserError, mismatches
-from sostenuto.progress import say
 from trainer.config import Config
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
 UNFINISHED = ".unfinished-"
@@ -127,7 +129,7 @@ class CheckpointManager:
             saved = _read(path)
             if saved is not None:
                 return saved
-            say(f"checkpoint {path} is damaged: passed over", severity="WARNING")
+            logger.warning(f"checkpoint {path} is damaged: passed over")
         return None
 
     def of_train_step(self, train_step: int) -> Checkpoint:

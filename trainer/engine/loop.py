@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
 import os
 import platform
@@ -40,6 +41,8 @@ from trainer.generation.samples import NUM_SAMPLES
 from trainer.reporting import page
 from trainer.workdir import layout, remote
 from trainer.workdir.formats import RunResult
+
+logger = logging.getLogger(__name__)
 
 _CALL_SECONDS = 0.5  # a call into TensorFlow lasts about so long, so that a signal is answered soon
 _MEASURE_SECONDS = 4.0  # how long the speed is measured before the run's length is fixed
@@ -170,10 +173,9 @@ def train(
     result = layout.finished(config, manifest, directory)
     if result is not None:
         with progress.silenced(quiet):
-            progress.say(
-                f"{directory} is finished: {result.reason} at train_step {result.train_step:,}",
-                train_step=result.train_step,
-                reason=result.reason,
+            logger.info(
+                f"{directory} is finished: {layout.why_finished(result, config)} at train_step {result.train_step:,}",
+                extra={"figures": {"train_step": result.train_step, "reason": result.reason}},
             )
         return result
     with (
@@ -259,10 +261,9 @@ class _Run:
             train = train.part(self._performances)
         validation = load_table(manifest, "validation") if config.evaluate_every else None
         if cluster:
-            progress.say(
+            logger.info(
                 f"worker {cluster.index} of {cluster.size}, waiting for all: {', '.join(cluster.workers)}",
-                worker=cluster.index,
-                workers=cluster.size,
+                extra={"figures": {"worker": cluster.index, "workers": cluster.size}},
             )
         # Several hosts must have found each other before TensorFlow runs its first operation.
         self._strategy = create_strategy(devices, cluster)
@@ -340,7 +341,7 @@ class _Run:
             self._reports.say(
                 f"the learning rate falls until train_step {horizon:,}, as it was first planned, and stays at its end. "
                 "For better weights plan the whole length at the start, in another --workdir",
-                severity="NOTICE",
+                level=progress.NOTICE,
             )
 
     def _require_same_run(self) -> None:
@@ -416,12 +417,12 @@ class _Run:
         elif self._train_step + fitting < plan.steps:
             if is_measured and plan.shortened_from is None and self._used_seconds >= _SHORTEN_AFTER * seconds:
                 steps = self._train_step + max(self._steps_that_fit(left * _PLANNED_SHARE), 1)
-                self._change_plan(plan.shortened(steps, self._train_step))
                 self._reports.say(
                     f"slower than planned: the run ends at train_step {steps:,} instead of {plan.steps:,}",
                     train_step=self._train_step,
                     planned=steps,
                 )
+                self._change_plan(plan.shortened(steps, self._train_step))
             elif is_last_call:
                 self._change_plan(dataclasses.replace(plan, steps=self._train_step + max(fitting, 1)))
 
@@ -545,11 +546,10 @@ class _Run:
             reason = self._signals.received or "peer"
             told = "another worker was told to end" if reason == "peer" else reason
             saved = f"saved at train_step {self._train_step:,}" if self._train_step else "nothing was trained yet"
-            progress.say(
+            logger.log(
+                progress.NOTICE,
                 f"{told}: {saved}; the same command goes on from there",
-                severity="NOTICE",
-                train_step=self._train_step,
-                reason=reason,
+                extra={"figures": {"train_step": self._train_step, "reason": reason}},
             )
         return self._result(reason)
 
@@ -686,7 +686,7 @@ class _Run:
         with self._state.scored_weights():
             if self._workers.size == 1:
                 with self._signals.cancellable():
-                    totals = sum_scores(self._scorer.score(validation, quiet=False))
+                    totals = sum_scores(self._scorer.score(validation, activity="scoring validation"))
             else:
                 # A worker that left others waiting for its share would break them all.
                 totals = self._workers.sum(sum_scores(self._scorer.score(validation)))

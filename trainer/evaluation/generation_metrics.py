@@ -5,7 +5,7 @@ continuations: the distance of real music from other real music is what a model 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sostenuto.data.tfrecord import Performance
 from sostenuto.errors import UserError
-from sostenuto.music.notes import MAX_TICK, PITCHES, Notes, ticks
+from sostenuto.music.notes import PITCHES, Notes, ticks
 from trainer.evaluation.distributions import DISTRIBUTIONS, Counts, count_bins, measure_distances, sum_counts, to_shares
 from trainer.workdir.formats import CONTINUATIONS, Continuation, DistributionDistance, MusicKind, Summary
 
@@ -32,6 +32,7 @@ _MOVES: Final = _INTERVALS * (len(_STEP_CLASSES) + 1)
 
 PER_CONTINUATION: Final = ("pitch_class_entropy", "longest_loop", "repeated_8grams", "copied_run")
 """The metrics that each continuation has for itself."""
+
 
 def select_performances(lengths: Sequence[int], pieces: Sequence[str]) -> list[int]:
     """Selects the performances that are long enough for a primer and a continuation.

@@ -1,8 +1,8 @@
 """Nats per note of a model on a split, by field, on the 10 ms grid.
 
 The score is the negative log likelihood of pitch, step and duration, times as ticks 0…1000
-(`sostenuto.music.notes.ticks`), over every note of a performance after its first. It depends neither on loss weights nor
-on the length of training windows, so it compares any two models.
+(`sostenuto.music.notes.ticks`), over every note of a performance after its first. It depends neither on loss weights
+nor on the length of training windows, so it compares any two models.
 """
 
 from typing import TypeAlias
@@ -10,7 +10,6 @@ from typing import TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from sostenuto.music.notes import ticks
 from sostenuto.progress import ProgressCounter
 from trainer.data.windows import START_PITCH, NoteTable, NoteTensors
 from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_density, score_with_residuals
@@ -71,37 +70,40 @@ class Scorer:
 
         self._read_chunk, self._read_window_batch = read_chunk, read_windows
 
-    def score(self, table: NoteTable, residuals: TimeResiduals | None = None, *, quiet: bool = True) -> NoteScores:
+    def score(
+        self, table: NoteTable, residuals: TimeResiduals | None = None, *, activity: str | None = None
+    ) -> NoteScores:
         """Scores every note of a split after each performance's first.
 
         Args:
             table: the split.
             residuals: for a model without densities, those that `fit_residuals` fitted on the validation split.
-            quiet: shows no progress.
+            activity: description of the progress, such as "scoring validation"; None shows no progress.
         """
         if not len(table.notes):
             # With more workers than performances, a worker's share is empty.
             return NoteScores(*(np.empty(0) for _ in NoteScores._fields))
-        outputs = self._read(table, quiet)
+        outputs = self._read(table, activity)
         if self._has_densities:
             return NoteScores(**outputs)
         assert residuals is not None, "a model without densities needs residual densities"
         return score_with_residuals(outputs, *_scored_times(table), residuals)
 
-    def fit_residuals(self, table: NoteTable, *, quiet: bool = True) -> TimeResiduals:
+    def fit_residuals(self, table: NoteTable, *, activity: str | None = None) -> TimeResiduals:
         """Fits densities around the predicted times of a model without densities.
 
         Args:
             table: the validation split.
-            quiet: shows no progress.
+            activity: description of the progress, such as "reading validation"; None shows no progress.
         """
-        outputs = self._read(table, quiet)
+        outputs = self._read(table, activity)
         step_us, duration_us = _scored_times(table)
         return TimeResiduals(fit_density(outputs["step"], step_us), fit_density(outputs["duration"], duration_us))
 
-    def _read(self, table: NoteTable, quiet: bool) -> Outputs:
+    def _read(self, table: NoteTable, activity: str | None) -> Outputs:
         """Returns the outputs of every scored note."""
-        with ProgressCounter(total=len(table.notes), unit="note", description="scoring", quiet=quiet) as counter:
+        scored = int(np.maximum(table.lengths - 1, 0).sum())
+        with ProgressCounter(total=scored, unit="note", description=activity or "", quiet=activity is None) as counter:
             read = self._read_windows if self._model.config.positions == "last" else self._read_carrying
             parts = read(table, counter)
         return {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
@@ -124,7 +126,7 @@ class Scorer:
                 for row in range(active):
                     first, last = max(start, 1) - start, min(self._chunk, int(lengths[row]) - start)
                     by_performance[group[row]].append({name: array[row, first:last] for name, array in arrays.items()})
-                counter.advance(int(np.minimum(lengths[:active] - start, self._chunk).sum()))
+                    counter.advance(max(last - first, 0))
         return [part for parts in by_performance for part in parts]
 
     def _read_windows(self, table: NoteTable, counter: ProgressCounter) -> list[Outputs]:
@@ -144,7 +146,7 @@ class Scorer:
                     NoteTensors(*(tf.constant(field[note]) for field in performance)),
                 )
                 parts.append({name: value.numpy() for name, value in outputs.items()})
-            counter.advance(int(length))
+            counter.advance(max(int(length) - 1, 0))
         return parts
 
 

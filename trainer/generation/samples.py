@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,15 +19,17 @@ import numpy as np
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import UserError
+from sostenuto.errors import CannotCompressError, UserError
 from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
-from sostenuto.progress import ProgressCounter, say, silenced
+from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.formats import SampleEntry, SamplesIndex
 from trainer.workdir.json_record import write_json
 
 if TYPE_CHECKING:
     from trainer.generation.sampler import NoteSampler
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_NAME: Final = "samples"
 INDEX_NAME: Final = "samples.json"
@@ -71,7 +74,8 @@ class Sample(NamedTuple):
     mp3: bytes | None
 
 
-class Samples(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Samples:
     """The first `NUM_SAMPLES` samples of a workdir, and its samples.json."""
 
     samples: list[Sample]
@@ -155,9 +159,7 @@ def _write_midi(directory: str, index: int, primer: Primer, notes: Notes, has_pe
     # A MIDI file joins overlapping notes of one pitch.
     written = primer.notes
     merged = merge_overlapping_notes(written.pitch, written.onset_us, written.offset_us, written.velocity)
-    return SampleEntry(
-        midi=name, primer=primer.name or None, primer_notes=len(merged.pitch), seconds=notes.seconds
-    )
+    return SampleEntry(midi=name, primer=primer.name or None, primer_notes=len(merged.pitch), seconds=notes.seconds)
 
 
 def list_names(count: int, *kinds: str) -> list[str]:
@@ -283,17 +285,15 @@ def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None
     from sostenuto.music import audio
 
     missing = [
-        entry
-        for entry in index.samples[:NUM_SAMPLES]
-        if not storage.exists(storage.join(directory, _mp3_name(entry)))
+        entry for entry in index.samples[:NUM_SAMPLES] if not storage.exists(storage.join(directory, _mp3_name(entry)))
     ]
     if not missing:
         return
     try:
         audio.compressor()
-    except audio.CannotCompressError as error:
+    except CannotCompressError as error:
         with silenced(quiet):
-            say(f"the samples have no sound: {error}", severity="NOTICE")
+            logger.log(NOTICE, f"the samples have no sound: {error}")
         return
     unlisted = set(map(_mp3_name, missing)).difference(index.files)
     if unlisted:

@@ -6,7 +6,7 @@ names no flag value that the run has already, and nothing that its model or its 
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,15 @@ from trainer.config import Config
 from trainer.evaluation import distributions
 from trainer.generation.samples import Samples
 from trainer.model.time_bins import spread_nats
-from trainer.workdir.formats import CONTINUATIONS, Evaluation, Field, GenerationEvaluation, MetricsRecord, RunResult, ScoredField
+from trainer.workdir.formats import (
+    CONTINUATIONS,
+    Evaluation,
+    Field,
+    GenerationEvaluation,
+    MetricsRecord,
+    RunResult,
+    ScoredField,
+)
 
 _RISE: Final = 0.005  # of the best validation score, by which the last one must be worse to speak of overfitting
 _FALL: Final = 0.01  # of a validation score, by which the last quarter of a run must have bettered it
@@ -267,9 +275,7 @@ def of_generated(generated: GenerationEvaluation, run: Circumstances) -> list[Di
     config = run.config
     temperature, top_p = generated.temperature, generated.top_p
     copied, real = generated.copied_run["generated"], generated.copied_run["real"]
-    if copied.max >= _COPIED_NOTES and (
-        copied.max > _TIMES_REAL * real.max or copied.mean > _TIMES_REAL * real.mean
-    ):
+    if copied.max >= _COPIED_NOTES and (copied.max > _TIMES_REAL * real.max or copied.mean > _TIMES_REAL * real.mean):
         flags = [
             *(["--monitor=val_nats"] if config.monitor == "loss" and config.model == "density" else []),
             *_against_overfitting(config),

@@ -170,7 +170,7 @@ def _scores(workdir: str, run: RunInfo, description: Mapping[str, Any]) -> str:
             rows.append((split, f"{total} ({low:.3f} to {high:.3f})", *others))
     told = _table(("split", *SCORED_FIELDS), rows) if rows else "These weights have not been scored."
     if not any(row[0] == "test" for row in rows):
-        told += "\n\nThe test split has not been scored: `python -m trainer.evaluate --workdir=WORKDIR` adds its row."
+        told += "\n\nThe test split has not been scored: `sostenuto evaluate --workdir=WORKDIR` adds its row."
     return (
         "## Scores\n\nNats per note, less is better; times are scored on a grid of 10 ms. In brackets, the 95 % "
         f"interval over performances.\n\n{told}"
@@ -211,7 +211,7 @@ def _limits(run: RunInfo, description: Mapping[str, Any]) -> str:
         else "Times are the mean of what may come, so that the rhythm is more even than real music's.",
         pitches,
         "It knows which note follows which, and has no memory of a form.",
-        "It may play runs of notes from the music that it was trained on: `python -m trainer.evaluate --generated` "
+        "It may play runs of notes from the music that it was trained on: `sostenuto evaluate --generated` "
         "measures their length. The licence of that music applies.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)

@@ -7,14 +7,13 @@ import base64
 import contextlib
 import dataclasses
 import datetime
-import json
 import math
 import os
 import re
 import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +50,14 @@ _WARM_UP_SHARE: Final = 0.03
 _FIELDS: Final = ("pitch", "step", "duration")
 # Of each distribution, outside of what the charts show, at either end.
 _CUT_SHARE: Final = 0.004
+_PROGRAM: Final = "sostenuto"
 _FLAG: Final = re.compile(r"(--[a-z]\w*(?:=[\w.,=]*\w)?)")
 _SCORED: Final = ("test", "validation")  # splits to score or to continue, the first one that serves
-_MUSIC: Final[dict[MusicKind, str]] = {"held_out": "held-out music", "real": "real continuations", "generated": "generated"}
+_MUSIC: Final[dict[MusicKind, str]] = {
+    "held_out": "held-out music",
+    "real": "real continuations",
+    "generated": "generated",
+}
 
 _STYLE: Final = (
     theme(
@@ -274,8 +278,8 @@ def _beside(workdir: str, evaluations: Mapping[str, Evaluation]) -> tuple[str, d
     }
     if not same:
         raise UserError(
-            f"--compare_with={workdir}: expected a score of a split and dataset that this run was scored on too "
-            f"({', '.join(evaluations) or 'none yet'}): score both with python -m trainer.evaluate"
+            f"--beside={workdir}: expected a score of a split and dataset that this run was scored on too "
+            f"({', '.join(evaluations) or 'none yet'}): score both with sostenuto evaluate"
         )
     return name, same
 
@@ -350,13 +354,12 @@ def _header(run: Run) -> ET.Element:
         )
         if evaluation.baselines and diagnostics.standing(evaluation):
             gain = evaluation.baselines["ngram"]["total"] - evaluation.nats_per_note["total"]
-            shown.append(("against counting", f"{-gain:+.2f}".replace("-", "−"), "nats/note, against an n-gram"))
+            side = "better" if gain >= 0 else "worse"
+            shown.append(("against counting", f"{abs(gain):.2f}", f"nats/note {side} than the n-gram baseline"))
     if scores:
         best_step, best = min(scores, key=lambda score: score[1])
-        shown.append(
-            ("validation, best", f"{best:.3f}", f"nats/note, at train_step {best_step:,}")
-        )
-    shown.append(("train_steps", f"{last['train_step']:,}", f"{last['epoch']:.1f} epochs"))
+        shown.append(("validation, best", f"{best:.3f}", f"nats/note, at train_step {best_step:,}"))
+    shown.append(("train_steps", f"{last.train_step:,}", f"{last.epoch:.1f} epochs"))
     seconds = _seconds(run)
     if seconds is not None:
         shown.append(("trained for", str(datetime.timedelta(seconds=round(seconds))), "h:mm:ss, without scoring"))
@@ -382,12 +385,12 @@ def _header(run: Run) -> ET.Element:
 def _findings(run: Run) -> ET.Element:
     circumstances = run.circumstances
     can_score = run.scored == "validation" or (run.manifest and run.manifest.notes("validation") > 0)
-    score = _command("trainer.evaluate", run, "--split=validation") if can_score or not run.manifest else None
+    score = _command("evaluate", run, "--split=validation") if can_score or not run.manifest else None
     found = diagnostics.of_training(circumstances, score)
     for name, (split, sha256) in run.foreign.items():
         told = f"It is left out here. Its dataset has sha256 {sha256[:12]}…, the run's {str(run.run.dataset)[:12]}…."
         flags = ["--generated"] if name.startswith("generated") else []
-        advice = f"Evaluate on the run's dataset: {_command('trainer.evaluate', run, f'--split={split}', *flags)}"
+        advice = f"Evaluate on the run's dataset: {_command('evaluate', run, f'--split={split}', *flags)}"
         found.append(Diagnostic(True, f"{name} is of another dataset", told, advice))
     if not run.evaluations:
         found.append(Diagnostic(False, *_not_evaluated(run)))
@@ -403,7 +406,7 @@ def _findings(run: Run) -> ET.Element:
         if not run.generated:
             found += diagnostics.of_samples(run.samples, circumstances)
         if run.best_train_step is not None:
-            advice = f"Remove {samples.SAMPLES_NAME}/ from the workdir, then: {_command('trainer.report', run)}"
+            advice = f"Remove {samples.SAMPLES_NAME}/ from the workdir, then: {_command('report', run)}"
             train_step = run.samples.index.train_step
             found += diagnostics.of_other_weights(train_step, run.best_train_step, "The music below", advice)
     warnings = sum(one.is_warning for one in found)
@@ -437,11 +440,13 @@ def _looked_for(run: Run) -> str:
     )
 
 
-def _of_other_weights(run: Run, document: Evaluation | GenerationEvaluation, subject: str, *flags: str) -> list[Diagnostic]:
+def _of_other_weights(
+    run: Run, document: Evaluation | GenerationEvaluation, subject: str, *flags: str
+) -> list[Diagnostic]:
     if run.best_train_step is None:
         return []
     split = document.split
-    advice = _command("trainer.evaluate", run, f"--split={split}", *flags)
+    advice = _command("evaluate", run, f"--split={split}", *flags)
     return diagnostics.of_other_weights(
         document.train_step, run.best_train_step, f"{subject} ({split} split)", f"Evaluate again: {advice}"
     )
@@ -456,7 +461,7 @@ def _not_evaluated(run: Run) -> tuple[str, str, str]:
             "The dataset has no notes to score it on.",
             "Preprocess the corpus again with shares for validation and test, such as --split_fractions=0.8,0.1,0.1.",
         )
-    evaluate = _command("trainer.evaluate", run, f"--split={run.scored}")
+    evaluate = _command("evaluate", run, f"--split={run.scored}")
     return title, "No split has been scored note by note.", f"Score one: {evaluate}"
 
 
@@ -470,7 +475,7 @@ def _not_compared(run: Run) -> tuple[str, str, str]:
             "with. The pieces of this dataset are shorter.",
             "",
         )
-    evaluate = _command("trainer.evaluate", run, f"--split={run.continued}", "--generated")
+    evaluate = _command("evaluate", run, f"--split={run.continued}", "--generated")
     return (
         "The music is not compared with real music yet",
         "Distributions, repetition and copies were not measured.",
@@ -480,17 +485,17 @@ def _not_compared(run: Run) -> tuple[str, str, str]:
 
 def _advice(text: str) -> list[ET.Element | str]:
     """Returns advice with its flags and its command, if there is one, as code."""
-    before, python, rest = text.partition("python -m ")
+    before, program, rest = text.partition(f"{_PROGRAM} ")
     parts: list[ET.Element | str] = [
         element("code", part, class_="whole") if part.startswith("--") else part for part in _FLAG.split(before)
     ]
-    return [*parts, command(python + rest)] if python else parts
+    return [*parts, command(program + rest)] if program else parts
 
 
-def _command(module: str, run: Run, *flags: str) -> str:
+def _command(name: str, run: Run, *flags: str) -> str:
     """Returns a command for this run; DATASET stands for a dataset that is no longer at its place."""
     data = str(run.run.data) if run.manifest else "DATASET"
-    return shlex.join(["python", "-m", module, f"--workdir={run.workdir}", f"--data={data}", *flags])
+    return shlex.join([_PROGRAM, name, f"--workdir={run.workdir}", f"--data={data}", *flags])
 
 
 def _note(told: str, advice: str = "") -> ET.Element:
@@ -503,7 +508,7 @@ def _note(told: str, advice: str = "") -> ET.Element:
 
 def _listen(run: Run) -> ET.Element:
     title = "Listen"
-    report = _command("trainer.report", run)
+    report = _command("report", run)
     if run.samples is None:
         # A model of last positions never saw the beginning of a performance, so that it cannot start from silence.
         if run.config.positions == "last" and run.manifest and not run.manifest.performances("validation"):
@@ -618,7 +623,7 @@ def _curves(run: Run) -> ET.Element:
 def _points(reports: Sequence[MetricsRecord], names: Sequence[str]) -> list[tuple[float, float]]:
     """(train_step, sum of some metrics) where a report has them all, all finite; thinned to what can be seen."""
     points = [
-        (report.train_step, float(sum(getattr(report, name) for name in names)))
+        (float(report.train_step), float(sum(getattr(report, name) for name in names)))
         for report in reports
         if all(getattr(report, name) is not None for name in names)
     ]
@@ -629,7 +634,7 @@ def _points(reports: Sequence[MetricsRecord], names: Sequence[str]) -> list[tupl
 
 
 def _series(name: str, kind: str, points: Sequence[tuple[float, float]], form: str) -> Series:
-    at = [f"train_step {train_step:,}" for train_step, _ in points]
+    at = [f"train_step {train_step:,.0f}" for train_step, _ in points]
     return Series(name, kind, points, at, [form.format(value) for _, value in points])
 
 
@@ -734,9 +739,7 @@ def _scores(run: Run) -> ET.Element:
     return section(title, told, *content, anchor="scores")
 
 
-def _against_others(
-    split: str, evaluation: Evaluation, comparisons: Sequence[tuple[str, Evaluation]]
-) -> ET.Element:
+def _against_others(split: str, evaluation: Evaluation, comparisons: Sequence[tuple[str, Evaluation]]) -> ET.Element:
     def row(name: str, own: Evaluation) -> list[str | ET.Element]:
         return [name, *(with_interval(own, figure) for figure in SCORED_FIELDS)]
 

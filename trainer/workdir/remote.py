@@ -14,6 +14,7 @@ grow. So training need not wait for the bucket; and where saves come faster than
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -24,12 +25,13 @@ from typing import BinaryIO, NamedTuple
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, UnavailableError, UserError
-from sostenuto.progress import say
-from sostenuto.storage.lease import LOCK_NAME, HeldError, Lease, LostError
+from sostenuto.errors import ChangedError, FileError, HeldError, LostError, MissingError, UnavailableError, UserError
+from sostenuto.storage.lease import LOCK_NAME, Lease
 from trainer.checkpoints import manager
 from trainer.config import CONFIG_NAME, Config
 from trainer.workdir import layout
+
+logger = logging.getLogger(__name__)
 
 _HOMES_NAME = "workdirs"  # in the cache, for the directories in which runs train
 _LEFT_SECONDS = 60.0  # after which a directory that no process holds was left by one that was killed
@@ -143,7 +145,7 @@ class RemoteWorkdir(LocalWorkdir):
             ) from error
         self._there = storage.generations(self._uri)
         if self._there:
-            say(f"fetching what is in {self._uri}")
+            logger.info(f"fetching what is in {self._uri}")
         loose = (CONFIG_NAME, layout.RUN_NAME, *_GROWING)
         storage.download_all(
             self._uri, self.directory, [name for name in self._there if name.partition("/")[0] in loose]
@@ -201,7 +203,7 @@ class RemoteWorkdir(LocalWorkdir):
             FileError: it cannot be; it stays in the directory, which the message names.
         """
         self._settling = True
-        say(f"uploading to {self._uri}")
+        logger.info(f"uploading to {self._uri}")
         self.publish()
         self.wait()
         if isinstance(self._error, FileError):
@@ -254,7 +256,7 @@ class RemoteWorkdir(LocalWorkdir):
     def _upload(self, taken: str) -> None:
         """Makes the bucket hold what was taken; what has not changed is there already."""
         assert self._lease is not None
-        self._lease.require()
+        self._lease.check_held()
         names = storage.list_files(taken)
         looks = {name: _look_at(os.path.join(taken, name)) for name in names}
         changed = [name for name in names if looks[name] != self._sent.get(name)]
@@ -274,9 +276,9 @@ class RemoteWorkdir(LocalWorkdir):
         source, target = os.path.join(taken, name), storage.join(self._uri, name)
         try:
             generation = storage.upload(source, target, if_generation=self._there.get(name, 0))
-        except storage.ChangedError:
+        except ChangedError:
             # One that has lost the workdir to this process was still uploading; this one's is the later word.
-            self._lease.require(ask=True)
+            self._lease.check_held(now=True)
             generation = storage.upload(source, target)
         self._there[name], self._sent[name] = generation, look
 
@@ -313,7 +315,7 @@ def copied(directory: str) -> Iterator[str]:
     if not storage.is_remote(directory):
         yield directory
         return
-    say(f"fetching the newest weights of {directory}")
+    logger.info(f"fetching the newest weights of {directory}")
     with tempfile.TemporaryDirectory() as copy:
         for name in (layout.BEST_NAME, layout.CHECKPOINTS_NAME):
             if _fetch_newest(storage.join(directory, name), os.path.join(copy, name)):
@@ -334,7 +336,7 @@ def uploaded(directory: str, *, last: Sequence[str]) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as copy:
         yield copy
-        say(f"uploading to {directory}")
+        logger.info(f"uploading to {directory}")
         storage.remove_all(storage.join(directory, name) for name in last)
         storage.upload_all(copy, directory, [name for name in storage.list_files(copy) if name not in last])
         for name in last:
@@ -414,7 +416,7 @@ def _fetch_newest(source: str, target: str) -> bool:
                 shutil.rmtree(copy)
                 _warn(f"checkpoint {storage.join(source, name)} is damaged: passed over")
             return False
-        except storage.MissingError:
+        except MissingError:
             # A run that goes on has removed it meanwhile, and has a newer one.
             shutil.rmtree(target, ignore_errors=True)
             if attempt == _TRIES - 1:
@@ -450,4 +452,4 @@ def _new_home(uri: str) -> tuple[str, BinaryIO]:
 
 
 def _warn(trouble: object) -> None:
-    say(" ".join(str(trouble).split()), severity="WARNING")
+    logger.warning(" ".join(str(trouble).split()))

@@ -6,8 +6,8 @@ import pytest
 
 from beam_preprocess.shard_writer import Plan, ShardReport, SplitStats, publish, write_shard
 from sostenuto.data.manifest import MANIFEST_NAME, Manifest
-from sostenuto.data.tfrecord import Performance, RecordError
-from sostenuto.errors import UserError
+from sostenuto.data.tfrecord import Performance
+from sostenuto.errors import RecordError, UserError
 from sostenuto.music.histograms import Histograms
 from tests.midi_files import random_notes
 

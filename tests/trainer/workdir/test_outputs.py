@@ -7,6 +7,7 @@ import pytest
 from sostenuto.errors import UserError
 from trainer.generation import samples
 from trainer.workdir import outputs
+from trainer.workdir.json_record import write_json
 
 
 @pytest.mark.parametrize("marks", [["dataset.json"], ["config.json", "run.json"]])
@@ -55,7 +56,7 @@ def test_samples_in_a_bucket_take_the_place_of_those_of_an_earlier_call_alone(gc
             for name in planned[:count]:
                 with open(os.path.join(here, name), "w", encoding="utf-8") as file:
                     file.write("generated")
-            samples.write_json(os.path.join(here, "samples.json"), {"files": planned[:count]})
+            write_json(os.path.join(here, "samples.json"), {"files": planned[:count]})
         assert gcs.contents("gs://bucket/music/").keys() == {"letter.txt", "samples.json", *planned[:count]}
     gcs.put("gs://bucket/music/sample-001.mid", b"mine")
     with pytest.raises(UserError, match=r"gs://bucket/music/sample-001\.mid: exists"):
