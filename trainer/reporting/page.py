@@ -278,7 +278,7 @@ def _beside(workdir: str, evaluations: Mapping[str, Evaluation]) -> tuple[str, d
     }
     if not same:
         raise UserError(
-            f"--beside={workdir}: expected a score of a split and dataset that this run was scored on too "
+            f"--compare_with={workdir}: expected a score of a split and dataset that this run was scored on too "
             f"({', '.join(evaluations) or 'none yet'}): score both with sostenuto evaluate"
         )
     return name, same

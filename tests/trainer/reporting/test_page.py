@@ -217,7 +217,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset)
     with (directory / "metrics.jsonl").open("a") as file:
         file.write('{"train_step": 21')
-    assert report_page.load(str(directory)).reports[-1]["train_step"] == 200
+    assert report_page.load(str(directory)).reports[-1].train_step == 200
 
 
 @pytest.mark.parametrize("metrics", [None, ""])
