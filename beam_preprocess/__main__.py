@@ -27,7 +27,7 @@ EXAMPLES = (
     "--project=my-project --region=europe-west1 --temp_location=gs://my-bucket/temp",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _INPUT = flags.DEFINE(
     cli.Path("URI"), "input", None, "Corpus: a directory, a glob in quotes, a .zip such as MAESTRO's, or one MIDI file."
 )
@@ -42,7 +42,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset in the o
 _NUM_SHARDS = flags.DEFINE_integer(
     "num_shards", 0, "TFRecord files a split, at most 99999; 0 writes about 100 performances into each."
 )
-cli.group("splits and notes")
+cli.start_group("splits and notes")
 _METADATA = flags.DEFINE(
     cli.Path("FILE"),
     "metadata",
@@ -65,7 +65,7 @@ _PIECE_FROM = flags.DEFINE_enum(
 _SUSTAIN = flags.DEFINE_enum(
     "sustain", "ignore", SUSTAIN, "End a note when its key is released, or extend it while the sustain pedal is down."
 )
-cli.group("broken files and running")
+cli.start_group("broken files and running")
 _MAX_REJECTED_FRACTION = flags.DEFINE_float(
     "max_rejected_fraction", 0.1, "Fail if more than this fraction of files is rejected; 1 never fails."
 )
@@ -84,8 +84,8 @@ def main(beam_args: list[str]) -> int:
     """Reads the flags, writes the dataset, and returns the exit status."""
     started = time.monotonic()
     config = Config(
-        input=cli.required(_INPUT),
-        output=cli.required(_OUTPUT),
+        input=cli.require_flag(_INPUT),
+        output=cli.require_flag(_OUTPUT),
         metadata=_METADATA.value,
         split_fractions=_fractions(_SPLIT_FRACTIONS.value),
         piece_from=cast(PieceFrom, _PIECE_FROM.value),
@@ -108,7 +108,7 @@ def main(beam_args: list[str]) -> int:
         cli.print_error(error, EXIT_FAILED)
         return EXIT_FAILED
     if manifest is not None:
-        cli.show(summarize(manifest, seconds=time.monotonic() - started, is_new=is_new))
+        cli.print_result(summarize(manifest, seconds=time.monotonic() - started, is_new=is_new))
     return cli.EXIT_OK
 
 

@@ -273,7 +273,7 @@ def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, nu
 
 
 if __name__ == "__main__":
-    cli.group("input and output")
+    cli.start_group("input and output")
     _CORPUS = flags.DEFINE(
         cli.Path("DIR|ZIP", False), "corpus", "", "MIDI files. (default: Bach's chorales, from music21)"
     )
@@ -283,14 +283,14 @@ if __name__ == "__main__":
         "build/demo",
         "Directory for datasets, runs and music: a folder for each corpus.",
     )
-    cli.group("training and music")
+    cli.start_group("training and music")
     _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "Minutes to train at most.")
     _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "Notes of each piece to generate.")
     _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Pieces to generate.")
     cli.run(
         lambda: main(
             _CORPUS.value,
-            cli.required(_WORK),
+            cli.require_flag(_WORK),
             max_minutes=_MAX_MINUTES.value,
             num_notes=_NUM_NOTES.value,
             num_samples=_NUM_SAMPLES.value,

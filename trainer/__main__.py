@@ -34,7 +34,7 @@ EXAMPLES = (
     "--data=dataset --workdir=other-run --config=run/config.json --seed=1",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that beam_preprocess wrote.")
 _WORKDIR = flags.DEFINE(
     cli.Path("DIR"), "workdir", None, "Directory for checkpoints, metrics and results. An unfinished run is resumed."
@@ -57,7 +57,7 @@ def _define_config_flags() -> dict[str, flags.FlagHolder]:
     for field in dataclasses.fields(Config):
         if field.name == "preset":
             continue
-        cli.group(field.metadata["group"])
+        cli.start_group(field.metadata["group"])
         text = f"{field.metadata['help']} ({_defaults(field.name)})"
         if field.metadata["choices"]:
             holders[field.name] = flags.DEFINE_enum(field.name, None, field.metadata["choices"], text)
@@ -80,7 +80,7 @@ def _as_typed(value: Any) -> str:
 
 _FIELDS = _define_config_flags()
 
-cli.group("devices and hosts")
+cli.start_group("devices and hosts")
 _WORKERS = flags.DEFINE(
     cli.Text("HOST:PORT,..."), "workers", None, "Hosts that train together. (default: from TF_CONFIG or Slurm, if set)"
 )
@@ -90,7 +90,7 @@ _WORKER_INDEX = flags.DEFINE_integer(
     "Index of this host in --workers. (default: from Kubernetes' JOB_COMPLETION_INDEX or from Slurm)",
     lower_bound=0,
 )
-cli.group("reports and checkpoints")
+cli.start_group("reports and checkpoints")
 _SAMPLES = flags.DEFINE_integer(
     "samples",
     NUM_SAMPLES,
@@ -122,7 +122,7 @@ def _config(workdir: str) -> Config:
 
 def main() -> int:
     """Trains as the flags say."""
-    data, workdir = cli.required(_DATA), cli.required(_WORKDIR)
+    data, workdir = cli.require_flag(_DATA), cli.require_flag(_WORKDIR)
     config = _config(workdir)
     cluster = resolve(_WORKERS.value, _WORKER_INDEX.value, os.environ)
     # What it said is known; TensorFlow need not read it a second time, in its own way.
@@ -149,7 +149,7 @@ def main() -> int:
     if not result.is_final:
         return 128 + getattr(signal, result.reason)
     if cluster is None or cluster.is_chief:
-        cli.show(_in_words(result, config))
+        cli.print_result(_in_words(result, config))
     return 0
 
 

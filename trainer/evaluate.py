@@ -44,7 +44,7 @@ EXAMPLES = (
     "--workdir=run --data=other-dataset --output=other-scores.json",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
 _DATA = flags.DEFINE(
     cli.Path("DIR"),
@@ -59,7 +59,7 @@ _OUTPUT = flags.DEFINE(
     None,
     "JSON file to write. (default: evaluation-SPLIT.json or generated-SPLIT.json in the workdir)",
 )
-cli.group("generated music")
+cli.start_group("generated music")
 _GENERATED = flags.DEFINE_bool("generated", False, "Compare generated continuations with real music.")
 _NUM_PRIMERS = flags.DEFINE_integer(
     "num_primers",
@@ -74,7 +74,7 @@ _GENERATED_FLAGS = (_NUM_PRIMERS, *_SAMPLING)
 
 def main() -> int:
     """Runs the evaluation that the flags ask for."""
-    workdir = cli.required(_WORKDIR)
+    workdir = cli.require_flag(_WORKDIR)
     for flag in _GENERATED_FLAGS:
         if flag.present and not _GENERATED.value:
             raise UserError(f"--{flag.name}={flag.value}: needs --generated. Pass both")
@@ -85,13 +85,13 @@ def main() -> int:
     if _GENERATED.value:
         comparison = _compare(workdir, manifest)
         _save(comparison, path)
-        cli.show(format_comparison(comparison, manifest.directory))
+        cli.print_result(format_comparison(comparison, manifest.directory))
     else:
         evaluation = _score(workdir, manifest)
         _save(evaluation, path)
-        cli.show(format_scores(evaluation, manifest.directory))
+        cli.print_result(format_scores(evaluation, manifest.directory))
     written = [path, *(_update_reports(workdir, manifest) if is_of_run else [])]
-    cli.show(f"wrote {', '.join(written)}")
+    cli.print_result(f"wrote {', '.join(written)}")
     return 0
 
 

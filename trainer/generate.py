@@ -37,7 +37,7 @@ EXAMPLES = (
     "--workdir=run --output=music --temperature=0.9,pitch=1 --top_p=0.95",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
 _OUTPUT = flags.DEFINE(
     cli.Path("DIR"),
@@ -50,7 +50,7 @@ _PRIMER_SECONDS = flags.DEFINE_float(
     "primer_seconds", None, "Seconds of the primer to use, from its first note. (default: all of it)"
 )
 _AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
-cli.group("sampling")
+cli.start_group("sampling")
 _NUM_NOTES = flags.DEFINE_integer(
     "num_notes",
     512,
@@ -86,7 +86,7 @@ class _Primer(NamedTuple):
 
 def main() -> int:
     """Generates the samples that the flags ask for."""
-    workdir, output = cli.required(_WORKDIR), cli.required(_OUTPUT)
+    workdir, output = cli.require_flag(_WORKDIR), cli.require_flag(_OUTPUT)
     num_notes, num_samples = _NUM_NOTES.value, _NUM_SAMPLES.value
     sampling = {"num_notes": num_notes, "num_samples": num_samples, **_SAMPLING.parse()}
     if num_notes * num_samples > _MAX_TOTAL:
@@ -121,7 +121,7 @@ def main() -> int:
             primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=len(primer.notes), **sampling,
             sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files, samples=entries,
         ).save(os.path.join(directory, INDEX_NAME))  # fmt: skip
-    cli.show(
+    cli.print_result(
         f"done: {num_samples} x {num_notes} notes at {samples.notes_per_second:,.0f} notes/s"
         + (f", sound by {entries[0].synthesizer}" if _AUDIO.value else "")
         + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, INDEX_NAME)}"

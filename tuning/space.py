@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sostenuto import storage
 from sostenuto.errors import UserError, mismatches
+from sostenuto.text import markdown_table
 from trainer.config import LENGTH_FIELDS, Config
 
 if TYPE_CHECKING:
@@ -322,11 +323,11 @@ class Space:
 
 def table(parameters: Sequence[Parameter] = PARAMETERS) -> str:
     """The hyperparameters as a Markdown table: name, values, unit, reason; a star at those searched by default."""
-    rows = [("hyperparameter", "values", "unit", "why"), ("---",) * 4]
+    rows = []
     for parameter in parameters:
         star = " *" if parameter.field in SEARCHED_BY_DEFAULT else ""
         rows.append((f"`{parameter.field}`{star}", parameter.text, parameter.unit, parameter.why))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table(("hyperparameter", "values", "unit", "why"), rows) + "\n"
 
 
 def _tuned(tune: Iterable[str]) -> list[str]:

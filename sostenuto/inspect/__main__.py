@@ -30,7 +30,7 @@ directory of a dataset, here or in a bucket. Several MIDI files are shown by a l
 """
 EXAMPLES = ("my.mid --output=pictures", "my-midi --csv=notes.csv", "dataset")
 
-cli.group("input and output")
+cli.start_group("input and output")
 _OUTPUT = flags.DEFINE(
     cli.Path("DIR"),
     "output",
@@ -272,7 +272,7 @@ def _draw_distributions(histograms: "Mapping[str, Histograms]", *, title: str) -
 
 
 def _draw(name: str, draw: Callable[[str], None]) -> None:
-    directory = cli.required(_OUTPUT)
+    directory = cli.require_flag(_OUTPUT)
     storage.make_directories(directory)
     path = storage.join(directory, name)
     logger.info(f"drawing {path}")
@@ -292,7 +292,7 @@ def _width() -> int | None:
 
 
 def _print(*lines: str) -> None:
-    cli.show("\n".join(lines))
+    cli.print_result("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_preprocess import shards
+from beam_preprocess import shard_writer
 from beam_preprocess.config import Config
 from beam_preprocess.preprocess import preprocess
 from beam_preprocess.summary import summarize
@@ -174,7 +174,7 @@ def test_a_dataset_that_is_there_is_not_made_again(corpus_directory, tmp_path, c
     before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
     capsys.readouterr()
     run(corpus_directory, output, quiet=False)
-    assert f"{output}: is the dataset of these files with these options already; --overwrite" in capsys.readouterr().err
+    assert f"{output}: already contains this dataset. Pass --overwrite" in capsys.readouterr().err
     assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
     (corpus_directory / "0" / "another.mid").write_bytes(melody([1, 2, 3]))
     with pytest.raises(UserError, match="already holds a dataset"):
@@ -208,7 +208,7 @@ def test_an_output_that_cannot_be_written_is_a_users_mistake(corpus_directory, t
     def no_space(*_):
         raise UserError("out/train: cannot be written (No space left on device)")
 
-    monkeypatch.setattr(shards, "write_shard", no_space)
+    monkeypatch.setattr(shard_writer, "write_shard", no_space)
     with pytest.raises(UserError, match=r"^out/train: cannot be written \(No space left on device\)$"):
         run(corpus_directory, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from beam_preprocess import shards, transforms
+from beam_preprocess import pipeline
+from beam_preprocess import preprocess as preprocess_module
 from beam_preprocess.config import Config
 from beam_preprocess.preprocess import preprocess
 from sostenuto.data.manifest import Manifest
@@ -73,7 +74,7 @@ def test_a_file_that_ends_the_parser_is_rejected_and_the_others_are_not(
     run(corpus_directory, tmp_path / "sound", num_shards=2)
     for name in ("segfault", "endless", "hungry"):
         os.link(corpus_directory / "0" / "0.mid", corpus_directory / f"{name}.mid")
-    monkeypatch.setattr(shards, "PARSE_SECONDS", 3.0)
+    monkeypatch.setattr(preprocess_module, "PARSE_SECONDS", 3.0)
     manifest = run(
         corpus_directory, tmp_path / "out", isolate_parsing=True, beam_args=beam_args, split_fractions=(1, 0, 0)
     )
@@ -141,7 +142,7 @@ def test_workers_end_with_a_run_that_is_interrupted(corpus_directory, tmp_path, 
 
 
 def test_a_worker_that_hangs_is_replaced(corpus_directory, tmp_path, faults, monkeypatch):
-    monkeypatch.setattr(transforms, "STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(pipeline, "STALLED_SECONDS", 1.0)
     os.rename(corpus_directory / "0" / "0.mid", corpus_directory / "0" / "once.mid")
     run(corpus_directory, tmp_path / "out", num_shards=2, beam_args=WORKERS)
     run(corpus_directory, tmp_path / "sound", num_shards=2)

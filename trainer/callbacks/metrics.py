@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from sostenuto.music.midi import NO_PEDAL
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
+from sostenuto.text import duration
 from trainer.config import Config, preset
 from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler
@@ -240,7 +240,7 @@ class Reports(NoReports):
     def _show_on_bar(self) -> None:
         """Puts the time left and the last report's figures behind the bar."""
         if self._bar is not None:
-            left = [] if self._seconds_left is None else [f"{_duration(self._seconds_left)} left"]
+            left = [] if self._seconds_left is None else [f"{duration(self._seconds_left)} left"]
             self._bar.set_postfix_str(", ".join([*left, *self._figures]), refresh=False)
 
     def write(self, report: dict[str, Any], targets: float, seconds_left: float | None) -> None:
@@ -335,7 +335,7 @@ class Reports(NoReports):
             if score:
                 self.say(f"train_step {record.train_step:,}: train loss {record.loss:.3f}{score}")
             return
-        left = "" if seconds_left is None else f", {_duration(seconds_left)} left"
+        left = "" if seconds_left is None else f", {duration(seconds_left)} left"
         self.say(
             f"train_step {record.train_step:,}: train loss {record.loss:.3f}{score}, "
             f"{record.notes_per_second:,.0f} notes/s{left}",
@@ -361,10 +361,6 @@ def _scalars(report: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]
     if None not in parts:
         training["nats"] = sum(parts)
     return training, validation
-
-
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _sustain(manifest: Manifest) -> str:
