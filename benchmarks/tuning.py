@@ -40,10 +40,10 @@ from trainer.startup import import_tensorflow
 import_tensorflow()
 from sostenuto.data.manifest import Manifest
 from trainer.engine import loop
-from trainer.config import Config
+from trainer.presets import parse_config
 data, workdir, configs = sys.argv[1:]
 for index, values in enumerate(json.load(open(configs))):
-    config = Config.from_json(json.dumps(values), "config")
+    config = parse_config(json.dumps(values), "config")
     loop.train(config, Manifest.load(data), f"{workdir}/{index}", quiet=True, keepsakes=False)
 """
 

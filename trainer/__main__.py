@@ -13,9 +13,10 @@ from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from trainer import startup
-from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
+from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
+from trainer.presets import PRESETS, preset, read_config
 from trainer.workdir.formats import RunResult
 from trainer.workdir.layout import why_finished
 
@@ -107,11 +108,11 @@ def _config(workdir: str) -> Config:
         raise UserError("--preset and --config: expected at most one of them, both say where to start from")
     begun = os.path.join(workdir, CONFIG_NAME)
     if _CONFIG.value:
-        start = Config.load(_CONFIG.value)
+        start = read_config(_CONFIG.value)
     elif _PRESET.value:
         start = preset(_PRESET.value)
     elif storage.exists(begun):
-        start = Config.load(begun)
+        start = read_config(begun)
     else:
         start = preset("base")
     changes = {name: holder.value for name, holder in _FIELDS.items() if holder.value is not None}

@@ -13,7 +13,7 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from trainer import startup
 from trainer.evaluation import generation_metrics
@@ -161,7 +161,7 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
             "score. Pass another --split"
         )
     startup.import_tensorflow()
-    from trainer.data.windows import load_table
+    from trainer.data.note_table import load_table
     from trainer.evaluation.baselines import score_baselines
     from trainer.evaluation.scorer import Scorer
     from trainer.evaluation.statistics import compute_metrics, confidence_intervals, score_composers, sum_scores
@@ -188,7 +188,7 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
         by_composer=score_composers(scores, table.lengths, composers),
         performances=manifest.performances(split),
         train_step=trained.train_step,
-        sustain=manifest.document["options"].get("sustain"),
+        sustain=manifest.options.get("sustain"),
         dataset=manifest.sha256,
         baselines=score_baselines(manifest, table),
         residuals=residuals and {"step": residuals.step, "duration": residuals.duration},
@@ -230,14 +230,14 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     held_out, num_primers = _select_held_out(manifest, split)
     continued = held_out[:num_primers]
     startup.import_tensorflow()
-    from trainer.data.windows import performances_shown
+    from trainer.data.note_table import track_performances
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
     primers = [performance.notes[:PRIMER_NOTES] for performance in continued]
-    generated = NoteSampler(trained.model).play(primers, num_notes=CONTINUATION_NOTES, **sampling, quiet=False)
-    train = [performance.notes for performance in performances_shown(manifest, "train")]
+    generated = NoteSampler(trained.model).sample(primers, num_notes=CONTINUATION_NOTES, **sampling, quiet=False)
+    train = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and searching for copied runs")
     pieces = [performance.piece for performance in held_out]
     metrics = generation_metrics.compare_generated(
@@ -256,7 +256,7 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
         held_out=HeldOut(len(held_out), len(set(pieces)), sum(len(performance.notes) for performance in held_out)),
         **sampling,
         train_step=trained.train_step,
-        sustain=manifest.document["options"].get("sustain"),
+        sustain=manifest.options.get("sustain"),
         dataset=manifest.sha256,
     )
 

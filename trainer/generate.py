@@ -10,8 +10,9 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
+from sostenuto.music.midi import Sustain, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
+from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import track
 from trainer import startup
 from trainer.generation.samples import DISTRIBUTIONS_NAME, INDEX_NAME, list_names, replace_samples, require_free
@@ -109,7 +110,7 @@ def main() -> int:
     from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
-    samples = NoteSampler(trained.model).play(primer.notes, **sampling, quiet=False)
+    samples = NoteSampler(trained.model).sample(primer.notes, **sampling, quiet=False)
     logger.info(f"writing {num_samples:,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with replace_samples(output, files) as directory:
         tracked = track(samples.notes, total=num_samples, unit="sample", description="writing")

@@ -7,8 +7,8 @@ import sys
 
 from sostenuto.data.manifest import Manifest
 from tests.trainer.machine import Machine
-from trainer.config import preset
 from trainer.engine import loop
+from trainer.presets import preset
 
 STEPS, EVALUATE_EVERY = 120, 20
 STEP_SECONDS, SCORING_SECONDS = 0.1, 5.0

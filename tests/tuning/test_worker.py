@@ -14,10 +14,10 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError
 from tests.trainer.runs import metrics
-from trainer.config import preset
 from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.model.next_note import NextNoteModel
+from trainer.presets import preset
 from trainer.workdir import layout
 from trainer.workdir.formats import RunResult
 from tuning import worker

@@ -17,15 +17,15 @@ from sostenuto.data.tfrecord import write_records
 from sostenuto.errors import UserError
 from sostenuto.music import audio
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import NO_PEDAL
 from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import infer_pedal
+from sostenuto.music.pedal import NO_PEDAL, infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
 from sostenuto.text import duration
-from trainer.config import Config, preset
+from trainer.config import Config
 from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler
 from trainer.model.next_note import NextNoteModel
+from trainer.presets import preset
 from trainer.workdir.formats import MetricsRecord
 from trainer.workdir.layout import METRICS_NAME, SUMMARIES_NAME
 
@@ -279,7 +279,7 @@ class Reports(NoReports):
         """
         played = (
             self._player_of(model)
-            .play(
+            .sample(
                 Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=self._num_samples, temperature=1.0, seed=train_step
             )
             .notes
@@ -293,8 +293,8 @@ class Reports(NoReports):
                 image = tf.io.decode_png(storage.read_bytes(path), channels=3)
                 tf.summary.image(name, image[tf.newaxis], step=train_step)
             pedal = infer_pedal(played[0]) if _sustain(manifest) == "ignore" else NO_PEDAL
-            heard, _ = audio.render(*audio.beginning(played[0], pedal, _HEARD_SECONDS))
-            mono = audio.halved(heard).mean(axis=1, keepdims=True)
+            heard, _ = audio.render(*audio.truncate(played[0], pedal, _HEARD_SECONDS))
+            mono = audio.downsample(heard).mean(axis=1, keepdims=True)
             tf.summary.audio("sound", mono[tf.newaxis], audio.SAMPLE_RATE // 2, step=train_step)
 
     def leave_samples(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
@@ -365,7 +365,7 @@ def _scalars(report: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]
 
 def _sustain(manifest: Manifest) -> str:
     """How the dataset's durations were read."""
-    return manifest.document["options"].get("sustain", "ignore")
+    return manifest.options.get("sustain", "ignore")
 
 
 def _train_step_of(line: str) -> float:

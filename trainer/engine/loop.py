@@ -28,7 +28,8 @@ from sostenuto.errors import UserError
 from trainer.callbacks.metrics import NoReports, Reports
 from trainer.checkpoints import manager
 from trainer.config import Config
-from trainer.data.windows import NoteTable, WindowSampler, chosen, load_table
+from trainer.data.note_table import NoteTable, load_table, select_fraction
+from trainer.data.windows import WindowSampler
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.strategy import Workers, configure_devices, create_strategy, device_name
 from trainer.engine.run_length import OPEN, Plan, affordable_interval, next_multiple, seconds_left, steps_that_fit
@@ -256,9 +257,9 @@ class _Run:
         devices = configure_devices(config, cluster)
         train = load_table(manifest, "train")
         # Which performances of the split are used; all, where nothing is left out.
-        self._performances = chosen(len(train.lengths), config.train_fraction)
+        self._performances = select_fraction(len(train.lengths), config.train_fraction)
         if len(self._performances) < len(train.lengths):
-            train = train.part(self._performances)
+            train = train.subset(self._performances)
         validation = load_table(manifest, "validation") if config.evaluate_every else None
         if cluster:
             logger.info(
@@ -272,7 +273,7 @@ class _Run:
         self._workers = Workers(self._strategy, cluster)
         self._require_same_run()
         if validation is not None and cluster:
-            validation = validation.part(range(cluster.index, len(validation.lengths), cluster.size))
+            validation = validation.subset(range(cluster.index, len(validation.lengths), cluster.size))
         self._validation = validation
         with self._strategy.scope():
             self._state = TrainState(config, self._windows, self._strategy)

@@ -16,10 +16,10 @@ import tensorflow as tf
 
 from trainer.checkpoints.manager import Variables, model_variables
 from trainer.config import Config
-from trainer.data.random import Dropout
 from trainer.data.windows import WindowSampler
 from trainer.engine.optimizer import build_optimizer
 from trainer.engine.run_length import OPEN
+from trainer.model.dropout import Dropout
 from trainer.model.next_note import build_model
 
 _LOSS_SCALE_START = 2.0**15
@@ -202,7 +202,7 @@ class TrainState:
         """Each field's loss, 0 where masked, and the mask: `[windows, positions]`."""
         batch = self._windows.batch(first_slot, windows)
         dropout = Dropout(self._config.seed, self._config.dropout, first_slot)
-        hidden, _ = self.model.read(batch.inputs, dropout=dropout)
+        hidden, _ = self.model.forward(batch.inputs, dropout=dropout)
         losses = self.model.heads.losses(hidden[:, -batch.mask.shape[1] :], batch.targets)
         return {field: tf.where(batch.mask, loss, 0) for field, loss in losses.items()}, batch.mask
 

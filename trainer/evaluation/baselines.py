@@ -18,7 +18,7 @@ from trainer.evaluation.statistics import with_total
 from trainer.workdir.formats import Baseline, NatsPerNote, ScoredField
 
 if TYPE_CHECKING:
-    from trainer.data.windows import NoteTable
+    from trainer.data.note_table import NoteTable
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -42,7 +42,7 @@ def score_baselines(manifest: Manifest, scored: "NoteTable") -> dict[Baseline, N
     Raises:
         UserError: a shard is damaged.
     """
-    from trainer.data.windows import load_table  # It imports TensorFlow, and counting does not need it.
+    from trainer.data.note_table import load_table  # It imports TensorFlow, and counting does not need it.
 
     if any(manifest.notes(split) <= manifest.performances(split) for split in ("train", "validation")):
         return None

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES, Notes, ticks
 from trainer.evaluation.distributions import DISTRIBUTIONS, Counts, count_bins, measure_distances, sum_counts, to_shares

@@ -11,12 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.progress import ProgressCounter
-from trainer.data.windows import START_PITCH, NoteTable, NoteTensors
+from trainer.data.note_table import NoteTable
+from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_density, score_with_residuals
 from trainer.evaluation.statistics import FIELDS, Ints, NoteScores
+from trainer.model import time_distribution
 from trainer.model.density_heads import DensityHeads
 from trainer.model.next_note import NextNoteModel
-from trainer.model.times import ticks as tensor_ticks
 
 _CHUNK = 256  # notes per call of a model that carries its state
 _LANES = 64  # performances that such a model reads at once
@@ -58,14 +59,14 @@ class Scorer:
 
         @tf.function(autograph=False, input_signature=(notes_spec(None, None), notes_spec(None, None), state_spec))
         def read_chunk(inputs, targets, state):
-            hidden, state = model.read(inputs, state)
+            hidden, state = model.forward(inputs, state)
             return compute_outputs(model, hidden, targets), state
 
         window_spec = notes_spec(None, model.config.seq_length)
 
         @tf.function(autograph=False, input_signature=(window_spec, tf.TensorSpec([None], tf.int32), notes_spec(None)))
         def read_windows(inputs, last, targets):
-            hidden, _ = model.read(inputs)
+            hidden, _ = model.forward(inputs)
             return compute_outputs(model, tf.gather(hidden, last, batch_dims=1), targets)
 
         self._read_chunk, self._read_window_batch = read_chunk, read_windows
@@ -161,8 +162,8 @@ def _scored_times(table: NoteTable) -> tuple[Ints, Ints]:
 def _density_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
     """Computes the scores of notes from the model's densities."""
     logits = model.heads.logits(hidden, notes)
-    nats = model.heads.nats(logits, notes)
-    away = tf.abs(model.heads.times.median(logits["step"]) - tensor_ticks(notes.step_us))
+    nats = model.heads.nll(logits, notes)
+    away = tf.abs(time_distribution.median_tick(logits["step"]) - time_distribution.ticks(notes.step_us))
     return {
         **{field: nats[field] for field in FIELDS},
         **_pitch_hits(logits["pitch"], notes.pitch),

@@ -20,8 +20,9 @@ import numpy as np
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import CannotCompressError, UserError
-from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, write_midi
+from sostenuto.music.midi import read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
+from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.formats import SampleEntry, SamplesIndex
 from trainer.workdir.json_record import write_json
@@ -131,7 +132,7 @@ def write_samples(
             sample's name.
     """
     primers = primers or [Primer(Notes.empty(), "")] * count
-    played = sampler.play([primer.notes for primer in primers], **_SAMPLING, quiet=quiet)
+    played = sampler.sample([primer.notes for primer in primers], **_SAMPLING, quiet=quiet)
     has_pedal = sustain == "ignore"
     files = list_names(len(primers), "mid", "mp3")
     with replace_samples(storage.join(workdir, SAMPLES_NAME), files) as directory:
@@ -152,7 +153,7 @@ def _write_midi(directory: str, index: int, primer: Primer, notes: Notes, has_pe
     from sostenuto.music import audio
     from sostenuto.music.pedal import continued_pedal
 
-    notes, _ = audio.beginning(notes, NO_PEDAL, SECONDS)
+    notes, _ = audio.truncate(notes, NO_PEDAL, SECONDS)
     pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
     name = f"sample-{index:03d}.mid"
     write_midi(notes, os.path.join(directory, name), pedal)
@@ -335,5 +336,5 @@ def _excerpt(midi: bytes, name: str, primer_notes: int) -> tuple[Notes, int, np.
     if 0 < primer_notes < len(notes):
         first = int(np.searchsorted(onset_us, onset_us[primer_notes] - PRIMER_SECONDS * 1_000_000))
     pedal = np.maximum(read_pedal(midi, name) - onset_us[first], 0)
-    excerpt, pedal = audio.beginning(notes[first:], pedal, SECONDS)
+    excerpt, pedal = audio.truncate(notes[first:], pedal, SECONDS)
     return excerpt, min(max(primer_notes - first, 0), len(excerpt)), pedal

@@ -11,6 +11,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError, mismatches
 from sostenuto.storage.lease import LOCK_NAME
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
+from trainer.presets import read_config
 from trainer.workdir.formats import RunInfo, RunResult
 
 CHECKPOINTS_NAME = "checkpoints"
@@ -46,7 +47,7 @@ def load_config(workdir: str) -> Config:
         raise UserError(
             f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with sostenuto train"
         )
-    return Config.load(path)
+    return read_config(path)
 
 
 def load_run(workdir: str) -> RunInfo:
@@ -118,7 +119,7 @@ def finished(config: Config, manifest: Manifest, workdir: str) -> RunResult | No
         if any(name != LOCK_NAME and not storage.TEMPORARY.search(name) for name in names):
             raise UserError(f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME})")
         return None
-    before = Config.load(config_path)
+    before = read_config(config_path)
     differences = mismatches(config.fixed(), before.fixed())
     if differences:
         raise UserError(
@@ -167,7 +168,7 @@ def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[st
         {
             "dataset": manifest.sha256,
             "data": absolute(manifest.directory),
-            "sustain": manifest.document["options"].get("sustain", "ignore"),
+            "sustain": manifest.options.get("sustain", "ignore"),
             "versions": dict(versions),
         },
     )

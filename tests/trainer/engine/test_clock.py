@@ -9,9 +9,10 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from tests.trainer.machine import Machine
 from tests.trainer.runs import metrics, weights
-from trainer.config import Config, preset
+from trainer.config import Config
 from trainer.distribution import strategy
 from trainer.engine import loop
+from trainer.presets import preset
 
 LIMIT = 60.0  # seconds
 CONFIG: Config = preset("base").replace(
