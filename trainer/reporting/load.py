@@ -120,7 +120,7 @@ class RunReport:
             return True
         return self.manifest.notes("validation") > 0
 
-    def comparisons_on(self, split: str) -> list[tuple[str, Mapping[str, Any]]]:
+    def comparisons_on(self, split: str) -> list[tuple[str, Evaluation]]:
         """Returns the names and evaluations of the other runs that have a score on a split."""
         return [(name, evaluations[split]) for name, evaluations in self.comparisons if split in evaluations]
 
