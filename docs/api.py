@@ -50,6 +50,7 @@ MODULES: Final[dict[str, tuple[str, ...] | None]] = {
     "sostenuto.music.audio": None,
     "trainer.export": None,
     "tuning.space": None,
+    "tuning.space_file": ("create_space",),
 }
 
 INTRODUCTION: Final = """\
