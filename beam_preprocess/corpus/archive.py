@@ -22,12 +22,8 @@ HARMLESS_BYTES = 2**30
 def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int = HARMLESS_BYTES) -> dict[str, str]:
     """Returns the member names of a zip file by their paths below its top.
 
-    Absolute names and names with ".." are safe: nothing is read or written under them.
-
-    Args:
-        path: the zip file, also gs://.
-        max_members: maximum number of members.
-        harmless_bytes: unpacked size that is allowed at any inflation.
+    Absolute names and names with ".." are safe: nothing is read or written under them. An unpacked size up to
+    `harmless_bytes` is allowed at any inflation.
 
     Raises:
         UserError: the file is no zip file, two members have the same path, or a limit is exceeded.

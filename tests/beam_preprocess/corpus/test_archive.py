@@ -10,7 +10,7 @@ from sostenuto.errors import UserError
 from tests.beam_preprocess.corpus_files import write_zip
 from tests.midi_files import melody
 
-# Names that mean something to whoever extracts them; nobody does.
+# Names that would be dangerous to extract.
 HOSTILE_NAMES = {
     "/etc/absolute.mid": "etc/absolute.mid",
     "../../above.mid": "above.mid",
@@ -31,7 +31,7 @@ def test_names_of_members_are_paths_below_the_archives_top(tmp_path):
 
 
 @pytest.mark.parametrize("second", ["a.mid", "./a.mid", "/a.mid", "../a.mid", "b/../a.mid"])
-@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # That is what is meant here.
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # intended here
 def test_two_members_of_one_name_are_rejected(tmp_path, second):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.mid", melody([60]))
@@ -55,7 +55,7 @@ def test_an_archive_that_would_become_a_hundred_times_as_large_is_rejected(tmp_p
             archive.writestr(f"{number}.mid", bytes(2**20))
     with pytest.raises(UserError, match="more than 100 times as many"):
         list_zip(str(tmp_path / "x.zip"), harmless_bytes=2**24)
-    # What repeats itself like a loop is let pass while there is little of it.
+    # A small archive of loops is allowed.
     with zipfile.ZipFile(tmp_path / "y.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(20):
             archive.writestr(f"{number}.mid", melody([60, 64, 67, 72] * 500))
