@@ -37,7 +37,7 @@ def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int =
     if unpacked > max(MAX_INFLATION * size, harmless_bytes):
         raise UserError(
             f"{path}: holds {size:,} bytes that would become {unpacked:,} of MIDI, more than {MAX_INFLATION} times as "
-            "many: no corpus shrinks so well, so the archive is rejected"
+            "many. Such an archive is rejected, since no corpus shrinks so well"
         )
     names: dict[str, str] = {}
     for member in members:
@@ -59,7 +59,7 @@ def open_zip(path: str, *, max_directory_bytes: int = MAX_DIRECTORY_BYTES) -> It
         try:
             file = stack.enter_context(_BoundedFile(storage.local_copy(path), max_directory_bytes))
             archive = stack.enter_context(zipfile.ZipFile(file))
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise UserError(f"{path}: cannot be read as a zip file ({error}). Download it again") from error
         yield archive
 

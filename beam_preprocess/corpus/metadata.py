@@ -96,7 +96,7 @@ def _read_rows(table: Metadata) -> list[dict[str, str]]:
     try:
         rows = list(csv.DictReader(io.StringIO(table.data.decode("utf-8-sig")), restval=""))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{name}: is no CSV in UTF-8 ({error})") from error
+        raise UserError(f"{name}: not a CSV in UTF-8 ({error})") from error
     if not _has_columns(table.data):
         raise UserError(f"{name}: lacks a column of {', '.join(_REQUIRED_COLUMNS)}. Expected MAESTRO's metadata CSV")
     for number, row in enumerate(rows, start=2):

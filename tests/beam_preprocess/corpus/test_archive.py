@@ -72,3 +72,16 @@ def test_more_members_than_allowed_are_rejected(tmp_path):
         open_zip(str(path), max_directory_bytes=40 * 46),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("offset", "damage"), [(46, b"\xff\xfe"), (6, b"\xff\x00")], ids=["name not in UTF-8", "unknown version"]
+)
+def test_a_corrupt_directory_is_rejected(tmp_path, offset, damage):
+    path = write_zip(tmp_path / "x.zip", {"é.mid": melody([60])})
+    data = bytearray(path.read_bytes())
+    start = data.index(b"PK\x01\x02") + offset
+    data[start : start + len(damage)] = damage
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.zip: cannot be read as a zip file"):
+        list_zip(str(path))

@@ -90,7 +90,7 @@ UNREADABLE_CSVS = {"lone returns": b"a,b\r1,2\r", "huge field": b"a," + b"x" * 2
 def test_a_stray_csv_that_cannot_be_parsed_is_no_metadata(maestro, stray):
     write_corpus(maestro, {"stray.csv": stray})
     assert find_corpus(str(maestro)).metadata == "maestro-v9.0.0.csv"
-    with pytest.raises(UserError, match=r"stray\.csv: is no CSV"):
+    with pytest.raises(UserError, match=r"stray\.csv: not a CSV"):
         find_corpus(str(maestro), metadata=str(maestro / "stray.csv"))
 
 
