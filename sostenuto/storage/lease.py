@@ -65,10 +65,7 @@ class Lease:
         self._thread.start()
 
     def check_held(self, *, now: bool = False) -> None:
-        """Checks that this process still holds the directory.
-
-        Args:
-            now: asks the bucket even if it was asked a moment ago.
+        """Checks that this process still holds the directory; `now` asks the bucket even if it was just asked.
 
         Raises:
             LostError: another process holds it.
