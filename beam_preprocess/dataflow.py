@@ -137,7 +137,7 @@ class Jobs:
 
     def is_active(self, job: Any) -> bool:
         """Returns whether a job runs or waits."""
-        return job.current_state not in [self._api.JobState[state] for state in _ENDED]
+        return job.current_state not in [getattr(self._api.JobState, state) for state in _ENDED]
 
     def console_url(self, job: Any) -> str:
         """Returns the URL of a job's page."""
