@@ -146,15 +146,7 @@ class Study:
             return False
 
     def report_score(self, trial: str, attempt: int, *, train_step: int, share: float, score: float) -> Verdict:
-        """Records an intermediate score, as `Scheduler.report_score`.
-
-        Args:
-            trial: id of the trial.
-            attempt: number from the assignment.
-            train_step: train_step of the score.
-            share: train_step as a share of the full length.
-            score: nats/note on validation; may be infinite or not a number.
-        """
+        """Records a score in nats/note at a train_step and share of the full length, as `Scheduler.report_score`."""
         with self._transaction() as scheduler:
             return scheduler.report_score(trial, attempt, Score(train_step, share, score), self._clock())
 

@@ -20,7 +20,7 @@ from trainer.presets import parse_config, preset, read_config
 from tuning import artifacts
 from tuning.artifacts import trials_document
 from tuning.console import Progress, final_table
-from tuning.importance import MIN_CONFIGS, importance
+from tuning.report.importance import MIN_CONFIGS, importance
 from tuning.report.page import render
 from tuning.space_file import create_space
 from tuning.summary import StudySummary, format_summary, seconds_left
