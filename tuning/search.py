@@ -142,7 +142,7 @@ class Search:
 
     @contextlib.contextmanager
     def _open(self, overwrite: bool) -> Iterator[Study]:
-        with Study.open(self._workdir, self._space, self._config, overwrite=overwrite) as study:
+        with Study(self._workdir, self._space, self._config, overwrite=overwrite) as study:
             if overwrite:
                 artifacts.remove(self._workdir)
             yield study
