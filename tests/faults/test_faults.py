@@ -149,7 +149,6 @@ def test_killed_between_each_temporary_file_and_its_rename(kills, dataset, tmp_p
         "the best": r"/best/\.unfinished-\w+ ",
         "export.json": r"/export\.json\.tmp",
         "the export": r"/export\.tmp-\w+ \S+/export ",
-        "losses.png": r"/losses\.png\.tmp",
         "result.json": r"/result\.json\.tmp",
     }
     for pattern in renames.values():
@@ -183,7 +182,6 @@ FULL = {
     "the export's weights": Fault("nearly_full", "open", r"/best/\d+/checkpoint\.json r"),
     "the export": Fault("full", "open", r"/best/\d+/checkpoint\.json r"),
     "export.json": Fault("full", "open", r"/export\.json\.tmp\S+ x"),
-    "losses.png": Fault("full", "open", r"/losses\.png\.tmp\S+ x"),
     "result.json": Fault("full", "open", r"/result\.json\.tmp\S+ x"),
 }
 

@@ -26,15 +26,13 @@ from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler
 from trainer.model.next_note import NextNoteModel
 from trainer.presets import preset
-from trainer.reporting import plots
+from trainer.workdir.formats import MetricsRecord
 from trainer.workdir.layout import METRICS_NAME, SUMMARIES_NAME
 
 if TYPE_CHECKING:
     import tqdm
 
 logger = logging.getLogger(__name__)
-
-LOSSES_NAME = "losses.png"
 
 _SHOWN_HYPERPARAMETERS = ("preset", "seq_length", "units", "layers", "dropout", "batch_size", "learning_rate")
 
@@ -85,9 +83,6 @@ class NoReports:
 
     def sync(self) -> None:
         """Waits until the reports are on the disk."""
-
-    def draw(self) -> None:
-        """Draws the losses of the whole run."""
 
 
 class Reports(NoReports):
@@ -252,27 +247,27 @@ class Reports(NoReports):
         """Appends a report to metrics.jsonl and TensorBoard, and shows it.
 
         Args:
-            report: its fields, `train_step` among them.
+            report: the fields of a `MetricsRecord` but for the speed.
             targets: notes trained on since the last report.
             seconds_left: how long the rest of the run takes, scores included; None where that is not known.
 
         Raises:
             UserError: it cannot be written.
         """
-        report["notes_per_second"] = targets / max(self._seconds, 1e-9)
+        record = MetricsRecord(**report, notes_per_second=targets / max(self._seconds, 1e-9))
         self._seconds = 0.0
         try:
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(report) + "\n")
+                file.write(record.to_line())
         except OSError as error:
             raise UserError(
                 f"{self._path}: cannot be written ({error.strerror}): make room, then give the same command again"
             ) from error
-        for writer, figures in zip((self._writer, self._validation_writer), _scalars(report), strict=True):
+        for writer, figures in zip((self._writer, self._validation_writer), _scalars(record.to_json()), strict=True):
             with writer.as_default():
                 for name, value in figures.items():
-                    tf.summary.scalar(name, value, step=report["train_step"])
-        self._show(report, seconds_left)
+                    tf.summary.scalar(name, value, step=record.train_step)
+        self._show(record, seconds_left)
 
     def play(self, model: NextNoteModel, train_step: int, manifest: Manifest) -> None:
         """Lets TensorBoard show what the model plays: a piano roll, its sound, and its distributions over the corpus'.
@@ -310,10 +305,10 @@ class Reports(NoReports):
             train_step: where it is.
             manifest: the dataset.
         """
-        primers = samples.primers(manifest, self._num_samples)
+        primers = samples.select_primers(manifest, self._num_samples)
         if not primers and model.config.positions == "last":
             return  # It was never shown how a performance begins.
-        samples.make(
+        samples.write_samples(
             self._player_of(model), primers, self._workdir, train_step=train_step, sustain=_sustain(manifest),
             count=self._num_samples, quiet=False,
         )  # fmt: skip
@@ -330,26 +325,21 @@ class Reports(NoReports):
         if storage.exists(self._path):
             storage.sync(self._path)
 
-    def draw(self) -> None:
-        """Draws the losses of the whole run."""
-        lines = storage.read_bytes(self._path).decode().splitlines()
-        plots.loss_curves([json.loads(line) for line in lines], os.path.join(self._workdir, LOSSES_NAME))
-
-    def _show(self, report: dict[str, Any], seconds_left: float | None) -> None:
-        score = f", validation {report['val_nats']:.3f} nats/note" if "val_nats" in report else ""
+    def _show(self, record: MetricsRecord, seconds_left: float | None) -> None:
+        score = "" if record.val_nats is None else f", validation {record.val_nats:.3f} nats/note"
         if self._bar is not None:
             self._seconds_left = seconds_left
-            self._figures = [f"loss {report['loss']:.3f}", f"{report['notes_per_second']:,.0f} notes/s"]
+            self._figures = [f"loss {record.loss:.3f}", f"{record.notes_per_second:,.0f} notes/s"]
             self._show_on_bar()
             self._bar.refresh()
             if score:
-                self.say(f"train_step {report['train_step']:,}: train loss {report['loss']:.3f}{score}")
+                self.say(f"train_step {record.train_step:,}: train loss {record.loss:.3f}{score}")
             return
         left = "" if seconds_left is None else f", {duration(seconds_left)} left"
         self.say(
-            f"train_step {report['train_step']:,}: train loss {report['loss']:.3f}{score}, "
-            f"{report['notes_per_second']:,.0f} notes/s{left}",
-            **report,
+            f"train_step {record.train_step:,}: train loss {record.loss:.3f}{score}, "
+            f"{record.notes_per_second:,.0f} notes/s{left}",
+            **record.to_json(),
             planned=self._planned,
             seconds_left=seconds_left,
         )

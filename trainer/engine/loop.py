@@ -35,7 +35,8 @@ from trainer.distribution.strategy import Workers, configure_devices, create_str
 from trainer.engine.run_length import OPEN, Plan, affordable_interval, next_multiple, seconds_left, steps_that_fit
 from trainer.engine.shutdown import GracefulShutdown, ShutdownRequested
 from trainer.engine.train_state import TrainState
-from trainer.evaluation.scorer import Scorer, figures, sums
+from trainer.evaluation.scorer import Scorer
+from trainer.evaluation.statistics import compute_metrics, sum_scores
 from trainer.export import export_model
 from trainer.generation.samples import NUM_SAMPLES
 from trainer.reporting import page
@@ -686,19 +687,19 @@ class _Run:
         with self._state.scored_weights():
             if self._workers.size == 1:
                 with self._signals.cancellable():
-                    totals = sums(self._scorer.score(validation, activity="scoring validation"))
+                    totals = sum_scores(self._scorer.score(validation, activity="scoring validation"))
             else:
                 # A worker that left others waiting for its share would break them all.
-                totals = self._workers.sum(sums(self._scorer.score(validation)))
+                totals = self._workers.sum(sum_scores(self._scorer.score(validation)))
         if self._has_scored:
             self._scoring_seconds = min(self._clock() - begun, self._scoring_seconds or math.inf)
         self._has_scored = True
-        scores = figures(totals)
-        nats = scores["nats_per_note"]
+        scores = compute_metrics(totals)
+        nats = scores.nats_per_note
         return {
             "val_nats": nats["total"],
             **{f"val_{field}_nll": nats[field] for field in ("pitch", "step", "duration")},
-            "val_pitch_top1": scores["pitch_top1"],
+            "val_pitch_top1": scores.pitch_top1,
         }
 
     def _play(self) -> None:
@@ -741,7 +742,6 @@ class _Run:
                     self._reports.end_training()
                     with self._reports.phase("exporting the best weights"):
                         export_model(self._directory)
-                    self._reports.draw()
                     if self._num_samples:
                         self._leave_samples()
                     with self._reports.phase("writing the report's page"):
