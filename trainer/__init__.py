@@ -20,7 +20,7 @@ _EXPORTS = {
     "ModelState": "trainer.model.next_note",
     "build_model": "trainer.model.next_note",
     "start_note": "trainer.model.next_note",
-    "NoteScores": "trainer.evaluation.scorer",
+    "NoteScores": "trainer.evaluation.statistics",
     "Scorer": "trainer.evaluation.scorer",
     "score_baselines": "trainer.evaluation.baselines",
     "NoteSampler": "trainer.generation.sampler",
