@@ -1,6 +1,6 @@
-"""The model card of an export, README.md: what was trained on what, its scores, how to use it and its limits.
+"""Model card of an export, README.md: model, data, scores, use and limits.
 
-It holds nothing that differs between two runs of the same config on the same data and machine: no time, no speed.
+It has no times and no speeds: runs of one config on one dataset and machine have equal cards.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ for number in range(100):
     onset_us += int(voice["step_us"][0]) if number else 0  # Time begins with the first note.
     print(onset_us, int(voice["pitch"][0]), int(voice["duration_us"][0]), int(voice["velocity"][0]))
 """
-"""Plays 100 notes from silence, with TensorFlow alone."""
+"""Generates 100 notes from silence with TensorFlow alone."""
 
 PROGRAM_WITH_PRIMER: Final = """\
 import tensorflow as tf
@@ -60,7 +60,7 @@ for number in range(100):
     onset_us += int(voice["step_us"][0])
     print(onset_us, int(voice["pitch"][0]), int(voice["duration_us"][0]), int(voice["velocity"][0]))
 """
-"""Plays 100 notes after a primer: for a model of `positions=last`, which cannot begin from silence."""
+"""Generates 100 notes after a primer, for a model of `positions=last`, which cannot start from silence."""
 
 
 def text(workdir: str, description: Mapping[str, Any], manifest: Manifest | None = None) -> str:
