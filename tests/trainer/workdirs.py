@@ -73,7 +73,7 @@ def evaluation(split: str = "test", *, total: float = 7.5, ngram: float = 9.0, t
     }  # fmt: skip
 
 
-def judged(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
+def comparison(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
     """generated-SPLIT.json, of random music."""
     music = {
         name: Music([random_notes(300, seed + index) for index in range(4)], list("abcd"))

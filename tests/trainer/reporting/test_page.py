@@ -21,7 +21,7 @@ from sostenuto.music.notes import Notes
 from tests.pages import Page
 from tests.processes import run_python
 from tests.trainer.datasets import random_notes, write_dataset
-from tests.trainer.workdirs import CONFIG, StandInPlayer, evaluation, judged, reports, write_run, write_samples
+from tests.trainer.workdirs import CONFIG, StandInPlayer, comparison, evaluation, reports, write_run, write_samples
 from trainer.generation import samples
 from trainer.presets import preset
 from trainer.reporting.load import load_report
@@ -33,7 +33,7 @@ from trainer.workdir.formats import SampleEntry, SamplesIndex
 def full(dataset, tmp_path_factory):
     """A workdir with all that a page shows."""
     directory = tmp_path_factory.mktemp("runs") / "full"
-    write_run(directory, dataset, evaluation_test=evaluation(), generated_test=judged())
+    write_run(directory, dataset, evaluation_test=evaluation(), generated_test=comparison())
     write_samples(directory, dataset)
     return directory
 
@@ -178,7 +178,7 @@ def test_a_run_of_plain_times_has_their_errors_as_curves(dataset, tmp_path):
 
 
 def test_distributions_show_the_shares_of_each_kind_of_music(text):
-    document = judged()
+    document = comparison()
     music = series_of(Page(text), "Distribution of pitch class")
     counts = np.array(document["counts"]["generated"]["pitch_class"])
     assert music["generated"]["values"] == [f"{share:.1%}" for share in counts / counts.sum()]
@@ -372,7 +372,7 @@ def _collapses(document):
     [(_copies, "copies its training music"), (_repeats, "repeats itself"), (_collapses, "steps are nearly all alike")],
 )
 def test_what_is_wrong_with_the_music_is_told(dataset, tmp_path, change, title):
-    document = judged()
+    document = comparison()
     change(document)
     found = titles(write_run(tmp_path / "w", dataset, generated_test=document))
     assert title in found
@@ -574,7 +574,7 @@ def test_a_run_that_has_not_come_to_its_first_score_is_not_blamed(dataset, tmp_p
 
 
 def test_music_gets_no_advice_to_play_as_it_was_played(dataset, tmp_path):
-    document, flat = judged(), reports((8.2, 8.1, 8.1, 8.1))
+    document, flat = comparison(), reports((8.2, 8.1, 8.1, 8.1))
     _repeats(document)
     _collapses(document)
     told = advice(write_run(tmp_path / "w", dataset, generated_test=document, lines=flat), "repeats itself")
@@ -591,7 +591,7 @@ def test_music_gets_no_advice_to_play_as_it_was_played(dataset, tmp_path):
 def test_an_evaluation_of_another_dataset_is_left_out_with_a_note(dataset, tmp_path):
     other = {**evaluation(), "dataset": "5e" * 32}
     directory = write_run(
-        tmp_path / "w", dataset, evaluation_test=other, generated_test={**judged(), "dataset": "5e" * 32}
+        tmp_path / "w", dataset, evaluation_test=other, generated_test={**comparison(), "dataset": "5e" * 32}
     )
     run = load_report(str(directory))
     assert (run.evaluations, run.generated) == ({}, {})
