@@ -49,6 +49,7 @@ TENSORFLOW_VERSIONS = ">=2.21,<3"
 BEAM = [f"apache-beam{BEAM_VERSIONS}"]
 TRAIN = [
     f"tensorflow{TENSORFLOW_VERSIONS}",
+    "jinja2>=3.1.4",
     "keras>=3.15.1,<4",
     "matplotlib>=3.9.2",
     "midirenderer>=0.1.3",

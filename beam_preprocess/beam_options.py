@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from beam_preprocess import worker_package
 from beam_preprocess.config import Config
 from sostenuto.errors import UserError
-from sostenuto.progress import say, silenced
+from sostenuto.progress import silenced
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +171,7 @@ def split_beam_options(arguments: Sequence[str], *, known: Container[str]) -> tu
 def _import_beam() -> None:
     """Imports Beam only now: it takes seconds, and whoever mistyped a flag should not wait for it."""
     if importlib.util.find_spec("apache_beam"):
-        say("loading Apache Beam")
+        logger.info("loading Apache Beam")
     with _without_beams_warnings():
         import apache_beam  # noqa: F401
 

@@ -7,6 +7,7 @@ and waits for it instead of starting a second one that writes to the same place.
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from beam_preprocess.config import Config
 from sostenuto import extras
 from sostenuto.errors import UserError
-from sostenuto.progress import say
 
 if TYPE_CHECKING:
     import apache_beam
     from apache_beam.options.pipeline_options import PipelineOptions
+
+logger = logging.getLogger(__name__)
 
 # Seconds between two looks at a job: soon at first, since a mistake shows early.
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
@@ -128,7 +130,7 @@ class Jobs:
         except (ClientError, OSError) as error:
             raise UserError(f"the Dataflow job {self.name} cannot be started: {error}") from error
         if not getattr(result, "has_job", False):
-            say(f"the Dataflow job {self.name} was described, and not started")
+            logger.info(f"the Dataflow job {self.name} was described, and not started")
             return None
         return self._client.get_job(result.job_id())
 
@@ -169,12 +171,15 @@ class Jobs:
             job = self._client.get_job(job.id)
             state = job.current_state
             if state != said:
-                say(f"{self.name}: {state.name}", job=job.id, state=state.name)
+                logger.info(f"{self.name}: {state.name}", extra={"figures": {"job": job.id, "state": state.name}})
                 said = state
             elif time.monotonic() >= next_line:
                 next_line = time.monotonic() + LINE_SECONDS
                 minutes = round((time.monotonic() - begun) / 60)
-                say(f"{self.name}: {state.name}, waited {minutes:,} minutes", job=job.id, state=state.name)
+                logger.info(
+                    f"{self.name}: {state.name}, waited {minutes:,} minutes",
+                    extra={"figures": {"job": job.id, "state": state.name}},
+                )
             if not self.is_active(job):
                 break
             time.sleep(delay)

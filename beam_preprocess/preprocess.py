@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import re
 from collections import Counter
@@ -17,11 +18,13 @@ from beam_preprocess.shards import ShardWriter
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, SPLITS, Manifest
 from sostenuto.errors import UnavailableError, UserError
-from sostenuto.progress import ProgressCounter, say, silenced
+from sostenuto.progress import NOTICE, ProgressCounter, silenced
 
 if TYPE_CHECKING:
     import apache_beam
     from apache_beam.options.pipeline_options import PipelineOptions
+
+logger = logging.getLogger(__name__)
 
 # What one core decodes and writes, from a local disk: MAESTRO's performances, some 3,000 notes each.
 FILES_A_SECOND = 600
@@ -60,14 +63,16 @@ def _preprocess(config: Config, beam_args: Sequence[str], *, wait: bool) -> Mani
     if not wait and not target.is_dataflow:
         raise UserError("--no_wait: only a job on Dataflow goes on by itself, expected -- --runner=DataflowRunner")
     if storage.is_remote(config.input):
-        say(f"listing {config.input}")
+        logger.info(f"listing {config.input}")
     corpus = find_corpus(
         config.input, metadata=config.metadata, split_fractions=config.split_fractions, piece_from=config.piece_from
     )
     shards = shard_writer.assign_shards(corpus.files, config.num_shards)
     work = _Work(config, corpus, shards, _plan(config, corpus, shards))
     if not config.overwrite and (manifest := _find_existing(work.plan)):
-        say(f"{config.output}: is the dataset of these files with these options already; --overwrite reads them anew")
+        logger.info(
+            f"{config.output}: is the dataset of these files with these options already; --overwrite reads them anew"
+        )
         return manifest
     if target.is_dataflow:
         return _preprocess_on_dataflow(work, beam_args, wait=wait)
@@ -192,19 +197,19 @@ def _preprocess_on_dataflow(work: _Work, beam_args: Sequence[str], *, wait: bool
         job = jobs.find()
         if job is None or not jobs.is_active(job):
             shard_writer.prepare_output(config.output, overwrite=config.overwrite)
-            say(_estimate(work))
+            logger.info(_estimate(work))
             # Not in the output: another launcher that starts now clears away what it takes for left there.
             job = jobs.start(_pipeline(work, options, plan_directory=cloud.temp_location))
         if job is None:
             return None
-    say(f"the Dataflow job {jobs.name}: {jobs.console(job)}", job=job.id)
+    logger.info(f"the Dataflow job {jobs.name}: {jobs.console(job)}", extra={"figures": {"job": job.id}})
     if not wait:
-        say(f"it goes on by itself, and writes {MANIFEST_NAME} last; watch it with: {jobs.how_to_watch(job)}")
+        logger.info(f"it goes on by itself, and writes {MANIFEST_NAME} last; watch it with: {jobs.how_to_watch(job)}")
         return None
     try:
         jobs.wait(job)
     except (KeyboardInterrupt, SystemExit):
-        say("the job goes on by itself: the same command waits for it again", severity="NOTICE")
+        logger.log(NOTICE, "the job goes on by itself: the same command waits for it again")
         raise
     except (UserError, dataflow.JobFailedError):
         shard_writer.remove_temporaries(config.output)

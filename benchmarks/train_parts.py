@@ -18,11 +18,12 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.data.manifest import Manifest
-from trainer.checkpoints.manager import AsyncCheckpointer, CheckpointManager
+from trainer.checkpoints.async_checkpointer import AsyncCheckpointer
+from trainer.checkpoints.manager import CheckpointManager
 from trainer.config import Config, preset
 from trainer.data.windows import Batch, NoteTable, NoteTensors, WindowSampler, load_table
 from trainer.distribution.strategy import configure_devices, create_strategy
-from trainer.engine.optimizer import WarmupThen
+from trainer.engine.optimizer import WarmupSchedule
 from trainer.engine.train_state import TrainState
 from trainer.model.next_note import build_model
 
@@ -302,7 +303,7 @@ class Fit:
     def __init__(self, config: Config, windows: WindowSampler, *, jit_compile: bool, steps_per_execution: int) -> None:
         keras.utils.set_random_seed(config.seed)
         self._model = PlainModel(config)
-        schedule, clip = WarmupThen(config, tf.Variable(0.0), tf.Variable(1e9)), config.clip_norm or None
+        schedule, clip = WarmupSchedule(config, tf.Variable(0.0), tf.Variable(1e9)), config.clip_norm or None
         if config.optimizer == "adamw":
             optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=clip)
             optimizer.exclude_from_weight_decay(

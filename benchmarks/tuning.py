@@ -39,12 +39,15 @@ import json, sys
 from trainer.startup import import_tensorflow
 import_tensorflow()
 from sostenuto.data.manifest import Manifest
+from sostenuto.progress import silenced
+from trainer.callbacks.standard import report_writers
 from trainer.engine import loop
 from trainer.config import Config
 data, workdir, configs = sys.argv[1:]
 for index, values in enumerate(json.load(open(configs))):
     config = Config.from_json(json.dumps(values), "config")
-    loop.train(config, Manifest.load(data), f"{workdir}/{index}", quiet=True, keepsakes=False)
+    with silenced():
+        loop.train(config, Manifest.load(data), f"{workdir}/{index}", callbacks=report_writers())
 """
 
 

@@ -7,6 +7,7 @@ its own. The folder of the last corpus is also named `latest`.
 
 import contextlib
 import hashlib
+import logging
 import os
 import shlex
 import subprocess
@@ -22,6 +23,8 @@ from demo import primer
 from sostenuto import cli, progress
 from sostenuto.errors import UserError
 from sostenuto.music.midi import write_midi
+
+logger = logging.getLogger(__name__)
 
 CHORALES = Path("corpora/bach-chorales")
 LATEST = "latest"
@@ -66,7 +69,7 @@ class Stage:
         Raises:
             SystemExit: with the command's own status, if it fails.
         """
-        manner = [*(["--quiet"] if quiet else []), *(["--log_json"] if progress.is_json() else [])]
+        manner = [*(["--quiet"] if quiet else []), *(["--log_json"] if progress.has_json_lines() else [])]
         command = [_python(), "-m", self.module, *self.arguments, *manner]
         is_done = self.is_done
         if not quiet:
@@ -77,7 +80,7 @@ class Stage:
         with subprocess.Popen(command) as process, _ended_with_the_demo(process):
             status = process.wait()
         if status:
-            progress.say(f"The command above ended with status {status}.", severity="ERROR")
+            logger.error(f"The command above ended with status {status}.")
             raise SystemExit(status if status > 0 else 128 - status)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sostenuto import storage
+from sostenuto.cli import console
 from tests.gcs_server import GcsServer
 
 # Reproducible, and without a deadline: the machine may be busy with other things.
@@ -75,6 +76,12 @@ class SkipCheck:
 def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _console() -> None:
+    """Shows log lines as a command does."""
+    console.configure()
 
 
 @pytest.fixture(scope="session")

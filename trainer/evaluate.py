@@ -6,6 +6,7 @@ the dataset that the run was trained on; the scores of another one, `--data=DIR`
 """
 
 import json
+import logging
 import os
 from typing import Any
 
@@ -14,12 +15,15 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.tfrecord import Performance
-from sostenuto.errors import FileError, UserError
-from sostenuto.progress import say
+from sostenuto.errors import UserError
 from trainer import startup
 from trainer.by_field import numbers_by_field
-from trainer.workdir.layout import METRICS_NAME, load_config, load_run, resolved, write_json
+from trainer.workdir.formats import RunInfo
+from trainer.workdir.json_record import write_json
+from trainer.workdir.layout import METRICS_NAME, load_config, load_dataset, load_run, resolved
 from trainer.workdir.outputs import require_own_place, require_writable
+
+logger = logging.getLogger(__name__)
 
 USAGE = """--workdir=DIR [--data=DIR --output=FILE] [--split=NAME] [--generated] [flags]
 
@@ -83,7 +87,7 @@ def main() -> int:
             raise UserError(f"--{flag.name}={flag.value}: nothing is continued without --generated: give both")
     load_config(workdir)
     run = load_run(workdir)
-    manifest = _dataset(workdir, run)
+    manifest = Manifest.load(_DATA.value) if _DATA.value else load_dataset(workdir, run)
     path, is_of_run = _place(workdir, manifest, run)
     written = [path]
     if _GENERATED.value:
@@ -93,7 +97,7 @@ def main() -> int:
     if is_of_run and storage.exists(storage.join(workdir, METRICS_NAME)):
         from trainer.reporting import page
 
-        say("writing the report's page")
+        logger.info("writing the report's page")
         written.append(page.write(workdir))
     if is_of_run and not _GENERATED.value:
         from trainer.reporting import model_card
@@ -104,34 +108,7 @@ def main() -> int:
     return 0
 
 
-def _dataset(workdir: str, run: dict[str, Any]) -> Manifest:
-    """Returns the dataset of --data or, without it, the one that the run was trained on."""
-    if _DATA.value:
-        return Manifest.load(_DATA.value)
-    recorded = run.get("data")
-    if not recorded:
-        raise UserError(
-            f"--data is missing: {workdir} does not record on which dataset it was trained. Pass --data=DIR"
-        )
-    try:
-        manifest = Manifest.load(recorded)
-    except FileError:
-        raise
-    except UserError as error:
-        raise UserError(
-            f"{recorded}: the dataset that {workdir} was trained on is not there any more. Pass --data=DIR with the "
-            "place where it is now"
-        ) from error
-    if manifest.sha256 != run.get("dataset"):
-        raise UserError(
-            f"{recorded}: is not the dataset that {workdir} was trained on: got sha256 {manifest.sha256[:12]}…, "
-            f"expected {str(run.get('dataset'))[:12]}…. Pass --data=DIR if that one was moved, or --data={recorded} "
-            "with --output=FILE to take this one"
-        )
-    return manifest
-
-
-def _place(workdir: str, manifest: Manifest, run: dict[str, Any]) -> tuple[str, bool]:
+def _place(workdir: str, manifest: Manifest, run: RunInfo) -> tuple[str, bool]:
     """Returns the file to write, and whether it is the one that the run's page reads.
 
     Raises:
@@ -142,7 +119,7 @@ def _place(workdir: str, manifest: Manifest, run: dict[str, Any]) -> tuple[str, 
     path = _OUTPUT.value or own
     directory = os.path.dirname(path) or "."
     is_of_run = resolved(path) == resolved(own)
-    if is_of_run and manifest.sha256 != run.get("dataset"):
+    if is_of_run and manifest.sha256 != run.dataset:
         raise UserError(
             f"{manifest.directory}: is another dataset than the one that {workdir} was trained on. Pass --output=FILE, "
             "outside of the workdir, for its scores"
@@ -205,7 +182,10 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
     if trained.model.config.model == "regression":
         residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=False)
     table = load_table(manifest, split)
-    say(f"scoring the {split} split: {manifest.notes(split):,} notes", notes=manifest.notes(split))
+    logger.info(
+        f"scoring the {split} split: {manifest.notes(split):,} notes",
+        extra={"figures": {"notes": manifest.notes(split)}},
+    )
     scores = scorer.score(table, residuals, quiet=False)
     # In the order of the table, which was built from the same records.
     composers = [performance.composer for performance in manifest.read_performances(split)]
@@ -219,7 +199,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
-    say("counting notes: the baselines to compare with")
+    logger.info("counting notes: the baselines to compare with")
     evaluation["baselines"] = baselines.score_baselines(manifest, table)
     if residuals is not None:
         evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
@@ -273,8 +253,8 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     from trainer.data.windows import performances_shown
     from trainer.generation.sampler import NoteSampler
     from trainer.reporting import plots
-    from trainer.workdir import remote
     from trainer.workdir.load_model import load_model
+    from trainer.workdir.transfer import upload_on_exit
 
     trained = load_model(workdir)
     pieces = [performance.piece for performance in held_out]
@@ -292,7 +272,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         quiet=False,
     )
     train_notes = [performance.notes for performance in performances_shown(manifest, "train")]
-    say("comparing with real music, and looking for copied runs")
+    logger.info("comparing with real music, and looking for copied runs")
     judgement = generation_metrics.judge(
         generation_metrics.Music(played.notes, pieces[:num_primers]),
         generation_metrics.Music(real, pieces[:num_primers]),
@@ -324,12 +304,12 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         "sustain": manifest.document["options"].get("sustain"),
         "dataset": manifest.sha256,
     }
-    say(f"drawing {picture}")
+    logger.info(f"drawing {picture}")
     target, name = os.path.dirname(path) or ".", os.path.basename(picture)
     storage.make_directories(target)
     # A figure without its document would pass for another's file after a kill, so that the document comes first.
     storage.remove(picture)
-    with remote.uploaded(target, last=[name]) as directory:
+    with upload_on_exit(target, last=[name]) as directory:
         write_json(os.path.join(directory, os.path.basename(path)), document)
         plots.judgement(judgement, os.path.join(directory, name), title=title)
     cli.show(_judgement_in_words(document, manifest.directory))

@@ -1,7 +1,8 @@
 """Plays with a trained model: `python -m trainer.generate --workdir=DIR --output=DIR`."""
 
+import logging
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -11,12 +12,16 @@ from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
-from sostenuto.progress import say, track
+from sostenuto.progress import track
 from trainer import startup
 from trainer.by_field import numbers_by_field
 from trainer.generation.samples import DISTRIBUTIONS_NAME, DOCUMENT_NAME, names, require_free, rewritten
-from trainer.workdir.layout import absolute, dataset, load_run, write_json
+from trainer.workdir.formats import RunInfo
+from trainer.workdir.json_record import write_json
+from trainer.workdir.layout import absolute, dataset, load_run
 from trainer.workdir.outputs import require_own_place, require_writable
+
+logger = logging.getLogger(__name__)
 
 # Beyond them a call may need more memory than a machine has.
 _MOST_NOTES = 100_000
@@ -124,7 +129,7 @@ def main() -> int:
             f"expected at most {_MOST_IN_ALL:,}. Ask for fewer samples in a call"
         )
     run = load_run(workdir)
-    sustain = run.get("sustain", "ignore")
+    sustain = run.sustain or "ignore"
     if _PEDAL.value and sustain == "extend":
         raise UserError(f"--pedal: the durations that {workdir} was trained on hold the pedal already (sustain=extend)")
     plays_pedal = sustain == "ignore" if _PEDAL.value is None else _PEDAL.value
@@ -151,7 +156,7 @@ def main() -> int:
         seed=_SEED.value,
         quiet=False,
     )
-    say(f"writing {len(samples.notes):,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
+    logger.info(f"writing {len(samples.notes):,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with rewritten(output, planned) as directory:
         entries = [
             _write_sample(
@@ -213,7 +218,7 @@ def _write_sample(output: str, index: int, notes: Notes, primer_notes: int, peda
     return entry
 
 
-def _draw_distributions(run: dict[str, Any], output: str, samples: list[Notes], primer_notes: int) -> None:
+def _draw_distributions(run: RunInfo, output: str, samples: list[Notes], primer_notes: int) -> None:
     """Draws the generated notes' distributions over those of the corpus that the model was trained on."""
     from sostenuto.music import plots
 

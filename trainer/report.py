@@ -4,14 +4,17 @@ report.html, in the workdir, shows and plays what a run has come to: its curves,
 which are played first where the workdir has none. It is one file that needs no network, to be kept or passed on.
 """
 
+import logging
+
 from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from sostenuto.progress import say
 from trainer import startup
 from trainer.workdir.layout import METRICS_NAME, dataset, load_config, load_run
+
+logger = logging.getLogger(__name__)
 
 USAGE = """--workdir=DIR [flags]
 
@@ -48,7 +51,7 @@ def main() -> int:
         raise UserError(f"{workdir}: nothing was trained in it yet (it has no {METRICS_NAME}): train first")
     if _DATA.value:
         given = Manifest.load(_DATA.value)
-        if given.sha256 != run.get("dataset"):
+        if given.sha256 != run.dataset:
             raise UserError(f"--data={_DATA.value}: is another dataset than the one that {workdir} was trained on")
         manifest: Manifest | None = given
     else:
@@ -56,8 +59,8 @@ def main() -> int:
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:
-        _play(workdir, manifest, run.get("sustain", "ignore"))
-    say("writing the report's page")
+        _play(workdir, manifest, run.sustain or "ignore")
+    logger.info("writing the report's page")
     cli.show(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
 

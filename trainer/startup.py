@@ -1,11 +1,12 @@
 """Loads TensorFlow without its chatter."""
 
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
 
-from sostenuto.progress import say
+logger = logging.getLogger(__name__)
 
 
 def import_tensorflow() -> None:
@@ -16,7 +17,7 @@ def import_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if importlib.util.find_spec("tensorflow"):
-        say("loading TensorFlow")
+        logger.info("loading TensorFlow")
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:

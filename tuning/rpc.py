@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +17,9 @@ from typing import Any
 import grpc
 
 from sostenuto.errors import UserError
-from sostenuto.progress import say
 from tuning.study import Assignment, Done, Outcome, Study, Wait
+
+logger = logging.getLogger(__name__)
 
 _SERVICE = "sostenuto.Study"
 _CALL_SECONDS, _SHORTEST_CALL_SECONDS = 10.0, 1.0
@@ -195,7 +197,7 @@ class StudyClient:
                         "--chief_address"
                     ) from error
             if not told:
-                say(f"waiting for the chief at {self._address}", chief=self._address)
+                logger.info(f"waiting for the chief at {self._address}", extra={"figures": {"chief": self._address}})
                 told = True
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from sostenuto.progress import is_json, say
+from sostenuto.progress import has_json_lines
 from trainer.config import Config
 from trainer.reporting import page
 from trainer.workdir.layout import METRICS_NAME
@@ -23,6 +24,8 @@ from tuning.roles import Role
 from tuning.space import Space
 from tuning.study import Study, StudyConfig, fingerprint
 from tuning.worker import work
+
+logger = logging.getLogger(__name__)
 
 BEST_NAME = "best"
 
@@ -87,11 +90,10 @@ class Search:
                 while not study.is_done:
                     time.sleep(_LOOK_SECONDS)
                     if calls.silent_seconds > max_idle:
-                        say(
+                        logger.error(
                             f"chief: heard of no worker for {max_idle:.0f} s: start workers and then the same command, "
                             "which goes on with the study",
-                            severity="ERROR",
-                            exit_status=EXIT_NO_WORKER,
+                            extra={"figures": {"exit_status": EXIT_NO_WORKER}},
                         )
                         return EXIT_NO_WORKER
             self._conclude(study)
@@ -121,7 +123,7 @@ class Search:
         workdir = os.path.join(self._workdir, BEST_NAME)
         command = [sys.executable, "-m", "trainer", f"--data={data}", f"--workdir={workdir}", f"--config={config}"]
         # A process of its own: this one's TensorFlow, if it has any, may hold the devices' memory.
-        manner = ["--quiet"] * self._quiet + ["--log_json"] * is_json()
+        manner = ["--quiet"] * self._quiet + ["--log_json"] * has_json_lines()
         process = subprocess.Popen([*command, *manner])
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
@@ -196,4 +198,4 @@ class Search:
 
     def _say(self, line: str, **figures: Any) -> None:
         if not self._quiet:
-            say(line, **figures)
+            logger.info(line, extra={"figures": figures})

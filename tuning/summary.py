@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import io
 import itertools
+import logging
 import os
 import shutil
 import sys
@@ -18,12 +19,14 @@ import numpy as np
 
 from sostenuto import progress, storage
 from trainer.config import Config
-from trainer.workdir.layout import write_json
+from trainer.workdir.json_record import write_json
 from tuning.space import Parameter, Space, notes_per_train_step, steps_for_equal_notes
 from tuning.study import SAME_SHARE, StudyConfig, Trial, best_of
 
 if TYPE_CHECKING:
     import tqdm
+
+logger = logging.getLogger(__name__)
 
 TRIALS_NAME = "trials.json"
 BEST_CONFIG_NAME = "best_config.json"
@@ -278,10 +281,10 @@ class Progress:
         if self._shown is None:
             self._shown = {record.id for record in ended}
             if ended:
-                progress.say(f"resumed: {' '.join(format_summary(standing))}")
-            if not progress.is_json():
+                logger.info(f"resumed: {' '.join(format_summary(standing))}")
+            if not progress.has_json_lines():
                 for line in table.head:
-                    progress.say(line)
+                    logger.info(line)
             self._bar = progress.bar(total=None, unit="trial", description="", bar_format="{desc}", leave=False)
         for record in ended:
             if record.id not in self._shown:
@@ -291,21 +294,30 @@ class Progress:
             self._bar.set_description_str(_status(standing))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _STATUS_SECONDS
-            progress.say(
+            logger.info(
                 _status(standing),
-                ended=len(ended),
-                best=standing.best.score if standing.best else None,
-                seconds_left=seconds_left(standing),
+                extra={
+                    "figures": {
+                        "ended": len(ended),
+                        "best": standing.best.score if standing.best else None,
+                        "seconds_left": seconds_left(standing),
+                    }
+                },
             )
 
 
 def _say_ended(record: Trial, table: "_Table") -> None:
     """Says what came of a trial: a row of the table or, where that has no head, a sentence with its figures."""
     line = table.row(record)
-    if progress.is_json():
+    if progress.has_json_lines():
         score = "" if record.score is None else f", {record.score:.3f} nats/note"
         line = f"trial {record.id}: {record.state}{score}{f' ({record.reason})' if record.state == 'failed' else ''}"
-    progress.say(line, trial=record.id, state=record.state, score=record.score, seconds=record.seconds)
+    logger.info(
+        line,
+        extra={
+            "figures": {"trial": record.id, "state": record.state, "score": record.score, "seconds": record.seconds}
+        },
+    )
 
 
 def final_table(standing: StudySummary) -> str:

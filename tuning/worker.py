@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import functools
 import gc
+import logging
 import math
 import os
 import signal
@@ -14,12 +14,15 @@ from typing import Protocol
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError
-from sostenuto.progress import say, silenced
+from sostenuto.progress import silenced
 from sostenuto.storage.lease import LostError
 from trainer.config import Config
-from trainer.workdir.layout import Result, WorkdirLockedError
+from trainer.workdir.formats import RunResult, StopReason
+from trainer.workdir.layout import WorkdirLockedError
 from tuning.space import Space
 from tuning.study import Assignment, Done, Outcome, StudyConfig, Wait
+
+logger = logging.getLogger(__name__)
 
 _REASON_LENGTH = 300
 _HELD_SECONDS = 60.0  # for which a trial's directory may still be held by the worker that had it before
@@ -92,13 +95,16 @@ def work(
     while True:
         answer = source.next_trial(worker)
         if isinstance(answer, Done):
-            say(f"the search is done: {answer.reason}")
+            logger.info(f"the search is done: {answer.reason}")
             return 0
         if isinstance(answer, Wait):
             time.sleep(answer.seconds)
             continue
         with silenced(quiet):
-            say(f"trial {answer.trial}, attempt {answer.attempt}", trial=answer.trial, attempt=answer.attempt)
+            logger.info(
+                f"trial {answer.trial}, attempt {answer.attempt}",
+                extra={"figures": {"trial": answer.trial, "attempt": answer.attempt}},
+            )
         begun = time.monotonic()
         fault: FileError | None = None
         with _beating(source, answer) as stop:
@@ -115,11 +121,9 @@ def work(
         seconds = time.monotonic() - begun
         with silenced(quiet):
             score = "" if ended.score is None else f", {ended.score:.3f} nats/note"
-            say(
+            logger.info(
                 f"trial {answer.trial}: {ended.outcome} ({ended.reason}){score}",
-                trial=answer.trial,
-                outcome=ended.outcome,
-                score=ended.score,
+                extra={"figures": {"trial": answer.trial, "outcome": ended.outcome, "score": ended.score}},
             )
         source.end(answer.trial, answer.attempt, ended.outcome, ended.score, ended.reason, seconds, ended.train_step)
         if fault:
@@ -170,26 +174,38 @@ def _train(
     import keras
     import tensorflow as tf
 
+    from trainer.callbacks.base import Callback
+    from trainer.callbacks.standard import report_writers
     from trainer.engine import loop
+    from trainer.engine.schedule import Event
 
     verdict = "go"
     no_answer: UserError | None = None
 
-    def on_score(train_step: int, score: float) -> None:
-        nonlocal verdict, no_answer
-        try:
-            verdict = source.report(assignment.trial, assignment.attempt, train_step, train_step / config.steps, score)
-        except UserError as error:
-            no_answer = error
-        if no_answer or verdict != "go":
-            stop.set()
+    class ScoreReporter(Callback):
+        """Reports each score to the study, which may stop the trial."""
+
+        def on_step(self, train_step: int, events: Event, metrics: dict[str, float]) -> None:
+            nonlocal verdict, no_answer
+            score = self.run.best.best
+            if Event.EVALUATE not in events or score is None:
+                return
+            share = train_step / config.steps
+            try:
+                verdict = source.report(assignment.trial, assignment.attempt, train_step, share, score)
+            except UserError as error:
+                no_answer = error
+            if no_answer or verdict != "go":
+                stop.set()
 
     stop_at = math.ceil(config.steps * assignment.stop_at_share)
     directory = os.path.join(workdir, assignment.directory)
-    train = functools.partial(
-        loop.train, config, manifest, directory, quiet=quiet, keepsakes=False, stop_at=stop_at, on_score=on_score,
-        stop=stop,
-    )  # fmt: skip
+    callbacks = [*report_writers(), ScoreReporter()]
+
+    def train() -> RunResult:
+        with silenced(quiet):
+            return loop.train(config, manifest, directory, callbacks=callbacks, stop=stop, stop_at=stop_at)
+
     try:
         result = _once_free(train, stop)
     except FileError:
@@ -210,16 +226,16 @@ def _train(
         gc.collect()
     if no_answer:
         raise no_answer
-    if result.reason in signal.Signals.__members__:
+    if result.reason.is_signal:
         return _Ended("interrupted", result.best, result.reason, result.train_step)
-    if result.reason == "told" and stop.is_set():
+    if result.reason == StopReason.CALLER and stop.is_set():
         if verdict == "stop":
             return _Ended("stopped", result.best, _WEAK, result.train_step)
         return _Ended("interrupted", result.best, "given to another worker", result.train_step)
     return _Ended("completed", result.best, result.reason, result.train_step)
 
 
-def _once_free(train: Callable[[], Result], stop: threading.Event) -> Result:
+def _once_free(train: Callable[[], RunResult], stop: threading.Event) -> RunResult:
     """Trains, once the worker that had the trial before has let go of its directory."""
     given_up = time.monotonic() + _HELD_SECONDS
     while True:

@@ -5,6 +5,7 @@ absl prints help with status 1 and a bad flag in two lines; scripts and Kubernet
 
 import contextlib
 import errno
+import logging
 import os
 import shlex
 import signal
@@ -15,9 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from absl import flags
 
 import sostenuto
-from sostenuto import extras, progress
-from sostenuto.cli import flag_types, help, program, suggestions
+from sostenuto import extras
+from sostenuto.cli import console, flag_types, help, program, suggestions
 from sostenuto.errors import UnavailableError, UserError
+
+logger = logging.getLogger(__name__)
 
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -73,7 +76,7 @@ def run(
             status = EXIT_OK
             if not _print_information(command, argv):
                 operand_list = _parse(argv, command, operands=operands, explain_unknown=explain_unknown)
-                progress.configure(quiet=QUIET.value, log_json=LOG_JSON.value)
+                console.configure(quiet=QUIET.value, log_json=LOG_JSON.value)
                 status = (main(operand_list) if operands else main()) or EXIT_OK
         finally:
             # Here rather than at the interpreter's exit, which would print "Exception ignored" and end with 120.
@@ -115,7 +118,7 @@ def print_error(error: object, status: int) -> None:
         status: the exit status that follows.
     """
     line = f"{program.name()}: {' '.join(str(error).split())}"
-    progress.say(line, severity="ERROR", exit_status=status)
+    logger.error(line, extra={"figures": {"exit_status": status}})
 
 
 def show(text: str) -> None:
@@ -190,7 +193,7 @@ def _configure_early(argv: Sequence[str]) -> None:
     own.set_gnu_getopt()
     with contextlib.suppress(flags.Error, ValueError):
         own(argv, known_only=True)
-    progress.configure(quiet=bool(own[QUIET.name].value), log_json=bool(own[LOG_JSON.name].value))
+    console.configure(quiet=bool(own[QUIET.name].value), log_json=bool(own[LOG_JSON.name].value))
 
 
 def _complain_finally(error: object, status: int) -> None:
@@ -205,7 +208,7 @@ def _report_bug() -> int:
     """Prints the traceback of the current exception; returns the exit status."""
     try:
         # In JSON, as one entry of the log, not one for each line of it.
-        progress.say(traceback.format_exc().rstrip(), severity="CRITICAL", exit_status=EXIT_BUG)
+        logger.critical(traceback.format_exc().rstrip(), extra={"figures": {"exit_status": EXIT_BUG}})
     except OSError:
         _discard_output()
     return EXIT_BUG

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import io
+import logging
 import os
 import shutil
 import sys
@@ -13,13 +14,14 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.errors import UnavailableError, UserError
-from sostenuto.progress import say
 
 if TYPE_CHECKING:
     from sostenuto.music.csv_export import NoteTable
     from sostenuto.music.histograms import Histograms
     from sostenuto.music.midi import MidiContents
     from sostenuto.music.notes import Notes
+
+logger = logging.getLogger(__name__)
 
 USAGE = """PATH ... [flags]
 
@@ -130,7 +132,7 @@ def _midi_paths(path: str) -> list[str]:
         raise UserError(f"{path}: is an archive: unpack it, or make a dataset of it with python -m beam_preprocess")
     if storage.is_directory(path):
         if storage.is_remote(path):
-            say(f"listing {path}")
+            logger.info(f"listing {path}")
         names = [name for name in storage.list_files(path) if is_midi_name(name)]
         if not names:
             raise UserError(
@@ -148,7 +150,7 @@ def _midi_paths(path: str) -> list[str]:
 def _glob(pattern: str) -> list[str]:
     if not storage.is_remote(pattern):
         return sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
-    say(f"listing {pattern}")
+    logger.info(f"listing {pattern}")
     base = os.path.dirname(pattern[: min(pattern.find(magic) for magic in "*?[" if magic in pattern)])
     matches = storage.match_names(storage.list_files(base), pattern.removeprefix(base).lstrip("/"))
     return [storage.join(base, name) for name in matches]
@@ -273,7 +275,7 @@ def _draw(name: str, draw: Callable[[str], None]) -> None:
     directory = cli.required(_OUTPUT)
     storage.make_directories(directory)
     path = storage.join(directory, name)
-    say(f"drawing {path}")
+    logger.info(f"drawing {path}")
     draw(path)
     _print(f"drawn: {path}")
 

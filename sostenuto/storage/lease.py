@@ -8,6 +8,7 @@ gone: a process of this machine that is no more, or one in a pod of the same nam
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -16,7 +17,8 @@ from typing import Any, BinaryIO
 
 from sostenuto import storage
 from sostenuto.errors import FileError, UserError
-from sostenuto.progress import say
+
+logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
 
@@ -113,7 +115,7 @@ class Lease:
                 raise HeldError(f"process {holder.get('pid')} on {holder.get('host')}")
             if not watched:
                 watched, since = generation, time.monotonic()
-                say(
+                logger.info(
                     f"{self._directory}: waiting up to {EXPIRE_SECONDS:.0f} s to see whether process "
                     f"{holder.get('pid')} on {holder.get('host')}, which has it, is still there"
                 )

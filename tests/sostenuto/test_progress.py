@@ -1,4 +1,5 @@
 import json
+import logging
 import re
 import threading
 
@@ -9,17 +10,16 @@ from tests.midi_files import melody
 from tests.processes import on_terminal, run_python
 
 PROGRAM = """
-from sostenuto.progress import say, track
+import logging
+from sostenuto.cli import console
+from sostenuto.progress import track
+console.configure()
 for number in track(range(3), total=3, unit="file", description="counting"):
-    say(f"number {number}")
+    logging.getLogger("__main__").info(f"number {number}")
 """
 
 
-@pytest.fixture
-def in_json():
-    progress.configure(log_json=True)
-    yield
-    progress.configure()
+logger = logging.getLogger("sostenuto.test")
 
 
 @pytest.mark.parametrize("columns", [100, 0], ids=["a terminal", "one that does not say how large it is"])
@@ -55,9 +55,14 @@ def test_a_command_shows_a_bar_on_a_terminal_and_none_elsewhere_or_for_a_machine
 
 
 def test_elsewhere_a_short_job_says_nothing():
-    program = PROGRAM.replace('say(f"number {number}")', "pass")
+    program = PROGRAM[: PROGRAM.rindex("logging")] + "pass"
     process = run_python("-c", program, check=True)
     assert (process.stdout, process.stderr) == ("", "")
+
+
+def test_a_program_without_our_console_shows_no_progress():
+    program = PROGRAM.replace("console.configure()", "")
+    assert on_terminal("-c", program) == run_python("-c", program, check=True).stderr == ""
 
 
 def test_elsewhere_a_long_job_says_a_line_soon_and_then_now_and_then(capsys, monkeypatch):
@@ -70,38 +75,22 @@ def test_elsewhere_a_long_job_says_a_line_soon_and_then_now_and_then(capsys, mon
     ]  # fmt: skip
 
 
-def test_for_a_machine_progress_has_its_figures_as_fields(capsys, monkeypatch, in_json):
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    assert list(progress.track("ab", total=2, unit="file", description="reading")) == ["a", "b"]
-    one, two = map(json.loads, capsys.readouterr().err.splitlines())
-    assert two.pop("time") >= one["time"]
-    assert two == {"severity": "INFO", "message": "reading: 2 of 2 files", "done": 2, "total": 2, "unit": "file"}
-
-
-def test_for_a_machine_a_line_is_one_whatever_is_in_it(capsys, in_json):
-    progress.say("two\nlines, “quoted”", severity="WARNING", loss=float("nan"), best=float("inf"))
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "NaN" not in line
-    read = json.loads(line)
-    assert (read["message"], read["severity"]) == ("two\nlines, “quoted”", "WARNING")
-    assert (read["loss"], read["best"]) == (None, None)
-
-
 def test_quiet_is_quiet(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     assert list(progress.track("ab", total=None, unit="file", description="reading", quiet=True)) == ["a", "b"]
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_is_silenced_still_warns_and_other_threads_speak(capsys, monkeypatch):
+def test_what_is_silenced_still_warns_and_other_threads_log(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with progress.silenced():
         with progress.silenced(False):
-            progress.say("not heard")
+            logger.info("not shown")
+            logger.log(progress.NOTICE, "not shown either")
         assert list(progress.track("ab", total=2, unit="file", description="reading")) == ["a", "b"]
-        progress.say("damaged", severity="WARNING")
-        thread = threading.Thread(target=progress.say, args=["elsewhere"])
+        logger.warning("damaged")
+        thread = threading.Thread(target=logger.info, args=["elsewhere"])
         thread.start()
         thread.join()
-    progress.say("again")
+    logger.info("again")
     assert capsys.readouterr().err.splitlines() == ["damaged", "elsewhere", "again"]

@@ -367,7 +367,6 @@ def test_training_leaves_exactly_its_files(workdir):
         "run.json",
         "result.json",
         "metrics.jsonl",
-        "losses.png",
         "report.html",
         "evaluation-test.json",
         "samples/samples.json",

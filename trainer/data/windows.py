@@ -6,6 +6,7 @@ of any batch, at once.
 """
 
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,11 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.data.tfrecord import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.notes import MAX_TIME_US, PITCHES
-from sostenuto.progress import say, track
+from sostenuto.progress import track
 from trainer.config import Config
 from trainer.data import random
+
+logger = logging.getLogger(__name__)
 
 START_PITCH = PITCHES
 """The pitch of the input that stands for "the performance begins"; its step, duration and velocity are 0."""
@@ -215,10 +218,9 @@ class WindowSampler:
                 f"Give at most {max(most // other, 1)}"
             )
         if config.seq_length > self.longest:
-            say(
+            logger.warning(
                 f"--seq_length={config.seq_length}: {self._longest_in_words}, so that a part of each window is empty. "
-                f"Give {self.longest} to train faster",
-                severity="WARNING",
+                f"Give {self.longest} to train faster"
             )
 
     def batch(self, first_slot: tf.Tensor, windows: int) -> Batch:

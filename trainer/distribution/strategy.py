@@ -11,7 +11,7 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.rendezvous import meet
+from trainer.distribution.rendezvous import wait_for_workers
 
 _CPU_FLAGS = "/proc/cpuinfo"
 # What a CPU calls its instructions for a type, on x86 and on ARM; without them TensorFlow computes in float32 and
@@ -126,7 +126,7 @@ def create_strategy(devices: Sequence[str], cluster: Cluster | None = None) -> t
         tf.train.ClusterSpec({"worker": list(cluster.workers)}), task_type="worker", task_id=cluster.index,
         rpc_layer="grpc",
     )  # fmt: skip
-    meet(cluster)
+    wait_for_workers(cluster)
     # Where TensorFlow must still wait after all, Python's handlers would not be heard.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -136,44 +136,3 @@ def create_strategy(devices: Sequence[str], cluster: Cluster | None = None) -> t
         # TensorFlow has taken SIGTERM, to do nothing with it. Until the run listens there is nothing to be saved.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-
-
-class Workers:
-    """What the hosts that train together tell each other between calls; each must call the same, in the same order.
-
-    Args:
-        strategy: what `create_strategy` returned.
-        cluster: the hosts, or None for one alone.
-
-    Attributes:
-        size: how many hosts.
-        index: which of them this is.
-        is_chief: whether this host decides and writes.
-    """
-
-    def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster | None) -> None:
-        self.size = cluster.size if cluster else 1
-        self.index = cluster.index if cluster else 0
-        self.is_chief = not self.index
-
-        def sum_once(values: tf.Tensor) -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            # One replica of each host speaks for it.
-            speaks = context.replica_id_in_sync_group % (context.num_replicas_in_sync // self.size) == 0
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(speaks, values, 0))
-
-        @tf.function(autograph=False, input_signature=(tf.TensorSpec([None], tf.float64),))
-        def sum_over_hosts(values: tf.Tensor) -> tf.Tensor:
-            return strategy.experimental_local_results(strategy.run(sum_once, args=(values,)))[0]
-
-        self._sum = sum_over_hosts
-
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over all hosts."""
-        if self.size == 1:
-            return list(values)
-        return self._sum(tf.constant(values, tf.float64)).numpy().tolist()
-
-    def broadcast_from_chief(self, values: Sequence[float]) -> list[float]:
-        """What the chief gave; of the others only how many values they gave counts."""
-        return self.sum(values if self.is_chief else [0] * len(values))

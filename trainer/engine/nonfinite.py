@@ -59,8 +59,7 @@ def find_nonfinite(step: ReplicaStep, train_step: int, windows: int) -> NonFinit
         values = [traced(tf.constant(number, tf.int64)) for number in numbers]
         # A value that is not a number counts as infinite.
         sizes = {
-            field: [np.nan_to_num(value[field], nan=np.inf, posinf=np.inf) for value in values]
-            for field in step.fields
+            field: [np.nan_to_num(value[field], nan=np.inf, posinf=np.inf) for value in values] for field in step.fields
         }
         field = max(step.fields, key=lambda field: max(sizes[field]))
         if np.isinf(max(sizes[field])):

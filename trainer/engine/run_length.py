@@ -1,8 +1,9 @@
 """Length of a run and the decay of its learning rate, as run.json records them."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from trainer.workdir.formats import RunInfo
 
 OPEN = 2**31  # a train_step that no run reaches
 
@@ -40,9 +41,10 @@ class Plan:
     evaluate_every: int | None = None
 
     @staticmethod
-    def from_record(record: Mapping[str, Any]) -> "Plan":
-        """Returns the plan in run.json, or an empty plan."""
-        return Plan(**{field: record[key] for field, key in _KEYS.items() if key in record})
+    def from_record(run: RunInfo) -> "Plan":
+        """Returns the plan that run.json records, or an empty plan."""
+        values = {field: getattr(run, key) for field, key in _KEYS.items()}
+        return Plan(**{field: value for field, value in values.items() if value is not None})
 
     def to_record(self) -> dict[str, Any]:
         """Returns the plan's entries of run.json."""

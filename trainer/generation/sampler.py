@@ -1,5 +1,6 @@
 """Plays: calls the model again and again, each note it draws being the next input, its state carried along."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,10 +10,12 @@ import tensorflow as tf
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
-from sostenuto.progress import ProgressCounter, say, silenced
+from sostenuto.progress import ProgressCounter, silenced
 from trainer.data.windows import START_PITCH, NoteTensors
 from trainer.model.density_heads import UNIFORMS_PER_NOTE
 from trainer.model.next_note import ModelState, NextNoteModel
+
+logger = logging.getLogger(__name__)
 
 _NOTES_PER_CALL = 128  # notes drawn per call of the compiled loop, whatever is asked for
 
@@ -96,7 +99,10 @@ class NoteSampler:
         # Where nothing is left out, nothing is compiled for it.
         shares = tuple(None if share == 1 else tf.constant(share, hidden.dtype) for share in _by_field(top_p))
         with silenced(quiet):
-            say(f"playing {samples:,} x {num_notes:,} notes", samples=samples, num_notes=num_notes)
+            logger.info(
+                f"playing {samples:,} x {num_notes:,} notes",
+                extra={"figures": {"samples": samples, "num_notes": num_notes}},
+            )
         # Compiles, and draws nothing: the speed is that of playing.
         nothing = tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE])
         self._draw(tf.constant(0), hidden, state, weights, nothing, temperatures, shares)

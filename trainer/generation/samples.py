@@ -6,6 +6,7 @@ and is shown of a sample is an excerpt: the end of its primer, and what was play
 
 import contextlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,13 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
-from sostenuto.progress import ProgressCounter, say, silenced
-from trainer.workdir.layout import write_json
+from sostenuto.progress import NOTICE, ProgressCounter, silenced
+from trainer.workdir.json_record import write_json
 
 if TYPE_CHECKING:
     from trainer.generation.sampler import NoteSampler
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_NAME: Final = "samples"
 DOCUMENT_NAME: Final = "samples.json"
@@ -223,9 +226,9 @@ def rewritten(directory: str, planned: Sequence[str]) -> Iterator[str]:
     own.insert(0, DOCUMENT_NAME)
     _remove(directory, own)
     try:
-        from trainer.workdir import remote
+        from trainer.workdir.transfer import upload_on_exit
 
-        with remote.uploaded(directory, last=[DOCUMENT_NAME]) as copy:
+        with upload_on_exit(directory, last=[DOCUMENT_NAME]) as copy:
             yield copy
     except BaseException:
         with contextlib.suppress(UserError):
@@ -286,7 +289,7 @@ def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> Non
             audio.compressor()
     except audio.CannotCompressError as error:
         with silenced(quiet):
-            say(f"the samples have no sound: {error}", severity="NOTICE")
+            logger.log(NOTICE, f"the samples have no sound: {error}")
         return
     if not missing:
         return

@@ -17,7 +17,7 @@ from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.generation.samples import Samples
 from trainer.model.time_bins import spread_nats
-from trainer.workdir.layout import Result
+from trainer.workdir.formats import RunResult
 
 _RISE: Final = 0.005  # of the best validation score, by which the last one must be worse to speak of overfitting
 _FALL: Final = 0.01  # of a validation score, by which the last quarter of a run must have bettered it
@@ -62,7 +62,7 @@ class Circumstances:
 
     config: Config
     reports: Sequence[Mapping[str, Any]]
-    result: Result | None
+    result: RunResult | None
     planned: int | None
     histograms: Histograms | None
 

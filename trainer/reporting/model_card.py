@@ -12,6 +12,7 @@ from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.music.notes import PITCHES, note_name
 from trainer.config import Config, preset
+from trainer.workdir.formats import RunInfo
 from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, dataset, load_run
 
 CARD_NAME: Final = "README.md"
@@ -109,14 +110,14 @@ def refresh(workdir: str, manifest: Manifest) -> str | None:
     return path
 
 
-def _model(config: Config, run: Mapping[str, Any], description: Mapping[str, Any]) -> str:
+def _model(config: Config, run: RunInfo, description: Mapping[str, Any]) -> str:
     start = preset(config.preset)
     values = dataclasses.asdict(start)
     changed = [f"`{name}={value}`" for name, value in dataclasses.asdict(config).items() if value != values[name]]
     rows = [
         ("network", f"LSTM, {config.layers} x {config.units} units, `model={config.model}`"),
         ("preset", f"`{config.preset}`" + (f", with {', '.join(changed)}" if changed else "")),
-        ("parameters", f"{run['parameters']:,}" if "parameters" in run else "not recorded"),
+        ("parameters", f"{run.parameters:,}" if run.parameters is not None else "not recorded"),
         ("weights", f"of train_step {description['train_step']:,}; a run keeps those with the best `{config.monitor}`"),
     ]
     return "## Model\n\n" + _table(("", ""), rows) + f"\n\nEvery choice of the run stands in `{DESCRIPTION_NAME}`."
@@ -128,11 +129,11 @@ def _licence(manifest: Manifest | None) -> str:
     return licence or "not recorded: state it, above and here, before you publish the model"
 
 
-def _data(config: Config, run: Mapping[str, Any], manifest: Manifest | None) -> str:
+def _data(config: Config, run: RunInfo, manifest: Manifest | None) -> str:
     rows = [
-        ("path when training began", f"`{run['data']}`" if "data" in run else "not recorded"),
-        ("sha256 of its dataset.json", f"`{run['dataset']}`" if "dataset" in run else "not recorded"),
-        ("durations", _SUSTAIN.get(run.get("sustain", ""), "not recorded")),
+        ("path when training began", f"`{run.data}`" if run.data is not None else "not recorded"),
+        ("sha256 of its dataset.json", f"`{run.dataset}`" if run.dataset is not None else "not recorded"),
+        ("durations", _SUSTAIN.get(run.sustain or "", "not recorded")),
         ("licence", _licence(manifest)),
     ]
     parts = ["## Data", _table(("dataset", ""), rows)]
@@ -154,7 +155,7 @@ def _data(config: Config, run: Mapping[str, Any], manifest: Manifest | None) -> 
     return "\n\n".join(parts)
 
 
-def _scores(workdir: str, run: Mapping[str, Any], description: Mapping[str, Any]) -> str:
+def _scores(workdir: str, run: RunInfo, description: Mapping[str, Any]) -> str:
     rows = []
     report = _report(workdir, description["train_step"])
     if report is not None:
@@ -163,7 +164,7 @@ def _scores(workdir: str, run: Mapping[str, Any], description: Mapping[str, Any]
     for split in reversed(SPLITS):
         path = storage.join(workdir, f"evaluation-{split}.json")
         evaluation = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
-        of_run = evaluation.get("dataset") == run.get("dataset")
+        of_run = evaluation.get("dataset") == run.dataset
         if evaluation and of_run and evaluation["train_step"] == description["train_step"]:
             nats = [evaluation["nats_per_note"][field] for field in _FIELDS]
             low, high = evaluation["confidence_95"]["total"]
@@ -199,7 +200,7 @@ def _use(config: Config) -> str:
     )
 
 
-def _limits(run: Mapping[str, Any], description: Mapping[str, Any]) -> str:
+def _limits(run: RunInfo, description: Mapping[str, Any]) -> str:
     lowest, highest = description["pitch_range"]
     pitches = (
         "It may play any MIDI pitch, 0 to 127: the run records no range."
@@ -221,8 +222,8 @@ def _limits(run: Mapping[str, Any], description: Mapping[str, Any]) -> str:
     return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)
 
 
-def _versions(run: Mapping[str, Any]) -> str:
-    versions = run.get("versions", {})
+def _versions(run: RunInfo) -> str:
+    versions = run.versions or {}
     told = ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
     return f"## Versions\n\nTrained with: {told}."
 

@@ -31,7 +31,8 @@ from trainer.evaluation.generation_metrics import DISTRIBUTIONS
 from trainer.generation import samples
 from trainer.reporting import diagnostics
 from trainer.reporting.diagnostics import Circumstances, Diagnostic
-from trainer.workdir.layout import METRICS_NAME, REPORT_NAME, RESULT_NAME, Result, dataset, load_config, load_run
+from trainer.workdir.formats import RunInfo, RunResult
+from trainer.workdir.layout import METRICS_NAME, REPORT_NAME, RESULT_NAME, dataset, load_config, load_run
 
 _POINTS: Final = 400  # of a curve at most; more could not be told apart
 # Of the train_steps at the start of a run, while the loss falls from where chance put it.
@@ -157,9 +158,9 @@ class Run:
 
     workdir: str
     config: Config
-    run: Mapping[str, Any]
+    run: RunInfo
     reports: Sequence[Mapping[str, Any]]
-    result: Result | None
+    result: RunResult | None
     evaluations: Mapping[str, Mapping[str, Any]]
     generated: Mapping[str, Mapping[str, Any]]
     foreign: Mapping[str, tuple[str, str]]
@@ -177,7 +178,7 @@ class Run:
     def circumstances(self) -> Circumstances:
         """What decides which advice can work for the run."""
         histograms = self.manifest.histograms("train") if self.manifest else None
-        return Circumstances(self.config, self.reports, self.result, self.run.get("steps"), histograms)
+        return Circumstances(self.config, self.reports, self.result, self.run.steps, histograms)
 
     @property
     def scored(self) -> str | None:
@@ -192,7 +193,7 @@ class Run:
 
 
 def write(
-    workdir: str, *, named: str | None = None, result: Result | None = None, comparisons: Sequence[str] = ()
+    workdir: str, *, named: str | None = None, result: RunResult | None = None, comparisons: Sequence[str] = ()
 ) -> str:
     """Writes the page of a workdir; returns its path.
 
@@ -212,7 +213,7 @@ def write(
 
 
 def load(
-    workdir: str, *, named: str | None = None, result: Result | None = None, comparisons: Sequence[str] = ()
+    workdir: str, *, named: str | None = None, result: RunResult | None = None, comparisons: Sequence[str] = ()
 ) -> Run:
     """Reads a workdir; arguments and errors are those of `write`."""
     config = load_config(workdir)
@@ -222,12 +223,11 @@ def load(
         raise UserError(f"{workdir}: nothing was trained in it yet: {METRICS_NAME} has no report. Train first")
     run = load_run(workdir)
     if result is None:
-        ended = _json(storage.join(workdir, RESULT_NAME))
-        result = Result(**ended) if ended else None
+        result = RunResult.load_if_exists(storage.join(workdir, RESULT_NAME))
     evaluations, generated = (_of_splits(workdir, kind) for kind in ("evaluation", "generated"))
     foreign = {}
     for kind, documents in (("evaluation", evaluations), ("generated", generated)):
-        for split in [split for split, own in documents.items() if own["dataset"] != run.get("dataset")]:
+        for split in [split for split, own in documents.items() if own["dataset"] != run.dataset]:
             foreign[f"{kind}-{split}.json"] = split, documents.pop(split)["dataset"]
     manifest = dataset(run)
     return Run(
@@ -336,7 +336,7 @@ def _best(run: Run) -> str:
 
 def _seconds(run: Run) -> float | None:
     """How long the train_steps took in all, of all processes that went on with the run; None where it is not known."""
-    targets = run.run.get("targets_per_epoch")
+    targets = run.run.targets_per_epoch
     if not targets:
         return None
     epochs = np.diff([0.0, *(report["epoch"] for report in run.reports)])
@@ -376,8 +376,8 @@ def _header(run: Run) -> ET.Element:
     shown.append(("throughput", f"{float(np.median(speeds)):,.0f}", "notes/s, median"))
     kind = "times as distributions" if config.model == "density" else "times as plain numbers"
     lead = f"A next-note model of {config.layers} x {config.units} units, {kind}"
-    if "parameters" in run.run:
-        lead += f", {run.run['parameters']:,} parameters"
+    if run.run.parameters is not None:
+        lead += f", {run.run.parameters:,} parameters"
     if run.manifest:
         manifest = run.manifest
         lead += f", trained on {manifest.notes('train'):,} notes of {manifest.performances('train'):,} performances"
@@ -397,7 +397,7 @@ def _findings(run: Run) -> ET.Element:
     score = _command("trainer.evaluate", run, "--split=validation") if can_score or not run.manifest else None
     found = diagnostics.of_training(circumstances, score)
     for name, (split, sha256) in run.foreign.items():
-        told = f"It is left out here. Its dataset has sha256 {sha256[:12]}…, the run's {run.run['dataset'][:12]}…."
+        told = f"It is left out here. Its dataset has sha256 {sha256[:12]}…, the run's {str(run.run.dataset)[:12]}…."
         flags = ["--generated"] if name.startswith("generated") else []
         advice = f"Evaluate on the run's dataset: {_command('trainer.evaluate', run, f'--split={split}', *flags)}"
         found.append(Diagnostic(True, f"{name} is of another dataset", told, advice))
@@ -501,7 +501,7 @@ def _advice(text: str) -> list[ET.Element | str]:
 
 def _command(module: str, run: Run, *flags: str) -> str:
     """Returns a command for this run; DATASET stands for a dataset that is no longer at its place."""
-    data = run.run["data"] if run.manifest else "DATASET"
+    data = str(run.run.data) if run.manifest else "DATASET"
     return shlex.join(["python", "-m", module, f"--workdir={run.workdir}", f"--data={data}", *flags])
 
 
@@ -936,14 +936,14 @@ def _of_each(split: str, generated: Mapping[str, Any]) -> ET.Element:
 
 def _facts(run: Run) -> ET.Element:
     config, said = run.config, run.run
-    versions = ", ".join(f"{name} {version}" for name, version in said.get("versions", {}).items())
-    hosts = said.get("hosts", 1)
+    versions = ", ".join(f"{name} {version}" for name, version in (said.versions or {}).items())
+    hosts = said.hosts or 1
     facts = {
         "workdir": run.workdir,
-        "dataset": said.get("data"),
-        "fingerprint": said.get("dataset"),
-        "durations": {"ignore": "of the keys", "extend": "of the sound, with the pedal"}.get(said.get("sustain", "")),
-        "device": f"{said['device']}{f' on each of {hosts} hosts' if hosts > 1 else ''}" if "device" in said else None,
+        "dataset": said.data,
+        "fingerprint": said.dataset,
+        "durations": {"ignore": "of the keys", "extend": "of the sound, with the pedal"}.get(said.sustain or ""),
+        "device": f"{said.device}{f' on each of {hosts} hosts' if hosts > 1 else ''}" if said.device else None,
         "precision": config.precision,
         "versions": versions or None,
         "ended": _ended(run.result),
@@ -985,7 +985,7 @@ def _facts(run: Run) -> ET.Element:
     return section("The run", "Its dataset, machine and config.", *content, anchor="run")
 
 
-def _ended(result: Result | None) -> str | None:
+def _ended(result: RunResult | None) -> str | None:
     if result is None:
         return None
     why = {"steps": "its length was reached", "patience": "the score stopped improving"}

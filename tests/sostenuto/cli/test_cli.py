@@ -9,11 +9,11 @@ import pytest
 from tests.processes import REPOSITORY, run_python
 
 COMMAND = """
+import logging
 import sys
 from absl import flags
 from sostenuto import cli
 from sostenuto.errors import UnavailableError, UserError
-from sostenuto.progress import say
 
 COUNT = flags.DEFINE_integer("count", 1, "how many")
 
@@ -28,7 +28,7 @@ def main():
         raise UnavailableError("the bucket does not answer")
     if COUNT.value == 6:
         raise ZeroDivisionError
-    say("counting", count=COUNT.value)
+    logging.getLogger(__name__).info("counting", extra={"figures": {"count": COUNT.value}})
     cli.show("done")
 
 if __name__ == "__main__":

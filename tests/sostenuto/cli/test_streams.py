@@ -14,10 +14,9 @@ from tests.midi_files import melody
 from tests.processes import REPOSITORY
 
 COMMAND = """
-import os, signal, sys, time
+import logging, os, signal, sys, time
 from sostenuto import cli
 from sostenuto.errors import UserError
-from sostenuto.progress import say
 
 def main(operands):
     match operands:
@@ -26,8 +25,8 @@ def main(operands):
         case ["exit"]:
             print("not flushed")
             raise SystemExit(7)
-        case ["say"]:
-            say("progress")
+        case ["log"]:
+            logging.getLogger(__name__).info("progress")
         case ["mistake"]:
             raise UserError("wrong")
         case ["end"]:
@@ -117,7 +116,7 @@ def test_output_in_a_buffer_is_not_forgotten(command, case):
 
 
 @pytest.mark.parametrize(
-    ("case", "closed", "full"), [("say", 141, 2), ("mistake", 2, 2), ("bug", 1, 1), ("--zzz", 2, 2)]
+    ("case", "closed", "full"), [("log", 141, 2), ("mistake", 2, 2), ("bug", 1, 1), ("--zzz", 2, 2)]
 )
 def test_the_status_remains_where_stderr_cannot_be_written(command, case, closed, full):
     with closed_pipe() as pipe:

@@ -12,7 +12,8 @@ from tests.trainer.datasets import write_dataset
 from trainer.config import preset
 from trainer.distribution import strategy
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.strategy import Workers, configure_devices
+from trainer.distribution.strategy import configure_devices
+from trainer.distribution.workers import Workers
 from trainer.workdir import layout
 
 SECOND_OF_THREE = Cluster(("a:1", "b:2", "c:3"), 1)
@@ -149,7 +150,7 @@ def test_by_default_every_gpu_is_a_replica(gpus):
 def test_a_host_alone_agrees_with_itself():
     workers = Workers(tf.distribute.get_strategy(), None)
     assert (workers.size, workers.index, workers.is_chief) == (1, 0, True)
-    assert workers.sum([1.5, 2.0]) == [1.5, 2.0]
+    assert workers.all_reduce_sum([1.5, 2.0]) == [1.5, 2.0]
     assert workers.broadcast_from_chief([3.0]) == [3.0]
 
 

@@ -1,0 +1,298 @@
+"""JSON files of a workdir: the fields of a class are the keys of its file, as docs/workdir.md explains them."""
+
+import dataclasses
+import enum
+import json
+import os
+import signal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, Literal, Self, TypeAlias
+
+from sostenuto import storage
+from trainer.workdir.json_record import JsonRecord
+
+Field: TypeAlias = Literal["pitch", "step", "duration", "velocity"]
+ScoredField: TypeAlias = Literal["total", "pitch", "step", "duration"]
+Baseline: TypeAlias = Literal["ngram", "histogram"]
+Continuation: TypeAlias = Literal["generated", "real"]
+Music: TypeAlias = Literal["held_out", "generated", "real"]
+
+SCORED_FIELDS: Final[tuple[ScoredField, ...]] = ("total", "pitch", "step", "duration")
+CONTINUATIONS: Final[tuple[Continuation, ...]] = ("generated", "real")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo(JsonRecord):
+    """Content of run.json, which grows while a run starts: a field is None until it is recorded."""
+
+    REMEDY = "Restore the file, or train in another --workdir"
+
+    dataset: str | None = None
+    data: str | None = None
+    sustain: Literal["ignore", "extend"] | None = None
+    versions: Mapping[str, str] | None = None
+    device: str | None = None
+    hosts: int | None = None
+    parameters: int | None = None
+    targets_per_epoch: int | None = None
+    pitch_range: tuple[int, int] | None = None
+    steps: int | None = None
+    horizon: int | None = None
+    horizon_from: int | None = None
+    shortened_from: int | None = None
+    shortened_horizon: int | None = None
+    evaluate_every: int | None = None
+    max_minutes: float | None = None
+
+    def _null_keys(self) -> Collection[str]:
+        # The length is recorded as a whole, `max_minutes` last.
+        names = [field.name for field in dataclasses.fields(self)]
+        return () if self.max_minutes is None else names[names.index("steps") :]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricsRecord(JsonRecord):
+    """A line of metrics.jsonl; a loss that the model does not have, or a score not measured here, is None."""
+
+    REMEDY = "Delete the line"
+
+    train_step: int
+    epoch: float
+    loss: float
+    pitch_nll: float | None = None
+    step_nll: float | None = None
+    step_mse: float | None = None
+    duration_nll: float | None = None
+    duration_mse: float | None = None
+    velocity_nll: float | None = None
+    learning_rate: float
+    val_nats: float | None = None
+    val_pitch_nll: float | None = None
+    val_step_nll: float | None = None
+    val_duration_nll: float | None = None
+    val_pitch_top1: float | None = None
+    notes_per_second: float
+
+    @classmethod
+    def load_all(cls, path: str) -> list[Self]:
+        """Reads metrics.jsonl in the order of train_steps; of two lines of one train_step the later one counts.
+
+        A line that is not JSON is skipped: a kill may cut one short.
+        """
+        by_train_step: dict[int, Self] = {}
+        for number, line in enumerate(storage.read_bytes(path).decode().splitlines(), 1):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            record = cls.from_json(value, f"{path}, line {number}")
+            by_train_step[record.train_step] = record
+        return [by_train_step[train_step] for train_step in sorted(by_train_step)]
+
+    def to_line(self) -> str:
+        """Returns the line, with its end."""
+        return json.dumps(self.to_json()) + "\n"
+
+
+class StopReason(enum.StrEnum):
+    """Reasons for which a run, or this process's part of it, ends."""
+
+    STEPS = "steps"
+    PATIENCE = "patience"
+    SIGTERM = "SIGTERM"
+    SIGINT = "SIGINT"
+    WORKER = "worker"  # another worker received a signal
+    CALLER = "caller"  # the caller of `train` stopped it
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run is complete."""
+        return self in (StopReason.STEPS, StopReason.PATIENCE)
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether this process received a signal."""
+        return self in (StopReason.SIGTERM, StopReason.SIGINT)
+
+    @property
+    def exit_status(self) -> int:
+        """Exit status of the command: 128 and the number of the signal, or 75 if another worker received one."""
+        if self.is_signal:
+            return 128 + signal.Signals[self]
+        return os.EX_TEMPFAIL if self is StopReason.WORKER else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult(JsonRecord):
+    """Content of result.json: how a run ended.
+
+    Attributes:
+        train_step: train_steps done.
+        best: the best monitored score, or None without a score.
+        best_train_step: train_steps done at the best score.
+        monitor: the monitored score.
+        reason: why the run ended.
+    """
+
+    REMEDY = "Delete the file and repeat the training command"
+
+    train_step: int
+    best: float | None
+    best_train_step: int
+    monitor: str
+    reason: StopReason
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run is complete."""
+        return self.reason.is_final
+
+    def _null_keys(self) -> Collection[str]:
+        return ("best",)
+
+
+NatsPerNote: TypeAlias = Mapping[ScoredField, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class ComposerScores(JsonRecord):
+    """Scores of one composer's performances."""
+
+    nats_per_note: NatsPerNote
+    notes: int
+    performances: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidualDensity(JsonRecord):
+    """A density around a predicted time; centre and scale in seconds."""
+
+    kind: Literal["laplace", "gaussian"]
+    centre: float
+    scale: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation(JsonRecord):
+    """Content of evaluation-SPLIT.json."""
+
+    REMEDY = "Delete the file, then run python -m trainer.evaluate again"
+
+    split: str
+    nats_per_note: NatsPerNote
+    pitch_top1: float
+    pitch_top5: float
+    step_within_30ms: float
+    notes: int
+    confidence_95: Mapping[ScoredField, tuple[float, float]]
+    by_composer: Mapping[str, ComposerScores]
+    performances: int
+    train_step: int
+    sustain: str | None = None
+    dataset: str
+    baselines: Mapping[Baseline, NatsPerNote] | None = None
+    residuals: Mapping[Literal["step", "duration"], ResidualDensity] | None = None
+
+    def _null_keys(self) -> Collection[str]:
+        return ("sustain", "baselines")
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributionDistance(JsonRecord):
+    """Distance of two distributions: overlap, 0 to 1, and Kullback-Leibler divergence, in nats."""
+
+    overlap: float
+    kl: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary(JsonRecord):
+    """Mean and maximum over continuations."""
+
+    mean: float
+    max: float
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut(JsonRecord):
+    """Size of the music that continuations are compared with."""
+
+    performances: int
+    pieces: int
+    notes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationEvaluation(JsonRecord):
+    """Content of generated-SPLIT.json."""
+
+    REMEDY = "Delete the file, then run python -m trainer.evaluate --generated again"
+
+    split: str
+    distributions: Mapping[str, Mapping[Continuation, DistributionDistance]]
+    mean_overlap: Mapping[Continuation, float]
+    pitch_class_entropy: Mapping[Continuation, Summary]
+    longest_loop: Mapping[Continuation, Summary]
+    repeated_8grams: Mapping[Continuation, Summary]
+    copied_run: Mapping[Continuation, Summary]
+    counts: Mapping[Music, Mapping[str, Sequence[int]]]
+    primers: Sequence[str]
+    primer_notes: int
+    num_notes: int
+    held_out: HeldOut
+    temperature: Mapping[Field, float]
+    top_p: Mapping[Field, float]
+    seed: int
+    train_step: int
+    sustain: str | None = None
+    dataset: str
+
+    def _null_keys(self) -> Collection[str]:
+        return ("sustain",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleEntry(JsonRecord):
+    """A sample of samples.json.
+
+    Attributes:
+        midi: its file's name.
+        primer: whose music it continues; None where it started from silence, or where the index says it for all.
+        primer_notes: notes of the primer; None where the index says it for all.
+        seconds: to the end of its last note.
+        synthesizer: what rendered its .wav file; None where there is none.
+    """
+
+    midi: str
+    primer: str | None = None
+    primer_notes: int | None = None
+    seconds: float
+    synthesizer: str | None = None
+
+    def _null_keys(self) -> Collection[str]:
+        return () if self.primer_notes is None else ("primer",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplesIndex(JsonRecord):
+    """Content of samples.json: workdir and primer are recorded by trainer.generate alone."""
+
+    REMEDY = "Delete the directory of the samples and generate them again"
+
+    workdir: str | None = None
+    train_step: int
+    primer: str | None = None
+    primer_notes: int | None = None
+    num_notes: int
+    num_samples: int
+    temperature: float | Mapping[Field, float]
+    top_p: float | Mapping[Field, float]
+    seed: int
+    sustain: str
+    pedal: bool
+    notes_per_second: float
+    files: Sequence[str]
+    samples: Sequence[SampleEntry]
+
+    def _null_keys(self) -> Collection[str]:
+        return () if self.primer_notes is None else ("primer",)
