@@ -21,7 +21,7 @@ from trainer.by_field import numbers_by_field
 from trainer.workdir.formats import RunInfo
 from trainer.workdir.json_record import write_json
 from trainer.workdir.layout import METRICS_NAME, load_config, load_dataset, load_run, resolved
-from trainer.workdir.outputs import require_own_place, require_writable
+from trainer.workdir.outputs import check_output_directory, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +125,9 @@ def _place(workdir: str, manifest: Manifest, run: RunInfo) -> tuple[str, bool]:
             "outside of the workdir, for its scores"
         )
     if not is_of_run:
-        require_own_place(directory)
+        check_output_directory(directory)
         _require_replaceable(path)
-    require_writable(directory)
+    check_writable(directory)
     return path, is_of_run
 
 

@@ -19,7 +19,7 @@ from trainer.generation.samples import DISTRIBUTIONS_NAME, DOCUMENT_NAME, names,
 from trainer.workdir.formats import RunInfo
 from trainer.workdir.json_record import write_json
 from trainer.workdir.layout import absolute, dataset, load_run
-from trainer.workdir.outputs import require_own_place, require_writable
+from trainer.workdir.outputs import check_output_directory, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +137,9 @@ def main() -> int:
     planned = names(num_samples, "mid", "png", *(["wav"] if _AUDIO.value else []))
     if num_notes > 1:
         planned.append(DISTRIBUTIONS_NAME)
-    require_own_place(output)
+    check_output_directory(output)
     require_free(output, planned)
-    require_writable(output)
+    check_writable(output)
     startup.import_tensorflow()
     from sostenuto.music.pedal import continued_pedal
     from trainer.generation.sampler import NoteSampler

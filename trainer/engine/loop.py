@@ -69,7 +69,7 @@ def train(
         workdir: a local or remote directory for all that is written.
         cluster: the hosts that train together, or None for this host alone.
         callbacks: actions besides training, which the chief runs in this order.
-        stop: ends the run once it is set; a checkpoint is saved first.
+        stop: ends the run with a checkpoint once it is set.
         stop_at: a train_step at which the run ends before its planned length; a later call resumes it.
         started: the clock's time when the command began, for `max_minutes`; by default now.
         clock: returns the time in seconds, from any origin.
@@ -79,7 +79,6 @@ def train(
             the loss became infinite or not a number, or a file cannot be written.
         WorkerLostError: another host ended; started again together, the hosts resume from the newest checkpoint.
     """
-    started = clock() if started is None else started
     result = layout.load_finished_result(config, manifest, workdir)
     if result is not None:
         logger.info(
@@ -87,11 +86,12 @@ def train(
             extra={"figures": {"train_step": result.train_step, "reason": result.reason}},
         )
         return result
+    begin = clock() if started is None else started
     with remote.open_workdir(workdir, max_to_keep=config.max_to_keep) as opened:
         try:
             setup = build_setup(config, manifest, cluster)
             play_seconds = sum(callback.play_seconds for callback in callbacks)
-            timer = RunTimer(clock, started, config, play_seconds=play_seconds, score_steps=setup.score_steps)
+            timer = RunTimer(clock, begin, config, play_seconds=play_seconds, score_steps=setup.score_steps)
             return TrainingLoop(setup, opened, callbacks, timer, stop=stop, stop_at=stop_at).run()
         except _LOST_WORKER_ERRORS as error:
             if cluster is None:
@@ -103,16 +103,7 @@ def train(
 
 
 class TrainingLoop:
-    """The loop of one run; it claims and resumes the workdir when it is created.
-
-    Args:
-        setup: the run's parts.
-        workdir: the opened workdir.
-        callbacks: as for `train`.
-        timer: the run's times.
-        stop: as for `train`.
-        stop_at: as for `train`.
-    """
+    """The loop of one run, with the arguments of `train`; its creation claims and resumes the workdir."""
 
     def __init__(
         self,
@@ -162,13 +153,7 @@ class TrainingLoop:
             (is_final,) = self._workers.broadcast_from_chief([is_final])
         if not is_final and reason != StopReason.CALLER:
             reason = StopReason(self._shutdown.received or StopReason.WORKER)
-            cause = "another worker was told to end" if reason == StopReason.WORKER else reason
-            saved = f"saved at train_step {self._train_step:,}" if self._train_step else "nothing was trained yet"
-            logger.log(
-                progress.NOTICE,
-                f"{cause}: {saved}; the same command resumes the run",
-                extra={"figures": {"train_step": self._train_step, "reason": reason}},
-            )
+            _log_stop(reason, self._train_step)
         return self._result(reason)
 
     def _train(self) -> tuple[StopReason, bool]:
@@ -235,7 +220,7 @@ class TrainingLoop:
         self._due = True
 
     def _run_periodic_actions(self) -> None:
-        """Scores, reports and saves what is due at this train_step."""
+        """Runs the actions that are due at this train_step."""
         events = self._schedule.events(self._train_step)
         self._set_lr_decay()
         metrics = self._measurements.measure(self._train_step, events, self._callbacks.phase)
@@ -317,3 +302,14 @@ class TrainingLoop:
     def _result(self, reason: StopReason) -> RunResult:
         best = self._best
         return RunResult(self._train_step, best.best, best.best_train_step, self._config.monitor, reason)
+
+
+def _log_stop(reason: StopReason, train_step: int) -> None:
+    """Logs a notice that the run is not complete."""
+    cause = "another worker received a signal" if reason == StopReason.WORKER else reason
+    saved = f"saved at train_step {train_step:,}" if train_step else "nothing was trained yet"
+    logger.log(
+        progress.NOTICE,
+        f"{cause}: {saved}; the same command resumes the run",
+        extra={"figures": {"train_step": train_step, "reason": reason}},
+    )

@@ -126,7 +126,7 @@ class RunTimer:
         return self._score_steps * (self.steps.seconds_per_step or 0.0)
 
     def costs(self, evaluate_every: int) -> Costs:
-        """Returns the costs of a run that scores every so many train_steps, 0 for none."""
+        """Returns the costs of a run; `evaluate_every` 0 stands for no scores."""
         every, scoring = evaluate_every or OPEN, self.scoring_seconds
         if self._config.evaluate_every:
             scoring += self._play_seconds * every / self._config.evaluate_every
