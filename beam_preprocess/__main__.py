@@ -7,7 +7,8 @@ from typing import cast
 from absl import flags
 
 from beam_preprocess.config import PIECE_FROM, SUSTAIN, Config, PieceFrom
-from sostenuto import cli
+from sostenuto import cli, storage
+from sostenuto.data.manifest import MANIFEST_NAME
 from sostenuto.errors import UserError
 from sostenuto.music.midi import Sustain
 
@@ -26,7 +27,7 @@ EXAMPLES = (
     "--project=my-project --region=europe-west1 --temp_location=gs://my-bucket/temp",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _INPUT = flags.DEFINE(
     cli.Path("URI"), "input", None, "Corpus: a directory, a glob in quotes, a .zip such as MAESTRO's, or one MIDI file."
 )
@@ -41,7 +42,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset in the o
 _NUM_SHARDS = flags.DEFINE_integer(
     "num_shards", 0, "TFRecord files a split, at most 99999; 0 writes about 100 performances into each."
 )
-cli.group("splits and notes")
+cli.start_group("splits and notes")
 _METADATA = flags.DEFINE(
     cli.Path("FILE"),
     "metadata",
@@ -64,7 +65,7 @@ _PIECE_FROM = flags.DEFINE_enum(
 _SUSTAIN = flags.DEFINE_enum(
     "sustain", "ignore", SUSTAIN, "End a note when its key is released, or extend it while the sustain pedal is down."
 )
-cli.group("broken files and running")
+cli.start_group("broken files and running")
 _MAX_REJECTED_FRACTION = flags.DEFINE_float(
     "max_rejected_fraction", 0.1, "Fail if more than this fraction of files is rejected; 1 never fails."
 )
@@ -83,8 +84,8 @@ def main(beam_args: list[str]) -> int:
     """Reads the flags, writes the dataset, and returns the exit status."""
     started = time.monotonic()
     config = Config(
-        input=cli.required(_INPUT),
-        output=cli.required(_OUTPUT),
+        input=cli.require_flag(_INPUT),
+        output=cli.require_flag(_OUTPUT),
         metadata=_METADATA.value,
         split_fractions=_fractions(_SPLIT_FRACTIONS.value),
         piece_from=cast(PieceFrom, _PIECE_FROM.value),
@@ -99,13 +100,15 @@ def main(beam_args: list[str]) -> int:
     from beam_preprocess.preprocess import preprocess
     from beam_preprocess.summary import summarize
 
+    # Without --overwrite, preprocess only accepts a dataset that is the same.
+    is_new = config.overwrite or not storage.exists(storage.join(config.output, MANIFEST_NAME))
     try:
         manifest = preprocess(config, beam_args=beam_args, wait=not _NO_WAIT.value)
     except JobFailedError as error:
         cli.print_error(error, EXIT_FAILED)
         return EXIT_FAILED
     if manifest is not None:
-        cli.show(summarize(manifest, seconds=time.monotonic() - started))
+        cli.print_result(summarize(manifest, seconds=time.monotonic() - started, is_new=is_new))
     return cli.EXIT_OK
 
 

@@ -1,4 +1,4 @@
-"""The options of Beam's pipeline: where it runs, what can be refused at once, and what its workers install."""
+"""Options of the Beam pipeline: parsed, checked, and completed by the package for remote workers."""
 
 import argparse
 import contextlib
@@ -23,17 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
-    """The options of Beam that decide where a pipeline runs; None where they are not given.
-
-    They are looked at before Beam is imported, which takes seconds.
+class RunnerOptions:
+    """Beam options that decide where a pipeline runs, None if not passed; parsed without the slow import of Beam.
 
     Attributes:
-        runner: the runner's name in lower case, without "runner" at its end: "dataflow", "portable", "fnapi".
-        project: of Google Cloud.
-        region: of Google Cloud.
-        temp_location: where Dataflow puts temporary files, and the packed project.
-        job_endpoint: host:port of a portable job server.
+        runner: the runner's name in lower case without the suffix "runner": "dataflow", "portable", "fnapi".
+        project: Google Cloud project.
+        region: Google Cloud region.
+        temp_location: directory for the temporary files and the package of a Dataflow job.
+        job_endpoint: HOST:PORT of a portable job server.
     """
 
     runner: str | None
@@ -43,22 +41,22 @@ class Target:
     job_endpoint: str | None
 
     @classmethod
-    def of(cls, beam_args: Sequence[str]) -> "Target":
-        """Reads the options from a command line of Beam's.
+    def parse(cls, beam_args: Sequence[str]) -> "RunnerOptions":
+        """Returns the options of a command line.
 
         Raises:
-            UserError: one of them has no value.
+            UserError: an option has no value.
         """
         parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
         for field in dataclasses.fields(cls):
             parser.add_argument(f"--{field.name}")
         try:
-            given, _ = parser.parse_known_args(list(beam_args))
+            values, _ = parser.parse_known_args(list(beam_args))
         except argparse.ArgumentError as error:
             raise UserError(f"beam pipeline options {' '.join(beam_args)}: {error}") from error
-        if given.runner is not None:
-            given.runner = given.runner.rpartition(".")[2].lower().removesuffix("runner")
-        return cls(**vars(given))
+        if values.runner is not None:
+            values.runner = values.runner.rpartition(".")[2].lower().removesuffix("runner")
+        return cls(**vars(values))
 
     @property
     def is_dataflow(self) -> bool:
@@ -71,82 +69,89 @@ class Target:
         return self.runner in (None, "fnapi", "direct", "bundlebaseddirect", "prism")
 
     def check(self, config: Config) -> None:
-        """Refuses what can never run.
+        """Checks the options that a runner requires.
 
         Raises:
-            UserError: an option is missing, or Dataflow's workers could not reach the input or the output.
+            UserError: an option is missing, or Dataflow's workers cannot access the input or the output.
         """
         if self.runner == "portable" and not self.job_endpoint:
-            raise UserError("--runner=PortableRunner: --job_endpoint is missing, expected a job server's HOST:PORT")
+            raise UserError("--runner=PortableRunner: --job_endpoint is missing. Pass a job server's HOST:PORT")
         if not self.is_dataflow:
             return
         for name in ("project", "region", "temp_location"):
             if not getattr(self, name):
                 raise UserError(
-                    f"--runner=DataflowRunner: --{name} is missing, expected after -- "
+                    f"--runner=DataflowRunner: --{name} is missing. Pass after -- "
                     "--project=PROJECT --region=REGION --temp_location=gs://BUCKET/PATH"
                 )
         paths = {"input": config.input, "output": config.output, "temp_location": self.temp_location}
         for name, path in paths.items():
             if not str(path).startswith("gs://"):
-                raise UserError(f"--{name}={path}: Dataflow's workers cannot reach it, expected gs://BUCKET/PATH")
+                raise UserError(f"--{name}={path}: Dataflow's workers cannot reach it. Expected gs://BUCKET/PATH")
 
 
 @contextlib.contextmanager
 def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
-    """Gives Beam's options, with FnApiRunner where no runner is named, and the project packed for workers elsewhere.
+    """Yields Beam's options, with the project packed for remote workers while the context is open.
 
-    Plain DirectRunner would try to download another runner first, and so behave differently with and without a network.
-    The package is there until the context is left: a runner must have taken it by then.
+    The default runner is FnApiRunner: DirectRunner would download another runner if it can.
 
     Raises:
         ModuleNotFoundError: Beam is not installed.
-        UserError: an option has a bad value, or the runner would not know it.
+        UserError: an option is invalid or unknown to the runner.
     """
     _import_beam()
-    from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, SetupOptions, StandardOptions
+    from apache_beam.options.pipeline_options import PortableOptions, SetupOptions, StandardOptions
 
-    target = Target.of(beam_args)
+    runner = RunnerOptions.parse(beam_args)
+    # Runners of other clusters have options that only they know.
+    options = _parse_options(beam_args, allow_unknown=not (runner.is_local or runner.is_dataflow))
+    standard = options.view_as(StandardOptions)
+    if standard.runner is None:
+        standard.runner = "FnApiRunner"
+    if runner.is_local or runner.is_dataflow:
+        # Beam logs the tracebacks of failed steps, which the exception contains too.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    setup = options.view_as(SetupOptions)
+    if setup.setup_file is not None:
+        # Beam changes to its directory, which a bare file name lacks.
+        setup.setup_file = os.path.abspath(setup.setup_file)
+        if not os.path.isfile(setup.setup_file):
+            raise UserError(f"--setup_file={setup.setup_file}: no such file")
+    with tempfile.TemporaryDirectory(prefix="sostenuto-") as directory:
+        in_this_process = runner.is_local or options.view_as(PortableOptions).environment_type == "LOOPBACK"
+        if setup.setup_file is None and not in_this_process:
+            setup.setup_file = worker_package.stage_package(directory)
+        yield options
+
+
+def _parse_options(beam_args: Sequence[str], *, allow_unknown: bool) -> "PipelineOptions":
+    """Returns Beam's options; replaces Beam's exit and warnings about unknown options by a UserError."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     usage = io.StringIO()
     try:
-        with contextlib.redirect_stderr(usage), _without_beams_warnings():
+        with contextlib.redirect_stderr(usage), _suppress_warnings():
             options = PipelineOptions(list(beam_args))
             known = options.get_all_options()
             unknown = set(options.get_all_options(retain_unknown_options=True)) - set(known)
     except SystemExit as error:
         last_line = usage.getvalue().strip().rpartition("\n")[2]
         raise UserError(f"beam pipeline options {' '.join(beam_args)}: {last_line.partition('error: ')[2]}") from error
-    standard = options.view_as(StandardOptions)
-    if standard.runner is None:
-        standard.runner = "FnApiRunner"
-    # Runners of other clusters have options of their own that only they know.
-    if unknown and (target.is_local or target.is_dataflow):
-        raise UserError(f"unknown beam pipeline option --{min(unknown)}: see Beam's documentation of pipeline options")
-    if target.is_local or target.is_dataflow:
-        # Beam prints the tracebacks of failed steps; the error that reaches the caller has them too.
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    setup = options.view_as(SetupOptions)
-    if setup.setup_file is not None:
-        # Beam changes into its directory, and cannot where the name has none.
-        setup.setup_file = os.path.abspath(setup.setup_file)
-        if not os.path.isfile(setup.setup_file):
-            raise UserError(f"--setup_file={setup.setup_file}: no such file")
-    with tempfile.TemporaryDirectory(prefix="sostenuto-") as directory:
-        in_this_process = target.is_local or options.view_as(PortableOptions).environment_type == "LOOPBACK"
-        if setup.setup_file is None and not in_this_process:
-            setup.setup_file = worker_package.stage_package(directory)
-        yield options
+    if unknown and not allow_unknown:
+        raise UserError(f"unknown beam pipeline option --{min(unknown)}. See Beam's documentation of pipeline options")
+    return options
 
 
 def split_beam_options(arguments: Sequence[str], *, known: Container[str]) -> tuple[list[str], list[str]]:
-    """Separates Beam's options from this command's own flags.
+    """Separates Beam's options from this command's flags.
 
     Args:
         arguments: a command line without `--`.
         known: the names of this command's flags.
 
     Returns:
-        The arguments that are none of Beam's options, and those that are; the latter are empty without Beam.
+        The other arguments, and Beam's options, which are empty if Beam is not installed.
     """
     try:
         with silenced():
@@ -155,30 +160,30 @@ def split_beam_options(arguments: Sequence[str], *, known: Container[str]) -> tu
         return list(arguments), []
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    beams = set(PipelineOptions([]).get_all_options())
-    ours: list[str] = []
+    beam_names = set(PipelineOptions([]).get_all_options())
+    flags: list[str] = []
     options: list[str] = []
-    current = ours
+    current = flags
     for argument in arguments:
-        # A value that stands apart follows its flag.
+        # A value in an argument of its own follows its flag.
         if argument.startswith("-"):
             name = argument.lstrip("-").partition("=")[0]
-            current = options if name in beams and name not in known else ours
+            current = options if name in beam_names and name not in known else flags
         current.append(argument)
-    return ours, options
+    return flags, options
 
 
 def _import_beam() -> None:
-    """Imports Beam only now: it takes seconds, and whoever mistyped a flag should not wait for it."""
+    """Imports Beam, which takes seconds, only after this command's flags were checked."""
     if importlib.util.find_spec("apache_beam"):
         logger.info("loading Apache Beam")
-    with _without_beams_warnings():
+    with _suppress_warnings():
         import apache_beam  # noqa: F401
 
 
 @contextlib.contextmanager
-def _without_beams_warnings() -> Iterator[None]:
-    """Beam warns, as it is imported, of optional packages that are not installed."""
+def _suppress_warnings() -> Iterator[None]:
+    """Suppresses log warnings, such as Beam's about optional packages that are not installed."""
     logging.disable(logging.WARNING)
     try:
         yield

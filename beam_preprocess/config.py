@@ -30,7 +30,7 @@ class Config:
         num_shards: files a split is written into; 0 for about a hundred performances each.
         sustain: "ignore" ends a note at its key's release, "extend" at the sustain pedal's.
         licence: of the corpus, such as "CC BY-NC-SA 4.0", for the model cards of exports; empty if it is not stated.
-        max_rejected_fraction: the share of files that may be refused before the run gives up.
+        max_rejected_fraction: the share of files that may be rejected before the run gives up.
         overwrite: replace a dataset that is already in the output.
         isolate_parsing: parse in child processes that are bounded in memory and time, so that no file can end the run;
             None for only where the runner is not FnApiRunner. It changes no byte of the dataset, a file apart that

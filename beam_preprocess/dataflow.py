@@ -1,7 +1,7 @@
-"""Jobs of Google's Dataflow service: found by name, watched, and told of when they fail.
+"""Dataflow jobs: found by name, started, and watched until they end.
 
-A job's name follows from what it makes. So a launcher that is started again finds the job that the first one started,
-and waits for it instead of starting a second one that writes to the same place.
+A job's name is derived from the dataset, so that a restarted launcher waits for the active job instead of starting a
+second one with the same output.
 """
 
 import dataclasses
@@ -22,46 +22,46 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks at a job: soon at first, since a mistake shows early.
+# Seconds between two requests for a job's state: few at first, since an invalid job fails early.
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
-# Between two lines that say that a job still goes on.
-LINE_SECONDS = 300.0
-# A job has failed some time before the message appears that says why; Beam's own runner waits as long.
+LINE_SECONDS = 300.0  # between two lines about an unchanged state
+# The message with the cause of a failure appears some time after the failure. Beam's own runner waits as long.
 MESSAGE_SECONDS = 50.0
 
-# How a UserError of a worker looks in the text in which a runner elsewhere reports it.
-_USERS_MISTAKE = re.compile(r"sostenuto\.errors\.UserError: (.+?)(?: \[while running [^\n]*)?$", re.MULTILINE)
+# A worker's UserError in the text of a runner's report.
+_NAME = re.escape(f"{UserError.__module__}.{UserError.__name__}")
+_USER_ERROR = re.compile(rf"{_NAME}: (.+?)(?: \[while running [^\n]*)?$", re.MULTILINE)
 
 
 class JobFailedError(Exception):
-    """A job did not do what it should have; the message is one line, and says where to look."""
+    """A job failed, or left no dataset; the message is one line."""
 
 
 def job_name(config: Config) -> str:
-    """Returns the name of the job that makes a dataset, the same whenever the same dataset is asked for."""
-    asked = dataclasses.asdict(config)
-    # These change nothing of the dataset.
-    del asked["overwrite"], asked["isolate_parsing"]
+    """Returns the name of a dataset's job."""
+    fields = dataclasses.asdict(config)
+    # They do not change the dataset.
+    del fields["overwrite"], fields["isolate_parsing"]
     for name in ("input", "output"):
-        asked[name] = asked[name].rstrip("/")
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        fields[name] = fields[name].rstrip("/")
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     return f"sostenuto-preprocess-{digest[:12]}"
 
 
 def extract_user_error(text: str) -> str | None:
-    """Returns the message of the UserError that a worker raised, if a runner's report of a failure tells of one."""
-    found = _USERS_MISTAKE.search(text)
-    return found[1] if found else None
+    """Returns the message of a worker's UserError in a runner's report of a failure, or None."""
+    match = _USER_ERROR.search(text)
+    return match[1] if match else None
 
 
 class Jobs:
-    """The jobs of one name, in the project and region that Beam's options name.
+    """The Dataflow jobs of one name in a project and region.
 
     Args:
         options: Beam's options, with a job name.
 
     Raises:
-        UserError: Beam was installed without its parts for Google Cloud, or there are no credentials.
+        UserError: Beam was installed without the extra for Google Cloud, or there are no credentials.
     """
 
     def __init__(self, options: "PipelineOptions") -> None:
@@ -76,25 +76,24 @@ class Jobs:
         self._cloud = options.view_as(GoogleCloudOptions)
         self.name = self._cloud.job_name
         if not self._cloud.no_auth:
-            # Beam itself would try for half a minute, and then go on without any.
+            # Beam would retry for half a minute and continue without credentials.
             try:
                 google.auth.default()
             except google.auth.exceptions.DefaultCredentialsError as error:
                 raise UserError(
-                    "no credentials of Google Cloud, expected application-default ones: "
-                    "gcloud auth application-default login"
+                    "no application-default credentials of Google Cloud. Run gcloud auth application-default login"
                 ) from error
         self._client = DataflowApplicationClient(options)
 
     def find(self) -> Any | None:
-        """Returns the active job of the name, or else the last that ended, or None.
+        """Returns the active job, or else the last one that ended, or None.
 
         Raises:
-            UserError: Dataflow refuses to say.
+            UserError: Dataflow denies access.
         """
         from google.api_core.exceptions import ClientError
 
-        # Beam's own search by name overlooks jobs that wait for workers, and never ends where there is none.
+        # Beam's own search by name skips jobs that wait for workers, and does not end if there is no job.
         request = self._api.ListJobsRequest(
             project_id=self._cloud.project,
             location=self._cloud.region,
@@ -105,26 +104,26 @@ class Jobs:
             jobs = [job for job in self._client._jobs_client.list_jobs(request) if job.name == self.name]
         except ClientError as error:
             raise UserError(
-                f"Dataflow of project {self._cloud.project} in {self._cloud.region} cannot be used ({error}): enable "
-                "its API, and have the role roles/dataflow.developer"
+                f"Dataflow of project {self._cloud.project} in {self._cloud.region} cannot be used ({error}). Enable "
+                "its API, and grant the role roles/dataflow.developer"
             ) from error
         return max(jobs, key=lambda job: (self.is_active(job), job.create_time), default=None)
 
     def start(self, pipeline: "apache_beam.Pipeline") -> Any | None:
-        """Starts a job, or finds the one that another launcher has started in the meantime.
+        """Starts a job, or finds the one that another launcher started in the meantime.
 
         Returns:
-            The job; None where the options ask only to describe it (--dry_run, --template_location).
+            The job; None if the options only describe it (--dry_run, --template_location).
 
         Raises:
-            UserError: Dataflow refuses it, or the place for its files.
+            UserError: Dataflow rejects the job or its temporary location.
         """
         from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
         from google.api_core.exceptions import ClientError, Conflict
 
         try:
             result: Any = pipeline.run()
-        # The service either says that there is a conflict, or answers with the job that there is.
+        # The service reports a conflict or answers with the existing job.
         except (DataflowJobAlreadyExistsError, Conflict):
             return self.find()
         except (ClientError, OSError) as error:
@@ -135,65 +134,66 @@ class Jobs:
         return self._client.get_job(result.job_id())
 
     def is_active(self, job: Any) -> bool:
-        """Returns whether a job still works, or waits to."""
-        state = self._api.JobState
+        """Returns whether a job runs or waits."""
+        states = self._api.JobState
         return job.current_state not in (
-            state.JOB_STATE_DONE,
-            state.JOB_STATE_FAILED,
-            state.JOB_STATE_CANCELLED,
-            state.JOB_STATE_UPDATED,
-            state.JOB_STATE_DRAINED,
+            states.JOB_STATE_DONE,
+            states.JOB_STATE_FAILED,
+            states.JOB_STATE_CANCELLED,
+            states.JOB_STATE_UPDATED,
+            states.JOB_STATE_DRAINED,
         )
 
-    def _is_done(self, job: Any) -> bool:
-        """Returns whether Dataflow holds that a job has done all its work."""
-        return job.current_state == self._api.JobState.JOB_STATE_DONE
-
-    def console(self, job: Any) -> str:
-        """Returns the address of a job's page."""
+    def console_url(self, job: Any) -> str:
+        """Returns the URL of a job's page."""
         region, project = self._cloud.region, self._cloud.project
         return f"https://console.cloud.google.com/dataflow/jobs/{region}/{job.id}?project={project}"
 
-    def how_to_watch(self, job: Any) -> str:
-        """Returns the command that tells of a job."""
+    def watch_command(self, job: Any) -> str:
+        """Returns the gcloud command that describes a job."""
         return f"gcloud dataflow jobs describe {job.id} --region={self._cloud.region} --project={self._cloud.project}"
 
     def wait(self, job: Any) -> None:
         """Waits until a job is done.
 
         Raises:
-            UserError: it failed through the user's mistake.
-            JobFailedError: it ended in any other way.
+            UserError: it failed with a UserError.
+            JobFailedError: it failed otherwise, or was cancelled.
         """
-        said, delay, begun = None, FIRST_DELAY, time.monotonic()
-        next_line = begun + LINE_SECONDS
+        job = self._wait_until_ended(job)
+        states, state = self._api.JobState, job.current_state
+        if state == states.JOB_STATE_DONE:
+            return
+        errors = self._list_errors(job) if state == states.JOB_STATE_FAILED else ""
+        if message := extract_user_error(errors):
+            raise UserError(message)
+        cause = f" ({errors.strip().splitlines()[-1]})" if errors.strip() else ""
+        raise JobFailedError(f"the Dataflow job {self.name} ended as {state.name}{cause}: see {self.console_url(job)}")
+
+    def _wait_until_ended(self, job: Any) -> Any:
+        """Reports a job's states until it ends, and returns the ended job."""
+        state: Any = None
+        delay, start = FIRST_DELAY, time.monotonic()
+        next_line = start + LINE_SECONDS
         while True:
             job = self._client.get_job(job.id)
-            state = job.current_state
-            if state != said:
+            if job.current_state != state:
+                state = job.current_state
                 logger.info(f"{self.name}: {state.name}", extra={"figures": {"job": job.id, "state": state.name}})
-                said = state
             elif time.monotonic() >= next_line:
                 next_line = time.monotonic() + LINE_SECONDS
-                minutes = round((time.monotonic() - begun) / 60)
+                minutes = round((time.monotonic() - start) / 60)
                 logger.info(
                     f"{self.name}: {state.name}, waited {minutes:,} minutes",
                     extra={"figures": {"job": job.id, "state": state.name}},
                 )
             if not self.is_active(job):
-                break
+                return job
             time.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
-        if self._is_done(job):
-            return
-        errors = self._errors(job) if state == self._api.JobState.JOB_STATE_FAILED else ""
-        if mistake := extract_user_error(errors):
-            raise UserError(mistake)
-        cause = f" ({errors.strip().splitlines()[-1]})" if errors.strip() else ""
-        raise JobFailedError(f"the Dataflow job {self.name} ended as {state.name}{cause}: see {self.console(job)}")
 
-    def _errors(self, job: Any) -> str:
-        """Returns what a failed job says of its failure; that may take a while to appear."""
+    def _list_errors(self, job: Any) -> str:
+        """Returns the error messages of a failed job, which may take a while to appear."""
         delay, deadline = FIRST_DELAY, time.monotonic() + MESSAGE_SECONDS
         while True:
             messages, _ = self._client.list_messages(job.id, minimum_importance="JOB_MESSAGE_ERROR")

@@ -1,32 +1,149 @@
-"""The assembly of the pipeline, and nothing else."""
+"""The Beam pipeline: shards are written one per call, then committed as a dataset.
+
+Elements are shards, not notes, so that nothing large is shuffled.
+"""
+
+import os
+import uuid
+import weakref
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
-from beam_preprocess import transforms
-from beam_preprocess.shard_writer import Plan, ShardRange
-from beam_preprocess.shards import ShardWriter
+from beam_preprocess.commit import commit_dataset
+from beam_preprocess.plan import DatasetPlan, ShardRange
+from beam_preprocess.sandbox import map_in_processes
+from beam_preprocess.shard_writer import ShardWriter
+from beam_preprocess.stats import ShardReport
+from sostenuto.errors import UserError
+
+# A child process is replaced after this time without a sign of life, which no file and no disk takes.
+STALLED_SECONDS = 180.0
 
 
-def build(
-    pipeline: beam.Pipeline, *, plan: Plan, shards: list[ShardRange], writer: ShardWriter, processes: int = 1
-) -> None:
-    """Adds the whole way from a list of files to a finished dataset.
-
-    Shards are handed out, not notes: nothing large is shuffled, and each shard is decoded and written by one call.
+class PreprocessCorpus(beam.PTransform):
+    """Writes a dataset; applied to a pipeline.
 
     Args:
-        pipeline: the pipeline to add to.
-        plan: what the dataset must account for.
-        shards: where the list of each shard's files is.
-        writer: writes a shard.
-        processes: child processes that share all shards; 1 leaves sharing them to the runner.
+        plan: the dataset's plan.
+        shards: the shards' positions in the plan file.
+        writer: writes one shard.
+        processes: child processes that share all shards; 1 lets the runner distribute them.
+        on_file_done: called for each file, by workers in this process only.
     """
-    elements = [shards] if processes > 1 else [[shard] for shard in shards]
-    (
-        pipeline
-        # Hands them out afresh where there are several.
-        | "Shards" >> beam.Create(elements)
-        | "WriteShards" >> beam.ParDo(transforms.WriteShards(writer, processes=processes))
-        | "AllReports" >> beam.combiners.ToList()
-        | "Publish" >> beam.ParDo(transforms.Publish(plan))
-    )
+
+    def __init__(
+        self,
+        plan: DatasetPlan,
+        *,
+        shards: list[ShardRange],
+        writer: ShardWriter,
+        processes: int = 1,
+        on_file_done: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self._plan, self._writer, self._processes = plan, writer, processes
+        self._elements = [shards] if processes > 1 else [[shard] for shard in shards]
+        self._on_file_done = LocalCallback(on_file_done)
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
+        """Adds the steps to a pipeline."""
+        return (
+            pbegin
+            | "Shards" >> beam.Create(self._elements)
+            | "WriteShards" >> beam.ParDo(WriteShards(self._writer, self._processes, self._on_file_done))
+            | "AllReports" >> beam.combiners.ToList()
+            | "Publish" >> beam.ParDo(CommitDataset(self._plan))
+        )
+
+
+class WriteShards(beam.DoFn):
+    """Writes the shards of an element under temporary names and yields their reports.
+
+    An element has one shard if the runner distributes them, and all shards if child processes share them.
+    """
+
+    def __init__(self, writer: ShardWriter, processes: int, on_file_done: "LocalCallback") -> None:
+        self._writer, self._processes, self._on_file_done = writer, processes, on_file_done
+        self._performances = beam.metrics.Metrics.counter("preprocess", "performances")
+        self._notes = beam.metrics.Metrics.counter("preprocess", "notes")
+        self._rejected = beam.metrics.Metrics.counter("preprocess", "rejected")
+
+    def process(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
+        """Yields the reports of the shards."""
+        for report in self._write(shards):
+            self._performances.inc(report.records)
+            self._notes.inc(report.stats.notes)
+            self._rejected.inc(len(report.rejections))
+            yield report
+
+    def teardown(self) -> None:
+        """Closes the files and processes of the writer."""
+        self._writer.close()
+
+    def _write(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
+        if self._processes == 1:
+            return (self._writer(shard, self._on_file_done) for shard in shards)
+        return map_in_processes(
+            self._writer, shards, processes=self._processes, seconds=STALLED_SECONDS, on_heartbeat=self._on_file_done
+        )
+
+
+class CommitDataset(beam.DoFn):
+    """Commits the dataset after all shards were written."""
+
+    def __init__(self, plan: DatasetPlan) -> None:
+        self._plan = plan
+
+    def process(self, reports: list[ShardReport]) -> None:
+        """Commits the dataset."""
+        commit_dataset(self._plan, reports)
+
+
+class LocalCallback:
+    """A callback that pickles by name: unpickled in another process, it does nothing.
+
+    Beam pickles all functions, also for workers in this process.
+    """
+
+    _instances: ClassVar[weakref.WeakValueDictionary[str, "LocalCallback"]] = weakref.WeakValueDictionary()
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function, self._name = function, uuid.uuid4().hex
+        self._instances[self._name] = self
+
+    def __call__(self) -> None:
+        """Calls the function."""
+        self._function()
+
+    def __reduce__(self) -> tuple[Callable[[str], "LocalCallback"], tuple[str]]:
+        return LocalCallback._find, (self._name,)
+
+    @classmethod
+    def _find(cls, name: str) -> "LocalCallback":
+        return cls._instances.get(name) or cls(lambda: None)
+
+
+def resolve_num_processes(options: PipelineOptions) -> int:
+    """Returns the number of child processes that write shards, and sets Beam's own number of workers to one.
+
+    Child processes replace Beam's: a Beam worker takes ten seconds to start, a killed one blocks the run, and threads
+    share one interpreter.
+
+    Returns:
+        1 with another runner, or with Beam's threads.
+
+    Raises:
+        UserError: the number is negative.
+    """
+    direct = options.view_as(DirectOptions)
+    if options.view_as(StandardOptions).runner != "FnApiRunner" or direct.direct_running_mode == "multi_threading":
+        return 1
+    processes = direct.direct_num_workers
+    if processes < 0:
+        raise UserError(f"--direct_num_workers={processes}: expected 1 or more, or 0 for one a core")
+    direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"
+    # In a container, a process may use fewer cores than the machine has.
+    return processes or len(os.sched_getaffinity(0))

@@ -1,8 +1,7 @@
-"""Child processes that live long and may die: what they do is bounded in time and memory, and never hangs the parent.
+"""Long-lived child processes with time and memory limits.
 
-A child runs one object's calls, one after another. It is a fresh interpreter, not a fork, because the parent has
-threads; it imports what that object needs and nothing else, so that it starts in a fraction of a second where a worker
-of Beam takes ten. Nobody but its parent knows it: when the parent is gone, it ends.
+A child calls one function, again and again. It is a new interpreter, because forking a process with threads is unsafe,
+and imports only what the function needs, so that it starts in a fraction of a second. It ends with its parent.
 """
 
 import os
@@ -24,18 +23,15 @@ from typing import Any, Literal, TypeVar
 from sostenuto.errors import UserError
 
 Item = TypeVar("Item")
+Heartbeat = Callable[[], None]
 
-# What a child runs: `work(argument, alive)` returns the result, and may call `alive` as a sign of life.
-Work = Callable[[Any, Callable[[], None]], Any]
+# A child calls `work(argument, heartbeat)`; each heartbeat restarts the time limit.
+Work = Callable[[Any, Heartbeat], Any]
 
-# How often a call is begun anew because its process was killed.
 ATTEMPTS = 3
+STARTUP_SECONDS = 120.0
 
-# The child's own timer ends it in time; this much later, the parent ends a child that is stopped.
-_GRACE_SECONDS = 5.0
-_STARTUP_SECONDS = 120.0
-_OUT_OF_MEMORY = 77
-
+_OUT_OF_MEMORY = 77  # exit status
 _READY, _ALIVE, _DONE, _RAISED = range(4)
 
 
@@ -43,9 +39,9 @@ class ProcessDied(Exception):
     """A child process ended within a call.
 
     Attributes:
-        cause: "time" or "memory" where a bound was exceeded, "outside" where somebody else killed it (as the kernel
-            does when the machine has no memory left), "crash" otherwise.
-        detail: what happened, as the end of a sentence whose subject is the process.
+        cause: "time" or "memory" for an exceeded limit, "outside" if another process or the kernel killed it, "crash"
+            otherwise.
+        detail: the end of a sentence whose subject is the process.
     """
 
     def __init__(self, cause: Literal["time", "memory", "outside", "crash"], detail: str) -> None:
@@ -54,103 +50,104 @@ class ProcessDied(Exception):
 
 
 class Process:
-    """Calls `work` in a child process, which starts at the first call and is replaced after it has died.
+    """Calls a function in a child process, which starts at the first call and is replaced after it died.
 
     Args:
-        work: what to call; it and all that passes are pickled.
-        seconds: a call is ended after so long without a sign of life.
-        memory_bytes: bound on the child's address space; None for no bound.
+        work: the function; it is pickled, as are arguments and results.
+        seconds: time limit of a call since its last heartbeat.
+        memory_bytes: limit of the child's address space; None for no limit.
+        grace_seconds: the parent kills a child that is stopped this long after the limit, at which the child's own
+            timer ends it.
     """
 
-    def __init__(self, work: Work, *, seconds: float, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self, work: Work, *, seconds: float, memory_bytes: int | None = None, grace_seconds: float = 5.0
+    ) -> None:
         self._work, self._seconds, self._memory_bytes = work, seconds, memory_bytes
+        self._grace_seconds = grace_seconds
         self._child: subprocess.Popen | None = None
         self._connection: Connection | None = None
         self._closed = False
-        # One thread may kill what another one calls.
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # One thread may kill the process while another one calls it.
 
-    def call(self, argument: Any, alive: Callable[[], None] = lambda: None) -> Any:
-        """Returns `work(argument)`, or raises what it raised.
-
-        Args:
-            argument: what to call it with.
-            alive: called at each sign of life.
+    def call(self, argument: Any, on_heartbeat: Heartbeat = lambda: None) -> Any:
+        """Returns `work(argument)`, or raises its exception.
 
         Raises:
             ProcessDied: the process ended before it answered; the next call starts another.
         """
         connection = self._connection or self._start()
-        try:
-            connection.send(argument)
-            while (answer := connection.recv())[0] == _ALIVE:
-                alive()
-        except (EOFError, OSError) as error:
-            raise self._died(hung=isinstance(error, BlockingIOError)) from error
-        kind, value = answer
-        if kind == _RAISED:
-            raise value
-        return value
+        return self._exchange(connection, argument, on_heartbeat)
 
     def kill(self) -> None:
-        """Kills the process; a call that another thread has under way fails, and no other process is started."""
+        """Kills the process for good; a call in another thread fails."""
         with self._lock:
             self._closed = True
             if self._child is not None:
                 self._child.kill()
 
     def close(self) -> None:
-        """Kills the process and frees what it held; no call may be under way."""
+        """Kills the process and frees its resources, between calls."""
         self.kill()
         if self._child is not None:
             self._child.wait()
         self._disconnect()
 
     def _start(self) -> Connection:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            program = f"from beam_preprocess.sandbox import _serve; _serve({theirs.fileno()})"
+        """Starts a child and sends the function to it."""
+        parent_socket, child_socket = socket.socketpair()
+        with child_socket:
             environment = {
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-                # Threads of numpy's own would take address space, and processors from the other children.
+                # Threads of NumPy would take address space, and cores from the other children.
                 "OPENBLAS_NUM_THREADS": "1",
                 "OMP_NUM_THREADS": "1",
             }
             with self._lock:
                 if self._closed:
-                    ours.close()
+                    parent_socket.close()
                     raise ProcessDied("outside", "was closed")
                 self._child = subprocess.Popen(
-                    [sys.executable, "-P", "-c", program],
+                    [sys.executable, "-P", "-c", f"from {__name__} import _serve; _serve({child_socket.fileno()})"],
                     env=environment,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[child_socket.fileno()],
                     stdin=subprocess.DEVNULL,
                 )
-        _set_timeout(ours, _STARTUP_SECONDS)
-        self._connection = Connection(ours.detach())
+        self._connection = connection = Connection(parent_socket.detach())
+        _set_timeout(connection, STARTUP_SECONDS)
         try:
-            self._connection.send((self._work, self._seconds, self._memory_bytes))
-            kind, value = self._connection.recv()
-        except (EOFError, OSError) as error:
-            died = self._died(hung=isinstance(error, BlockingIOError))
+            self._exchange(connection, (self._work, self._seconds, self._memory_bytes), lambda: None)
+        except ProcessDied as died:
             if died.cause == "outside":
-                raise died from error
-            raise RuntimeError(f"a child process {died.detail} while it started") from error
-        if kind == _RAISED:
-            self._died(hung=True)
-            raise value
-        with socket.socket(fileno=os.dup(self._connection.fileno())) as same:
-            _set_timeout(same, self._seconds + _GRACE_SECONDS)
-        return self._connection
+                raise
+            raise RuntimeError(f"a child process {died.detail} while it started") from died
+        except Exception:
+            self._reap(hung=True)
+            raise
+        _set_timeout(connection, self._seconds + self._grace_seconds)
+        return connection
 
-    def _died(self, *, hung: bool) -> ProcessDied:
-        """Clears away the process and says how it ended; one that `hung` is ended here."""
+    def _exchange(self, connection: Connection, message: Any, on_heartbeat: Heartbeat) -> Any:
+        """Sends a message and returns or raises the answer."""
+        try:
+            connection.send(message)
+            while (answer := connection.recv())[0] == _ALIVE:
+                on_heartbeat()
+        except (EOFError, OSError) as error:
+            raise self._reap(hung=isinstance(error, BlockingIOError)) from error
+        kind, value = answer
+        if kind == _RAISED:
+            raise value
+        return value
+
+    def _reap(self, *, hung: bool) -> ProcessDied:
+        """Ends the process if it hangs, and returns the cause of its end."""
         child = self._child
         assert child is not None
         if not hung:
             try:
-                child.wait(timeout=_GRACE_SECONDS)
+                child.wait(timeout=self._grace_seconds)
             except subprocess.TimeoutExpired:
                 hung = True
         if hung:
@@ -164,8 +161,9 @@ class Process:
             return ProcessDied("memory", f"needed more than {(self._memory_bytes or 0) // 2**20:,} MiB of memory")
         if status in (-signal.SIGKILL, -signal.SIGTERM):
             return ProcessDied("outside", f"was killed ({signal.Signals(-status).name})")
-        how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status}"
-        return ProcessDied("crash", how)
+        return ProcessDied(
+            "crash", f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status}"
+        )
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -174,46 +172,35 @@ class Process:
 
 
 def map_in_processes(
-    work: Work, items: Iterable[Item], *, processes: int, seconds: float, alive: Callable[[], None] = lambda: None
+    work: Work, items: Iterable[Item], *, processes: int, seconds: float, on_heartbeat: Heartbeat = lambda: None
 ) -> Iterator[Any]:
-    """Yields `work(item)` for each item, in the order in which they are done, computed in child processes.
-
-    An item whose process dies is begun anew in another.
+    """Yields `work(item)` for each item as it is done; retries an item whose process died in another process.
 
     Args:
-        work: what to call; see `Work`.
-        items: what to call it with.
-        processes: how many children work at a time.
-        seconds: a call is ended after so long without a sign of life.
-        alive: called at each sign of life, by any thread, by one at a time.
+        work: the function, as for `Process`.
+        items: its arguments.
+        processes: number of child processes.
+        seconds: time limit of a call since its last heartbeat.
+        on_heartbeat: called at each heartbeat, in any thread, but never concurrently.
 
     Raises:
-        UserError: an item's processes died `ATTEMPTS` times.
-        Exception: whatever `work` raised.
+        UserError: an item's process died `ATTEMPTS` times.
+        Exception: raised by `work`.
     """
     children = [Process(work, seconds=seconds) for _ in range(processes)]
     idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
     for child in children:
         idle.put(child)
-    one_at_a_time = threading.Lock()
+    lock = threading.Lock()
 
-    def locked_alive() -> None:
-        with one_at_a_time:
-            alive()
+    def locked_heartbeat() -> None:
+        with lock:
+            on_heartbeat()
 
     def run(item: Item) -> Any:
         child = idle.get()
         try:
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    return child.call(item, locked_alive)
-                except ProcessDied as died:
-                    if attempt == ATTEMPTS:
-                        raise UserError(
-                            f"a worker process {died.detail}, and so did those that took its place ({ATTEMPTS} "
-                            "attempts): take fewer workers if memory is short, or --isolate_parsing, which refuses a "
-                            "file that cannot be parsed"
-                        ) from died
+            return _call_with_retries(child, item, locked_heartbeat)
         finally:
             idle.put(child)
 
@@ -229,18 +216,33 @@ def map_in_processes(
                 child.close()
 
 
-def _set_timeout(endpoint: socket.socket, seconds: float) -> None:
-    """Makes reads and writes fail with BlockingIOError that wait for so long: the child is stopped, or worse."""
+def _call_with_retries(child: Process, item: Any, on_heartbeat: Heartbeat) -> Any:
+    """Calls a child process, up to `ATTEMPTS` times if it dies."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return child.call(item, on_heartbeat)
+        except ProcessDied as died:
+            if attempt == ATTEMPTS:
+                raise UserError(
+                    f"a worker process {died.detail}, in each of {ATTEMPTS} attempts. Use fewer workers if memory is "
+                    "short, or --isolate_parsing, which rejects a file that cannot be parsed"
+                ) from died
+    raise AssertionError
+
+
+def _set_timeout(connection: Connection, seconds: float) -> None:
+    """Makes reads and writes raise BlockingIOError after a time, as when the child is stopped."""
     value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-    endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-    endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+    with socket.socket(fileno=os.dup(connection.fileno())) as endpoint:
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
 def _serve(descriptor: int) -> None:
-    """Answers the calls of the parent until it is gone: all that a child does."""
-    # Ctrl-C reaches the whole group of processes; the parent decides what becomes of it.
+    """Runs a child process: answers the parent's calls until the parent disconnects."""
+    # Ctrl-C reaches the whole process group; the parent decides when its children end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # By default it kills, also where no Python code runs any more.
+    # The default action ends the process even while it runs no Python code.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection = Connection(descriptor)
@@ -249,13 +251,13 @@ def _serve(descriptor: int) -> None:
         if memory_bytes is not None:
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     except Exception as error:
-        connection.send((_RAISED, _portable(error)))
+        connection.send((_RAISED, _make_picklable(error)))
         return
 
     def restart_timer() -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    def alive() -> None:
+    def heartbeat() -> None:
         restart_timer()
         connection.send((_ALIVE, None))
 
@@ -265,20 +267,20 @@ def _serve(descriptor: int) -> None:
             argument = connection.recv()
             restart_timer()
             try:
-                answer = (_DONE, work(argument, alive))
+                answer = (_DONE, work(argument, heartbeat))
             except MemoryError:
-                # What is left of the memory is in pieces: another process is better.
+                # The address space may be fragmented, so another process takes over.
                 os._exit(_OUT_OF_MEMORY)
             except Exception as error:
-                answer = (_RAISED, _portable(error))
+                answer = (_RAISED, _make_picklable(error))
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send(answer)
     except (EOFError, ConnectionError):
         return
 
 
-def _portable(error: Exception) -> Exception:
-    """Returns an exception that can be pickled, with the traceback, which cannot, as a note."""
+def _make_picklable(error: Exception) -> Exception:
+    """Returns an exception that can be pickled, with its traceback as a note."""
     if isinstance(error, UserError):
         return error
     error.add_note(f"in a child process:\n{traceback.format_exc()}")

@@ -1,14 +1,16 @@
 """What a user wants to know when a dataset is done."""
 
 from sostenuto.data.manifest import SPLITS, Manifest
+from sostenuto.text import counted
 
 
-def summarize(manifest: Manifest, *, seconds: float) -> str:
+def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str:
     """Returns the closing lines of a run: each split, what was left out, and where the dataset is.
 
     Args:
         manifest: of the finished dataset.
         seconds: how long it took.
+        is_new: the dataset was written, not found.
     """
     lines = [f"{'split':<12}{'performances':>14}{'notes':>14}{'hours':>10}"]
     splits, statistics = manifest.document["splits"], manifest.document["statistics"]
@@ -18,18 +20,18 @@ def summarize(manifest: Manifest, *, seconds: float) -> str:
     rejected = manifest.document["rejected"]
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-        lines.append(f"refused {sum(rejected.values())} files ({reasons}): see rejected.jsonl")
+        lines.append(f"rejected {counted(sum(rejected.values()), 'file')} ({reasons}): see rejected.jsonl")
     source = manifest.document["source"]
     if source["unlisted"]:
-        lines.append(f"left out {source['unlisted']} files that {source['metadata']} does not list")
+        lines.append(f"left out {counted(source['unlisted'], 'file')} that {source['metadata']} does not list")
     if source["straddling_pieces"]:
         lines.append(
-            f"{source['metadata']} puts {source['straddling_pieces']} pieces into more than one split: "
+            f"{source['metadata']} puts {counted(source['straddling_pieces'], 'piece')} into more than one split: "
             "scores on music that training has heard are too good"
         )
-    for key, what in (("zero_length_dropped", "notes of zero length"), ("drums_dropped", "drum notes")):
+    for key, what in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note")):
         dropped = sum(statistics[split][key] for split in SPLITS)
         if dropped:
-            lines.append(f"left out {dropped:,} {what}")
-    lines.append(f"{manifest.directory} is there, after {seconds:.1f} s")
+            lines.append(f"left out {counted(dropped, what)}")
+    lines.append(f"{'wrote' if is_new else 'checked'} {manifest.directory} in {seconds:.1f} s")
     return "\n".join(lines)

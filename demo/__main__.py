@@ -90,6 +90,7 @@ def _ended_with_the_demo(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
+        logger.log(progress.NOTICE, "The demo ends here. The same command, such as `make demo`, resumes it.")
         try:
             # A terminal sends Ctrl-C to the command as well.
             if isinstance(error, KeyboardInterrupt):
@@ -265,13 +266,14 @@ def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, nu
     for file in sorted(results.music.iterdir()):
         if file.suffix in (".mid", ".wav", ".png"):
             print(f"  {latest / file.relative_to(folder)}")
-    print(f"\nA few bars for the model to continue, by trainer.generate --primer:\n  {primer_path}")
     page = latest / results.page.relative_to(folder)
+    flags = [f"--workdir={page.parent}", "--output=music", f"--primer={primer_path}"]
+    print(f"\nLet the model continue a few bars:\n  {shlex.join(['sostenuto', 'generate', *flags])}")
     print(f"\nThe page, to open in a browser: curves, scores, and eight continuations to see and hear\n  {page}")
 
 
 if __name__ == "__main__":
-    cli.group("input and output")
+    cli.start_group("input and output")
     _CORPUS = flags.DEFINE(
         cli.Path("DIR|ZIP", False), "corpus", "", "MIDI files. (default: Bach's chorales, from music21)"
     )
@@ -281,14 +283,14 @@ if __name__ == "__main__":
         "build/demo",
         "Directory for datasets, runs and music: a folder for each corpus.",
     )
-    cli.group("training and music")
+    cli.start_group("training and music")
     _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "Minutes to train at most.")
     _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "Notes of each piece to generate.")
     _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Pieces to generate.")
     cli.run(
         lambda: main(
             _CORPUS.value,
-            cli.required(_WORK),
+            cli.require_flag(_WORK),
             max_minutes=_MAX_MINUTES.value,
             num_notes=_NUM_NOTES.value,
             num_samples=_NUM_SAMPLES.value,

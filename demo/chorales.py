@@ -168,12 +168,12 @@ def main(output: str, *, quiet: bool) -> None:
 
 
 if __name__ == "__main__":
-    cli.group("output")
+    cli.start_group("output")
     _OUTPUT = flags.DEFINE(
         cli.Path("DIR", False), "output", None, "Directory to write the MIDI files to. It must not exist."
     )
     cli.run(
-        lambda: main(cli.required(_OUTPUT), quiet=cli.QUIET.value),
+        lambda: main(cli.require_flag(_OUTPUT), quiet=cli.QUIET.value),
         usage="--output=DIR\n\nWrites Bach's chorales as MIDI files, from the scores in music21.",
         required=(_OUTPUT,),
         examples=("--output=corpora/bach-chorales",),

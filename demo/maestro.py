@@ -183,7 +183,7 @@ def main(url: str, output: str, *, sha256: str, quiet: bool) -> None:
 
 
 if __name__ == "__main__":
-    cli.group("download")
+    cli.start_group("download")
     _OUTPUT = flags.DEFINE(
         cli.Path("FILE", False), "output", None, "File to write. A complete download of that name is kept."
     )
@@ -193,7 +193,10 @@ if __name__ == "__main__":
     _SHA256 = flags.DEFINE(cli.Text("HEX"), "sha256", MAESTRO_SHA256, "SHA-256 that the file must have.")
     cli.run(
         lambda: main(
-            _URL.value or MAESTRO_URL, cli.required(_OUTPUT), sha256=cli.required(_SHA256), quiet=cli.QUIET.value
+            _URL.value or MAESTRO_URL,
+            cli.require_flag(_OUTPUT),
+            sha256=cli.require_flag(_SHA256),
+            quiet=cli.QUIET.value,
         ),
         usage="--output=FILE [flags]\n\nDownloads MAESTRO v3.0.0's MIDI from its publisher. A second run resumes.",
         required=(_OUTPUT,),

@@ -1,31 +1,73 @@
-"""The exceptions that every command turns into a single line, and not into a traceback."""
+"""The project's exceptions. Commands print them as one line, without a traceback."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 class UserError(Exception):
-    """What the user gave cannot be used.
+    """Input or environment that the user has to correct.
 
-    The message is one line: what was given, what was expected, and what to do about it. Commands print it
-    without a traceback (see `sostenuto.cli`); a library caller may catch it like any exception.
+    The message is one line: the operand, the problem and the remedy. Commands print it without a traceback (see
+    `sostenuto.cli`).
     """
 
 
 class FileError(UserError):
-    """A file cannot be read or written: for want of space or of permission, or since it is damaged or not there."""
+    """A file cannot be read or written: no space, no permission, no such file, or corrupt content."""
+
+
+class MissingError(FileError):
+    """The bucket has no such object."""
+
+
+class ChangedError(FileError):
+    """Another process wrote the object first."""
 
 
 class UnavailableError(FileError):
-    """A bucket did not answer for minutes, whatever was tried; later it may, so that commands end with status 75."""
+    """A bucket did not answer within minutes of retries. Commands exit with status 75: try again later."""
+
+
+class RecordError(FileError):
+    """A record or a TFRecord file is corrupt or of another kind."""
+
+
+class MidiDecodeError(UserError):
+    """A file cannot be read as MIDI.
+
+    Attributes:
+        name: the file.
+        reason: one word for counting: not_midi, too_large, truncated, smpte, damaged.
+        detail: the problem and its position.
+    """
+
+    def __init__(self, name: str, reason: str, detail: str) -> None:
+        super().__init__(f"{name}: {detail}")
+        self.name, self.reason, self.detail = name, reason, detail
+
+    def __reduce__(self) -> tuple:
+        """Pickles the three arguments instead of the message: an error may cross processes."""
+        return type(self), (self.name, self.reason, self.detail)
+
+
+class CannotCompressError(UserError):
+    """The library that compresses MP3 is not installed."""
+
+
+class HeldError(UserError):
+    """Another process holds the directory; the message names it."""
+
+
+class LostError(UserError):
+    """Another process has taken over the directory."""
 
 
 def mismatches(got: Mapping[str, Any], expected: Mapping[str, Any], *, absent: str = "nothing") -> list[str]:
     """Returns the entries in which two mappings differ, as `name: got X, expected Y`, for an error message.
 
     Args:
-        got: the values that were given or found.
-        expected: the values that they have to equal.
+        got: the actual values.
+        expected: the values that they must equal.
         absent: the text for a value that one of the mappings lacks.
     """
     return [

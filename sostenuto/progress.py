@@ -83,7 +83,29 @@ def bar(*, total: int | None, unit: str, description: str, **options: Any) -> "t
         options["dynamic_ncols"] = True
     else:
         options["ncols"], options["nrows"] = shutil.get_terminal_size()
-    return tqdm.tqdm(total=total, unit=f" {unit}s", desc=description, file=sys.stderr, **options)
+
+    class Bar(tqdm.tqdm):
+        """A bar that may also show its speed as `{speed}`: "3.2 files/s", or "1.07 s/file" where one takes longer."""
+
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            figures = super().format_dict
+            rate = figures["rate"] or (figures["n"] - figures["initial"]) / max(figures["elapsed"], 1e-9)
+            return {**figures, "speed": _speed(rate, unit)}
+
+    counts = "{n_fmt} {unit}" if total is None else "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}"
+    left = "" if total is None else "<{remaining}"
+    options.setdefault("bar_format", f"{{desc}}: {counts} [{{elapsed}}{left}, {{speed}}]")
+    return Bar(total=total, unit=f"{unit}s", desc=description, file=sys.stderr, **options)
+
+
+def _speed(rate: float, unit: str) -> str:
+    """Returns a speed in units a second or, below 1, in seconds a unit."""
+    if not rate:
+        return f"? {unit}s/s"
+    if rate < 1:
+        return f"{1 / rate:.2f} s/{unit}"
+    return f"{rate:,.{1 if rate < 100 else 0}f} {unit}s/s"
 
 
 def _is_shown() -> bool:

@@ -54,7 +54,7 @@ def in_small(program: str, arguments: list[str]) -> list[str]:
         ValueError: none can be run here.
     """
     match program, arguments:
-        case "sostenuto", ["completion", _] | ["--help" | "--version"]:
+        case "sostenuto", ["completion" | "help", _] | ["--help" | "--version"]:
             return [sys.executable, "-m", "sostenuto.cli.main", *arguments]
         case "sostenuto", [name, *given]:
             return in_small("python", ["-m", COMMANDS[name].module, *given])

@@ -273,6 +273,8 @@ def problems(program: str, arguments: list[str]) -> Iterator[str]:
                 yield f"sostenuto completion {shell}: no such shell"
         case "sostenuto", ["--help" | "--version"]:
             pass
+        case "sostenuto", ["help", *named]:
+            yield from (f"sostenuto help {name}: no such command" for name in named if name not in COMMANDS_OF_OURS)
         case "sostenuto", [name, *_] if name not in COMMANDS_OF_OURS:
             yield f"sostenuto {name}: no such command"
         case "sostenuto", [name, *flags]:

@@ -1,4 +1,4 @@
-"""Trains a next-note model: `python -m trainer --data=DIR --workdir=DIR`."""
+"""Trains a next-note model: `sostenuto train --data=DIR --workdir=DIR`."""
 
 import dataclasses
 import os
@@ -15,6 +15,8 @@ from trainer import startup
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
 from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
+from trainer.workdir.formats import RunResult
+from trainer.workdir.layout import why_finished
 
 _STARTED = time.monotonic()
 
@@ -29,7 +31,7 @@ EXAMPLES = (
     "--data=dataset --workdir=other-run --config=run/config.json --seed=1",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that beam_preprocess wrote.")
 _WORKDIR = flags.DEFINE(
     cli.Path("DIR"), "workdir", None, "Directory for checkpoints, metrics and results. An unfinished run is resumed."
@@ -52,7 +54,7 @@ def _define_config_flags() -> dict[str, flags.FlagHolder]:
     for field in dataclasses.fields(Config):
         if field.name == "preset":
             continue
-        cli.group(field.metadata["group"])
+        cli.start_group(field.metadata["group"])
         text = f"{field.metadata['help']} ({_defaults(field.name)})"
         if field.metadata["choices"]:
             holders[field.name] = flags.DEFINE_enum(field.name, None, field.metadata["choices"], text)
@@ -75,7 +77,7 @@ def _as_typed(value: Any) -> str:
 
 _FIELDS = _define_config_flags()
 
-cli.group("devices and hosts")
+cli.start_group("devices and hosts")
 _WORKERS = flags.DEFINE(
     cli.Text("HOST:PORT,..."), "workers", None, "Hosts that train together. (default: from TF_CONFIG or Slurm, if set)"
 )
@@ -85,7 +87,7 @@ _WORKER_INDEX = flags.DEFINE_integer(
     "Index of this host in --workers. (default: from Kubernetes' JOB_COMPLETION_INDEX or from Slurm)",
     lower_bound=0,
 )
-cli.group("reports and checkpoints")
+cli.start_group("reports and checkpoints")
 _SAMPLES = flags.DEFINE_integer(
     "samples",
     NUM_SAMPLES,
@@ -117,7 +119,7 @@ def _config(workdir: str) -> Config:
 
 def main() -> int:
     """Trains; returns the exit status."""
-    data, workdir = cli.required(_DATA), cli.required(_WORKDIR)
+    data, workdir = cli.require_flag(_DATA), cli.require_flag(_WORKDIR)
     config = _config(workdir)
     cluster = resolve(_WORKERS.value, _WORKER_INDEX.value, os.environ)
     # TensorFlow would parse it again, in another way.
@@ -134,11 +136,20 @@ def main() -> int:
         cli.print_error(error, cli.EXIT_TRY_AGAIN)
         return cli.EXIT_TRY_AGAIN
     if result.is_final and (cluster is None or cluster.is_chief):
-        score = (
-            "" if result.best is None else f", best {result.monitor} {result.best:.4f} at {result.best_train_step:,}"
-        )
-        cli.show(f"done: {result.train_step:,} train_steps ({result.reason}){score}; {_WORKDIR.value}")
+        cli.print_result(_format_result(result, config))
     return result.reason.exit_status
+
+
+def _format_result(result: RunResult, config: Config) -> str:
+    """Returns a line with a finished run's length, reason and best score."""
+    score = ""
+    if result.best is not None:
+        value = f"validation score {result.best:.3f} nats/note"
+        if result.monitor != "val_nats":
+            value = f"training loss {result.best:.4f}"
+        score = f"; best {value} at train_step {result.best_train_step:,}"
+    reason = why_finished(result, config)
+    return f"finished after {result.train_step:,} train_steps ({reason}){score}; the run is in {_WORKDIR.value}"
 
 
 if __name__ == "__main__":

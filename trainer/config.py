@@ -215,7 +215,7 @@ class Config:
         if self.model == "regression" and self.evaluate_every:
             raise UserError(
                 "config: evaluate_every needs model=density, since a regression model has no densities to score: "
-                "give evaluate_every=0 and score it with trainer.evaluate"
+                "give evaluate_every=0 and score it with sostenuto evaluate"
             )
 
     def _require(self, holds: bool, name: str, expected: str) -> None:

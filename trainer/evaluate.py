@@ -1,6 +1,6 @@
 """Scores a trained model on a split, or judges what it plays.
 
-`python -m trainer.evaluate --workdir=DIR --split=test` scores how well it predicts each note of the split; with
+`sostenuto evaluate --workdir=DIR --split=test` scores how well it predicts each note of the split; with
 `--generated`, it continues performances of the split, and what it plays is compared with real music. The split is of
 the dataset that the run was trained on; the scores of another one, `--data=DIR`, go where `--output=FILE` says.
 """
@@ -36,7 +36,7 @@ EXAMPLES = (
     "--workdir=run --data=other-dataset --output=other-scores.json",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
 _DATA = flags.DEFINE(
     cli.Path("DIR"),
@@ -52,7 +52,7 @@ _OUTPUT = flags.DEFINE(
     "JSON file to write; with --generated, a figure of the same name as .png. "
     "(default: evaluation-SPLIT.json or generated-SPLIT.json in the workdir)",
 )
-cli.group("generated music")
+cli.start_group("generated music")
 _GENERATED = flags.DEFINE_bool("generated", False, "Compare what the model plays with real music.")
 _NUM_PRIMERS = flags.DEFINE_integer(
     "num_primers",
@@ -81,7 +81,7 @@ _OF_GENERATED = (_NUM_PRIMERS, _TEMPERATURE, _TOP_P, _SEED)
 
 def main() -> int:
     """Scores, or judges, as the flags say."""
-    workdir = cli.required(_WORKDIR)
+    workdir = cli.require_flag(_WORKDIR)
     for flag in _OF_GENERATED:
         if flag.present and not _GENERATED.value:
             raise UserError(f"--{flag.name}={flag.value}: nothing is continued without --generated: give both")
@@ -104,7 +104,7 @@ def main() -> int:
 
         card = model_card.refresh(workdir, manifest)
         written += [card] if card else []
-    cli.show(f"wrote {', '.join(written)}")
+    cli.print_result(f"wrote {', '.join(written)}")
     return 0
 
 
@@ -180,13 +180,14 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
     scorer = Scorer(trained.model)
     residuals = None
     if trained.model.config.model == "regression":
-        residuals = scorer.fit_residuals(load_table(manifest, "validation"), quiet=False)
+        residuals = scorer.fit_residuals(load_table(manifest, "validation"), activity="reading validation")
     table = load_table(manifest, split)
+    notes = manifest.notes(split) - manifest.performances(split)
     logger.info(
-        f"scoring the {split} split: {manifest.notes(split):,} notes",
-        extra={"figures": {"notes": manifest.notes(split)}},
+        f"scoring the {split} split: {notes:,} notes, all but the first of each performance",
+        extra={"figures": {"notes": notes}},
     )
-    scores = scorer.score(table, residuals, quiet=False)
+    scores = scorer.score(table, residuals, activity=f"scoring {split}")
     # In the order of the table, which was built from the same records.
     composers = [performance.composer for performance in manifest.read_performances(split)]
     evaluation = {
@@ -205,7 +206,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         evaluation["residuals"] = {field: getattr(residuals, field)._asdict() for field in residuals._fields}
     storage.make_directories(os.path.dirname(path) or ".")
     write_json(path, evaluation)
-    cli.show(_scores_in_words(evaluation, manifest.directory))
+    cli.print_result(_scores_in_words(evaluation, manifest.directory))
 
 
 def _scores_in_words(evaluation: dict[str, Any], dataset: str) -> str:
@@ -312,7 +313,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     with upload_on_exit(target, last=[name]) as directory:
         write_json(os.path.join(directory, os.path.basename(path)), document)
         plots.judgement(judgement, os.path.join(directory, name), title=title)
-    cli.show(_judgement_in_words(document, manifest.directory))
+    cli.print_result(_judgement_in_words(document, manifest.directory))
     return picture
 
 

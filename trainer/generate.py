@@ -1,4 +1,4 @@
-"""Plays with a trained model: `python -m trainer.generate --workdir=DIR --output=DIR`."""
+"""Plays with a trained model: `sostenuto generate --workdir=DIR --output=DIR`."""
 
 import logging
 import os
@@ -38,7 +38,7 @@ EXAMPLES = (
     "--workdir=run --output=music --temperature=0.9,pitch=1 --top_p=0.95",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
 _OUTPUT = flags.DEFINE(
     cli.Path("DIR"),
@@ -51,7 +51,7 @@ _PRIMER_SECONDS = flags.DEFINE_float(
     "primer_seconds", None, "Seconds of the primer to use, from its first note. (default: all of it)"
 )
 _AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
-cli.group("sampling")
+cli.start_group("sampling")
 _NUM_NOTES = flags.DEFINE_integer(
     "num_notes",
     512,
@@ -119,7 +119,7 @@ def _primer(sustain: Sustain) -> _Primer:
 
 def main() -> int:
     """Plays as the flags say."""
-    workdir, output = cli.required(_WORKDIR), cli.required(_OUTPUT)
+    workdir, output = cli.require_flag(_WORKDIR), cli.require_flag(_OUTPUT)
     temperature = numbers_by_field(_TEMPERATURE.value, flag="temperature")
     top_p = numbers_by_field(_TOP_P.value, flag="top_p", highest=1)
     num_notes, num_samples = _NUM_NOTES.value, _NUM_SAMPLES.value
@@ -189,7 +189,7 @@ def main() -> int:
             "samples": entries,
         }
         write_json(os.path.join(directory, DOCUMENT_NAME), document)
-    cli.show(
+    cli.print_result(
         f"done: {num_samples} x {num_notes} notes at {samples.notes_per_second:,.0f} notes/s"
         + (f", sound by {entries[0]['synthesizer']}" if _AUDIO.value else "")
         + f"; wrote {len(planned) + 1} files to {output}, listed in {storage.join(output, DOCUMENT_NAME)}"

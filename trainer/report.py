@@ -1,4 +1,4 @@
-"""Writes a workdir's page: `python -m trainer.report --workdir=DIR`.
+"""Writes a workdir's page: `sostenuto report --workdir=DIR`.
 
 report.html, in the workdir, shows and plays what a run has come to: its curves, scores and warnings, and eight samples,
 which are played first where the workdir has none. It is one file that needs no network, to be kept or passed on.
@@ -23,7 +23,7 @@ first if the workdir has none.
 """
 EXAMPLES = ("--workdir=run", "--workdir=run --compare_with=other-run,third-run")
 
-cli.group("input and output")
+cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the run.")
 _DATA = flags.DEFINE(
     cli.Path("DIR"),
@@ -44,7 +44,7 @@ def main() -> int:
     from trainer.generation import samples
     from trainer.reporting import page
 
-    workdir = cli.required(_WORKDIR)
+    workdir = cli.require_flag(_WORKDIR)
     load_config(workdir)
     run = load_run(workdir)
     if not storage.exists(storage.join(workdir, METRICS_NAME)):
@@ -61,7 +61,7 @@ def main() -> int:
     else:
         _play(workdir, manifest, run.sustain or "ignore")
     logger.info("writing the report's page")
-    cli.show(page.write(workdir, comparisons=_COMPARE_WITH.value))
+    cli.print_result(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Searches for better hyperparameters: `python -m tuning --data=DIR --workdir=DIR --max_trials=N`.
+"""Searches for better hyperparameters: `sostenuto tune --data=DIR --workdir=DIR --max_trials=N`.
 
 Alone it runs trial after trial. On several machines one chief (`--role=chief`) leads, and any number of workers
 (`--role=worker`) train; all are given the same flags but for the role, and the same workdir, on a shared file system or
@@ -28,7 +28,7 @@ EXAMPLES = (
     "--data=dataset --workdir=study --tuner=hyperband --tune=learning_rate,dropout --fix=units=256 --retrain_best",
 )
 
-cli.group("input and output")
+cli.start_group("input and output")
 _DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that beam_preprocess wrote.")
 _WORKDIR = flags.DEFINE(
     cli.Path("DIR"), "workdir", None, "Directory for the study and its trials. An unfinished study is resumed."
@@ -37,7 +37,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete a study in the workdi
 _RETRAIN_BEST = flags.DEFINE_bool(
     "retrain_best", False, "Train the best config at the start config's full length, in WORKDIR/best."
 )
-cli.group("search")
+cli.start_group("search")
 _PRESET = flags.DEFINE_enum(
     "preset", None, sorted(PRESETS), "Start config: the first trial, which the others vary. (default: base)"
 )
@@ -60,13 +60,13 @@ _SPACE = flags.DEFINE(
     cli.Path("FILE"), "space", None, "YAML file that narrows, widens or fixes hyperparameters. (default: none)"
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.")
-cli.group("trials")
+cli.start_group("trials")
 _TRAIN_STEPS = flags.DEFINE_integer(
     "train_steps", 600, "Length of a trial; one with other windows reads as many notes as the start config does."
 )
 _CORPUS_SHARE = flags.DEFINE_float("train_fraction", 1.0, "Fraction of the training performances that trials use.")
 _STOP_WEAK = flags.DEFINE_bool("stop_weak", True, "Stop trials that are worse than the median of the others.")
-cli.group("several machines")
+cli.start_group("several machines")
 _ROLE = flags.DEFINE_enum(
     "role", None, ["chief", "worker"], "Role of this process. (default: from KERASTUNER_TUNER_ID, else both in one)"
 )
@@ -106,7 +106,7 @@ def _start() -> Config:
 
 def main() -> int:
     """Searches as the flags say."""
-    data, workdir = cli.required(_DATA), cli.required(_WORKDIR)
+    data, workdir = cli.require_flag(_DATA), cli.require_flag(_WORKDIR)
     role = resolve(_ROLE.value, _CHIEF_ADDRESS.value, _WORKER_ID.value, os.environ)
     start = _start()
     space = Space.create(start, tune=_TUNE.value, fix=_FIX.value, file=_SPACE.value)

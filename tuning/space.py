@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sostenuto import storage
 from sostenuto.errors import UserError, mismatches
+from sostenuto.text import markdown_table
 from trainer.config import LENGTH_FIELDS, Config
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ PARAMETERS = (
     _choice("velocity_embedding", (8, 16, 32, 64), "numbers", "127 ordered values, of which a few dynamics are heard"),
     _choice(
         "recent_embedding", (0, 32, 64, 128, 256), "numbers",
-        "474 of the last notes are made into it; 0 leaves the model to remember them itself",
+        "size of the summary of the last 32 notes; without it (0) the LSTM must remember them itself",
     ),
     _choice("head_units", (64, 128, 192, 256), "hidden units of each head", "at 256, as much as a layer of the body"),
     _choice("head_blocks", (0, 1, 2), "residual blocks of each head", "each costs as much as the heads without any"),
@@ -322,11 +323,11 @@ class Space:
 
 def table(parameters: Sequence[Parameter] = PARAMETERS) -> str:
     """The hyperparameters as a Markdown table: name, values, unit, reason; a star at those searched by default."""
-    rows = [("hyperparameter", "values", "unit", "why"), ("---",) * 4]
+    rows = []
     for parameter in parameters:
         star = " *" if parameter.field in SEARCHED_BY_DEFAULT else ""
         rows.append((f"`{parameter.field}`{star}", parameter.text, parameter.unit, parameter.why))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return markdown_table(("hyperparameter", "values", "unit", "why"), rows) + "\n"
 
 
 def _tuned(tune: Iterable[str]) -> list[str]:

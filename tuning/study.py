@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from sostenuto import storage
-from sostenuto.errors import FileError, UserError, mismatches
-from sostenuto.storage.lease import HeldError, Lease, Lock, hold
+from sostenuto.errors import FileError, HeldError, UserError, mismatches
+from sostenuto.storage.lease import Lease, Lock, hold
 from trainer import startup
 from trainer.config import Config
 from tuning.space import Space
@@ -601,7 +601,7 @@ class Study:
         version, state = self._version, self._state()
         content = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
         with self._unlocked():
-            self._directory_lock.require()
+            self._directory_lock.check_held()
             self._write_from = time.monotonic() + self._pause
             storage.write_bytes_atomic(self._path, content)
         self._saved = version

@@ -4,7 +4,6 @@ All of it follows from the trials' records; nothing is read back.
 """
 
 import dataclasses
-import datetime
 import io
 import itertools
 import logging
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sostenuto import progress, storage
+from sostenuto.text import duration
 from trainer.config import Config
 from trainer.workdir.json_record import write_json
 from tuning.space import Parameter, Space, notes_per_train_step, steps_for_equal_notes
@@ -348,11 +348,6 @@ def shown(value: Any) -> str:
 def percent(share: float) -> str:
     """A share, to be read."""
     return f"{share:.0%}".replace("%", " %")
-
-
-def duration(seconds: float) -> str:
-    """A time, as h:mm:ss."""
-    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _trial_object(record: Trial, standing: StudySummary) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, UserError
+from sostenuto.errors import FileError, LostError, UserError
 from sostenuto.progress import silenced
-from sostenuto.storage.lease import LostError
 from trainer.config import Config
 from trainer.workdir.formats import RunResult, StopReason
 from trainer.workdir.layout import WorkdirLockedError

@@ -1,7 +1,7 @@
 """Command line of every program: flags, help, error output and exit codes. Only entry modules import it."""
 
 # First, since it takes effect on import: importing the rest takes long enough to press Ctrl-C.
-from sostenuto.cli import interrupt  # noqa: F401  # isort: skip
+import sostenuto.cli.interrupt  # noqa: F401  # isort: skip
 
 from sostenuto.cli.app import (
     EXIT_BAD_INPUT,
@@ -12,11 +12,11 @@ from sostenuto.cli.app import (
     QUIET,
     command_line,
     print_error,
-    required,
+    print_result,
+    require_flag,
     run,
-    show,
 )
-from sostenuto.cli.flag_types import Path, Paths, Text, Texts, group
+from sostenuto.cli.flag_types import Path, Paths, Text, Texts, start_group
 
 __all__ = [
     "EXIT_BAD_INPUT",
@@ -30,9 +30,9 @@ __all__ = [
     "Text",
     "Texts",
     "command_line",
-    "group",
     "print_error",
-    "required",
+    "print_result",
+    "require_flag",
     "run",
-    "show",
+    "start_group",
 ]

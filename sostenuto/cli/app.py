@@ -1,6 +1,6 @@
-"""Entry of every command: parses its flags, prints errors on one line, and ends with a documented exit code.
+"""Entry of every command: parses its flags, prints errors on one line, and exits with a documented status.
 
-absl prints help with status 1 and a bad flag in two lines; scripts and Kubernetes policies need the other way round.
+absl prints help with status 1 and a bad flag on two lines. Scripts and Kubernetes policies need status 0 and one line.
 """
 
 import contextlib
@@ -17,7 +17,11 @@ from absl import flags
 
 import sostenuto
 from sostenuto import extras
-from sostenuto.cli import console, flag_types, help, program, suggestions
+from sostenuto.cli import console
+from sostenuto.cli.flag_types import start_group
+from sostenuto.cli.help import COMMON, Command, describe_flags, format_help, to_json
+from sostenuto.cli.program import command_invocation, command_name, main_module
+from sostenuto.cli.suggestions import check_finite, check_values, explain, flag_names, nearest_name
 from sostenuto.errors import UnavailableError, UserError
 
 logger = logging.getLogger(__name__)
@@ -28,14 +32,10 @@ EXIT_BAD_INPUT = 2
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the user is invited to try again
 
 # The flags of all commands.
-flag_types.group(help.COMMON)
+start_group(COMMON)
 QUIET = flags.DEFINE_bool("quiet", False, "Print only errors and warnings.")
 LOG_JSON = flags.DEFINE_bool("log_json", False, "Print progress and errors as JSON lines, for Cloud Logging.")
-flag_types.group("other")
-
-_HELP = ("--help", "-help", "-h")
-_HELP_JSON = "--help_json"
-_VERSION = "--version"
+start_group("other")
 
 
 def run(
@@ -53,81 +53,47 @@ def run(
 
     Args:
         main: the command; returns an exit status (None means 0) and raises `UserError` for bad input.
-        usage: the flags and operands of a call on one line, then what the command does.
+        usage: the flags and operands of a call on one line, then the purpose of the command.
         argv: the command line, program name first; `sys.argv` by default.
-        operands: whether the command takes arguments that are no flags, such as paths; `main` is called with their
-            list, and flags may stand before, between and behind them.
+        operands: if true, `main` is called with the list of arguments that are no flags, such as paths.
         required: the flags that must be given.
-        examples: command lines for `--help`, without the name of the command; the first one is shown where a required
-            flag is missing.
+        examples: command lines for `--help`, without the name of the command; the first one is part of the error
+            about a missing flag.
         sections: further tables for `--help`, by their title.
-        explain_unknown: is called with the name of an unknown flag that resembles none; returns the error, or None.
+        explain_unknown: returns the error for the name of an unknown flag that resembles none, or None.
 
     Raises:
         SystemExit: always.
     """
-    argv = list(sys.argv if argv is None else argv)
-    # As an exception, so that what is half-written is removed on the way out.
+    command = Command(usage, examples, [flag.name for flag in required], sections or {})
+    # As an exception, so that unfinished files are removed.
     signal.signal(signal.SIGTERM, _exit_by_signal)
-    command = help.Command(usage, examples, [flag.name for flag in required], sections or {})
     try:
-        try:
-            _configure_early(argv)
-            status = EXIT_OK
-            if not _print_information(command, argv):
-                operand_list = _parse(argv, command, operands=operands, explain_unknown=explain_unknown)
-                console.configure(quiet=QUIET.value, log_json=LOG_JSON.value)
-                status = (main(operand_list) if operands else main()) or EXIT_OK
-        finally:
-            # Here rather than at the interpreter's exit, which would print "Exception ignored" and end with 120.
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except (UserError, flags.Error) as error:
-        status = EXIT_TRY_AGAIN if isinstance(error, UnavailableError) else EXIT_BAD_INPUT
-        _complain_finally(error, status)
-    except KeyboardInterrupt:
-        status = 128 + signal.SIGINT
-        _complain_finally("interrupted", status)
-    except BrokenPipeError:
-        _discard_output()
-        status = 128 + signal.SIGPIPE
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            status = _report_bug()
-        else:
-            status = EXIT_BAD_INPUT
-            _complain_finally(f"{error.filename or 'output'}: cannot be written ({error.strerror})", status)
-            _discard_output()
-    except ModuleNotFoundError as error:
-        explained = extras.explain(error, program.main_module())
-        if explained is None:
-            status = _report_bug()
-        else:
-            status = EXIT_BAD_INPUT
-            _complain_finally(explained, status)
-    except Exception:
-        status = _report_bug()
+        arguments = list(sys.argv if argv is None else argv)
+        status = _execute(main, command, arguments, operands=operands, explain_unknown=explain_unknown)
+    except (Exception, KeyboardInterrupt) as error:
+        status = _report(error)
     raise SystemExit(status)
 
 
 def print_error(error: object, status: int) -> None:
-    """Prints in one line why the command ends.
+    """Prints on one line why the command ends.
 
     Args:
-        error: what went wrong.
+        error: the reason.
         status: the exit status that follows.
     """
-    line = f"{program.name()}: {' '.join(str(error).split())}"
+    line = f"{command_name()}: {' '.join(str(error).split())}"
     logger.error(line, extra={"figures": {"exit_status": status}})
 
 
-def show(text: str) -> None:
+def print_result(text: str) -> None:
     """Prints a result on stdout, unless `--quiet` is given."""
     if not QUIET.value:
         print(text, flush=True)
 
 
-def required(flag: flags.FlagHolder[str | None]) -> str:
+def require_flag(flag: flags.FlagHolder[str | None]) -> str:
     """Returns the value of a flag that must be given.
 
     Raises:
@@ -139,18 +105,74 @@ def required(flag: flags.FlagHolder[str | None]) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Returns how this command is called with other arguments, to be pasted into a shell."""
-    return f"{program.invocation()} {shlex.join(arguments)}"
+    """Returns a call of this command with other arguments, to be pasted into a shell."""
+    return f"{command_invocation()} {shlex.join(arguments)}"
 
 
-def _print_information(command: help.Command, argv: Sequence[str]) -> bool:
+def _execute(
+    main: Callable[..., int | None],
+    command: Command,
+    argv: Sequence[str],
+    *,
+    operands: bool,
+    explain_unknown: Callable[[str], str | None],
+) -> int:
+    """Runs the command or prints the requested information; returns the exit status."""
+    try:
+        _configure_console(argv)
+        if _print_information(command, argv):
+            return EXIT_OK
+        operand_list = _parse(argv, command, operands=operands, explain_unknown=explain_unknown)
+        console.configure(quiet=QUIET.value, log_json=LOG_JSON.value)
+        return (main(operand_list) if operands else main()) or EXIT_OK
+    finally:
+        # A failure at the interpreter's exit would print "Exception ignored" and end with status 120.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def _report(error: BaseException) -> int:
+    """Prints why the command ends with an exception; returns the exit status."""
+    status, message = _explain_end(error)
+    try:
+        if status == EXIT_BUG:
+            # One log entry, not one for each line of the traceback.
+            logger.critical(traceback.format_exc().rstrip(), extra={"figures": {"exit_status": status}})
+        elif message:
+            print_error(message, status)
+    except OSError:  # stderr cannot be written; the status remains
+        _discard_output()
+    if isinstance(error, OSError):
+        _discard_output()
+    return status
+
+
+def _explain_end(error: BaseException) -> tuple[int, object]:
+    """Returns the exit status for an exception, and the message if there is one."""
+    match error:
+        case UnavailableError():
+            return EXIT_TRY_AGAIN, error
+        case UserError() | flags.Error():
+            return EXIT_BAD_INPUT, error
+        case KeyboardInterrupt():
+            return 128 + signal.SIGINT, "interrupted"
+        case BrokenPipeError():
+            return 128 + signal.SIGPIPE, None
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return EXIT_BAD_INPUT, f"{error.filename or 'output'}: cannot be written ({error.strerror})"
+        case ModuleNotFoundError() if explained := extras.explain(error, main_module()):
+            return EXIT_BAD_INPUT, explained
+    return EXIT_BUG, None
+
+
+def _print_information(command: Command, argv: Sequence[str]) -> bool:
     """Prints the help or the version; returns False if the command line asks for neither."""
     arguments = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
-    if any(argument in _HELP for argument in arguments):
-        print(help.text(command, program.invocation()), end="")
-    elif _HELP_JSON in arguments:
-        print(help.as_json(help.describe_flags(command.required)))
-    elif _VERSION in arguments:
+    if {"--help", "-help", "-h"}.intersection(arguments):
+        print(format_help(command, command_invocation()), end="")
+    elif "--help_json" in arguments:
+        print(to_json(describe_flags(command.required)))
+    elif "--version" in arguments:
         print(f"sostenuto {sostenuto.__version__}")
     else:
         return False
@@ -158,35 +180,34 @@ def _print_information(command: help.Command, argv: Sequence[str]) -> bool:
 
 
 def _parse(
-    argv: Sequence[str], command: help.Command, *, operands: bool, explain_unknown: Callable[[str], str | None]
+    argv: Sequence[str], command: Command, *, operands: bool, explain_unknown: Callable[[str], str | None]
 ) -> list[str]:
     """Parses the flags and returns the operands.
 
     Raises:
-        UserError: a flag is unknown, missing or wrong, or there are operands that the command does not take.
+        UserError: a flag is unknown, missing or wrong, or the command takes no operands.
     """
     flags.FLAGS.set_gnu_getopt(operands)
-    suggestions.check_values(argv)
+    check_values(argv)
     try:
         operand_list = flags.FLAGS(argv)[1:]
     except (flags.Error, ValueError) as error:
         explained = None
-        if isinstance(error, flags.UnrecognizedFlagError):
-            near = suggestions.nearest(error.flagname, suggestions.flag_names())
-            explained = None if near else explain_unknown(error.flagname)
-        raise UserError(explained or suggestions.explain(error)) from error
-    suggestions.check_finite()
+        if isinstance(error, flags.UnrecognizedFlagError) and not nearest_name(error.flagname, flag_names()):
+            explained = explain_unknown(error.flagname)
+        raise UserError(explained or explain(error)) from error
+    check_finite()
     if operand_list and not operands:
         raise UserError(f"unexpected argument {operand_list[0]!r}. Every option is a flag, see --help")
     missing = [f"--{name}" for name in command.required if not flags.FLAGS[name].value]
     if missing:
-        example = f"Example: {program.invocation()} {command.examples[0]}" if command.examples else "See --help"
+        example = f"Example: {command_invocation()} {command.examples[0]}" if command.examples else "See --help"
         raise UserError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. {example}")
     return operand_list
 
 
-def _configure_early(argv: Sequence[str]) -> None:
-    """Sets how a mistake in the flags is printed, even where it stands before the flags that say so."""
+def _configure_console(argv: Sequence[str]) -> None:
+    """Configures the console before the flags are parsed, for errors in the flags themselves."""
     own = flags.FlagValues()
     for flag in (QUIET, LOG_JSON):
         flags.DEFINE_bool(flag.name, False, "", flag_values=own)
@@ -196,26 +217,8 @@ def _configure_early(argv: Sequence[str]) -> None:
     console.configure(quiet=bool(own[QUIET.name].value), log_json=bool(own[LOG_JSON.name].value))
 
 
-def _complain_finally(error: object, status: int) -> None:
-    """Prints why the command ends; if stderr cannot be written, the status remains."""
-    try:
-        print_error(error, status)
-    except OSError:
-        _discard_output()
-
-
-def _report_bug() -> int:
-    """Prints the traceback of the current exception; returns the exit status."""
-    try:
-        # In JSON, as one entry of the log, not one for each line of it.
-        logger.critical(traceback.format_exc().rstrip(), extra={"figures": {"exit_status": EXIT_BUG}})
-    except OSError:
-        _discard_output()
-    return EXIT_BUG
-
-
 def _discard_output() -> None:
-    """Sends further output to nowhere: Python would report what it cannot write when it exits, with another status."""
+    """Redirects further output to /dev/null: a failure at the interpreter's exit would change the status."""
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):

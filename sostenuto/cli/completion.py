@@ -4,14 +4,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
-from sostenuto.cli import help
+from sostenuto.cli.help import Flag, from_json
 
 SHELLS = ("bash", "zsh")
 
 _PLAIN_FLAGS = ("help", "version")  # those of every command that absl does not define
 
 
-def script(shell: str, modules: Mapping[str, str]) -> str:
+def completion_script(shell: str, modules: Mapping[str, str]) -> str:
     """Returns the script for a shell.
 
     Args:
@@ -22,7 +22,7 @@ def script(shell: str, modules: Mapping[str, str]) -> str:
     return "\n".join(_bash(commands) if shell == "bash" else _zsh(commands))
 
 
-def _flags_of(modules: Iterable[str]) -> Iterator[list[help.Flag]]:
+def _flags_of(modules: Iterable[str]) -> Iterator[list[Flag]]:
     """Yields the flags of commands, each of which runs in a process of its own, all at once."""
     command = [sys.executable, "-m"]
     processes = [
@@ -33,10 +33,10 @@ def _flags_of(modules: Iterable[str]) -> Iterator[list[help.Flag]]:
     ]
     for process in processes:
         output, _ = process.communicate()
-        yield help.from_json(output) if process.returncode == 0 else []
+        yield from_json(output) if process.returncode == 0 else []
 
 
-def _bash(commands: Mapping[str, list[help.Flag]]) -> Iterator[str]:
+def _bash(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
     """Yields the lines of the script for bash; it needs no package of completions."""
     yield "# bash completion of sostenuto, written by `sostenuto completion bash`"
     yield "_sostenuto() {"
@@ -78,12 +78,12 @@ def _first_words(commands: Iterable[str]) -> str:
     return " ".join([*commands, "completion", "--help", "--version"])
 
 
-def _forms(flag: help.Flag) -> list[str]:
+def _forms(flag: Flag) -> list[str]:
     """Returns the forms in which a flag is typed, up to its value."""
     return [f"--{flag.name}", f"--no{flag.name}"] if flag.is_boolean else [f"--{flag.name}="]
 
 
-def _zsh(commands: Mapping[str, list[help.Flag]]) -> Iterator[str]:
+def _zsh(commands: Mapping[str, list[Flag]]) -> Iterator[str]:
     """Yields the lines of the script for zsh, which may be a file of `fpath`, or be read after `compinit`."""
     yield "#compdef sostenuto"
     yield "# zsh completion of sostenuto, written by `sostenuto completion zsh`"
@@ -108,7 +108,7 @@ def _zsh(commands: Mapping[str, list[help.Flag]]) -> Iterator[str]:
     yield 'if [[ $funcstack[1] == _sostenuto ]]; then _sostenuto "$@"; else compdef _sostenuto sostenuto; fi'
 
 
-def _zsh_specs(flag: help.Flag) -> Iterator[str]:
+def _zsh_specs(flag: Flag) -> Iterator[str]:
     """Yields a flag as `_arguments` takes it; each may be given again."""
     text = flag.text.split(". ")[0].rstrip(".")
     for character in "\\[]:":

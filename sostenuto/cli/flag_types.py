@@ -1,4 +1,4 @@
-"""Types of flags: paths, texts and lists of them, with the word that stands for their value in `--help`."""
+"""Types of flags: paths, texts and lists of them, with the placeholder of their value in `--help`."""
 
 from absl import flags
 
@@ -10,7 +10,7 @@ class Text(flags.ArgumentParser[str]):
     """Any text.
 
     Args:
-        kind: stands for the value in `--help`, such as "HOST:PORT".
+        kind: the placeholder of the value in `--help`, such as "HOST:PORT".
     """
 
     def __init__(self, kind: str) -> None:
@@ -22,7 +22,7 @@ class Texts(flags.ListParser):
     """Texts separated by commas.
 
     Args:
-        kind: stands for the value in `--help`, such as "NAME,...".
+        kind: the placeholder of the value in `--help`, such as "NAME,...".
     """
 
     def __init__(self, kind: str) -> None:
@@ -31,10 +31,10 @@ class Texts(flags.ListParser):
 
 
 class Path(Text):
-    """A path of this machine or, by default, also in a bucket.
+    """A local path or, by default, also a gs:// URI.
 
     Args:
-        kind: stands for the value in `--help`, such as "DIR".
+        kind: the placeholder of the value in `--help`, such as "DIR".
         remote: whether gs:// is accepted.
     """
 
@@ -46,48 +46,44 @@ class Path(Text):
         """Returns the path.
 
         Raises:
-            ValueError: it is a URI that the command cannot read or write.
+            ValueError: it is a URI that the command does not support.
         """
-        _check(argument, remote=self._remote)
-        return argument
+        return _check(argument, remote=self._remote)
 
 
 class Paths(Texts):
-    """Paths of this machine or in a bucket, separated by commas."""
+    """Local paths or gs:// URIs, separated by commas."""
 
     def parse(self, argument: str | list[str]) -> list[str]:
         """Returns the paths.
 
         Raises:
-            ValueError: one is a URI that the command cannot read or write.
+            ValueError: one is a URI that the command does not support.
         """
-        paths = super().parse(argument)
-        for path in paths:
-            _check(path, remote=True)
-        return paths
+        return [_check(path, remote=True) for path in super().parse(argument)]
 
 
-def _check(path: str, *, remote: bool) -> None:
+def _check(path: str, *, remote: bool) -> str:
     try:
         if not (remote and storage.is_remote(path)):
             storage.local_path(path)
     except UserError as error:
         raise ValueError(str(error)) from error
+    return path
 
 
-# The groups of `--help`, each with the number of flags that were defined before it began.
+# Titles of the groups of `--help`, each with the number of flags that were defined before it.
 _groups: list[tuple[int, str]] = []
 
 
-def group(title: str) -> None:
-    """Begins a group of `--help`: the flags that are defined after this call belong to it."""
+def start_group(title: str) -> None:
+    """Starts a group of `--help`, to which the flags belong that are defined after this call."""
     _groups.append((len(flags.FLAGS), title))
 
 
-def groups() -> dict[str, str]:
+def group_titles() -> dict[str, str]:
     """Returns the title of each flag's group, by the flag's name, in the order of definition."""
     titles = {}
     for position, name in enumerate(flags.FLAGS):
-        begun = [title for start, title in _groups if start <= position]
-        titles[name] = begun[-1] if begun else "other"
+        titles[name] = next((title for start, title in reversed(_groups) if start <= position), "other")
     return titles

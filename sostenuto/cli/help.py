@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from absl import flags
 
-from sostenuto.cli import flag_types, suggestions
+from sostenuto.cli.flag_types import Path, Paths, group_titles
+from sostenuto.cli.suggestions import value_kind
 
 WIDTH = 100
 _COLUMN = 30  # where the explanations begin
@@ -20,16 +21,16 @@ COMMON = "output and logging"
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """What `--help` and completion know of a flag.
+    """A flag, for `--help` and completion.
 
     Attributes:
         name: without dashes.
-        kind: stands for the value, such as "DIR"; "" for a flag that is true or false.
-        choices: the values that it accepts; empty where they are not listed.
+        kind: the placeholder of the value, such as "DIR"; "" for a flag that is true or false.
+        choices: the accepted values; empty if they are not listed.
         is_path: the value is a path, or paths separated by commas.
         group: the title of its group.
         text: the explanation.
-        default: as it would be typed; None where the explanation gives it.
+        default: in the form of the command line; None if the explanation states it.
     """
 
     name: str
@@ -48,10 +49,10 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What `--help` shows of a command, apart from its flags.
+    """A command, for `--help`, apart from its flags.
 
     Attributes:
-        usage: the flags and operands of a call on one line, then what the command does.
+        usage: the flags and operands of a call on one line, then the purpose of the command.
         examples: command lines without the name of the command.
         required: the names of the flags that must be given.
         sections: further tables by their title, each of rows of a term and its explanation.
@@ -65,27 +66,27 @@ class Command:
 
 def describe_flags(required: Sequence[str]) -> list[Flag]:
     """Returns this command's flags, group by group: the required ones first, those of all commands last."""
-    titles = flag_types.groups()
-    found = [
+    titles = group_titles()
+    described = [
         _describe(flags.FLAGS[name], REQUIRED if name in required else titles[name])
         for name in flags.FLAGS
         if name not in ("flagfile", "undefok")
     ]
-    order = [REQUIRED, *dict.fromkeys(flag.group for flag in found if flag.group not in (REQUIRED, COMMON)), COMMON]
-    return sorted(found, key=lambda flag: order.index(flag.group))
+    order = [REQUIRED, *dict.fromkeys(flag.group for flag in described if flag.group not in (REQUIRED, COMMON)), COMMON]
+    return sorted(described, key=lambda flag: order.index(flag.group))
 
 
-def as_json(described: Iterable[Flag]) -> str:
+def to_json(described: Iterable[Flag]) -> str:
     """Returns the flags as a JSON list, for programs that complete or check command lines."""
     return json.dumps([dataclasses.asdict(flag) for flag in described])
 
 
 def from_json(text: str) -> list[Flag]:
-    """Returns the flags that `as_json` wrote."""
+    """Returns the flags that `to_json` wrote."""
     return [Flag(**{**entry, "choices": tuple(entry["choices"])}) for entry in json.loads(text)]
 
 
-def text(command: Command, invocation: str) -> str:
+def format_help(command: Command, invocation: str) -> str:
     """Returns the whole text of `--help`.
 
     Args:
@@ -110,11 +111,11 @@ def text(command: Command, invocation: str) -> str:
         ("--help_json", "Print the flags as a JSON list."),
     ]
     for title, rows in {**tables, **command.sections, COMMON: common}.items():
-        parts.append(f"{title}:\n{table(rows)}")
+        parts.append(f"{title}:\n{_two_columns(rows)}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(rows: Iterable[tuple[str, str]]) -> str:
+def _two_columns(rows: Iterable[tuple[str, str]]) -> str:
     """Returns terms and their explanations in two columns; a long term has a line of its own."""
     lines = []
     for term, explanation in rows:
@@ -130,13 +131,13 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """Returns the lines of a text, in which words that contain hyphens or slashes stay whole."""
+    """Returns the lines of a text, without breaks at hyphens."""
     lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
     return [line.replace(_NO_BREAK, " ") for line in lines]
 
 
 def _example(line: str) -> list[str]:
-    """Returns a command line, continued on further ones where it is too long."""
+    """Returns the lines of an example, a long one continued by backslashes."""
     wrapped = _wrap(line, WIDTH - 8)
     return [
         ("      " if number else "  ") + part + (" \\" if number < len(wrapped) - 1 else "")
@@ -154,9 +155,9 @@ def _describe(flag: flags.Flag, group: str) -> Flag:
         default = f"{default:g}"
     return Flag(
         name=flag.name,
-        kind="" if flag.boolean else suggestions.kind(flag),
+        kind="" if flag.boolean else value_kind(flag),
         choices=tuple(flag.parser.enum_values) if isinstance(flag.parser, flags.EnumParser) else (),
-        is_path=isinstance(flag.parser, flag_types.Path | flag_types.Paths),
+        is_path=isinstance(flag.parser, Path | Paths),
         group=group,
         # absl puts the values of an enum before its explanation, and a remark behind that of a repeated flag.
         text=re.sub(r"^<[^>]*>: |;\s+repeat this option .*$", "", flag.help),

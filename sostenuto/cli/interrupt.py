@@ -1,12 +1,9 @@
-"""One line instead of a traceback when Ctrl-C arrives while a command's modules are still being imported.
-
-It takes effect when this module is imported.
-"""
+"""Early Ctrl-C, while a command's modules are imported: one line instead of a traceback, from this import on."""
 
 import sys
 from types import TracebackType
 
-from sostenuto.cli import program
+from sostenuto.cli.program import command_name
 
 _show_traceback = sys.excepthook
 
@@ -17,7 +14,7 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
     Python then ends the process by SIGINT, which a shell shows as status 130.
     """
     if issubclass(kind, KeyboardInterrupt):
-        print(f"{program.name()}: interrupted", file=sys.stderr)
+        print(f"{command_name()}: interrupted", file=sys.stderr)
     else:
         _show_traceback(kind, error, trace)
 

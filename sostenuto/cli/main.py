@@ -4,13 +4,15 @@ import runpy
 import sys
 from typing import NamedTuple
 
-from sostenuto import cli
-from sostenuto.cli import completion, program, suggestions
+from sostenuto.cli.app import run
+from sostenuto.cli.completion import SHELLS, completion_script
+from sostenuto.cli.program import set_invocation
+from sostenuto.cli.suggestions import did_you_mean
 from sostenuto.errors import UserError
 
 
 class Entry(NamedTuple):
-    """A command: the module that it runs, and what it does."""
+    """A command: its module and its purpose."""
 
     module: str
     summary: str
@@ -27,6 +29,7 @@ COMMANDS = {
     "demo": Entry("demo", "Run everything on a small corpus: preprocess, train, evaluate, generate."),
 }
 COMPLETION = "completion"
+HELP = "help"
 
 _USAGE = """COMMAND [flags]
 
@@ -41,12 +44,15 @@ _EXAMPLES = (
 
 def main() -> None:
     """Runs the command that the first argument names, and exits the process with its status."""
+    if sys.argv[1:2] == [HELP]:
+        sys.argv[1:] = [*sys.argv[2:3], "--help"]
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         _run_command(name)
     rows = [(name, entry.summary) for name, entry in COMMANDS.items()]
-    rows.append((f"{COMPLETION} {'|'.join(completion.SHELLS)}", "Print a script that completes commands and flags."))
-    cli.run(
+    rows.append((f"{COMPLETION} {'|'.join(SHELLS)}", "Print a script that completes commands and flags."))
+    rows.append((f"{HELP} [COMMAND]", "Show the commands, or the flags of one."))
+    run(
         _other_than_command,
         usage=_USAGE,
         # Flags behind an unknown command are its own.
@@ -63,7 +69,7 @@ def _run_command(name: str) -> None:
     Child processes that it starts find the module by the same name as after `python -m`.
     """
     module = COMMANDS[name].module
-    program.called_as(f"sostenuto {name}", module)
+    set_invocation(module, f"sostenuto {name}")
     sys.argv = [sys.argv[0], *sys.argv[2:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -78,12 +84,12 @@ def _other_than_command(operands: list[str]) -> None:
         raise UserError("no command is given. See --help")
     name, *arguments = operands
     if name != COMPLETION:
-        known = [*COMMANDS, COMPLETION]
-        near = suggestions.did_you_mean(name, known) or f". Expected one of {', '.join(known)}"
+        known = [*COMMANDS, COMPLETION, HELP]
+        near = did_you_mean(name, known) or f". Expected one of {', '.join(known)}"
         raise UserError(f"{name}: unknown command{near}")
-    if len(arguments) != 1 or arguments[0] not in completion.SHELLS:
-        raise UserError(f"{COMPLETION}: expected {' or '.join(completion.SHELLS)}, got {' '.join(arguments)!r}")
-    print(completion.script(arguments[0], {name: entry.module for name, entry in COMMANDS.items()}))
+    if len(arguments) != 1 or arguments[0] not in SHELLS:
+        raise UserError(f"{COMPLETION}: expected {' or '.join(SHELLS)}, got {' '.join(arguments)!r}")
+    print(completion_script(arguments[0], {name: entry.module for name, entry in COMMANDS.items()}))
 
 
 if __name__ == "__main__":

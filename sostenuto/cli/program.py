@@ -3,33 +3,24 @@
 import os
 import sys
 
-_INVOCATION_BY_MODULE: dict[str, str] = {}
+_invocations: dict[str, str] = {}  # by module
 
 
-def called_as(invocation: str, module: str) -> None:
-    """Records that this process runs a module under another name.
-
-    Args:
-        invocation: the words that the user typed, such as "sostenuto train".
-        module: the module that runs as `__main__`.
-    """
-    _INVOCATION_BY_MODULE[module] = invocation
+def set_invocation(module: str, invocation: str) -> None:
+    """Sets the words that the user typed, such as "sostenuto train", for the module that runs as `__main__`."""
+    _invocations[module] = invocation
 
 
-def name() -> str:
+def command_name() -> str:
     """Returns the name that precedes each error: `trainer`, or `sostenuto train`."""
     module = main_module()
-    if module is None:
-        return os.path.basename(sys.argv[0])
-    return _INVOCATION_BY_MODULE.get(module, module)
+    return os.path.basename(sys.argv[0]) if module is None else _invocations.get(module, module)
 
 
-def invocation() -> str:
+def command_invocation() -> str:
     """Returns the words that start this command in a shell: `python -m trainer`, or `sostenuto train`."""
     module = main_module()
-    if module is None:
-        return os.path.basename(sys.argv[0])
-    return _INVOCATION_BY_MODULE.get(module, f"python -m {module}")
+    return os.path.basename(sys.argv[0]) if module is None else _invocations.get(module, f"python -m {module}")
 
 
 def main_module() -> str | None:

@@ -30,7 +30,7 @@ _FOREIGN = {
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """Returns the known name that resembles a mistyped one the most; None if none resembles it."""
     known = list(known)
     name = name.lower().replace("-", "_")
@@ -47,7 +47,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Returns a sentence with the nearest known name, to be appended to an error; "" if none is near."""
-    near = nearest(name, known)
+    near = nearest_name(name, known)
     return f". Did you mean {prefix}{near}?" if near else ""
 
 
@@ -71,7 +71,7 @@ def check_values(argv: Sequence[str]) -> None:
             continue
         flag = flags.FLAGS[name]
         if not flag.boolean and following.startswith("--"):
-            raise UserError(f"--{name}: has no value. Expected --{name}={kind(flag)}")
+            raise UserError(f"--{name}: has no value. Expected --{name}={value_kind(flag)}")
         if flag.boolean and following.lower() in ("true", "false"):
             raise UserError(f"--{name}: takes no separate value. Expected --{name} or --no{name}")
 
@@ -89,7 +89,7 @@ def check_finite() -> None:
 
 
 def explain(error: Exception) -> str:
-    """Returns in one line what is wrong with a flag.
+    """Returns the error about a flag, on one line.
 
     Args:
         error: raised by absl while it parsed the flags.
@@ -99,8 +99,8 @@ def explain(error: Exception) -> str:
         name = error.flagname
         return f"--{name}: unknown flag" + (did_you_mean(name, flag_names(), prefix="--") or ". See --help")
     if text.endswith("does not take an argument"):
-        given, _, value = text.removesuffix(" does not take an argument").partition("=")
-        return f"{given}: expected no value, got {value!r}"
+        name, _, value = text.removesuffix(" does not take an argument").partition("=")
+        return f"{name}: expected no value, got {value!r}"
     cause = error.__context__
     match = re.match(r"flag --(\w+)=", text)
     if not isinstance(error, flags.IllegalFlagValueError) or match is None or cause is None:
@@ -113,8 +113,8 @@ def explain(error: Exception) -> str:
     return f"--{flag.name}: expected {_expectation(flag)}, got {value!r}" + did_you_mean(value, choices)
 
 
-def kind(flag: flags.Flag) -> str:
-    """Returns the word that stands for a flag's value in `--help`, such as "DIR"."""
+def value_kind(flag: flags.Flag) -> str:
+    """Returns the placeholder of a flag's value in `--help`, such as "DIR"."""
     match flag.parser:
         case flags.EnumParser(enum_values=choices):
             return "|".join(choices)
@@ -127,7 +127,7 @@ def kind(flag: flags.Flag) -> str:
 
 
 def _expectation(flag: flags.Flag) -> str:
-    """Returns what a flag accepts, in words."""
+    """Describes the values that a flag accepts."""
     match flag.parser:
         case flags.BooleanParser():
             return "true or false"
@@ -138,7 +138,7 @@ def _expectation(flag: flags.Flag) -> str:
         case flags.FloatParser(lower_bound=lowest, upper_bound=highest):
             return f"a number{_bounds(lowest, highest)}"
         case _:
-            return kind(flag)
+            return value_kind(flag)
 
 
 def _bounds(lowest: float | None, highest: float | None) -> str:

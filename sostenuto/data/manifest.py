@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sostenuto import storage
-from sostenuto.data.tfrecord import SCHEMA_VERSION, Performance, RecordError, decode_performance, parse_records
-from sostenuto.errors import UserError
+from sostenuto.data.tfrecord import SCHEMA_VERSION, Performance, decode_performance, parse_records
+from sostenuto.errors import RecordError, UserError
 from sostenuto.music.histograms import Histograms
 
 MANIFEST_NAME = "dataset.json"
@@ -40,14 +40,12 @@ class Manifest:
         """
         directory = os.fspath(directory)
         if not storage.is_directory(directory):
-            raise UserError(
-                f"{directory}: no such directory, expected a dataset: write one with python -m beam_preprocess"
-            )
+            raise UserError(f"{directory}: no such directory, expected a dataset: write one with sostenuto preprocess")
         path = storage.join(directory, MANIFEST_NAME)
         if not storage.exists(path):
             raise UserError(
                 f"{directory}: has no {MANIFEST_NAME}, so it is unfinished or not a dataset: "
-                "run python -m beam_preprocess to its end"
+                "run sostenuto preprocess to its end"
             )
         data = storage.read_bytes(path)
         try:
@@ -56,10 +54,10 @@ class Manifest:
             for split in SPLITS:
                 _ = document["splits"][split]["shards"], document["statistics"][split]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: is no manifest of a dataset: run python -m beam_preprocess anew") from error
+            raise UserError(f"{path}: is no manifest of a dataset: run sostenuto preprocess anew") from error
         if version != SCHEMA_VERSION:
             raise UserError(
-                f"{path}: has schema version {version}, expected {SCHEMA_VERSION}: run python -m beam_preprocess anew"
+                f"{path}: has schema version {version}, expected {SCHEMA_VERSION}: run sostenuto preprocess anew"
             )
         return cls(directory, hashlib.sha256(data).hexdigest(), document)
 
@@ -129,5 +127,5 @@ def _check_shard(path: str, data: bytes, shard: dict[str, Any]) -> None:
         found, expected = f"sha256 {digest[:12]}…", f"{shard['sha256'][:12]}…"
     raise RecordError(
         f"{path}: holds {found}, {MANIFEST_NAME} says {expected}: the shard was damaged or exchanged, "
-        "run python -m beam_preprocess anew"
+        "run sostenuto preprocess anew"
     )

@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from sostenuto import storage
-from sostenuto.errors import FileError
+from sostenuto.errors import RecordError
 from sostenuto.music.notes import Notes
 
 # Raise it whenever a reader of the old records would misread the new ones.
@@ -22,10 +22,6 @@ SCHEMA_VERSION = 1
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
-
-
-class RecordError(FileError):
-    """A record or a TFRecord file is damaged or of another kind."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Looks at MIDI files and datasets: `python -m sostenuto.inspect FILE.mid`."""
+"""Looks at MIDI files and datasets: `sostenuto inspect FILE.mid`."""
 
 import contextlib
 import glob
@@ -30,7 +30,7 @@ directory of a dataset, here or in a bucket. Several MIDI files are shown by a l
 """
 EXAMPLES = ("my.mid --output=pictures", "my-midi --csv=notes.csv", "dataset")
 
-cli.group("input and output")
+cli.start_group("input and output")
 _OUTPUT = flags.DEFINE(
     cli.Path("DIR"),
     "output",
@@ -129,7 +129,7 @@ def _midi_paths(path: str) -> list[str]:
     from sostenuto.music.midi import EXTENSIONS, is_midi_name
 
     if path.lower().endswith(".zip"):
-        raise UserError(f"{path}: is an archive: unpack it, or make a dataset of it with python -m beam_preprocess")
+        raise UserError(f"{path}: is an archive: unpack it, or make a dataset of it with sostenuto preprocess")
     if storage.is_directory(path):
         if storage.is_remote(path):
             logger.info(f"listing {path}")
@@ -180,14 +180,14 @@ def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]
     from sostenuto.music.histograms import Histograms
     from sostenuto.progress import track
 
-    refused = [describe.Refused.of(path, error) for path, error in failures]
-    base = _common_directory(paths or [file.path for file in refused])
+    rejected = [describe.Rejected.of(path, error) for path, error in failures]
+    base = _common_directory(paths or [file.path for file in rejected])
     summaries, histograms = [], Histograms.zeros()
     with _note_table("path") as table:
         readings = track(_contents(paths), total=len(paths), unit="file", description="reading")
         for path, found in zip(paths, readings, strict=True):
             if isinstance(found, UserError):
-                refused.append(describe.Refused.of(path, found))
+                rejected.append(describe.Rejected.of(path, found))
                 continue
             notes = found.decoded.notes
             summaries.append(describe.summarize(path, found))
@@ -195,9 +195,9 @@ def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]
             if table:
                 table.add(notes, path)
         if not summaries:
-            _print(*describe.midi_files(base, summaries, refused, histograms, width=_width()))
-            raise UserError(f"none of the {len(refused):,} files can be read")
-    _print(*describe.midi_files(base, summaries, refused, histograms, width=_width()))
+            _print(*describe.midi_files(base, summaries, rejected, histograms, width=_width()))
+            raise UserError(f"none of the {len(rejected):,} files can be read")
+    _print(*describe.midi_files(base, summaries, rejected, histograms, width=_width()))
     if _OUTPUT.value:
         _draw_distributions({"all": histograms}, title=f"{len(summaries):,} MIDI files")
 
@@ -272,7 +272,7 @@ def _draw_distributions(histograms: "Mapping[str, Histograms]", *, title: str) -
 
 
 def _draw(name: str, draw: Callable[[str], None]) -> None:
-    directory = cli.required(_OUTPUT)
+    directory = cli.require_flag(_OUTPUT)
     storage.make_directories(directory)
     path = storage.join(directory, name)
     logger.info(f"drawing {path}")
@@ -292,7 +292,7 @@ def _width() -> int | None:
 
 
 def _print(*lines: str) -> None:
-    cli.show("\n".join(lines))
+    cli.print_result("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""MIDI files and datasets in words: what `python -m sostenuto.inspect` prints, as lines of text."""
+"""MIDI files and datasets in words: what `sostenuto inspect` prints, as lines of text."""
 
 import dataclasses
 import json
@@ -11,20 +11,20 @@ import numpy as np
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest
 from sostenuto.data.tfrecord import Performance
-from sostenuto.errors import UserError
+from sostenuto.errors import MidiDecodeError, UserError
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import Instrument, MidiContents, MidiDecodeError
+from sostenuto.music.midi import Instrument, MidiContents
 from sostenuto.music.notes import Notes, note_name
-from sostenuto.text import cells, indented, labelled, printable, shorten, table
+from sostenuto.text import cells, counted, indented, labelled, printable, shorten, table
 
 _MAX_INSTRUMENTS = 12  # General MIDI has 128
 _MAX_TEMPOS = 4  # that are told one by one
 _MAX_COMPOSERS = 30
-_EXAMPLES = 3  # of refused files, for each reason
+_EXAMPLES = 3  # of rejected files, for each reason
 _QUANTILES = {"5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95}
 
 
-class Refused(NamedTuple):
+class Rejected(NamedTuple):
     """A file that cannot be read: its path, a word for counting, and what is wrong."""
 
     path: str
@@ -32,7 +32,7 @@ class Refused(NamedTuple):
     detail: str
 
     @classmethod
-    def of(cls, path: str, error: UserError) -> "Refused":
+    def of(cls, path: str, error: UserError) -> "Rejected":
         """Returns what an error says of a file."""
         if isinstance(error, MidiDecodeError):
             return cls(path, error.reason, error.detail)
@@ -91,14 +91,14 @@ def midi_file(name: str, contents: MidiContents, *, rows: int, width: int | None
 
 
 def midi_files(
-    base: str, summaries: Sequence[Summary], refused: Sequence[Refused], histograms: Histograms, *, width: int | None
+    base: str, summaries: Sequence[Summary], rejected: Sequence[Rejected], histograms: Histograms, *, width: int | None
 ) -> list[str]:
-    """Returns the description of many MIDI files: a line each, those that were refused, and all together.
+    """Returns the description of many MIDI files: a line each, those that were rejected, and all together.
 
     Args:
         base: the directory that holds them all; paths are shown relative to it.
         summaries: of those that could be read.
-        refused: the others.
+        rejected: the others.
         histograms: of all notes.
         width: cells of the terminal; None for as wide as it gets.
     """
@@ -117,13 +117,13 @@ def midi_files(
         ]
         header = ("notes", "length", "notes/s", "pitches", "pedal", "file")
         lines += [*_table(header, rows, ">>>>><", width), ""]
-    if refused:
-        lines += [*_refusals([file._replace(path=relative(file.path, base)) for file in refused], width), ""]
+    if rejected:
+        lines += [*_rejections([file._replace(path=relative(file.path, base)) for file in rejected], width), ""]
     notes, seconds = sum(one.notes for one in summaries), sum(one.seconds for one in summaries)
     playing = Counter(name for one in summaries for name in one.instruments)
     facts = [
-        ("together", f"{_count(len(summaries), 'file')}, {_count(notes, 'note')}, {clock(seconds)} of music"),
-        ("instruments", _listed([f"{name} ({_count(files, 'file')})" for name, files in playing.most_common()])),
+        ("together", f"{counted(len(summaries), 'file')}, {counted(notes, 'note')}, {clock(seconds)} of music"),
+        ("instruments", _listed([f"{name} ({counted(files, 'file')})" for name, files in playing.most_common()])),
     ]
     lines += _facts(facts, width)
     if notes:
@@ -157,7 +157,7 @@ class Survey:
 
 
 def dataset(manifest: Manifest, survey: Survey, *, width: int | None) -> list[str]:
-    """Returns the description of a dataset: its splits, composers and distributions, and what was refused.
+    """Returns the description of a dataset: its splits, composers and distributions, and what was rejected.
 
     Args:
         manifest: of the dataset.
@@ -168,16 +168,16 @@ def dataset(manifest: Manifest, survey: Survey, *, width: int | None) -> list[st
         UserError: dataset.json or rejected.jsonl is not as beam_preprocess writes it.
     """
     rows = [_split_row(manifest, survey, split) for split in SPLITS]
-    header = ("split", "performances", "pieces", "notes", "hours", "shards")
+    header = ("split", "performances", "pieces", "notes", "hours", "shards", "MB per shard")
     try:
         facts = list(_dataset_facts(manifest))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{manifest.directory}: {MANIFEST_NAME} lacks something, or has it in another form ({error}): "
-            "run python -m beam_preprocess anew"
+            "run sostenuto preprocess anew"
         ) from error
     lines = [_title(manifest.directory, width), "", *_facts(facts, width), ""]
-    lines += [*_table(header, rows, "<>>>><", width), "", *_composers(survey, width), ""]
+    lines += [*_table(header, rows, "<>>>>>>", width), "", *_composers(survey, width), ""]
     lines += _distributions(sum((manifest.histograms(split) for split in SPLITS), Histograms.zeros()), width)
     if manifest.document["rejected"]:
         lines += ["", *_rejected(manifest, width)]
@@ -208,14 +208,14 @@ def _midi_facts(contents: MidiContents) -> Iterator[tuple[str, str]]:
         yield "notes", f"{len(notes):,}, {len(notes) / notes.seconds:.1f} a second; {pitches}; {velocities}"
     else:
         yield "notes", "none"
-    instruments = [f"{_instrument_name(one)} ({_count(one.notes, 'note')})" for one in contents.instruments]
+    instruments = [f"{_instrument_name(one)} ({counted(one.notes, 'note')})" for one in contents.instruments]
     yield "instruments", _listed(instruments)
     yield "tempo", _tempo(contents)
     if len(notes):
         yield "keys", f"held {_share_held(notes):.0%} of the time, at most {_most_at_once(notes)} at once"
         yield "pedal", _pedal(contents)
     left_out = [
-        _count(count, what)
+        counted(count, what)
         for count, what in ((decoded.zero_length, "note of zero length"), (decoded.drums, "drum note"))
         if count
     ]
@@ -242,8 +242,8 @@ def _pedal(contents: MidiContents) -> str:
     if not contents.pedal_changes:
         return "none"
     share = _share_down(contents.pedal, contents.decoded.notes)
-    presses = f"pressed {_count(len(contents.pedal), 'time')}"
-    return f"down {share:.0%} of the time, {presses}; {_count(contents.pedal_changes, 'change')} of controller 64"
+    presses = f"pressed {counted(len(contents.pedal), 'time')}"
+    return f"down {share:.0%} of the time, {presses}; {counted(contents.pedal_changes, 'change')} of controller 64"
 
 
 def _share_down(pedal: np.ndarray, notes: Notes) -> float:
@@ -301,20 +301,20 @@ def _dataset_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     source, statistics = document["source"], document["statistics"]
     yield "sha256", manifest.sha256[:16]
     splits = f"splits and composers from {source['metadata']}" if source["metadata"] else "splits by fractions"
-    yield "source", f"{_count(source['files'], 'MIDI file')}; {splits}"
+    yield "source", f"{counted(source['files'], 'MIDI file')}; {splits}"
     yield "options", " ".join(f"{name}={_option(value)}" for name, value in document["options"].items())
-    refused = sum(document["rejected"].values())
-    yield "refused", _count(refused, "file") if refused else "none"
+    rejected = sum(document["rejected"].values())
+    yield "rejected", counted(rejected, "file") if rejected else "none"
     left_out = [
-        _count(sum(statistics[split][key] for split in SPLITS), what)
+        counted(sum(statistics[split][key] for split in SPLITS), what)
         for key, what in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note"))
     ]
-    left_out.append(_count(source["unlisted"], "unlisted file"))
+    left_out.append(counted(source["unlisted"], "unlisted file"))
     left_out = [text for text in left_out if not text.startswith("0 ")]
     if left_out:
         yield "left out", ", ".join(left_out)
     if source["straddling_pieces"]:
-        yield "beware", f"{_count(source['straddling_pieces'], 'piece')} in more than one split"
+        yield "beware", f"{counted(source['straddling_pieces'], 'piece')} in more than one split"
 
 
 def _option(value: object) -> str:
@@ -324,17 +324,18 @@ def _option(value: object) -> str:
 def _split_row(manifest: Manifest, survey: Survey, split: str) -> tuple[str, ...]:
     entry = manifest.document["splits"][split]
     sizes = [shard["bytes"] / 1e6 for shard in entry["shards"]]
-    shards = "–"
+    size = "–"
     if sizes:
         least, most = f"{min(sizes):.2f}", f"{max(sizes):.2f}"
-        shards = f"{len(sizes):,} of {least if least == most else f'{least} to {most}'} MB"
+        size = least if least == most else f"{least} to {most}"
     return (
         split,
         f"{entry['performances']:,}",
         f"{len(survey.pieces[split]):,}",
         f"{entry['notes']:,}",
         f"{entry['seconds'] / 3600:.2f}",
-        shards,
+        f"{len(sizes):,}",
+        size,
     )
 
 
@@ -359,32 +360,32 @@ def _composers(survey: Survey, width: int | None) -> list[str]:
 
 def _rejected(manifest: Manifest, width: int | None) -> list[str]:
     """The first files of each reason, those of the commonest first."""
-    examples: dict[str, list[Refused]] = {}
-    for refused in _read_rejected(storage.join(manifest.directory, REJECTED_NAME)):
-        examples.setdefault(refused.reason, []).append(refused)
+    examples: dict[str, list[Rejected]] = {}
+    for rejected in _read_rejected(storage.join(manifest.directory, REJECTED_NAME)):
+        examples.setdefault(rejected.reason, []).append(rejected)
     counts = manifest.document["rejected"]
     lines = []
     for reason in sorted(counts, key=lambda reason: (-counts[reason], reason)):
         shown = examples.get(reason, [])[:_EXAMPLES]
         such_as = ", such as" if len(shown) < counts[reason] else ""
-        lines += ["", f"refused as {reason}: {_count(counts[reason], 'file')}{such_as}"]
+        lines += ["", f"rejected as {reason}: {counted(counts[reason], 'file')}{such_as}"]
         lines += _facts([("", f"{file.path}: {file.detail}") for file in shown], width)
     return lines[1:]
 
 
-def _refusals(refused: Sequence[Refused], width: int | None) -> list[str]:
+def _rejections(rejected: Sequence[Rejected], width: int | None) -> list[str]:
     """A line each, broken to fit: what is wrong must be read whole."""
-    facts = [(file.reason, f"{file.path}: {file.detail}") for file in refused]
-    return [f"refused: {_count(len(refused), 'file')}", *_facts(facts, width)]
+    facts = [(file.reason, f"{file.path}: {file.detail}") for file in rejected]
+    return [f"rejected: {counted(len(rejected), 'file')}", *_facts(facts, width)]
 
 
-def _read_rejected(path: str) -> Iterable[Refused]:
+def _read_rejected(path: str) -> Iterable[Rejected]:
     for number, line in enumerate(storage.read_bytes(path).splitlines(), start=1):
         try:
             document = json.loads(line)
-            yield Refused(document["path"], document["reason"], document["detail"])
+            yield Rejected(document["path"], document["reason"], document["detail"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: line {number} says of no file why it was refused: preprocess anew") from error
+            raise UserError(f"{path}: line {number} says of no file why it was rejected: preprocess anew") from error
 
 
 def _instrument_name(instrument: Instrument) -> str:
@@ -402,12 +403,6 @@ def _listed(texts: Sequence[str]) -> str:
         return "none"
     more = [f"and {len(texts) - _MAX_INSTRUMENTS:,} more"] if len(texts) > _MAX_INSTRUMENTS else []
     return ", ".join([*texts[:_MAX_INSTRUMENTS], *more])
-
-
-def _count(number: int, what: str) -> str:
-    """Returns "1 note", "2 notes", "3 notes of zero length"."""
-    first, space, rest = what.partition(" of ")
-    return f"{number:,} {first}{'s' if number != 1 else ''}{space}{rest}"
 
 
 def _title(text: str, width: int | None) -> str:

@@ -19,7 +19,7 @@ import pretty_midi
 from numpy.typing import NDArray
 
 from sostenuto import extras
-from sostenuto.errors import UserError
+from sostenuto.errors import CannotCompressError, UserError
 from sostenuto.music.midi import NO_PEDAL, sustained, to_pretty_midi
 from sostenuto.music.notes import Notes
 from sostenuto.storage import atomic_write
@@ -40,10 +40,6 @@ _FULL_SCALE: Final = 32767
 _CHANNEL_VOLUMES: Final = (127, 64, 32, 16)
 _VOLUME, _SUSTAIN = 7, 64  # MIDI controllers
 _SOUNDFONT: Final = "TimGM6mb.sf2"
-
-
-class CannotCompressError(UserError):
-    """The library that makes mp3 is not there."""
 
 
 def render_wav(notes: Notes, path: str | os.PathLike, pedal: np.ndarray = NO_PEDAL) -> str:

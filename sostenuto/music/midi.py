@@ -20,7 +20,7 @@ import numpy as np
 import symusic
 
 from sostenuto import storage
-from sostenuto.errors import UserError
+from sostenuto.errors import MidiDecodeError
 from sostenuto.music._scan import count_events
 from sostenuto.music.notes import Notes, merge_overlapping_notes
 
@@ -76,23 +76,6 @@ _CLOSE_EVERY_KEY = b"".join(
 
 # `warnings.catch_warnings` changes the whole process; two threads must not do so at once.
 _warnings_lock = threading.Lock()
-
-
-class MidiDecodeError(UserError):
-    """A file cannot be read as MIDI.
-
-    Attributes:
-        reason: one word for counting: not_midi, too_large, truncated, smpte, damaged.
-        detail: what is wrong, and where.
-    """
-
-    def __init__(self, name: str, reason: str, detail: str) -> None:
-        super().__init__(f"{name}: {detail}")
-        self.name, self.reason, self.detail = name, reason, detail
-
-    def __reduce__(self) -> tuple:
-        """Pickles the three arguments, not the message: an error may cross processes."""
-        return type(self), (self.name, self.reason, self.detail)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,35 +318,35 @@ def write_midi(notes: Notes, path: str | os.PathLike, pedal: np.ndarray = NO_PED
 def _split_chunks(data: bytes, name: str) -> _Chunks:
     """Checks the frame of a file: size, header, and that every promised track is there."""
 
-    def refuse(reason: str, detail: str) -> MidiDecodeError:
+    def reject(reason: str, detail: str) -> MidiDecodeError:
         return MidiDecodeError(name, reason, detail)
 
     if len(data) > MAX_BYTES:
-        raise refuse("too_large", f"holds more than the {MAX_BYTES:,} bytes that a MIDI file may have")
+        raise reject("too_large", f"holds more than the {MAX_BYTES:,} bytes that a MIDI file may have")
     if data[:4] != b"MThd":
         found = f"begins with {data[:4]!r}" if data else "is empty"
-        raise refuse("not_midi", f"is no standard MIDI file: {found}, expected b'MThd'")
+        raise reject("not_midi", f"is no standard MIDI file: {found}, expected b'MThd'")
     if len(data) < 14:
-        raise refuse("truncated", f"ends at byte {len(data)}, within the MIDI header of 14 bytes")
+        raise reject("truncated", f"ends at byte {len(data)}, within the MIDI header of 14 bytes")
     header_length, _, declared, division = struct.unpack(">IHHH", data[4:14])
     if header_length < 6:
-        raise refuse("damaged", f"has a MIDI header of {header_length} bytes at byte 8, expected 6")
+        raise reject("damaged", f"has a MIDI header of {header_length} bytes at byte 8, expected 6")
     if division & 0x8000:
-        raise refuse("smpte", "counts time in SMPTE frames, expected ticks a quarter note (byte 12)")
+        raise reject("smpte", "counts time in SMPTE frames, expected ticks a quarter note (byte 12)")
     if division == 0:
-        raise refuse("damaged", "has 0 ticks a quarter note (byte 12), expected at least 1")
+        raise reject("damaged", "has 0 ticks a quarter note (byte 12), expected at least 1")
     if declared > MAX_TRACKS:
-        raise refuse("too_large", f"declares {declared:,} tracks (byte 10), more than the {MAX_TRACKS} allowed")
+        raise reject("too_large", f"declares {declared:,} tracks (byte 10), more than the {MAX_TRACKS} allowed")
 
     bodies: list[bytes] = []
     start = 8 + header_length
     while len(bodies) < declared:
         if len(data) < start + 8:
-            raise refuse("truncated", f"ends at byte {len(data)}, with {len(bodies)} of its {declared} tracks read")
+            raise reject("truncated", f"ends at byte {len(data)}, with {len(bodies)} of its {declared} tracks read")
         length = int.from_bytes(data[start + 4 : start + 8], "big")
         body = data[start + 8 : start + 8 + length]
         if len(body) < length:
-            raise refuse(
+            raise reject(
                 "truncated", f"ends at byte {len(data)}, within a chunk that should reach byte {start + 8 + length}"
             )
         # The standard wants chunks of an unknown kind skipped.
@@ -380,7 +363,7 @@ def _may_hold_too_much(data: bytes) -> bool:
 
 
 def _check_events(chunks: _Chunks, name: str) -> None:
-    """Refuses what would take too much memory or time to parse."""
+    """Rejects what would take too much memory or time to parse."""
     try:
         counts = [count_events(body) for body in chunks.tracks]
     except ValueError as error:

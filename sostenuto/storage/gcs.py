@@ -1,171 +1,192 @@
-"""Google Cloud Storage. Only `sostenuto.storage` imports this module, and only for a gs:// path.
+"""Google Cloud Storage behind `sostenuto.storage`, which imports this module only for a gs:// path.
 
-Every request is repeated after a 429, a 5xx or a cut connection, with growing pauses, for up to five minutes; for one
-minute while nothing has ever answered, as without a network. A write carries the generation that it replaces, so that
-of two writers one is told; and a mark of its own, by which a repeated request whose first answer was lost knows its own
-work again. What is downloaded is checked against the object's CRC-32C here, because the library does not where it had
-to take up a download again.
+Requests are retried after a 429, a 5xx or a cut connection. A write replaces one given generation of an object, so
+that only one of two concurrent writers succeeds. Each write carries an ID: if its answer was lost, the retry
+recognizes the object as its own. Downloads are checked against the object's CRC-32C here, because the library does not
+check downloads that it resumed.
 """
 
-import base64
 import contextlib
 import io
-import logging
-import os
-import re
-import threading
+import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
-import google.auth
-import google_crc32c
-import requests
-from google.api_core import exceptions
-from google.api_core.retry import Retry
-from google.auth import credentials as google_credentials
-from google.auth import exceptions as auth_exceptions
-from google.auth.transport.requests import AuthorizedSession
-from google.cloud.storage import Blob, Client
+from google.cloud.storage import Blob
 from google.cloud.storage.exceptions import DataCorruption
-from google.cloud.storage.retry import DEFAULT_RETRY
 
-from sostenuto.errors import FileError, UnavailableError, UserError
-from sostenuto.storage import ChangedError, MissingError
+from sostenuto.errors import ChangedError, FileError, MissingError
+from sostenuto.storage.gcs_client import TIMEOUT, connect, retry, split_uri, translate_errors
+from sostenuto.storage.gcs_streams import CHUNK_BYTES, DownloadSink, LimitReachedError, upload_in_chunks
 
-CHUNK_BYTES = 8 * 2**20
-"""Objects larger than this are sent in parts of this size, of which a fault repeats but one."""
-
-_RETRY = DEFAULT_RETRY.with_delay(initial=0.25, multiplier=2, maximum=30)
-_PATIENCE, _FIRST_PATIENCE = 300, 60  # seconds of repeating a request: where others were answered, and before
-_TIMEOUT = 60  # seconds without a byte, after which a connection counts as cut
-_CONNECTIONS = 256  # kept open; urllib3 warns where more are wanted
-_MARK = "sostenuto-write"
-_URI = re.compile(r"gs://([a-z0-9][-_.a-z0-9]{1,220}[a-z0-9])(?:/(.*))?", re.DOTALL)
-_PERMISSION = re.compile(r"storage\.[a-z]+\.[a-zA-Z]+")
+_READ_ATTEMPTS = 3
+_WRITE_ID = "sostenuto-write"
 
 
 class Stat(NamedTuple):
-    """What is known of an object without reading it."""
+    """An object's properties."""
 
     generation: int
     size: int
     crc32c: str
-    mark: str
-
-
-class _Connection(NamedTuple):
-    made_for: tuple[int, str | None]
-    client: Client
-    session: AuthorizedSession
-    anonymous: bool
-    answered: threading.Event
-
-
-_connecting = threading.Lock()
-_connection: _Connection | None = None
+    write_id: str
 
 
 def stat(uri: str) -> Stat | None:
-    """Returns what is known of an object, or None if there is none, nor perhaps a bucket."""
-    bucket, name = _split(uri, "an object")
-    with _explained(uri, "storage.objects.get"):
-        blob = _connect().client.bucket(bucket).get_blob(name, retry=_retry(), timeout=_TIMEOUT)
+    """Returns an object's properties, or None if there is no such object or bucket."""
+    with translate_errors(uri, "storage.objects.get"):
+        blob = _blob(uri).bucket.get_blob(split_uri(uri)[1], retry=retry(), timeout=TIMEOUT)
     if blob is None:
         return None
-    return Stat(int(blob.generation), int(blob.size), blob.crc32c or "", (blob.metadata or {}).get(_MARK, ""))
+    return Stat(int(blob.generation), int(blob.size), blob.crc32c or "", (blob.metadata or {}).get(_WRITE_ID, ""))
 
 
-def has_children(uri: str) -> bool:
-    """Returns whether objects lie below a name; below a bucket alone there always is something, if the bucket is."""
-    bucket, name = _split(uri)
-    prefix = _prefix(name)
-    with _explained(uri, "storage.objects.list"):
-        found = any(True for _ in _list(bucket, prefix, max_results=1))
-    return found or not prefix
+def generation(uri: str) -> int:
+    """Returns an object's generation, or 0 if there is none."""
+    properties = stat(uri)
+    return properties.generation if properties is not None else 0
+
+
+def exists(uri: str) -> bool:
+    """Returns whether there is an object of that name or below it."""
+    return is_object(uri) or is_directory(uri)
+
+
+def is_object(uri: str) -> bool:
+    """Returns whether there is an object of exactly that name."""
+    # Consoles create empty objects "a/" that stand for directories.
+    return "/" in uri.removeprefix("gs://") and not uri.endswith("/") and generation(uri) != 0
+
+
+def is_directory(uri: str) -> bool:
+    """Returns whether there are objects below a name. An existing bucket always counts as non-empty."""
+    with translate_errors(uri, "storage.objects.list"):
+        prefix, blobs = _list(uri, max_results=1)
+        return any(True for _ in blobs) or not prefix
 
 
 def generations(uri: str) -> dict[str, int]:
-    """Returns the generation of each object below a name, by its name relative to it."""
-    bucket, name = _split(uri)
-    prefix = _prefix(name)
-    with _explained(uri, "storage.objects.list"):
-        found = {blob.name[len(prefix) :]: int(blob.generation) for blob in _list(bucket, prefix)}
-    # Consoles make empty objects "a/" that stand for directories.
-    return {name: generation for name, generation in sorted(found.items()) if name and not name.endswith("/")}
+    """Returns the generation of each object below a name, by its sorted name relative to it."""
+    with translate_errors(uri, "storage.objects.list"):
+        prefix, blobs = _list(uri)
+        numbers = {blob.name[len(prefix) :]: int(blob.generation) for blob in blobs}
+    # Consoles create empty objects "a/" that stand for directories.
+    return {name: number for name, number in sorted(numbers.items()) if name and not name.endswith("/")}
+
+
+def list_files(uri: str) -> list[str]:
+    """Returns the names of the objects below a name, relative to it."""
+    names = list(generations(uri))
+    if not names:
+        raise FileError(f"{uri}: no such directory, or an empty one")
+    return names
 
 
 def list_names(uri: str) -> list[str]:
-    """Returns the names of the objects and directories right below a name."""
-    bucket, name = _split(uri)
-    prefix = _prefix(name)
-    with _explained(uri, "storage.objects.list"):
-        blobs = _list(bucket, prefix, delimiter="/")
+    """Returns the sorted names of the objects and directories immediately below a name."""
+    with translate_errors(uri, "storage.objects.list"):
+        prefix, blobs = _list(uri, delimiter="/")
         files = [blob.name for blob in blobs]
-        names = {found[len(prefix) :].rstrip("/") for found in (*files, *blobs.prefixes)}
+        names = {name[len(prefix) :].rstrip("/") for name in (*files, *blobs.prefixes)}
     return sorted(filter(None, names))
 
 
+def make_directories(uri: str) -> None:
+    """Does nothing: a bucket has no directories."""
+
+
+def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
+    """Returns the content of an object, at most `limit` bytes."""
+    content = io.BytesIO()
+    read(uri, content, limit=limit)
+    return content.getvalue()
+
+
+def read_range(uri: str, start: int, length: int) -> bytes:
+    """Returns some bytes of an object, unchecked: the bucket has a checksum only of the whole."""
+    with translate_errors(uri, "storage.objects.get"):
+        return _blob(uri).download_as_bytes(
+            start=start, end=start + length - 1, retry=retry(), timeout=TIMEOUT, checksum=None
+        )
+
+
 def read(uri: str, file: BinaryIO, *, limit: int | None = None, generation: int | None = None) -> int:
-    """Writes an object to a file, whole and checked, and returns its generation.
+    """Downloads an object into a file, checks it, and returns its generation.
 
     Args:
         uri: the object.
         file: an open file, at its beginning.
-        limit: ends after so many bytes, unchecked, if there are more.
-        generation: which of the object's generations; the newest by default.
+        limit: stops after this number of bytes, unchecked, if there are more.
+        generation: the object's generation to read; the newest by default.
     """
-    bucket, name = _split(uri, "an object")
-    attempts = 3
-    for attempt in range(attempts):
+    for attempt in range(_READ_ATTEMPTS):
         file.seek(0)
         file.truncate()
-        sink = _Sink(file, limit)
-        blob = _connect().client.bucket(bucket).blob(name, generation=generation)
+        sink = DownloadSink(file, limit)
         try:
-            with _explained(uri, "storage.objects.get"), contextlib.suppress(_EnoughError):
-                blob.download_to_file(sink, retry=_retry(), timeout=_TIMEOUT, checksum="crc32c")
-                # Bytes that the library has decompressed are not those of the checksum; it checks them itself.
+            with translate_errors(uri, "storage.objects.get"), contextlib.suppress(LimitReachedError):
+                blob = _blob(uri, generation=generation)
+                blob.download_to_file(sink, retry=retry(), timeout=TIMEOUT, checksum="crc32c")
+                # The checksum of a compressed object is not that of the bytes that the library has decompressed.
                 if blob.crc32c and not blob.content_encoding and sink.crc32c != blob.crc32c:
                     raise DataCorruption(None, "CRC-32C does not match")
             return int(blob.generation or 0)
         except DataCorruption as error:
-            if attempt == attempts - 1:
-                raise FileError(f"{uri}: was read {attempts} times with another checksum than the bucket's") from error
+            if attempt == _READ_ATTEMPTS - 1:
+                raise FileError(
+                    f"{uri}: corrupt in {_READ_ATTEMPTS} downloads: their CRC-32C differs from the bucket's. "
+                    "Check the network, then try again"
+                ) from error
         except MissingError:
-            # Replaced while a cut download was being taken up again.
-            if not sink.length or generation is not None or attempt == attempts - 1:
+            # Replaced while an interrupted download was resumed.
+            if not sink.length or generation is not None or attempt == _READ_ATTEMPTS - 1:
                 raise
     raise AssertionError
 
 
-def read_range(uri: str, start: int, length: int) -> bytes:
-    """Returns some bytes of an object, unchecked: the bucket knows the checksum of the whole alone."""
-    bucket, name = _split(uri, "an object")
-    blob = _connect().client.bucket(bucket).blob(name)
-    with _explained(uri, "storage.objects.get"):
-        return blob.download_as_bytes(
-            start=start, end=start + length - 1, retry=_retry(), timeout=_TIMEOUT, checksum=None
-        )
+@contextlib.contextmanager
+def new_file(uri: str) -> Iterator[BinaryIO]:
+    """Opens a file that is uploaded when the context ends, unless the object exists."""
+    with _scratch_file() as file:
+        yield file
+        if write(uri, file, generation=0) is None:
+            raise ChangedError(f"{uri}: cannot be written (it already exists)")
+
+
+@contextlib.contextmanager
+def atomic_write(uri: str) -> Iterator[BinaryIO]:
+    """Opens a file that replaces the object when the context ends, unless another process has replaced it since."""
+    replaced = generation(uri)
+    with _scratch_file() as file:
+        yield file
+        replace(uri, file, replaced)
+
+
+def replace(uri: str, file: BinaryIO, generation: int) -> int:
+    """Writes a file to an object in place of one generation, and returns the new generation."""
+    written = write(uri, file, generation=generation)
+    if written is None:
+        raise ChangedError(f"{uri}: another process wrote it first, so it was not replaced. Let only one write to it")
+    return written
 
 
 def write(uri: str, file: BinaryIO, *, generation: int) -> int | None:
-    """Makes an object of a file and returns its generation, or None if there is another than the given one.
+    """Writes a file to an object; returns its generation, or None if the object to replace has another generation.
 
     Args:
         uri: the object.
         file: an open file; all of it is written.
-        generation: of the object that is to be replaced; 0 for none.
+        generation: the generation to replace; 0 for none.
     """
-    bucket, name = _split(uri, "an object")
     size = file.seek(0, io.SEEK_END)
-    mark = uuid.uuid4().hex
+    write_id = uuid.uuid4().hex
     try:
-        with _explained(uri, "storage.objects.create"):
-            blob = _connect().client.bucket(bucket).blob(name)
-            blob.metadata = {_MARK: mark}
+        with translate_errors(uri, "storage.objects.create"):
+            blob = _blob(uri)
+            blob.metadata = {_WRITE_ID: write_id}
             if size > CHUNK_BYTES:
-                return _write_in_chunks(blob, file, size, generation)
+                return upload_in_chunks(blob, file, size, generation)
             blob.upload_from_file(
                 file,
                 rewind=True,
@@ -173,22 +194,20 @@ def write(uri: str, file: BinaryIO, *, generation: int) -> int | None:
                 content_type="application/octet-stream",
                 if_generation_match=generation,
                 checksum="crc32c",
-                retry=_retry(),
-                timeout=_TIMEOUT,
+                retry=retry(),
+                timeout=TIMEOUT,
             )
             return int(blob.generation)
     except ChangedError:
-        there = stat(uri)
-        return there.generation if there is not None and there.mark == mark else None
+        current = stat(uri)
+        return current.generation if current is not None and current.write_id == write_id else None
 
 
 def remove(uri: str, *, generation: int | None = None) -> bool:
-    """Removes an object; returns False if there is one, but of another generation."""
-    bucket, name = _split(uri, "an object")
+    """Deletes an object; returns False if it has another generation."""
     try:
-        with _explained(uri, "storage.objects.delete"):
-            blob = _connect().client.bucket(bucket).blob(name)
-            blob.delete(if_generation_match=generation, retry=_retry(), timeout=_TIMEOUT)
+        with translate_errors(uri, "storage.objects.delete"):
+            _blob(uri).delete(if_generation_match=generation, retry=retry(), timeout=TIMEOUT)
     except MissingError:
         return True
     except ChangedError:
@@ -197,266 +216,42 @@ def remove(uri: str, *, generation: int | None = None) -> bool:
 
 
 def rename(source: str, target: str) -> None:
-    """Gives an object another name, in place of any object that has it: a copy within the bucket, then a removal."""
-    there, replaced = stat(source), stat(target)
-    if there is None:
+    """Copies an object within the bucket, in place of any object of the target's name, then deletes the source."""
+    old, replaced = stat(source), stat(target)
+    if old is None:
         raise MissingError(f"{source}: no such object")
-    source_bucket, source_name = _split(source)
-    target_bucket, target_name = _split(target, "an object")
-    client = _connect().client
-    blob = client.bucket(target_bucket).blob(target_name)
-    old = client.bucket(source_bucket).blob(source_name, generation=there.generation)
+    blob, source_blob = _blob(target), _blob(source, generation=old.generation)
+    precondition = replaced.generation if replaced else 0
     try:
-        with _explained(target, "storage.objects.create"):
-            token = None
-            while True:
+        with translate_errors(target, "storage.objects.create"):
+            token, is_done = None, False
+            while not is_done:
                 token, _, _ = blob.rewrite(
-                    old,
-                    token=token,
-                    if_generation_match=replaced.generation if replaced else 0,
-                    retry=_retry(),
-                    timeout=_TIMEOUT,
+                    source_blob, token=token, if_generation_match=precondition, retry=retry(), timeout=TIMEOUT
                 )
-                if token is None:
-                    break
+                is_done = token is None
     except ChangedError:
-        # Its own work, if the answer to it was lost.
-        found = stat(target)
-        if found is None or (found.size, found.crc32c) != (there.size, there.crc32c):
+        # This request's own copy, if the answer to it was lost.
+        current = stat(target)
+        if current is None or (current.size, current.crc32c) != (old.size, old.crc32c):
             raise
-    remove(source, generation=there.generation)
+    remove(source, generation=old.generation)
 
 
-def close() -> None:
-    """Closes the connections; the next request opens new ones."""
-    global _connection
-    with _connecting:
-        if _connection is not None:
-            _connection.session.close()
-            _connection.client.close()
-        _connection = None
+def _blob(uri: str, *, generation: int | None = None) -> Blob:
+    """Returns a reference to an object, without a request."""
+    bucket, name = split_uri(uri, needs_name=True)
+    return connect().client.bucket(bucket).blob(name, generation=generation)
 
 
-class _EnoughError(Exception):
-    """As many bytes have come as were wanted."""
+def _list(uri: str, **options: Any) -> tuple[str, Any]:
+    """Returns the prefix of the names below a URI, and an iterator over their objects."""
+    bucket, name = split_uri(uri)
+    prefix = f"{name.rstrip('/')}/" if name.strip("/") else ""
+    client = connect().client
+    return prefix, client.list_blobs(bucket, prefix=prefix or None, retry=retry(), timeout=TIMEOUT, **options)
 
 
-class _Sink:
-    """A file to download into, which knows length and checksum, and ends a download that is long enough."""
-
-    def __init__(self, file: BinaryIO, limit: int | None) -> None:
-        self._file, self._limit = file, limit
-        self._checksum = google_crc32c.Checksum()
-        self.length = 0
-
-    @property
-    def crc32c(self) -> str:
-        return base64.b64encode(self._checksum.digest()).decode()
-
-    def write(self, data: bytes) -> int:
-        wanted = data if self._limit is None else data[: self._limit - self.length]
-        self._file.write(wanted)
-        self._checksum.update(data)
-        self.length += len(wanted)
-        if len(wanted) < len(data):
-            raise _EnoughError
-        return len(data)
-
-    def seek(self, position: int) -> None:
-        """Back to the beginning, where the library must repeat a download that the server decompresses."""
-        self._file.seek(position)
-        self._file.truncate()
-        self.length = position
-
-
-def _write_in_chunks(blob: Blob, file: BinaryIO, size: int, generation: int) -> int:
-    """Sends an object in parts; after a fault it asks how much has arrived, and goes on from there.
-
-    The library's own loop over the parts gives up after a 5xx between two of them.
-    """
-    blob.crc32c = _checksum(file)
-    session = _connect().session
-    url = blob.create_resumable_upload_session(
-        content_type="application/octet-stream",
-        size=size,
-        if_generation_match=generation,
-        checksum=None,
-        retry=_retry(),
-        timeout=_TIMEOUT,
-    )
-    arrived: int | None = 0
-
-    def send_next() -> int | None:
-        nonlocal arrived
-        if arrived is None:
-            data, content_range = b"", f"bytes */{size}"
-        else:
-            file.seek(arrived)
-            data = file.read(CHUNK_BYTES)
-            content_range = f"bytes {arrived}-{arrived + len(data) - 1}/{size}"
-        arrived = None
-        response = session.put(url, data=data, headers={"Content-Range": content_range}, timeout=_TIMEOUT)
-        if response.status_code == requests.codes.permanent_redirect:
-            # "bytes=0-8388607"; without it, nothing has arrived.
-            arrived = int(response.headers.get("Range", "bytes=0--1").split("-", 1)[1]) + 1
-            return None
-        if not response.ok:
-            raise exceptions.from_http_response(response)
-        return int(response.json()["generation"])
-
-    while (written := _retry()(send_next)()) is None:
-        pass
-    return written
-
-
-def _checksum(file: BinaryIO) -> str:
-    checksum = google_crc32c.Checksum()
-    file.seek(0)
-    while data := file.read(2**20):
-        checksum.update(data)
-    return base64.b64encode(checksum.digest()).decode()
-
-
-def _split(uri: str, wanted: str = "") -> tuple[str, str]:
-    """Returns bucket and name.
-
-    Raises:
-        UserError: it is no such URI; or has no name, where an object is wanted.
-    """
-    match = _URI.fullmatch(uri)
-    if match is None:
-        raise UserError(f"{uri}: is no path of Google Cloud Storage, expected gs://BUCKET/NAME")
-    bucket, name = match[1], match[2] or ""
-    if wanted and not name:
-        raise UserError(f"{uri}: names a bucket, expected {wanted} in it: gs://{bucket}/NAME")
-    return bucket, name
-
-
-def _prefix(name: str) -> str:
-    return f"{name.rstrip('/')}/" if name.strip("/") else ""
-
-
-def _list(bucket: str, prefix: str, **options: Any) -> Any:
-    return _connect().client.list_blobs(bucket, prefix=prefix or None, retry=_retry(), timeout=_TIMEOUT, **options)
-
-
-def _connect() -> _Connection:
-    """Returns this process's client; a forked child makes its own, since two must not share a socket."""
-    global _connection
-    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-    wanted = (os.getpid(), emulator)
-    with _connecting:
-        if _connection is None or _connection.made_for != wanted:
-            found = google_credentials.AnonymousCredentials() if emulator else _credentials()
-            session = AuthorizedSession(found)
-            answered = threading.Event()
-
-            def received(response: requests.Response, *args: object, **options: object) -> None:
-                answered.set()
-                if not response.ok:
-                    # Of a download that is refused, the library would leave the connection open.
-                    try:
-                        _ = response.content
-                    finally:
-                        response.close()
-
-            session.hooks["response"].append(received)
-            adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
-            session.mount("https://", adapter)
-            session.mount("http://", adapter)
-            # Without a project: objects are found by their bucket alone.
-            client = Client(project=None, credentials=found, _http=session)
-            anonymous = isinstance(found, google_credentials.AnonymousCredentials)
-            _connection = _Connection(wanted, client, session, anonymous, answered)
-        return _connection
-
-
-def _retry() -> Retry:
-    return _RETRY.with_timeout(_PATIENCE if _connect().answered.is_set() else _FIRST_PATIENCE)
-
-
-def _credentials() -> google_credentials.Credentials:
-    """Returns what the environment holds: a service account, a user's login, workload identity; or nobody's.
-
-    Nobody's will do for a public bucket.
-    """
-    # It warns where it finds no project, which nothing here needs.
-    logging.getLogger("google.auth._default").setLevel(logging.ERROR)
-    try:
-        found, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-    except auth_exceptions.DefaultCredentialsError as error:
-        key = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-        if key:
-            raise FileError(
-                f"GOOGLE_APPLICATION_CREDENTIALS={key}: cannot be used ({_brief(error)}): expected the path of a "
-                "service account's key or another credentials file of Google Cloud"
-            ) from error
-        return google_credentials.AnonymousCredentials()
-    return found
-
-
-@contextlib.contextmanager
-def _explained(uri: str, permission: str) -> Iterator[None]:
-    """Turns the library's errors into one line each that says what to do.
-
-    Args:
-        uri: what is read or written.
-        permission: what is needed for it, should the server not say.
-    """
-    try:
-        yield
-    except exceptions.NotFound as error:
-        raise _not_found(uri) from error
-    except exceptions.PreconditionFailed as error:
-        raise ChangedError(
-            f"{uri}: was changed by another process meanwhile, so it was not written: let only one write there"
-        ) from error
-    except (exceptions.Unauthorized, exceptions.Forbidden) as error:
-        raise _denied(uri, permission, error) from error
-    except auth_exceptions.GoogleAuthError as error:
-        if _connect().anonymous:
-            raise _denied(uri, permission, error) from error
-        raise FileError(f"{uri}: the credentials cannot be used ({_brief(error)}): {_HOW_TO_LOG_IN}") from error
-    except (exceptions.RetryError, exceptions.ServerError, exceptions.TooManyRequests) as error:
-        raise UnavailableError(f"{uri}: the bucket does not answer ({_brief(error)}): try again later") from error
-    except requests.RequestException as error:
-        raise UnavailableError(f"{uri}: cannot be reached ({_brief(error)}): check the network") from error
-    except exceptions.GoogleAPIError as error:
-        raise FileError(f"{uri}: was refused ({_brief(error)})") from error
-
-
-_HOW_TO_LOG_IN = (
-    "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's key, or "
-    "run where workload identity gives a service account"
-)
-
-
-def _not_found(uri: str) -> FileError:
-    bucket, name = _split(uri)
-    try:
-        next(iter(_list(bucket, name, max_results=1)), None)
-    except exceptions.NotFound:
-        return FileError(f"{uri}: there is no bucket {bucket}: correct its name, or make it first")
-    except (exceptions.GoogleAPIError, auth_exceptions.GoogleAuthError, requests.RequestException):
-        pass
-    return MissingError(f"{uri}: no such object")
-
-
-def _denied(uri: str, permission: str, error: Exception) -> FileError:
-    bucket, _ = _split(uri)
-    connection = _connect()
-    if connection.anonymous and not connection.made_for[1]:
-        return FileError(f"{uri}: no credentials were found, and bucket {bucket} is not public: {_HOW_TO_LOG_IN}")
-    named = _PERMISSION.search(str(error))
-    who = getattr(connection.session.credentials, "service_account_email", None) or "the account in use"
-    return FileError(
-        f"{uri}: {who} lacks the permission {named[0] if named else permission} on bucket {bucket}: grant it, for "
-        "instance by the role roles/storage.objectUser"
-    )
-
-
-def _brief(error: BaseException) -> str:
-    """Returns the first cause of an error in one line of bounded length."""
-    cause = getattr(error, "cause", None) or error
-    text = " ".join(str(getattr(cause, "message", None) or cause).split())
-    return text if len(text) <= 200 else f"{text[:200]}…"
+def _scratch_file() -> BinaryIO:
+    """Returns a temporary file without a name, in memory while it is small."""
+    return cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=2**24))

@@ -1,12 +1,13 @@
-"""Who may write below a directory, here or in a bucket: one process at a time.
+"""Exclusive write access to a local or remote directory.
 
-A directory of this machine is locked, and the lock goes with the process. A bucket knows no locks: there the process
-keeps an object that names it, and renews it all the while. Whoever comes later waits until it is renewed, and leaves;
-or until it was not renewed for `EXPIRE_SECONDS`, and takes its place. It need not wait for one that is known to be
-gone: a process of this machine that is no more, or one in a pod of the same name, which has been started again.
+A local directory is locked until its process ends. In a bucket the process writes an object that names it, and renews
+it. Another process waits: if the object is renewed, it gives up; if it is not renewed for `EXPIRE_SECONDS`, it takes
+over. It takes over at once if the holder is known to have ended: a former process of this machine, or one in a pod of
+the same name, which has been restarted.
 """
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import time
 from typing import Any, BinaryIO
 
 from sostenuto import storage
-from sostenuto.errors import FileError, UserError
+from sostenuto.errors import FileError, HeldError, LostError, MissingError
 
 logger = logging.getLogger(__name__)
 
@@ -24,150 +25,147 @@ LOCK_NAME = ".lock"
 
 RENEW_SECONDS = 15.0
 EXPIRE_SECONDS = 60.0
+POLL_SECONDS = 2.0
 
-_LOOK_SECONDS = 2.0  # between two looks at a lease that may be renewed
-_CLOCKS_SECONDS = 60.0  # by which the clocks of two machines may differ
-_JOIN_SECONDS = 5.0  # for which the last renewal may take when the lease is given back
-
-
-class HeldError(UserError):
-    """Another process has the directory; the message says which."""
-
-
-class LostError(UserError):
-    """Another process has taken the directory over."""
+_CLOCK_SKEW_SECONDS = 60.0  # by which the clocks of two machines may differ
+_JOIN_SECONDS = 5.0  # for the last renewal when the lease is closed
 
 
 class Lock:
-    """A directory of this machine that is held while the process lives, or until it is closed."""
+    """A local directory, held until the lock is closed or the process ends."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
-    def require(self) -> None:
-        """Checks that it is still held, as it is."""
+    def check_held(self) -> None:
+        """Does nothing: a lock cannot be lost."""
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Releases the directory."""
         self._file.close()
 
 
 class Lease:
-    """A directory of a bucket that is held while this renews it.
+    """A directory of a bucket, held while a thread renews it.
 
     Args:
-        directory: in a bucket.
+        directory: the directory in a bucket.
 
     Raises:
-        HeldError: another process has it.
+        HeldError: another process holds it.
         FileError: the bucket cannot be read or written.
     """
 
     def __init__(self, directory: str) -> None:
         self._directory, self._path = directory, storage.join(directory, LOCK_NAME)
+        self._gcs = storage.load_gcs()
         self._renewing = threading.Lock()
         self._lost = False
         self._renewed = time.time()
-        self._generation = self._take()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._generation = self._acquire()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._renew_until_closed, name="lease", daemon=True)
         self._thread.start()
 
-    def require(self, *, ask: bool = False) -> None:
-        """Checks that it is still held.
+    def check_held(self, *, now: bool = False) -> None:
+        """Checks that this process still holds the directory.
 
         Args:
-            ask: asks the bucket even if it was asked a moment ago.
+            now: asks the bucket even if it was asked a moment ago.
 
         Raises:
-            LostError: it is not.
-            FileError: the bucket does not say.
+            LostError: another process holds it.
+            FileError: the bucket cannot be read or written.
         """
-        # A machine that slept has missed its renewals.
-        if ask or not 0 <= time.time() - self._renewed <= RENEW_SECONDS:
+        # A suspended machine has missed its renewals.
+        if now or not 0 <= time.time() - self._renewed <= RENEW_SECONDS:
             self._renew()
         if self._lost:
             raise LostError(
-                f"{self._directory}: another process has taken it over, since this one was not heard of for a while: "
-                "leave it to that one, or end that one and give the same command again"
+                f"{self._directory}: another process has taken it over, because this one did not renew its lease. "
+                "Leave it to that process, or end that process and give the same command again"
             )
 
     def close(self) -> None:
-        """Gives it back; where the bucket does not answer, it expires by itself."""
-        self._over.set()
+        """Releases the directory; if the bucket does not answer, the lease expires."""
+        self._closed.set()
         self._thread.join(_JOIN_SECONDS)
         if not self._thread.is_alive() and not self._lost:
             with contextlib.suppress(FileError):
-                storage.remove_if_generation(self._path, self._generation)
+                self._gcs.remove(self._path, generation=self._generation)
 
-    def _take(self) -> int:
-        """Waits until it is free, or known not to be; returns the generation of the object that says so."""
+    def _acquire(self) -> int:
+        """Waits until the directory is free or another process renews its lease; returns the lease's generation."""
         watched, since = 0, 0.0
         while True:
-            holder, generation = self._holder()
-            is_over = watched == generation and time.monotonic() - since > EXPIRE_SECONDS
-            if not generation or is_over or _is_gone(holder):
-                taken = storage.write_if_generation(self._path, self._content(), generation)
-                if taken is not None:
-                    return taken
-                continue  # Another one was faster.
-            if _is_there(holder) or (watched and watched != generation):
-                raise HeldError(f"process {holder.get('pid')} on {holder.get('host')}")
+            holder, generation = self._read_holder()
+            is_expired = watched == generation and time.monotonic() - since > EXPIRE_SECONDS
+            if not generation or is_expired or _has_ended(holder):
+                acquired = self._write(generation)
+                if acquired is not None:
+                    return acquired
+                continue  # Another process was faster.
+            name = f"process {holder.get('pid')} on {holder.get('host')}"
+            if _is_running(holder) or (watched and watched != generation):
+                raise HeldError(name)
             if not watched:
                 watched, since = generation, time.monotonic()
                 logger.info(
-                    f"{self._directory}: waiting up to {EXPIRE_SECONDS:.0f} s to see whether process "
-                    f"{holder.get('pid')} on {holder.get('host')}, which has it, is still there"
+                    f"{self._directory}: held by {name}. Waiting up to {EXPIRE_SECONDS:.0f} s for its lease to expire"
                 )
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
-    def _holder(self) -> tuple[dict[str, Any], int]:
-        """What the object says of who has it, and its generation; 0 where there is none."""
+    def _read_holder(self) -> tuple[dict[str, Any], int]:
+        """Returns the description of the process that holds the directory, and its generation; 0 if there is none."""
+        content = io.BytesIO()
         try:
-            content, generation = storage.read_with_generation(self._path)
-        except storage.MissingError:
+            generation = self._gcs.read(self._path, content)
+        except MissingError:
             return {}, 0
         try:
-            holder = json.loads(content)
+            holder = json.loads(content.getvalue())
         except ValueError:
             holder = {}
         return holder if isinstance(holder, dict) else {}, generation
 
-    def _content(self) -> bytes:
-        own = {
+    def _write(self, generation: int) -> int | None:
+        """Writes a description of this process in place of a generation; returns the new one, or None if it changed."""
+        holder = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "processes": _processes(),
+            "started": _start_time(os.getpid()),
+            "processes": _process_namespace(),
             "pod": _pod(),
             "renewed": time.time(),
         }
-        return json.dumps(own).encode()
+        return self._gcs.write(self._path, io.BytesIO(json.dumps(holder).encode()), generation=generation)
 
-    def _keep(self) -> None:
-        while not self._over.wait(RENEW_SECONDS):
-            # While the bucket is away nobody else can take it either; whoever writes will tell.
+    def _renew_until_closed(self) -> None:
+        """Runs in the thread."""
+        while not self._closed.wait(RENEW_SECONDS):
+            # While the bucket does not answer, no other process can take over either.
             with contextlib.suppress(FileError):
                 self._renew()
             if self._lost:
                 return
 
     def _renew(self) -> None:
+        """Renews the lease, or notes that it is lost."""
         with self._renewing:
-            begun = time.time()
-            renewed = storage.write_if_generation(self._path, self._content(), self._generation)
+            started = time.time()
+            renewed = self._write(self._generation)
             if renewed is None:
                 self._lost = True
             else:
-                self._generation, self._renewed = renewed, begun
+                self._generation, self._renewed = renewed, started
 
 
 def hold(directory: str) -> Lock | Lease:
-    """Keeps other processes out of a directory, here or in a bucket, until what is returned is closed.
+    """Acquires a local or remote directory until the returned object is closed.
 
     Raises:
-        HeldError: another process has it.
-        FileError: it cannot be written to.
+        HeldError: another process holds it.
+        FileError: the directory cannot be written.
     """
     if storage.is_remote(directory):
         return Lease(directory)
@@ -177,27 +175,28 @@ def hold(directory: str) -> Lock | Lease:
     return Lock(file)
 
 
-def _is_there(holder: dict[str, Any]) -> bool:
-    """Whether the holder is known to live: it is a process of this machine."""
-    return _is_of_this_machine(holder) and _started(holder.get("pid")) == holder.get("started")
+def _is_running(holder: dict[str, Any]) -> bool:
+    """Returns whether the holder is a running process of this machine."""
+    return _is_of_this_machine(holder) and _start_time(holder.get("pid")) == holder.get("started")
 
 
-def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder is known to live no more."""
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Returns whether the holder is known to have ended."""
     if _is_of_this_machine(holder):
-        return not _is_there(holder)
+        return not _is_running(holder)
     if _pod() and holder.get("pod") == _pod():
         return True
     renewed = holder.get("renewed")
-    return isinstance(renewed, float) and time.time() - renewed > EXPIRE_SECONDS + _CLOCKS_SECONDS
+    return isinstance(renewed, float) and time.time() - renewed > EXPIRE_SECONDS + _CLOCK_SKEW_SECONDS
 
 
 def _is_of_this_machine(holder: dict[str, Any]) -> bool:
-    return bool(_processes()) and holder.get("processes") == _processes()
+    """Returns whether the holder's process number is one of this machine or container."""
+    return bool(_process_namespace()) and holder.get("processes") == _process_namespace()
 
 
-def _processes() -> str:
-    """What tells the processes of this machine, or of this container, from all others; empty where nothing does."""
+def _process_namespace() -> str:
+    """Returns a name of this machine's or container's processes; empty if it has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
@@ -205,11 +204,11 @@ def _processes() -> str:
         return ""
 
 
-def _started(pid: Any) -> str:
-    """When a process of this machine began, which tells it from a later one of its number; empty if there is none."""
+def _start_time(pid: Any) -> str:
+    """Returns when a process started, which tells it from a later one of its number; empty if it does not run."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            # After the program's name, which may hold spaces and parentheses.
+            # After the program's name, which may contain spaces and parentheses.
             state, *fields = file.read().rpartition(")")[2].split()
             return "" if state in "ZX" else fields[18]
     except (OSError, IndexError):
@@ -217,5 +216,5 @@ def _started(pid: Any) -> str:
 
 
 def _pod() -> str:
-    """The pod's name, as Kubernetes has it for a host; the same when an Indexed Job starts the pod again."""
+    """Returns the pod's name, which stays when an Indexed Job restarts the pod; empty outside Kubernetes."""
     return socket.gethostname() if "KUBERNETES_SERVICE_HOST" in os.environ else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_preprocess import shards
+from beam_preprocess import shard_writer
 from beam_preprocess.config import Config
 from beam_preprocess.preprocess import preprocess
 from beam_preprocess.summary import summarize
@@ -83,7 +83,7 @@ def test_the_command_writes_a_dataset_and_says_what_it_holds(corpus_directory, t
     assert manifest.document["rejected"] == {"no_notes": 1, "not_midi": 1, "truncated": 1}
     rejected = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
     assert [row["path"] for row in rejected] == sorted(BROKEN)
-    assert "refused 3 files (1 no_notes, 1 not_midi, 1 truncated)" in process.stdout
+    assert "rejected 3 files (1 no_notes, 1 not_midi, 1 truncated)" in process.stdout
     assert str(output) in process.stdout.splitlines()[-1]
 
 
@@ -149,7 +149,7 @@ def test_a_mistake_found_while_running_is_one_line_too_and_leaves_nothing(corpus
     )
     assert (process.returncode, process.stdout) == (2, "")
     (line,) = process.stderr.splitlines()
-    assert "20 of 50 files were refused (20 not_midi), more than --max_rejected_fraction=0.1 permits" in line
+    assert "20 of 50 files were rejected (20 not_midi), more than --max_rejected_fraction=0.1 permits" in line
     assert line.endswith("bad/0.mid is no standard MIDI file: begins with b'no M', expected b'MThd'")
     assert not (tmp_path / "out").exists()
 
@@ -161,7 +161,7 @@ def test_a_mistake_found_while_running_is_one_line_too_and_leaves_nothing(corpus
         (["--direct_num_workers=many"], "invalid int value: 'many'"),
     ],
 )
-def test_a_mistaken_beam_option_is_refused(corpus_directory, tmp_path, beam_args, message):
+def test_a_mistaken_beam_option_is_rejected(corpus_directory, tmp_path, beam_args, message):
     with pytest.raises(UserError, match=message):
         run(corpus_directory, tmp_path / "out", beam_args=beam_args)
     assert not (tmp_path / "out").exists()
@@ -174,7 +174,7 @@ def test_a_dataset_that_is_there_is_not_made_again(corpus_directory, tmp_path, c
     before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
     capsys.readouterr()
     run(corpus_directory, output, quiet=False)
-    assert f"{output}: is the dataset of these files with these options already; --overwrite" in capsys.readouterr().err
+    assert f"{output}: already contains this dataset. Pass --overwrite" in capsys.readouterr().err
     assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
     (corpus_directory / "0" / "another.mid").write_bytes(melody([1, 2, 3]))
     with pytest.raises(UserError, match="already holds a dataset"):
@@ -199,7 +199,7 @@ def test_a_failed_replacement_leaves_the_former_dataset(corpus_directory, tmp_pa
     run(corpus_directory, output)
     before = contents(output)
     write_corpus(corpus_directory, BROKEN)
-    with pytest.raises(UserError, match="3 of 33 files were refused"):
+    with pytest.raises(UserError, match="3 of 33 files were rejected"):
         run(corpus_directory, output, overwrite=True, max_rejected_fraction=0.0)
     assert contents(output) == before
 
@@ -208,7 +208,7 @@ def test_an_output_that_cannot_be_written_is_a_users_mistake(corpus_directory, t
     def no_space(*_):
         raise UserError("out/train: cannot be written (No space left on device)")
 
-    monkeypatch.setattr(shards, "write_shard", no_space)
+    monkeypatch.setattr(shard_writer, "write_shard", no_space)
     with pytest.raises(UserError, match=r"^out/train: cannot be written \(No space left on device\)$"):
         run(corpus_directory, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -319,10 +319,10 @@ def test_a_piece_that_the_csv_puts_into_two_splits_is_said(tmp_path):
     write_corpus(tmp_path / "in", {**{f"{name}.mid": melody([60]) for name in "abc"}, "m.csv": csv.encode()})
     manifest = run(tmp_path / "in", tmp_path / "out")
     assert manifest.document["source"]["straddling_pieces"] == 1
-    assert "m.csv puts 1 pieces into more than one split" in summarize(manifest, seconds=1)
+    assert "m.csv puts 1 piece into more than one split" in summarize(manifest, seconds=1)
 
 
-def test_a_file_that_cannot_be_opened_is_refused_and_the_others_are_not(corpus_directory, tmp_path):
+def test_a_file_that_cannot_be_opened_is_rejected_and_the_others_are_not(corpus_directory, tmp_path):
     (corpus_directory / "dangling.mid").symlink_to(tmp_path / "nowhere")
     (corpus_directory / "huge.mid").write_bytes(melody([60]) + bytes(midi.MAX_BYTES))
     manifest = run(corpus_directory, tmp_path / "out")

@@ -152,7 +152,7 @@ def test_a_launcher_that_is_ended_leaves_its_job_and_the_next_one_waits_for_it(s
         first.send_signal(signal.SIGTERM)
         out, rest = first.communicate(timeout=60)
     assert (first.returncode, out) == (143, "")
-    assert rest == "the job goes on by itself: the same command waits for it again\n"
+    assert rest == "the job continues. To wait for it, run the same command again\n"
     (job,) = server.jobs
     console = f"https://console.cloud.google.com/dataflow/jobs/europe-west4/{job['id']}?project=my-project"
     assert "12 files into 4 shards (2 train, 1 validation, 1 test)" in said
@@ -173,7 +173,7 @@ def test_a_launcher_that_is_ended_leaves_its_job_and_the_next_one_waits_for_it(s
     assert bucket.contents(f"{OUTPUT}/") == expected
     assert {"apache-beam", "google-cloud-storage", "symusic"} <= set(worker.installed)
     assert not {"tensorflow", "keras", "google-cloud-dataflow-client", "pytest"} & set(worker.installed)
-    assert {"symusic", "sostenuto.music.midi", "beam_preprocess.transforms"} <= worker.modules
+    assert {"symusic", "sostenuto.music.midi", "beam_preprocess.pipeline"} <= worker.modules
     assert not {"tensorflow", "keras", "trainer", "pytest"} & worker.modules
     check_golden(job, (tmp_path / "pipeline.pb").read_bytes())
 
@@ -186,7 +186,7 @@ def check_golden(job: Job, graph: bytes) -> None:
     # Of what a step is made inside is Beam's affair, but for what is sent between workers.
     steps: dict[str, int] = {}
     for step in pipeline.components.transforms.values():
-        name = step.unique_name.partition("/")[0]
+        name = step.unique_name.removeprefix("PreprocessCorpus/").partition("/")[0]
         if step.spec.urn and not step.subtransforms:
             steps[name] = steps.get(name, 0) + (step.spec.urn == "beam:transform:group_by_key:v1")
     environment = job["environment"]
@@ -254,18 +254,23 @@ def test_done_is_no_proof(server, bucket, expected, lacks, message):
         preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
 
 
-REFUSED = """Traceback (most recent call last):
+REJECTED = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1500, in process
-  File "beam_preprocess/shard_writer.py", line 257, in _check_rejections
+  File "beam_preprocess/commit.py", line 133, in _check_rejections
     raise UserError(
-sostenuto.errors.UserError: 9 of 12 files were refused (9 not_midi) [while running 'Publish-ptransform-33']
+sostenuto.errors.UserError: 9 of 12 files were rejected [while running 'PreprocessCorpus/Publish-ptransform-33']
 """
 
 
 @pytest.mark.parametrize(
     ("state", "messages", "error", "message"),
     [
-        ("JOB_STATE_FAILED", [REFUSED, "Workflow failed."], UserError, r"^9 of 12 files were refused \(9 not_midi\)$"),
+        (
+            "JOB_STATE_FAILED",
+            [REJECTED, "Workflow failed."],
+            UserError,
+            r"^9 of 12 files were rejected$",
+        ),
         ("JOB_STATE_FAILED", ["no quota", "Workflow failed."], JobFailedError, "Workflow failed.*/jobs/europe-west4/"),
         ("JOB_STATE_CANCELLED", [], JobFailedError, "ended as JOB_STATE_CANCELLED: see https://console.cloud"),
     ],
@@ -326,14 +331,14 @@ def test_a_dry_run_starts_nothing(server, bucket, capfd):
         ({}, ["--runner"], "expected one argument"),
     ],
 )
-def test_what_can_never_run_is_refused_before_anything_is_listed(config, beam_args, message):
+def test_what_can_never_run_is_rejected_before_anything_is_listed(config, beam_args, message):
     # There is no bucket in this test: to look for it would take a while, and end with another error.
     with pytest.raises(UserError, match=message):
         preprocess(Config(**{"input": INPUT, "output": OUTPUT, **config}), beam_args=beam_args)
 
 
 def test_only_dataflow_is_left_to_itself():
-    with pytest.raises(UserError, match="--no_wait: only a job on Dataflow"):
+    with pytest.raises(UserError, match="--no_wait: needs a job on Dataflow"):
         preprocess(CONFIG, wait=False)
 
 
@@ -344,7 +349,7 @@ def test_only_dataflow_is_left_to_itself():
         (["--setup_file=nowhere/setup.py"], "nowhere/setup.py: no such file"),
     ],
 )
-def test_a_mistaken_option_is_refused_before_dataflow_is_asked(server, bucket, more, message):
+def test_a_mistaken_option_is_rejected_before_dataflow_is_asked(server, bucket, more, message):
     with pytest.raises(UserError, match=message):
         preprocess(CONFIG, beam_args=dataflow_args(server, *more), quiet=True)
     assert server.requests == []
@@ -443,6 +448,6 @@ def test_a_job_server_writes_the_same_bytes(job_server, expected, tmp_path):
     preprocess(Config(str(corpus), str(tmp_path / "dataset"), num_shards=2), beam_args=args, quiet=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "dataset").iterdir()} == expected
     write_corpus(corpus, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
-    with pytest.raises(UserError, match=r"^20 of 32 files were refused \(20 not_midi\), more than"):
+    with pytest.raises(UserError, match=r"^20 of 32 files were rejected \(20 not_midi\), more than"):
         preprocess(Config(str(corpus), str(tmp_path / "other")), beam_args=args, quiet=True)
     assert not (tmp_path / "other").exists()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from beam_preprocess import shards, transforms
+from beam_preprocess import pipeline
+from beam_preprocess import preprocess as preprocess_module
 from beam_preprocess.config import Config
 from beam_preprocess.preprocess import preprocess
 from sostenuto.data.manifest import Manifest
@@ -67,13 +68,13 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("beam_args", [(), WORKERS], ids=["one worker", "two workers"])
-def test_a_file_that_ends_the_parser_is_refused_and_the_others_are_not(
+def test_a_file_that_ends_the_parser_is_rejected_and_the_others_are_not(
     corpus_directory, tmp_path, faults, monkeypatch, beam_args
 ):
     run(corpus_directory, tmp_path / "sound", num_shards=2)
     for name in ("segfault", "endless", "hungry"):
         os.link(corpus_directory / "0" / "0.mid", corpus_directory / f"{name}.mid")
-    monkeypatch.setattr(shards, "PARSE_SECONDS", 3.0)
+    monkeypatch.setattr(preprocess_module, "PARSE_SECONDS", 3.0)
     manifest = run(
         corpus_directory, tmp_path / "out", isolate_parsing=True, beam_args=beam_args, split_fractions=(1, 0, 0)
     )
@@ -141,7 +142,7 @@ def test_workers_end_with_a_run_that_is_interrupted(corpus_directory, tmp_path, 
 
 
 def test_a_worker_that_hangs_is_replaced(corpus_directory, tmp_path, faults, monkeypatch):
-    monkeypatch.setattr(transforms, "STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(pipeline, "STALLED_SECONDS", 1.0)
     os.rename(corpus_directory / "0" / "0.mid", corpus_directory / "0" / "once.mid")
     run(corpus_directory, tmp_path / "out", num_shards=2, beam_args=WORKERS)
     run(corpus_directory, tmp_path / "sound", num_shards=2)
@@ -158,11 +159,11 @@ def test_workers_that_all_die_of_one_file_stop_the_run_with_advice(corpus_direct
 def test_a_mistake_found_by_a_worker_is_one_line(corpus_directory, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir(mode=0o755)
     write_corpus(corpus_directory, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
-    with pytest.raises(UserError, match=r"^20 of 50 files were refused \(20 not_midi\)"):
+    with pytest.raises(UserError, match=r"^20 of 50 files were rejected \(20 not_midi\)"):
         run(corpus_directory, tmp_path / "out", beam_args=WORKERS)
     assert not os.listdir(tmp_path / "out")
 
 
-def test_fewer_than_no_workers_are_refused(corpus_directory, tmp_path):
+def test_fewer_than_no_workers_are_rejected(corpus_directory, tmp_path):
     with pytest.raises(UserError, match="--direct_num_workers=-1: expected 1 or more, or 0"):
         run(corpus_directory, tmp_path / "out", beam_args=["--direct_num_workers=-1"])

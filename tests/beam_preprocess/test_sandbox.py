@@ -5,17 +5,14 @@ import time
 
 import pytest
 
-from beam_preprocess import sandbox
 from beam_preprocess.sandbox import Process, ProcessDied, map_in_processes
-from sostenuto.errors import UserError
-from sostenuto.music.midi import MidiDecodeError
+from sostenuto.errors import MidiDecodeError, UserError
 from tests.beam_preprocess.hostile_work import CannotStart, work
 
 
 @pytest.fixture
-def process(monkeypatch):
-    monkeypatch.setattr(sandbox, "_GRACE_SECONDS", 0.5)
-    process = Process(work, seconds=1, memory_bytes=2**29)
+def process():
+    process = Process(work, seconds=1, memory_bytes=2**29, grace_seconds=0.5)
     yield process
     process.close()
 
@@ -109,7 +106,7 @@ def test_all_items_are_worked_on_at_a_time_and_a_killed_process_costs_nothing(tm
 
 def test_an_item_that_kills_every_process_stops_the_map_and_leaves_no_process(monkeypatch):
     before = set(threading.enumerate())
-    with pytest.raises(UserError, match=r"crashed \(SIGSEGV\), and so did .*--isolate_parsing"):
+    with pytest.raises(UserError, match=r"crashed \(SIGSEGV\), in each of 3 attempts.*--isolate_parsing"):
         list(map_in_processes(work, [("segfault",), ("hang",), ("hang",)], processes=2, seconds=60))
     assert set(threading.enumerate()) == before
     assert not children()

@@ -168,6 +168,8 @@ def test_a_demo_that_ends_takes_its_command_along(tmp_path: Path, number: int, s
         process.send_signal(number)
         assert process.wait(60) == status
         assert members_of_session(process.pid) == []
+        assert process.stderr is not None
+        assert "The same command, such as `make demo`, goes on from there" in process.stderr.read()
 
 
 def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_all_of_it(tmp_path: Path) -> None:
@@ -198,10 +200,10 @@ def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_al
     assert 10 <= len(read_midi((tmp_path / f"{music}.mid").read_bytes(), "music").notes) <= 20
     with wave.open(str(tmp_path / f"{music}.wav")) as sound:
         assert sound.getnframes() > 0
-    primer = "build/demo/primer.mid"
-    assert primer in listed
-    assert len(read_midi((tmp_path / primer).read_bytes(), primer).notes) == 64
     page = first.stdout.splitlines()[-1].strip()
+    primer = "build/demo/primer.mid"
+    assert f"sostenuto generate --workdir={page.rpartition('/')[0]} --output=music --primer={primer}" in listed
+    assert len(read_midi((tmp_path / primer).read_bytes(), primer).notes) == 64
     assert page == "build/demo/latest/run-0.05min/report.html"
     text = (tmp_path / page).read_text()
     assert text.count("<audio") == text.count("data:audio/mpeg") == 8

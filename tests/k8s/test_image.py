@@ -314,7 +314,7 @@ def test_every_source_has_its_bytecode(image: Image) -> None:
 
 def test_ten_train_steps(image: Image, data: str) -> None:
     out = image.run("-m", "trainer", f"--data={data}", "--workdir=/mnt/run", "--steps=10", *TINY)
-    assert out.startswith("done: 10 train_steps")
+    assert out.startswith("finished after 10 train_steps")
     assert json.loads((image.volume / "run" / "result.json").read_text())["train_step"] == 10
 
 

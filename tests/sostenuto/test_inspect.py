@@ -66,7 +66,7 @@ def shown(*arguments, **environment) -> str:
     return process.stdout
 
 
-def refused(*arguments) -> str:
+def rejected(*arguments) -> str:
     """The one line that a mistake gets."""
     process = inspect(*arguments)
     assert process.returncode == 2
@@ -150,7 +150,7 @@ def test_many_files_get_a_line_each_and_are_summed_up(tmp_path):
       3    0:04      0.8    C4–G4    25%  deep/b.MIDI
       0    0:00        –        –      –  silent.mid
 
-refused: 3 files
+rejected: 3 files
   unreadable  nowhere.mid: no such file, expected a MIDI file, a directory, a glob in quotes or a dataset
   truncated   c?[31m.mid: ends at byte {len(SONG) - 9}, within a chunk that should reach byte {len(SONG)}
   not_midi    empty.mid: is no standard MIDI file: is empty, expected b'MThd'
@@ -175,13 +175,13 @@ def test_paths_may_be_several_and_globs_and_overlap(tmp_path):
 
 def test_where_nothing_can_be_read_there_is_one_line_and_no_file(tmp_path):
     write_corpus(tmp_path, {"empty.mid": b"", "cut.mid": SONG[:50], "x/readme.txt": b"", "a.zip": b"PK"})
-    assert "empty.mid: is no standard MIDI file: is empty" in refused(tmp_path / "empty.mid")
-    assert "nowhere.mid: no such file" in refused(tmp_path / "nowhere.mid")
-    assert "x: is a directory without dataset.json and without names that end in .mid" in refused(tmp_path / "x")
-    assert "a.zip: is an archive: unpack it" in refused(tmp_path / "a.zip")
-    assert "no path is given" in refused()
+    assert "empty.mid: is no standard MIDI file: is empty" in rejected(tmp_path / "empty.mid")
+    assert "nowhere.mid: no such file" in rejected(tmp_path / "nowhere.mid")
+    assert "x: is a directory without dataset.json and without names that end in .mid" in rejected(tmp_path / "x")
+    assert "a.zip: is an archive: unpack it" in rejected(tmp_path / "a.zip")
+    assert "no path is given" in rejected()
     table = tmp_path / "all.csv"
-    assert refused(tmp_path, f"--csv={table}") == "sostenuto.inspect: none of the 2 files can be read"
+    assert rejected(tmp_path, f"--csv={table}") == "sostenuto.inspect: none of the 2 files can be read"
     assert not table.exists()
 
 
@@ -216,7 +216,7 @@ Clara Schumann,Scherzo,test,2004,d.mid
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """A dataset of four performances, with two files refused, one not listed, and drums."""
+    """A dataset of four performances, with two files rejected, one not listed, and drums."""
     here = tmp_path_factory.mktemp("dataset")
     files = {
         **{f"{name}.mid": melody(range(40 + index, 60 + 3 * index)) for index, name in enumerate("abc")},
@@ -237,12 +237,12 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
     _, facts, splits, composers, quantiles, *reasons = text.split("\n\n")
     assert manifest.sha256[:16] in facts
     assert "6 MIDI files; splits and composers from metadata.csv" in facts
-    assert "refused   2 files" in facts
+    assert "rejected  2 files" in facts
     assert "left out  1 drum note, 1 unlisted file" in facts
     sizes = {split: os.path.getsize(manifest.shard_paths(split)[0]) / 1e6 for split in ("train", "validation", "test")}
     hours = {split: manifest.document["splits"][split]["seconds"] / 3600 for split in sizes}
     assert [line.split() for line in splits.splitlines()[1:]] == [
-        [split, performances, pieces, notes, f"{hours[split]:.2f}", "1", "of", f"{sizes[split]:.2f}", "MB"]
+        [split, performances, pieces, notes, f"{hours[split]:.2f}", "1", f"{sizes[split]:.2f}"]
         for split, performances, pieces, notes in (
             ("train", "2", "1", "42"),
             ("validation", "1", "1", "24"),
@@ -255,9 +255,9 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
     ]
     together = sum((manifest.histograms(split) for split in sizes), Histograms.zeros())
     assert f"{together.quantile('duration', 0.95):.2f} s" in quantiles
-    assert reasons[0].splitlines()[0] == "refused as not_midi: 1 file"
+    assert reasons[0].splitlines()[0] == "rejected as not_midi: 1 file"
     assert "diary.mid: is no standard MIDI file: begins with b'Dear'" in reasons[0]
-    assert reasons[1].splitlines()[0] == "refused as truncated: 1 file"
+    assert reasons[1].splitlines()[0] == "rejected as truncated: 1 file"
     image = picture(tmp_path / "look" / "distributions.png")
     for colour in (NOTES_COLOUR, ORANGE, GREEN):  # train, validation, test
         assert pixels_of(image, colour) > 100
@@ -269,23 +269,23 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
     assert len(rows) == 42 + 24 + 3
 
 
-def test_a_dataset_that_is_not_whole_is_refused_in_one_line(dataset, tmp_path):
+def test_a_dataset_that_is_not_whole_is_rejected_in_one_line(dataset, tmp_path):
     copy = write_corpus(tmp_path / "data", {path.name: path.read_bytes() for path in dataset.iterdir()})
     table = tmp_path / "all.csv"
     (shard,) = copy.glob("test-*")
     shard.write_bytes(shard.read_bytes()[:-1])
-    assert "the shard was damaged or exchanged" in refused(copy, f"--csv={table}")
+    assert "the shard was damaged or exchanged" in rejected(copy, f"--csv={table}")
     assert not table.exists()
     document = json.loads((copy / "dataset.json").read_text())
     shard.write_bytes((dataset / shard.name).read_bytes())
     (copy / "dataset.json").write_text(json.dumps({**document, "source": "elsewhere"}))
-    assert "dataset.json lacks something" in refused(copy)
+    assert "dataset.json lacks something" in rejected(copy)
     (copy / "dataset.json").write_text(json.dumps(document))
     (copy / "rejected.jsonl").write_text("{}\n")
-    assert "rejected.jsonl: line 1" in refused(copy)
+    assert "rejected.jsonl: line 1" in rejected(copy)
     (copy / "dataset.json").unlink()
-    assert "is a directory without dataset.json" in refused(copy)
-    assert "expected no path beside it" in refused(dataset, tmp_path)
+    assert "is a directory without dataset.json" in rejected(copy)
+    assert "expected no path beside it" in rejected(dataset, tmp_path)
 
 
 def test_buckets_are_looked_at_and_written_as_the_disk_is(gcs, dataset, tmp_path):
@@ -299,7 +299,7 @@ def test_buckets_are_looked_at_and_written_as_the_disk_is(gcs, dataset, tmp_path
     text = shown("gs://bucket/midi/*/s*.mid", "--output=gs://bucket/look")
     assert text.removeprefix("gs://bucket/midi/b/").startswith(SONG_TEXT)
     assert gcs.get("gs://bucket/look/piano-roll.png").startswith(b"\x89PNG")
-    assert "gs://bucket/midi/c.mid: no such file" in refused("gs://bucket/midi/c.mid")
+    assert "gs://bucket/midi/c.mid: no such file" in rejected("gs://bucket/midi/c.mid")
     for path in dataset.iterdir():
         gcs.put(f"gs://bucket/data/{path.name}", path.read_bytes())
     assert shown("gs://bucket/data") == shown(dataset).replace(str(dataset), "gs://bucket/data")

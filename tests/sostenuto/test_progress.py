@@ -29,6 +29,14 @@ def test_a_terminal_gets_a_bar_with_lines_above_it(columns):
     assert [line.rpartition("\r")[2] for line in shown.split("\r\n")[:3]] == ["number 0", "number 1", "number 2"]
 
 
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(0, "? files/s"), (0.8, "1.25 s/file"), (3.21, "3.2 files/s"), (2.3e6, "2,300,000 files/s")],
+)
+def test_a_speed_below_one_a_second_is_shown_as_seconds_each(rate, shown):
+    assert progress._speed(rate, "file") == shown
+
+
 def colours(shown: str) -> set[str]:
     return set(re.findall(r"\x1b\[[\d;]*m", shown))
 

@@ -161,8 +161,8 @@ def places(tmp_path_factory, dataset):
     [
         (["--workdir={w}"], ["--data is missing"]),
         (["--data={data}"], ["--workdir is missing"]),
-        (["--data={none}", "--workdir={w}"], ["none: no such directory", "beam_preprocess"]),
-        (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "beam_preprocess"]),
+        (["--data={none}", "--workdir={w}"], ["none: no such directory", "sostenuto preprocess"]),
+        (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "sostenuto preprocess"]),
         (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "is no manifest"]),
         (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset", "huge", *PRESETS]),
         (["--data={data}", "--workdir={w}", "--unit=8"], ["--unit:", "--units"]),
@@ -398,7 +398,9 @@ def test_training_reports_as_the_contract_says(workdir, processes):
     assert result["train_step"] == STEPS
     assert result["reason"] == "steps"
     assert result["best"] == min(line["val_nats"] for line in lines if "val_nats" in line)
-    assert f"done: {STEPS} train_steps" in processes[1]["train"].stdout
+    assert (
+        f"finished after {STEPS} train_steps (--steps reached); best validation score" in processes[1]["train"].stdout
+    )
     assert "notes/s" in processes[1]["train"].stderr
 
 
@@ -464,7 +466,7 @@ def test_the_figures_of_a_line_are_its_fields(workdir, processes):
     assert len(told) == len(reports)
     for line, report in zip(told, reports, strict=True):
         assert line.items() >= report.items()
-        assert f"train_step {report['train_step']}: loss {report['loss']:.3f}" in line["message"]
+        assert f"train_step {report['train_step']}: train loss {report['loss']:.3f}" in line["message"]
         assert line["planned"] == STEPS
         assert line["seconds_left"] is None or line["seconds_left"] >= 0
 
@@ -633,7 +635,7 @@ def test_equal_seeds_give_equal_bytes(processes):
 def test_a_finished_workdir_says_so(workdir, processes):
     process = processes[1]["finished"]
     assert process.returncode == 0
-    assert f"{workdir} is finished: steps at train_step {STEPS}" in process.stderr
+    assert f"{workdir} is finished: --steps reached at train_step {STEPS}" in process.stderr
 
 
 def test_a_loss_that_is_no_number_says_at_which_train_step(processes):

@@ -235,8 +235,8 @@ def test_tensorboard_gets_the_space_and_each_trial_that_ended(tmp_path: Path) ->
 def test_a_chief_that_writes_results_never_loads_tensorflow(tmp_path: Path) -> None:
     program = f"""
 import sys
-from tests.tuning.test_results import results, searched
-results.write(searched(), {os.fspath(tmp_path)!r})
+from tests.tuning.test_summary import searched, summary
+summary.write(searched(), {os.fspath(tmp_path)!r})
 print("tensorflow" in sys.modules, "keras_tuner" in sys.modules)
 """
     process = run_python("-c", program)

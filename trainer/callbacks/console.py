@@ -1,12 +1,12 @@
 """Progress of a run on the terminal and in the log."""
 
 import contextlib
-import datetime
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sostenuto import progress
+from sostenuto.text import duration
 from trainer.callbacks.base import Callback
 from trainer.engine.schedule import Event
 from trainer.workdir.formats import RunResult
@@ -63,12 +63,12 @@ class Console(Callback):
             self._update_postfix(self._bar)
             self._bar.refresh()
             if score:
-                logger.info(f"train_step {train_step:,}: {loss}{score}")
+                logger.info(f"train_step {train_step:,}: train {loss}{score}")
             return
         seconds_left = self.run.seconds_left()
-        left = "" if seconds_left is None else f", {_format_duration(seconds_left)} left"
+        left = "" if seconds_left is None else f", {duration(seconds_left)} left"
         figures = {**metrics, "planned": self._planned, "seconds_left": seconds_left}
-        logger.info(f"train_step {train_step:,}: {loss}{score}, {speed}{left}", extra={"figures": figures})
+        logger.info(f"train_step {train_step:,}: train {loss}{score}, {speed}{left}", extra={"figures": figures})
 
     def on_finish(self, result: RunResult) -> None:
         """Closes the bar."""
@@ -101,9 +101,5 @@ class Console(Callback):
     def _update_postfix(self, bar: "tqdm.tqdm") -> None:
         """Shows the time left and the last report's figures behind the bar."""
         seconds_left = self.run.seconds_left()
-        left = [] if seconds_left is None else [f"{_format_duration(seconds_left)} left"]
+        left = [] if seconds_left is None else [f"{duration(seconds_left)} left"]
         bar.set_postfix_str(", ".join([*left, *self._figures]), refresh=False)
-
-
-def _format_duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))

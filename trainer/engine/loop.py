@@ -82,7 +82,7 @@ def train(
     result = layout.load_finished_result(config, manifest, workdir)
     if result is not None:
         logger.info(
-            f"{workdir} is finished: {result.reason} at train_step {result.train_step:,}",
+            f"{workdir} is finished: {layout.why_finished(result, config)} at train_step {result.train_step:,}",
             extra={"figures": {"train_step": result.train_step, "reason": result.reason}},
         )
         return result
@@ -240,13 +240,15 @@ class TrainingLoop:
         """Changes the length of a run that lasts `max_minutes` to fit its speed."""
         previous = self._schedule.plan
         if self._planner and (plan := self._planner.revise(self._train_step)):
+            self._planner.log_shortening(plan, self._train_step)
             # The checkpoint comes before the record, so that no earlier train_step is repeated under the new plan.
             self._save()
             self._checkpoints.wait()
             self._workdir.wait()
             self._planner.adopt(plan)
             self._callbacks.on_plan(self._train_step, plan.steps)
-            self._planner.log_revision(previous, self._train_step)
+            if previous.steps is None:
+                self._planner.log_lr_decay()
 
     def _finish(self, reason: StopReason) -> StopReason:
         """Finishes a complete run; returns another reason if a signal interrupts that."""

@@ -68,7 +68,7 @@ class Measurements:
         with self._setup.state.scored_weights():
             if workers.size == 1:
                 with self._shutdown.cancellable():
-                    totals = sums(scorer.score(validation, quiet=False))
+                    totals = sums(scorer.score(validation, activity="scoring validation"))
             else:
                 # Cancelled on one worker alone, the sum would break the others.
                 totals = workers.all_reduce_sum(sums(scorer.score(validation)))

@@ -50,12 +50,10 @@ class Planner:
         layout.update_run(self._directory, {**plan.to_record(), "max_minutes": self._config.max_minutes})
         self._schedule.plan = plan
 
-    def log_revision(self, previous: Plan, train_step: int) -> None:
-        """Logs how the current plan differs from the previous one."""
-        plan = self._schedule.plan
-        if previous.steps is None:
-            self.log_lr_decay()
-        elif plan.shortened_from != previous.shortened_from:
+    def log_shortening(self, plan: Plan, train_step: int) -> None:
+        """Logs that a plan is shorter than the current one, if it is."""
+        previous = self._schedule.plan
+        if plan.shortened_from != previous.shortened_from:
             logger.info(
                 f"slower than planned: the run ends at train_step {plan.steps:,} instead of {previous.steps:,}",
                 extra={"figures": {"train_step": train_step, "planned": plan.steps}},

@@ -120,38 +120,41 @@ class Scorer:
 
         self._read_chunk, self._read_window_batch = read_chunk, read_windows
 
-    def score(self, table: NoteTable, residuals: TimeResiduals | None = None, *, quiet: bool = True) -> NoteScores:
+    def score(
+        self, table: NoteTable, residuals: TimeResiduals | None = None, *, activity: str | None = None
+    ) -> NoteScores:
         """Scores every note of a split after each performance's first.
 
         Args:
             table: the split.
             residuals: for a model without densities, what `fit_residuals` found on the validation split.
-            quiet: shows no progress.
+            activity: what the progress is called, such as "scoring validation"; None shows none.
         """
         if not len(table.notes):
             # The share of a worker that is one more than there are performances.
             return NoteScores(*(np.empty(0) for _ in NoteScores._fields))
-        outputs = self._read(table, quiet)
+        outputs = self._read(table, activity)
         if self._has_densities:
             return NoteScores(**outputs)
         assert residuals is not None, "a model without densities needs residual densities"
         return _with_residuals(outputs, _scored(table, "step_us"), _scored(table, "duration_us"), residuals)
 
-    def fit_residuals(self, table: NoteTable, *, quiet: bool = True) -> TimeResiduals:
+    def fit_residuals(self, table: NoteTable, *, activity: str | None = None) -> TimeResiduals:
         """Fits, for a model without densities, the better of a Laplace and a Gaussian around its predicted times.
 
         Args:
             table: the validation split.
-            quiet: shows no progress.
+            activity: what the progress is called, such as "scoring validation"; None shows none.
         """
-        outputs = self._read(table, quiet)
+        outputs = self._read(table, activity)
         return TimeResiduals(
             _fit(outputs["step"], _scored(table, "step_us")), _fit(outputs["duration"], _scored(table, "duration_us"))
         )
 
-    def _read(self, table: NoteTable, quiet: bool) -> dict[str, np.ndarray]:
+    def _read(self, table: NoteTable, activity: str | None) -> dict[str, np.ndarray]:
         """The outputs of every scored note."""
-        with ProgressCounter(total=len(table.notes), unit="note", description="scoring", quiet=quiet) as meter:
+        scored = int(np.maximum(table.lengths - 1, 0).sum())
+        with ProgressCounter(total=scored, unit="note", description=activity or "", quiet=activity is None) as meter:
             read = self._read_windows if self._model.config.positions == "last" else self._read_carrying
             parts = read(table, meter)
         return {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
@@ -174,7 +177,7 @@ class Scorer:
                 for row in range(active):
                     first, last = max(start, 1) - start, min(CHUNK, int(lengths[row]) - start)
                     collected[group[row]].append({name: array[row, first:last] for name, array in arrays.items()})
-                meter.advance(int(np.minimum(lengths[:active] - start, CHUNK).sum()))
+                    meter.advance(max(last - first, 0))
         return [part for chunks in collected for part in chunks]
 
     def _read_windows(self, table: NoteTable, meter: ProgressCounter) -> list[dict[str, np.ndarray]]:
@@ -194,7 +197,7 @@ class Scorer:
                     NoteTensors(*(tf.constant(field[note]) for field in performance)),
                 )
                 collected.append({name: value.numpy() for name, value in outputs.items()})
-            meter.advance(int(length))
+            meter.advance(max(int(length) - 1, 0))
         return collected
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import UserError
+from sostenuto.errors import CannotCompressError, UserError
 from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
@@ -287,7 +287,7 @@ def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> Non
     try:
         if missing:
             audio.compressor()
-    except audio.CannotCompressError as error:
+    except CannotCompressError as error:
         with silenced(quiet):
             logger.log(NOTICE, f"the samples have no sound: {error}")
         return

@@ -5,12 +5,13 @@ It holds nothing that differs between two runs of the same config on the same da
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.music.notes import PITCHES, note_name
+from sostenuto.text import markdown_table
 from trainer.config import Config, preset
 from trainer.workdir.formats import RunInfo
 from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, dataset, load_run
@@ -120,7 +121,8 @@ def _model(config: Config, run: RunInfo, description: Mapping[str, Any]) -> str:
         ("parameters", f"{run.parameters:,}" if run.parameters is not None else "not recorded"),
         ("weights", f"of train_step {description['train_step']:,}; a run keeps those with the best `{config.monitor}`"),
     ]
-    return "## Model\n\n" + _table(("", ""), rows) + f"\n\nEvery choice of the run stands in `{DESCRIPTION_NAME}`."
+    parts = ["## Model", markdown_table(("", ""), rows), f"Every choice of the run stands in `{DESCRIPTION_NAME}`."]
+    return "\n\n".join(parts)
 
 
 def _licence(manifest: Manifest | None) -> str:
@@ -136,7 +138,7 @@ def _data(config: Config, run: RunInfo, manifest: Manifest | None) -> str:
         ("durations", _SUSTAIN.get(run.sustain or "", "not recorded")),
         ("licence", _licence(manifest)),
     ]
-    parts = ["## Data", _table(("dataset", ""), rows)]
+    parts = ["## Data", markdown_table(("dataset", ""), rows)]
     if manifest is None:
         parts.append("The dataset was not at that path when this card was written, so that its splits are not listed.")
     else:
@@ -149,7 +151,7 @@ def _data(config: Config, run: RunInfo, manifest: Manifest | None) -> str:
             )
             for split in SPLITS
         ]
-        parts.append(_table(("split", "performances", "notes", "hours"), splits))
+        parts.append(markdown_table(("split", "performances", "notes", "hours"), splits))
         chosen = ", and chosen by the validation split" if config.monitor == "val_nats" else ""
         parts.append(f"The weights were trained on the train split{chosen}.")
     return "\n\n".join(parts)
@@ -170,9 +172,9 @@ def _scores(workdir: str, run: RunInfo, description: Mapping[str, Any]) -> str:
             low, high = evaluation["confidence_95"]["total"]
             total, *others = (f"{value:.3f}" for value in nats)
             rows.append((split, f"{total} ({low:.3f} to {high:.3f})", *others))
-    told = _table(("split", *_FIELDS), rows) if rows else "These weights have not been scored."
+    told = markdown_table(("split", *_FIELDS), rows) if rows else "These weights have not been scored."
     if not any(row[0] == "test" for row in rows):
-        told += "\n\nThe test split has not been scored: `python -m trainer.evaluate --workdir=WORKDIR` adds its row."
+        told += "\n\nThe test split has not been scored: `sostenuto evaluate --workdir=WORKDIR` adds its row."
     return (
         "## Scores\n\nNats per note, less is better; times are scored on a grid of 10 ms. In brackets, the 95 % "
         f"interval over performances.\n\n{told}"
@@ -216,7 +218,7 @@ def _limits(run: RunInfo, description: Mapping[str, Any]) -> str:
         else "Times are the mean of what may come, so that the rhythm is more even than real music's.",
         pitches,
         "It knows which note follows which, and has no memory of a form.",
-        "It may play runs of notes from the music that it was trained on: `python -m trainer.evaluate --generated` "
+        "It may play runs of notes from the music that it was trained on: `sostenuto evaluate --generated` "
         "measures their length. The licence of that music applies.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)
@@ -226,9 +228,3 @@ def _versions(run: RunInfo) -> str:
     versions = run.versions or {}
     told = ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
     return f"## Versions\n\nTrained with: {told}."
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)

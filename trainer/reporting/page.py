@@ -5,7 +5,6 @@ The page is made of the workdir's files, without TensorFlow. A missing part leav
 
 import base64
 import dataclasses
-import datetime
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from sostenuto.html import charts
 from sostenuto.html.charts import Axis, Series, continuous, legend, piano_roll, plot
 from sostenuto.html.elements import BASE, DARK, LIGHT, command, document, element, scrolling, section, theme, tiles
 from sostenuto.music.notes import TICK_US, note_name
+from sostenuto.text import duration
 from trainer.config import Config, preset
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import DISTRIBUTIONS
@@ -41,6 +41,7 @@ _FIELDS: Final = ("pitch", "step", "duration")
 _FIGURES: Final = ("total", *_FIELDS)
 # Of each distribution, outside of what the charts show, at either end.
 _CUT_SHARE: Final = 0.004
+_PROGRAM: Final = "sostenuto"
 _FLAG: Final = re.compile(r"(--[a-z]\w*(?:=[\w.,=]*\w)?)")
 _SCORED: Final = ("test", "validation")  # splits to score or to continue, the first one that serves
 _MUSIC: Final = {"held_out": "held-out music", "real": "real continuations", "generated": "generated"}
@@ -260,8 +261,8 @@ def _beside(workdir: str, evaluations: Mapping[str, Mapping[str, Any]]) -> tuple
     }
     if not same:
         raise UserError(
-            f"--compare_with={workdir}: expected a score of a split and dataset that this run was scored on too "
-            f"({', '.join(evaluations) or 'none yet'}): score both with python -m trainer.evaluate"
+            f"--beside={workdir}: expected a score of a split and dataset that this run was scored on too "
+            f"({', '.join(evaluations) or 'none yet'}): score both with sostenuto evaluate"
         )
     return name, same
 
@@ -362,7 +363,8 @@ def _header(run: Run) -> ET.Element:
         )
         if diagnostics.standing(evaluation):
             gain = evaluation["baselines"]["ngram"]["total"] - evaluation["nats_per_note"]["total"]
-            shown.append(("against counting", f"{-gain:+.2f}".replace("-", "−"), "nats/note, against an n-gram"))
+            side = "better" if gain >= 0 else "worse"
+            shown.append(("against counting", f"{abs(gain):.2f}", f"nats/note {side} than the n-gram baseline"))
     if scores:
         best = min(scores, key=lambda report: report["val_nats"])
         shown.append(
@@ -371,7 +373,7 @@ def _header(run: Run) -> ET.Element:
     shown.append(("train_steps", f"{last['train_step']:,}", f"{last['epoch']:.1f} epochs"))
     seconds = _seconds(run)
     if seconds is not None:
-        shown.append(("trained for", str(datetime.timedelta(seconds=round(seconds))), "h:mm:ss, without scoring"))
+        shown.append(("trained for", duration(seconds), "h:mm:ss, without scoring"))
     speeds = [report["notes_per_second"] for report in run.reports]
     shown.append(("throughput", f"{float(np.median(speeds)):,.0f}", "notes/s, median"))
     kind = "times as distributions" if config.model == "density" else "times as plain numbers"
@@ -394,12 +396,12 @@ def _header(run: Run) -> ET.Element:
 def _findings(run: Run) -> ET.Element:
     circumstances = run.circumstances
     can_score = run.scored == "validation" or (run.manifest and run.manifest.notes("validation") > 0)
-    score = _command("trainer.evaluate", run, "--split=validation") if can_score or not run.manifest else None
+    score = _command("evaluate", run, "--split=validation") if can_score or not run.manifest else None
     found = diagnostics.of_training(circumstances, score)
     for name, (split, sha256) in run.foreign.items():
         told = f"It is left out here. Its dataset has sha256 {sha256[:12]}…, the run's {str(run.run.dataset)[:12]}…."
         flags = ["--generated"] if name.startswith("generated") else []
-        advice = f"Evaluate on the run's dataset: {_command('trainer.evaluate', run, f'--split={split}', *flags)}"
+        advice = f"Evaluate on the run's dataset: {_command('evaluate', run, f'--split={split}', *flags)}"
         found.append(Diagnostic(True, f"{name} is of another dataset", told, advice))
     if not run.evaluations:
         found.append(Diagnostic(False, *_not_evaluated(run)))
@@ -415,7 +417,7 @@ def _findings(run: Run) -> ET.Element:
         if not run.generated:
             found += diagnostics.of_samples(run.samples, circumstances)
         if run.best_train_step is not None:
-            advice = f"Remove {samples.SAMPLES_NAME}/ from the workdir, then: {_command('trainer.report', run)}"
+            advice = f"Remove {samples.SAMPLES_NAME}/ from the workdir, then: {_command('report', run)}"
             train_step = run.samples.document["train_step"]
             found += diagnostics.of_other_weights(train_step, run.best_train_step, "The music below", advice)
     warnings = sum(one.is_warning for one in found)
@@ -453,7 +455,7 @@ def _of_other_weights(run: Run, document: Mapping[str, Any], subject: str, *flag
     if run.best_train_step is None:
         return []
     split = document["split"]
-    advice = _command("trainer.evaluate", run, f"--split={split}", *flags)
+    advice = _command("evaluate", run, f"--split={split}", *flags)
     return diagnostics.of_other_weights(
         document["train_step"], run.best_train_step, f"{subject} ({split} split)", f"Evaluate again: {advice}"
     )
@@ -468,7 +470,7 @@ def _not_evaluated(run: Run) -> tuple[str, str, str]:
             "The dataset has no notes to score it on.",
             "Preprocess the corpus again with shares for validation and test, such as --split_fractions=0.8,0.1,0.1.",
         )
-    evaluate = _command("trainer.evaluate", run, f"--split={run.scored}")
+    evaluate = _command("evaluate", run, f"--split={run.scored}")
     return title, "No split has been scored note by note.", f"Score one: {evaluate}"
 
 
@@ -482,7 +484,7 @@ def _not_compared(run: Run) -> tuple[str, str, str]:
             "with. The pieces of this dataset are shorter.",
             "",
         )
-    evaluate = _command("trainer.evaluate", run, f"--split={run.continued}", "--generated")
+    evaluate = _command("evaluate", run, f"--split={run.continued}", "--generated")
     return (
         "The music is not compared with real music yet",
         "Distributions, repetition and copies were not measured.",
@@ -492,17 +494,17 @@ def _not_compared(run: Run) -> tuple[str, str, str]:
 
 def _advice(text: str) -> list[ET.Element | str]:
     """Returns advice with its flags and its command, if there is one, as code."""
-    before, python, rest = text.partition("python -m ")
+    before, program, rest = text.partition(f"{_PROGRAM} ")
     parts: list[ET.Element | str] = [
         element("code", part, class_="whole") if part.startswith("--") else part for part in _FLAG.split(before)
     ]
-    return [*parts, command(python + rest)] if python else parts
+    return [*parts, command(program + rest)] if program else parts
 
 
-def _command(module: str, run: Run, *flags: str) -> str:
+def _command(name: str, run: Run, *flags: str) -> str:
     """Returns a command for this run; DATASET stands for a dataset that is no longer at its place."""
     data = str(run.run.data) if run.manifest else "DATASET"
-    return shlex.join(["python", "-m", module, f"--workdir={run.workdir}", f"--data={data}", *flags])
+    return shlex.join([_PROGRAM, name, f"--workdir={run.workdir}", f"--data={data}", *flags])
 
 
 def _note(told: str, advice: str = "") -> ET.Element:
@@ -515,7 +517,7 @@ def _note(told: str, advice: str = "") -> ET.Element:
 
 def _listen(run: Run) -> ET.Element:
     title = "Listen"
-    report = _command("trainer.report", run)
+    report = _command("report", run)
     if run.samples is None:
         # A model of last positions never saw the beginning of a performance, so that it cannot start from silence.
         if run.config.positions == "last" and run.manifest and not run.manifest.performances("validation"):

@@ -10,8 +10,8 @@ from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError, mismatches
 from sostenuto.storage.lease import LOCK_NAME
-from trainer.config import CONFIG_NAME, Config
-from trainer.workdir.formats import RunInfo, RunResult
+from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
+from trainer.workdir.formats import RunInfo, RunResult, StopReason
 
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
@@ -28,6 +28,13 @@ class WorkdirLockedError(UserError):
     """Another process is training in the workdir."""
 
 
+def why_finished(result: RunResult, config: Config) -> str:
+    """Returns the reason why a finished run ended, as the flag that ended it: "--steps reached"."""
+    if result.reason == StopReason.PATIENCE:
+        return f"no better score within --patience={config.patience}"
+    return next(f"--{name} reached" for name in LENGTH_FIELDS if getattr(config, name))
+
+
 def load_config(workdir: str) -> Config:
     """Returns the config of a workdir.
 
@@ -37,7 +44,7 @@ def load_config(workdir: str) -> Config:
     path = os.path.join(workdir, CONFIG_NAME)
     if not storage.exists(path):
         raise UserError(
-            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}). Train with python -m trainer"
+            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}). Train with sostenuto train"
         )
     return Config.load(path)
 

@@ -40,7 +40,7 @@ def load_model(workdir: str) -> LoadedModel:
             if saved is not None:
                 break
         else:
-            raise UserError(f"{workdir}: holds no checkpoint yet. Train with python -m trainer")
+            raise UserError(f"{workdir}: holds no checkpoint yet. Train with sostenuto train")
         check_config(saved, config)
         model = build_model(config.replace(precision=config.full_precision), (lowest, highest))
         restore(saved, model_variables(model))

@@ -19,8 +19,8 @@ from typing import BinaryIO, NamedTuple
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, UserError
-from sostenuto.storage.lease import LOCK_NAME, HeldError, Lease, LostError
+from sostenuto.errors import ChangedError, FileError, HeldError, LostError, UserError
+from sostenuto.storage.lease import LOCK_NAME, Lease
 from trainer.checkpoints import manager
 from trainer.config import CONFIG_NAME, Config
 from trainer.workdir import layout
@@ -209,7 +209,7 @@ class RemoteWorkdir(LocalWorkdir):
     def _upload(self, snapshot: str) -> None:
         """Uploads the changed files of a snapshot, and deletes stale remote files."""
         assert self._lease is not None
-        self._lease.require()
+        self._lease.check_held()
         names = storage.list_files(snapshot)
         states = {name: _file_state(os.path.join(snapshot, name)) for name in names}
         changed = [name for name in names if states[name] != self._uploaded.get(name)]
@@ -229,9 +229,9 @@ class RemoteWorkdir(LocalWorkdir):
         source, target = os.path.join(snapshot, name), storage.join(self.name, name)
         try:
             generation = storage.upload(source, target, if_generation=self._remote.get(name, 0))
-        except storage.ChangedError:
+        except ChangedError:
             # A process that lost the workdir to this one may still have been uploading; this upload wins.
-            self._lease.require(ask=True)
+            self._lease.check_held(now=True)
             generation = storage.upload(source, target)
         self._remote[name], self._uploaded[name] = generation, state
 

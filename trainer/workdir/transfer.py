@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from sostenuto import storage
+from sostenuto.errors import MissingError
 from trainer.checkpoints import manager
 from trainer.workdir import layout
 
@@ -65,7 +66,7 @@ def fetch_newest_checkpoint(source: str, target: str) -> bool:
                 shutil.rmtree(copy)
                 warn(f"checkpoint {storage.join(source, step)} is corrupt; skipping it")
             return False
-        except storage.MissingError:
+        except MissingError:
             # Its run has just replaced it by a newer one.
             shutil.rmtree(target, ignore_errors=True)
             if attempt == _TRIES - 1:

@@ -147,7 +147,7 @@ def _best(standing: StudySummary) -> ET.Element | None:
         ),
         element(
             "pre",
-            command(f"python -m trainer --config={BEST_CONFIG_NAME} --data=DIRECTORY --workdir=NEW_DIRECTORY"),
+            command(f"sostenuto train --config={BEST_CONFIG_NAME} --data=DIRECTORY --workdir=NEW_DIRECTORY"),
         ),
     )
 

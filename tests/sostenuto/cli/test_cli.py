@@ -29,7 +29,7 @@ def main():
     if COUNT.value == 6:
         raise ZeroDivisionError
     logging.getLogger(__name__).info("counting", extra={"figures": {"count": COUNT.value}})
-    cli.show("done")
+    cli.print_result("done")
 
 if __name__ == "__main__":
     cli.run(main, usage="[--count=N]")

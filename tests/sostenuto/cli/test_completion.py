@@ -18,7 +18,7 @@ def scripts(tmp_path_factory):
     directory = tmp_path_factory.mktemp("scripts")
     modules = {name: entry.module for name, entry in COMMANDS.items()}
     for shell in completion.SHELLS:
-        (directory / shell).write_text(completion.script(shell, modules))
+        (directory / shell).write_text(completion.completion_script(shell, modules))
     return directory
 
 

@@ -35,11 +35,11 @@ def mistake(module: str, *arguments: str) -> str:
 )
 def test_the_nearest_flag_is_found(given, meant):
     known = ["learning_rate", "batch_size", "units", "workdir", "data", "epochs", "steps", "log_every"]
-    assert suggestions.nearest(given, known) == meant
+    assert suggestions.nearest_name(given, known) == meant
 
 
 def test_a_foreign_name_is_suggested_only_where_the_command_has_the_flag():
-    assert suggestions.nearest("lr", ["workdir"]) is None
+    assert suggestions.nearest_name("lr", ["workdir"]) is None
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_a_foreign_name_is_suggested_only_where_the_command_has_the_flag():
         (["--lr=0.1"], "--lr: unknown flag. Did you mean --learning_rate?"),
         (["--no-quiet"], "--no-quiet: unknown flag. Did you mean --noquiet?"),
         (["--zzz"], "--zzz: unknown flag. See --help"),
-        (["--preset=bass"], "--preset: expected one of base, large, seed, got 'bass'. Did you mean base?"),
-        (["--preset=zzz"], "--preset: expected one of base, large, seed, got 'zzz'"),
+        (["--preset=bass"], "--preset: expected one of base, large, tutorial, got 'bass'. Did you mean base?"),
+        (["--preset=zzz"], "--preset: expected one of base, large, tutorial, got 'zzz'"),
         (["--units=abc"], "--units: expected a whole number, got 'abc'"),
         (["--units=1.5"], "--units: expected a whole number, got '1.5'"),
         (["--units="], "--units: expected a whole number, got ''"),

@@ -55,7 +55,7 @@ def test_a_command_works_and_has_the_same_output(tmp_path):
     assert shown.stdout == run_python("-m", "sostenuto.inspect", str(tmp_path / "ours")).stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
 def test_the_commands_are_listed_with_examples(arguments):
     process = sostenuto(*arguments)
     assert (process.returncode, process.stderr) == (0, "")
@@ -81,6 +81,13 @@ def test_an_unknown_command_is_one_line(arguments, line):
     assert (process.returncode, process.stdout) == (2, "")
     assert process.stderr.startswith(f"sostenuto: {line}")
     assert process.stderr.count("\n") == 1
+
+
+def test_help_of_a_command_is_its_help():
+    assert sostenuto("help", "train").stdout == sostenuto("train", "--help").stdout != ""
+    process = sostenuto("help", "trian")
+    assert (process.returncode, process.stdout) == (2, "")
+    assert "trian: unknown command. Did you mean train?" in process.stderr
 
 
 def test_version():

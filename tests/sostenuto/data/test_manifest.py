@@ -4,10 +4,13 @@ import json
 
 import pytest
 
-from beam_preprocess.shard_writer import Plan, ShardReport, SplitStats, publish, write_shard
+from beam_preprocess.commit import commit_dataset
+from beam_preprocess.plan import DatasetPlan
+from beam_preprocess.shard_writer import write_shard
+from beam_preprocess.stats import ShardReport, SplitStats
 from sostenuto.data.manifest import MANIFEST_NAME, Manifest
-from sostenuto.data.tfrecord import Performance, RecordError
-from sostenuto.errors import UserError
+from sostenuto.data.tfrecord import Performance
+from sostenuto.errors import RecordError, UserError
 from sostenuto.music.histograms import Histograms
 from tests.midi_files import random_notes
 
@@ -34,7 +37,7 @@ def dataset(tmp_path):
         tally = SplitStats(notes=notes, microseconds=1_000_000, zero_length=0, drums=0, histograms=histograms)
         reports.append(ShardReport(name, temporary, records, length, digest, tally, []))
     shards = {name: len(performances) for name, performances in parts.items()}
-    publish(Plan(str(tmp_path), shards, source={}, options={}, max_rejected_fraction=0.0), reports)
+    commit_dataset(DatasetPlan(str(tmp_path), shards, source={}, options={}, max_rejected_fraction=0.0), reports)
     return tmp_path
 
 

@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from sostenuto.data.tfrecord import (
     Performance,
-    RecordError,
     decode_performance,
     encode_performance,
     read_records,
     write_records,
 )
-from sostenuto.errors import UserError
+from sostenuto.errors import RecordError, UserError
 from sostenuto.music.notes import MAX_TIME_US, Notes
 from tests.midi_files import random_notes
 from tests.processes import run_python
@@ -57,7 +56,7 @@ def test_a_performance_survives_its_record(performance):
 
 
 def test_records_do_not_depend_on_the_process():
-    program = "from tests.notes.test_records import *; print(encode_performance(PERFORMANCE).hex())"
+    program = "from tests.sostenuto.data.test_tfrecord import *; print(encode_performance(PERFORMANCE).hex())"
     outputs = {run_python("-c", program, check=True, PYTHONHASHSEED=seed).stdout.strip() for seed in ("1", "2")}
     assert outputs == {encode_performance(PERFORMANCE).hex()}
 

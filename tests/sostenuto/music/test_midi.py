@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sostenuto.errors import MidiDecodeError
 from sostenuto.music import midi
 from sostenuto.music.midi import (
     NO_PEDAL,
     Instrument,
-    MidiDecodeError,
     read_contents,
     read_midi,
     read_pedal,
@@ -113,7 +113,7 @@ def test_a_note_off_without_a_note_is_ignored():
     assert read([off(0, 60), on(10, 60), off(10, 60), off(10, 60)]) == [(0, 60, 10_000, 64)]
 
 
-def test_smpte_division_is_refused():
+def test_smpte_division_is_rejected():
     with pytest.raises(MidiDecodeError, match="SMPTE") as caught:
         read([on(0, 60), off(10, 60)], resolution=0xE728)
     assert caught.value.reason == "smpte"
@@ -200,7 +200,7 @@ def test_a_file_without_notes_gives_no_notes():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_read_is_refused_with_a_reason(data, reason, detail):
+def test_what_cannot_be_read_is_rejected_with_a_reason(data, reason, detail):
     with pytest.raises(MidiDecodeError) as caught:
         read_midi(data, "dir/x.mid")
     assert caught.value.reason == reason
@@ -307,7 +307,7 @@ def test_any_sequence_of_events_is_read_as_pretty_midi_reads_it(tracks, resoluti
 
 @given(st.data())
 @settings(max_examples=300)
-def test_mutated_bytes_are_read_or_refused_and_nothing_else(data):
+def test_mutated_bytes_are_read_or_rejected_and_nothing_else(data):
     sound = bytearray(melody([60, 64, 67, 72] * 5))
     for _ in range(data.draw(st.integers(1, 6))):
         position = data.draw(st.integers(0, len(sound) - 1))
@@ -531,6 +531,6 @@ def test_contents_of_a_file_that_plays_nothing():
     assert (contents.pedal.shape, contents.pedal_changes) == ((0, 2), 0)
 
 
-def test_contents_of_a_broken_file_are_refused_as_its_notes_are():
+def test_contents_of_a_broken_file_are_rejected_as_its_notes_are():
     with pytest.raises(MidiDecodeError, match=r"cut\.mid: ends at byte 20"):
         read_contents(melody([60, 62])[:20], "cut.mid")

@@ -89,6 +89,6 @@ def test_running_status_holds_over_metas_and_not_from_nothing():
         (b"\x81\x81\x81\x81\x00\x90\x3c\x40", "more than 4 bytes"),
     ],
 )
-def test_what_does_not_end_with_the_track_is_refused(data, message):
+def test_what_does_not_end_with_the_track_is_rejected(data, message):
     with pytest.raises(ValueError, match=message):
         count_events(data)

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from sostenuto import storage
+from sostenuto.errors import HeldError, LostError
 from sostenuto.storage import lease
-from sostenuto.storage.lease import HeldError, Lease, LostError, hold
+from sostenuto.storage.lease import Lease, hold
 from tests.processes import REPOSITORY
 
 HOLD = (
@@ -25,7 +26,7 @@ def quick(monkeypatch):
     """A lease that is renewed and expires in fractions of a second."""
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
     monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.5)
-    monkeypatch.setattr(lease, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
 
 
 @pytest.fixture(params=["here", "bucket"])
@@ -58,7 +59,7 @@ def test_another_process_is_refused_at_once_and_let_in_when_the_first_is_gone(di
 def test_who_has_let_go_of_it_may_take_it_again(directory):
     for _ in range(2):
         held = hold(directory)
-        held.require()
+        held.check_held()
         with pytest.raises(HeldError):
             hold(directory)
         held.close()
@@ -82,8 +83,8 @@ def test_who_is_elsewhere_and_renews_keeps_it(gcs, quick, capsys):
     with pytest.raises(HeldError, match="process 7 on elsewhere"):
         Lease("gs://bucket/w")
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("gs://bucket/w: waiting up to ")
-    assert "process 7 on elsewhere" in line
+    assert line.startswith("gs://bucket/w: ")
+    assert "process 7 on elsewhere. Waiting up to " in line
 
 
 def test_who_is_elsewhere_and_silent_loses_it(gcs, quick):
@@ -123,12 +124,12 @@ def test_it_is_renewed_all_the_while_and_whoever_loses_it_learns_of_it(gcs, quic
     until = time.monotonic() + 30
     while gcs.generation(LOCK) == first:
         assert time.monotonic() < until
-    held.require()
+    held.check_held()
     of_another_machine(gcs)
     theirs = gcs.get(LOCK)
     with pytest.raises(LostError, match="gs://bucket/w: another process has taken it over"):
         while time.monotonic() < until:
-            held.require()
+            held.check_held()
     # Nor is it taken from the other one in passing.
     held.close()
     assert gcs.get(LOCK) == theirs
@@ -139,7 +140,7 @@ def test_a_bucket_that_fails_now_and_then_changes_nothing(gcs, quick):
     for _ in range(3):
         held = Lease("gs://bucket/w")
         for _ in range(5):
-            held.require(ask=True)
+            held.check_held(now=True)
         held.close()
         assert gcs.names("gs://bucket/w/") == []
     assert gcs.faults

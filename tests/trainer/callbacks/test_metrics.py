@@ -36,7 +36,7 @@ def test_the_time_left_on_a_terminal_counts_scores_apart_and_does_not_jump(shown
 
 
 def test_each_phase_has_a_bar_of_its_own(shown):
-    assert re.search(r"scoring: +\d+%\|[^\r\n]*/60 \[", shown)
+    assert re.search(r"scoring validation: +\d+%\|[^\r\n]*/58 \[", shown)
     assert "exporting the best weights [" in shown
     assert not re.search(r"(exporting|playing|scoring|compiling)[^\r\n]*/120 \[", shown)
     after = shown[shown.index("exporting the best weights") :]

@@ -86,7 +86,7 @@ def test_another_number_of_workers_goes_on_from_there(gone_on):
     for process in processes:
         assert process.returncode == 0, process.stderr
     assert f"resumed at train_step {begun:,}" in processes[0].stderr
-    assert f"done: {begun + 30:,} train_steps (steps)" in processes[0].stdout
+    assert f"finished after {begun + 30:,} train_steps (--steps reached)" in processes[0].stdout
     assert [process.stdout for process in processes[1:]] == ["", ""]
 
 
@@ -150,7 +150,7 @@ def test_a_finished_run_is_left_alone_by_every_worker(dataset, told_to_end, alon
     # Without the third: nobody waits for anybody.
     for process in run_all(workers(3, dataset, workdir)[:2]):
         assert process.returncode == 0
-        assert f"{workdir} is finished: steps at train_step" in process.stderr
+        assert f"{workdir} is finished: --steps reached at train_step" in process.stderr
     assert {name: (workdir / name).stat().st_mtime_ns for name in files(workdir)} == before
 
 

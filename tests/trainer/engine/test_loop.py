@@ -61,6 +61,7 @@ def without_progress(dataset, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("without_progress") / "w"
     process = train(dataset, workdir, *TINY["tutorial"], "--learning_rate=3", "--patience=3", "--epochs=40")
     assert process.returncode == 0, process.stderr
+    assert "train_steps (no better score within --patience=3); best training loss " in process.stdout
     return workdir
 
 

@@ -126,7 +126,7 @@ def test_the_scores_stand_beside_those_of_counting(text):
         ["histogram", "10.500", "3.500", "3.500", "3.500"],
     ]
     assert [row[0] for row in rows(text, "by composer")[1:]] == ["Fanny Hensel", "Clara Schumann"]
-    assert "−1.50" in Page(text).text
+    assert "1.50 nats/note better than the n-gram baseline" in words(Page(text))
 
 
 def test_other_runs_stand_beside_it(full, dataset, tmp_path):
@@ -195,8 +195,8 @@ def test_distributions_show_the_shares_of_each_kind_of_music(text):
 def test_missing_parts_leave_a_note_that_says_how_to_get_them(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset, finished=False, lines=reports()[:12])
     page = shown(directory)
-    assert f"python -m trainer.evaluate --workdir={directory} --data={dataset} --split=test" in words(page)
-    assert f"python -m trainer.report --workdir={directory}" in words(page)
+    assert f"sostenuto evaluate --workdir={directory} --data={dataset} --split=test" in words(page)
+    assert f"sostenuto report --workdir={directory}" in words(page)
     assert "The run has not finished" in page.text
     assert "train_step 120 of 200" in page.text
     assert not page.all("audio")
@@ -395,6 +395,7 @@ def test_a_model_that_counting_equals_and_weights_of_another_time_are_told(datas
     directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation(total=9.5, ngram=9.4, train_step=150))
     found = titles(directory)
     assert "Counting is about level with this model" in found
+    assert "0.10 nats/note worse than the n-gram baseline" in words(shown(directory))
     assert "The evaluation (test split) is of other weights" in found
 
 
@@ -568,7 +569,7 @@ def test_without_splits_to_score_the_corpus_is_to_be_preprocessed_again(tmp_path
     page = words(shown(directory))
     assert "--split_fractions=0.8,0.1,0.1" in advice(directory, "Not evaluated yet")
     assert "--split_fractions=0.8,0.1,0.1" in advice(directory, "The validation split was never scored")
-    assert "trainer.evaluate" not in page
+    assert "sostenuto evaluate" not in page
 
 
 def test_a_run_that_has_not_come_to_its_first_score_is_not_blamed(dataset, tmp_path):
@@ -602,11 +603,11 @@ def test_an_evaluation_of_another_dataset_is_left_out_with_a_note(dataset, tmp_p
     assert "7.500" not in page
     told = advice(directory, "evaluation-test.json is of another dataset")
     assert f"sha256 5e5e5e5e5e5e…, the run's {Manifest.load(dataset).sha256[:12]}…" in told
-    assert f"trainer.evaluate --workdir={directory} --data={dataset} --split=test" in told
+    assert f"sostenuto evaluate --workdir={directory} --data={dataset} --split=test" in told
     assert "--generated" in advice(directory, "generated-test.json is of another dataset")
 
 
 def test_a_command_can_be_pasted_into_a_shell(dataset, tmp_path):
     directory = write_run(tmp_path / "it's mine", dataset)
-    command = re.search(r"python -m trainer\.evaluate .*?--split=test", words(shown(directory))).group()
-    assert shlex.split(command)[3] == f"--workdir={directory}"
+    command = re.search(r"sostenuto evaluate .*?--split=test", words(shown(directory))).group()
+    assert shlex.split(command)[2] == f"--workdir={directory}"

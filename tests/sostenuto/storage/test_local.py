@@ -52,13 +52,6 @@ with storage.atomic_write(sys.argv[1]) as file:
     assert left != "file"
 
 
-def test_other_places_are_refused_in_one_line():
-    with pytest.raises(UserError, match="s3://bucket/x: s3:// is not supported"):
-        storage.read_bytes("s3://bucket/x")
-    with pytest.raises(UserError, match="gs://bucket/x: gs:// is not supported"):
-        storage.lock("gs://bucket/x")
-
-
 def test_files_are_listed_to_any_depth_in_order(tmp_path):
     for name in ("b.mid", "a/z.mid", "a/b/c.mid", "A.MID"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,37 +85,3 @@ def test_what_cannot_be_done_is_said_with_the_path(tmp_path):
 
 def test_removing_what_is_not_there_is_no_error(tmp_path):
     storage.remove(tmp_path / "absent")
-
-
-@pytest.mark.parametrize(
-    ("path", "remedy"),
-    [
-        ("s3://bucket/x", "Copy the files to a local directory or to gs:// first"),
-        ("az://container/x", "Copy the files to a local directory or to gs:// first"),
-        ("abfs://container@account/x", "Copy the files to a local directory or to gs:// first"),
-        ("hdfs://host:8020/x", "Copy the files to a local directory or to gs:// first"),
-        ("https://host/x", "Download the files to a local directory first"),
-        ("HTTP://host/x", "Download the files to a local directory first"),
-        ("file:///tmp/x", "Remove file:// from the path"),
-        ("gs:/bucket/x", "Expected gs://BUCKET/PATH"),
-        ("GS://bucket/x", "Expected gs://BUCKET/PATH"),
-        ("gs:\\bucket\\x", "Expected gs://BUCKET/PATH"),
-    ],
-)
-def test_a_path_of_another_store_names_the_remedy(path, remedy):
-    calls = (
-        storage.exists, storage.is_directory, storage.list_files, storage.list_names,
-        storage.read_bytes, storage.remove, storage.remove_directory, storage.make_directories, storage.stage,
-    )  # fmt: skip
-    for call in calls:
-        with pytest.raises(UserError) as raised:
-            call(path)
-        assert str(raised.value).startswith(f"{path}: ")
-        assert str(raised.value).endswith(remedy)
-    with pytest.raises(UserError), storage.atomic_write(path):
-        raise AssertionError("it was opened")
-
-
-@pytest.mark.parametrize("path", ["C:/x", "C:\\x", "C://x", "a:b", "./s3:x", "run:1/x", "x/s3://y"])
-def test_a_path_with_a_colon_is_a_path(path):
-    assert storage.local_path(path) == path

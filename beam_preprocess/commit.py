@@ -1,0 +1,191 @@
+"""Commits a dataset: verifies the shards, renames them, and writes dataset.json last.
+
+Shards have temporary names until all of them were read back. While they are renamed there is no dataset.json, and the
+marker `dataset.json.unfinished` identifies the shards as those of an unfinished dataset. A run that is killed leaves
+either the former dataset, unchanged, or an unfinished one, which the next run replaces. In a bucket, renaming copies
+the object.
+"""
+
+import dataclasses
+import hashlib
+import json
+import posixpath
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from beam_preprocess.plan import PLAN_NAME, DatasetPlan
+from beam_preprocess.stats import Rejection, ShardReport, SplitStats, count_reasons
+from sostenuto import storage
+from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS
+from sostenuto.data.tfrecord import SCHEMA_VERSION
+from sostenuto.errors import UserError
+
+UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
+
+_SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+_DATASET_FILE = re.compile(
+    "|".join([_SHARD.pattern, *map(re.escape, (MANIFEST_NAME, UNFINISHED_NAME, REJECTED_NAME, PLAN_NAME))])
+)
+
+
+def prepare_output(output: str, *, overwrite: bool) -> None:
+    """Creates the output directory and deletes the temporary files of a killed run.
+
+    Raises:
+        UserError: it is a file, or contains a dataset or shards of another program and `overwrite` is False.
+    """
+    if storage.exists(output) and not storage.is_directory(output):
+        raise UserError(f"{output}: is a file, expected a directory for the dataset. Choose another --output")
+    storage.make_directories(output)
+    names = storage.list_names(output)
+    if not overwrite and MANIFEST_NAME in names:
+        raise UserError(f"{output}: already holds a dataset. Choose another --output, or replace it with --overwrite")
+    shards = sorted(filter(_SHARD.fullmatch, names))
+    if not overwrite and shards and UNFINISHED_NAME not in names:
+        raise UserError(
+            f"{output}: contains {shards[0]}, which this program did not write. Choose another --output, or replace "
+            "it with --overwrite"
+        )
+    remove_temporaries(output)
+
+
+def remove_temporaries(output: str) -> None:
+    """Deletes the temporary files of runs that ended early."""
+    storage.remove_all(
+        storage.join(output, name)
+        for name in storage.list_names(output)
+        if storage.TEMPORARY.search(name) and _DATASET_FILE.fullmatch(storage.TEMPORARY.sub("", name))
+    )
+
+
+def commit_dataset(plan: DatasetPlan, reports: Sequence[ShardReport]) -> None:
+    """Checks the shards against the plan, renames them, and writes dataset.json last.
+
+    After an interruption, a second call with the same reports completes the dataset.
+
+    Raises:
+        UserError: too many files were rejected, a split is empty, or a shard is missing.
+    """
+    order = {name: number for number, name in enumerate(plan.shards)}
+    reports = sorted(reports, key=lambda report: order[report.name])
+    rejections = sorted(
+        (rejection for report in reports for rejection in report.rejections), key=lambda rejection: rejection.path
+    )
+    _check_complete(plan, reports)
+    _check_rejections(plan, reports, rejections)
+    names = set(storage.list_names(plan.output))
+    to_rename: list[ShardReport] = []
+    renamed: list[ShardReport] = []
+    for report in reports:
+        (to_rename if posixpath.basename(report.temporary_path) in names else renamed).append(report)
+    _for_each(plan, _check_renamed, renamed)
+
+    storage.write_bytes_atomic(storage.join(plan.output, UNFINISHED_NAME), b"")
+    storage.remove(storage.join(plan.output, MANIFEST_NAME))
+    storage.remove_all(
+        storage.join(plan.output, name) for name in sorted(names) if _SHARD.fullmatch(name) and name not in plan.shards
+    )
+    _for_each(plan, _rename, to_rename)
+    lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
+    storage.write_bytes_atomic(storage.join(plan.output, REJECTED_NAME), "".join(lines).encode())
+    manifest = _format_json(_build_manifest(plan, reports, rejections))
+    storage.write_bytes_atomic(storage.join(plan.output, MANIFEST_NAME), manifest.encode())
+    storage.remove(storage.join(plan.output, UNFINISHED_NAME))
+    # A runner may have written a shard more than once.
+    remove_temporaries(plan.output)
+
+
+def _check_complete(plan: DatasetPlan, reports: list[ShardReport]) -> None:
+    """Checks that all planned shards and files were reported."""
+    if [report.name for report in reports] != list(plan.shards):
+        raise RuntimeError(f"{len(reports)} shards were reported of {len(plan.shards)} planned")
+    for report in reports:
+        planned, reported = plan.shards[report.name], report.records + len(report.rejections)
+        if reported != planned:
+            raise RuntimeError(f"{report.name}: {reported} files were written or rejected of {planned} planned")
+
+
+def _check_rejections(plan: DatasetPlan, reports: list[ShardReport], rejections: list[Rejection]) -> None:
+    """Checks the fraction of rejected files, and that no planned split is empty."""
+    total = sum(plan.shards.values())
+    if len(rejections) > plan.max_rejected_fraction * total:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejections).items())
+        raise UserError(
+            f"{len(rejections)} of {total} files were rejected ({reasons}), more than "
+            f"--max_rejected_fraction={plan.max_rejected_fraction:g} permits, so nothing was written; such as "
+            f"{rejections[0].path} {rejections[0].detail}"
+        )
+    for split in SPLITS:
+        split_reports = _reports_of(split, reports)
+        if split_reports and not any(report.records for report in split_reports):
+            example = split_reports[0].rejections[0]
+            raise UserError(
+                f"every file of the {split} split was rejected, so nothing was written; such as "
+                f"{example.path} {example.detail}"
+            )
+
+
+def _reports_of(split: str, reports: list[ShardReport]) -> list[ShardReport]:
+    """Returns the reports of a split's shards."""
+    return [report for report in reports if report.name.startswith(f"{split}-")]
+
+
+def _for_each(
+    plan: DatasetPlan, function: Callable[[DatasetPlan, ShardReport], None], reports: list[ShardReport]
+) -> None:
+    """Calls a function for each shard, concurrently if the output is in a bucket."""
+    if not storage.is_remote(plan.output):
+        for report in reports:
+            function(plan, report)
+        return
+    bytes_each = max((report.bytes for report in reports), default=0)
+    for _ in storage.concurrently(lambda report: function(plan, report), reports, bytes_each=bytes_each):
+        pass
+
+
+def _rename(plan: DatasetPlan, report: ShardReport) -> None:
+    """Renames a shard to its final name."""
+    storage.rename(report.temporary_path, storage.join(plan.output, report.name))
+
+
+def _check_renamed(plan: DatasetPlan, report: ShardReport) -> None:
+    """Checks that a shard without a temporary file already has its final name, from before an interruption."""
+    path = storage.join(plan.output, report.name)
+    if not storage.exists(path) or hashlib.sha256(storage.read_bytes(path)).hexdigest() != report.sha256:
+        raise UserError(
+            f"{report.temporary_path}: was written and is gone. Check that no other program writes to this directory, "
+            "and run again"
+        )
+
+
+def _build_manifest(plan: DatasetPlan, reports: list[ShardReport], rejections: list[Rejection]) -> dict[str, Any]:
+    """Returns the content of dataset.json."""
+    splits, statistics = {}, {}
+    for split in SPLITS:
+        split_reports = _reports_of(split, reports)
+        stats = sum((report.stats for report in split_reports), SplitStats.zero())
+        splits[split] = {
+            "performances": sum(report.records for report in split_reports),
+            "notes": stats.notes,
+            "seconds": stats.microseconds / 1e6,
+            "shards": [
+                {"file": report.name, "records": report.records, "bytes": report.bytes, "sha256": report.sha256}
+                for report in split_reports
+            ],
+        }
+        statistics[split] = stats.to_json()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": plan.source,
+        "options": plan.options,
+        "splits": splits,
+        "rejected": count_reasons(rejections),
+        "statistics": statistics,
+    }
+
+
+def _format_json(document: dict[str, Any]) -> str:
+    """Returns indented JSON with each list of numbers on one line."""
+    text = json.dumps(document, indent=1)
+    return re.sub(r"\[[-\d.,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n"

@@ -1,0 +1,156 @@
+"""Lists the files of an input: a directory, a glob, a zip file or one MIDI file."""
+
+import dataclasses
+import functools
+import glob
+import os
+import posixpath
+import re
+import zipfile
+
+from beam_preprocess.corpus.archive import list_zip
+from sostenuto import storage
+from sostenuto.errors import UserError
+from sostenuto.music.midi import is_midi_name
+
+
+@dataclasses.dataclass(frozen=True, slots=True)  # A corpus may have a million of them.
+class CorpusFile:
+    """One MIDI file, as far as it is known before it is opened.
+
+    Attributes:
+        path: the file's name in the dataset: relative to the corpus's root, with forward slashes.
+        location: its local path, its gs:// URI, or the name of a member of the corpus's zip file.
+        piece: the composition; all performances of a piece share a split.
+        split: train, validation or test.
+        composer: "" if unknown.
+        title: "" if unknown.
+        year: 0 if unknown.
+    """
+
+    path: str
+    location: str
+    piece: str = ""
+    split: str = ""
+    composer: str = ""
+    title: str = ""
+    year: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The files of an input.
+
+    Attributes:
+        uri: the input, as the user passed it.
+        locations: the location of each file by its path below the input.
+        archive: the path of the zip file, or None.
+        glob_base: the directory above the first wildcard of a glob, or None.
+        unmatched: files below `glob_base` that a glob in a bucket does not match.
+    """
+
+    uri: str
+    locations: dict[str, str]
+    archive: str | None = None
+    glob_base: str | None = None
+    unmatched: frozenset[str] = frozenset()
+
+    @functools.cached_property
+    def midi_names(self) -> list[str]:
+        """Paths of the MIDI files below the input."""
+        return [name for name in self.locations if is_midi_name(name)]
+
+    @functools.cached_property
+    def roots(self) -> list[str]:
+        """Directories that contain every MIDI file, from the input itself ("") to the deepest; [] without MIDI files.
+
+        Paths in the dataset are relative to the deepest one. So a zip file with one top directory, that directory
+        unpacked, and its parent give the same paths.
+        """
+        names = self.midi_names
+        if not names:
+            return []
+        # commonpath needs all paths absolute, and members of a zip file may have either kind.
+        deepest = posixpath.commonpath([posixpath.dirname(f"/{name}") for name in names]).strip("/")
+        parts = deepest.split("/") if deepest else []
+        return ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
+
+    def files_below(self, root: str) -> list[CorpusFile]:
+        """Returns all MIDI files, with paths relative to a root."""
+        return [
+            CorpusFile(path=posixpath.relpath(name, root or "."), location=self.locations[name])
+            for name in self.midi_names
+        ]
+
+    def is_unmatched(self, root: str, name: str) -> bool:
+        """Returns whether a file exists that the glob does not match."""
+        if self.glob_base is None:
+            return False
+        if storage.is_remote(self.glob_base):
+            return posixpath.normpath(posixpath.join(root, name)) in self.unmatched
+        return os.path.exists(os.path.join(self.glob_base, root, name))
+
+
+def list_input(uri: str) -> Listing:
+    """Returns the files of an input.
+
+    Raises:
+        UserError: the input does not exist, a glob matches nothing, or a zip file is corrupt.
+    """
+    is_remote = storage.is_remote(uri)
+    path = uri if is_remote else storage.local_path(uri)
+    if storage.is_object(path) if is_remote else os.path.isfile(path):
+        if path.lower().endswith(".zip") or (not is_remote and zipfile.is_zipfile(path)):
+            return Listing(uri, list_zip(path), archive=path)
+        return Listing(uri, {_encodable(posixpath.basename(path)): path})
+    if storage.is_directory(path):
+        return Listing(uri, {_encodable(name): storage.join(path, name) for name in storage.list_files(path)})
+    if glob.has_magic(path):
+        return _list_remote_glob(uri) if is_remote else _list_glob(uri, os.path.normpath(path))
+    raise UserError(
+        f"{uri}: no such {'object' if is_remote else 'file'} or directory. Expected a directory, a glob, a .zip or a "
+        "MIDI file"
+    )
+
+
+def _list_remote_glob(uri: str) -> Listing:
+    """Returns the objects that a glob matches, and the CSVs in the directories above them."""
+    base = _glob_base(uri)
+    names = storage.list_files(base)
+    matches = storage.match_names(names, posixpath.relpath(uri, base))
+    if not matches:
+        raise UserError(f"{uri}: matches no object")
+    parent = posixpath.commonpath([f"/{posixpath.dirname(name)}" for name in matches])
+    tables = [
+        name
+        for name in names
+        if name.lower().endswith(".csv") and posixpath.commonpath([parent, f"/{name}"]) == posixpath.dirname(f"/{name}")
+    ]
+    locations = {name: storage.join(base, name) for name in [*matches, *tables]}
+    return Listing(uri, locations, glob_base=base, unmatched=frozenset(names).difference(matches))
+
+
+def _list_glob(uri: str, pattern: str) -> Listing:
+    """Returns the files that a glob matches, and the CSVs in the directories above them."""
+    paths = [path for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path)]
+    if not paths:
+        raise UserError(f"{uri}: matches no file. Quote a pattern, so that the shell does not expand it")
+    base = _glob_base(pattern)
+    # A pattern for MIDI files does not match the metadata CSV, which usually is in a directory above them.
+    parent = os.path.commonpath([os.path.dirname(path) for path in paths])
+    while len(parent) >= len(base):
+        paths += filter(os.path.isfile, sorted(glob.glob(os.path.join(glob.escape(parent), "*.csv"))))
+        if parent == base:
+            break
+        parent = os.path.dirname(parent)
+    return Listing(uri, {_encodable(os.path.relpath(path, base or ".")): path for path in paths}, glob_base=base)
+
+
+def _glob_base(pattern: str) -> str:
+    """Returns the directory above the first wildcard of a glob."""
+    return posixpath.dirname(re.split(r"[*?[]", pattern, maxsplit=1)[0])
+
+
+def _encodable(name: str) -> str:
+    """Returns a file name that UTF-8 can encode: bytes in another encoding become escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

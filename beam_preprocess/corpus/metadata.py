@@ -1,0 +1,146 @@
+"""Metadata CSVs with MAESTRO's columns: splits, composers, titles and years."""
+
+import csv
+import dataclasses
+import io
+import posixpath
+from collections import Counter
+
+from beam_preprocess.corpus.listing import CorpusFile, Listing
+from beam_preprocess.corpus.reader import Reader
+from sostenuto import storage
+from sostenuto.data.manifest import SPLITS
+from sostenuto.errors import UserError
+
+NO_METADATA = "none"
+MAX_CSV_BYTES = 2**26  # MAESTRO's own CSV has less than 1 MB.
+
+_REQUIRED_COLUMNS = ("midi_filename", "split")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """A metadata CSV.
+
+    Attributes:
+        name: its path.
+        data: its content.
+        root: the directory below the input that its file names are relative to; None to find one that fits.
+    """
+
+    name: str
+    data: bytes
+    root: str | None
+
+
+def find_metadata(metadata: str | None, listing: Listing, *, max_bytes: int = MAX_CSV_BYTES) -> Metadata | None:
+    """Returns the metadata CSV of a corpus.
+
+    Args:
+        metadata: the path of the CSV; `NO_METADATA` for none; None for the one in the input, if any.
+        listing: the files of the input.
+        max_bytes: maximum size of a CSV in the input.
+
+    Raises:
+        UserError: the CSV cannot be read or is too large, or the input has more than one.
+    """
+    if metadata == NO_METADATA:
+        return None
+    if metadata:
+        return Metadata(metadata, storage.read_bytes(metadata), None)
+    names = [
+        name
+        for name in sorted(listing.locations)
+        if name.lower().endswith(".csv") and posixpath.dirname(name) in listing.roots
+    ]
+    with Reader(listing.archive) as reader:
+        tables = [
+            Metadata(name, reader.read(listing.locations[name], limit=max_bytes + 1), posixpath.dirname(name))
+            for name in names
+        ]
+    tables = [table for table in tables if _has_columns(table.data)]
+    for table in tables:
+        if len(table.data) > max_bytes:
+            raise UserError(f"{table.name}: holds more than the {max_bytes:,} bytes that a metadata CSV may have")
+    if len(tables) > 1:
+        found = ", ".join(table.name for table in tables)
+        raise UserError(f"{listing.uri}: holds {len(tables)} metadata CSVs ({found}). Name one with --metadata")
+    return tables[0] if tables else None
+
+
+def join_metadata(table: Metadata, listing: Listing) -> list[CorpusFile]:
+    """Returns the files that a CSV lists, with their metadata.
+
+    Raises:
+        UserError: the CSV is invalid, names missing files, or lists no file of the input.
+    """
+    rows = _read_rows(table)
+    roots = listing.roots if table.root is None else [table.root]
+    files_by_root = {root: _listed_files(rows, listing.files_below(root)) for root in roots}
+    root, files = max(files_by_root.items(), key=lambda item: len(item[1]))
+    paths = {file.path for file in files}
+    missing = [
+        row["midi_filename"]
+        for row in rows
+        if posixpath.normpath(row["midi_filename"]) not in paths
+        and not listing.is_unmatched(root, row["midi_filename"])
+    ]
+    if missing:
+        raise UserError(
+            f"{table.name}: names {len(missing)} of {len(rows)} files that {listing.uri} does not hold, such as "
+            f"{missing[0]}. Complete the corpus, or correct the CSV"
+        )
+    if not files:
+        raise UserError(f"{table.name}: lists no MIDI file of {listing.uri}. Pass another --metadata, or 'none'")
+    return files
+
+
+def _has_columns(data: bytes) -> bool:
+    """Returns whether a CSV has the required columns."""
+    try:
+        header = next(csv.reader(io.StringIO(data.decode("utf-8-sig", "replace"))), [])
+    except csv.Error:
+        return False
+    return set(_REQUIRED_COLUMNS) <= set(header)
+
+
+def _read_rows(table: Metadata) -> list[dict[str, str]]:
+    """Returns the rows of a metadata CSV, each checked."""
+    name = table.name
+    try:
+        rows = list(csv.DictReader(io.StringIO(table.data.decode("utf-8-sig")), restval=""))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{name}: is no CSV in UTF-8 ({error})") from error
+    if not _has_columns(table.data):
+        raise UserError(f"{name}: lacks a column of {', '.join(_REQUIRED_COLUMNS)}. Expected MAESTRO's metadata CSV")
+    for number, row in enumerate(rows, start=2):
+        if row["split"] not in SPLITS:
+            raise UserError(f"{name}: line {number} has split {row['split']!r}, expected one of {', '.join(SPLITS)}")
+        if not (row.get("year") or "0").isdecimal():
+            raise UserError(f"{name}: line {number} has year {row['year']!r}, expected a number")
+    duplicates = [path for path, count in Counter(row["midi_filename"] for row in rows).items() if count > 1]
+    if duplicates:
+        raise UserError(f"{name}: names {duplicates[0]} more than once")
+    return rows
+
+
+def _listed_files(rows: list[dict[str, str]], files: list[CorpusFile]) -> list[CorpusFile]:
+    """Returns the files that rows of a CSV name, with the rows' metadata."""
+    by_path = {file.path: file for file in files}
+    return [
+        _with_metadata(by_path[path], row)
+        for row in rows
+        if (path := posixpath.normpath(row["midi_filename"])) in by_path
+    ]
+
+
+def _with_metadata(file: CorpusFile, row: dict[str, str]) -> CorpusFile:
+    composer, title = row.get("canonical_composer") or "", row.get("canonical_title") or ""
+    return dataclasses.replace(
+        file,
+        piece=f"{composer}: {title}" if title else file.path,
+        split=row["split"],
+        composer=composer,
+        title=title,
+        year=int(row.get("year") or 0),
+    )

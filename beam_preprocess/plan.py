@@ -1,0 +1,125 @@
+"""The plan of a dataset: the files of each shard, and the totals that the finished dataset must match."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from beam_preprocess.config import Config
+from beam_preprocess.corpus import Corpus, CorpusFile
+from sostenuto import storage
+from sostenuto.data.manifest import SPLITS
+
+PLAN_NAME = "plan.jsonl"
+PERFORMANCES_PER_SHARD = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetPlan:
+    """The contents of a finished dataset as far as they are known before any file is opened.
+
+    Attributes:
+        output: the dataset's directory.
+        shards: number of files by shard name, in the order of splits and shard numbers.
+        source: the corpus, as recorded in dataset.json.
+        options: the options of the run, as recorded in dataset.json.
+        max_rejected_fraction: maximum fraction of rejected files.
+    """
+
+    output: str
+    shards: dict[str, int]
+    source: dict[str, Any]
+    options: dict[str, Any]
+    max_rejected_fraction: float
+
+
+class ShardRange(NamedTuple):
+    """A shard's name and its line in the plan file: first byte and length in bytes."""
+
+    name: str
+    start: int
+    bytes: int
+
+
+def make_plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]]) -> DatasetPlan:
+    """Returns the plan of a dataset.
+
+    Args:
+        config: the options of the run.
+        corpus: the corpus that was found.
+        shards: its files by shard name, from `assign_shards`.
+    """
+    paths = "\n".join(file.path for file in corpus.files)
+    return DatasetPlan(
+        output=config.output,
+        shards={name: len(files) for name, files in shards.items()},
+        source={
+            "files": len(corpus.files),
+            "paths_sha256": hashlib.sha256(paths.encode()).hexdigest(),
+            "unlisted": corpus.unlisted,
+            "straddling_pieces": corpus.straddling_pieces,
+            "metadata": corpus.metadata,
+            "metadata_sha256": corpus.metadata_sha256,
+        },
+        options={
+            "split_fractions": list(config.split_fractions),
+            "piece_from": config.piece_from,
+            "num_shards": config.num_shards,
+            "sustain": config.sustain,
+            "licence": config.licence,
+            "max_rejected_fraction": config.max_rejected_fraction,
+        },
+        max_rejected_fraction=config.max_rejected_fraction,
+    )
+
+
+def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, list[CorpusFile]]:
+    """Returns the files of each shard by shard name, sorted by path.
+
+    Orders the files of a split by the SHA-256 of their paths and cuts them into parts that differ by at most one file.
+    The result depends only on the set of files, and no shard is empty.
+
+    Args:
+        files: all files, each with its split.
+        num_shards: shards per split, at most one per file; 0 for one per `PERFORMANCES_PER_SHARD` files.
+    """
+    shards: dict[str, list[CorpusFile]] = {}
+    for split in SPLITS:
+        members = [file for file in files if file.split == split]
+        members.sort(key=lambda file: (hashlib.sha256(file.path.encode()).digest(), file.path))
+        count = min(num_shards or -(-len(members) // PERFORMANCES_PER_SHARD), len(members))
+        for index in range(count):
+            part = members[index * len(members) // count : (index + 1) * len(members) // count]
+            name = f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+            shards[name] = sorted(part, key=lambda file: file.path)
+    return shards
+
+
+def write_plan(path: str, shards: dict[str, list[CorpusFile]]) -> list[ShardRange]:
+    """Writes the plan file, one line per shard, and returns the position of each line.
+
+    The file keeps the list of files out of the pipeline's graph, whose size runners limit to some megabytes.
+
+    Raises:
+        UserError: the file cannot be written. Nothing remains of it.
+    """
+    ranges = []
+    start = 0
+    with storage.new_file(path) as stream:
+        for name, files in shards.items():
+            line = json.dumps([dataclasses.astuple(file) for file in files]).encode() + b"\n"
+            stream.write(line)
+            ranges.append(ShardRange(name, start, len(line)))
+            start += len(line)
+    return ranges
+
+
+def read_plan(path: str, shard: ShardRange) -> list[CorpusFile]:
+    """Returns the files of one shard from a plan file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    line = storage.read_range(path, shard.start, shard.bytes)
+    return [CorpusFile(*fields) for fields in json.loads(line)]

@@ -1,0 +1,160 @@
+"""Local files and directories: atomic writes and locks."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from sostenuto.errors import FileError
+from sostenuto.storage.paths import StrPath, local_path, temporary_name
+
+
+def read_bytes(path: StrPath, *, limit: int | None = None) -> bytes:
+    """Returns the content of a file, at most `limit` bytes."""
+    with open_binary(path) as file, _translate_errors(path, "read"):
+        return file.read(-1 if limit is None else limit)
+
+
+def read_range(path: StrPath, start: int, length: int) -> bytes:
+    """Returns `length` bytes of a file from `start`; fewer where the file ends."""
+    with open_binary(path) as file, _translate_errors(path, "read"):
+        file.seek(start)
+        return file.read(length)
+
+
+def open_binary(path: StrPath) -> BinaryIO:
+    """Opens a file for reading."""
+    path = local_path(path)
+    with _translate_errors(path, "read"):
+        return open(path, "rb")
+
+
+def exists(path: StrPath) -> bool:
+    """Returns whether there is a file or directory at the path."""
+    return os.path.exists(local_path(path))
+
+
+def is_directory(path: StrPath) -> bool:
+    """Returns whether the path is a directory."""
+    return os.path.isdir(local_path(path))
+
+
+def list_files(directory: StrPath) -> list[str]:
+    """Returns the files below a directory, as sorted paths relative to it.
+
+    Links to files count as files; links to directories are not followed. Dangling links are listed, so that reading
+    them reports an error. FIFOs, sockets and devices are not listed, because reading one may block.
+    """
+    directory = local_path(directory)
+
+    def fail(error: OSError) -> None:
+        with _translate_errors(error.filename, "read"):
+            raise error
+
+    if not os.path.isdir(directory):
+        raise FileError(f"{directory}: no such directory")
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(directory, onerror=fail) for name in names)
+    files = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
+    return sorted(os.path.relpath(path, directory).replace(os.sep, "/") for path in files)
+
+
+def list_names(directory: StrPath) -> list[str]:
+    """Returns the sorted names of a directory's entries."""
+    directory = local_path(directory)
+    with _translate_errors(directory, "read"):
+        return sorted(os.listdir(directory))
+
+
+def make_directories(path: StrPath) -> None:
+    """Creates a directory and its parents."""
+    path = local_path(path)
+    with _translate_errors(path, "created"):
+        os.makedirs(path, exist_ok=True)
+
+
+def remove(path: StrPath) -> None:
+    """Deletes a file, if there is one."""
+    path = local_path(path)
+    with _translate_errors(path, "deleted"), contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def remove_directory(path: StrPath) -> None:
+    """Deletes a directory with its content, if there is one."""
+    path = local_path(path)
+    with _translate_errors(path, "deleted"), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def rename(source: StrPath, target: StrPath) -> None:
+    """Renames a file or directory durably, in place of a file with the target's name."""
+    source, target = local_path(source), local_path(target)
+    with _translate_errors(target, "written"):
+        os.replace(source, target)
+        sync(os.path.dirname(target) or ".")
+
+
+@contextlib.contextmanager
+def new_file(path: StrPath) -> Iterator[BinaryIO]:
+    """Creates a file, which is on the disk when the context ends and deleted after an exception."""
+    path = local_path(path)
+    with _translate_errors(path, "written"), open(path, "xb") as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.remove(path)
+            raise
+
+
+@contextlib.contextmanager
+def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
+    """Opens a file under a temporary name, which is renamed when the context ends and deleted after an exception."""
+    temporary = temporary_name(local_path(path))
+    with new_file(temporary) as file:
+        yield file
+    try:
+        rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def lock(path: StrPath) -> BinaryIO | None:
+    """Creates and locks a file until it is closed; returns None if another process has locked it.
+
+    Raises:
+        FileError: the file cannot be created.
+    """
+    path = local_path(path)
+    with _translate_errors(path, "written"):
+        file = open(path, "wb")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def sync(path: StrPath) -> None:
+    """Flushes a file to the disk, or the names in a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _translate_errors(path: StrPath, action: str) -> Iterator[None]:
+    """Raises an OSError as a FileError."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{path}: cannot be {action} ({error.strerror or error})") from error

@@ -1,0 +1,91 @@
+"""Paths: local ones and gs://BUCKET/NAME, with forward slashes."""
+
+import fnmatch
+import os
+import re
+import uuid
+from collections.abc import Iterable
+
+from sostenuto.errors import UserError
+
+StrPath = str | os.PathLike[str]
+
+# The suffix of unfinished files. Files with it are ignored and may be deleted.
+TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{12}$")
+
+REMOTE = "gs://"
+_MISTYPED_REMOTE = re.compile(r"gs:[/\\]", re.IGNORECASE)
+# At least two letters: "C:/" is a drive of Windows.
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_REMEDIES = {
+    "gs": "Copy the files to a local directory first",
+    "file": "Remove file:// from the path",
+    "http": "Download the files to a local directory first",
+    "https": "Download the files to a local directory first",
+}
+
+
+def is_remote(path: StrPath) -> bool:
+    """Returns whether a path is in a bucket."""
+    return os.fspath(path).startswith(REMOTE)
+
+
+def join(base: StrPath, *names: str) -> str:
+    """Returns the path of a name below a directory, local or in a bucket."""
+    if is_remote(base):
+        return "/".join([os.fspath(base).rstrip("/"), *names])
+    return os.path.join(os.fspath(base), *names)
+
+
+def local_path(path: StrPath) -> str:
+    """Returns a local path as a string.
+
+    Raises:
+        UserError: the path is a URI, such as s3://, or a mistyped gs://.
+    """
+    path = os.fspath(path)
+    if _MISTYPED_REMOTE.match(path) and not is_remote(path):
+        raise UserError(f"{path}: not a path in a bucket. Expected gs://BUCKET/PATH")
+    if match := _SCHEME.match(path):
+        scheme = match[1].lower()
+        remedy = _REMEDIES.get(scheme, "Copy the files to a local directory or to gs:// first")
+        raise UserError(f"{path}: {scheme}:// is not supported here. {remedy}")
+    return path
+
+
+def remote_path(path: StrPath) -> str:
+    """Returns a path in a bucket as a string.
+
+    Raises:
+        UserError: the path is local.
+    """
+    path = os.fspath(path)
+    if not is_remote(path):
+        raise UserError(f"{path}: not a path in a bucket. Expected gs://BUCKET/PATH")
+    return path
+
+
+def temporary_name(path: StrPath) -> str:
+    """Returns a unique name in the directory of `path`, which `TEMPORARY` matches."""
+    return f"{os.fspath(path)}.tmp-{uuid.uuid4().hex[:12]}"
+
+
+def match_names(names: Iterable[str], pattern: str) -> list[str]:
+    """Returns the paths that a glob pattern matches; ** stands for directories of any depth.
+
+    A name that begins with a dot is matched only by a pattern that begins with one.
+    """
+    return [name for name in names if _matches(name.split("/"), pattern.split("/"))]
+
+
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    """Returns whether the parts of a path match those of a pattern."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or (
+            bool(parts) and not parts[0].startswith(".") and _matches(parts[1:], pattern)
+        )
+    if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
+        return False
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])

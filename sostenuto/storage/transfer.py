@@ -1,0 +1,185 @@
+"""Copies between this machine and buckets, several at once, and the local cache."""
+
+import collections
+import concurrent.futures
+import hashlib
+import os
+import posixpath
+import tempfile
+from collections.abc import Callable, Generator, Iterable
+from types import ModuleType
+from typing import TypeVar
+
+import sostenuto.storage.local as local
+from sostenuto.errors import FileError, MissingError
+from sostenuto.storage.paths import StrPath, is_remote, join, local_path, remote_path
+
+_THREADS = 16  # concurrent requests, which mostly wait
+_MEMORY_BYTES = 2**28
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def load_gcs() -> ModuleType:
+    """Imports the module for buckets, which takes a second."""
+    import sostenuto.storage.gcs as gcs
+
+    return gcs
+
+
+def upload(source: StrPath, target: StrPath, *, if_generation: int | None = None) -> int:
+    """Copies a local file to an object, in place of any object of that name.
+
+    Args:
+        source: the file.
+        target: the object.
+        if_generation: the generation to replace, 0 for none; by default the current one.
+
+    Returns:
+        The object's new generation.
+
+    Raises:
+        ChangedError: the object has another generation, because another process wrote it.
+        FileError: the file cannot be read or the object cannot be written.
+    """
+    target = remote_path(target)
+    with local.open_binary(source) as file:
+        return load_gcs().replace(
+            target, file, load_gcs().generation(target) if if_generation is None else if_generation
+        )
+
+
+def download(source: StrPath, target: StrPath, *, generation: int | None = None) -> int:
+    """Copies an object, checked against its CRC-32C, atomically to a local file.
+
+    Args:
+        source: the object.
+        target: the file; its directory is created.
+        generation: the object's generation to copy; the newest by default.
+
+    Returns:
+        The generation of the copy.
+
+    Raises:
+        MissingError: there is no such object.
+        FileError: the object cannot be read, or the file cannot be written.
+    """
+    target = local_path(target)
+    local.make_directories(os.path.dirname(target) or ".")
+    with local.atomic_write(target) as file:
+        return load_gcs().read(remote_path(source), file, generation=generation)
+
+
+def upload_all(directory: StrPath, target: StrPath, names: Iterable[str]) -> dict[str, int]:
+    """Copies files of a local directory to a directory of a bucket, several at once.
+
+    Args:
+        directory: the local directory.
+        target: the directory in a bucket.
+        names: paths relative to both.
+
+    Returns:
+        The generation of each object, by its name.
+
+    Raises:
+        FileError: as `upload`; some files may have been copied by then.
+    """
+    names = list(names)
+    uploads = concurrently(lambda name: upload(join(directory, name), join(target, name)), names)
+    return dict(zip(names, uploads, strict=True))
+
+
+def download_all(source: StrPath, directory: StrPath, names: Iterable[str] | None = None) -> dict[str, int]:
+    """Copies objects below a directory of a bucket to a local directory, several at once.
+
+    Args:
+        source: the directory in a bucket.
+        directory: the local directory; it is created.
+        names: paths relative to both; all objects by default.
+
+    Returns:
+        The generation of each object, by its name.
+
+    Raises:
+        MissingError: one of them does not exist.
+        FileError: as `download`; some files may have been copied by then.
+    """
+    names = list(load_gcs().generations(remote_path(source)) if names is None else names)
+    for name in names:
+        # A bucket may hold names that lead out of the directory.
+        if posixpath.isabs(name) or posixpath.normpath(name) != name or name.startswith("../"):
+            raise FileError(f"{join(source, name)}: cannot be a file below {os.fspath(directory)}. Rename it")
+    local.make_directories(directory)
+    downloads = concurrently(lambda name: download(join(source, name), join(directory, name)), names)
+    return dict(zip(names, downloads, strict=True))
+
+
+def local_copy(path: StrPath) -> str:
+    """Returns a local path with a file's content: its own path, or that of a copy in the local cache.
+
+    A copy is named by the object and its generation. It is made once and may be deleted at any time.
+
+    Raises:
+        MissingError: there is no such object.
+        FileError: the object cannot be read.
+    """
+    if not is_remote(path):
+        return local_path(path)
+    path = os.fspath(path)
+    newest = load_gcs().generation(path)
+    if not newest:
+        raise MissingError(f"{path}: no such object")
+    digest = hashlib.sha256(path.encode()).hexdigest()
+    copy = os.path.join(cache_directory(), f"{digest[:32]}-{newest}-{posixpath.basename(path)[-100:]}")
+    if not os.path.exists(copy):
+        download(path, copy, generation=newest)
+    return copy
+
+
+def cache_directory() -> str:
+    """Returns a directory for files that may be deleted at any time: in the user's cache or the temporary directory.
+
+    Raises:
+        FileError: neither is writable.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    for parent in (home, tempfile.gettempdir()):
+        directory = os.path.join(parent, "sostenuto")
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(directory, os.W_OK):
+            return directory
+    raise FileError(f"{home}, {tempfile.gettempdir()}: not writable. Set XDG_CACHE_HOME to a writable directory")
+
+
+def concurrently(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], *, bytes_each: int = 0
+) -> Generator[_Result]:
+    """Yields the results of a function for items, in their order, with several calls running ahead of the reader.
+
+    It is meant for calls that wait, such as requests to a bucket.
+
+    Args:
+        function: called in other threads.
+        items: its arguments.
+        bytes_each: the memory that a call or its result may take, which limits the number of concurrent calls.
+
+    Raises:
+        Exception: the function's exception, at its item's turn; calls that have not started by then are cancelled.
+    """
+    ahead = min(2 * _THREADS, max(1, _MEMORY_BYTES // max(1, bytes_each)))
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        waiting: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,74 @@
+import os
+import zipfile
+
+import pytest
+
+from beam_preprocess.corpus import find_corpus
+from beam_preprocess.corpus.archive import list_zip, open_zip
+from beam_preprocess.corpus.reader import Reader
+from sostenuto.errors import UserError
+from tests.beam_preprocess.corpus_files import write_zip
+from tests.midi_files import melody
+
+# Names that mean something to whoever extracts them; nobody does.
+HOSTILE_NAMES = {
+    "/etc/absolute.mid": "etc/absolute.mid",
+    "../../above.mid": "above.mid",
+    "a/../../etc/between.mid": "etc/between.mid",
+    "//double.mid": "double.mid",
+    "a/./b//plain.mid": "a/b/plain.mid",
+    "..mid/odd.mid": "..mid/odd.mid",
+}
+
+
+def test_names_of_members_are_paths_below_the_archives_top(tmp_path):
+    files = {name: melody([60 + number]) for number, name in enumerate(HOSTILE_NAMES)}
+    corpus = find_corpus(str(write_zip(tmp_path / "x.zip", files)))
+    assert {file.location: file.path for file in corpus.files} == HOSTILE_NAMES
+    with Reader(corpus.archive) as reader:
+        assert {file.location: reader.read(file.location, limit=999) for file in corpus.files} == files
+    assert os.listdir(tmp_path) == ["x.zip"]
+
+
+@pytest.mark.parametrize("second", ["a.mid", "./a.mid", "/a.mid", "../a.mid", "b/../a.mid"])
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # That is what is meant here.
+def test_two_members_of_one_name_are_rejected(tmp_path, second):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.mid", melody([60]))
+        archive.writestr(second, melody([61]))
+    with pytest.raises(UserError, match=r"x\.zip: holds a\.mid more than once"):
+        find_corpus(str(tmp_path / "x.zip"))
+
+
+def test_an_archive_within_an_archive_is_not_opened(tmp_path):
+    inner = write_zip(tmp_path / "inner.zip", {"deep.mid": melody([60])}).read_bytes()
+    path = write_zip(tmp_path / "x.zip", {"inner.zip": inner, "inner.mid": inner, "a.mid": melody([60])})
+    corpus = find_corpus(str(path), split_fractions=(1, 0, 0))
+    assert [file.path for file in corpus.files] == ["a.mid", "inner.mid"]
+    with Reader(corpus.archive) as reader:
+        assert reader.read("inner.mid", limit=2) == b"PK"
+
+
+def test_an_archive_that_would_become_a_hundred_times_as_large_is_rejected(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(20):
+            archive.writestr(f"{number}.mid", bytes(2**20))
+    with pytest.raises(UserError, match="more than 100 times as many"):
+        list_zip(str(tmp_path / "x.zip"), harmless_bytes=2**24)
+    # What repeats itself like a loop is let pass while there is little of it.
+    with zipfile.ZipFile(tmp_path / "y.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(20):
+            archive.writestr(f"{number}.mid", melody([60, 64, 67, 72] * 500))
+    assert len(list_zip(str(tmp_path / "y.zip"), harmless_bytes=2**24)) == 20
+
+
+def test_more_members_than_allowed_are_rejected(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {f"{number}.mid": b"" for number in range(40)})
+    with pytest.raises(UserError, match="holds 40 members, more than the 39 allowed"):
+        list_zip(str(path), max_members=39)
+    # A directory that is longer than that of any allowed archive is not read at all.
+    with (
+        pytest.raises(UserError, match="its directory claims"),
+        open_zip(str(path), max_directory_bytes=40 * 46),
+    ):
+        pass

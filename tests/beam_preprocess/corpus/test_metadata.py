@@ -1,0 +1,112 @@
+import time
+
+import pytest
+
+from beam_preprocess.corpus import find_corpus
+from beam_preprocess.corpus.listing import list_input
+from beam_preprocess.corpus.metadata import find_metadata
+from sostenuto.errors import UserError
+from tests.beam_preprocess.corpus_files import CSV, FILES, contents, write_zip
+from tests.midi_files import melody, write_corpus
+
+
+def test_maestros_csv_gives_splits_and_names(maestro):
+    corpus = find_corpus(str(maestro))
+    assert (corpus.metadata, corpus.unlisted) == ("maestro-v9.0.0.csv", 0)
+    assert [(file.path, file.split, file.piece, file.year) for file in corpus.files] == [
+        ("2004/one.midi", "validation", "Frédéric Chopin: Étude", 2004),
+        ("2006/three.midi", "test", "Franz Liszt: Mazeppa", 2006),
+        ("2006/two.midi", "validation", "Frédéric Chopin: Étude", 2006),
+        ("2018/berg.midi", "train", "Alban Berg: Sonata, Op. 1", 2018),
+    ]
+    assert (corpus.files[3].composer, corpus.files[3].title) == ("Alban Berg", "Sonata, Op. 1")
+
+
+def test_files_that_the_csv_does_not_list_are_left_out_and_counted(maestro):
+    write_corpus(maestro, {"2018/extra.midi": melody([70]), "other.mid": melody([71])})
+    corpus = find_corpus(str(maestro))
+    assert (len(corpus.files), corpus.unlisted) == (4, 2)
+
+
+def test_a_csv_from_elsewhere_and_none(maestro, tmp_path):
+    own = maestro / "maestro-v9.0.0.csv"
+    elsewhere = write_corpus(tmp_path, {"mine.csv": own.read_bytes().replace(b"validation", b"train")}) / "mine.csv"
+    corpus = find_corpus(str(maestro), metadata=str(elsewhere), split_fractions=(0.9, 0, 0.1))
+    assert {file.split for file in corpus.files} == {"train", "test"}
+    # From above, too: the directory is found in which the names hold.
+    assert contents(
+        find_corpus(str(maestro.parent), metadata=str(elsewhere), split_fractions=(0.9, 0, 0.1))
+    ) == contents(corpus)
+    without = find_corpus(str(maestro), metadata="none")
+    assert without.metadata is None
+    assert {file.composer for file in without.files} == {""}
+
+
+def test_the_columns_may_come_in_any_order_with_others_and_a_byte_order_mark(tmp_path):
+    rows = "split,duration,midi_filename,extra\ntrain,1,a.mid,x\nvalidation,1,b.mid,\ntest,1,c.mid,y\n"
+    files = {f"{name}.mid": melody([60]) for name in "abc"}
+    corpus = find_corpus(str(write_corpus(tmp_path, {**files, "m.csv": b"\xef\xbb\xbf" + rows.encode()})))
+    assert [(file.split, file.piece, file.year) for file in corpus.files] == [
+        ("train", "a.mid", 0),
+        ("validation", "b.mid", 0),
+        ("test", "c.mid", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("2004/one.midi", "2004/gone.midi", "names 1 of 4 files that .* does not hold, such as 2004/gone.midi"),
+        ("2006/two.midi", "2004/one.midi", "names 2004/one.midi more than once"),
+        (",test,", ",tset,", "line 5 has split 'tset'"),
+        (",2004,", ",MMIV,", "line 3 has year 'MMIV'"),
+        ("Liszt,Mazeppa,test", "Liszt,Mazeppa,train", "test split would be empty"),
+    ],
+)
+def test_a_csv_that_cannot_be_followed_is_rejected(maestro, old, new, message):
+    path = maestro / "maestro-v9.0.0.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        find_corpus(str(maestro))
+
+
+def test_two_csvs_want_a_choice(maestro):
+    write_corpus(maestro, {"second.csv": CSV.encode(), "unrelated.csv": b"a,b\n1,2\n"})
+    with pytest.raises(UserError, match=r"2 metadata CSVs \(maestro-v9\.0\.0\.csv, second\.csv\)"):
+        find_corpus(str(maestro))
+    assert find_corpus(str(maestro), metadata=str(maestro / "second.csv")).metadata == "second.csv"
+
+
+def test_a_named_csv_without_the_columns_is_rejected(maestro):
+    write_corpus(maestro, {"bad.csv": b"a,b\n1,2\n"})
+    with pytest.raises(UserError, match="lacks a column of midi_filename, split"):
+        find_corpus(str(maestro), metadata=str(maestro / "bad.csv"))
+
+
+UNREADABLE_CSVS = {"lone returns": b"a,b\r1,2\r", "huge field": b"a," + b"x" * 200_000 + b"\n"}
+
+
+@pytest.mark.parametrize("stray", UNREADABLE_CSVS.values(), ids=UNREADABLE_CSVS)
+def test_a_stray_csv_that_cannot_be_parsed_is_no_metadata(maestro, stray):
+    write_corpus(maestro, {"stray.csv": stray})
+    assert find_corpus(str(maestro)).metadata == "maestro-v9.0.0.csv"
+    with pytest.raises(UserError, match=r"stray\.csv: is no CSV"):
+        find_corpus(str(maestro), metadata=str(maestro / "stray.csv"))
+
+
+def test_a_metadata_csv_that_is_too_large_is_rejected(tmp_path):
+    listing = list_input(str(write_zip(tmp_path / "x.zip", {**FILES, "maestro.csv": CSV.encode()})))
+    with pytest.raises(UserError, match=r"maestro\.csv: holds more than"):
+        find_metadata(None, listing, max_bytes=len(CSV.encode()) - 1)
+
+
+def test_a_thousand_csvs_are_looked_at_once_each(tmp_path):
+    """Of the directories that hold every MIDI file there is one list, not one a CSV."""
+    write_corpus(tmp_path, {f"d{number % 9}/{number}.mid": b"" for number in range(3_000)})
+    started = time.process_time()
+    find_corpus(str(tmp_path))
+    without = time.process_time() - started
+    write_corpus(tmp_path, {f"d1/{number}.csv": b"a,b\n" for number in range(1_000)})
+    started = time.process_time()
+    find_corpus(str(tmp_path))
+    assert time.process_time() - started < 10 * without + 0.5
