@@ -1,4 +1,4 @@
-"""Callbacks of the `python -m trainer` command and of other callers of `train`."""
+"""Callbacks of the `sostenuto train` command and of other callers of `train`."""
 
 from trainer.callbacks.audio_samples import AudioSamples
 from trainer.callbacks.base import Callback

@@ -53,7 +53,7 @@ class Planner:
     def log_shortening(self, plan: Plan, train_step: int) -> None:
         """Logs that a plan is shorter than the current one, if it is."""
         previous = self._schedule.plan
-        if plan.shortened_from != previous.shortened_from:
+        if previous.steps is not None and plan.shortened_from != previous.shortened_from:
             logger.info(
                 f"slower than planned: the run ends at train_step {plan.steps:,} instead of {previous.steps:,}",
                 extra={"figures": {"train_step": train_step, "planned": plan.steps}},
