@@ -12,9 +12,10 @@ from sostenuto.music.midi import NO_PEDAL
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
-from trainer.callbacks.base import Callback, RunContext
+from trainer.callbacks.base import Callback
 from trainer.callbacks.tensorboard import TensorBoardWriter
 from trainer.checkpoints.manager import CheckpointManager, model_variables, restore
+from trainer.engine.phase import phase
 from trainer.engine.schedule import Event
 from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler
@@ -39,15 +40,10 @@ class AudioSamples(Callback):
         self._tensorboard, self._count = tensorboard, count
         self._sampler: NoteSampler | None = None
 
-    def on_start(self, run: RunContext) -> None:
-        """Reads the dataset's meaning of durations."""
-        super().on_start(run)
-        self._sustain = run.manifest.document["options"].get("sustain", "ignore")
-
     def on_step(self, train_step: int, events: Event, metrics: dict[str, float]) -> None:
         """Plays, unless a signal arrived."""
         if Event.PLAY in events and not self.run.shutdown.received:
-            with self.run.scored_weights(), self.run.phase("playing for TensorBoard"):
+            with self.run.setup.state.scored_weights(), phase("playing for TensorBoard"):
                 self._play(train_step)
 
     def on_finish(self, result: RunResult) -> None:
@@ -56,21 +52,25 @@ class AudioSamples(Callback):
         Raises:
             ShutdownRequested: a signal arrived.
         """
-        model = self.run.model
+        model, directory = self.run.setup.state.model, self.run.workdir.directory
         with self.run.shutdown.cancellable():
-            best = CheckpointManager(os.path.join(self.run.directory, BEST_NAME), max_to_keep=1).latest()
+            best = CheckpointManager(os.path.join(directory, BEST_NAME), max_to_keep=1).latest()
             assert best is not None
             restore(best, model_variables(model))
-            primers = samples.primers(self.run.manifest, self._count)
+            primers = samples.primers(self.run.setup.manifest, self._count)
             if not primers and model.config.positions == "last":
                 return  # Such a model cannot start from silence.
             samples.make(
-                self._get_sampler(), primers, self.run.directory, train_step=best.train_step, sustain=self._sustain,
+                self._get_sampler(), primers, directory, train_step=best.train_step, sustain=self._sustain,
                 count=self._count, quiet=False,
             )  # fmt: skip
 
+    @property
+    def _sustain(self) -> str:
+        return self.run.setup.manifest.document["options"].get("sustain", "ignore")
+
     def _get_sampler(self) -> NoteSampler:
-        self._sampler = self._sampler or NoteSampler(self.run.model)
+        self._sampler = self._sampler or NoteSampler(self.run.setup.state.model)
         return self._sampler
 
     def _play(self, train_step: int) -> None:
@@ -83,7 +83,7 @@ class AudioSamples(Callback):
         with tempfile.TemporaryDirectory() as directory, self._tensorboard.writer.as_default():
             roll, sheet = (os.path.join(directory, name) for name in ("roll.png", "sheet.png"))
             piano_roll(notes, roll, title=f"train_step {train_step:,}")
-            distributions({"corpus": self.run.manifest.histograms("train"), "generated": generated}, sheet)
+            distributions({"corpus": self.run.setup.manifest.histograms("train"), "generated": generated}, sheet)
             for name, path in (("piano roll", roll), ("distributions", sheet)):
                 image = tf.io.decode_png(storage.read_bytes(path), channels=3)
                 tf.summary.image(name, image[tf.newaxis], step=train_step)

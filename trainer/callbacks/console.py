@@ -1,13 +1,11 @@
 """Progress of a run on the terminal and in the log."""
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sostenuto import progress
 from sostenuto.text import duration
-from trainer.callbacks.base import Callback
+from trainer.callbacks.base import Callback, RunContext
 from trainer.engine.schedule import Event
 from trainer.workdir.formats import RunResult
 
@@ -20,35 +18,29 @@ logger = logging.getLogger(__name__)
 class Console(Callback):
     """Shows a bar on a terminal, and a line for each report elsewhere."""
 
-    def __init__(self) -> None:
-        self._bar: tqdm.tqdm | None = None
-        self._logged: set[str] = set()
+    def on_start(self, run: RunContext) -> None:
+        """Shows the bar."""
+        super().on_start(run)
         self._figures: list[str] = []  # of the last report
-        self._planned: int | None = None
-
-    def on_plan(self, train_step: int, steps: int | None) -> None:
-        """Shows the run's length."""
-        self._planned = steps
-        if self._bar is not None:
-            self._bar.total = steps
-            self._bar.refresh()
-            return
+        self._planned = run.schedule.plan.steps
         # The bar's own estimate of the time left would take scores for slow training.
-        self._bar = progress.bar(
-            total=steps,
+        self._bar: tqdm.tqdm | None = progress.bar(
+            total=self._planned,
             unit="train_step",
             description="training",
-            initial=train_step,
+            initial=run.train_step,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
-        if self._bar is None and steps is not None:
-            logger.info(
-                f"training to train_step {steps:,}", extra={"figures": {"train_step": train_step, "planned": steps}}
-            )
+        self._log_length(run.train_step)
 
     def on_call(self, train_step: int, count: int) -> None:
-        """Advances the bar."""
+        """Advances the bar, and shows a new length of the run."""
+        steps = self.run.schedule.plan.steps
+        if steps != self._planned:
+            self._planned = steps
+            self._log_length(train_step)
         if self._bar is not None:
+            self._bar.total = steps
             self._update_postfix(self._bar)
             self._bar.update(count)
 
@@ -80,23 +72,10 @@ class Console(Callback):
             self._bar.close()
             self._bar = None
 
-    @contextlib.contextmanager
-    def phase(self, activity: str, *, has_bar: bool = False) -> Iterator[None]:
-        """Shows an activity by a bar of its own; in a log by a line, the first time."""
-        bar = None
-        if not has_bar:
-            # Below the bar of training it is removed when it is done.
-            bar = progress.bar(
-                total=None, unit="second", description=activity, leave=None, bar_format="{desc} [{elapsed}]"
-            )
-        if bar is None and self._bar is None and activity not in self._logged:
-            logger.info(activity)
-        self._logged.add(activity)
-        try:
-            yield
-        finally:
-            if bar is not None:
-                bar.close()
+    def _log_length(self, train_step: int) -> None:
+        if self._bar is None and self._planned is not None:
+            figures = {"train_step": train_step, "planned": self._planned}
+            logger.info(f"training to train_step {self._planned:,}", extra={"figures": figures})
 
     def _update_postfix(self, bar: "tqdm.tqdm") -> None:
         """Shows the time left and the last report's figures behind the bar."""

@@ -1,6 +1,7 @@
 """Products of a finished run: the export and the report's page."""
 
 from trainer.callbacks.base import Callback
+from trainer.engine.phase import phase
 from trainer.export import export_model
 from trainer.reporting import page
 from trainer.workdir.formats import RunResult
@@ -15,8 +16,8 @@ class Exporter(Callback):
         Raises:
             ShutdownRequested: a signal arrived.
         """
-        with self.run.shutdown.cancellable(), self.run.phase("exporting the best weights"):
-            export_model(self.run.directory)
+        with self.run.shutdown.cancellable(), phase("exporting the best weights"):
+            export_model(self.run.workdir.directory)
 
 
 class PageWriter(Callback):
@@ -28,5 +29,5 @@ class PageWriter(Callback):
         Raises:
             ShutdownRequested: a signal arrived.
         """
-        with self.run.shutdown.cancellable(), self.run.phase("writing the report's page"):
-            page.write(self.run.directory, named=self.run.workdir, result=result)
+        with self.run.shutdown.cancellable(), phase("writing the report's page"):
+            page.write(self.run.workdir.directory, named=self.run.workdir.name, result=result)

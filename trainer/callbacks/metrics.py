@@ -16,7 +16,7 @@ class MetricsWriter(Callback):
     def on_start(self, run: RunContext) -> None:
         """Removes the reports after the run's train_step."""
         super().on_start(run)
-        self._path = os.path.join(run.directory, METRICS_NAME)
+        self._path = os.path.join(run.workdir.directory, METRICS_NAME)
         if not storage.exists(self._path):
             return
         before = storage.read_bytes(self._path)

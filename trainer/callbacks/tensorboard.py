@@ -26,7 +26,7 @@ class TensorBoardWriter(Callback):
     def on_start(self, run: RunContext) -> None:
         """Removes the summaries after the run's train_step, and opens the writers."""
         super().on_start(run)
-        self.directory = os.path.join(run.directory, SUMMARIES_NAME)
+        self.directory = os.path.join(run.workdir.directory, SUMMARIES_NAME)
         for name in storage.list_files(self.directory) if storage.is_directory(self.directory) else ():
             if "tfevents" in name:
                 _truncate(os.path.join(self.directory, name), run.train_step)
@@ -63,7 +63,8 @@ class TensorBoardWriter(Callback):
         """
         from tensorboard.plugins.hparams import api
 
-        config, defaults = dataclasses.asdict(self.run.config), dataclasses.asdict(preset(self.run.config.preset))
+        config = dataclasses.asdict(self.run.setup.config)
+        defaults = dataclasses.asdict(preset(self.run.setup.config.preset))
         with self._validation_writer.as_default():
             api.hparams(
                 {

@@ -16,12 +16,13 @@ import tensorflow as tf
 
 from sostenuto import progress
 from sostenuto.data.manifest import Manifest
-from trainer.callbacks.base import Callback, CallbackList, RunContext
+from trainer.callbacks.base import Callback, RunContext
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
 from trainer.engine.early_stopping import BestMetric
 from trainer.engine.measurements import Measurements
 from trainer.engine.nonfinite import nonfinite_error
+from trainer.engine.phase import phase
 from trainer.engine.planner import Planner
 from trainer.engine.run_checkpoints import RunCheckpoints
 from trainer.engine.run_length import Plan
@@ -118,12 +119,12 @@ class TrainingLoop:
         self._setup, self._config, self._state, self._workers = setup, setup.config, setup.state, setup.workers
         self._workdir, self._timer, self._stop, self._stop_at = workdir, timer, stop, stop_at
         is_chief = setup.workers.is_chief
-        self._callbacks = CallbackList(callbacks if is_chief else ())
+        self._callbacks = callbacks if is_chief else ()
         self._schedule = Schedule(setup.config, setup.windows.per_epoch, stop_at)
         self._planner = Planner(setup.config, self._schedule, timer, workdir.directory) if is_chief else None
         self._shutdown, self._best = GracefulShutdown(), BestMetric()
         self._measurements = Measurements(setup, timer, self._shutdown)
-        self._checkpoints = RunCheckpoints(setup, workdir, self._callbacks.flush)
+        self._checkpoints = RunCheckpoints(setup, workdir, self._flush)
         if is_chief:
             claim_workdir(setup, workdir)
         self._train_step = 0
@@ -145,7 +146,7 @@ class TrainingLoop:
             if reason.is_final:
                 reason = self._finish(reason)
             if self._workers.is_chief:
-                self._callbacks.flush()
+                self._flush()
                 self._workdir.flush()
         # All workers stay until everything is written: if the chief fails before, all are started again.
         is_final = float(reason.is_final)
@@ -174,11 +175,9 @@ class TrainingLoop:
     def _sync_workers(self) -> bool:
         """Agrees on the next call with all workers; returns True if one of them received a signal."""
         received = float(bool(self._shutdown.received))
-        self._until = min(
-            self._schedule.next_boundary(self._train_step),
-            self._train_step + self._timer.steps.call_steps,
-            *self._callbacks.boundaries(self._train_step),
-        )
+        boundaries = [callback.next_boundary(self._train_step) for callback in self._callbacks]
+        boundaries += [self._schedule.next_boundary(self._train_step), self._train_step + self._timer.call_steps]
+        self._until = min(boundary for boundary in boundaries if boundary is not None)
         if self._workers.size > 1:
             decisions = [float(self._until), *self._schedule.plan.to_numbers()]
             values = [received, *(decisions if self._workers.is_chief else [0.0] * len(decisions))]
@@ -205,29 +204,32 @@ class TrainingLoop:
         count = until - self._train_step
         self._set_lr_decay()
         begin = self._timer.clock()
-        if self._timer.steps.compiled:
+        if self._timer.compiled:
             self._state.run(tf.constant(count))
         else:
             # Compilation takes long, and there is nothing to save yet.
-            with self._callbacks.phase("compiling the first train_steps"), self._shutdown.cancellable():
+            activity = phase("compiling the first train_steps")
+            with progress.silenced(not self._workers.is_chief), activity, self._shutdown.cancellable():
                 self._state.run(tf.constant(count))
         self._train_step = int(self._state.train_step.numpy())
         origin = self._state.not_finite()
         if origin is not None:
             raise nonfinite_error(origin, self._setup.manifest, self._setup.performances)
         self._measurements.count_call(self._timer.count_call(count, begin))
-        self._callbacks.on_call(self._train_step, count)
+        for callback in self._callbacks:
+            callback.on_call(self._train_step, count)
         self._due = True
 
     def _run_periodic_actions(self) -> None:
         """Runs the actions that are due at this train_step."""
         events = self._schedule.events(self._train_step)
         self._set_lr_decay()
-        metrics = self._measurements.measure(self._train_step, events, self._callbacks.phase)
+        metrics = self._measurements.measure(self._train_step, events)
         value = metrics.get("val_nats" if self._config.monitor == "val_nats" else "loss")
         is_best = value is not None and self._best.update(value, self._train_step)
         begin = self._timer.clock()
-        self._callbacks.on_step(self._train_step, events, metrics)
+        for callback in self._callbacks:
+            callback.on_step(self._train_step, events, metrics)
         if Event.PLAY in events and not self._shutdown.received:
             self._timer.count_play(begin)
         if is_best:
@@ -246,7 +248,6 @@ class TrainingLoop:
             self._checkpoints.wait()
             self._workdir.wait()
             self._planner.adopt(plan)
-            self._callbacks.on_plan(self._train_step, plan.steps)
             if previous.steps is None:
                 self._planner.log_lr_decay()
 
@@ -260,7 +261,8 @@ class TrainingLoop:
         self._checkpoints.wait()
         result = self._result(reason)
         try:
-            self._callbacks.on_finish(result)
+            for callback in self._callbacks:
+                callback.on_finish(result)
         except ShutdownRequested:
             return StopReason(self._shutdown.received or reason)
         result.save(os.path.join(self._workdir.directory, layout.RESULT_NAME))
@@ -269,25 +271,20 @@ class TrainingLoop:
     @contextlib.contextmanager
     def _started_callbacks(self) -> Iterator[None]:
         """Starts the callbacks, and closes them on exit."""
-        context = RunContext(
-            config=self._config,
-            manifest=self._setup.manifest,
-            workdir=self._workdir.name,
-            directory=self._workdir.directory,
-            train_step=self._train_step - 1 if self._due else self._train_step,
-            model=self._state.model,
-            scored_weights=self._state.scored_weights,
-            best=self._best,
-            seconds_left=self._seconds_left,
-            shutdown=self._shutdown,
-            phase=self._callbacks.phase,
-        )
-        with self._callbacks.started(context):
-            if self._planner:
-                self._setup.log_summary(self._train_step)
-                self._planner.log_lr_decay()
-            self._callbacks.on_plan(self._train_step, self._schedule.plan.steps)
+        if self._planner:
+            self._setup.log_summary(self._train_step)
+            self._planner.log_lr_decay()
+        kept = self._train_step - 1 if self._due else self._train_step
+        parts = (self._schedule, self._best, self._shutdown, self._seconds_left)
+        with contextlib.ExitStack() as stack:
+            for callback in self._callbacks:
+                callback.on_start(RunContext(self._setup, self._workdir, kept, *parts))
+                stack.callback(callback.close)
             yield
+
+    def _flush(self) -> None:
+        for callback in self._callbacks:
+            callback.flush()
 
     def _save(self) -> None:
         """Saves a checkpoint in the background."""

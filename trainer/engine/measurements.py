@@ -1,8 +1,5 @@
 """Metrics of a run's reports."""
 
-import contextlib
-from collections.abc import Callable
-
 from trainer.engine.schedule import Event
 from trainer.engine.setup import RunSetup
 from trainer.engine.shutdown import GracefulShutdown
@@ -27,25 +24,15 @@ class Measurements:
         """Counts the seconds of a call of train_steps."""
         self._seconds += seconds
 
-    def measure(
-        self, train_step: int, events: Event, phase: Callable[..., contextlib.AbstractContextManager[None]]
-    ) -> dict[str, float]:
+    def measure(self, train_step: int, events: Event) -> dict[str, float]:
         """Returns a line of metrics.jsonl, or an empty dictionary if no report is due.
-
-        Args:
-            train_step: train_steps done.
-            events: what is due.
-            phase: shows the scoring.
 
         Raises:
             ShutdownRequested: a signal arrived while a single host scored.
         """
         if Event.REPORT not in events:
             return {}
-        scores = {}
-        if Event.EVALUATE in events:
-            with phase("scoring the validation split", has_bar=True):
-                scores = self._score()
+        scores = self._score() if Event.EVALUATE in events else {}
         config, windows, state = self._setup.config, self._setup.windows, self._setup.state
         totals = state.pop_sums()
         names = state.model.heads.loss_names

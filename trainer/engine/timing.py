@@ -18,48 +18,6 @@ _SHORTEN_AFTER = 0.8  # of the time; after this share a run that does not fit is
 _SCORES, _SCORING_SHARE = 16, 0.1
 
 
-class StepTimer:
-    """Durations of train_steps.
-
-    Attributes:
-        compiled: whether a first call, which compiles and is not measured, is done.
-        measured_seconds: duration of all later calls.
-        call_steps: train_steps that the next call may do.
-    """
-
-    def __init__(self) -> None:
-        self.compiled = False
-        self.measured_seconds = 0.0
-        self.call_steps = 1
-        self._train_steps = 0
-        self._recent: collections.deque[tuple[int, float]] = collections.deque()
-        self._recent_seconds = 0.0
-
-    def count(self, train_steps: int, seconds: float) -> None:
-        """Counts a call."""
-        if self.compiled:
-            self.call_steps = max(int(_CALL_SECONDS * train_steps / max(seconds, 1e-9)), 1)
-            self.measured_seconds += seconds
-            self._train_steps += train_steps
-            self._recent.append((train_steps, seconds))
-            self._recent_seconds += seconds
-            while self._recent_seconds - self._recent[0][1] >= _RECENT_SECONDS:
-                self._recent_seconds -= self._recent.popleft()[1]
-        self.compiled = True
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        """Seconds of a train_step, or None before the first measured call."""
-        return self.measured_seconds / self._train_steps if self._train_steps else None
-
-    @property
-    def recent_seconds_per_step(self) -> float | None:
-        """Seconds of a train_step in the last ten seconds of training, or None before the first measured call."""
-        if not self._recent:
-            return None
-        return sum(seconds for _, seconds in self._recent) / sum(train_steps for train_steps, _ in self._recent)
-
-
 class RunTimer:
     """Times of a run.
 
@@ -71,20 +29,19 @@ class RunTimer:
         score_steps: train_steps that take about as long as one score, until a score was measured.
 
     Attributes:
-        steps: durations of train_steps.
+        compiled: whether a first call, which compiles and is not measured, is done.
+        measured_seconds: duration of all later calls.
+        call_steps: train_steps that the next call may do.
     """
 
     def __init__(
-        self,
-        clock: Callable[[], float],
-        started: float,
-        config: Config,
-        *,
-        play_seconds: float,
-        score_steps: float,
+        self, clock: Callable[[], float], started: float, config: Config, *, play_seconds: float, score_steps: float
     ) -> None:
         self.clock, self._config = clock, config
-        self.steps = StepTimer()
+        self.compiled, self.measured_seconds, self.call_steps = False, 0.0, 1
+        self._measured_steps = 0
+        self._recent: collections.deque[tuple[int, float]] = collections.deque()
+        self._recent_seconds = 0.0
         self._earlier_seconds = 0.0
         self._started: float | None = started
         self._play_seconds, self._score_steps = play_seconds, score_steps
@@ -103,10 +60,31 @@ class RunTimer:
     def count_call(self, train_steps: int, begin: float) -> float:
         """Counts a call of train_steps that began at a time of the clock; returns its seconds."""
         now = self.clock()
+        seconds = now - begin
         if self._started is None:
             self._started = now
-        self.steps.count(train_steps, now - begin)
-        return now - begin
+        if self.compiled:
+            self.call_steps = max(int(_CALL_SECONDS * train_steps / max(seconds, 1e-9)), 1)
+            self.measured_seconds += seconds
+            self._measured_steps += train_steps
+            self._recent.append((train_steps, seconds))
+            self._recent_seconds += seconds
+            while self._recent_seconds - self._recent[0][1] >= _RECENT_SECONDS:
+                self._recent_seconds -= self._recent.popleft()[1]
+        self.compiled = True
+        return seconds
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Seconds of a train_step, or None before the first measured call."""
+        return self.measured_seconds / self._measured_steps if self._measured_steps else None
+
+    @property
+    def recent_seconds_per_step(self) -> float | None:
+        """Seconds of a train_step in the last ten seconds of training, or None before the first measured call."""
+        if not self._recent:
+            return None
+        return sum(seconds for _, seconds in self._recent) / sum(train_steps for train_steps, _ in self._recent)
 
     def count_score(self, begin: float) -> None:
         """Counts a score; the first one compiles and is not measured."""
@@ -123,7 +101,7 @@ class RunTimer:
         """Seconds of a score, measured or estimated from the speed of training."""
         if self._scoring_seconds is not None:
             return self._scoring_seconds
-        return self._score_steps * (self.steps.seconds_per_step or 0.0)
+        return self._score_steps * (self.seconds_per_step or 0.0)
 
     def costs(self, evaluate_every: int) -> Costs:
         """Returns the costs of a run; `evaluate_every` 0 stands for no scores."""
@@ -131,11 +109,11 @@ class RunTimer:
         if self._config.evaluate_every:
             scoring += self._play_seconds * every / self._config.evaluate_every
         # Before the first measured call, only one train_step at a time is known to fit.
-        return Costs(self.steps.recent_seconds_per_step or math.inf, scoring, every)
+        return Costs(self.recent_seconds_per_step or math.inf, scoring, every)
 
     def seconds_left(self, plan: Plan, train_step: int, evaluate_every: int) -> float | None:
         """Returns the seconds until the end of the run, scores included, or None if unknown."""
-        if plan.steps is None or self.steps.seconds_per_step is None:
+        if plan.steps is None or self.seconds_per_step is None:
             return None
         return self.costs(evaluate_every).seconds_left(plan.steps, train_step)
 
@@ -153,14 +131,14 @@ def fit_to_time_limit(plan: Plan, train_step: int, timer: RunTimer, config: Conf
     """
     limit = config.max_minutes * 60
     left = limit - timer.used_seconds
-    if timer.steps.recent_seconds_per_step is None and left > 0:
+    if timer.recent_seconds_per_step is None and left > 0:
         return None
-    needed = min(_MEASURE_SECONDS, _MEASURE_SHARE * (left + timer.steps.measured_seconds))
-    is_measured = timer.steps.measured_seconds >= max(needed, 1e-9)
+    needed = min(_MEASURE_SECONDS, _MEASURE_SHARE * (left + timer.measured_seconds))
+    is_measured = timer.measured_seconds >= max(needed, 1e-9)
     configured = config.evaluate_every
     costs = timer.costs(min(plan.evaluate_every or configured, configured))
     fitting = costs.steps_that_fit(left, train_step)
-    is_last_call = fitting <= timer.steps.call_steps
+    is_last_call = fitting <= timer.call_steps
     if plan.steps is None:
         return _fix_length(plan, train_step, timer, config, left) if is_measured or is_last_call else None
     if train_step + fitting >= plan.steps:
@@ -179,8 +157,8 @@ def _fix_length(plan: Plan, train_step: int, timer: RunTimer, config: Config, le
         return train_step + max(timer.costs(every).steps_that_fit(left * _PLANNED_SHARE, train_step), 1)
 
     steps = planned_steps()
-    if config.evaluate_every and not config.patience and timer.steps.seconds_per_step is not None:
-        costs = Costs(timer.steps.seconds_per_step, timer.scoring_seconds, config.evaluate_every)
+    if config.evaluate_every and not config.patience and timer.seconds_per_step is not None:
+        costs = Costs(timer.seconds_per_step, timer.scoring_seconds, config.evaluate_every)
         every = costs.affordable_interval(steps, scores=_SCORES, share=_SCORING_SHARE)
         plan = dataclasses.replace(plan, evaluate_every=every)
         steps = planned_steps()
