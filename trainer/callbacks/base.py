@@ -18,7 +18,8 @@ class RunContext:
     Attributes:
         setup: config, dataset and model.
         workdir: the opened workdir.
-        train_step: the last train_step whose report is kept; a resumed run repeats later ones.
+        train_step: train_steps done at the start.
+        reported_step: the last train_step whose report is kept; a resumed run repeats later ones.
         schedule: the run's length.
         best: the best score so far.
         shutdown: the signals that arrived.
@@ -28,6 +29,7 @@ class RunContext:
     setup: RunSetup
     workdir: LocalWorkdir
     train_step: int
+    reported_step: int
     schedule: Schedule
     best: BestMetric
     shutdown: GracefulShutdown

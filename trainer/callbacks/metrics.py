@@ -14,13 +14,13 @@ class MetricsWriter(Callback):
     """Appends each report to metrics.jsonl. A resumed run removes the reports that it repeats."""
 
     def on_start(self, run: RunContext) -> None:
-        """Removes the reports after the run's train_step."""
+        """Removes the reports that the run repeats."""
         super().on_start(run)
         self._path = os.path.join(run.workdir.directory, METRICS_NAME)
         if not storage.exists(self._path):
             return
         before = storage.read_bytes(self._path)
-        kept = "".join(f"{line}\n" for line in before.decode().splitlines() if _train_step(line) <= run.train_step)
+        kept = "".join(f"{line}\n" for line in before.decode().splitlines() if _train_step(line) <= run.reported_step)
         # A kill may have cut off only the end of the last line.
         if kept.encode() != before:
             storage.write_bytes_atomic(self._path, kept.encode())

@@ -24,12 +24,12 @@ class TensorBoardWriter(Callback):
     """
 
     def on_start(self, run: RunContext) -> None:
-        """Removes the summaries after the run's train_step, and opens the writers."""
+        """Removes the summaries that the run repeats, and opens the writers."""
         super().on_start(run)
         self.directory = os.path.join(run.workdir.directory, SUMMARIES_NAME)
         for name in storage.list_files(self.directory) if storage.is_directory(self.directory) else ():
             if "tfevents" in name:
-                _truncate(os.path.join(self.directory, name), run.train_step)
+                _truncate(os.path.join(self.directory, name), run.reported_step)
         # TensorBoard draws the scalars of one name in one chart, with a line for each directory.
         self.writer, self._validation_writer = (
             tf.summary.create_file_writer(os.path.join(self.directory, name)) for name in ("train", "validation")

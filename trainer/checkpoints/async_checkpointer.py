@@ -42,9 +42,9 @@ class AsyncCheckpointer:
 
         Args:
             checkpoints: the manager that writes.
-            train_step: as for `CheckpointManager.save`.
-            variables: as for `CheckpointManager.save`.
-            extra: as for `CheckpointManager.save`.
+            train_step: train_steps done.
+            variables: groups of variables.
+            extra: JSON values to store with them.
             then: called in the thread after the write.
 
         Raises:

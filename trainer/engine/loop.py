@@ -72,20 +72,18 @@ def train(
         callbacks: actions besides training, which the chief runs in this order.
         stop: ends the run with a checkpoint once it is set.
         stop_at: a train_step at which the run ends before its planned length; a later call resumes it.
-        started: the clock's time when the command began, for `max_minutes`; by default now.
+        started: the clock's time when the command began, for `max_minutes`; now by default.
         clock: returns the time in seconds, from any origin.
 
     Raises:
-        UserError: the workdir belongs to another config or dataset, the config does not fit the devices or the data,
-            the loss became infinite or not a number, or a file cannot be written.
+        UserError: the config does not fit the workdir, the devices or the data, the loss is infinite or not a number,
+            or a file cannot be written.
         WorkerLostError: another host ended; started again together, the hosts resume from the newest checkpoint.
     """
     result = layout.load_finished_result(config, manifest, workdir)
     if result is not None:
-        logger.info(
-            f"{workdir} is finished: {layout.why_finished(result, config)} at train_step {result.train_step:,}",
-            extra={"figures": {"train_step": result.train_step, "reason": result.reason}},
-        )
+        why, figures = layout.why_finished(result, config), {"train_step": result.train_step, "reason": result.reason}
+        logger.info(f"{workdir} is finished: {why} at train_step {result.train_step:,}", extra={"figures": figures})
         return result
     begin = clock() if started is None else started
     with remote.open_workdir(workdir, max_to_keep=config.max_to_keep) as opened:
@@ -124,11 +122,11 @@ class TrainingLoop:
         self._planner = Planner(setup.config, self._schedule, timer, workdir.directory) if is_chief else None
         self._shutdown, self._best = GracefulShutdown(), BestMetric()
         self._measurements = Measurements(setup, timer, self._shutdown)
-        self._checkpoints = RunCheckpoints(setup, workdir, self._flush)
+        self._checkpoints = RunCheckpoints(setup, workdir, self._callbacks)
         if is_chief:
             claim_workdir(setup, workdir)
-        self._train_step = 0
-        self._due = False  # True until the actions of the current train_step have run; a signal may arrive before.
+        # Due until the actions of the current train_step have run; a signal may arrive before.
+        self._train_step, self._due = 0, False
         checkpoint = self._checkpoints.resume()
         if checkpoint is not None:
             self._train_step, self._due = checkpoint.train_step, checkpoint.extra["due"]
@@ -146,7 +144,7 @@ class TrainingLoop:
             if reason.is_final:
                 reason = self._finish(reason)
             if self._workers.is_chief:
-                self._flush()
+                self._checkpoints.flush_reports()
                 self._workdir.flush()
         # All workers stay until everything is written: if the chief fails before, all are started again.
         is_final = float(reason.is_final)
@@ -274,22 +272,26 @@ class TrainingLoop:
         if self._planner:
             self._setup.log_summary(self._train_step)
             self._planner.log_lr_decay()
-        kept = self._train_step - 1 if self._due else self._train_step
-        parts = (self._schedule, self._best, self._shutdown, self._seconds_left)
+        context = RunContext(
+            setup=self._setup,
+            workdir=self._workdir,
+            train_step=self._train_step,
+            reported_step=self._train_step - 1 if self._due else self._train_step,
+            schedule=self._schedule,
+            best=self._best,
+            shutdown=self._shutdown,
+            seconds_left=self._seconds_left,
+        )
         with contextlib.ExitStack() as stack:
             for callback in self._callbacks:
-                callback.on_start(RunContext(self._setup, self._workdir, kept, *parts))
+                callback.on_start(context)
                 stack.callback(callback.close)
             yield
-
-    def _flush(self) -> None:
-        for callback in self._callbacks:
-            callback.flush()
 
     def _save(self) -> None:
         """Saves a checkpoint in the background."""
         best, seconds = dataclasses.asdict(self._best), self._timer.used_seconds
-        self._checkpoints.save(self._train_step, {"monitor": best, "due": self._due, "seconds": seconds})
+        self._checkpoints.save_progress(self._train_step, {"monitor": best, "due": self._due, "seconds": seconds})
 
     def _set_lr_decay(self) -> None:
         self._state.set_lr_decay(*self._schedule.plan.cosine(self._train_step, self._config.warmup_steps))
@@ -299,8 +301,7 @@ class TrainingLoop:
         return self._timer.seconds_left(schedule.plan, self._train_step, schedule.evaluate_every)
 
     def _result(self, reason: StopReason) -> RunResult:
-        best = self._best
-        return RunResult(self._train_step, best.best, best.best_train_step, self._config.monitor, reason)
+        return RunResult(self._train_step, self._best.best, self._best.best_train_step, self._config.monitor, reason)
 
 
 def _log_stop(reason: StopReason, train_step: int) -> None:

@@ -15,7 +15,8 @@ def test_tensorboard_sees_each_report_once_however_often_a_run_goes_on(tmp_path,
     summaries = tmp_path / "summaries" / directory
     for train_step, reports in ((0, [2, 4, 6]), (4, [6, 8]), (8, [10])):
         writer = TensorBoardWriter()
-        writer.on_start(SimpleNamespace(directory=str(tmp_path), train_step=train_step, config=preset("base")))
+        setup, workdir = SimpleNamespace(config=preset("base")), SimpleNamespace(directory=str(tmp_path))
+        writer.on_start(SimpleNamespace(setup=setup, workdir=workdir, reported_step=train_step))
         for number in reports:
             report = {"train_step": number, "loss": 1.0, "pitch_nll": 1.0, "val_nats": 3.0, "val_pitch_nll": 2.0}
             writer.on_step(number, Event.REPORT, report)
