@@ -199,9 +199,9 @@ def _train(
 
     stop_at = math.ceil(config.steps * assignment.stop_at_share)
     directory = os.path.join(workdir, assignment.directory)
-    callbacks = [*report_writers(), ScoreReporter()]
 
     def train() -> RunResult:
+        callbacks = [*report_writers(), ScoreReporter()]
         with silenced(quiet):
             return loop.train(config, manifest, directory, callbacks=callbacks, stop=stop, stop_at=stop_at)
 

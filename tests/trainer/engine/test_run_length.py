@@ -5,6 +5,7 @@ import math
 import pytest
 
 from trainer.engine.run_length import OPEN, Costs, Plan
+from trainer.workdir.formats import RunInfo
 
 WARMUP = 100
 
@@ -17,7 +18,7 @@ def fallen(plan: Plan, train_step: int) -> float:
 
 def test_a_plan_survives_its_record_and_the_way_to_other_workers():
     for plan in (Plan(), Plan(900, 1000, 40, 700, 850, 60)):
-        assert Plan.from_record(plan.to_record()) == plan
+        assert Plan.from_record(RunInfo(**plan.to_record())) == plan
         assert Plan.from_numbers(plan.to_numbers()) == plan
 
 
