@@ -56,7 +56,7 @@ INTRODUCTION: Final = """\
 
 <!-- Written by `make api` from the docstrings: change those, not this page. -->
 
-What a program of your own may import, in the words of [architecture.md](architecture.md#words). The commands of the
+What a program of your own may import, in the words of [architecture.md](architecture.md#terms). The commands of the
 [README](../README.md) are made of it, and [tour.ipynb](tour.ipynb) goes through the main parts of it.
 
 Arrays are given by their shape, such as `[batch, notes]`. Times are integer microseconds where a name ends in `_us`,

@@ -11,6 +11,7 @@ class Page(html.parser.HTMLParser):
     Attributes:
         elements: (tag, attributes, the tags around it).
         text: what stands outside of style and script.
+        words: the same with single spaces.
     """
 
     def __init__(self, text: str) -> None:
@@ -21,6 +22,7 @@ class Page(html.parser.HTMLParser):
         self.feed(text)
         self.close()
         assert self._open == []
+        self.words = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs), tuple(self._open)))

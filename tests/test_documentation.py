@@ -536,6 +536,6 @@ def test_a_command_that_fails_or_that_no_test_can_run_is_found(text: str, found:
 
 
 def test_a_link_that_leads_nowhere_is_found() -> None:
-    text = "# One two\n[a](LICENSE) [b](#one-two) [c](docs/tuning.md#when-something-dies)\n"
+    text = "# One two\n[a](LICENSE) [b](#one-two) [c](docs/tuning.md#when-something-fails)\n"
     text += "[d](no.md) [e](#two) [f](docs/tuning.md#no)\n"
     assert list(dead_links("README.md", text)) == ["no.md", "#two", "docs/tuning.md#no"]

@@ -1,7 +1,7 @@
 """Writes a workdir's page: `sostenuto report --workdir=DIR`.
 
-report.html, in the workdir, shows and plays what a run has come to: its curves, scores and warnings, and eight samples,
-which are played first where the workdir has none. It is one file that needs no network, to be kept or passed on.
+The page shows the run's curves, scores and warnings, and plays eight samples, which are generated first if the workdir
+has none. It is one file that needs no network.
 """
 
 import logging
@@ -12,7 +12,8 @@ from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from trainer import startup
-from trainer.workdir.layout import METRICS_NAME, dataset, load_config, load_run
+from trainer.workdir.formats import RunInfo
+from trainer.workdir.layout import dataset, load_config, load_run
 
 logger = logging.getLogger(__name__)
 
@@ -40,44 +41,49 @@ _COMPARE_WITH = flags.DEFINE(
 
 
 def main() -> int:
-    """Writes the page, and the samples where there are none."""
+    """Writes the page, after the samples if there are none."""
     from trainer.generation import samples
-    from trainer.reporting import page
+    from trainer.reporting import load, page
 
     workdir = cli.require_flag(_WORKDIR)
     load_config(workdir)
+    load.load_records(workdir)
     run = load_run(workdir)
-    if not storage.exists(storage.join(workdir, METRICS_NAME)):
-        raise UserError(f"{workdir}: nothing was trained in it yet (it has no {METRICS_NAME}): train first")
-    if _DATA.value:
-        given = Manifest.load(_DATA.value)
-        if given.sha256 != run.dataset:
-            raise UserError(f"--data={_DATA.value}: is another dataset than the one that {workdir} was trained on")
-        manifest: Manifest | None = given
-    else:
-        manifest = dataset(run)
+    manifest = _load_dataset(workdir, run)
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:
-        _play(workdir, manifest, run.sustain or "ignore")
+        _write_samples(workdir, manifest, run.sustain or "ignore")
     logger.info("writing the report's page")
     cli.print_result(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
 
 
-def _play(workdir: str, manifest: Manifest | None, sustain: str) -> None:
-    """Makes the samples."""
+def _load_dataset(workdir: str, run: RunInfo) -> Manifest | None:
+    """Returns the dataset that --data names, or else the run's, or None if that is no longer at its path."""
+    if not _DATA.value:
+        return dataset(run)
+    manifest = Manifest.load(_DATA.value)
+    if manifest.sha256 != run.dataset:
+        raise UserError(
+            f"--data={_DATA.value}: is another dataset than that of {workdir}: got sha256 {manifest.sha256[:12]}…, "
+            f"expected {str(run.dataset)[:12]}…. Pass the dataset that the run was trained on"
+        )
+    return manifest
+
+
+def _write_samples(workdir: str, manifest: Manifest | None, sustain: str) -> None:
     startup.import_tensorflow()
     from trainer.generation import samples
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
-    trained = load_model(workdir)
+    loaded = load_model(workdir)
     primers = samples.primers(manifest) if manifest else []
-    if not primers and trained.model.config.positions == "last":
-        return  # It was never shown how a performance begins.
+    if not primers and loaded.model.config.positions == "last":
+        return  # The model never saw how a performance starts.
     samples.make(
-        NoteSampler(trained.model), primers, workdir, train_step=trained.train_step, sustain=sustain, quiet=False
+        NoteSampler(loaded.model), primers, workdir, train_step=loaded.train_step, sustain=sustain, quiet=False
     )
 
 

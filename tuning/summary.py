@@ -180,7 +180,7 @@ def write(standing: StudySummary, directory: str) -> None:
         config = best_config(standing.best, standing.space, standing.start)
         storage.write_bytes_atomic(os.path.join(directory, BEST_CONFIG_NAME), config.to_json().encode())
     _write_summaries(standing, os.path.join(directory, SUMMARIES_NAME))
-    storage.write_bytes_atomic(os.path.join(directory, REPORT_NAME), page.page(standing).encode())
+    storage.write_bytes_atomic(os.path.join(directory, REPORT_NAME), page.render(standing).encode())
 
 
 def remove(directory: str) -> None:

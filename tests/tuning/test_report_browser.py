@@ -6,7 +6,7 @@ from tests.trainer.browser import CHROMIUM, browser
 from tests.trainer.looks import faults
 from tests.tuning.test_summary import STUDIES, trial
 from tests.tuning.test_summary import standing as study_of
-from tuning.report import page as report_page
+from tuning.report.page import render
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 
@@ -29,7 +29,7 @@ def page(tmp_path_factory):
 @pytest.fixture(params=["default", "all parameters", "hyperband"])
 def study(request, tmp_path):
     path = tmp_path / "report.html"
-    path.write_text(report_page.page(STUDIES.get(request.param) or study_of(*SEARCHED[request.param])))
+    path.write_text(render(STUDIES.get(request.param) or study_of(*SEARCHED[request.param])))
     return path
 
 

@@ -18,7 +18,7 @@ from tests.processes import run_python
 from trainer.config import Config, preset
 from tuning import summary
 from tuning.importance import FEWEST_CONFIGS, importance
-from tuning.report import page as report_page
+from tuning.report.page import render
 from tuning.space import Space
 from tuning.study import Score, StudyConfig, Trial
 from tuning.summary import (
@@ -369,7 +369,7 @@ def test_the_final_table_is_sorted_and_fits_a_log_whatever_is_searched() -> None
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_page_is_whole_needs_no_network_and_can_be_read_aloud(name: str) -> None:
-    text = report_page.page(STUDIES[name])
+    text = render(STUDIES[name])
     page = Page(text)
     assert "://" not in text
     assert not [found for _, found, _ in page.elements if {"src", "href", "srcset", "data"} & found.keys()]
@@ -393,7 +393,7 @@ def test_a_page_is_whole_needs_no_network_and_can_be_read_aloud(name: str) -> No
 
 def test_what_comes_from_elsewhere_is_escaped() -> None:
     evil = '</script><script>alert("x")</script>&\x00\x1b[31m'
-    text = report_page.page(standing(trial(0, score=8.0, worker=evil), trial(1, "failed", reason=evil)))
+    text = render(standing(trial(0, score=8.0, worker=evil), trial(1, "failed", reason=evil)))
     page = Page(text)
     assert len(page.all("script")) == 1
     assert page.text.count('</script><script>alert("x")</script>&\ufffd\ufffd[31m') >= 2
@@ -402,7 +402,7 @@ def test_what_comes_from_elsewhere_is_escaped() -> None:
 
 
 def test_the_table_has_every_trial_best_first() -> None:
-    table = rows(report_page.page(standing(
+    table = rows(render(standing(
         trial(0, score=8.0), trial(1, "failed", reason="no room"),
         trial(2, score=7.5, values={"units": 384}, attempt=3), trial(3, "stopped", score=9.0),
     )))  # fmt: skip
@@ -433,7 +433,7 @@ def marks(page: Page, kind: str, name: str) -> list[tuple[str, list[tuple[float,
 def test_the_charts_place_the_trials_where_they_belong() -> None:
     units = {0: 64, 1: 256, 2: 512}
     scores = {0: 9.0, 1: 8.5, 2: 8.0}
-    page = Page(report_page.page(standing(*(trial(n, score=scores[n], values={"units": units[n]}) for n in range(3)))))
+    page = Page(render(standing(*(trial(n, score=scores[n], values={"units": units[n]}) for n in range(3)))))
     # Parallel coordinates: the best ends furthest left, and more units are further right.
     ends = {n: marks(page, "lines", f"{n:04d}")[0][1][-1][0] for n in range(3)}
     assert ends[0] > ends[1] > ends[2]
@@ -455,10 +455,10 @@ def test_the_charts_place_the_trials_where_they_belong() -> None:
 
 
 def test_one_trial_that_went_wrong_does_not_press_the_others_together() -> None:
-    page = Page(report_page.page(STUDIES["one far off"]))
+    page = Page(render(STUDIES["one far off"]))
     heights = [marks(page, "points", f"{n:04d}")[0][1][0][1] for n in range(1, 9)]
     assert max(heights) - min(heights) > 100
-    assert "A triangle marks a score above the axis: 1 of 10 configs." in page.text
+    assert "A triangle marks a score above the axis: 1 of 10 configs." in page.words
 
 
 def test_a_config_that_was_trained_on_is_one_line_and_compared_at_one_length() -> None:
@@ -469,21 +469,19 @@ def test_a_config_that_was_trained_on_is_one_line_and_compared_at_one_length() -
     assert last.score_at(1 / 9) == pytest.approx(9.1)
     assert last.score_at(2 / 3) == pytest.approx((8.6 + 8.1) / 2)
     assert study.chains[0].score_at(1 / 3) is None
-    page = Page(report_page.page(study))
+    page = Page(render(study))
     assert len(page.all("path", **{"data-trial": "0004"})) == 2 + 4 + 2 * (1 + 3)  # lines, scatter, curves with dots
-    assert "after 11 % of the full length" in page.text
-    assert "goes on with" in page.text
+    assert "after 11 % of the full length" in page.words
+    assert "continues" in page.words
     assert trials_document(study)["trials"][7]["parent"] == "0005"
 
 
 def test_a_stopped_trial_is_hollow_and_ends_in_a_cross() -> None:
-    page = Page(
-        report_page.page(standing(*(trial(n, score=8 + n / 10) for n in range(9)), trial(9, "stopped", score=8.95)))
-    )
+    page = Page(render(standing(*(trial(n, score=8 + n / 10) for n in range(9)), trial(9, "stopped", score=8.95))))
     kinds = [kind for kind, _ in marks(page, "points", "0009")]
     assert sum("hollow" in kind for kind in kinds) == 4
     assert sum("cross" in kind for kind in kinds) == 1
-    assert "Hollow marks are configs that were stopped" in page.text
+    assert "Hollow marks are configs that were stopped" in page.words
 
 
 # Importance
@@ -496,19 +494,19 @@ def test_the_hyperparameter_that_decides_is_found() -> None:
     assert found.means["units"] > 10 * found.means["seq_length"]
     assert found.fit > 0.5
     assert (found.share, found.configs) == (1.0, 21)
-    assert "Of the hyperparameters, units mattered most." in Page(report_page.page(searched(21))).text
+    assert "Of the hyperparameters, units mattered most." in Page(render(searched(21))).words
 
 
 def test_no_importance_is_told_from_a_few_trials_or_from_noise() -> None:
     few = searched(FEWEST_CONFIGS - 1)
     assert importance(few) is None
-    text = Page(report_page.page(few)).text
+    text = Page(render(few)).words
     assert "too few scores to rank" in text
     assert "7 have scores to compare, and at least 8 are needed" in text
     equal = importance(STUDIES["equal scores"])
     assert equal is not None
     assert set(equal.means.values()) == {0.0}
-    assert "No hyperparameter stands out" in Page(report_page.page(STUDIES["equal scores"])).text
+    assert "No hyperparameter stands out" in Page(render(STUDIES["equal scores"])).words
 
 
 def test_the_trainer_takes_the_best_config(tmp_path: Path) -> None:

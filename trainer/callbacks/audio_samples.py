@@ -8,9 +8,8 @@ import tensorflow as tf
 from sostenuto import storage
 from sostenuto.music import audio
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import NO_PEDAL
 from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import infer_pedal
+from sostenuto.music.pedal import NO_PEDAL, infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
 from trainer.callbacks.base import Callback
 from trainer.callbacks.tensorboard import TensorBoardWriter
@@ -67,7 +66,7 @@ class AudioSamples(Callback):
 
     @property
     def _sustain(self) -> str:
-        return self.run.setup.manifest.document["options"].get("sustain", "ignore")
+        return self.run.setup.manifest.options.get("sustain", "ignore")
 
     def _get_sampler(self) -> NoteSampler:
         self._sampler = self._sampler or NoteSampler(self.run.setup.state.model)
@@ -88,6 +87,6 @@ class AudioSamples(Callback):
                 image = tf.io.decode_png(storage.read_bytes(path), channels=3)
                 tf.summary.image(name, image[tf.newaxis], step=train_step)
             pedal = infer_pedal(notes) if self._sustain == "ignore" else NO_PEDAL
-            sound, _ = audio.render(*audio.beginning(notes, pedal, _SOUND_SECONDS))
-            mono = audio.halved(sound).mean(axis=1, keepdims=True)
+            sound, _ = audio.render(*audio.truncate(notes, pedal, _SOUND_SECONDS))
+            mono = audio.downsample(sound).mean(axis=1, keepdims=True)
             tf.summary.audio("sound", mono[tf.newaxis], audio.SAMPLE_RATE // 2, step=train_step)

@@ -5,7 +5,7 @@ import pytest
 from tests.trainer.browser import CHROMIUM, browser
 from tests.trainer.looks import faults
 from tests.trainer.workdirs import evaluation, judged, reports, write_run, write_samples
-from trainer.reporting import page as report_page
+from trainer.reporting.page import write
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 
@@ -15,7 +15,7 @@ def report(dataset, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "w"
     write_run(directory, dataset, evaluation_test=evaluation(), generated_test=judged())
     write_samples(directory, dataset)
-    report_page.write(str(directory))
+    write(str(directory))
     return directory / "report.html"
 
 
@@ -31,7 +31,7 @@ def with_warnings(dataset, tmp_path_factory):
     }
     write_run(directory, dataset, lines=lines, **documents)
     write_samples(directory, dataset, train_step=100)
-    report_page.write(str(directory))
+    write(str(directory))
     return directory / "report.html"
 
 
@@ -131,7 +131,7 @@ def test_nothing_is_cut_or_faint(page, with_warnings, width, dark):
     page.look(width=width, dark=dark)
     page.open(with_warnings)
     page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    assert page.run("document.querySelectorAll('.findings .warning').length") >= 5
+    assert page.run("document.querySelectorAll('.diagnostics .warning').length") >= 5
     assert faults(page) == {}
 
 

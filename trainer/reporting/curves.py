@@ -1,0 +1,120 @@
+"""Training curves of a run as charts, and its validation scores as a table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from sostenuto.html.axes import Axis, continuous
+from sostenuto.html.charts import Figure, Series, plot
+from sostenuto.html.pages import Table
+from trainer.reporting.load import RunReport
+
+FIELDS: Final = ("pitch", "step", "duration")
+
+_MAX_POINTS: Final = 400  # of a curve; more would be indistinguishable
+_MAX_DOTS: Final = 60  # of a curve whose points are marked
+_MAX_ROWS: Final = 40  # of the table
+_WARM_UP: Final = 0.03  # fraction of the train_steps at the start, while the loss falls from its random value
+
+Points = list[tuple[float, float]]
+
+
+class _Panel(NamedTuple):
+    """A chart of training and validation curves; a curve is the sum of some metrics."""
+
+    title: str
+    unit: str
+    training: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+
+
+_PANELS: Final = (
+    _Panel("loss", "weighted, as it is minimized", ("loss",)),
+    _Panel("total", "nats/note", tuple(f"{field}_nll" for field in FIELDS), ("val_nats",)),
+    *(_Panel(field, "nats/note", (f"{field}_nll",), (f"val_{field}_nll",)) for field in FIELDS),
+    _Panel("velocity", "nats/note", ("velocity_nll",)),
+    _Panel("step", "squared error, seconds²", ("step_mse",)),
+    _Panel("duration", "squared error, seconds²", ("duration_mse",)),
+)
+
+
+def plot_curves(report: RunReport) -> list[Figure]:
+    """Returns a chart for each metric that the run has."""
+    records = report.records
+    last = max(records[-1]["train_step"], 1)
+    along = continuous(0, last, count=4)
+    figures = []
+    for panel in _PANELS:
+        series = []
+        if training := _points(records, panel.training):
+            series.append(_series("training", "train thin", training, "{:.3f}"))
+        if panel.validation and (validation := _points(records, panel.validation)):
+            kind = "validation dots" if len(validation) <= _MAX_DOTS else "validation"
+            series.append(_series("validation", kind, validation, "{:.3f}"))
+        if series:
+            figures.append(_plot(panel.title, panel.unit, series, along, _late_range(series, last)))
+    for title, unit, metric, form in (
+        ("learning rate", "of the next update", "learning_rate", "{:.3g}"),
+        ("throughput", "notes/s, scoring left out", "notes_per_second", "{:,.0f}"),
+    ):
+        curve = _series(title, "rate", _points(records, (metric,)), form)
+        up = continuous(0, 1.05 * max(value for _, value in curve.points) or 1)
+        figures.append(_plot(title, unit, [curve], along, up))
+    return figures
+
+
+def tabulate_scores(report: RunReport) -> Table | None:
+    """Returns the validation scores as a table, or None if there are none."""
+    records = report.scored_records
+    if not records:
+        return None
+    shown = records[::-1][:: -(-len(records) // _MAX_ROWS)][::-1]
+    best = min(range(len(shown)), key=lambda index: shown[index]["val_nats"])
+    metrics = ["val_nats", *(f"val_{field}_nll" for field in FIELDS)]
+    rows = [
+        [
+            f"{record['train_step']:,}",
+            *(f"{record[metric]:.3f}" for metric in metrics),
+            f"{record['val_pitch_top1']:.1%}",
+        ]
+        for record in shown
+    ]
+    head = ["train_step", "total", *FIELDS, "pitch right"]
+    return Table("Validation scores, nats/note", head, rows, best=best, is_compact=True)
+
+
+def _points(records: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Points:
+    """Returns (train_step, sum of some metrics) of the records that have them all, thinned; keeps the last point."""
+    points = [
+        (record["train_step"], float(sum(record[metric] for metric in metrics)))
+        for record in records
+        if all(record.get(metric) is not None for metric in metrics)
+    ]
+    points = [point for point in points if math.isfinite(point[1])]
+    gap = max(-(-len(points) // _MAX_POINTS), 1)
+    return points[::-1][::gap][::-1]
+
+
+def _series(name: str, kind: str, points: Points, form: str) -> Series:
+    at = [f"train_step {train_step:,}" for train_step, _ in points]
+    return Series(name, kind, points, at, [form.format(value) for _, value in points])
+
+
+def _late_range(series: Sequence[Series], last: int) -> Axis:
+    """Returns an axis for the values after the start of the run, with a margin."""
+    late = [value for curve in series for train_step, value in curve.points if train_step >= _WARM_UP * last]
+    low, high = min(late), max(late)
+    margin = 0.05 * (high - low) or 0.5
+    return continuous(low - margin, high + margin)
+
+
+def _plot(title: str, unit: str, series: Sequence[Series], along: Axis, up: Axis) -> Figure:
+    curves = []
+    for curve in series:
+        lowest = min(range(len(curve.points)), key=lambda index: curve.points[index][1])
+        curves.append(
+            f"{curve.name} goes from {curve.values[0]} at {curve.at[0]} to {curve.values[-1]} at {curve.at[-1]}, "
+            f"lowest {curve.values[lowest]} at {curve.at[lowest]}"
+        )
+    description = f"{title[:1].upper()}{title[1:]}, {unit}, over train_steps: {'; '.join(curves)}."
+    return plot(title, unit, series, along, up, description=description)

@@ -1,0 +1,231 @@
+"""Reads a workdir into a `RunReport`, without TensorFlow."""
+
+import dataclasses
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sostenuto import storage
+from sostenuto.data.manifest import SPLITS, Manifest
+from sostenuto.errors import UserError
+from sostenuto.music.histograms import Histograms
+from trainer.config import Config
+from trainer.evaluation import generation_metrics
+from trainer.generation import samples
+from trainer.workdir.formats import RunInfo, RunResult
+from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_run
+
+PROGRAM: Final = "sostenuto"
+"""The command of this project, as messages and pages name it."""
+
+_EVALUATION_SPLITS: Final = ("test", "validation")  # in order of preference
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherDataset:
+    """A file of a workdir that is not about the run's dataset.
+
+    Attributes:
+        file: its name.
+        kind: `evaluation` or `generated`.
+        split: the split that it is about.
+        sha256: fingerprint of its dataset.
+    """
+
+    file: str
+    kind: str
+    split: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RunReport:
+    """The content of a workdir.
+
+    Attributes:
+        workdir: its path as the user named it.
+        config: config of the run.
+        run: content of run.json.
+        records: lines of metrics.jsonl by train_step, at least one.
+        result: how the run ended, or None.
+        evaluations: evaluation-SPLIT.json of the run's dataset by split, test first.
+        generated: generated-SPLIT.json likewise.
+        other_datasets: the same files of other datasets than the run's.
+        samples: content of samples/, or None.
+        manifest: the dataset, or None if it is no longer at its path.
+        continuable_split: a split with performances that are long enough to continue and compare, or None.
+        comparisons: other runs: the name that the page gives each, and its evaluation-SPLIT.json by split.
+    """
+
+    workdir: str
+    config: Config
+    run: RunInfo
+    records: Sequence[Mapping[str, Any]]
+    result: RunResult | None
+    evaluations: Mapping[str, Mapping[str, Any]]
+    generated: Mapping[str, Mapping[str, Any]]
+    other_datasets: Sequence[OtherDataset]
+    samples: samples.Samples | None
+    manifest: Manifest | None
+    continuable_split: str | None
+    comparisons: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]]
+
+    @property
+    def name(self) -> str:
+        """The last part of the workdir's path."""
+        return os.path.basename(self.workdir.rstrip("/")) or self.workdir
+
+    @property
+    def best_train_step(self) -> int | None:
+        """The train_step of the best weights; None until the run has finished."""
+        return None if self.result is None else self.result.best_train_step or self.result.train_step
+
+    @property
+    def scored_records(self) -> list[Mapping[str, Any]]:
+        """The records with a validation score."""
+        return [record for record in self.records if "val_nats" in record]
+
+    @property
+    def scores(self) -> list[tuple[int, float]]:
+        """The validation scores, as (train_step, nats/note)."""
+        return [(record["train_step"], record["val_nats"]) for record in self.scored_records]
+
+    @property
+    def best_score(self) -> tuple[int, float] | None:
+        """The lowest validation score, as (train_step, nats/note)."""
+        return min(self.scores, key=lambda score: score[1], default=None)
+
+    @property
+    def histograms(self) -> Histograms | None:
+        """Histograms of the train split, or None without the dataset."""
+        return self.manifest.histograms("train") if self.manifest else None
+
+    @property
+    def scorable_split(self) -> str | None:
+        """A split that `sostenuto evaluate` can score with this run's model, or None."""
+        manifest = self.manifest
+        if manifest is None:
+            return "test"
+        filled = [split for split in _EVALUATION_SPLITS if manifest.notes(split) > manifest.performances(split)]
+        if self.config.model == "regression" and "validation" not in filled:
+            return None  # The spread of its errors is measured on the validation split.
+        return filled[0] if filled else None
+
+    @property
+    def can_score_validation(self) -> bool:
+        """Whether `sostenuto evaluate` can score the validation split, as far as the workdir shows."""
+        if self.manifest is None or self.scorable_split == "validation":
+            return True
+        return self.manifest.notes("validation") > 0
+
+    def command(self, name: str, *flags: str) -> str:
+        """Returns a shell command for this run; DATASET stands for a dataset that is no longer at its path."""
+        data = str(self.run.data) if self.manifest else "DATASET"
+        return shlex.join([PROGRAM, name, f"--workdir={self.workdir}", f"--data={data}", *flags])
+
+
+def load_report(
+    workdir: str, *, named: str | None = None, result: RunResult | None = None, comparisons: Sequence[str] = ()
+) -> RunReport:
+    """Reads a workdir.
+
+    Args:
+        workdir: a local path or a gs:// URI.
+        named: its name on the page, if it is the local copy of a remote workdir.
+        result: how the run ended, if result.json is not yet written.
+        comparisons: workdirs of other runs, whose scores are added to this run's tables.
+
+    Raises:
+        UserError: it is no workdir, has no metrics yet, a file cannot be read, or a run in `comparisons` has no score
+            of the same split and dataset.
+    """
+    config = load_config(workdir)
+    records = load_records(workdir)
+    run = load_run(workdir)
+    if result is None:
+        result = RunResult.load_if_exists(storage.join(workdir, RESULT_NAME))
+    documents = {kind: _load_by_split(workdir, kind) for kind in ("evaluation", "generated")}
+    other_datasets = []
+    for kind, by_split in documents.items():
+        for split, document in list(by_split.items()):
+            if document["dataset"] != run.dataset:
+                del by_split[split]
+                other_datasets.append(OtherDataset(f"{kind}-{split}.json", kind, split, document["dataset"]))
+    manifest = dataset(run)
+    return RunReport(
+        workdir=named or workdir,
+        config=config,
+        run=run,
+        records=records,
+        result=result,
+        evaluations=documents["evaluation"],
+        generated=documents["generated"],
+        other_datasets=other_datasets,
+        samples=samples.read(workdir),
+        manifest=manifest,
+        continuable_split=find_continuable_split(manifest) if manifest and not documents["generated"] else "test",
+        comparisons=[_load_comparison(other, documents["evaluation"]) for other in comparisons],
+    )
+
+
+def load_records(workdir: str) -> list[Mapping[str, Any]]:
+    """Returns the lines of metrics.jsonl by train_step, at least one; skips a line that a kill cut short.
+
+    Raises:
+        UserError: there are none.
+    """
+    path = storage.join(workdir, METRICS_NAME)
+    by_train_step = {}
+    for line in storage.read_bytes(path).decode().splitlines() if storage.exists(path) else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        by_train_step[record["train_step"]] = record
+    if not by_train_step:
+        raise UserError(f"{workdir}: nothing was trained in it yet. Train first, with {PROGRAM} train")
+    return [by_train_step[train_step] for train_step in sorted(by_train_step)]
+
+
+def find_continuable_split(manifest: Manifest) -> str | None:
+    """Returns a split that `sostenuto evaluate --generated` can continue; None if all performances are too short."""
+    for split in _EVALUATION_SPLITS:
+        if manifest.notes(split) >= 2 * generation_metrics.JUDGED_NOTES:
+            try:
+                performances = manifest.read_performances(split)
+                lengths = [(len(performance.notes), performance.piece) for performance in performances]
+                generation_metrics.long_enough(*zip(*lengths, strict=True))
+            except UserError:
+                continue
+            return split
+    return None
+
+
+def _load_comparison(
+    workdir: str, evaluations: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
+    """Returns the name of another run, and its scores of the splits and datasets in `evaluations`."""
+    name = f"{load_config(workdir).preset}, {os.path.basename(workdir.rstrip('/'))}"
+    comparable = {
+        split: evaluation
+        for split, evaluation in _load_by_split(workdir, "evaluation").items()
+        if split in evaluations and evaluation["dataset"] == evaluations[split]["dataset"]
+    }
+    if not comparable:
+        raise UserError(
+            f"--compare_with={workdir}: expected a score of a split and dataset that this run was scored on too "
+            f"({', '.join(evaluations) or 'none yet'}). Score both with sostenuto evaluate"
+        )
+    return name, comparable
+
+
+def _load_by_split(workdir: str, kind: str) -> dict[str, Mapping[str, Any]]:
+    """Returns the files `KIND-SPLIT.json` of a workdir by split, the test split first."""
+    documents = {split: _load_json(storage.join(workdir, f"{kind}-{split}.json")) for split in reversed(SPLITS)}
+    return {split: document for split, document in documents.items() if document}
+
+
+def _load_json(path: str) -> dict[str, Any] | None:
+    return json.loads(storage.read_bytes(path)) if storage.exists(path) else None

@@ -1,0 +1,130 @@
+"""Diagnostics of the music that a model generates: copies, repetition and collapsed rhythm."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sostenuto.music.notes import FIELDS
+from trainer.evaluation import generation_metrics
+from trainer.reporting.diagnostics import TIMES, Diagnostic, advise_longer_training, regularization_flags
+from trainer.reporting.load import RunReport
+
+_COPIED_NOTES: Final = 16  # shorter runs of equal notes are common: scales, trills, cadences
+_TIMES_REAL: Final = 2  # ratio to real music that is remarkable
+_REPEATED: Final = 0.1  # fraction of repeated 8-grams above that of real music
+_LOOP_NOTES: Final = 8  # notes of a loop above those of real music
+_COLLAPSED: Final = 0.6  # ratio of entropies of times, generated to real, below which the rhythm has collapsed
+
+Sampling = Mapping[str, dict[str, float]]
+"""Temperature and top_p by field, by name."""
+
+
+def diagnose_generated(generated: Mapping[str, Any], report: RunReport) -> list[Diagnostic]:
+    """Returns the diagnostics of a comparison of generated with real music."""
+    sampling = {name: _by_field(generated[name]) for name in ("temperature", "top_p")}
+    counts = generated["counts"]
+    real = f"the {generated['split']} split"
+    return [
+        *_diagnose_copies(generated["copied_run"], report, sampling["temperature"]["pitch"]),
+        *_diagnose_repetition(generated, report, sampling),
+        *_diagnose_rhythm(counts["generated"], counts["real"], real, report, sampling),
+    ]
+
+
+def diagnose_samples(report: RunReport) -> list[Diagnostic]:
+    """Returns the diagnostics of the samples alone: a rhythm that is much less varied than that of their primers."""
+    assert report.samples is not None
+    samples = [sample for sample in report.samples.samples if 2 <= sample.primer_notes <= len(sample.notes) - 2]
+    if not samples:
+        return []
+    real, generated = (
+        generation_metrics.total(histograms)
+        for histograms in (
+            [generation_metrics.histograms(sample.notes[: sample.primer_notes]) for sample in samples],
+            [generation_metrics.histograms(sample.notes, sample.primer_notes) for sample in samples],
+        )
+    )
+    sampling = {name: _by_field(report.samples.document.get(name, 1.0)) for name in ("temperature", "top_p")}
+    return _diagnose_rhythm(generated, real, "their primers", report, sampling)
+
+
+def _by_field(value: float | Mapping[str, float]) -> dict[str, float]:
+    """Returns a number for each field, from one number for all fields or from those of some fields."""
+    return dict.fromkeys(FIELDS, 1.0) | (dict(value) if isinstance(value, Mapping) else dict.fromkeys(FIELDS, value))
+
+
+def _diagnose_copies(copied: Mapping[str, Any], report: RunReport, temperature: float) -> list[Diagnostic]:
+    generated, real = copied["generated"], copied["real"]
+    is_remarkable = any(generated[name] > _TIMES_REAL * real[name] for name in ("max", "mean"))
+    if generated["max"] < _COPIED_NOTES or not is_remarkable:
+        return []
+    config = report.config
+    monitor = ["--monitor=val_nats"] if config.monitor == "loss" and config.model == "density" else []
+    flags = [*monitor, *regularization_flags(config)]
+    detail = (
+        f"The longest run of notes that also occurs in a training performance has {generated['max']} notes, "
+        f"{generated['mean']:.1f} on average; in the real continuations of the same primers {real['max']} and "
+        f"{real['mean']:.1f}."
+    )
+    advice = f"Play with a --temperature above {temperature:g}, or train on more music"
+    advice += f"; or train a new run with {', '.join(flags)}." if flags else "."
+    return [Diagnostic("The model copies its training music", detail, advice)]
+
+
+def _diagnose_repetition(generated: Mapping[str, Any], report: RunReport, sampling: Sampling) -> list[Diagnostic]:
+    repeated, loop = (
+        {music: generated[name][music]["mean"] for music in ("generated", "real")}
+        for name in ("repeated_8grams", "longest_loop")
+    )
+    if repeated["generated"] <= _TIMES_REAL * repeated["real"] + _REPEATED and loop["generated"] <= (
+        _TIMES_REAL * loop["real"] + _LOOP_NOTES
+    ):
+        return []
+    temperature, top_p = sampling["temperature"]["pitch"], sampling["top_p"]["pitch"]
+    higher = f"--temperature above {temperature:g}" + (f", or a --top_p above {top_p:g}" if top_p < 1 else "")
+    detail = (
+        f"{repeated['generated']:.0%} of all sequences of 8 pitches occurred before in the same continuation "
+        f"(real music: {repeated['real']:.0%}), and the longest loops have {loop['generated']:.0f} notes on average "
+        f"(real music: {loop['real']:.0f})."
+    )
+    advice = f"Play with a {higher}. {advise_longer_training(report)}".strip()
+    return [Diagnostic("The music repeats itself", detail, advice)]
+
+
+def _diagnose_rhythm(
+    generated: Mapping[str, Any], real: Mapping[str, Any], real_name: str, report: RunReport, sampling: Sampling
+) -> list[Diagnostic]:
+    """Returns a diagnostic for each time whose histogram has collapsed."""
+    diagnostics = []
+    for name in TIMES:
+        entropy, real_entropy = (_entropy(np.asarray(counts[name])) for counts in (generated, real))
+        if entropy < _COLLAPSED * real_entropy:
+            title = f"The rhythm has collapsed: {name}s are nearly all alike"
+            detail = (
+                f"The {name}s of the generated music have an entropy of {entropy:.1f} bits, those of real music, "
+                f"{real_name}, {real_entropy:.1f}."
+            )
+            diagnostics.append(Diagnostic(title, detail, _advise_rhythm(name, report, sampling)))
+    return diagnostics
+
+
+def _advise_rhythm(name: str, report: RunReport, sampling: Sampling) -> str:
+    if report.config.model == "regression":
+        return (
+            "A model=regression predicts the mean of the times that may follow, and this is its sound. Train with "
+            "--preset=base, which predicts their distribution."
+        )
+    lowered = [flag for flag, by_field in sampling.items() if by_field[name] < 1]
+    if lowered:
+        return f"Play with {' and '.join(f'--{flag}=1' for flag in lowered)}."
+    return advise_longer_training(report) or (
+        f"Play with a higher temperature for {name}, such as --temperature=1,{name}=1.2."
+    )
+
+
+def _entropy(counts: NDArray[np.integer]) -> float:
+    """Returns the entropy of a histogram in bits."""
+    probabilities = counts[counts > 0] / counts.sum()
+    return float(-np.sum(probabilities * np.log2(probabilities))) + 0.0
