@@ -12,13 +12,11 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from beam_preprocess.plan import PLAN_NAME, DatasetPlan
 from beam_preprocess.stats import Rejection, ShardReport, SplitStats, count_reasons
 from sostenuto import storage
-from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS
-from sostenuto.data.tfrecord import SCHEMA_VERSION
+from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest, Shard, Split
 from sostenuto.errors import UserError
 
 UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
@@ -89,8 +87,7 @@ def commit_dataset(plan: DatasetPlan, reports: Sequence[ShardReport]) -> None:
     _for_each(plan, _rename, to_rename)
     lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
     storage.write_bytes_atomic(storage.join(plan.output, REJECTED_NAME), "".join(lines).encode())
-    manifest = _format_json(_build_manifest(plan, reports, rejections))
-    storage.write_bytes_atomic(storage.join(plan.output, MANIFEST_NAME), manifest.encode())
+    _build_manifest(plan, reports, rejections).save(plan.output)
     storage.remove(storage.join(plan.output, UNFINISHED_NAME))
     # A runner may have written a shard more than once.
     remove_temporaries(plan.output)
@@ -159,33 +156,17 @@ def _check_renamed(plan: DatasetPlan, report: ShardReport) -> None:
         )
 
 
-def _build_manifest(plan: DatasetPlan, reports: list[ShardReport], rejections: list[Rejection]) -> dict[str, Any]:
+def _build_manifest(plan: DatasetPlan, reports: list[ShardReport], rejections: list[Rejection]) -> Manifest:
     """Returns the content of dataset.json."""
     splits, statistics = {}, {}
     for split in SPLITS:
         split_reports = _reports_of(split, reports)
         stats = sum((report.stats for report in split_reports), SplitStats.zero())
-        splits[split] = {
-            "performances": sum(report.records for report in split_reports),
-            "notes": stats.notes,
-            "seconds": stats.microseconds / 1e6,
-            "shards": [
-                {"file": report.name, "records": report.records, "bytes": report.bytes, "sha256": report.sha256}
-                for report in split_reports
-            ],
-        }
-        statistics[split] = stats.to_json()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "source": plan.source,
-        "options": plan.options,
-        "splits": splits,
-        "rejected": count_reasons(rejections),
-        "statistics": statistics,
-    }
-
-
-def _format_json(document: dict[str, Any]) -> str:
-    """Returns indented JSON with each list of numbers on one line."""
-    text = json.dumps(document, indent=1)
-    return re.sub(r"\[[-\d.,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n"
+        splits[split] = Split(
+            performances=sum(report.records for report in split_reports),
+            notes=stats.notes,
+            seconds=stats.microseconds / 1e6,
+            shards=tuple(Shard(report.name, report.records, report.bytes, report.sha256) for report in split_reports),
+        )
+        statistics[split] = stats.summarize()
+    return Manifest(plan.source, plan.options, splits, count_reasons(rejections), statistics)

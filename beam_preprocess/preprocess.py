@@ -245,11 +245,10 @@ def _load_result(plan: DatasetPlan, *, job: str) -> Manifest:
         files = set(storage.list_files(plan.output))
     except UserError as error:
         raise dataflow.JobFailedError(f"{job} is done, but {error}") from error
-    document = manifest.document
-    shards = [shard["file"] for split in SPLITS for shard in document["splits"][split]["shards"]]
-    total = sum(map(manifest.performances, SPLITS)) + sum(document["rejected"].values())
+    shards = [shard.file for split in SPLITS for shard in manifest.splits[split].shards]
+    total = sum(map(manifest.performances, SPLITS)) + sum(manifest.rejected.values())
     planned = (plan.source, plan.options, list(plan.shards), plan.source["files"])
-    if (document["source"], document["options"], shards, total) != planned:
+    if (manifest.source, manifest.options, shards, total) != planned:
         raise dataflow.JobFailedError(
             f"{job} is done, but {plan.output} contains another dataset than planned. Check whether the input changed"
         )

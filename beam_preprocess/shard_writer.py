@@ -11,7 +11,8 @@ from beam_preprocess.parser import Parser
 from beam_preprocess.plan import ShardRange, read_plan
 from beam_preprocess.stats import Rejection, ShardReport, SplitStats
 from sostenuto import storage
-from sostenuto.data.tfrecord import Performance, encode_performance, parse_records, summarize_record, write_records
+from sostenuto.data.performance import Performance, encode_performance, summarize_record
+from sostenuto.data.tfrecord import parse_records, write_records
 from sostenuto.errors import MidiDecodeError, UnavailableError, UserError
 from sostenuto.music import midi
 

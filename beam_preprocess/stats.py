@@ -3,8 +3,8 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
+from sostenuto.data.manifest import Statistics
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import FIELDS
@@ -67,14 +67,10 @@ class SplitStats:
             *(getattr(self, field.name) + getattr(other, field.name) for field in dataclasses.fields(self))
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def summarize(self) -> Statistics:
         """Returns a split's entry in the statistics of dataset.json."""
-        return {
-            "zero_length_dropped": self.zero_length,
-            "drums_dropped": self.drums,
-            "quantiles": {field: self._quantiles(field) for field in FIELDS} if self.notes else {},
-            "histograms": self.histograms.to_json(),
-        }
+        quantiles = {field: self._quantiles(field) for field in FIELDS} if self.notes else {}
+        return Statistics(self.zero_length, self.drums, quantiles, self.histograms)
 
     def _quantiles(self, field: str) -> dict[str, float | None]:
         """Returns the quantiles of a field; None for steps if each performance has a single note."""

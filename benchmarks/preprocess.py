@@ -208,7 +208,7 @@ def grow(files: list[Path], counts: list[int], *, archive: bool, arguments: list
             run = run_command(corpus, f"{directory}/dataset", ["--quiet", *arguments])
             manifest = Manifest.load(f"{directory}/dataset")
             notes = sum(manifest.notes(split) for split in SPLITS)
-            size = sum(shard["bytes"] for split in SPLITS for shard in manifest.document["splits"][split]["shards"])
+            size = sum(shard.bytes for split in SPLITS for shard in manifest.splits[split].shards)
         runs.append((count, run))
         print(
             f"| {count:,} | {notes:,} | {run.seconds:.1f} | {run.processor_milliseconds / 1000:.1f} "

@@ -20,12 +20,15 @@ import tensorflow as tf
 from sostenuto.data.manifest import Manifest
 from trainer.checkpoints.async_checkpointer import AsyncCheckpointer
 from trainer.checkpoints.manager import CheckpointManager
-from trainer.config import Config, preset
-from trainer.data.windows import Batch, NoteTable, NoteTensors, WindowSampler, load_table
+from trainer.config import Config
+from trainer.data.note_table import NoteTable, load_table
+from trainer.data.note_tensors import NoteTensors
+from trainer.data.windows import Batch, WindowSampler
 from trainer.distribution.strategy import configure_devices, create_strategy
 from trainer.engine.optimizer import WarmupSchedule
 from trainer.engine.train_state import TrainState
 from trainer.model.next_note import build_model
+from trainer.presets import preset
 
 SAMPLE_SECONDS = 2.0  # what one measurement takes, unless a single train_step takes longer
 CALL_SECONDS = 0.5  # as in the loop
@@ -275,7 +278,7 @@ class PlainModel(keras.Model):
 
     def call(self, inputs):
         """What the heads read."""
-        return self._model.read(NoteTensors(*inputs))[0]
+        return self._model.forward(NoteTensors(*inputs))[0]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The mean over all targets of the weighted sum of the fields' losses; `sample_weight` is the mask."""

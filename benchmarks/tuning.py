@@ -42,10 +42,10 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.progress import silenced
 from trainer.callbacks.standard import report_writers
 from trainer.engine import loop
-from trainer.config import Config
+from trainer.presets import parse_config
 data, workdir, configs = sys.argv[1:]
 for index, values in enumerate(json.load(open(configs))):
-    config = Config.from_json(json.dumps(values), "config")
+    config = parse_config(json.dumps(values), "config")
     with silenced():
         loop.train(config, Manifest.load(data), f"{workdir}/{index}", callbacks=report_writers())
 """

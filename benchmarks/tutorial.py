@@ -118,7 +118,9 @@ def compare_generation(files: list[Path], dataset: Path, directory: Path, batch:
     player = NoteSampler(load_model(str(workdir)).model)
     for voices, notes in ((1, 4096), (batch, 512)):
         ours = statistics.median(
-            player.play(Notes.empty(), num_notes=notes, num_samples=voices, temperature=1.0, seed=seed).notes_per_second
+            player.sample(
+                Notes.empty(), num_notes=notes, num_samples=voices, temperature=1.0, seed=seed
+            ).notes_per_second
             for seed in range(5)
         )
         print(

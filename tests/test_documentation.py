@@ -34,7 +34,7 @@ from tests.documented_program import OURS, PROGRAMS, REPOSITORY
 from tests.k8s.cluster import kubectl
 from tests.midi_files import random_notes
 from tests.processes import run_python
-from trainer.config import preset
+from trainer.presets import preset
 from tuning.space import Space
 
 API_PAGE = REPOSITORY / "docs" / "api.md"

@@ -48,6 +48,41 @@ def test_no_source_imports_what_its_package_may_not(package):
     assert not {path: names for path, names in wrong.items() if names}
 
 
+# The cached note table is the one place of trainer.data that reads and writes files.
+PURE = [
+    path
+    for name in ("model", "data")
+    for path in sorted((REPOSITORY / "trainer" / name).glob("*.py"))
+    if path.name != "note_table.py"
+]
+STORAGE = ("sostenuto.storage", "sostenuto.data", "trainer.checkpoints", "trainer.workdir", "trainer.presets")
+
+
+def imported_modules(source: str) -> set[str]:
+    """Returns every module, or name in a module, that a source imports by its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom(level=0):
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("path", PURE, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_the_model_and_its_data_import_no_storage_and_no_checkpoints(path):
+    names = imported_modules(path.read_text(encoding="utf-8"))
+    assert not {name for name in names for package in STORAGE if f"{name}.".startswith(f"{package}.")}
+
+
+def test_importing_the_model_loads_no_storage():
+    process = run_python("-c", "import sys, trainer.model.next_note; print(*sys.modules)")
+    assert process.returncode == 0, process.stderr
+    loaded = process.stdout.splitlines()[-1].split()
+    assert not {name for name in loaded for package in STORAGE if f"{name}.".startswith(f"{package}.")}
+
+
 @pytest.mark.parametrize("package", [name for name in PACKAGES if name in ("sostenuto", "beam_preprocess", "trainer")])
 def test_importing_everything_loads_no_stranger(package):
     """What other packages import for us counts too: a worker must not get TensorFlow by a detour."""

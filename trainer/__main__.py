@@ -12,9 +12,10 @@ from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from trainer import startup
-from trainer.config import CONFIG_NAME, LENGTH_FIELDS, PRESETS, Config, preset
+from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
+from trainer.presets import PRESETS, preset, read_config
 from trainer.workdir.formats import RunResult
 from trainer.workdir.layout import why_finished
 
@@ -104,11 +105,11 @@ def _config(workdir: str) -> Config:
         raise UserError("--preset and --config: got both, expected at most one. Drop one of them")
     recorded = os.path.join(workdir, CONFIG_NAME)
     if _CONFIG.value:
-        start = Config.load(_CONFIG.value)
+        start = read_config(_CONFIG.value)
     elif _PRESET.value:
         start = preset(_PRESET.value)
     elif storage.exists(recorded):
-        start = Config.load(recorded)
+        start = read_config(recorded)
     else:
         start = preset("base")
     changes = {name: holder.value for name, holder in _FIELDS.items() if holder.value is not None}

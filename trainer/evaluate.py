@@ -14,7 +14,7 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from trainer import startup
 from trainer.by_field import numbers_by_field
@@ -171,7 +171,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
             f"{manifest.directory}: no performance of the {split} split has a second note, there is nothing to score"
         )
     startup.import_tensorflow()
-    from trainer.data.windows import load_table
+    from trainer.data.note_table import load_table
     from trainer.evaluation import baselines
     from trainer.evaluation.scorer import Scorer, by_composer, confidence_intervals, figures, sums
     from trainer.workdir.load_model import load_model
@@ -197,7 +197,7 @@ def _score(workdir: str, manifest: Manifest, path: str) -> None:
         "by_composer": by_composer(scores, table.lengths, composers),
         "performances": manifest.performances(split),
         "train_step": trained.train_step,
-        "sustain": manifest.document["options"].get("sustain"),
+        "sustain": manifest.options.get("sustain"),
         "dataset": manifest.sha256,
     }
     logger.info("counting notes: the baselines to compare with")
@@ -251,7 +251,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
     held_out, num_primers = _held_out(manifest, split)
     continued = held_out[:num_primers]
     startup.import_tensorflow()
-    from trainer.data.windows import performances_shown
+    from trainer.data.note_table import track_performances
     from trainer.generation.sampler import NoteSampler
     from trainer.reporting import plots
     from trainer.workdir.load_model import load_model
@@ -264,7 +264,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         performance.notes[: generation_metrics.PRIMER_NOTES + generation_metrics.CONTINUATION_NOTES]
         for performance in continued
     ]
-    played = NoteSampler(trained.model).play(
+    played = NoteSampler(trained.model).sample(
         primers,
         num_notes=generation_metrics.CONTINUATION_NOTES,
         temperature=temperature,
@@ -272,7 +272,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         seed=_SEED.value,
         quiet=False,
     )
-    train_notes = [performance.notes for performance in performances_shown(manifest, "train")]
+    train_notes = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and looking for copied runs")
     judgement = generation_metrics.judge(
         generation_metrics.Music(played.notes, pieces[:num_primers]),
@@ -302,7 +302,7 @@ def _judge(workdir: str, manifest: Manifest, path: str) -> str:
         "top_p": top_p,
         "seed": _SEED.value,
         "train_step": trained.train_step,
-        "sustain": manifest.document["options"].get("sustain"),
+        "sustain": manifest.options.get("sustain"),
         "dataset": manifest.sha256,
     }
     logger.info(f"drawing {picture}")

@@ -10,8 +10,9 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import NO_PEDAL, Sustain, read_midi, read_pedal, write_midi
+from sostenuto.music.midi import Sustain, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
+from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import track
 from trainer import startup
 from trainer.by_field import numbers_by_field
@@ -147,7 +148,7 @@ def main() -> int:
 
     trained = load_model(workdir)
     primer_notes = len(primer.notes)
-    samples = NoteSampler(trained.model).play(
+    samples = NoteSampler(trained.model).sample(
         primer.notes,
         num_notes=num_notes,
         num_samples=num_samples,

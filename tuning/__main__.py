@@ -13,7 +13,8 @@ from sostenuto import cli
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from trainer import startup
-from trainer.config import PRESETS, Config, preset
+from trainer.config import Config
+from trainer.presets import PRESETS, preset, read_config
 from tuning.roles import resolve
 from tuning.space import PARAMETERS, SEARCHED_BY_DEFAULT, Space
 
@@ -96,7 +97,7 @@ def _start() -> Config:
     """The config that all trials vary."""
     if _PRESET.value and _CONFIG.value:
         raise UserError("--preset and --config: expected at most one of them, both say where to start from")
-    start = Config.load(_CONFIG.value) if _CONFIG.value else preset(_PRESET.value or "base")
+    start = read_config(_CONFIG.value) if _CONFIG.value else preset(_PRESET.value or "base")
     if not start.evaluate_every:
         raise UserError(
             f"preset {start.preset!r}: evaluate_every=0, so that no trial would be scored: start from another preset"

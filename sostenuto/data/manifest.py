@@ -1,131 +1,206 @@
-"""dataset.json: what a finished dataset directory holds, and the way to read it."""
+"""dataset.json: the contents of a finished dataset directory, and its reader."""
 
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sostenuto import storage
-from sostenuto.data.tfrecord import SCHEMA_VERSION, Performance, decode_performance, parse_records
+from sostenuto.data.performance import SCHEMA_VERSION, Performance, decode_performance
+from sostenuto.data.tfrecord import parse_records
 from sostenuto.errors import RecordError, UserError
 from sostenuto.music.histograms import Histograms
+from sostenuto.storage.paths import StrPath
 
 MANIFEST_NAME = "dataset.json"
 REJECTED_NAME = "rejected.jsonl"
 SPLITS = ("train", "validation", "test")
 
+_REMEDY = "Run sostenuto preprocess again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file of records: its name in the dataset, its number of records, its size, and its hex digest."""
+
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The size of a split, and its shards in order; `seconds` sums the durations of its performances."""
+
+    performances: int
+    notes: int
+    seconds: float
+    shards: tuple[Shard, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Counts of a split: dropped notes, quantiles by field and probability, and histograms."""
+
+    zero_length_dropped: int
+    drums_dropped: int
+    quantiles: Mapping[str, Mapping[str, float | None]]
+    histograms: Histograms
+
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The manifest of a dataset that was written to its end.
+    """The content of dataset.json, which is written last; docs/data-format.md explains it.
 
     Attributes:
-        directory: the dataset's directory, here or in a bucket.
-        sha256: hex digest of the bytes of dataset.json, which names the dataset: it covers every shard's digest.
-        document: the content of dataset.json; docs/data-format.md explains it.
+        source: properties of the corpus.
+        options: the flags that determine the dataset.
+        splits: by name.
+        rejected: the number of rejected files, by reason.
+        statistics: by split.
+        directory: the dataset's directory, local or in a bucket; "" until it is loaded.
+        sha256: the hex digest of dataset.json, which identifies the dataset; "" until it is loaded.
     """
 
-    directory: str
-    sha256: str
-    document: dict[str, Any]
+    source: Mapping[str, Any]
+    options: Mapping[str, Any]
+    splits: Mapping[str, Split]
+    rejected: Mapping[str, int]
+    statistics: Mapping[str, Statistics]
+    directory: str = ""
+    sha256: str = ""
 
     @classmethod
-    def load(cls, directory: str | os.PathLike) -> "Manifest":
-        """Returns the manifest of a dataset directory.
+    def load(cls, directory: StrPath) -> "Manifest":
+        """Reads the manifest of a dataset directory.
 
         Raises:
             UserError: no such directory, no finished dataset in it, or one of another schema version.
         """
         directory = os.fspath(directory)
         if not storage.is_directory(directory):
-            raise UserError(f"{directory}: no such directory, expected a dataset: write one with sostenuto preprocess")
+            raise UserError(f"{directory}: no such directory, expected a dataset. Write one with sostenuto preprocess")
         path = storage.join(directory, MANIFEST_NAME)
         if not storage.exists(path):
             raise UserError(
-                f"{directory}: has no {MANIFEST_NAME}, so it is unfinished or not a dataset: "
-                "run sostenuto preprocess to its end"
+                f"{directory}: has no {MANIFEST_NAME}, so it is unfinished or not a dataset. "
+                "Run sostenuto preprocess to its end"
             )
         data = storage.read_bytes(path)
         try:
             document = json.loads(data)
             version = document["schema_version"]
-            for split in SPLITS:
-                _ = document["splits"][split]["shards"], document["statistics"][split]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: is no manifest of a dataset: run sostenuto preprocess anew") from error
-        if version != SCHEMA_VERSION:
-            raise UserError(
-                f"{path}: has schema version {version}, expected {SCHEMA_VERSION}: run sostenuto preprocess anew"
+            if version != SCHEMA_VERSION:
+                raise UserError(f"{path}: got schema version {version}, expected {SCHEMA_VERSION}. {_REMEDY}")
+            return cls(
+                source=document["source"],
+                options=document["options"],
+                splits={name: _parse_split(document["splits"][name]) for name in SPLITS},
+                rejected=document["rejected"],
+                statistics={name: _parse_statistics(document["statistics"][name]) for name in SPLITS},
+                directory=directory,
+                sha256=hashlib.sha256(data).hexdigest(),
             )
-        return cls(directory, hashlib.sha256(data).hexdigest(), document)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a manifest of a dataset. {_REMEDY}") from error
+
+    def save(self, directory: StrPath) -> None:
+        """Writes dataset.json atomically: indented, with each list of numbers on one line."""
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "source": self.source,
+            "options": self.options,
+            "splits": {name: dataclasses.asdict(split) for name, split in self.splits.items()},
+            "rejected": self.rejected,
+            "statistics": {
+                name: {**vars(statistics), "histograms": statistics.histograms.to_json()}
+                for name, statistics in self.statistics.items()
+            },
+        }
+        text = json.dumps(document, indent=1)
+        text = re.sub(r"\[[-\d.,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n"
+        storage.write_bytes_atomic(storage.join(directory, MANIFEST_NAME), text.encode())
 
     def shard_paths(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, in order; empty for an empty split."""
-        return [storage.join(self.directory, shard["file"]) for shard in self._split(split)["shards"]]
+        return [storage.join(self.directory, shard.file) for shard in self._split(split).shards]
 
     def performances(self, split: str) -> int:
         """Returns the number of performances of a split."""
-        return self._split(split)["performances"]
+        return self._split(split).performances
 
     def notes(self, split: str) -> int:
         """Returns the number of notes of a split."""
-        return self._split(split)["notes"]
+        return self._split(split).notes
 
     def histograms(self, split: str) -> Histograms:
         """Returns the histograms of a split."""
         self._split(split)
-        return Histograms.from_json(self.document["statistics"][split]["histograms"])
+        return self.statistics[split].histograms
 
     def read_performances(self, split: str) -> Iterator[Performance]:
         """Yields the performances of a split in the order of its shards.
 
         Raises:
             UserError: the split is empty or unknown, or a shard cannot be read.
-            RecordError: a shard is damaged, or is not the file that the manifest names.
+            RecordError: a shard is corrupt, or differs from the one that the manifest names.
         """
-        shards = self._split(split)["shards"]
+        shards = self._split(split).shards
         if not shards:
             filled = [name for name in SPLITS if self.performances(name)]
-            raise UserError(
-                f"{self.directory}: the {split} split is empty, the dataset holds only: {', '.join(filled)}"
-            )
+            raise UserError(f"{self.directory}: the {split} split is empty, expected one of: {', '.join(filled)}")
         paths = self.shard_paths(split)
         contents: Iterator[bytes] = map(storage.read_bytes, paths)
         if storage.is_remote(self.directory):
-            largest = max(shard["bytes"] for shard in shards)
-            contents = storage.concurrently(storage.read_bytes, paths, bytes_each=largest)
+            contents = storage.concurrently(storage.read_bytes, paths, bytes_each=max(shard.bytes for shard in shards))
         for shard, path, data in zip(shards, paths, contents, strict=True):
             _check_shard(path, data, shard)
             count = 0
             for record in parse_records(data, path):
-                count += 1
                 try:
                     yield decode_performance(record)
                 except RecordError as error:
-                    raise RecordError(f"{path}: record {count - 1}: {error}") from error
-            if count != shard["records"]:
-                raise RecordError(
-                    f"{path}: holds {count} records, {MANIFEST_NAME} says {shard['records']}: preprocess anew"
-                )
+                    raise RecordError(f"{path}: record {count}: {error}") from error
+                count += 1
+            if count != shard.records:
+                raise _shard_error(path, f"{count} records", f"{shard.records}")
 
-    def _split(self, split: str) -> dict[str, Any]:
-        if split not in SPLITS:
-            raise UserError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
-        return self.document["splits"][split]
+    def _split(self, name: str) -> Split:
+        """Returns a split."""
+        if name not in SPLITS:
+            raise UserError(f"split: got {name!r}, expected one of {', '.join(SPLITS)}")
+        return self.splits[name]
 
 
-def _check_shard(path: str, data: bytes, shard: dict[str, Any]) -> None:
-    """Compares a shard with what dataset.json says of it, so that none is read in another's place."""
-    if len(data) != shard["bytes"]:
-        found, expected = f"{len(data):,} bytes", f"{shard['bytes']:,}"
-    else:
-        digest = hashlib.sha256(data).hexdigest()
-        if digest == shard["sha256"]:
-            return
-        found, expected = f"sha256 {digest[:12]}…", f"{shard['sha256'][:12]}…"
-    raise RecordError(
-        f"{path}: holds {found}, {MANIFEST_NAME} says {expected}: the shard was damaged or exchanged, "
-        "run sostenuto preprocess anew"
+def _parse_split(document: Mapping[str, Any]) -> Split:
+    """Returns a split from its JSON."""
+    shards = tuple(Shard(**shard) for shard in document["shards"])
+    return Split(document["performances"], document["notes"], document["seconds"], shards)
+
+
+def _parse_statistics(document: Mapping[str, Any]) -> Statistics:
+    """Returns a split's statistics from their JSON."""
+    return Statistics(
+        zero_length_dropped=document.get("zero_length_dropped", 0),
+        drums_dropped=document.get("drums_dropped", 0),
+        quantiles=document.get("quantiles", {}),
+        histograms=Histograms.from_json(document["histograms"]),
     )
+
+
+def _check_shard(path: str, data: bytes, shard: Shard) -> None:
+    """Compares a shard with its entry in dataset.json."""
+    if len(data) != shard.bytes:
+        raise _shard_error(path, f"{len(data):,} bytes", f"{shard.bytes:,}")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != shard.sha256:
+        raise _shard_error(path, f"sha256 {digest[:12]}…", f"{shard.sha256[:12]}…")
+
+
+def _shard_error(path: str, got: str, expected: str) -> RecordError:
+    """Returns the error for a shard that was corrupted or replaced."""
+    return RecordError(f"{path}: got {got}, expected {expected} as in {MANIFEST_NAME}. {_REMEDY}")

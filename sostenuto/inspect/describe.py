@@ -10,7 +10,7 @@ import numpy as np
 
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.errors import MidiDecodeError, UserError
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import Instrument, MidiContents
@@ -179,7 +179,7 @@ def dataset(manifest: Manifest, survey: Survey, *, width: int | None) -> list[st
     lines = [_title(manifest.directory, width), "", *_facts(facts, width), ""]
     lines += [*_table(header, rows, "<>>>>>>", width), "", *_composers(survey, width), ""]
     lines += _distributions(sum((manifest.histograms(split) for split in SPLITS), Histograms.zeros()), width)
-    if manifest.document["rejected"]:
+    if manifest.rejected:
         lines += ["", *_rejected(manifest, width)]
     return lines
 
@@ -297,16 +297,15 @@ def _distributions(histograms: Histograms, width: int | None) -> list[str]:
 
 
 def _dataset_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    document = manifest.document
-    source, statistics = document["source"], document["statistics"]
+    source, statistics = manifest.source, manifest.statistics
     yield "sha256", manifest.sha256[:16]
     splits = f"splits and composers from {source['metadata']}" if source["metadata"] else "splits by fractions"
     yield "source", f"{counted(source['files'], 'MIDI file')}; {splits}"
-    yield "options", " ".join(f"{name}={_option(value)}" for name, value in document["options"].items())
-    rejected = sum(document["rejected"].values())
+    yield "options", " ".join(f"{name}={_option(value)}" for name, value in manifest.options.items())
+    rejected = sum(manifest.rejected.values())
     yield "rejected", counted(rejected, "file") if rejected else "none"
     left_out = [
-        counted(sum(statistics[split][key] for split in SPLITS), what)
+        counted(sum(getattr(statistics[split], key) for split in SPLITS), what)
         for key, what in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note"))
     ]
     left_out.append(counted(source["unlisted"], "unlisted file"))
@@ -322,18 +321,18 @@ def _option(value: object) -> str:
 
 
 def _split_row(manifest: Manifest, survey: Survey, split: str) -> tuple[str, ...]:
-    entry = manifest.document["splits"][split]
-    sizes = [shard["bytes"] / 1e6 for shard in entry["shards"]]
+    entry = manifest.splits[split]
+    sizes = [shard.bytes / 1e6 for shard in entry.shards]
     size = "–"
     if sizes:
         least, most = f"{min(sizes):.2f}", f"{max(sizes):.2f}"
         size = least if least == most else f"{least} to {most}"
     return (
         split,
-        f"{entry['performances']:,}",
+        f"{entry.performances:,}",
         f"{len(survey.pieces[split]):,}",
-        f"{entry['notes']:,}",
-        f"{entry['seconds'] / 3600:.2f}",
+        f"{entry.notes:,}",
+        f"{entry.seconds / 3600:.2f}",
         f"{len(sizes):,}",
         size,
     )
@@ -363,7 +362,7 @@ def _rejected(manifest: Manifest, width: int | None) -> list[str]:
     examples: dict[str, list[Rejected]] = {}
     for rejected in _read_rejected(storage.join(manifest.directory, REJECTED_NAME)):
         examples.setdefault(rejected.reason, []).append(rejected)
-    counts = manifest.document["rejected"]
+    counts = manifest.rejected
     lines = []
     for reason in sorted(counts, key=lambda reason: (-counts[reason], reason)):
         shown = examples.get(reason, [])[:_EXAMPLES]

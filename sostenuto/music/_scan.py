@@ -1,11 +1,8 @@
-"""A walk over the events of a MIDI track that keeps nothing but counts.
-
-A parser makes an object of every event. This says beforehand how many there will be, in memory that does not grow.
-"""
+"""Counts of the events of a MIDI track, before a parser creates an object for each of them."""
 
 from typing import NamedTuple
 
-# The standard's own limit. Readers go on for as long as the highest bit is set, with a number that grows by the byte.
+# The standard's own limit. Parsers read on while the highest bit is set, into a number that grows with each byte.
 _MAX_NUMBER_BYTES = 4
 
 _NOTE_ON = 0x90
@@ -16,20 +13,14 @@ _SYSTEM_EXCLUSIVE = (0xF0, 0xF7)
 _DATA_BYTES = {
     **{status: 2 for kind in (0x80, 0x90, 0xA0, 0xB0, 0xE0) for status in range(kind, kind + 16)},
     **{status: 1 for kind in (0xC0, 0xD0) for status in range(kind, kind + 16)},
-    0xF1: 1,
+    **dict.fromkeys((0xF6, 0xF8, 0xFA, 0xFB, 0xFC, 0xFE), 0),
+    **dict.fromkeys((0xF1, 0xF3), 1),
     0xF2: 2,
-    0xF3: 1,
-    0xF6: 0,
-    0xF8: 0,
-    0xFA: 0,
-    0xFB: 0,
-    0xFC: 0,
-    0xFE: 0,
 }
 
 
 class EventCounts(NamedTuple):
-    """What a track holds: events of all kinds, notes struck, changes of program, and its last MIDI tick."""
+    """The content of a track: events of all kinds, notes, program changes, and the last MIDI tick."""
 
     events: int
     notes: int
@@ -41,18 +32,18 @@ def count_events(track: bytes) -> EventCounts:
     """Returns the counts of a track, given the body of its chunk.
 
     Raises:
-        ValueError: the bytes are no sequence of events that ends where the track ends; says where.
+        ValueError: the bytes are no sequence of events that ends where the track ends; names the position.
     """
     position = events = notes = program_changes = midi_tick = 0
     status = None
     try:
         while position < len(track):
-            delta, position = _number(track, position)
+            delta, position = _read_number(track, position)
             midi_tick += delta
             events += 1
             first = track[position]
             if first == _META:
-                length, position = _number(track, position + 2)
+                length, position = _read_number(track, position + 2)
                 position += length
                 continue
             if first >= 0x80:
@@ -61,13 +52,13 @@ def count_events(track: bytes) -> EventCounts:
             elif status is None or status >= 0xF0:
                 raise ValueError(f"has a data byte without a status before it (byte {position} of a track)")
             if status in _SYSTEM_EXCLUSIVE:
-                length, position = _number(track, position)
+                length, position = _read_number(track, position)
                 position += length
                 continue
             if status not in _DATA_BYTES:
                 raise ValueError(f"has the undefined status {status:#x} (byte {position - 1} of a track)")
             if status & 0xF0 == _NOTE_ON:
-                # With a velocity of 0 it ends one.
+                # A velocity of 0 ends a note.
                 notes += track[position + 1] > 0
             elif status & 0xF0 == _PROGRAM_CHANGE:
                 program_changes += 1
@@ -75,12 +66,12 @@ def count_events(track: bytes) -> EventCounts:
     except IndexError:
         position = len(track) + 1
     if position > len(track):
-        raise ValueError(f"has an event that goes on beyond the end of its track, at byte {len(track)} of it")
+        raise ValueError(f"has an event that continues after the end of its track, at byte {len(track)} of it")
     return EventCounts(events, notes, program_changes, midi_tick)
 
 
-def _number(track: bytes, position: int) -> tuple[int, int]:
-    """Returns a number of variable length, and the position behind it."""
+def _read_number(track: bytes, position: int) -> tuple[int, int]:
+    """Returns a number of variable length, and the position after it."""
     number = 0
     for index in range(position, position + _MAX_NUMBER_BYTES):
         byte = track[index]

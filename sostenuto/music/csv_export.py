@@ -1,4 +1,4 @@
-"""Notes as CSV, for a spreadsheet or pandas: one row a note, times in seconds to the microsecond."""
+"""Notes as CSV, for a spreadsheet or pandas: one row per note, times in seconds to the microsecond."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ COLUMNS = ("pitch", "name", "onset", "offset", "step", "duration", "velocity")
 
 
 class NoteTable:
-    """Writes notes into an open file; times count from the first onset of each performance.
+    """Writes notes to an open file; times count from the first onset of each performance.
 
     Args:
         file: open for writing bytes.
@@ -24,17 +24,18 @@ class NoteTable:
         self._write([(*described_by, *COLUMNS)])
 
     def add(self, notes: Notes, *description: str) -> None:
-        """Adds a performance: a row a note, each with the same description."""
-        pitches = notes.pitch.tolist()
+        """Adds a performance: one row per note, each with the same description."""
+        names = [self._names[pitch] for pitch in notes.pitch.tolist()]
         times = (
             [f"{us // 10**6}.{us % 10**6:06d}" for us in values.tolist()]
             for values in (notes.onset_us, notes.offset_us, notes.step_us, notes.duration_us)
         )
-        names = [self._names[pitch] for pitch in pitches]
-        self._write((*description, *note) for note in zip(pitches, names, *times, notes.velocity.tolist(), strict=True))
+        rows = zip(notes.pitch.tolist(), names, *times, notes.velocity.tolist(), strict=True)
+        self._write((*description, *row) for row in rows)
 
     def _write(self, rows: Iterable[Sequence[object]]) -> None:
+        """Appends rows."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        # A name of a file may hold bytes that are no UTF-8.
+        # A file's name may contain bytes that are not UTF-8.
         self._file.write(text.getvalue().encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""Histograms of a corpus: what its notes look like as a whole, additive over performances."""
+"""Histograms of a corpus: counts of notes by value, additive over performances."""
 
 import dataclasses
 
@@ -7,20 +7,18 @@ import numpy as np
 from sostenuto.music.notes import FIELDS, MAX_TICK, PITCHES, TICK_US, Notes, ticks
 
 _BINS = {"pitch": PITCHES, "step": MAX_TICK + 1, "duration": MAX_TICK + 1, "velocity": 128}
-_TIMES = ("step", "duration")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Histograms:
-    """Counts of notes by value, one histogram a field.
+    """Counts of notes by value, one histogram per field.
 
-    The first note of a performance has a step of 0 by definition and is left out of `step`, so `step` counts one note
-    fewer for each performance.
+    The first note of a performance has no step, so `step` counts one note fewer for each performance.
 
     Attributes:
         pitch: int64 `[128]`, by MIDI number.
-        step: int64 `[1001]`, by tick of 10 ms; the last bin holds 10 s and more.
-        duration: int64 `[1001]`, by tick of 10 ms; the last bin holds 10 s and more.
+        step: int64 `[1001]`, by tick of 10 ms; the last bin counts 10 s and more.
+        duration: int64 `[1001]`, by tick of 10 ms; the last bin counts 10 s and more.
         velocity: int64 `[128]`, by velocity.
 
     Raises:
@@ -33,11 +31,11 @@ class Histograms:
     velocity: np.ndarray
 
     def __post_init__(self) -> None:
-        """Checks shapes and settles the types."""
+        """Checks shapes and counts, and converts the types."""
         for field in FIELDS:
             counts = np.asarray(getattr(self, field), np.int64)
             if counts.shape != (_BINS[field],) or counts.min() < 0:
-                raise ValueError(f"histogram of {field} has shape {counts.shape}, expected ({_BINS[field]},) counts")
+                raise ValueError(f"histogram of {field}: got shape {counts.shape}, expected ({_BINS[field]},) counts")
             object.__setattr__(self, field, counts)
 
     @classmethod
@@ -59,16 +57,18 @@ class Histograms:
         """Returns the histograms of both corpora together."""
         return Histograms(**{field: getattr(self, field) + getattr(other, field) for field in FIELDS})
 
-    def equals(self, other: "Histograms") -> bool:
-        """Returns whether every count is the same."""
+    def __eq__(self, other: object) -> bool:
+        """Returns whether all counts are equal."""
+        if not isinstance(other, Histograms):
+            return NotImplemented
         return all(np.array_equal(getattr(self, field), getattr(other, field)) for field in FIELDS)
 
     def quantile(self, field: str, q: float) -> float:
-        """Returns the smallest value that at least a share `q` of the notes do not exceed.
+        """Returns the smallest value that at least a fraction `q` of the notes do not exceed.
 
         Args:
             field: one of `FIELDS`.
-            q: the share, 0..1.
+            q: the fraction, 0..1.
 
         Returns:
             A MIDI number, a velocity, or seconds (a multiple of 0.01); nan without notes.
@@ -77,18 +77,18 @@ class Histograms:
             ValueError: an unknown field, or q outside 0..1.
         """
         if field not in FIELDS:
-            raise ValueError(f"unknown field {field!r}: expected one of {', '.join(FIELDS)}")
+            raise ValueError(f"field: got {field!r}, expected one of {', '.join(FIELDS)}")
         if not 0 <= q <= 1:
-            raise ValueError(f"quantile {q} is not in 0..1")
+            raise ValueError(f"quantile: got {q}, expected 0 to 1")
         cumulative = np.cumsum(getattr(self, field))
         if not cumulative[-1]:
             return float("nan")
         # At least one note, so that the quantile 0 is the smallest value that occurs.
         value = int(np.searchsorted(cumulative, max(q * cumulative[-1], 1)))
-        return value * TICK_US / 1e6 if field in _TIMES else float(value)
+        return value * TICK_US / 1e6 if field in ("step", "duration") else float(value)
 
     def to_json(self) -> dict[str, list[int]]:
-        """Returns one list of counts a field, the zeros at its end left out."""
+        """Returns one list of counts per field, without the zeros at its end."""
         return {field: np.trim_zeros(getattr(self, field), "b").tolist() for field in FIELDS}
 
     @classmethod
@@ -102,7 +102,7 @@ class Histograms:
         for field, bins in _BINS.items():
             counts = document.get(field)
             if counts is None or len(counts) > bins:
-                raise ValueError(f"histogram of {field} is missing or has more than {bins} bins")
+                raise ValueError(f"histogram of {field}: missing or more than {bins} bins")
             arrays[field] = np.zeros(bins, np.int64)
             arrays[field][: len(counts)] = counts
         return cls(**arrays)

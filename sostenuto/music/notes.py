@@ -1,4 +1,4 @@
-"""Notes: the arrays every part of the project passes around, and the 10 ms grid on which their times are scored."""
+"""Notes: the arrays that the whole project exchanges, and the 10 ms grid on which their times are scored."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,10 +11,18 @@ TICK_US = 10_000
 MAX_TICK = 1000
 FIELDS = ("pitch", "step", "duration", "velocity")
 
-# One step or one duration: just under 36 minutes. Anything longer is no music, and int32 holds what is shorter.
+# The longest step or duration, just under 36 minutes, which fits int32.
 MAX_TIME_US = 2**31 - 1
 
 _NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+_BOUNDS = {
+    "pitch": (0, PITCHES - 1),
+    "step_us": (0, MAX_TIME_US),
+    "duration_us": (1, MAX_TIME_US),
+    "velocity": (1, 127),
+}
+
+Values = Sequence[int] | np.ndarray
 
 
 def ticks(microseconds: np.ndarray) -> np.ndarray:
@@ -33,19 +41,12 @@ def note_name(pitch: int) -> str:
         ValueError: the pitch is not in 0..127.
     """
     if not 0 <= pitch < PITCHES:
-        raise ValueError(f"pitch {pitch} is not a MIDI pitch: expected 0 to {PITCHES - 1}")
+        raise ValueError(f"pitch: got {pitch}, expected 0 to {PITCHES - 1}")
     return f"{_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
 class MergedNotes(NamedTuple):
-    """Keys held on one keyboard, in the order of (onset, pitch).
-
-    Attributes:
-        pitch: `[n]` MIDI numbers.
-        onset: `[n]` when each is struck, in any unit of time.
-        offset: `[n]` when each is released, in the same unit.
-        velocity: `[n]` 1..127.
-    """
+    """Notes of one keyboard, sorted by (onset, pitch); each field is an array `[n]`, times in any unit."""
 
     pitch: np.ndarray
     onset: np.ndarray
@@ -54,15 +55,12 @@ class MergedNotes(NamedTuple):
 
 
 def merge_overlapping_notes(
-    pitch: Sequence[int] | np.ndarray,
-    onset: Sequence[float] | np.ndarray,
-    offset: Sequence[float] | np.ndarray,
-    velocity: Sequence[int] | np.ndarray,
+    pitch: Values, onset: Sequence[float] | np.ndarray, offset: Sequence[float] | np.ndarray, velocity: Values
 ) -> MergedNotes:
-    """Joins notes that meet on one key: struck together they are one key, struck anew the former one ends.
+    """Merges notes of one pitch and onset, and ends each note at the next onset of its pitch.
 
-    A key struck by several notes is held as long as the longest of them and sounds as loud as the loudest. One MIDI
-    channel cannot hold more: the first note-off of a pitch would end all of its notes.
+    Of merged notes the last offset and the highest velocity remain. A MIDI channel cannot hold overlapping notes of a
+    pitch: the first note-off would end all of them.
 
     Args:
         pitch: `[n]` MIDI numbers, in any order of notes.
@@ -73,13 +71,13 @@ def merge_overlapping_notes(
     pitch, onset, offset, velocity = (np.asarray(values) for values in (pitch, onset, offset, velocity))
     order = np.lexsort((onset, pitch))
     pitch, onset, offset, velocity = pitch[order], onset[order], offset[order], velocity[order]
-    anew = np.ones(len(pitch), bool)
-    anew[1:] = (pitch[1:] != pitch[:-1]) | (onset[1:] != onset[:-1])
-    first = np.flatnonzero(anew)
+    is_first = np.ones(len(pitch), bool)
+    is_first[1:] = (pitch[1:] != pitch[:-1]) | (onset[1:] != onset[:-1])
+    first = np.flatnonzero(is_first)
     offset, velocity = np.maximum.reduceat(offset, first), np.maximum.reduceat(velocity, first)
     pitch, onset = pitch[first], onset[first]
-    same_key = pitch[1:] == pitch[:-1]
-    offset[:-1] = np.where(same_key, np.minimum(offset[:-1], onset[1:]), offset[:-1])
+    has_next = pitch[1:] == pitch[:-1]
+    offset[:-1] = np.where(has_next, np.minimum(offset[:-1], onset[1:]), offset[:-1])
     order = np.lexsort((pitch, onset))
     return MergedNotes(pitch[order], onset[order], offset[order], velocity[order])
 
@@ -88,8 +86,8 @@ def merge_overlapping_notes(
 class Notes:
     """A sequence of notes in playing order, times in integer microseconds.
 
-    Notes are sorted by (onset, pitch, offset, velocity) when they come from `from_onsets`. The first step is 0: time
-    starts with the first onset. The arrays are not to be written to.
+    Notes from `from_onsets` are sorted by (onset, pitch, offset, velocity). The first step is 0: time starts with the
+    first onset. The arrays must not be modified. `==` compares all notes and their order.
 
     Attributes:
         pitch: uint8 `[n]`, MIDI number 0..127.
@@ -107,35 +105,23 @@ class Notes:
     velocity: np.ndarray
 
     def __post_init__(self) -> None:
-        """Checks shapes and ranges, and settles the types."""
+        """Checks shapes and ranges, and converts the types."""
         count = len(self.pitch)
-        for name, low, high in (
-            ("pitch", 0, PITCHES - 1),
-            ("step_us", 0, MAX_TIME_US),
-            ("duration_us", 1, MAX_TIME_US),
-            ("velocity", 1, 127),
-        ):
+        for name, (low, high) in _BOUNDS.items():
             values = np.asarray(getattr(self, name))
             if values.ndim != 1 or len(values) != count:
-                raise ValueError(f"{name} has shape {values.shape}, expected ({count},) like pitch")
+                raise ValueError(f"{name}: got shape {values.shape}, expected ({count},) like pitch")
             if count and not np.issubdtype(values.dtype, np.integer):
-                raise ValueError(f"{name} is {values.dtype}, expected integers")
+                raise ValueError(f"{name}: got {values.dtype}, expected integers")
             if count and (values.min() < low or values.max() > high):
                 wrong = values[(values < low) | (values > high)][0]
-                raise ValueError(f"{name} {wrong} is out of range: expected {low} to {high}")
-            dtype = np.uint8 if high < 256 else np.int64
-            object.__setattr__(self, name, values.astype(dtype, copy=False))
+                raise ValueError(f"{name}: got {wrong}, expected {low} to {high}")
+            object.__setattr__(self, name, values.astype(np.uint8 if high < 256 else np.int64, copy=False))
         if count and self.step_us[0] != 0:
-            raise ValueError(f"the first step is {self.step_us[0]} microseconds, expected 0")
+            raise ValueError(f"first step: got {self.step_us[0]} microseconds, expected 0")
 
     @classmethod
-    def from_onsets(
-        cls,
-        pitch: Sequence[int] | np.ndarray,
-        onset_us: Sequence[int] | np.ndarray,
-        offset_us: Sequence[int] | np.ndarray,
-        velocity: Sequence[int] | np.ndarray,
-    ) -> "Notes":
+    def from_onsets(cls, pitch: Values, onset_us: Values, offset_us: Values, velocity: Values) -> "Notes":
         """Returns the notes sorted by (onset, pitch, offset, velocity), time starting with the first onset.
 
         Args:
@@ -149,22 +135,18 @@ class Notes:
         """
         arrays = [np.asarray(values) for values in (pitch, onset_us, offset_us, velocity)]
         if len({values.shape for values in arrays}) > 1:
-            raise ValueError(f"shapes differ: {[values.shape for values in arrays]}")
+            raise ValueError(f"shapes: got {[values.shape for values in arrays]}, expected equal ones")
         if not arrays[0].size:
             return cls.empty()
         pitch, onset_us, offset_us, velocity = arrays
         onset_us, offset_us = onset_us.astype(np.int64), offset_us.astype(np.int64)
-        # Sorting by one key is several times as fast, and seldom leaves a tie.
+        # Sorting by one key is several times as fast, and rarely leaves a tie.
         order = np.argsort(onset_us * PITCHES + pitch, kind="stable")
         if np.any((np.diff(onset_us[order]) == 0) & (np.diff(pitch[order]) == 0)):
             order = np.lexsort((velocity, offset_us, pitch, onset_us))
         onset_us = onset_us[order]
-        return cls(
-            pitch=pitch[order],
-            step_us=np.diff(onset_us, prepend=onset_us[0]),
-            duration_us=offset_us[order] - onset_us,
-            velocity=velocity[order],
-        )
+        step_us = np.diff(onset_us, prepend=onset_us[0])
+        return cls(pitch[order], step_us, offset_us[order] - onset_us, velocity[order])
 
     @classmethod
     def empty(cls) -> "Notes":
@@ -176,19 +158,25 @@ class Notes:
         return len(self.pitch)
 
     def __getitem__(self, part: slice) -> "Notes":
-        """Returns a slice of the notes; time starts anew with its first onset.
+        """Returns a slice of the notes, whose time starts with its first onset.
 
         Raises:
             TypeError: `part` is not a slice.
-            ValueError: the slice runs backwards.
+            ValueError: the slice has a step.
         """
         if not isinstance(part, slice):
-            raise TypeError(f"Notes take a slice, as in notes[:10], not {part!r}")
+            raise TypeError(f"index: got {part!r}, expected a slice, as in notes[:10]")
         if part.step not in (None, 1):
-            raise ValueError(f"notes[::{part.step}] would change their times: slice with a step of 1")
+            raise ValueError(f"slice: got a step of {part.step}, expected 1: any other would change the notes' times")
         step_us = self.step_us[part].copy()
         step_us[:1] = 0
         return Notes(self.pitch[part], step_us, self.duration_us[part], self.velocity[part])
+
+    def __eq__(self, other: object) -> bool:
+        """Returns whether two sequences hold the same notes in the same order."""
+        if not isinstance(other, Notes):
+            return NotImplemented
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in _BOUNDS)
 
     @property
     def onset_us(self) -> np.ndarray:
@@ -204,9 +192,3 @@ class Notes:
     def seconds(self) -> float:
         """Seconds from the first onset to the end of the last sounding note; 0.0 without notes."""
         return float(self.offset_us.max()) / 1e6 if len(self) else 0.0
-
-    def equals(self, other: "Notes") -> bool:
-        """Returns whether the two hold the same notes in the same order."""
-        return all(
-            np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in dataclasses.fields(self)
-        )

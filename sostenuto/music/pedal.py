@@ -1,83 +1,163 @@
-"""A sustain pedal for notes that have none: a rule, for models whose durations end when a key is released.
+"""The sustain pedal: when it is down, the notes that it extends, and a rule for notes that have no pedal.
 
-It is a guess, since keys alone do not tell what a foot did; docs/generating.md says how good a guess.
+The rule is for models whose durations end when a key is released. It is a guess, because keys do not determine the
+pedal; docs/generating.md says how good a guess.
 """
+
+import dataclasses
 
 import numpy as np
 
-from sostenuto.music.midi import NO_PEDAL
+from sostenuto.music._decode import PEDAL_DOWN, Track, concatenate
 from sostenuto.music.notes import Notes
 
+NO_PEDAL = np.zeros([0, 2], np.int64)
+"""A sustain pedal that is never down."""
+
+_NEVER = np.iinfo(np.int64).max
+
 _CHORD_US = 40_000  # notes struck within this time are one chord
-_TEXTURE_NOTES = 24  # so many notes back ...
-_WIDE = 40  # ... and so many semitones apart: more than two hands hold
+_TEXTURE_NOTES = 24  # the last notes, whose range ...
+_WIDE = 40  # ... in semitones needs a pedal: more than two hands span
 _CLASHES = 3  # pairs of notes a semitone or a whole tone apart that blur
-_SHORTEST_US = 300_000  # between two changes
-# After a chord's onset, for the foot follows the hand: the change begins, and ends in time to catch the shortest key.
-_UP_US, _SOONEST_DOWN_US, _DOWN_US = 50_000, 80_000, 150_000
+_MIN_CHANGE_US = 300_000  # between two changes
+# After a chord's onset, because the foot follows the hand: the pedal comes up, and goes down in time for the shortest
+# key.
+_UP_US, _EARLIEST_DOWN_US, _DOWN_US = 50_000, 80_000, 150_000
+
+
+def pedal_spans(tracks: list[Track]) -> np.ndarray:
+    """Returns when the pedal of any track is down, as `sostenuto.music.midi.read_pedal`; times in microseconds."""
+    notes = concatenate(tracks)
+    end = int(notes.offset.max(initial=0))
+    spans = np.concatenate([NO_PEDAL, *[_track_spans(track, end) for track in tracks]])
+    spans = np.maximum(spans - notes.onset.min(initial=end), 0)
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
+    up = np.maximum.accumulate(spans[:, 1])
+    is_first = np.append(True, spans[1:, 0] > up[:-1])[: len(spans)]
+    is_last = np.append(is_first[1:], True)[: len(spans)]
+    return _drop_empty(np.stack([spans[is_first, 0], up[is_last]], axis=1))
+
+
+def extended_offsets(notes: Track, tracks: list[Track]) -> np.ndarray:
+    """Returns the offsets of notes under the sustain pedal: int64 `[n]`, microseconds, none earlier than before.
+
+    A key released while its channel's pedal is down sounds until the pedal is released or the pitch is struck again. A
+    pedal that is never released is released at the last note-off.
+
+    Args:
+        notes: the notes of all tracks.
+        tracks: the same notes, with the pedal of each track.
+    """
+    end = int(notes.offset.max(initial=0))
+    released = np.concatenate([notes.offset[:0], *[_release_times(track, end) for track in tracks]])
+    order = np.lexsort((notes.onset, notes.pitch))
+    pitch, onset = notes.pitch[order], notes.onset[order]
+    # The next onset of the same pitch that is later than this one; notes struck together share it.
+    key = pitch.astype(np.int64) * (2**48) + onset
+    following = np.searchsorted(key, key, side="right")
+    next_index = np.minimum(following, len(key) - 1)
+    has_next = (following < len(key)) & (pitch[next_index] == pitch)
+    restruck = np.where(has_next, onset[next_index], _NEVER)
+    extended = np.empty_like(notes.offset)
+    extended[order] = np.maximum(notes.offset[order], np.minimum(released[order], restruck))
+    return extended
+
+
+def apply_sustain(notes: Notes, pedal: np.ndarray) -> Notes:
+    """Returns the notes as they sound under a pedal, as `read_midi` with "extend" returns them.
+
+    Args:
+        notes: notes with the durations of their keys.
+        pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
+    """
+    track = Track(
+        notes.pitch, notes.onset_us, notes.offset_us, notes.velocity, pedal.ravel(), np.tile([127, 0], len(pedal))
+    )
+    return dataclasses.replace(notes, duration_us=extended_offsets(track, [track]) - notes.onset_us)
 
 
 def infer_pedal(notes: Notes) -> np.ndarray:
-    """When a pianist might have held the sustain pedal.
+    """Returns when a pianist might have held the sustain pedal.
 
-    It is down where the texture is wide, and is changed just after a chord that brings a lower note, or several notes
-    close to those struck since the last change.
+    The pedal is down where the texture is wide. It changes just after a chord that brings a lower note, or several
+    notes close to those struck since the last change.
 
     Returns:
-        int64 `[spans, 2]`, microseconds from the first onset: when it goes down, and when it comes up.
+        int64 `[spans, 2]`, microseconds from the first onset: when the pedal goes down, and when it comes up.
     """
     if not len(notes):
         return NO_PEDAL
     pitch, onset, offset = notes.pitch.astype(np.int64), notes.onset_us, notes.offset_us
-    starts = _chord_starts(onset)
+    starts = np.flatnonzero(np.diff(onset, prepend=-_CHORD_US - 1) > _CHORD_US)
     spans = []
-    begun, changed_us, heard = None, 0, np.zeros(0, np.int64)
+    down_us, changed_us, sounding = None, 0, np.zeros(0, np.int64)
     for start, end in zip(starts, np.append(starts[1:], len(notes)), strict=True):
-        chord, struck_us = pitch[start:end], onset[start]
-        wide = np.ptp(pitch[max(0, end - _TEXTURE_NOTES) : end]) >= _WIDE
-        in_time = struck_us - changed_us > _SHORTEST_US
-        if begun is not None and (not wide or (in_time and _would_blur(chord, heard))):
-            spans.append((begun, struck_us + _UP_US))
-            begun = None
-        if wide and begun is None:
-            begun = np.clip(offset[start:end].min(), struck_us + _SOONEST_DOWN_US, struck_us + _DOWN_US)
-            changed_us, heard = struck_us, chord
+        chord, chord_us = pitch[start:end], onset[start]
+        is_wide = np.ptp(pitch[max(0, end - _TEXTURE_NOTES) : end]) >= _WIDE
+        may_change = chord_us - changed_us > _MIN_CHANGE_US
+        if down_us is not None and (not is_wide or (may_change and _would_blur(chord, sounding))):
+            spans.append((down_us, chord_us + _UP_US))
+            down_us = None
+        if is_wide and down_us is None:
+            down_us = np.clip(offset[start:end].min(), chord_us + _EARLIEST_DOWN_US, chord_us + _DOWN_US)
+            changed_us, sounding = chord_us, chord
         else:
-            heard = np.append(heard, chord)
-    if begun is not None:
-        spans.append((begun, offset.max()))
-    made = np.minimum(np.array(spans, np.int64).reshape(-1, 2), offset.max())
-    return made[made[:, 1] > made[:, 0]]
+            sounding = np.append(sounding, chord)
+    if down_us is not None:
+        spans.append((down_us, offset.max()))
+    return _drop_empty(np.minimum(np.array(spans, np.int64).reshape(-1, 2), offset.max()))
 
 
 def continued_pedal(pedal: np.ndarray, notes: Notes, primer_notes: int, *, by_rule: bool) -> np.ndarray:
-    """The primer's pedal up to the first note after it, and from there on the rule's or none.
+    """Returns the primer's pedal up to the first note after the primer, and from there the rule's or none.
 
     Args:
         pedal: int64 `[spans, 2]`, the primer's.
         notes: the primer and its continuation.
-        primer_notes: how many notes are the primer's.
+        primer_notes: the number of notes of the primer.
         by_rule: whether the continuation has a pedal.
 
     Returns:
         int64 `[spans, 2]`.
     """
     seam_us = notes.onset_us[primer_notes] if primer_notes else 0
-    before = np.minimum(pedal, seam_us)
-    after = np.maximum(infer_pedal(notes), seam_us) if by_rule else NO_PEDAL
-    before, after = (spans[spans[:, 1] > spans[:, 0]] for spans in (before, after))
-    if len(before) and len(after) and before[-1, 1] == after[0, 0]:  # It stays down over the seam.
+    before = _drop_empty(np.minimum(pedal, seam_us))
+    after = _drop_empty(np.maximum(infer_pedal(notes), seam_us) if by_rule else NO_PEDAL)
+    if len(before) and len(after) and before[-1, 1] == after[0, 0]:  # It stays down across the seam.
         after[0, 0] = before[-1, 0]
         before = before[:-1]
     return np.concatenate([before, after])
 
 
-def _chord_starts(onset_us: np.ndarray) -> np.ndarray:
-    """The first note of each chord."""
-    return np.flatnonzero(np.diff(onset_us, prepend=-_CHORD_US - 1) > _CHORD_US)
+def _track_spans(track: Track, end: int) -> np.ndarray:
+    """Returns when one track's pedal is down: int64 `[spans, 2]`."""
+    down = np.concatenate([[False], track.pedal_value >= PEDAL_DOWN, [False]])
+    changes = np.append(track.pedal_time, end)[down[1:] != down[:-1]]
+    changes[1::2] = np.maximum(changes[1::2], changes[::2])  # A pedal may go down after the last note-off.
+    return changes.reshape(-1, 2)
 
 
-def _would_blur(chord: np.ndarray, heard: np.ndarray) -> bool:
-    """Whether a chord wants the notes that were struck under the pedal to end."""
-    clashes = np.isin(np.abs(chord[:, np.newaxis] - heard), (1, 2)).sum()
-    return bool(chord.min() < heard.min() or clashes >= _CLASHES)
+def _release_times(track: Track, end: int) -> np.ndarray:
+    """Returns when the pedal lets each note end: its offset, or the release of a pedal that is down then."""
+    if not len(track.pedal_time):
+        return track.offset
+    down = track.pedal_value >= PEDAL_DOWN
+    # For each change of the pedal, the first release at it or after it.
+    release = np.where(down, _NEVER, track.pedal_time)
+    release = np.minimum.accumulate(release[::-1])[::-1]
+    release[release == _NEVER] = end
+    last = np.searchsorted(track.pedal_time, track.offset, side="right") - 1
+    is_held = (last >= 0) & down[np.maximum(last, 0)]
+    return np.where(is_held, release[np.maximum(last, 0)], track.offset)
+
+
+def _drop_empty(spans: np.ndarray) -> np.ndarray:
+    """Returns the spans of positive length."""
+    return spans[spans[:, 1] > spans[:, 0]]
+
+
+def _would_blur(chord: np.ndarray, sounding: np.ndarray) -> bool:
+    """Returns whether a chord requires the notes under the pedal to end."""
+    clashes = np.isin(np.abs(chord[:, np.newaxis] - sounding), (1, 2)).sum()
+    return bool(chord.min() < sounding.min() or clashes >= _CLASHES)

@@ -80,7 +80,7 @@ def test_the_command_writes_a_dataset_and_says_what_it_holds(corpus_directory, t
         assert [len(one.notes) for one in manifest.read_performances(split)]
         (row,) = (line.split() for line in process.stdout.splitlines() if line.startswith(split + " "))
         assert row[1:3] == [str(manifest.performances(split)), str(notes[split])]
-    assert manifest.document["rejected"] == {"no_notes": 1, "not_midi": 1, "truncated": 1}
+    assert manifest.rejected == {"no_notes": 1, "not_midi": 1, "truncated": 1}
     rejected = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
     assert [row["path"] for row in rejected] == sorted(BROKEN)
     assert "rejected 3 files (1 no_notes, 1 not_midi, 1 truncated)" in process.stdout
@@ -150,7 +150,7 @@ def test_a_mistake_found_while_running_is_one_line_too_and_leaves_nothing(corpus
     assert (process.returncode, process.stdout) == (2, "")
     (line,) = process.stderr.splitlines()
     assert "20 of 50 files were rejected (20 not_midi), more than --max_rejected_fraction=0.1 permits" in line
-    assert line.endswith("bad/0.mid is no standard MIDI file: begins with b'no M', expected b'MThd'")
+    assert line.endswith("bad/0.mid is not a standard MIDI file: it starts with b'no M', expected b'MThd'")
     assert not (tmp_path / "out").exists()
 
 
@@ -285,13 +285,13 @@ def test_the_sustain_pedal_counts_when_asked(tmp_path):
     for sustain in ("ignore", "extend"):
         manifest = run(tmp_path / "in", tmp_path / sustain, sustain=sustain)
         durations[sustain] = next(manifest.read_performances("train")).notes.duration_us.tolist()
-        assert manifest.document["options"]["sustain"] == sustain
+        assert manifest.options["sustain"] == sustain
     assert durations == {"ignore": [100_000], "extend": [1_000_000]}
 
 
 def test_the_licence_of_the_corpus_is_recorded(corpus_directory, tmp_path):
     manifest = run(corpus_directory, tmp_path / "out", licence="CC BY-NC-SA 4.0")
-    assert manifest.document["options"]["licence"] == "CC BY-NC-SA 4.0"
+    assert manifest.options["licence"] == "CC BY-NC-SA 4.0"
     with pytest.raises(UserError, match=r"--licence=.*one line"):
         run(corpus_directory, tmp_path / "other", licence="two\nlines")
 
@@ -306,8 +306,8 @@ def test_metadata_reaches_the_records(tmp_path):
     (performance,) = manifest.read_performances("train")
     assert (performance.path, performance.piece, performance.split) == ("a.mid", "Clara Schumann: Scherzo", "train")
     assert (performance.composer, performance.title, performance.year) == ("Clara Schumann", "Scherzo", 2011)
-    assert manifest.document["source"]["unlisted"] == 1
-    assert manifest.document["source"]["files"] == 3
+    assert manifest.source["unlisted"] == 1
+    assert manifest.source["files"] == 3
 
 
 def test_a_piece_that_the_csv_puts_into_two_splits_is_said(tmp_path):
@@ -318,7 +318,7 @@ def test_a_piece_that_the_csv_puts_into_two_splits_is_said(tmp_path):
     )
     write_corpus(tmp_path / "in", {**{f"{name}.mid": melody([60]) for name in "abc"}, "m.csv": csv.encode()})
     manifest = run(tmp_path / "in", tmp_path / "out")
-    assert manifest.document["source"]["straddling_pieces"] == 1
+    assert manifest.source["straddling_pieces"] == 1
     assert "m.csv puts 1 piece into more than one split" in summarize(manifest, seconds=1)
 
 
@@ -326,7 +326,7 @@ def test_a_file_that_cannot_be_opened_is_rejected_and_the_others_are_not(corpus_
     (corpus_directory / "dangling.mid").symlink_to(tmp_path / "nowhere")
     (corpus_directory / "huge.mid").write_bytes(melody([60]) + bytes(midi.MAX_BYTES))
     manifest = run(corpus_directory, tmp_path / "out")
-    assert manifest.document["rejected"] == {"too_large": 1, "unreadable": 1}
+    assert manifest.rejected == {"too_large": 1, "unreadable": 1}
     assert sum(manifest.performances(split) for split in SPLITS) == 30
 
 
@@ -343,7 +343,7 @@ def test_the_corpus_gives_exactly_its_notes(corpus, tmp_path):
     manifest = run(corpus, tmp_path / "one")
     assert [manifest.performances(split) for split in SPLITS] == [399, 46, 74]
     assert [manifest.notes(split) for split in SPLITS] == [1_305_914, 120_112, 234_892]
-    assert sum(manifest.document["statistics"][split]["zero_length_dropped"] for split in SPLITS) == 3
+    assert sum(manifest.statistics[split].zero_length_dropped for split in SPLITS) == 3
     copy = shutil.make_archive(str(tmp_path / "zip"), "zip", root_dir=corpus.parent, base_dir=corpus.name)
     run(copy, tmp_path / "two")
     assert contents(tmp_path / "two") == contents(tmp_path / "one")

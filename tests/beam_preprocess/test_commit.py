@@ -10,8 +10,8 @@ from beam_preprocess.plan import DatasetPlan
 from beam_preprocess.shard_writer import write_shard
 from beam_preprocess.stats import Rejection, ShardReport, SplitStats
 from sostenuto import storage
-from sostenuto.data.manifest import MANIFEST_NAME, Manifest
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.manifest import MANIFEST_NAME, Manifest, Split
+from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
 from tests.midi_files import random_notes
@@ -43,13 +43,12 @@ def test_committing_leaves_exactly_the_dataset(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted([*NAMES, "dataset.json", "rejected.jsonl"])
     manifest = Manifest.load(tmp_path)
     assert manifest.performances("train") == len(list(manifest.read_performances("train"))) == 4
-    document = manifest.document
-    assert document["splits"]["train"]["seconds"] == 20.0
-    assert document["rejected"] == {"not_midi": 1}
-    statistics = document["statistics"]["train"]
-    assert (statistics["zero_length_dropped"], statistics["drums_dropped"]) == (1, 6)
-    assert statistics["quantiles"]["pitch"]["0.5"] == manifest.histograms("train").quantile("pitch", 0.5)
-    assert document["splits"]["test"] == {"performances": 0, "notes": 0, "seconds": 0.0, "shards": []}
+    assert manifest.splits["train"].seconds == 20.0
+    assert manifest.rejected == {"not_midi": 1}
+    statistics = manifest.statistics["train"]
+    assert (statistics.zero_length_dropped, statistics.drums_dropped) == (1, 6)
+    assert statistics.quantiles["pitch"]["0.5"] == manifest.histograms("train").quantile("pitch", 0.5)
+    assert manifest.splits["test"] == Split(performances=0, notes=0, seconds=0.0, shards=())
     (line,) = (tmp_path / "rejected.jsonl").read_text().splitlines()
     assert json.loads(line) == {"path": "1x.mid", "reason": "not_midi", "detail": "is empty"}
 
@@ -153,7 +152,7 @@ def test_a_crash_at_any_point_of_the_commit_leaves_the_old_dataset_or_none_and_c
         assert UNFINISHED_NAME in os.listdir(tmp_path)
     commit_dataset(plan, reports)
     assert sorted(os.listdir(tmp_path)) == sorted([*NAMES, "dataset.json", "rejected.jsonl"])
-    assert Manifest.load(tmp_path).document["splits"]["train"]["shards"][0]["sha256"] == reports[0].sha256
+    assert Manifest.load(tmp_path).splits["train"].shards[0].sha256 == reports[0].sha256
 
 
 def test_a_directory_with_a_dataset_is_rejected_unless_told(tmp_path):

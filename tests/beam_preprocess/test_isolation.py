@@ -79,7 +79,7 @@ def test_a_file_that_ends_the_parser_is_rejected_and_the_others_are_not(
         corpus_directory, tmp_path / "out", isolate_parsing=True, beam_args=beam_args, split_fractions=(1, 0, 0)
     )
     assert manifest.performances("train") == 30
-    assert manifest.document["rejected"] == {"crashed": 1, "out_of_memory": 1, "timed_out": 1}
+    assert manifest.rejected == {"crashed": 1, "out_of_memory": 1, "timed_out": 1}
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert [(row["path"], row["detail"].partition("it: ")[2]) for row in rejected] == [
         ("endless.mid", "it took longer than 3 s"),

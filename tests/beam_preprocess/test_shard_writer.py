@@ -5,7 +5,7 @@ import pytest
 
 from beam_preprocess.shard_writer import write_shard
 from sostenuto import storage
-from sostenuto.data.tfrecord import Performance
+from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from tests.midi_files import random_notes
 

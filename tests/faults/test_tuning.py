@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.tuning.runs import Search, free_address, wait_until
-from trainer.config import Config
+from trainer.presets import read_config
 
 CHIEF, *WORKERS = NAMES = ("chief", "tuner0", "tuner1")
 WORKER_TIMEOUT = 10  # seconds
@@ -87,7 +87,7 @@ def assert_whole(search: Search, states: list[str]) -> None:
         assert result["best"] == trial["score"] == min(score["score"] for score in trial["scores"])
         assert len(trial["scores"]) == 6
     best = min((trial for trial in trials if trial["score"] is not None), key=lambda trial: trial["score"])
-    config = Config.load(search.workdir / "best_config.json")
+    config = read_config(search.workdir / "best_config.json")
     assert {name: getattr(config, name) for name in best["values"]} == best["values"]
     for name in NAMES:
         with contextlib.suppress(FileNotFoundError):

@@ -103,7 +103,7 @@ def test_a_file_is_shown_as_it_is(tmp_path):
     assert sorted(os.listdir(tmp_path / "look")) == ["distributions.png", "piano-roll.png"]
     for name in os.listdir(tmp_path / "look"):
         assert pixels_of(picture(tmp_path / "look" / name), NOTES_COLOUR) > 1000
-    assert notes_of(read_csv(tmp_path / "tables" / "song.csv")).equals(read_midi(SONG, "song.mid").notes)
+    assert notes_of(read_csv(tmp_path / "tables" / "song.csv")) == read_midi(SONG, "song.mid").notes
     assert list(read_csv(tmp_path / "tables" / "song.csv")[0]) == [
         *("pitch", "name", "onset", "offset", "step", "duration", "velocity")
     ]
@@ -128,7 +128,9 @@ def test_no_line_is_wider_than_the_terminal(tmp_path):
             lines = shown(*arguments, COLUMNS=str(columns)).splitlines()
             assert len(lines) > 10
             assert max(map(len, lines)) <= columns
-    assert f"{long}-broken.mid: is no standard MIDI file: begins with b'Dear', expected b'MThd'" in shown(tmp_path)
+    assert f"{long}-broken.mid: is not a standard MIDI file: it starts with b'Dear', expected b'MThd'" in shown(
+        tmp_path
+    )
 
 
 def test_many_files_get_a_line_each_and_are_summed_up(tmp_path):
@@ -153,7 +155,7 @@ def test_many_files_get_a_line_each_and_are_summed_up(tmp_path):
 rejected: 3 files
   unreadable  nowhere.mid: no such file, expected a MIDI file, a directory, a glob in quotes or a dataset
   truncated   c?[31m.mid: ends at byte {len(SONG) - 9}, within a chunk that should reach byte {len(SONG)}
-  not_midi    empty.mid: is no standard MIDI file: is empty, expected b'MThd'
+  not_midi    empty.mid: is not a standard MIDI file: it is empty, expected b'MThd'
 
   together     3 files, 7 notes, 0:05 of music
   instruments  Acoustic Grand Piano (2 files), Violin (1 file), drums (1 file)
@@ -162,7 +164,7 @@ rejected: 3 files
     rows = read_csv(tmp_path / "all.csv")
     for name in ("a.mid", "deep/b.MIDI"):
         path = tmp_path / "midi" / name
-        assert notes_of([row for row in rows if row["path"] == str(path)]).equals(read_midi(files[name], name).notes)
+        assert notes_of([row for row in rows if row["path"] == str(path)]) == read_midi(files[name], name).notes
     assert len(rows) == 7
 
 
@@ -175,7 +177,7 @@ def test_paths_may_be_several_and_globs_and_overlap(tmp_path):
 
 def test_where_nothing_can_be_read_there_is_one_line_and_no_file(tmp_path):
     write_corpus(tmp_path, {"empty.mid": b"", "cut.mid": SONG[:50], "x/readme.txt": b"", "a.zip": b"PK"})
-    assert "empty.mid: is no standard MIDI file: is empty" in rejected(tmp_path / "empty.mid")
+    assert "empty.mid: is not a standard MIDI file: it is empty" in rejected(tmp_path / "empty.mid")
     assert "nowhere.mid: no such file" in rejected(tmp_path / "nowhere.mid")
     assert "x: is a directory without dataset.json and without names that end in .mid" in rejected(tmp_path / "x")
     assert "a.zip: is an archive: unpack it" in rejected(tmp_path / "a.zip")
@@ -240,7 +242,7 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
     assert "rejected  2 files" in facts
     assert "left out  1 drum note, 1 unlisted file" in facts
     sizes = {split: os.path.getsize(manifest.shard_paths(split)[0]) / 1e6 for split in ("train", "validation", "test")}
-    hours = {split: manifest.document["splits"][split]["seconds"] / 3600 for split in sizes}
+    hours = {split: manifest.splits[split].seconds / 3600 for split in sizes}
     assert [line.split() for line in splits.splitlines()[1:]] == [
         [split, performances, pieces, notes, f"{hours[split]:.2f}", "1", f"{sizes[split]:.2f}"]
         for split, performances, pieces, notes in (
@@ -256,7 +258,7 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
     together = sum((manifest.histograms(split) for split in sizes), Histograms.zeros())
     assert f"{together.quantile('duration', 0.95):.2f} s" in quantiles
     assert reasons[0].splitlines()[0] == "rejected as not_midi: 1 file"
-    assert "diary.mid: is no standard MIDI file: begins with b'Dear'" in reasons[0]
+    assert "diary.mid: is not a standard MIDI file: it starts with b'Dear'" in reasons[0]
     assert reasons[1].splitlines()[0] == "rejected as truncated: 1 file"
     image = picture(tmp_path / "look" / "distributions.png")
     for colour in (NOTES_COLOUR, ORANGE, GREEN):  # train, validation, test
@@ -265,7 +267,7 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
     for split in sizes:
         for performance in manifest.read_performances(split):
             of_it = [row for row in rows if (row["path"], row["split"]) == (performance.path, split)]
-            assert notes_of(of_it).equals(performance.notes)
+            assert notes_of(of_it) == performance.notes
     assert len(rows) == 42 + 24 + 3
 
 
@@ -274,7 +276,7 @@ def test_a_dataset_that_is_not_whole_is_rejected_in_one_line(dataset, tmp_path):
     table = tmp_path / "all.csv"
     (shard,) = copy.glob("test-*")
     shard.write_bytes(shard.read_bytes()[:-1])
-    assert "the shard was damaged or exchanged" in rejected(copy, f"--csv={table}")
+    assert "bytes, expected" in rejected(copy, f"--csv={table}")
     assert not table.exists()
     document = json.loads((copy / "dataset.json").read_text())
     shard.write_bytes((dataset / shard.name).read_bytes())
@@ -313,5 +315,5 @@ def test_a_table_of_notes_is_exact_at_any_length():
     table.add(notes, "a, b.mid")
     table.add(slow, 'the "slow" one\udcff.mid')
     rows = list(csv.DictReader(io.StringIO(file.getvalue().decode())))
-    assert notes_of([row for row in rows if row["path"] == "a, b.mid"]).equals(notes)
-    assert notes_of([row for row in rows if row["path"].startswith('the "slow" one')]).equals(slow)
+    assert notes_of([row for row in rows if row["path"] == "a, b.mid"]) == notes
+    assert notes_of([row for row in rows if row["path"].startswith('the "slow" one')]) == slow

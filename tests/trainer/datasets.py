@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 
 from sostenuto.data.manifest import MANIFEST_NAME, SPLITS
-from sostenuto.data.tfrecord import SCHEMA_VERSION, Performance, encode_performance, write_records
+from sostenuto.data.performance import SCHEMA_VERSION, Performance, encode_performance
+from sostenuto.data.tfrecord import write_records
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import Notes
 

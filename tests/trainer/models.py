@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.data.windows import NoteTensors
+from trainer.data.note_tensors import NoteTensors
 from trainer.model.density_heads import ALL_PITCHES
 from trainer.model.next_note import NextNoteModel, build_model
 

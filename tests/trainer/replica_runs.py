@@ -13,12 +13,14 @@ import tensorflow as tf
 
 from sostenuto.data.manifest import Manifest
 from trainer.checkpoints.manager import Checkpoint, CheckpointManager, restore
-from trainer.config import Config, preset
-from trainer.data.windows import NoteTable, WindowSampler, load_table
+from trainer.config import Config
+from trainer.data.note_table import NoteTable, load_table
+from trainer.data.windows import WindowSampler
 from trainer.distribution.strategy import configure_devices, create_strategy
 from trainer.engine import train_state
 from trainer.engine.train_state import TrainState
 from trainer.model.density_heads import DensityHeads
+from trainer.presets import preset
 
 TRAIN_STEPS = 50
 SMALL = {"units": 16, "head_units": 16, "batch_size": 12, "warmup_steps": 5, "steps": TRAIN_STEPS}

@@ -8,8 +8,8 @@ import sys
 from sostenuto.data.manifest import Manifest
 from tests.trainer.machine import Machine
 from trainer.callbacks.standard import command_callbacks
-from trainer.config import preset
 from trainer.engine import loop, setup
+from trainer.presets import preset
 
 STEPS, EVALUATE_EVERY = 120, 20
 STEP_SECONDS, SCORING_SECONDS = 0.1, 5.0

@@ -24,7 +24,8 @@ from tests.pages import Page
 from tests.processes import REPOSITORY, run_python
 from tests.trainer.datasets import write_dataset
 from tests.trainer.models import tiny_model
-from trainer.config import PRESETS, Config
+from trainer.config import Config
+from trainer.presets import PRESETS, read_config
 
 TINY = Config(
     units=16, layers=1, head_units=16, pitch_embedding=8, time_embedding=8, velocity_embedding=8, seq_length=16,
@@ -163,7 +164,7 @@ def places(tmp_path_factory, dataset):
         (["--data={data}"], ["--workdir is missing"]),
         (["--data={none}", "--workdir={w}"], ["none: no such directory", "sostenuto preprocess"]),
         (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "sostenuto preprocess"]),
-        (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "is no manifest"]),
+        (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "not a manifest"]),
         (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset", "huge", *PRESETS]),
         (["--data={data}", "--workdir={w}", "--unit=8"], ["--unit:", "--units"]),
         (["--data={data}", "--workdir={w}", "--units=many"], ["--units:", "many"]),
@@ -383,7 +384,7 @@ def test_training_leaves_exactly_its_files(workdir):
 
 
 def test_the_config_of_a_run_is_the_file_and_the_flags(workdir):
-    assert Config.load(workdir / "config.json") == TINY.replace(dropout=0.1, steps=STEPS)
+    assert read_config(workdir / "config.json") == TINY.replace(dropout=0.1, steps=STEPS)
 
 
 def test_training_reports_as_the_contract_says(workdir, processes):
@@ -661,7 +662,7 @@ def test_a_directory_of_something_else_is_no_workdir(dataset, tmp_path):
 def test_a_workdir_of_another_config_names_the_fields(dataset, workdir):
     from trainer.engine import loop
 
-    config = Config.load(workdir / "config.json")
+    config = read_config(workdir / "config.json")
     with pytest.raises(UserError, match="another config: ") as error:
         loop.train(config.replace(units=8, transpose=0, steps=50), Manifest.load(dataset), str(workdir))
     (line,) = str(error.value).splitlines()
@@ -669,7 +670,7 @@ def test_a_workdir_of_another_config_names_the_fields(dataset, workdir):
     assert "units: got 8, expected 16" in line
     assert "transpose: got 0, expected 6" in line
     assert "steps" not in line
-    assert Config.load(workdir / "config.json") == config
+    assert read_config(workdir / "config.json") == config
 
 
 def test_a_workdir_of_another_dataset_is_refused(places, workdir):
@@ -677,7 +678,7 @@ def test_a_workdir_of_another_dataset_is_refused(places, workdir):
 
     before = (workdir / "run.json").read_bytes()
     with pytest.raises(UserError, match=r"sha256 \w+…, expected \w+…, .*--data.*--workdir"):
-        loop.train(Config.load(workdir / "config.json"), Manifest.load(places["single"]), str(workdir))
+        loop.train(read_config(workdir / "config.json"), Manifest.load(places["single"]), str(workdir))
     assert (workdir / "run.json").read_bytes() == before
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sostenuto.errors import UserError, mismatches
 from tests.processes import run_python
-from trainer.config import CHANGEABLE_ON_RESUME, LENGTH_FIELDS, PRESETS, Config, preset
+from trainer.config import CHANGEABLE_ON_RESUME, LENGTH_FIELDS, Config
+from trainer.presets import PRESETS, parse_config, preset, read_config
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -28,8 +29,6 @@ OTHER = {
     "time_embedding": 2,
     "velocity_embedding": 3,
     "head_units": 4,
-    "time_distribution": "logistics",
-    "mixtures": 3,
     "dropout": 0.25,
     "pitch_weight": 0.05,
     "step_weight": 0.0,
@@ -67,8 +66,6 @@ WRONG = {
     "preset": [3],
     "model": ["lstm", None],
     "positions": ["first"],
-    "time_distribution": ["ticks", None],
-    "mixtures": [0, 101, 2.5, True, "8"],
     **{
         name: [0, -1, 2.5, True, "8"]
         for name in (
@@ -139,56 +136,56 @@ def test_every_preset_and_nothing_else_was_reviewed():
 )
 def test_a_config_file_gives_back_the_config(names, length):
     config = changed(*names, length)
-    assert Config.from_json(config.to_json(), "config.json") == config
+    assert parse_config(config.to_json(), "config.json") == config
 
 
 def test_a_config_file_holds_every_field(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(changed("steps").to_json())
     assert list(json.loads(path.read_text())) == list(FIELDS)
-    assert Config.load(path) == Config().replace(steps=9)
+    assert read_config(path) == Config().replace(steps=9)
 
 
 def test_fields_that_a_file_leaves_out_are_those_of_its_preset():
-    assert Config.from_json('{"units": 8, "learning_rate": 1}', "x") == Config(units=8, learning_rate=1.0)
-    assert Config.from_json('{"preset": "tutorial", "epochs": 2}', "x") == preset("tutorial").replace(epochs=2)
-    assert isinstance(Config.from_json('{"learning_rate": 1}', "x").learning_rate, float)
-    assert Config.from_json('{"epochs": 2}', "x") == Config(epochs=2, max_minutes=0.0)
+    assert parse_config('{"units": 8, "learning_rate": 1}', "x") == Config(units=8, learning_rate=1.0)
+    assert parse_config('{"preset": "tutorial", "epochs": 2}', "x") == preset("tutorial").replace(epochs=2)
+    assert isinstance(parse_config('{"learning_rate": 1}', "x").learning_rate, float)
+    assert parse_config('{"epochs": 2}', "x") == Config(epochs=2, max_minutes=0.0)
 
 
 def test_a_file_that_names_a_preset_starts_from_it():
-    assert Config.from_json('{"preset": "tutorial", "steps": 9}', "x") == preset("tutorial").replace(steps=9)
+    assert parse_config('{"preset": "tutorial", "steps": 9}', "x") == preset("tutorial").replace(steps=9)
     with pytest.raises(UserError, match=f"preset 'another': expected one of {', '.join(PRESETS)}"):
-        Config.from_json('{"preset": "another"}', "x")
+        parse_config('{"preset": "another"}', "x")
 
 
 def test_an_unknown_field_names_the_nearest():
     with pytest.raises(UserError) as error:
-        Config.from_json('{"unit": 8}', "my.json")
-    assert message(error) == "my.json: unknown field 'unit', did you mean 'units'?"
+        parse_config('{"unit": 8}', "my.json")
+    assert message(error) == "my.json: unknown field 'unit'. Did you mean 'units'?"
     with pytest.raises(UserError, match=r"unknown field 'zzz'$"):
-        Config.from_json('{"zzz": 8}', "my.json")
+        parse_config('{"zzz": 8}', "my.json")
 
 
 @pytest.mark.parametrize("name", ["huge", 3, None, ["seed"]])
 def test_a_file_that_starts_from_an_unknown_preset_lists_those_that_are(name):
     with pytest.raises(UserError, match=f"expected one of {', '.join(PRESETS)}"):
-        Config.from_json(json.dumps({"preset": name}), "my.json")
+        parse_config(json.dumps({"preset": name}), "my.json")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", '"units"', "null"])
 def test_a_file_that_holds_no_object_is_named(text):
     with pytest.raises(UserError, match=r"my\.json: expected a JSON object of config fields") as error:
-        Config.from_json(text, "my.json")
+        parse_config(text, "my.json")
     message(error)
 
 
 def test_a_file_that_is_not_there_or_is_binary_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.json: no such config file"):
-        Config.load(tmp_path / "none.json")
+        read_config(tmp_path / "none.json")
     (tmp_path / "binary.json").write_bytes(bytes(range(128, 256)))
     with pytest.raises(UserError, match=r"binary\.json: expected a JSON object"):
-        Config.load(tmp_path / "binary.json")
+        read_config(tmp_path / "binary.json")
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
@@ -288,7 +285,7 @@ def test_every_field_but_preset_has_a_flag_with_its_help():
 
 def test_a_flag_shows_the_presets_that_differ_from_base():
     shown = {flag["name"]: flag["text"] for flag in json.loads(run_python("-m", "trainer", "--help_json").stdout)}
-    assert shown["units"].endswith("(default: 256; large: 512; seed: 128)")
-    assert shown["pitch_weight"].endswith("(default: 1; seed: 0.05)")
+    assert shown["units"].endswith("(default: 256; large: 512; tutorial: 128)")
+    assert shown["pitch_weight"].endswith("(default: 1; tutorial: 0.05)")
     assert shown["max_to_keep"].endswith("(default: 3; tutorial: 50)")
     assert shown["deterministic"].endswith("(default: true)")

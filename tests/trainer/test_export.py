@@ -21,12 +21,14 @@ from tests.trainer.models import random_arrays, tiny_model
 from trainer import export
 from trainer.checkpoints.manager import CheckpointManager, model_variables
 from trainer.config import Config
-from trainer.data.windows import NoteTable, NoteTensors
+from trainer.data.note_table import NoteTable
+from trainer.data.note_tensors import NoteTensors
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
-from trainer.model import times
+from trainer.model import time_distribution
 from trainer.model.density_heads import UNIFORMS_PER_NOTE
 from trainer.model.next_note import build_model, start_note
+from trainer.model.time_bins import BIN_STARTS
 from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME
 from trainer.workdir.load_model import load_model
 
@@ -129,7 +131,7 @@ def played(model, note, state, seed):
     """The notes that the model itself draws, `[notes, voices]` for each field."""
     drawn = []
     for number in range(PLAYED):
-        hidden, state = model.step(note, state, model.step_weights())
+        hidden, state = model.decode_step(note, state, model.decode_weights())
         note = model.heads.sample(hidden, uniforms(len(note.pitch), seed, number), tf.constant(TEMPERATURE))
         drawn.append(note)
     return NoteTensors(*(np.stack(field) for field in zip(*drawn, strict=True)))
@@ -188,7 +190,7 @@ def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsew
         assert nats.shape == (VOICES, NOTES)
         # Evaluation leaves the first note of a performance out.
         np.testing.assert_allclose(np.ravel(nats[:, 1:]), getattr(scores, field), rtol=1e-4, atol=1e-4)
-    hidden, _ = models["density"].read(heard["density"].map(lambda field: field[:, :-1]))
+    hidden, _ = models["density"].forward(heard["density"].map(lambda field: field[:, :-1]))
     nats = models["density"].heads.losses(hidden, heard["density"].map(lambda field: field[:, 1:]))
     for field, expected in nats.items():
         np.testing.assert_allclose(results[f"density {field}_nats"], expected, rtol=1e-4, atol=1e-4)
@@ -197,7 +199,7 @@ def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsew
 def test_plays_on_after_what_was_scored_as_the_model_does(elsewhere, models, heard):
     results, _ = elsewhere
     for kind, model in models.items():
-        _, state = model.read(heard[kind].map(lambda field: field[:, :-1]))
+        _, state = model.forward(heard[kind].map(lambda field: field[:, :-1]))
         expected = played(model, heard[kind].map(lambda field: field[:, -1]), state, SEED)
         for field, notes in expected._asdict().items():
             # A predicted time is rounded to microseconds; one that is drawn is a multiple of 10,000.
@@ -213,7 +215,7 @@ def test_the_example_of_the_docs_plays_from_silence(elsewhere, models):
     model = models["density"]
     note, state, onset_us = start_note(1), model.initial_state(1), 0
     for number, line in enumerate(lines):
-        hidden, state = model.step(note, state, model.step_weights())
+        hidden, state = model.decode_step(note, state, model.decode_weights())
         note = model.heads.sample(hidden, uniforms(1, 2024, number), tf.constant(1.0))
         onset_us += int(note.step_us[0]) if number else 0
         assert line == [onset_us, *(int(field[0]) for field in (note.pitch, note.duration_us, note.velocity))]
@@ -237,27 +239,26 @@ def test_an_export_plays_within_the_range_of_its_model(elsewhere):
     assert all(PITCH_RANGE[0] <= int(pitch) <= PITCH_RANGE[1] for _, pitch, _, _ in lines)
 
 
-@pytest.mark.parametrize("form", ["bins", "logistics"])
-def test_at_temperature_0_the_likeliest_pitch_bins_and_velocity_are_played(tmp_path, form):
-    model = tiny_model("density", layers=1, time_distribution=form)
+def test_at_temperature_0_the_likeliest_pitch_bins_and_velocity_are_played(tmp_path):
+    model = tiny_model("density", layers=1)
     exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
     notes = [play_one(exported, temperature=np.float32(0), seed=[seed, 0]) for seed in range(8)]
     (pitch,) = {int(note["pitch"][0]) for note in notes}
     assert len({int(note["velocity"][0]) for note in notes}) == 1
     for field in ("step_us", "duration_us"):
-        assert len({int(times.bins(note[field])[0]) for note in notes}) == 1
-    hidden, _ = model.step(start_note(1), model.initial_state(1), model.step_weights())
+        assert len({int(time_distribution.bins(note[field])[0]) for note in notes}) == 1
+    hidden, _ = model.decode_step(start_note(1), model.initial_state(1), model.decode_weights())
     logits = model.heads.logits(hidden, start_note(1)._replace(pitch=tf.constant([pitch])))
     assert pitch == np.argmax(logits["pitch"])
-    chances = model.heads.times.tick_probabilities(logits["step"]).numpy()[0]
-    by_bin = np.add.reduceat(chances, times.BIN_STARTS)
-    assert int(times.bins(notes[0]["step_us"])[0]) == np.argmax(by_bin)
+    chances = time_distribution.tick_probabilities(logits["step"]).numpy()[0]
+    by_bin = np.add.reduceat(chances, BIN_STARTS)
+    assert int(time_distribution.bins(notes[0]["step_us"])[0]) == np.argmax(by_bin)
 
 
 def test_a_last_position_model_scores_the_end_of_a_window_as_in_evaluation(elsewhere, models, heard):
     results, _ = elsewhere
     # The first chunk is read from the initial state, and its last note from as many notes as the model was trained on.
-    hidden, _ = models["last"].read(heard["last"].map(lambda field: field[:, :CHUNK]))
+    hidden, _ = models["last"].forward(heard["last"].map(lambda field: field[:, :CHUNK]))
     expected = models["last"].heads.predict_fields(hidden[:, -1])
     for field in ("step", "duration"):
         scored = results[f"last {field}_seconds"]
@@ -311,7 +312,7 @@ def test_a_model_of_any_precision_is_exported_in_that_of_its_weights(tmp_path, p
     after = play_one(tf.saved_model.load(export_model(workdir)))
     assert after["hidden_0"].dtype == dtype
     model = load_model(workdir).model
-    hidden, _ = model.step(start_note(1), model.initial_state(1), model.step_weights())
+    hidden, _ = model.decode_step(start_note(1), model.initial_state(1), model.decode_weights())
     expected = model.heads.sample(hidden, uniforms(1, 1, 2), tf.constant(1, dtype))
     assert all(after[field] == value for field, value in expected._asdict().items())
 

@@ -25,7 +25,7 @@ class Played(NamedTuple):
 class StandInPlayer:
     """Plays without a model: scales after each primer."""
 
-    def play(self, primers, *, num_notes, **_: Any) -> Played:
+    def sample(self, primers, *, num_notes, **_: Any) -> Played:
         return Played([joined(one, random_notes(num_notes, index)) for index, one in enumerate(primers)], 1234.5)
 
 

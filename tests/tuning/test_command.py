@@ -11,7 +11,7 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from tests.processes import run_python
 from tests.tuning.runs import START, Search, free_address, wait_until
-from trainer.config import Config
+from trainer.presets import parse_config, read_config
 from tuning.space import Space
 from tuning.study import Assignment, Study, StudyConfig
 
@@ -61,7 +61,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on_where_it_was(ended, dataset, tmp_pat
     assert len(ended.reports("0001")) > len(ended.before)
     assert [(trial["state"], trial["attempts"]) for trial in ended.trials] == [("completed", 1), ("completed", 2)]
     # The same trials as those of a study that nobody touched.
-    start = Config.from_json(json.dumps(START), "start")
+    start = parse_config(json.dumps(START), "start")
     space = Space.create(start, fix=["units=8", "seq_length=16"])
     settings = StudyConfig("random", 2, 60, seed=4, stop_weak=False, data=Manifest.load(dataset).sha256)
     with Study.open(tmp_path, space, space.start(start), settings) as untouched:
@@ -73,12 +73,12 @@ def test_ctrl_c_leaves_a_study_that_goes_on_where_it_was(ended, dataset, tmp_pat
 
 def test_a_study_ends_with_a_table_a_page_and_a_config_that_the_trainer_takes(ended):
     best = min(ended.trials, key=lambda trial: trial["score"])
-    config = Config.load(ended.workdir / "best_config.json")
+    config = read_config(ended.workdir / "best_config.json")
     assert {name: getattr(config, name) for name in best["values"]} == best["values"]
     # At the start config's length, which is not a trial's; trained so by --retrain_best.
     result = json.loads((ended.workdir / "best" / "result.json").read_text())
     assert config.steps == result["train_step"] == START["steps"]
-    assert Config.load(ended.workdir / "best" / "config.json") == config
+    assert read_config(ended.workdir / "best" / "config.json") == config
     assert best["trial"] in (ended.workdir / "report.html").read_text()
     for trial in ended.trials:
         shown = rf"{trial['trial']} +completed +100 % +{trial['score']:.3f} "

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.processes import run_python
-from trainer.config import preset
+from trainer.presets import preset
 from tuning.oracles import Oracle
 from tuning.space import Space
 from tuning.study import TUNERS, StudyConfig, Trial
@@ -93,7 +93,7 @@ def test_an_oracle_made_anew_before_each_trial_proposes_the_same(tmp_path, tuner
 
 def test_a_random_search_is_the_same_in_every_process_and_order_of_results():
     program = """
-from trainer.config import preset
+from trainer.presets import preset
 from tuning.oracles import Oracle
 from tuning.space import Space
 from tuning.study import StudyConfig, Trial

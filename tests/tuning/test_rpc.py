@@ -16,7 +16,7 @@ import pytest
 
 from sostenuto.errors import UserError
 from tests.processes import REPOSITORY
-from trainer.config import preset
+from trainer.presets import preset
 from tuning.rpc import StudyClient, serve
 from tuning.space import Space
 from tuning.study import Assignment, Done, Study, StudyConfig, Wait

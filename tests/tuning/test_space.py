@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from sostenuto.errors import UserError
 from tests.processes import run_python
-from trainer.config import Config, preset
+from trainer.config import Config
+from trainer.presets import preset
 from tuning.space import PARAMETERS, SEARCHED_BY_DEFAULT, Space, notes_per_train_step, table
 
 BASE = preset("base")

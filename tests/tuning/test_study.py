@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sostenuto import storage
 from sostenuto.errors import UserError
-from trainer.config import preset
+from trainer.presets import preset
 from tuning.space import Space
 from tuning.study import TUNERS, Assignment, Done, Study, StudyConfig, Wait, fingerprint
 

@@ -15,7 +15,8 @@ import pytest
 
 from tests.pages import Page
 from tests.processes import run_python
-from trainer.config import Config, preset
+from trainer.config import Config
+from trainer.presets import parse_config, preset, read_config
 from tuning import summary
 from tuning.importance import FEWEST_CONFIGS, importance
 from tuning.report.page import render
@@ -153,11 +154,11 @@ def test_the_best_config_is_the_best_trials_at_the_length_of_the_start(length: d
         trial(0, score=8.0), trial(1, score=7.5, values={"units": 384, "seq_length": 64}), start=start, fix=["layers=3"]
     )
     summary.write(study, os.fspath(tmp_path))
-    config = Config.load(tmp_path / "best_config.json")
+    config = read_config(tmp_path / "best_config.json")
     # As many notes: windows half as long, twice as many train_steps.
     length = {name: 2 * value if name == "steps" else value for name, value in length.items()}
     assert config == start.replace(units=384, seq_length=64, layers=3, **length)
-    assert Config.from_json(config.to_json(), "it") == config
+    assert parse_config(config.to_json(), "it") == config
 
 
 def test_the_best_is_the_lowest_of_those_trained_longest() -> None:

@@ -15,12 +15,12 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError
 from tests.trainer.runs import metrics
-from trainer.config import preset
 from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.engine.early_stopping import BestMetric
 from trainer.engine.schedule import Event
 from trainer.model.next_note import NextNoteModel
+from trainer.presets import preset
 from trainer.workdir import layout
 from trainer.workdir.formats import RunResult, StopReason
 from tuning import worker

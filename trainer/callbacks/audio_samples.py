@@ -74,7 +74,7 @@ class AudioSamples(Callback):
 
     def _play(self, train_step: int) -> None:
         """Shows samples in TensorBoard: a piano roll, its sound, and their distributions over the corpus'."""
-        played = self._get_sampler().play(
+        played = self._get_sampler().sample(
             Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=self._count, temperature=1.0, seed=train_step
         )
         notes = played.notes[0]

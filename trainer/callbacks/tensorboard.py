@@ -8,8 +8,8 @@ import tensorflow as tf
 from sostenuto import storage
 from sostenuto.data.tfrecord import write_records
 from trainer.callbacks.base import Callback, RunContext
-from trainer.config import preset
 from trainer.engine.schedule import Event
+from trainer.presets import preset
 from trainer.workdir.layout import SUMMARIES_NAME
 
 _MAIN_HYPERPARAMETERS = ("preset", "seq_length", "units", "layers", "dropout", "batch_size", "learning_rate")

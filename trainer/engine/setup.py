@@ -12,7 +12,8 @@ import sostenuto
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from trainer.config import Config
-from trainer.data.windows import NoteTable, WindowSampler, chosen, load_table
+from trainer.data.note_table import NoteTable, load_table, select_fraction
+from trainer.data.windows import WindowSampler
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.strategy import configure_devices, create_strategy, device_name
 from trainer.distribution.workers import Workers
@@ -103,9 +104,9 @@ def build_setup(config: Config, manifest: Manifest, cluster: Cluster | None) -> 
         )
     devices = configure_devices(config, cluster)
     train = load_table(manifest, "train")
-    performances = chosen(len(train.lengths), config.train_fraction)
+    performances = select_fraction(len(train.lengths), config.train_fraction)
     if len(performances) < len(train.lengths):
-        train = train.part(performances)
+        train = train.subset(performances)
     validation = load_table(manifest, "validation") if config.evaluate_every else None
     if cluster:
         logger.info(
@@ -119,7 +120,7 @@ def build_setup(config: Config, manifest: Manifest, cluster: Cluster | None) -> 
     workers = Workers(strategy, cluster)
     _check_same_run(workers, config, manifest)
     if validation is not None and cluster:
-        validation = validation.part(range(cluster.index, len(validation.lengths), cluster.size))
+        validation = validation.subset(range(cluster.index, len(validation.lengths), cluster.size))
     with strategy.scope():
         state = TrainState(config, windows, strategy)
     return RunSetup(

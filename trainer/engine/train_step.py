@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.data.random import Dropout
 from trainer.data.windows import WindowSampler
+from trainer.model.dropout import Dropout
 from trainer.model.next_note import NextNoteModel
 
 Gradients = list[tf.Tensor]
@@ -67,7 +67,7 @@ class ReplicaStep:
         """
         batch = self.windows.batch(first_window, count)
         dropout = Dropout(self._config.seed, self._config.dropout, first_window)
-        hidden, _ = self._model.read(batch.inputs, dropout=dropout)
+        hidden, _ = self._model.forward(batch.inputs, dropout=dropout)
         losses = self._model.heads.losses(hidden[:, -batch.mask.shape[1] :], batch.targets)
         return {field: tf.where(batch.mask, loss, 0) for field, loss in losses.items()}, batch.mask
 

@@ -16,7 +16,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.music.notes import MAX_TICK, PITCHES, ticks
 
 if TYPE_CHECKING:
-    from trainer.data.windows import NoteTable
+    from trainer.data.note_table import NoteTable
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -40,7 +40,7 @@ def score_baselines(manifest: Manifest, scored: "NoteTable") -> dict[str, dict[s
     Raises:
         UserError: a shard is damaged.
     """
-    from trainer.data.windows import load_table  # It imports TensorFlow, and counting does not need it.
+    from trainer.data.note_table import load_table  # It imports TensorFlow, and counting does not need it.
 
     if any(manifest.notes(split) <= manifest.performances(split) for split in ("train", "validation")):
         return None

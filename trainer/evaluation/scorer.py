@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from sostenuto.music.notes import MAX_TICK, TICK_US, ticks
 from sostenuto.progress import ProgressCounter
-from trainer.data.windows import START_PITCH, NoteTable, NoteTensors
+from trainer.data.note_table import NoteTable
+from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.model import time_distribution
 from trainer.model.density_heads import DensityHeads
 from trainer.model.next_note import NextNoteModel
-from trainer.model.times import ticks as tensor_ticks
 
 CHUNK = 256  # notes read per call, state carried over
 LANES = 64  # performances, or windows of a last-position model, read side by side
@@ -108,14 +109,14 @@ class Scorer:
 
         @tf.function(autograph=False, input_signature=(notes_spec(None, None), notes_spec(None, None), state_spec))
         def read_chunk(inputs, targets, state):
-            hidden, state = model.read(inputs, state)
+            hidden, state = model.forward(inputs, state)
             return outputs_of(model, hidden, targets), state
 
         windows = notes_spec(None, model.config.seq_length)
 
         @tf.function(autograph=False, input_signature=(windows, tf.TensorSpec([None], tf.int32), notes_spec(None)))
         def read_windows(inputs, last, targets):
-            hidden, _ = model.read(inputs)
+            hidden, _ = model.forward(inputs)
             return outputs_of(model, tf.gather(hidden, last, batch_dims=1), targets)
 
         self._read_chunk, self._read_window_batch = read_chunk, read_windows
@@ -236,8 +237,8 @@ def _scored(table: NoteTable, field: str) -> np.ndarray:
 
 def _density_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
     logits = model.heads.logits(hidden, notes)
-    nats = model.heads.nats(logits, notes)
-    away = tf.abs(model.heads.times.median(logits["step"]) - tensor_ticks(notes.step_us))
+    nats = model.heads.nll(logits, notes)
+    away = tf.abs(time_distribution.median_tick(logits["step"]) - time_distribution.ticks(notes.step_us))
     return {
         **{field: nats[field] for field in SCORED_FIELDS},
         **_pitch_hits(logits["pitch"], notes.pitch),

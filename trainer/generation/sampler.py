@@ -1,4 +1,4 @@
-"""Plays: calls the model again and again, each note it draws being the next input, its state carried along."""
+"""Autoregressive sampling: each sampled note is the model's next input."""
 
 import logging
 import time
@@ -11,53 +11,51 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from sostenuto.progress import ProgressCounter, silenced
-from trainer.data.windows import START_PITCH, NoteTensors
-from trainer.model.density_heads import UNIFORMS_PER_NOTE
-from trainer.model.next_note import ModelState, NextNoteModel
+from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.model.density_heads import UNIFORMS_PER_NOTE, TopP
+from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
 
 logger = logging.getLogger(__name__)
 
-_NOTES_PER_CALL = 128  # notes drawn per call of the compiled loop, whatever is asked for
+_NOTES_PER_CALL = 128  # Fixed, so that the loop is compiled once for any number of notes.
 
 
 class Samples(NamedTuple):
-    """What was played.
+    """Generated music.
 
     Attributes:
         notes: each sample, its primer and the continuation.
-        notes_per_second: generated notes of all samples a second, without reading primers and compiling.
+        notes_per_second: generated notes of all samples per second, without reading primers and compiling.
     """
 
     notes: list[Notes]
     notes_per_second: float
 
 
+class _Prefix(NamedTuple):
+    """Result of reading the primers: the heads' input `[batch, width]` and the model's state."""
+
+    head_input: tf.Tensor
+    state: ModelState
+
+
+class _Options(NamedTuple):
+    """Inputs of the compiled loop that stay the same in all calls."""
+
+    weights: list[DecodeWeights]
+    temperature: tf.Tensor
+    top_p: TopP
+
+
 class NoteSampler:
-    """Generates with one model; the compiled loop is kept for further calls with as many samples."""
+    """Samples from one model; the compiled loop is reused by calls with the same number of samples."""
 
     def __init__(self, model: NextNoteModel) -> None:
         self._model = model
+        self._decode = tf.function(self._decode_notes, autograph=False, jit_compile=True)
+        self._forward = tf.function(model.forward, autograph=False, reduce_retracing=True)
 
-        @tf.function(autograph=False, jit_compile=True)
-        def draw(notes, hidden, state, weights, uniforms, temperature, top_p):
-            """Draws some notes, at most as many as uniforms `[most, samples, UNIFORMS_PER_NOTE]` has rows."""
-            most = uniforms.shape[0]
-            drawn = tf.TensorArray(tf.int32, most, element_shape=[len(NoteTensors._fields), uniforms.shape[1]])
-
-            def draw_one(index, hidden, state, drawn):
-                note = model.heads.sample(hidden, tf.gather(uniforms, index), temperature, top_p)
-                hidden, state = model.step(note, state, weights)
-                return index + 1, hidden, state, drawn.write(index, tf.stack(note))
-
-            _, hidden, state, drawn = tf.while_loop(
-                lambda index, *_: index < notes, draw_one, (0, hidden, state, drawn), maximum_iterations=most
-            )
-            return hidden, state, NoteTensors(*tf.unstack(drawn.stack(), axis=1))
-
-        self._draw = draw
-        self._read = tf.function(model.read, autograph=False, reduce_retracing=True)
-
-    def play(
+    def sample(
         self,
         primers: Notes | Sequence[Notes],
         *,
@@ -68,99 +66,112 @@ class NoteSampler:
         top_p: float | Mapping[str, float] = 1.0,
         quiet: bool = True,
     ) -> Samples:
-        """Continues primers, or plays from silence, all samples at once.
+        """Continues primers, or starts without one, all samples in parallel.
 
-        Sample i depends on the seed, on i and on its own primer, not on what is drawn beside it.
+        Sample i depends on the seed, on i and on its own primer, not on the other samples.
 
         Args:
-            primers: what to continue: one, or several of any lengths; after one without notes, a sample starts from
-                silence.
+            primers: one or several, of any lengths; after an empty one, a sample starts with its first note.
             num_notes: notes to generate for each sample; all pitches are within the model's range.
-            num_samples: how many samples of each primer; those of the first primer come first.
-            temperature: above 0; below 1 plays the likely more often, above 1 the unlikely. One for all, or one for
-                each of `sostenuto.music.notes.FIELDS`.
-            seed: of the numbers drawn.
-            top_p: above 0, at most 1: a field is drawn from its smallest set of likeliest values whose probability, at
-                that temperature, reaches it. One for all, or one for each field.
+            num_samples: samples of each primer; those of the first primer come first.
+            temperature: above 0; values below 1 favour likely notes, values above 1 unlikely ones. One for all, or one
+                for each of `sostenuto.music.notes.FIELDS`.
+            seed: of the random numbers.
+            top_p: above 0, at most 1: a field is sampled from its smallest set of likeliest values whose probability,
+                at that temperature, reaches it. One for all, or one for each field.
             quiet: shows no progress.
 
         Raises:
-            UserError: a primer is empty and the model cannot begin from silence.
+            UserError: a primer is empty and the model cannot start without one.
         """
         primers = [primers] if isinstance(primers, Notes) else primers
-        hidden, state = tf.nest.map_structure(
-            lambda part: tf.repeat(part, num_samples, axis=0), self._after_each(primers)
-        )
+        prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), self._read_primers(primers))
         samples = len(primers) * num_samples
-        weights = self._model.step_weights()
-        calls = -(-num_notes // _NOTES_PER_CALL)
-        streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
-        temperatures = tf.constant(_by_field(temperature), hidden.dtype)
-        # Where nothing is left out, nothing is compiled for it.
-        shares = tuple(None if share == 1 else tf.constant(share, hidden.dtype) for share in _by_field(top_p))
+        dtype = prefix.head_input.dtype
+        options = _Options(
+            self._model.decode_weights(),
+            tf.constant(_list_by_field(temperature), dtype),
+            # None compiles to less where top_p has no effect.
+            tuple(None if value == 1 else tf.constant(value, dtype) for value in _list_by_field(top_p)),
+        )
         with silenced(quiet):
             logger.info(
                 f"playing {samples:,} x {num_notes:,} notes",
                 extra={"figures": {"samples": samples, "num_notes": num_notes}},
             )
-        # Compiles, and draws nothing: the speed is that of playing.
-        nothing = tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE])
-        self._draw(tf.constant(0), hidden, state, weights, nothing, temperatures, shares)
-        begun = time.monotonic()
-        drawn = []
-        with ProgressCounter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as meter:
-            for call in range(calls):
-                count = min(_NOTES_PER_CALL, num_notes - call * _NOTES_PER_CALL)
-                uniforms = tf.constant(_uniforms(streams))
-                hidden, state, notes = self._draw(
-                    tf.constant(count), hidden, state, weights, uniforms, temperatures, shares
-                )
-                drawn.append([field.numpy()[:count] for field in notes])
-                meter.advance(count * samples)
-        seconds = time.monotonic() - begun
-        fields = NoteTensors(*(np.concatenate(parts) for parts in zip(*drawn, strict=True)))
-        return Samples(
-            [
-                _continued(primers[sample // num_samples], NoteTensors(*(field[:, sample] for field in fields)))
-                for sample in range(samples)
-            ],
-            num_notes * samples / seconds,
-        )
+        # Compiles without sampling a note, so that the speed does not include compilation.
+        self._decode(tf.constant(0), prefix, options, tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]))
+        started = time.monotonic()
+        streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
+        calls = []
+        with ProgressCounter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as counter:
+            for first_note in range(0, num_notes, _NOTES_PER_CALL):
+                count = min(_NOTES_PER_CALL, num_notes - first_note)
+                prefix, notes = self._decode(tf.constant(count), prefix, options, tf.constant(_uniforms(streams)))
+                calls.append([field.numpy()[:count] for field in notes])
+                counter.advance(count * samples)
+        seconds = time.monotonic() - started
+        fields = NoteTensors(*(np.concatenate(parts) for parts in zip(*calls, strict=True)))
+        continued = [
+            _append(primers[sample // num_samples], NoteTensors(*(field[:, sample] for field in fields)))
+            for sample in range(samples)
+        ]
+        return Samples(continued, num_notes * samples / seconds)
 
-    def _after_each(self, primers: Sequence[Notes]) -> tuple[tf.Tensor, ModelState]:
-        """What the heads read, `[primers, units]`, and the state, after each primer."""
-        heard = [self._heard(primer) for primer in primers]
-        lengths = np.array([len(inputs.pitch) for inputs in heard])
-        groups, after = [], []
-        for length in np.unique(lengths):  # Those of one length are read together.
-            group = np.flatnonzero(lengths == length)
-            inputs = (np.stack(fields) for fields in zip(*(heard[index] for index in group), strict=True))
-            hidden, state = self._read(
-                NoteTensors(*(tf.constant(field, tf.int32) for field in inputs)), self._model.initial_state(len(group))
+    def _decode_notes(
+        self, notes: tf.Tensor, prefix: _Prefix, options: _Options, uniforms: tf.Tensor
+    ) -> tuple[_Prefix, NoteTensors]:
+        """Samples `notes` notes, at most the rows of uniforms `[limit, samples, UNIFORMS_PER_NOTE]`."""
+        limit, samples = uniforms.shape[:2]
+        sampled = tf.TensorArray(tf.int32, limit, element_shape=[len(NoteTensors._fields), samples])
+
+        def decode_note(
+            index: tf.Tensor, prefix: _Prefix, sampled: tf.TensorArray
+        ) -> tuple[tf.Tensor, _Prefix, tf.TensorArray]:
+            note = self._model.heads.sample(
+                prefix.head_input, tf.gather(uniforms, index), options.temperature, options.top_p
             )
-            groups.append(group)
-            after.append((hidden[:, -1], state))
-        places = np.argsort(np.concatenate(groups))
-        hidden, state = tf.nest.map_structure(lambda *parts: tf.gather(tf.concat(parts, axis=0), places), *after)
-        # `step` goes on in the variables' precision; what is counted stays whole.
-        state = tf.nest.map_structure(
-            lambda part: tf.cast(part, hidden.dtype) if part.dtype.is_floating else part, state
-        )
-        return hidden, state
+            prefix = _Prefix(*self._model.decode_step(note, prefix.state, options.weights))
+            return index + 1, prefix, sampled.write(index, tf.stack(note))
 
-    def _heard(self, primer: Notes) -> NoteTensors:
-        """What the model reads of a primer: `[notes]` each, at least one."""
+        _, prefix, sampled = tf.while_loop(
+            lambda index, *_: index < notes, decode_note, (0, prefix, sampled), maximum_iterations=limit
+        )
+        return prefix, NoteTensors(*tf.unstack(sampled.stack(), axis=1))
+
+    def _read_primers(self, primers: Sequence[Notes]) -> _Prefix:
+        """Returns the heads' input and the state after each primer."""
+        inputs = [self._model_inputs(primer) for primer in primers]
+        lengths = np.array([len(notes.pitch) for notes in inputs])
+        groups, prefixes = [], []
+        for length in np.unique(lengths):  # Primers of one length form a batch.
+            group = np.flatnonzero(lengths == length)
+            fields = (np.stack(columns) for columns in zip(*(inputs[index] for index in group), strict=True))
+            batch = NoteTensors(*(tf.constant(field, tf.int32) for field in fields))
+            head_input, state = self._forward(batch, self._model.initial_state(len(group)))
+            groups.append(group)
+            prefixes.append(_Prefix(head_input[:, -1], state))
+        order = np.argsort(np.concatenate(groups))
+        head_input, state = tf.nest.map_structure(lambda *parts: tf.gather(tf.concat(parts, axis=0), order), *prefixes)
+        # `decode_step` expects the variables' precision; counts stay integers.
+        state = tf.nest.map_structure(
+            lambda value: tf.cast(value, head_input.dtype) if value.dtype.is_floating else value, state
+        )
+        return _Prefix(head_input, state)
+
+    def _model_inputs(self, primer: Notes) -> NoteTensors:
+        """Returns the model's inputs for a primer: `[notes]` each, at least one."""
         fields = NoteTensors(*(getattr(primer, field).astype(np.int32) for field in NoteTensors._fields))
         config = self._model.config
         if config.positions == "last":
             if not len(primer):
-                raise UserError("this model was never shown how a performance begins: give a --primer")
+                raise UserError("a model with positions=last cannot start without notes. Give a --primer")
             return fields.map(lambda field: field[-config.seq_length :])
         start = NoteTensors(START_PITCH, 0, 0, 0)
         return NoteTensors(*(np.append(first, field) for first, field in zip(start, fields, strict=True)))
 
 
-def _by_field(values: float | Mapping[str, float]) -> list[float]:
+def _list_by_field(values: float | Mapping[str, float]) -> list[float]:
     return [values[field] if isinstance(values, Mapping) else values for field in FIELDS]
 
 
@@ -170,13 +181,13 @@ def _uniforms(streams: Sequence[np.random.Generator]) -> np.ndarray:
     return np.stack([stream.random(shape, np.float32) for stream in streams], axis=1)
 
 
-def _continued(primer: Notes, drawn: NoteTensors) -> Notes:
-    """The primer and, in the order they were drawn, the notes after it, `[notes]` each."""
-    step_us = np.append(primer.step_us, drawn.step_us)
-    step_us[0] = 0  # From silence, time begins with the first note.
+def _append(primer: Notes, continuation: NoteTensors) -> Notes:
+    """Returns the primer followed by the notes `[notes]` of its continuation."""
+    step_us = np.append(primer.step_us, continuation.step_us)
+    step_us[0] = 0  # Without a primer, time starts at the first note.
     return Notes(
-        np.append(primer.pitch, drawn.pitch),
+        np.append(primer.pitch, continuation.pitch),
         step_us,
-        np.append(primer.duration_us, drawn.duration_us),
-        np.append(primer.velocity, drawn.velocity),
+        np.append(primer.duration_us, continuation.duration_us),
+        np.append(primer.velocity, continuation.velocity),
     )

@@ -18,8 +18,9 @@ import numpy as np
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import CannotCompressError, UserError
-from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, write_midi
+from sostenuto.music.midi import read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
+from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.json_record import write_json
 
@@ -134,7 +135,7 @@ def make(
     from sostenuto.music.pedal import continued_pedal
 
     continued = continued or [Primer(Notes.empty(), "")] * count
-    played = player.play(
+    played = player.sample(
         [primer.notes for primer in continued], num_notes=_NUM_NOTES, temperature=1.0, seed=_SEED, quiet=quiet
     )
     target = storage.join(directory, SAMPLES_NAME)
@@ -143,7 +144,7 @@ def make(
     with rewritten(target, planned) as here:
         entries = []
         for index, (primer, notes) in enumerate(zip(continued, played.notes, strict=True)):
-            notes, _ = audio.beginning(notes, NO_PEDAL, SECONDS)
+            notes, _ = audio.truncate(notes, NO_PEDAL, SECONDS)
             pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
             name = f"sample-{index:03d}.mid"
             write_midi(notes, os.path.join(here, name), pedal)
@@ -346,5 +347,5 @@ def _excerpt(midi: bytes, name: str, primer_notes: int) -> tuple[Notes, int, np.
     if 0 < primer_notes < len(notes):
         first = int(np.searchsorted(onset_us, onset_us[primer_notes] - PRIMER_SECONDS * 1_000_000))
     pedal = np.maximum(read_pedal(midi, name) - onset_us[first], 0)
-    shown, pedal = audio.beginning(notes[first:], pedal, SECONDS)
+    shown, pedal = audio.truncate(notes[first:], pedal, SECONDS)
     return shown, min(max(primer_notes - first, 0), len(shown)), pedal

@@ -1,101 +1,106 @@
-"""Draws from a softmax: with a temperature, and from its likeliest classes alone."""
+"""Sampling from a softmax, with temperature, nucleus (top_p) and bounds."""
 
 import numpy as np
 import tensorflow as tf
 
-_COLDEST = 1e-30  # temperatures below are as good as this one, and divide without overflow
+_MIN_TEMPERATURE = 1e-30  # Lower temperatures would overflow, and act the same.
 
 
-def categorical(
+def categorical_nll(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns the negative log likelihood in nats, `[...]`, of labels `[...]` under logits `[..., classes]`."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+
+
+def sample_categorical(
     logits: tf.Tensor,
     uniform: tf.Tensor,
     temperature: tf.Tensor,
     top_p: tf.Tensor | None = None,
     bounds: tuple[int, int] | None = None,
 ) -> tf.Tensor:
-    """Draws from softmax(logits / temperature) by inverting its distribution function.
+    """Samples from softmax(logits / temperature) by inverting its distribution function.
 
-    With bounds, it draws from the same distribution restricted to the classes within them. A uniform number that
-    draws a class within the bounds without them draws it with them too, as long as the likeliest class is within.
+    With bounds, it samples from the same distribution restricted to the classes within them. A uniform number that
+    yields a class within the bounds without them yields the same class with them, if the likeliest class is within.
 
     Args:
-        logits: `[voices, classes]`.
-        uniform: `[voices]` in [0, 1).
+        logits: `[batch, classes]`.
+        uniform: `[batch]` in [0, 1).
         temperature: scalar above 0.
-        top_p: scalar above 0, at most 1: draws from the smallest set of likeliest classes whose probability reaches it;
-            None draws from all of them.
-        bounds: the lowest and the highest class that may be drawn; None permits all.
+        top_p: scalar above 0, at most 1: samples from the smallest set of likeliest classes whose probability reaches
+            it; None samples from all of them.
+        bounds: the lowest and the highest class to sample; None permits all.
 
     Returns:
-        int32 `[voices]`.
+        int32 `[batch]`.
     """
     classes = logits.shape[-1]
     lowest, highest = bounds or (0, classes - 1)
-    # Next to the likeliest class, so that a temperature near 0 leaves it alone instead of dividing by nothing.
+    # Relative to the likeliest class, so that it remains at a temperature near 0, and nothing is divided by 0.
     relative = logits - tf.reduce_max(logits[:, lowest : highest + 1], axis=-1, keepdims=True)
     if bounds:
         relative = tf.minimum(relative, 0)  # A likelier class outside must not overflow.
-    likelihood = tf.exp(relative / tf.maximum(temperature, _COLDEST))
+    likelihood = tf.exp(relative / tf.maximum(temperature, _MIN_TEMPERATURE))
     if top_p is not None:
         if bounds:
             within = (np.arange(classes) >= lowest) & (np.arange(classes) <= highest)
             likelihood = tf.where(within, likelihood, 0)
         likelihood = _nucleus(likelihood, top_p)
-    # Running sums as a product with a triangle of ones: XLA makes a far slower loop of tf.cumsum. They are compared
-    # with a share of their own total, which rounding, coarse on some GPUs, leaves a little off that of the likelihoods.
-    running = tf.matmul(likelihood, tf.constant(np.triu(np.ones((classes, classes))), logits.dtype))
-    drawn = tf.cast(uniform, logits.dtype)[:, tf.newaxis] * running[:, -1:]
+    # Cumulative sums as a product with a triangle of ones: XLA compiles tf.cumsum to a far slower loop. They are
+    # compared with a fraction of their own total, which coarse rounding on some GPUs makes differ from a plain sum.
+    cumulative = tf.matmul(likelihood, tf.constant(np.triu(np.ones((classes, classes))), logits.dtype))
+    threshold = tf.cast(uniform, logits.dtype)[:, tf.newaxis] * cumulative[:, -1:]
     if bounds:
-        drawn = _moved_within(drawn, running, lowest, highest)
-    chosen = tf.reduce_sum(tf.cast(running[:, :-1] <= drawn, tf.int32), axis=-1)
-    return tf.clip_by_value(chosen, lowest, highest) if bounds else chosen
+        threshold = _move_within(threshold, cumulative, lowest, highest)
+    sampled = tf.reduce_sum(tf.cast(cumulative[:, :-1] <= threshold, tf.int32), axis=-1)
+    return tf.clip_by_value(sampled, lowest, highest) if bounds else sampled
 
 
-def _moved_within(drawn: tf.Tensor, running: tf.Tensor, lowest: int, highest: int) -> tf.Tensor:
-    """Spreads the draws of classes outside of bounds over those within, and leaves the other draws as they are.
+def _move_within(threshold: tf.Tensor, cumulative: tf.Tensor, lowest: int, highest: int) -> tf.Tensor:
+    """Moves thresholds of classes outside the bounds to the classes within, and keeps the other thresholds.
 
-    A draw that falls outside is uniform over what the classes outside take up, so that it serves as a new uniform
-    number: what is drawn has the distribution of the classes within, and no second number is needed.
+    A threshold outside is uniform over the mass of the classes outside, so it serves as a new uniform number: the
+    sampled class has the distribution of the classes within, and no second number is needed.
 
     Args:
-        drawn: `[voices, 1]`, uniform from 0 to the last running sum.
-        running: `[voices, classes]`, running sums of the likelihoods.
+        threshold: `[batch, 1]`, uniform from 0 to the last cumulative sum.
+        cumulative: `[batch, classes]`, cumulative sums of the likelihoods.
         lowest: the first class within the bounds.
-        highest: the last one.
+        highest: the last class within the bounds.
     """
-    begin = running[:, lowest - 1 : lowest] if lowest else tf.zeros_like(drawn)
-    end = running[:, highest : highest + 1]
-    outside = begin + running[:, -1:] - end
-    place = tf.where(drawn < begin, drawn, drawn - end + begin)
-    moved = begin + tf.math.divide_no_nan(place, outside) * (end - begin)
-    return tf.where((drawn < begin) | (drawn >= end), moved, drawn)
+    begin = cumulative[:, lowest - 1 : lowest] if lowest else tf.zeros_like(threshold)
+    end = cumulative[:, highest : highest + 1]
+    outside = begin + cumulative[:, -1:] - end
+    position = tf.where(threshold < begin, threshold, threshold - end + begin)
+    moved = begin + tf.math.divide_no_nan(position, outside) * (end - begin)
+    return tf.where((threshold < begin) | (threshold >= end), moved, threshold)
 
 
 def _nucleus(likelihood: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
-    """Leaves the fewest likeliest classes whose share of the sum reaches `top_p`, and sets the others to 0.
+    """Keeps the fewest likeliest classes whose fraction of the sum reaches `top_p`, and sets the others to 0.
 
-    Of classes within a ten-thousandth of each other's likelihood, all are left or none. It is nucleus sampling:
+    Classes within a ten-thousandth of each other's likelihood are kept or dropped together. This is nucleus sampling:
     Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020.
 
     Args:
-        likelihood: `[voices, classes]`, the largest of each voice 1.
+        likelihood: `[batch, classes]`, the largest of each row 1.
         top_p: scalar above 0, at most 1.
     """
-    # By halving an interval: numbers that are not negative have the order of their bits. A sort would take many times
-    # as long. The sums are products with ones, since XLA makes a slower loop of tf.reduce_sum.
+    # Bisection over the bits of the limit: non-negative numbers are ordered as their bits. A sort would take many times
+    # as long. The sums are products with ones, because XLA compiles tf.reduce_sum to a slower loop.
     integer, exponent_and_13_bits = (
         (tf.int64, range(39, 62)) if likelihood.dtype == tf.float64 else (tf.int32, range(10, 30))
     )
     ones = tf.ones([likelihood.shape[-1], 1], likelihood.dtype)
-    wanted = tf.maximum(top_p * tf.matmul(likelihood, ones), 1)  # The likeliest stays, however small the share.
-    bits = tf.zeros_like(wanted, integer)
-    for place in reversed(exponent_and_13_bits):
-        higher = bits + tf.constant(1 << place, integer)
-        enough = tf.matmul(_at_least(likelihood, higher), ones) >= wanted
+    required = tf.maximum(top_p * tf.matmul(likelihood, ones), 1)  # Keeps the likeliest class at any top_p.
+    bits = tf.zeros_like(required, integer)
+    for position in reversed(exponent_and_13_bits):
+        higher = bits + tf.constant(1 << position, integer)
+        enough = tf.matmul(_zero_below(likelihood, higher), ones) >= required
         bits = tf.where(enough, higher, bits)
-    return _at_least(likelihood, bits)
+    return _zero_below(likelihood, bits)
 
 
-def _at_least(values: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """Sets to 0 what is below the number of those bits."""
+def _zero_below(values: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Sets values below the number with the given bits to 0."""
     return tf.where(values >= tf.bitcast(bits, values.dtype), values, 0)

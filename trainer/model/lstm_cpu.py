@@ -1,129 +1,164 @@
-"""An LSTM layer for the CPU whose training comes near the speed of plain matrix products.
+"""An LSTM layer for the CPU that trains nearly as fast as plain matrix products.
 
-Keras' layer multiplies its input and sums up its weights' gradients note by note, in products too small for a CPU. Here
-only what depends on the note before stays in the loop; the rest is one product over all notes. Each gate has a matrix
-of its own: to cut the gates of all of them out of one product would copy them at every note.
+Keras' layer multiplies its input and sums its weights' gradients note by note, in products too small for a CPU. Here
+the loop contains only what depends on the previous note; the rest is one product over all notes. Each gate has its own
+matrix: splitting all gates out of one product would copy them at every note.
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 _GATES = 4
+_State = tuple[tf.Tensor, tf.Tensor]
+
+
+class _Trace(NamedTuple):
+    """Values of all notes for the backward pass: TensorArrays of `[batch, units]`.
+
+    Attributes:
+        hidden: the state before the first note and after each note.
+        cell: likewise.
+        tanh_cell: after each note.
+        gates: input, forget, candidate and output gate of each note.
+    """
+
+    hidden: tf.TensorArray
+    cell: tf.TensorArray
+    tanh_cell: tf.TensorArray
+    gates: list[tf.TensorArray]
 
 
 @tf.custom_gradient
 def lstm(
-    inputs: tf.Tensor,
-    hidden: tf.Tensor,
-    cell: tf.Tensor,
-    kernel: tf.Tensor,
-    recurrent_kernel: tf.Tensor,
-    bias: tf.Tensor,
-):
-    """Runs an LSTM layer over all notes: what `keras.layers.LSTM` computes with the same weights.
+    inputs: tf.Tensor, state: _State, weights: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], Callable[..., Any]]:
+    """Runs an LSTM layer over all notes; computes the same as `keras.layers.LSTM` with the same weights.
 
-    Differentiable once, with respect to every argument. All arguments are of one floating type, in which everything is
-    computed.
+    Differentiable once, with respect to every argument. All tensors have one floating type, which is used throughout.
 
     Args:
         inputs: `[batch, notes, features]`, at least one note.
-        hidden: the state before the first note, `[batch, units]`.
-        cell: likewise.
-        kernel: `[features, 4 * units]`; the gates in Keras' order: write, keep, candidate, show.
-        recurrent_kernel: `[units, 4 * units]`.
-        bias: `[4 * units]`.
+        state: hidden and cell before the first note, `[batch, units]` each.
+        weights: kernel `[features, 4 * units]`, recurrent kernel `[units, 4 * units]` and bias `[4 * units]`; the gates
+            in Keras' order: input, forget, candidate, output.
 
     Returns:
         The output after each note `[batch, notes, units]`, and hidden and cell after the last one.
     """
-    # While tracing, what the loop makes of a state must be known to be of that state's shape.
-    inputs = tf.ensure_shape(inputs, [hidden.shape[0], None, None])
+    # While tracing, the loop requires static shapes of the state that do not change.
+    inputs = tf.ensure_shape(inputs, [state[0].shape[0], None, None])
+    kernel, recurrent_kernel, bias = weights
     batch, notes = tf.shape(inputs)[0], tf.shape(inputs)[1]
     features, units = kernel.shape[0], recurrent_kernel.shape[0]
     kernels = tf.split(kernel, _GATES, axis=1)
     recurrent_kernels = tf.split(recurrent_kernel, _GATES, axis=1)
-    rows = tf.reshape(_swapped(inputs), [-1, features])
-    # What each gate hears of the inputs.
-    heard = [
-        tf.reshape(tf.nn.bias_add(tf.matmul(rows, matrix), part), [notes, batch, units])
-        for matrix, part in zip(kernels, tf.split(bias, _GATES), strict=True)
+    rows = tf.reshape(_swap_batch_and_notes(inputs), [-1, features])
+    projected_inputs = [
+        tf.reshape(tf.nn.bias_add(tf.matmul(rows, matrix), gate_bias), [notes, batch, units])
+        for matrix, gate_bias in zip(kernels, tf.split(bias, _GATES), strict=True)
     ]
+    (hidden, cell), trace = _forward(projected_inputs, recurrent_kernels, state)
+    hiddens = trace.hidden.stack()
 
-    def array(size: tf.Tensor) -> tf.TensorArray:
-        return tf.TensorArray(inputs.dtype, size, clear_after_read=False, element_shape=heard[0].shape[1:])
-
-    def forward_step(note, hidden, cell, hiddens, cells, squashed, gates):
-        write, keep, candidate, show = (
-            part[note] + tf.matmul(hidden, matrix) for part, matrix in zip(heard, recurrent_kernels, strict=True)
-        )
-        write, keep, candidate, show = tf.sigmoid(write), tf.sigmoid(keep), tf.tanh(candidate), tf.sigmoid(show)
-        cell = keep * cell + write * candidate
-        squash = tf.tanh(cell)
-        hidden = show * squash
-        hiddens, cells = hiddens.write(note + 1, hidden), cells.write(note + 1, cell)
-        return note + 1, hidden, cell, hiddens, cells, squashed.write(note, squash), _written(
-            gates, note, (write, keep, candidate, show)
-        )  # fmt: skip
-
-    begun = [array(notes + 1).write(0, part) for part in (hidden, cell)]
-    _, hidden, cell, hiddens, cells, squashed, gates = tf.while_loop(
-        lambda note, *_: note < notes,
-        forward_step,
-        (0, hidden, cell, *begun, array(notes), [array(notes) for _ in range(_GATES)]),
-    )
-    hiddens = hiddens.stack()
-
-    def gradients(of_outputs: tf.Tensor, d_hidden: tf.Tensor, of_cell: tf.Tensor):
-        of_outputs = _swapped(of_outputs)
-        # Transposed once; a product that is told to transpose does so at every note.
-        transposed = [tf.transpose(matrix) for matrix in recurrent_kernels]
-
-        def backward_step(note, d_hidden, of_cell, of_gates):
-            write, keep, candidate, show = (gate.read(note) for gate in gates)
-            squash = squashed.read(note)
-            d_hidden += of_outputs[note]
-            of_cell += _tanh_gradient(squash, d_hidden * show)
-            parts = (
-                _sigmoid_gradient(write, of_cell * candidate),
-                _sigmoid_gradient(keep, of_cell * cells.read(note)),
-                _tanh_gradient(candidate, of_cell * write),
-                _sigmoid_gradient(show, d_hidden * squash),
-            )
-            d_hidden = tf.add_n([tf.matmul(part, matrix) for part, matrix in zip(parts, transposed, strict=True)])
-            return note - 1, d_hidden, of_cell * keep, _written(of_gates, note, parts)
-
-        _, d_hidden, of_cell, of_gates = tf.while_loop(
-            lambda note, *_: note >= 0,
-            backward_step,
-            (notes - 1, d_hidden, of_cell, [array(notes) for _ in range(_GATES)]),
-        )
-        of_gates = [tf.reshape(part.stack(), [-1, units]) for part in of_gates]
-        of_rows = tf.add_n(
-            [tf.matmul(part, tf.transpose(matrix)) for part, matrix in zip(of_gates, kernels, strict=True)]
+    def gradients(d_outputs: tf.Tensor, d_hidden: tf.Tensor, d_cell: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        d_outputs = _swap_batch_and_notes(d_outputs)
+        (d_hidden, d_cell), d_gates = _backward(trace, recurrent_kernels, d_outputs, (d_hidden, d_cell))
+        d_gates = [tf.reshape(d_gate.stack(), [-1, units]) for d_gate in d_gates]
+        d_rows = tf.add_n(
+            [tf.matmul(d_gate, tf.transpose(matrix)) for d_gate, matrix in zip(d_gates, kernels, strict=True)]
         )
         before = tf.reshape(hiddens[:-1], [-1, units])
         return (
-            _swapped(tf.reshape(of_rows, [notes, batch, features])),
+            _swap_batch_and_notes(tf.reshape(d_rows, [notes, batch, features])),
             d_hidden,
-            of_cell,
-            tf.concat([tf.matmul(rows, part, transpose_a=True) for part in of_gates], axis=1),
-            tf.concat([tf.matmul(before, part, transpose_a=True) for part in of_gates], axis=1),
-            tf.concat([tf.raw_ops.BiasAddGrad(out_backprop=part) for part in of_gates], axis=0),
+            d_cell,
+            tf.concat([tf.matmul(rows, d_gate, transpose_a=True) for d_gate in d_gates], axis=1),
+            tf.concat([tf.matmul(before, d_gate, transpose_a=True) for d_gate in d_gates], axis=1),
+            tf.concat([tf.raw_ops.BiasAddGrad(out_backprop=d_gate) for d_gate in d_gates], axis=0),
         )
 
-    return (_swapped(hiddens[1:]), hidden, cell), gradients
+    return (_swap_batch_and_notes(hiddens[1:]), hidden, cell), gradients
 
 
-def _swapped(sequence: tf.Tensor) -> tf.Tensor:
-    """`[batch, notes, ...]` as `[notes, batch, ...]`, and the other way round: a note's rows lie together."""
+def _forward(
+    projected_inputs: list[tf.Tensor], recurrent_kernels: list[tf.Tensor], state: _State
+) -> tuple[_State, _Trace]:
+    """Returns the state after the last note, and the trace; projected inputs are `[notes, batch, units]` a gate."""
+    notes = tf.shape(projected_inputs[0])[0]
+
+    def array(size: tf.Tensor) -> tf.TensorArray:
+        element_shape = projected_inputs[0].shape[1:]
+        return tf.TensorArray(state[0].dtype, size, clear_after_read=False, element_shape=element_shape)
+
+    def forward_step(note: tf.Tensor, state: _State, trace: _Trace) -> tuple[tf.Tensor, _State, _Trace]:
+        hidden, cell = state
+        input_gate, forget_gate, candidate, output_gate = (
+            projected[note] + tf.matmul(hidden, matrix)
+            for projected, matrix in zip(projected_inputs, recurrent_kernels, strict=True)
+        )
+        input_gate, forget_gate = tf.sigmoid(input_gate), tf.sigmoid(forget_gate)
+        candidate, output_gate = tf.tanh(candidate), tf.sigmoid(output_gate)
+        cell = forget_gate * cell + input_gate * candidate
+        tanh_cell = tf.tanh(cell)
+        hidden = output_gate * tanh_cell
+        trace = _Trace(
+            trace.hidden.write(note + 1, hidden),
+            trace.cell.write(note + 1, cell),
+            trace.tanh_cell.write(note, tanh_cell),
+            _write_all(trace.gates, note, (input_gate, forget_gate, candidate, output_gate)),
+        )
+        return note + 1, (hidden, cell), trace
+
+    hidden, cell = (array(notes + 1).write(0, value) for value in state)
+    trace = _Trace(hidden, cell, array(notes), [array(notes) for _ in range(_GATES)])
+    _, state, trace = tf.while_loop(lambda note, *_: note < notes, forward_step, (0, tuple(state), trace))
+    return state, trace
+
+
+def _backward(
+    trace: _Trace, recurrent_kernels: list[tf.Tensor], d_outputs: tf.Tensor, d_state: _State
+) -> tuple[_State, list[tf.TensorArray]]:
+    """Returns the gradients of the first state and, note by note, of the gates before their activations."""
+    notes = tf.shape(d_outputs)[0]
+    # Transposed once: a product with a transpose flag transposes at every note.
+    transposed = [tf.transpose(matrix) for matrix in recurrent_kernels]
+
+    def backward_step(
+        note: tf.Tensor, d_state: _State, d_gates: list[tf.TensorArray]
+    ) -> tuple[tf.Tensor, _State, list[tf.TensorArray]]:
+        d_hidden, d_cell = d_state
+        input_gate, forget_gate, candidate, output_gate = (gate.read(note) for gate in trace.gates)
+        tanh_cell = trace.tanh_cell.read(note)
+        d_hidden += d_outputs[note]
+        d_cell += _tanh_gradient(tanh_cell, d_hidden * output_gate)
+        d_gate = (
+            _sigmoid_gradient(input_gate, d_cell * candidate),
+            _sigmoid_gradient(forget_gate, d_cell * trace.cell.read(note)),
+            _tanh_gradient(candidate, d_cell * input_gate),
+            _sigmoid_gradient(output_gate, d_hidden * tanh_cell),
+        )
+        d_hidden = tf.add_n([tf.matmul(value, matrix) for value, matrix in zip(d_gate, transposed, strict=True)])
+        return note - 1, (d_hidden, d_cell * forget_gate), _write_all(d_gates, note, d_gate)
+
+    element_shape, dtype = trace.tanh_cell.element_shape, d_outputs.dtype
+    arrays = [tf.TensorArray(dtype, notes, clear_after_read=False, element_shape=element_shape) for _ in range(_GATES)]
+    _, d_state, d_gates = tf.while_loop(lambda note, *_: note >= 0, backward_step, (notes - 1, d_state, arrays))
+    return d_state, d_gates
+
+
+def _swap_batch_and_notes(sequence: tf.Tensor) -> tf.Tensor:
+    """Transposes `[batch, notes, ...]` and `[notes, batch, ...]`: a note's rows become contiguous."""
     return tf.transpose(sequence, [1, 0, 2])
 
 
-def _written(arrays: list[tf.TensorArray], index: tf.Tensor, values: tuple[tf.Tensor, ...]) -> list[tf.TensorArray]:
+def _write_all(arrays: list[tf.TensorArray], index: tf.Tensor, values: tuple[tf.Tensor, ...]) -> list[tf.TensorArray]:
     return [array.write(index, value) for array, value in zip(arrays, values, strict=True)]
 
 
 def _sigmoid_gradient(sigmoid: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
-    """The gradient of what the sigmoid was taken of; one operation instead of three."""
+    """Returns the gradient of the sigmoid's argument; one operation instead of three."""
     return tf.raw_ops.SigmoidGrad(y=sigmoid, dy=gradient)
 
 

@@ -1,4 +1,4 @@
-"""The bins of the model's distribution of times, in NumPy: which ticks of 10 ms share a probability."""
+"""Logarithmic bins of times, in NumPy: the ticks of 10 ms in a bin share one probability."""
 
 from typing import Final
 
@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from sostenuto.music.notes import MAX_TICK
 
-_FINE_TICKS: Final = 20  # ticks below this have a bin each
-_BIN_GROWTH: Final = 1.06  # ratio of the borders of two neighbouring bins above
+_SINGLE_TICK_BINS: Final = 20  # Each tick below this has its own bin.
+_BIN_GROWTH: Final = 1.06  # ratio of the starts of neighbouring bins above
 
 
 def _bin_starts() -> NDArray[np.int32]:
-    starts = list(range(_FINE_TICKS))
+    starts = list(range(_SINGLE_TICK_BINS))
     while starts[-1] < MAX_TICK:
         starts.append(min(max(starts[-1] + 1, round(starts[-1] * _BIN_GROWTH)), MAX_TICK))
     return np.array(starts, np.int32)
@@ -26,18 +26,18 @@ BIN_WIDTHS: Final = np.diff([*BIN_STARTS, MAX_TICK + 1]).astype(np.int32)
 
 
 def spread_nats(counts: NDArray[np.integer]) -> float:
-    """Returns the nats per time that a distribution over bins loses where the ticks of a bin are not equally frequent.
+    """Returns the nats per time that bins lose if the ticks within a bin are not equally frequent.
 
-    The loss is the divergence of the ticks of each bin from a uniform distribution. It is about zero for played music,
-    and large for a score in strict time, whose times fall on a few ticks. No training reduces it.
+    The loss is the divergence of the ticks of each bin from a uniform distribution. It is about zero for performed
+    music, and large for a score in strict time, whose times fall on few ticks. Training cannot reduce it.
 
     Args:
-        counts: how often each tick occurs, `[MAX_TICK + 1]`.
+        counts: occurrences of each tick, `[MAX_TICK + 1]`.
     """
     total = counts.sum()
     if not total:
         return 0.0
-    in_bin = np.repeat(np.add.reduceat(counts, BIN_STARTS), BIN_WIDTHS)
+    bin_counts = np.repeat(np.add.reduceat(counts, BIN_STARTS), BIN_WIDTHS)
     occurring = counts > 0
-    uniform = in_bin / np.repeat(BIN_WIDTHS, BIN_WIDTHS)
+    uniform = bin_counts / np.repeat(BIN_WIDTHS, BIN_WIDTHS)
     return float(np.sum(counts[occurring] / total * np.log(counts[occurring] / uniform[occurring])))

@@ -220,7 +220,7 @@ def _advise_against_ngram(report: RunReport, gaps: Mapping[str, float], costs: M
 
 def _bin_costs(report: RunReport) -> dict[str, float]:
     """Returns the nats/note that the model's time bins cost on this dataset, by field, without small costs."""
-    if report.histograms is None or report.config.time_distribution != "bins":
+    if report.histograms is None:
         return {}
     costs = {field: spread_nats(getattr(report.histograms, field)) for field in TIMES}
     return {field: cost for field, cost in costs.items() if cost >= _LEVEL_NATS}

@@ -12,7 +12,8 @@ from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.music.notes import PITCHES, note_name
 from sostenuto.text import markdown_table
-from trainer.config import Config, preset
+from trainer.config import Config
+from trainer.presets import preset
 from trainer.workdir.formats import RunInfo
 from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, dataset, load_run
 
@@ -127,7 +128,7 @@ def _model(config: Config, run: RunInfo, description: Mapping[str, Any]) -> str:
 
 def _licence(manifest: Manifest | None) -> str:
     """Returns the licence that the dataset records."""
-    licence = manifest.document["options"].get("licence") if manifest else None
+    licence = manifest.options.get("licence") if manifest else None
     return licence or "not recorded: state it, above and here, before you publish the model"
 
 
@@ -147,7 +148,7 @@ def _data(config: Config, run: RunInfo, manifest: Manifest | None) -> str:
                 split,
                 f"{manifest.performances(split):,}",
                 f"{manifest.notes(split):,}",
-                f"{manifest.document['splits'][split]['seconds'] / 3600:,.1f}",
+                f"{manifest.splits[split].seconds / 3600:,.1f}",
             )
             for split in SPLITS
         ]

@@ -21,8 +21,8 @@ from sostenuto.html.pages import Table, Tile, command, environment
 from sostenuto.html.piano_roll import piano_roll
 from sostenuto.music.notes import note_name
 from sostenuto.text import duration
-from trainer.config import preset
 from trainer.generation.samples import Sample
+from trainer.presets import preset
 from trainer.reporting import curves, distributions, scores
 from trainer.reporting.diagnose import checked_for, diagnose, not_compared, not_evaluated
 from trainer.reporting.diagnostics import compare_with_ngram, describe_ngram_gaps, ngram_gaps
@@ -191,7 +191,7 @@ def _describe_end(result: RunResult) -> str:
 def _tabulate_splits(manifest: Manifest) -> Table:
     rows = []
     for split in SPLITS:
-        hours = manifest.document["splits"][split]["seconds"] / 3600
+        hours = manifest.splits[split].seconds / 3600
         rows.append([split, f"{manifest.performances(split):,}", f"{manifest.notes(split):,}", f"{hours:,.1f}"])
     return Table("The dataset's splits", ["split", "performances", "notes", "hours"], rows, is_compact=True)
 

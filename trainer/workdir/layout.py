@@ -11,6 +11,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError, mismatches
 from sostenuto.storage.lease import LOCK_NAME
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
+from trainer.presets import read_config
 from trainer.workdir.formats import RunInfo, RunResult, StopReason
 
 CHECKPOINTS_NAME = "checkpoints"
@@ -46,7 +47,7 @@ def load_config(workdir: str) -> Config:
         raise UserError(
             f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}). Train with sostenuto train"
         )
-    return Config.load(path)
+    return read_config(path)
 
 
 def load_run(workdir: str) -> RunInfo:
@@ -121,7 +122,7 @@ def load_finished_result(config: Config, manifest: Manifest, workdir: str) -> Ru
                 "Pass another --workdir"
             )
         return None
-    recorded = Config.load(config_path)
+    recorded = read_config(config_path)
     differences = mismatches(config.fixed(), recorded.fixed())
     if differences:
         raise UserError(
@@ -170,7 +171,7 @@ def claim_workdir(config: Config, manifest: Manifest, workdir: str, versions: Ma
         {
             "dataset": manifest.sha256,
             "data": absolute(manifest.directory),
-            "sustain": manifest.document["options"].get("sustain", "ignore"),
+            "sustain": manifest.options.get("sustain", "ignore"),
             "versions": dict(versions),
         },
     )

@@ -35,8 +35,8 @@ def test_histograms_of_parts_add_up_to_those_of_the_whole():
 
 def test_histograms_survive_json():
     histograms = Histograms.from_notes(random_notes(1))
-    assert Histograms.from_json(json.loads(json.dumps(histograms.to_json()))).equals(histograms)
-    assert not histograms.equals(Histograms.zeros())
+    assert Histograms.from_json(json.loads(json.dumps(histograms.to_json()))) == histograms
+    assert histograms != Histograms.zeros()
 
 
 def test_histograms_of_another_shape_are_refused():

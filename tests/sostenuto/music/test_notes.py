@@ -46,7 +46,7 @@ def test_the_order_in_which_notes_arrive_does_not_matter(rows, random):
     results = []
     for pitch, onset, duration, velocity in (map(np.array, zip(*order, strict=True)) for order in (rows, shuffled)):
         results.append(Notes.from_onsets(pitch, onset, onset + duration, velocity))
-    assert results[0].equals(results[1])
+    assert results[0] == results[1]
     assert sorted(results[0].onset_us) == sorted(row[1] - min(row[1] for row in rows) for row in rows)
     assert np.array_equal(results[0].offset_us - results[0].onset_us, results[0].duration_us)
 
@@ -58,7 +58,7 @@ def test_a_slice_starts_its_time_anew_and_leaves_the_original_alone():
     assert part.step_us[0] == 0
     assert part.step_us[1:].tolist() == notes.step_us[11:20].tolist()
     assert part.onset_us.tolist() == (notes.onset_us[10:20] - notes.onset_us[10]).tolist()
-    assert notes.equals(random_notes(0, 50))
+    assert notes == random_notes(0, 50)
 
 
 def test_only_slices_forward_are_taken():
@@ -79,18 +79,18 @@ def test_empty_notes_have_every_array():
     empty = Notes.empty()
     assert len(empty) == 0
     assert empty.onset_us.shape == empty.offset_us.shape == (0,)
-    assert empty[:3].equals(Notes.from_onsets([], [], [], []))
+    assert empty[:3] == Notes.from_onsets([], [], [], [])
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (([128], [0], [1], [1]), "pitch 128"),
-        (([60], [0], [0], [1]), "duration_us 0"),
-        (([60], [0], [1], [0]), "velocity 0"),
-        (([60, 60], [0, -1], [1, 1], [1, 1]), "step_us -1"),
-        (([60], [7], [1], [1]), "first step is 7"),
-        (([60], [0], [2**31], [1]), "duration_us 2147483648"),
+        (([128], [0], [1], [1]), "pitch: got 128"),
+        (([60], [0], [0], [1]), "duration_us: got 0"),
+        (([60], [0], [1], [0]), "velocity: got 0"),
+        (([60, 60], [0, -1], [1, 1], [1, 1]), "step_us: got -1"),
+        (([60], [7], [1], [1]), "first step: got 7"),
+        (([60], [0], [2**31], [1]), "duration_us: got 2147483648"),
         (([60], [0, 1], [1], [1]), "shape"),
         (([60], [0], [1.5], [1]), "expected integers"),
         (([[60]], [0], [1], [1]), "shape"),

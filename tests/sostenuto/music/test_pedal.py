@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sostenuto.music.midi import NO_PEDAL, read_midi, read_pedal, sustained, to_pretty_midi
+from sostenuto.music.midi import read_midi, read_pedal, to_pretty_midi
 from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import continued_pedal, infer_pedal
+from sostenuto.music.pedal import NO_PEDAL, apply_sustain, continued_pedal, infer_pedal
 from tests.midi_files import random_notes
 
 BEAT_US = 250_000
@@ -35,7 +35,7 @@ def test_leaping_hands_are_held_together_by_the_pedal():
     # The bass, long released, sounds on under the chords.
     bass = np.flatnonzero(notes.pitch == 36)[1]
     assert notes.duration_us[bass] == 100_000
-    assert sustained(notes, pedal).duration_us[bass] > 2 * BEAT_US
+    assert apply_sustain(notes, pedal).duration_us[bass] > 2 * BEAT_US
 
 
 def test_a_narrow_texture_stays_dry():
@@ -51,7 +51,7 @@ def test_the_pedal_is_changed_just_after_a_new_harmony():
     assert is_down(changes, second_bar)  # The hands have not left the old bass before the new one is struck,
     assert not is_down(changes, second_bar + 70_000)  # then the foot lets it go,
     assert is_down(changes, second_bar + 200_000)  # and catches the new one,
-    assert sustained(notes, changes).duration_us[notes.pitch == 31][0] == 4 * BEAT_US  # whose key is soon released.
+    assert apply_sustain(notes, changes).duration_us[notes.pitch == 31][0] == 4 * BEAT_US  # whose key is soon released.
     assert is_down(changes, 2 * second_bar + 70_000)  # The same harmony again is no reason.
 
 
@@ -111,7 +111,7 @@ def test_a_primer_goes_through_midi_and_back_with_its_notes_and_its_pedal():
     data = io.BytesIO()
     to_pretty_midi(notes, continued_pedal(own, notes, primer_notes, by_rule=False)).write(data)
     read = read_midi(data.getvalue(), "x.mid").notes
-    assert read[: primer_notes - 3].equals(notes[: primer_notes - 3])
+    assert read[: primer_notes - 3] == notes[: primer_notes - 3]
     np.testing.assert_array_equal(read.onset_us, notes.onset_us)
     np.testing.assert_array_equal(read.pitch, notes.pitch)
     # No key is struck while it is held: the former note ends where the key is struck anew.

@@ -81,10 +81,10 @@ def test_running_status_holds_over_metas_and_not_from_nothing():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x00\x90\x3c", "beyond the end"),
-        (b"\x00\xff\x01\x7fabc", "beyond the end"),
-        (b"\x00\xf0\x7fabc", "beyond the end"),
-        (b"\x00", "beyond the end"),
+        (b"\x00\x90\x3c", "after the end"),
+        (b"\x00\xff\x01\x7fabc", "after the end"),
+        (b"\x00\xf0\x7fabc", "after the end"),
+        (b"\x00", "after the end"),
         (b"\x00\xf4", "undefined status 0xf4"),
         (b"\x81\x81\x81\x81\x00\x90\x3c\x40", "more than 4 bytes"),
     ],

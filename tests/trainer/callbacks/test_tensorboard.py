@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from trainer.callbacks.tensorboard import TensorBoardWriter
-from trainer.config import preset
 from trainer.engine.schedule import Event
+from trainer.presets import preset
 
 
 @pytest.mark.parametrize("directory", ["train", "validation"])

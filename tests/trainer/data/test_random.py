@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.random import Dropout, Purpose, shuffled, uniform_rows
+from trainer.data.random import Purpose, permute_index, uniform_rows
 
 SEEDS = st.integers(0, 2**31 - 1)
 PURPOSES = st.integers(1, 40)
@@ -15,7 +15,7 @@ def shuffles_of(seed, epochs, size, purpose=Purpose.WINDOW, indices=None):
     """The places of all indices, or of the first few, in the shuffle of each epoch: `[epochs, indices]`."""
     index = np.arange(indices or size)
     epoch = np.repeat(np.asarray(epochs, np.int64), len(index))
-    places = shuffled(seed, purpose, tf.constant(epoch), tf.constant(np.tile(index, len(epochs))), size)
+    places = permute_index(seed, purpose, tf.constant(epoch), tf.constant(np.tile(index, len(epochs))), size=size)
     return places.numpy().reshape(len(epochs), len(index))
 
 
@@ -79,7 +79,7 @@ def test_a_shuffle_leaves_no_neighbourhood(lag):
 
 def test_slots_of_several_epochs_are_shuffled_each_by_its_own():
     slots = tf.range(24, dtype=tf.int64)
-    together = shuffled(3, Purpose.WINDOW, slots // 8, slots % 8, 8).numpy().reshape(3, 8)
+    together = permute_index(3, Purpose.WINDOW, slots // 8, slots % 8, size=8).numpy().reshape(3, 8)
     np.testing.assert_array_equal(together, np.concatenate([shuffles_of(3, [epoch], 8) for epoch in range(3)]))
 
 
@@ -119,39 +119,3 @@ def test_seeds_purposes_and_rows_have_numbers_of_their_own():
     numbers = np.stack(tables).ravel()
     # Of 7,200 draws out of 2**23 numbers, about three pairs are equal by chance.
     assert len(np.unique(numbers)) > len(numbers) - 20
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_and_keeps_the_mean(rate):
-    dropped = Dropout(0, rate, tf.constant(0, tf.int64))(0, tf.ones([400, 1, 100])).numpy()
-    assert abs(np.mean(dropped == 0) - rate) < 0.02
-    np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=1e-6)
-
-
-def test_a_dropout_mask_is_shared_by_the_notes_of_a_window_alone():
-    dropout = Dropout(0, 0.5, tf.constant(8, tf.int64))
-    masks = dropout(0, tf.ones([6, 9, 64])).numpy() > 0
-    assert (masks == masks[:, :1]).all()
-    other_layer = dropout(1, tf.ones([6, 9, 64])).numpy() > 0
-    later = Dropout(0, 0.5, tf.constant(16, tf.int64))(0, tf.ones([6, 9, 64])).numpy() > 0
-    other_seed = Dropout(1, 0.5, tf.constant(8, tf.int64))(0, tf.ones([6, 9, 64])).numpy() > 0
-    rows = np.concatenate([masks[:, 0], other_layer[:, 0], later[:, 0], other_seed[:, 0]])
-    assert len(np.unique(rows, axis=0)) == len(rows)
-
-
-@settings(max_examples=20)
-@given(SEEDS, st.integers(0, 2**40), st.sampled_from([1, 2, 4]))
-def test_a_dropout_mask_is_that_of_its_slot(seed, first_slot, replicas):
-    activations = tf.ones([8, 2, 10])
-    whole = Dropout(seed, 0.3, tf.constant(first_slot, tf.int64))(2, activations)
-    share = 8 // replicas
-    parts = [
-        Dropout(seed, 0.3, tf.constant(first_slot + replica * share, tf.int64))(2, activations[:share])
-        for replica in range(replicas)
-    ]
-    np.testing.assert_array_equal(tf.concat(parts, axis=0), whole)
-
-
-def test_no_dropout_leaves_everything_as_it_is():
-    activations = tf.random.stateless_uniform([2, 3, 4], [0, 1])
-    assert Dropout(0, 0.0, tf.constant(0, tf.int64))(0, activations) is activations

@@ -9,11 +9,11 @@ import tensorflow as tf
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from tests.trainer.datasets import write_dataset
-from trainer.config import preset
 from trainer.distribution import strategy
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.strategy import configure_devices
 from trainer.distribution.workers import Workers
+from trainer.presets import preset
 from trainer.workdir import layout
 
 SECOND_OF_THREE = Cluster(("a:1", "b:2", "c:3"), 1)

@@ -10,8 +10,8 @@ from sostenuto.errors import UserError
 from tests.processes import run_python
 from tests.trainer.datasets import write_dataset
 from tests.trainer.runs import TINY, files, metrics, train
-from trainer.config import Config, preset
 from trainer.engine import loop
+from trainer.presets import preset, read_config
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_run_without_progress_ends_and_keeps_its_best_weights(without_progress
 
 
 def test_checkpoints_from_another_workdir_are_not_gone_on_from(dataset, without_progress, tmp_path):
-    config = Config.load(without_progress / "config.json").replace(units=8, max_to_keep=2)
+    config = read_config(without_progress / "config.json").replace(units=8, max_to_keep=2)
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "config.json").write_text(config.to_json())
     shutil.copytree(without_progress / "checkpoints", tmp_path / "w" / "checkpoints")

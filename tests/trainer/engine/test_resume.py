@@ -6,8 +6,8 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from tests.trainer.runs import TINY, train, weights
-from trainer.config import preset
 from trainer.engine import loop
+from trainer.presets import preset
 
 
 def test_a_run_that_was_killed_as_it_began_begins_anew(dataset, tmp_path):

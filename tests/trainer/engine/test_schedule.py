@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from trainer.config import Config, preset
+from trainer.config import Config
 from trainer.engine.run_length import Plan
 from trainer.engine.schedule import Event, Schedule
+from trainer.presets import preset
 
 CONFIG: Config = preset("base").replace(
     batch_size=8, steps=100, log_every=10, evaluate_every=30, checkpoint_every=25, warmup_steps=5

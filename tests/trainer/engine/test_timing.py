@@ -10,9 +10,10 @@ from sostenuto.data.manifest import Manifest
 from tests.trainer.machine import Machine
 from tests.trainer.runs import metrics, weights
 from trainer.callbacks.standard import report_writers
-from trainer.config import Config, preset
+from trainer.config import Config
 from trainer.distribution import strategy
 from trainer.engine import loop, setup
+from trainer.presets import preset
 
 LIMIT = 60.0  # seconds
 CONFIG: Config = preset("base").replace(

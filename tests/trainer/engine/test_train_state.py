@@ -7,13 +7,15 @@ import tensorflow as tf
 from sostenuto.music.notes import Notes
 from tests.trainer.datasets import random_notes
 from tests.trainer.replica_runs import MARK, build, overflowing
-from trainer.config import Config, preset
-from trainer.data.windows import NoteTable, WindowSampler
+from trainer.config import Config
+from trainer.data.note_table import NoteTable
+from trainer.data.windows import WindowSampler
 from trainer.engine import train_state
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.generation.sampler import NoteSampler
 from trainer.model.density_heads import DensityHeads
+from trainer.presets import preset
 
 LENGTHS = [70, 33, 120, 5]
 TINY = {
@@ -117,19 +119,15 @@ def test_only_the_lstm_computes_in_the_coarse_type(precision):
     held = {variable.dtype for name in ("model", "ema", "optimizer") for variable in groups[name]}
     assert {dtype for dtype in held if dtype.is_floating} == {tf.float32}
     batch = state._windows.batch(tf.constant(0, tf.int64), 4)
-    hidden, after = state.model.read(batch.inputs)
+    hidden, after = state.model.forward(batch.inputs)
     assert {part.dtype.name for layer in after.layers for part in layer} == {precision.removeprefix("mixed_")}
     assert hidden.dtype == tf.float32
     results = [state.model.heads.logits(hidden, batch.targets), state.model.heads.losses(hidden, batch.targets)]
     assert {value.dtype for result in results for value in result.values()} == {tf.float32}
 
 
-# Either form of a time's distribution.
-
-
-@pytest.mark.parametrize("form", ["bins", "logistics"])
-def test_with_either_form_of_times_a_model_learns_is_scored_and_plays(form):
-    state = state_of(time_distribution=form, mixtures=3, learning_rate=0.02)
+def test_a_model_learns_is_scored_and_plays():
+    state = state_of(learning_rate=0.02)
     table = table_of([40, 20])
     before = Scorer(state.model).score(table)
     run(state, 20)
@@ -137,7 +135,7 @@ def test_with_either_form_of_times_a_model_learns_is_scored_and_plays(form):
     after = Scorer(state.model).score(table)
     for field in ("step", "duration"):
         assert getattr(after, field).mean() < getattr(before, field).mean() - 0.5
-    samples = NoteSampler(state.model).play(
+    samples = NoteSampler(state.model).sample(
         Notes.empty(), num_notes=30, num_samples=2, temperature=1.0, seed=0, top_p=0.9
     )
     for played in samples.notes:

@@ -7,7 +7,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.music.notes import MAX_TICK, PITCHES, TICK_US
 from tests.processes import run_python
 from tests.trainer.datasets import random_notes, write_dataset
-from trainer.data.windows import NoteTable, load_table
+from trainer.data.note_table import NoteTable, load_table
 from trainer.evaluation import baselines
 from trainer.evaluation.baselines import Histogram, Ngram
 

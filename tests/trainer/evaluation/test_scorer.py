@@ -7,7 +7,8 @@ from scipy import stats
 
 from sostenuto.music.notes import MAX_TICK, ticks
 from tests.trainer.models import random_arrays, tiny_model
-from trainer.data.windows import START_PITCH, NoteTable
+from trainer.data.note_table import NoteTable
+from trainer.data.note_tensors import START_PITCH
 from trainer.evaluation import scorer as scoring
 from trainer.evaluation.scorer import (
     NoteScores,
@@ -19,6 +20,7 @@ from trainer.evaluation.scorer import (
     figures,
     sums,
 )
+from trainer.model import time_distribution
 from trainer.model.next_note import start_note
 
 LENGTHS = [9, 1, 15, 0, 2, 11]
@@ -37,22 +39,22 @@ def table():
     return table_of(LENGTHS)
 
 
-@pytest.fixture(scope="module", params=["bins", "logistics"])
-def carrying(request):
-    return Scorer(tiny_model("density", layers=2, time_distribution=request.param))
+@pytest.fixture(scope="module")
+def carrying():
+    return Scorer(tiny_model("density", layers=2))
 
 
 def outputs_one_by_one(model, table):
     """What the body gives for each scored note, the state carried from the performance's start; and that note."""
-    tables = model.step_weights()
+    tables = model.decode_weights()
     for index in range(len(table.lengths)):
         performance = table.performance(index)
-        hidden, state = model.step(start_note(1), model.initial_state(1), tables)
+        hidden, state = model.decode_step(start_note(1), model.initial_state(1), tables)
         for place in range(len(performance.pitch)):
             note = performance.map(lambda field, place=place: tf.constant(field[place : place + 1]))
             if place:
                 yield hidden, note
-            hidden, state = model.step(note, state, tables)
+            hidden, state = model.decode_step(note, state, tables)
 
 
 def outputs_of_windows(model, table):
@@ -64,7 +66,7 @@ def outputs_of_windows(model, table):
             window = performance.map(
                 lambda field, begin=begin, place=place: tf.constant(field[np.newaxis, begin:place])
             )
-            hidden, _ = model.read(window)
+            hidden, _ = model.forward(window)
             yield hidden[:, -1], performance.map(lambda field, place=place: tf.constant(field[place : place + 1]))
 
 
@@ -75,8 +77,8 @@ def pitch_scores(logits, pitch):
 
 def density_scores(model, hidden, note):
     logits = model.heads.logits(hidden, note)
-    step_ticks = model.heads.times.tick_probabilities(logits["step"]).numpy()[0]
-    duration_ticks = model.heads.times.tick_probabilities(logits["duration"]).numpy()[0]
+    step_ticks = time_distribution.tick_probabilities(logits["step"]).numpy()[0]
+    duration_ticks = time_distribution.tick_probabilities(logits["duration"]).numpy()[0]
     step = ticks(note.step_us.numpy())[0]
     median = np.searchsorted(np.cumsum(step_ticks), 0.5)
     return {

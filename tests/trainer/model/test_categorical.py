@@ -4,7 +4,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.model.categorical import categorical
+from trainer.model.categorical import sample_categorical
 
 
 def softmax(logits):
@@ -17,7 +17,7 @@ def test_categorical_draws_as_often_as_it_should(temperature):
     draws = 40_000
     # The middles of equal parts of [0, 1): what is drawn must then be exact to a part.
     uniform = ((np.arange(draws) + 0.5) / draws).astype(np.float32)
-    chosen = categorical(tf.repeat(logits[np.newaxis], draws, axis=0), tf.constant(uniform), temperature)
+    chosen = sample_categorical(tf.repeat(logits[np.newaxis], draws, axis=0), tf.constant(uniform), temperature)
     assert chosen.dtype == tf.int32
     frequencies = np.bincount(chosen.numpy(), minlength=6) / draws
     np.testing.assert_allclose(frequencies, softmax(logits / temperature), atol=2 / draws)
@@ -27,7 +27,7 @@ def test_categorical_draws_as_often_as_it_should(temperature):
 def test_categorical_takes_the_likeliest_where_the_temperature_vanishes(temperature):
     logits = tf.random.stateless_normal([200, 30], [0, 1])
     uniform = tf.random.stateless_uniform([200], [0, 2])
-    chosen = categorical(logits, uniform, tf.constant(temperature))
+    chosen = sample_categorical(logits, uniform, tf.constant(temperature))
     clear = np.diff(np.sort(logits, axis=-1), axis=-1)[:, -1] > 0.2
     np.testing.assert_array_equal(chosen.numpy()[clear], np.argmax(logits, axis=-1)[clear])
 
@@ -37,7 +37,7 @@ def test_categorical_takes_the_likeliest_where_the_temperature_vanishes(temperat
 def test_categorical_never_draws_what_has_no_probability(seed, uniform):
     logits = np.random.default_rng(seed).normal(0, 2, (20, 128)).astype(np.float32)
     logits[:, :5] = logits[:, 90:] = -200
-    chosen = categorical(tf.constant(logits), tf.fill([20], tf.constant(uniform)), tf.constant(1.0)).numpy()
+    chosen = sample_categorical(tf.constant(logits), tf.fill([20], tf.constant(uniform)), tf.constant(1.0)).numpy()
     assert chosen.min() >= 5
     assert chosen.max() < 90
 
@@ -59,7 +59,7 @@ def test_top_p_leaves_the_fewest_that_reach_it(top_p, dtype):
     draws = 400
     uniform = tf.constant(np.tile((np.arange(draws) + 0.5) / draws, 40), dtype)
     rows = tf.constant(np.repeat(logits, draws, axis=0), dtype)
-    chosen = categorical(rows, uniform, tf.constant(1.0, dtype), tf.constant(top_p, dtype)).numpy()
+    chosen = sample_categorical(rows, uniform, tf.constant(1.0, dtype), tf.constant(top_p, dtype)).numpy()
     for row, drawn in zip(logits, chosen.reshape(40, draws), strict=True):
         frequencies = np.bincount(drawn, minlength=128) / draws
         np.testing.assert_allclose(frequencies, nucleus(row, top_p), atol=2 / draws)
@@ -70,7 +70,7 @@ def test_what_top_p_leaves_is_drawn_as_often_as_before_among_itself():
     draws = 20_000
     uniform = tf.constant(np.random.default_rng(2).random(draws, np.float32))
     rows = tf.repeat(logits[np.newaxis], draws, axis=0)
-    counts = np.bincount(categorical(rows, uniform, tf.constant(0.8), tf.constant(0.7)), minlength=128)
+    counts = np.bincount(sample_categorical(rows, uniform, tf.constant(0.8), tf.constant(0.7)), minlength=128)
     # At the temperature: first the one, then the other.
     expected = draws * nucleus(logits / 0.8, 0.7)
     possible = expected > 0
@@ -84,7 +84,7 @@ def test_what_top_p_leaves_is_drawn_as_often_as_before_among_itself():
 def test_of_equally_likely_classes_top_p_leaves_all():
     uniform = tf.constant(np.linspace(0, 0.999, 300, dtype=np.float32))
     rows = tf.repeat(tf.constant([[0.0, 2.0, 2.0, -1.0]]), 300, axis=0)
-    chosen = categorical(rows, uniform, tf.constant(1.0), tf.constant(0.1)).numpy()
+    chosen = sample_categorical(rows, uniform, tf.constant(1.0), tf.constant(0.1)).numpy()
     assert set(chosen) == {1, 2}
 
 
@@ -99,7 +99,7 @@ def test_bounds_hold_however_likely_the_classes_outside_are(temperature, top_p, 
     logits[:, favoured] += 60
     uniform = tf.constant((np.arange(500) / 500).astype(np.float32))
     top_p = None if top_p is None else tf.constant(top_p)
-    chosen = categorical(tf.constant(logits), uniform, tf.constant(temperature), top_p, BOUNDS).numpy()
+    chosen = sample_categorical(tf.constant(logits), uniform, tf.constant(temperature), top_p, BOUNDS).numpy()
     assert BOUNDS[0] <= chosen.min()
     assert chosen.max() <= BOUNDS[1]
     if temperature < 1e-3:
@@ -112,7 +112,7 @@ def test_within_bounds_classes_are_drawn_as_often_as_among_themselves(outside):
     draws = 40_000
     uniform = ((np.arange(draws) + 0.5) / draws).astype(np.float32)
     rows = tf.repeat(logits[np.newaxis], draws, axis=0)
-    chosen = categorical(rows, tf.constant(uniform), tf.constant(1.0), bounds=(1, 3)).numpy()
+    chosen = sample_categorical(rows, tf.constant(uniform), tf.constant(1.0), bounds=(1, 3)).numpy()
     frequencies = np.bincount(chosen, minlength=5) / draws
     np.testing.assert_allclose(frequencies[1:4], softmax(logits[1:4]), atol=8 / draws)
 
@@ -126,8 +126,8 @@ def test_a_draw_within_bounds_is_the_same_without_them(top_p):
         logits[:, 108:] -= 20
     uniform = tf.constant(np.random.default_rng(8).random(20_000, np.float32))
     top_p = None if top_p is None else tf.constant(top_p)
-    free = categorical(tf.constant(logits), uniform, tf.constant(1.0), top_p).numpy()
-    bound = categorical(tf.constant(logits), uniform, tf.constant(1.0), top_p, BOUNDS).numpy()
+    free = sample_categorical(tf.constant(logits), uniform, tf.constant(1.0), top_p).numpy()
+    bound = sample_categorical(tf.constant(logits), uniform, tf.constant(1.0), top_p, BOUNDS).numpy()
     within = (free >= BOUNDS[0]) & (free <= BOUNDS[1])
     np.testing.assert_array_equal(bound[within], free[within])
     assert within.mean() > 0.5

@@ -4,21 +4,16 @@ import tensorflow as tf
 
 from sostenuto.music.notes import MAX_TICK, TICK_US
 from tests.trainer.models import random_arrays, surprise, tiny_model
-from trainer.data.windows import NoteTensors
-from trainer.model import density_heads, times
+from trainer.data.note_tensors import NoteTensors
+from trainer.model import density_heads, time_distribution
 from trainer.model.note_history import HISTORY_LENGTH
 
 FIELDS = ("pitch", "step", "duration", "velocity")
 
 
-@pytest.fixture(scope="module", params=["bins", "logistics"])
-def density(request):
-    return tiny_model("density", time_distribution=request.param, mixtures=4).heads
-
-
 @pytest.fixture(scope="module")
-def regression():
-    return tiny_model("regression").heads
+def density():
+    return tiny_model("density").heads
 
 
 def hidden_of(*shape, seed=1):
@@ -55,22 +50,22 @@ def test_nats_of_a_time_are_those_of_its_tick(density, field):
     notes = notes_of(len(ticks), **{f"{field}_us": ticks * TICK_US})
     hidden = tf.repeat(reading_of(1), len(ticks), axis=0)
     logits = density.logits(hidden, notes)
-    probability = np.exp(-density.nats(logits, notes)[field].numpy().astype(np.float64))
-    np.testing.assert_allclose(probability, density.times.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
+    probability = np.exp(-density.nll(logits, notes)[field].numpy().astype(np.float64))
+    np.testing.assert_allclose(probability, time_distribution.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
     assert abs(probability.sum() - 1) < 1e-5
     # Whatever lies in the tick's 10 ms counts as the tick, and all that is longer as the last one.
     for offset in (-TICK_US // 2, TICK_US // 2 - 1):
         shifted = notes_of(len(ticks), **{f"{field}_us": np.maximum(ticks * TICK_US + offset, 0)})
-        np.testing.assert_array_equal(density.nats(logits, shifted)[field], density.nats(logits, notes)[field])
+        np.testing.assert_array_equal(density.nll(logits, shifted)[field], density.nll(logits, notes)[field])
     longest = notes_of(len(ticks), **{f"{field}_us": 2**31 - 1})
-    np.testing.assert_allclose(density.nats(logits, longest)[field], -np.log(probability[-1]), rtol=1e-4)
+    np.testing.assert_allclose(density.nll(logits, longest)[field], -np.log(probability[-1]), rtol=1e-4)
 
 
 @pytest.mark.parametrize("field", ["pitch", "velocity"])
 def test_probabilities_of_all_numbers_sum_to_one(density, field):
     notes = notes_of(128, **{field: np.arange(128)})
     logits = density.logits(tf.repeat(reading_of(1), 128, axis=0), notes)
-    assert abs(np.exp(-density.nats(logits, notes)[field].numpy()).sum() - 1) < 1e-5
+    assert abs(np.exp(-density.nll(logits, notes)[field].numpy()).sum() - 1) < 1e-5
 
 
 def test_a_field_is_given_those_before_it_and_no_other(density):
@@ -89,7 +84,7 @@ def test_a_field_is_given_those_before_it_and_no_other(density):
 
 def test_the_training_loss_is_the_nats(density):
     hidden, notes = reading_of(3, 4), random_arrays(3, 4)
-    losses, nats = density.losses(hidden, notes), density.nats(density.logits(hidden, notes), notes)
+    losses, nats = density.losses(hidden, notes), density.nll(density.logits(hidden, notes), notes)
     assert set(losses) == set(density.loss_names) == set(FIELDS)
     for field in FIELDS:
         assert losses[field].shape == (3, 4)
@@ -128,7 +123,8 @@ def test_drawn_notes_follow_the_densities_that_score_them(density):
     other = density.logits(hidden[::-1], random_arrays(voices))
     for field in FIELDS:
         if field in ("step", "duration"):
-            chosen, probabilities = times.ticks(getattr(notes, f"{field}_us")), density.times.tick_probabilities
+            chosen = time_distribution.ticks(getattr(notes, f"{field}_us"))
+            probabilities = time_distribution.tick_probabilities
         else:
             chosen, probabilities = getattr(notes, field), softmax
         assert surprise(chosen, probabilities(logits[field])) < 5
@@ -158,34 +154,4 @@ def test_the_shortest_note_that_is_drawn_is_one_of_tick_0(density):
     np.testing.assert_array_equal(notes.step_us, 0)
     np.testing.assert_array_equal(notes.velocity, 1)
     assert (notes.duration_us.numpy() > 0).all()
-    np.testing.assert_array_equal(times.ticks(notes.duration_us), 0)
-
-
-# The tutorial's heads.
-
-
-def test_the_tutorials_losses(regression):
-    hidden, notes = hidden_of(40), random_arrays(40)
-    predicted = {name: value.numpy().astype(np.float64) for name, value in regression.predict_fields(hidden).items()}
-    losses = regression.losses(hidden, notes)
-    assert set(losses) == set(regression.loss_names)
-    probability = softmax(predicted["pitch"])[np.arange(40), notes.pitch]
-    np.testing.assert_allclose(losses["pitch"], -np.log(probability), rtol=1e-4)
-    for field in ("step", "duration"):
-        seconds = getattr(notes, f"{field}_us").numpy() * 1e-6
-        assert predicted[field].min() < 0 < predicted[field].max()
-        expected = (seconds - predicted[field]) ** 2 + 10 * np.maximum(-predicted[field], 0)
-        np.testing.assert_allclose(losses[field], expected, rtol=1e-4)
-
-
-def test_the_tutorials_notes_are_legal_means(regression):
-    hidden = hidden_of(300)
-    predicted = regression.predict_fields(hidden)
-    notes = regression.sample(hidden, uniforms(300), tf.constant(1.0))
-    np.testing.assert_allclose(notes.step_us, np.maximum(predicted["step"], 0) * 1e6, atol=1)
-    assert notes.duration_us.numpy().min() >= 1
-    sounds = predicted["duration"].numpy() > 0.01
-    np.testing.assert_allclose(notes.duration_us.numpy()[sounds], predicted["duration"].numpy()[sounds] * 1e6, atol=1)
-    assert (notes.velocity.numpy() == notes.velocity.numpy()[0]).all()
-    assert len(np.unique(notes.pitch)) > 5
-    assert all(field.dtype == tf.int32 for field in notes)
+    np.testing.assert_array_equal(time_distribution.ticks(notes.duration_us), 0)

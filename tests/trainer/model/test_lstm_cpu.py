@@ -31,6 +31,10 @@ def keras_lstm(inputs, hidden, cell, *weights):
     return layer(inputs, initial_state=[hidden, cell]), held
 
 
+def run_lstm(inputs, hidden, cell, *weights):
+    return lstm_cpu.lstm(inputs, (hidden, cell), weights)
+
+
 def weighted_sum(results, weights):
     """A number that depends on every result, so that its gradient tells of all of them."""
     return tf.add_n([tf.reduce_sum(result * weight) for result, weight in zip(results, weights, strict=True)])
@@ -66,7 +70,7 @@ def test_results_and_gradients_are_those_of_keras(batch, notes, traced):
         expected, held = keras_lstm(*given)
         objective = weighted_sum(expected, weights)
     expected_gradients = tape.gradient(objective, [*given[:3], *held])
-    function = tf.function(lstm_cpu.lstm, autograph=False) if traced else lstm_cpu.lstm
+    function = tf.function(run_lstm, autograph=False) if traced else run_lstm
     results, actual_gradients = gradients(function, given, weights)
     assert_close(results, expected, RESULTS, 1e-12)
     assert_close(actual_gradients, expected_gradients, ARGUMENTS, 1e-12)
@@ -76,7 +80,7 @@ def test_results_and_gradients_are_those_of_keras(batch, notes, traced):
 def test_each_result_has_its_gradient(which):
     """The others are left out of the objective altogether."""
     given = arguments(2, 3, features=2, units=2)
-    function = tf.function(lambda *given: [lstm_cpu.lstm(*given)[which]], autograph=False)
+    function = tf.function(lambda *given: [run_lstm(*given)[which]], autograph=False)
     weight = random_like(function(*given))
     results, actual = gradients(function, given, weight)
     numeric = [np.zeros(argument.shape) for argument in given]
@@ -94,7 +98,7 @@ def test_each_result_has_its_gradient(which):
 
 def test_an_empty_batch_leaves_no_trace():
     given = arguments(0, 4)
-    results, actual = gradients(lstm_cpu.lstm, given, random_like(lstm_cpu.lstm(*given)))
+    results, actual = gradients(run_lstm, given, random_like(run_lstm(*given)))
     assert [result.shape for result in results] == [(0, 4, UNITS), (0, UNITS), (0, UNITS)]
     for gradient, argument in zip(actual, given, strict=True):
         assert gradient.shape == argument.shape
@@ -104,34 +108,32 @@ def test_an_empty_batch_leaves_no_trace():
 def test_notes_and_batch_need_not_be_known_while_tracing():
     specs = [tf.TensorSpec([None, None, FEATURES], tf.float64), *[tf.TensorSpec([None, UNITS], tf.float64)] * 2]
     weights = arguments(1, 1)[3:]
-    function = tf.function(lambda *given: lstm_cpu.lstm(*given, *weights), autograph=False, input_signature=specs)
+    function = tf.function(lambda *given: run_lstm(*given, *weights), autograph=False, input_signature=specs)
     for batch, notes in ((1, 1), (2, 5), (5, 2)):
         given = arguments(batch, notes)[:3]
-        assert_close(function(*given), lstm_cpu.lstm(*given, *weights), RESULTS, 1e-12)
+        assert_close(function(*given), run_lstm(*given, *weights), RESULTS, 1e-12)
     assert function.experimental_get_tracing_count() == 1
     # One of them known, the other not, in both orders.
     known, unknown = tf.TensorSpec([1, 2, FEATURES], tf.float64), specs[1]
     for signature in ([known, unknown, unknown], [specs[0], *[tf.TensorSpec([1, UNITS], tf.float64)] * 2]):
-        function = tf.function(
-            lambda *given: lstm_cpu.lstm(*given, *weights), autograph=False, input_signature=signature
-        )
+        function = tf.function(lambda *given: run_lstm(*given, *weights), autograph=False, input_signature=signature)
         assert function(*arguments(1, 2)[:3])[0].shape == (1, 2, UNITS)
 
 
 def test_a_state_of_another_batch_is_refused():
     given = arguments(3, 2)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        lstm_cpu.lstm(given[0], given[1][:1], *given[2:])
+        run_lstm(given[0], given[1][:1], *given[2:])
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(tf.float32, 1e-5), (tf.bfloat16, 0.05), (tf.float16, 0.01)])
 def test_lower_precisions_compute_the_same_less_precisely(dtype, relative):
     exact = arguments(3, 8)
     given = [tf.cast(tensor, dtype) for tensor in exact]
-    weights = random_like(lstm_cpu.lstm(*exact))
-    expected, expected_gradients = gradients(lstm_cpu.lstm, exact, weights)
+    weights = random_like(run_lstm(*exact))
+    expected, expected_gradients = gradients(run_lstm, exact, weights)
     results, actual_gradients = gradients(
-        tf.function(lstm_cpu.lstm, autograph=False), given, [tf.cast(weight, dtype) for weight in weights]
+        tf.function(run_lstm, autograph=False), given, [tf.cast(weight, dtype) for weight in weights]
     )
     assert {tensor.dtype for tensor in (*results, *actual_gradients)} == {dtype}
     assert_close(results, expected, RESULTS, relative)
@@ -140,8 +142,8 @@ def test_lower_precisions_compute_the_same_less_precisely(dtype, relative):
 
 def test_equal_runs_are_equal_bit_for_bit():
     given = arguments(16, 40, tf.float32, features=64, units=128)
-    weights = random_like(lstm_cpu.lstm(*given))
-    run = tf.function(lambda: gradients(lstm_cpu.lstm, given, weights), autograph=False)
+    weights = random_like(run_lstm(*given))
+    run = tf.function(lambda: gradients(run_lstm, given, weights), autograph=False)
     first = tf.nest.flatten(run())
     for _ in range(5):
         for one, other in zip(first, tf.nest.flatten(run()), strict=True):
@@ -152,12 +154,12 @@ def test_equal_runs_are_equal_bit_for_bit():
 def test_a_model_reads_alike_with_either_implementation(precision):
     model = tiny_model("density", layers=2, precision=precision)
     notes = random_arrays(3, 9)
-    _, state = model.read(notes)
+    _, state = model.forward(notes)
     read = {}
     for cudnn in (True, False):
         model.cudnn = cudnn
         with tf.GradientTape() as tape:
-            hidden, after = model.read(notes, state)
+            hidden, after = model.forward(notes, state)
             objective = tf.reduce_sum(hidden**2)
         variables = [variable.value for variable in model.trainable_variables if "lstm" in variable.path]
         of_weights = tape.gradient(objective, variables)
@@ -192,7 +194,7 @@ def test_what_is_traced_plays_without_the_project(tmp_path):
     module = tf.Module()
     module.variables_held = [variable.value for variable in model.weights]
     module.read = tf.function(
-        lambda *fields: model.read(type(notes)(*fields))[0], autograph=False, input_signature=specs
+        lambda *fields: model.forward(type(notes)(*fields))[0], autograph=False, input_signature=specs
     )
     # What only plays needs no gradients, and those of `lstm` use values that a SavedModel does not hold.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -203,4 +205,4 @@ def test_what_is_traced_plays_without_the_project(tmp_path):
         "numpy.save('read.npy', module.read(*map(tf.constant, numpy.load('notes.npy'))))"
     )
     subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True, capture_output=True)
-    np.testing.assert_allclose(np.load(tmp_path / "read.npy"), model.read(notes)[0], atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "read.npy"), model.forward(notes)[0], atol=1e-5)

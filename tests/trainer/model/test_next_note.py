@@ -3,10 +3,11 @@ import pytest
 import tensorflow as tf
 
 from tests.trainer.models import random_arrays, tiny_model
-from trainer.config import PRESETS, Config
-from trainer.data.random import Dropout
-from trainer.data.windows import START_PITCH
+from trainer.config import Config
+from trainer.data.note_tensors import START_PITCH
+from trainer.model.dropout import Dropout
 from trainer.model.next_note import build_model, start_note
+from trainer.presets import PRESETS
 
 KINDS = ["density", "regression"]
 
@@ -33,19 +34,19 @@ def part(notes, start, stop):
 
 def test_reading_in_one_pass_in_chunks_and_note_by_note_agree(model):
     notes = begun(random_arrays(3, 20))
-    whole, final = model.read(notes)
+    whole, final = model.forward(notes)
     assert whole.shape == (3, 20, model.width)
     assert np.std(whole) > 0.1
 
     state, chunks = model.initial_state(3), []
     for start, stop in ((0, 1), (1, 8), (8, 20)):
-        hidden, state = model.read(part(notes, start, stop), state)
+        hidden, state = model.forward(part(notes, start, stop), state)
         chunks.append(hidden)
     np.testing.assert_allclose(tf.concat(chunks, axis=1), whole, atol=1e-5)
 
-    state, steps, tables = model.initial_state(3), [], model.step_weights()
+    state, steps, tables = model.initial_state(3), [], model.decode_weights()
     for index in range(20):
-        hidden, state = model.step(notes.map(lambda field, index=index: field[:, index]), state, tables)
+        hidden, state = model.decode_step(notes.map(lambda field, index=index: field[:, index]), state, tables)
         steps.append(hidden)
     np.testing.assert_allclose(tf.stack(steps, axis=1), whole, atol=1e-5)
     for one, other in zip(tf.nest.flatten(state), tf.nest.flatten(final), strict=True):
@@ -54,7 +55,7 @@ def test_reading_in_one_pass_in_chunks_and_note_by_note_agree(model):
 
 def test_a_later_note_never_changes_an_earlier_output(model):
     notes, other = random_arrays(2, 12), random_arrays(2, 12, seed=1)
-    before, _ = model.read(notes)
+    before, _ = model.forward(notes)
     for index in (0, 5, 11):
         changed = notes._replace(
             **{
@@ -62,7 +63,7 @@ def test_a_later_note_never_changes_an_earlier_output(model):
                 for field in notes._fields
             }
         )
-        after, _ = model.read(changed)
+        after, _ = model.forward(changed)
         np.testing.assert_array_equal(after[:, :index], before[:, :index])
         assert np.abs(after[:, index] - before[:, index]).max() > 1e-3
 
@@ -72,16 +73,16 @@ def test_a_later_note_never_changes_an_earlier_output(model):
 def test_the_next_note_depends_on_every_field_of_those_before(kind, field):
     model = tiny_model(kind)
     notes, other = random_arrays(4, 6), random_arrays(4, 6, seed=1)
-    before, _ = model.read(notes)
-    after, _ = model.read(notes._replace(**{field: getattr(other, field)}))
+    before, _ = model.forward(notes)
+    after, _ = model.forward(notes._replace(**{field: getattr(other, field)}))
     # The tutorial's model does not hear how loud a note is.
     assert np.any(after != before) == (kind == "density" or field != "velocity")
 
 
 def test_performances_in_a_batch_do_not_hear_each_other(model):
     notes = random_arrays(4, 10)
-    together, _ = model.read(notes)
-    alone, _ = model.read(notes.map(lambda field: field[2:3]))
+    together, _ = model.forward(notes)
+    alone, _ = model.forward(notes.map(lambda field: field[2:3]))
     np.testing.assert_allclose(together[2:3], alone, atol=1e-5)
 
 
@@ -94,9 +95,9 @@ def test_heads_and_losses_keep_full_precision(kind, precision, full):
     model = tiny_model(kind, precision=precision)
     assert {variable.dtype for variable in model.weights} == {full.name}
     notes = random_arrays(2, 5)
-    hidden, state = model.read(notes)
+    hidden, state = model.forward(notes)
     carried = tf.nest.map_structure(lambda part: tf.cast(part, full) if part.dtype.is_floating else part, state)
-    stepped, carried = model.step(notes.map(lambda field: field[:, 0]), carried, model.step_weights())
+    stepped, carried = model.decode_step(notes.map(lambda field: field[:, 0]), carried, model.decode_weights())
     losses = model.heads.losses(hidden, notes)
     assert {tensor.dtype for tensor in (hidden, stepped, *tf.nest.flatten(carried.layers), *losses.values())} == {full}
     assert all(np.isfinite(loss).all() for loss in losses.values())
@@ -104,8 +105,8 @@ def test_heads_and_losses_keep_full_precision(kind, precision, full):
     computed = {"mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}.get(precision, full)
     assert {part.dtype for part in tf.nest.flatten([state.layers, model.initial_state(2).layers])} == {computed}
     # Microseconds are counted, in whatever precision the rest is.
-    assert {part.dtype for part in tf.nest.flatten([state.recent, carried.recent])} <= {tf.int32}
-    reference, _ = tiny_model(kind, precision="float64").read(notes)
+    assert {part.dtype for part in tf.nest.flatten([state.history, carried.history])} <= {tf.int32}
+    reference, _ = tiny_model(kind, precision="float64").forward(notes)
     assert np.abs(tf.cast(hidden, tf.float64) - reference).max() < {"float64": 1e-12, "float32": 1e-4}.get(
         precision, 0.3
     )
@@ -117,11 +118,11 @@ def test_all_weights_are_there_before_the_first_train_step(name):
     model = build_model(config)
     before = len(model.weights)
     notes = random_arrays(2, 4)
-    hidden, state = model.read(notes)
+    hidden, state = model.forward(notes)
     model.heads.losses(hidden, notes)
     uniforms = tf.zeros([2, 6])
     drawn = model.heads.sample(hidden[:, -1], uniforms, tf.constant(1.0))
-    model.step(drawn, state, model.step_weights())
+    model.decode_step(drawn, state, model.decode_weights())
     assert len(model.weights) == before
     kernels = [variable.shape for variable in model.weights if "recurrent" in variable.path]
     assert kernels == [(config.units, 4 * config.units)] * config.layers
@@ -143,18 +144,18 @@ def test_scaling_lives_inside_the_tutorials_model():
     gates = scaled @ kernel + bias
     write, _, candidate, show = np.split(gates, 4)
     expected = sigmoid(show) * np.tanh(sigmoid(write) * np.tanh(candidate))
-    np.testing.assert_allclose(model.read(notes)[0][0, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(model.forward(notes)[0][0, 0], expected, atol=1e-5)
     assert recurrent.shape == (16, 64)
 
 
 def test_dropout_is_for_training_alone(model):
     notes = random_arrays(3, 6)
-    plain, _ = model.read(notes)
+    plain, _ = model.forward(notes)
     dropout = Dropout(0, 0.5, tf.constant(0, tf.int64))
-    dropped, _ = model.read(notes, dropout=dropout)
+    dropped, _ = model.forward(notes, dropout=dropout)
     assert np.abs(dropped - plain).max() > 0.01
-    np.testing.assert_array_equal(model.read(notes, dropout=dropout)[0], dropped)
-    np.testing.assert_array_equal(model.read(notes)[0], plain)
+    np.testing.assert_array_equal(model.forward(notes, dropout=dropout)[0], dropped)
+    np.testing.assert_array_equal(model.forward(notes)[0], plain)
 
 
 def test_initial_weights_come_from_the_seed():

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from sostenuto.music.notes import PITCHES
 from tests.trainer.models import random_arrays
-from trainer.data.windows import START_PITCH, NoteTensors
+from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model import note_history
 from trainer.model.note_history import HISTORY_LENGTH, NoteHistory
-from trainer.model.times import BINS, bins
+from trainer.model.time_bins import BINS
+from trainer.model.time_distribution import bins
 
 FORGOTTEN_US = 16_000_000
 
@@ -54,7 +55,7 @@ def told(last):
 @settings(max_examples=60, deadline=None)
 @given(sequences)
 def test_the_last_notes_are_those_that_were_played(notes):
-    last, _ = listened(arrays(notes), note_history.no_notes(1))
+    last, _ = listened(arrays(notes), note_history.empty_history(1))
     found = told(last)
     wanted = expected(notes)
     assert found[: len(wanted)] == wanted
@@ -66,9 +67,9 @@ def test_the_last_notes_are_those_that_were_played(notes):
 @settings(max_examples=40, deadline=None)
 @given(sequences, st.integers(1, 2 * HISTORY_LENGTH))
 def test_they_do_not_depend_on_how_the_notes_are_cut_up(notes, cut):
-    whole, at_each = listened(arrays(notes), note_history.no_notes(1))
+    whole, at_each = listened(arrays(notes), note_history.empty_history(1))
     cut = min(cut, len(notes))
-    last, first_part = listened(arrays(notes[:cut]), note_history.no_notes(1))
+    last, first_part = listened(arrays(notes[:cut]), note_history.empty_history(1))
     np.testing.assert_array_equal(tf.stack(first_part), tf.stack(at_each.map(lambda field: field[:, :cut])))
     if notes[cut:]:
         last, _ = listened(arrays(notes[cut:]), last)
@@ -77,8 +78,8 @@ def test_they_do_not_depend_on_how_the_notes_are_cut_up(notes, cut):
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 def test_keys_hold_what_sounds_and_fading_traces(dtype):
-    last, _ = listened(random_arrays(3, 50), note_history.no_notes(3))
-    keys = note_history.keys(last, dtype)
+    last, _ = listened(random_arrays(3, 50), note_history.empty_history(3))
+    keys = note_history.key_features(last, dtype)
     assert keys.dtype == dtype
     wanted = np.zeros((3, PITCHES, 3))
     for row in range(3):
@@ -93,7 +94,7 @@ def test_releases_count_by_the_bin_of_time():
     remaining = np.zeros((2, HISTORY_LENGTH), np.int32)
     remaining[0, :4] = 5_000, 5_000, 1_230_000, 15_999_999
     remaining[1, 7], remaining[1, 8] = 4_999, -70_000
-    found = note_history.releases(tf.constant(remaining), tf.float32).numpy()
+    found = note_history.release_histogram(tf.constant(remaining), tf.float32).numpy()
     of_long, of_most = int(bins(tf.constant(1_230_000))), int(bins(tf.constant(15_999_999)))
     wanted = np.zeros((2, BINS))
     wanted[0, [1, of_long, of_most]] = 2, 1, 1
@@ -102,9 +103,9 @@ def test_releases_count_by_the_bin_of_time():
 
 
 def test_before_a_performance_there_are_none():
-    nothing = note_history.no_notes(2)
-    assert note_history.keys(nothing, tf.float32).numpy().sum() == 0
-    assert note_history.releases(nothing.remaining_us, tf.float32).numpy().sum() == 0
+    nothing = note_history.empty_history(2)
+    assert note_history.key_features(nothing, tf.float32).numpy().sum() == 0
+    assert note_history.release_histogram(nothing.remaining_us, tf.float32).numpy().sum() == 0
     begun = NoteTensors(*(tf.fill([2, 1], value) for value in (START_PITCH, 0, 0, 0)))
     last, _ = listened(begun, nothing)
     np.testing.assert_array_equal(tf.stack(NoteHistory(*last)[1:]), tf.stack(nothing[1:]))

@@ -22,8 +22,8 @@ from tests.pages import Page
 from tests.processes import run_python
 from tests.trainer.datasets import random_notes, write_dataset
 from tests.trainer.workdirs import CONFIG, StandInPlayer, evaluation, judged, reports, write_run, write_samples
-from trainer.config import preset
 from trainer.generation import samples
+from trainer.presets import preset
 from trainer.reporting.load import load_report
 from trainer.reporting.page import render, write
 
@@ -404,8 +404,8 @@ def test_a_rhythm_that_has_collapsed_is_heard_in_the_samples_alone(dataset, tmp_
     assert titles(varied) == ""
 
     class Collapsed(StandInPlayer):
-        def play(self, primers, **options):
-            played = super().play(primers, **options)
+        def sample(self, primers, **options):
+            played = super().sample(primers, **options)
             return played._replace(notes=[
                 Notes(
                     notes.pitch,

@@ -17,10 +17,10 @@ from trainer.callbacks.base import Callback
 from trainer.callbacks.standard import report_writers
 from trainer.checkpoints import manager
 from trainer.checkpoints.manager import CheckpointManager
-from trainer.config import preset
 from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.export import export_model
+from trainer.presets import preset
 from trainer.workdir import remote
 from trainer.workdir.layout import WorkdirLockedError
 from trainer.workdir.load_model import load_model

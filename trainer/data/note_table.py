@@ -1,0 +1,117 @@
+"""A split of the dataset as one table of notes in memory.
+
+A parsed corpus takes ten bytes a note, so the trainer holds each split as one array. A batch is then a pure function of
+the config and the train_step: any replica, worker or resumed run computes its part of any batch directly.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sostenuto import storage
+from sostenuto.data.manifest import Manifest
+from sostenuto.data.performance import Performance
+from sostenuto.progress import track
+from trainer.data.note_tensors import NoteTensors
+
+_CACHE_VERSION = 1  # Raise it when the content of a cached table changes.
+_COLUMNS = {"pitch": "u1", "velocity": "u1", "step_us": "<i4", "duration_us": "<i4"}
+
+
+class NoteTable(NamedTuple):
+    """A split as one table.
+
+    Attributes:
+        notes: structured array `[notes]` with fields pitch, velocity, step_us, duration_us, performance after
+            performance.
+        offsets: int64 `[performances + 1]`; performance p is `notes[offsets[p]:offsets[p + 1]]`.
+    """
+
+    notes: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Returns the number of notes of each performance, int64 `[performances]`."""
+        return np.diff(self.offsets)
+
+    def performance(self, index: int) -> NoteTensors:
+        """Returns the notes of one performance, int32 `[notes]`."""
+        rows = self._rows(index)
+        return NoteTensors(*(rows[field].astype(np.int32) for field in NoteTensors._fields))
+
+    def subset(self, performances: Sequence[int]) -> "NoteTable":
+        """Returns a table of the given performances, in the given order."""
+        rows = [self._rows(index) for index in performances]
+        return NoteTable(np.concatenate([self.notes[:0], *rows]), np.cumsum([0, *map(len, rows)], dtype=np.int64))
+
+    def _rows(self, index: int) -> np.ndarray:
+        return self.notes[self.offsets[index] : self.offsets[index + 1]]
+
+
+def select_fraction(performances: int, fraction: float) -> list[int]:
+    """Selects a fixed pseudo-random fraction of the performances: at least one; a larger fraction is a superset.
+
+    Args:
+        performances: the number of performances.
+        fraction: above 0, at most 1.
+
+    Returns:
+        Indices in ascending order.
+    """
+    permuted = sorted(range(performances), key=lambda index: hashlib.sha256(str(index).encode()).digest())
+    return sorted(permuted[: math.ceil(fraction * performances)])
+
+
+def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = None) -> NoteTable:
+    """Loads a split, from the local cache if the same dataset was loaded before.
+
+    The cache key is the checksum of the manifest, which includes the checksums of all shards. The cache may be deleted
+    at any time.
+
+    Args:
+        manifest: the dataset.
+        split: train, validation or test.
+        cache_directory: where tables are cached; by default the user's cache, or the temporary directory.
+
+    Raises:
+        UserError: the split is empty or a shard is corrupt.
+    """
+    directory = cache_directory or storage.cache_directory()
+    stem = os.path.join(directory, f"{manifest.sha256}-{split}-v{_CACHE_VERSION}")
+    try:
+        return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), np.load(f"{stem}.offsets.npy"))
+    except (FileNotFoundError, ValueError, EOFError):
+        table = _build_table(manifest, split)
+    for name, array in (("notes", table.notes), ("offsets", table.offsets)):
+        with storage.atomic_write(f"{stem}.{name}.npy") as file:
+            np.save(file, array)
+    return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), table.offsets)
+
+
+def track_performances(manifest: Manifest, split: str) -> Iterator[Performance]:
+    """Yields the performances of a split and shows the progress.
+
+    Raises:
+        UserError: a shard is corrupt.
+    """
+    return track(
+        manifest.read_performances(split),
+        total=manifest.performances(split),
+        unit="performance",
+        description=f"reading the {split} split",
+    )
+
+
+def _build_table(manifest: Manifest, split: str) -> NoteTable:
+    tables = []
+    for performance in track_performances(manifest, split):
+        rows = np.empty(len(performance.notes), list(_COLUMNS.items()))
+        for field in _COLUMNS:
+            rows[field] = getattr(performance.notes, field)
+        tables.append(rows)
+    return NoteTable(np.concatenate(tables), np.cumsum([0, *map(len, tables)], dtype=np.int64))

@@ -1,0 +1,91 @@
+"""The model's distribution of a time: a softmax over logarithmic bins whose ticks of 10 ms are equally likely.
+
+Logits are `[..., BINS]`; the probabilities of all `MAX_TICK + 1` ticks sum to one.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from sostenuto.music.notes import MAX_TICK, TICK_US
+from trainer.model.categorical import sample_categorical
+from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS, BINS
+
+_BIN_OF_TICK = np.repeat(np.arange(BINS, dtype=np.int32), BIN_WIDTHS)
+
+
+def ticks(microseconds: tf.Tensor) -> tf.Tensor:
+    """Rounds times to the 10 ms grid, as `sostenuto.music.notes.ticks` does.
+
+    Args:
+        microseconds: int32 of any shape, not negative.
+
+    Returns:
+        int32 of the same shape.
+    """
+    # The limit comes first: half a tick more than the longest times would overflow int32.
+    return (tf.minimum(microseconds, MAX_TICK * TICK_US) + TICK_US // 2) // TICK_US
+
+
+def bins(microseconds: tf.Tensor) -> tf.Tensor:
+    """Returns the bin of each time.
+
+    Args:
+        microseconds: int32 of any shape, not negative.
+
+    Returns:
+        int32 of the same shape, 0 to `BINS` - 1.
+    """
+    return tf.gather(_BIN_OF_TICK, ticks(microseconds))
+
+
+def nll(logits: tf.Tensor, microseconds: tf.Tensor) -> tf.Tensor:
+    """Returns the negative log probability of each time's tick.
+
+    Args:
+        logits: `[..., BINS]`.
+        microseconds: int32 `[...]`.
+
+    Returns:
+        Nats, `[...]`.
+    """
+    label = bins(microseconds)
+    log_width = tf.gather(tf.math.log(tf.constant(BIN_WIDTHS, logits.dtype)), label)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits) + log_width
+
+
+def tick_probabilities(logits: tf.Tensor) -> tf.Tensor:
+    """Returns the probabilities of all ticks, `[..., MAX_TICK + 1]`, from logits `[..., BINS]`."""
+    probability_per_tick = tf.nn.softmax(logits) / tf.constant(BIN_WIDTHS, logits.dtype)
+    return tf.gather(probability_per_tick, _BIN_OF_TICK, axis=-1)
+
+
+def median_tick(logits: tf.Tensor) -> tf.Tensor:
+    """Returns the first tick at which the probabilities sum to a half, int32 `[...]`, from logits `[..., BINS]`."""
+    cumulative = tf.cumsum(tick_probabilities(logits), axis=-1)
+    return tf.reduce_sum(tf.cast(cumulative < 0.5, tf.int32), axis=-1)
+
+
+def sample_time(
+    logits: tf.Tensor,
+    uniform: tf.Tensor,
+    temperature: tf.Tensor,
+    top_p: tf.Tensor | None = None,
+    *,
+    uniform_in_bin: tf.Tensor,
+) -> tf.Tensor:
+    """Draws a time for each row: first its bin, then a tick of the bin.
+
+    Args:
+        logits: `[batch, BINS]`.
+        uniform: `[batch]` in [0, 1), draws the bin.
+        temperature: scalar, applied to the bins as in `sample_categorical`.
+        top_p: scalar or None, likewise.
+        uniform_in_bin: `[batch]` in [0, 1), draws the tick.
+
+    Returns:
+        Microseconds of the tick, int32 `[batch]`.
+    """
+    sampled = sample_categorical(logits, uniform, temperature, top_p)
+    width = tf.gather(tf.constant(BIN_WIDTHS), sampled)
+    offset = tf.cast(uniform_in_bin * tf.cast(width, uniform_in_bin.dtype), tf.int32)
+    return (tf.gather(tf.constant(BIN_STARTS), sampled) + tf.minimum(offset, width - 1)) * TICK_US
