@@ -1,4 +1,4 @@
-"""The command: flags, one call, a summary."""
+"""The command `sostenuto preprocess`: flags, one call, a summary."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ USAGE = """--input=URI --output=DIR [flags] [-- Beam's options]
 
 Writes a corpus of MIDI files as a dataset: TFRecords, one record a performance, and dataset.json.
 
-Options of Apache Beam, such as --runner and --project, follow after --.
+Options of Apache Beam, such as --runner and --project, follow --.
 """
 EXAMPLES = (
     "--input=maestro-v3.0.0-midi.zip --output=dataset",
@@ -40,7 +40,7 @@ _LICENCE = flags.DEFINE(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset in the output directory.")
 _NUM_SHARDS = flags.DEFINE_integer(
-    "num_shards", 0, "TFRecord files a split, at most 99999; 0 writes about 100 performances into each."
+    "num_shards", 0, "TFRecord files per split, at most 99999; 0 writes about 100 performances into each."
 )
 cli.start_group("splits and notes")
 _METADATA = flags.DEFINE(
@@ -81,13 +81,13 @@ _NO_WAIT = flags.DEFINE_bool(
 
 
 def main(beam_args: list[str]) -> int:
-    """Reads the flags, writes the dataset, and returns the exit status."""
+    """Writes the dataset that the flags describe, and returns the exit status."""
     started = time.monotonic()
     config = Config(
         input=cli.require_flag(_INPUT),
         output=cli.require_flag(_OUTPUT),
         metadata=_METADATA.value,
-        split_fractions=_fractions(_SPLIT_FRACTIONS.value),
+        split_fractions=_parse_fractions(_SPLIT_FRACTIONS.value),
         piece_from=cast(PieceFrom, _PIECE_FROM.value),
         num_shards=_NUM_SHARDS.value,
         sustain=cast(Sustain, _SUSTAIN.value),
@@ -112,7 +112,7 @@ def main(beam_args: list[str]) -> int:
     return cli.EXIT_OK
 
 
-def _fractions(values: list[str]) -> tuple[float, ...]:
+def _parse_fractions(values: list[str]) -> tuple[float, ...]:
     try:
         return tuple(map(float, values))
     except ValueError as error:
@@ -120,13 +120,14 @@ def _fractions(values: list[str]) -> tuple[float, ...]:
 
 
 def _explain_beam_option(name: str, argv: list[str]) -> str | None:
-    """Returns the right command line if an unknown flag is an option of Beam, which belongs after `--`."""
+    """Returns the correct command line if an unknown flag is an option of Beam, else None."""
     from beam_preprocess.beam_options import split_beam_options
 
-    ours, beams = split_beam_options(argv, known=set(flags.FLAGS))
-    if not any(option.lstrip("-").partition("=")[0] == name for option in beams):
+    arguments, beam_options = split_beam_options(argv, known=set(flags.FLAGS))
+    if not any(option.lstrip("-").partition("=")[0] == name for option in beam_options):
         return None
-    return f"--{name}: an option of Beam. Put Beam's options after --: {cli.command_line([*ours, '--', *beams])}"
+    command = cli.command_line([*arguments, "--", *beam_options])
+    return f"--{name}: an option of Beam. Put Beam's options after --: {command}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Options of the Beam pipeline: parsed, checked, and completed by the package for remote workers."""
+"""Options of the Beam pipeline, and the package for its remote workers."""
 
 import argparse
 import contextlib

@@ -6,6 +6,7 @@ either the former dataset, unchanged, or an unfinished one, which the next run r
 the object.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -67,9 +68,8 @@ def commit_dataset(plan: DatasetPlan, reports: Sequence[ShardReport]) -> None:
     """
     order = {name: number for number, name in enumerate(plan.shards)}
     reports = sorted(reports, key=lambda report: order[report.name])
-    rejections = sorted(
-        (rejection for report in reports for rejection in report.rejections), key=lambda rejection: rejection.path
-    )
+    rejections = [rejection for report in reports for rejection in report.rejections]
+    rejections.sort(key=lambda rejection: rejection.path)
     _check_complete(plan, reports)
     _check_rejections(plan, reports, rejections)
     names = set(storage.list_names(plan.output))
@@ -77,14 +77,16 @@ def commit_dataset(plan: DatasetPlan, reports: Sequence[ShardReport]) -> None:
     renamed: list[ShardReport] = []
     for report in reports:
         (to_rename if posixpath.basename(report.temporary_path) in names else renamed).append(report)
-    _for_each(plan, _check_renamed, renamed)
+    _for_each(plan, renamed, lambda report: _check_renamed(plan, report))
 
     storage.write_bytes_atomic(storage.join(plan.output, UNFINISHED_NAME), b"")
     storage.remove(storage.join(plan.output, MANIFEST_NAME))
     storage.remove_all(
         storage.join(plan.output, name) for name in sorted(names) if _SHARD.fullmatch(name) and name not in plan.shards
     )
-    _for_each(plan, _rename, to_rename)
+    _for_each(
+        plan, to_rename, lambda shard: storage.rename(shard.temporary_path, storage.join(plan.output, shard.name))
+    )
     lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
     storage.write_bytes_atomic(storage.join(plan.output, REJECTED_NAME), "".join(lines).encode())
     _build_manifest(plan, reports, rejections).save(plan.output)
@@ -128,22 +130,14 @@ def _reports_of(split: str, reports: list[ShardReport]) -> list[ShardReport]:
     return [report for report in reports if report.name.startswith(f"{split}-")]
 
 
-def _for_each(
-    plan: DatasetPlan, function: Callable[[DatasetPlan, ShardReport], None], reports: list[ShardReport]
-) -> None:
+def _for_each(plan: DatasetPlan, reports: list[ShardReport], function: Callable[[ShardReport], None]) -> None:
     """Calls a function for each shard, concurrently if the output is in a bucket."""
-    if not storage.is_remote(plan.output):
+    if storage.is_remote(plan.output):
+        largest = max((report.bytes for report in reports), default=0)
+        collections.deque(storage.concurrently(function, reports, bytes_each=largest), maxlen=0)
+    else:
         for report in reports:
-            function(plan, report)
-        return
-    bytes_each = max((report.bytes for report in reports), default=0)
-    for _ in storage.concurrently(lambda report: function(plan, report), reports, bytes_each=bytes_each):
-        pass
-
-
-def _rename(plan: DatasetPlan, report: ShardReport) -> None:
-    """Renames a shard to its final name."""
-    storage.rename(report.temporary_path, storage.join(plan.output, report.name))
+            function(report)
 
 
 def _check_renamed(plan: DatasetPlan, report: ShardReport) -> None:

@@ -1,4 +1,4 @@
-"""Everything that decides what a dataset will hold, in one checked place."""
+"""The options of a preprocessing run, checked."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -12,29 +12,28 @@ PieceFrom = Literal["path", "directory"]
 PIECE_FROM = get_args(PieceFrom)
 SUSTAIN = get_args(Sustain)
 
-MAX_LICENCE = 200
-"""Characters of a licence's name."""
+MAX_LICENCE = 200  # characters
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run of the preprocessing job.
+    """The options of a run.
 
     Attributes:
         input: a directory, a glob, a .zip file or one MIDI file.
         output: the dataset's directory.
-        metadata: path of a CSV with MAESTRO's columns; "none" to use none; None for the one in the input, if any.
-        split_fractions: shares of train, validation and test among the pieces, where no CSV splits them; 0 permits an
-            empty split, with or without a CSV.
-        piece_from: what names a piece where no CSV does: "path", each file its own, or "directory".
-        num_shards: files a split is written into; 0 for about a hundred performances each.
+        metadata: path of a CSV with MAESTRO's columns; "none" for no CSV; None for the one in the input, if any.
+        split_fractions: fractions of train, validation and test among the pieces, unless a CSV splits them; 0 allows
+            an empty split, also with a CSV.
+        piece_from: the unit that stays in one split, unless a CSV names the pieces: "path" for each file, or
+            "directory".
+        num_shards: files per split; 0 for one per 100 performances.
         sustain: "ignore" ends a note at its key's release, "extend" at the sustain pedal's.
-        licence: of the corpus, such as "CC BY-NC-SA 4.0", for the model cards of exports; empty if it is not stated.
-        max_rejected_fraction: the share of files that may be rejected before the run gives up.
-        overwrite: replace a dataset that is already in the output.
-        isolate_parsing: parse in child processes that are bounded in memory and time, so that no file can end the run;
-            None for only where the runner is not FnApiRunner. It changes no byte of the dataset, a file apart that
-            ends its child.
+        licence: of the corpus, such as "CC BY-NC-SA 4.0", for model cards; "" if unknown.
+        max_rejected_fraction: maximum fraction of rejected files.
+        overwrite: replaces a dataset in the output.
+        isolate_parsing: parses in child processes with time and memory limits, so that no file can end the run; None
+            for only with another runner than FnApiRunner. The dataset is the same, except for files that end a child.
 
     Raises:
         UserError: a value is out of range; the message names the flag.
@@ -55,11 +54,11 @@ class Config:
     def __post_init__(self) -> None:
         """Checks every value."""
         fractions = self.split_fractions
-        given = f"--split_fractions={','.join(f'{fraction:g}' for fraction in fractions)}"
+        flag = f"--split_fractions={','.join(f'{fraction:g}' for fraction in fractions)}"
         if len(fractions) != len(SPLITS) or not all(0 <= fraction <= 1 for fraction in fractions):
-            raise UserError(f"{given}: expected three numbers from 0 to 1, for {', '.join(SPLITS)}, as in 0.8,0.1,0.1")
+            raise UserError(f"{flag}: expected three numbers from 0 to 1, for {', '.join(SPLITS)}, as in 0.8,0.1,0.1")
         if abs(sum(fractions) - 1) > 1e-6:
-            raise UserError(f"{given}: the numbers add up to {sum(fractions):g}, expected 1")
+            raise UserError(f"{flag}: the numbers add up to {sum(fractions):g}, expected 1")
         if self.piece_from not in PIECE_FROM:
             raise UserError(f"--piece_from={self.piece_from}: expected {' or '.join(PIECE_FROM)}")
         if self.sustain not in SUSTAIN:

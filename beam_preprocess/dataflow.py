@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ENDED = {f"JOB_STATE_{state}" for state in ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED")}
+
 # Seconds between two requests for a job's state: few at first, since an invalid job fails early.
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 LINE_SECONDS = 300.0  # between two lines about an unchanged state
@@ -135,14 +137,7 @@ class Jobs:
 
     def is_active(self, job: Any) -> bool:
         """Returns whether a job runs or waits."""
-        states = self._api.JobState
-        return job.current_state not in (
-            states.JOB_STATE_DONE,
-            states.JOB_STATE_FAILED,
-            states.JOB_STATE_CANCELLED,
-            states.JOB_STATE_UPDATED,
-            states.JOB_STATE_DRAINED,
-        )
+        return job.current_state.name not in _ENDED
 
     def console_url(self, job: Any) -> str:
         """Returns the URL of a job's page."""

@@ -1,4 +1,4 @@
-"""MIDI parsing for the pipeline, in this process or in a sandboxed child process."""
+"""MIDI parsing for the pipeline, in this process or in a child process with limits."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ _REASONS = {"time": "timed_out", "memory": "out_of_memory", "outside": "crashed"
 
 
 class Parser:
-    """Parses MIDI files.
+    """Parses MIDI files; can be pickled before the first call.
 
     Args:
         sustain: the sustain pedal's effect on durations.
@@ -23,35 +23,38 @@ class Parser:
     """
 
     def __init__(self, sustain: midi.Sustain, *, seconds: float | None) -> None:
-        self._parse = _Parse(sustain)
-        self._process = None
-        if seconds is not None:
-            self._process = Process(self._parse, seconds=seconds, memory_bytes=PARSE_MEMORY_BYTES)
+        self._parse, self._seconds = _Parse(sustain), seconds
+        self._process: Process | None = None
 
     def parse(self, data: bytes, name: str) -> midi.DecodedMidi:
         """Returns the contents of a file.
 
         Raises:
-            MidiDecodeError: from `midi.read_midi`, or with reason timed_out, out_of_memory or crashed if the file
-                ended the child process.
+            MidiDecodeError: from `midi.read_midi`; or the file ended the child process, with the reason timed_out,
+                out_of_memory or crashed.
         """
-        if self._process is None:
+        if self._seconds is None:
             return self._parse((data, name))
-        for is_last_attempt in (False, True):
+        if self._process is None:
+            self._process = Process(self._parse, seconds=self._seconds, memory_bytes=PARSE_MEMORY_BYTES)
+        try:
             try:
                 return self._process.call((data, name))
             except ProcessDied as died:
                 # The file may not be the reason why another process killed the child.
-                if died.cause != "outside" or is_last_attempt:
-                    raise MidiDecodeError(
-                        name, _REASONS[died.cause], f"ended the process that parsed it: it {died.detail}"
-                    ) from died
-        raise AssertionError
+                if died.cause != "outside":
+                    raise
+                return self._process.call((data, name))
+        except ProcessDied as died:
+            raise MidiDecodeError(
+                name, _REASONS[died.cause], f"ended the process that parsed it: it {died.detail}"
+            ) from died
 
     def close(self) -> None:
         """Ends the child process."""
         if self._process is not None:
             self._process.close()
+            self._process = None
 
 
 class _Parse:
@@ -60,6 +63,6 @@ class _Parse:
     def __init__(self, sustain: midi.Sustain) -> None:
         self._sustain = sustain
 
-    def __call__(self, file: tuple[bytes, str], alive: Callable[[], None] = lambda: None) -> midi.DecodedMidi:
+    def __call__(self, file: tuple[bytes, str], heartbeat: Callable[[], None] = lambda: None) -> midi.DecodedMidi:
         data, name = file
         return midi.read_midi(data, name, sustain=self._sustain)

@@ -1,7 +1,4 @@
-"""The Beam pipeline: shards are written one per call, then committed as a dataset.
-
-Elements are shards, not notes, so that nothing large is shuffled.
-"""
+"""The Beam pipeline: writes shards, one per element so that nothing large is shuffled, and commits the dataset."""
 
 import os
 import uuid
@@ -19,7 +16,7 @@ from beam_preprocess.shard_writer import ShardWriter
 from beam_preprocess.stats import ShardReport
 from sostenuto.errors import UserError
 
-# A child process is replaced after this time without a sign of life, which no file and no disk takes.
+# Replaces a child process after this time without a heartbeat; no file and no disk takes that long.
 STALLED_SECONDS = 180.0
 
 
@@ -44,26 +41,23 @@ class PreprocessCorpus(beam.PTransform):
         on_file_done: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
-        self._plan, self._writer, self._processes = plan, writer, processes
+        self._plan, self._on_file_done = plan, LocalCallback(on_file_done)
         self._elements = [shards] if processes > 1 else [[shard] for shard in shards]
-        self._on_file_done = LocalCallback(on_file_done)
+        self._write_shards = WriteShards(writer, processes, self._on_file_done)
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Adds the steps to a pipeline."""
         return (
             pbegin
             | "Shards" >> beam.Create(self._elements)
-            | "WriteShards" >> beam.ParDo(WriteShards(self._writer, self._processes, self._on_file_done))
+            | "WriteShards" >> beam.ParDo(self._write_shards)
             | "AllReports" >> beam.combiners.ToList()
             | "Publish" >> beam.ParDo(CommitDataset(self._plan))
         )
 
 
 class WriteShards(beam.DoFn):
-    """Writes the shards of an element under temporary names and yields their reports.
-
-    An element has one shard if the runner distributes them, and all shards if child processes share them.
-    """
+    """Writes the shards of an element: a single one, or all of them if child processes share them."""
 
     def __init__(self, writer: ShardWriter, processes: int, on_file_done: "LocalCallback") -> None:
         self._writer, self._processes, self._on_file_done = writer, processes, on_file_done
@@ -103,10 +97,7 @@ class CommitDataset(beam.DoFn):
 
 
 class LocalCallback:
-    """A callback that pickles by name: unpickled in another process, it does nothing.
-
-    Beam pickles all functions, also for workers in this process.
-    """
+    """A callback that pickles by name, since Beam pickles all functions; in another process it does nothing."""
 
     _instances: ClassVar[weakref.WeakValueDictionary[str, "LocalCallback"]] = weakref.WeakValueDictionary()
 
@@ -127,13 +118,10 @@ class LocalCallback:
 
 
 def resolve_num_processes(options: PipelineOptions) -> int:
-    """Returns the number of child processes that write shards, and sets Beam's own number of workers to one.
+    """Returns the number of child processes that write shards; 1 with another runner, or with Beam's threads.
 
-    Child processes replace Beam's: a Beam worker takes ten seconds to start, a killed one blocks the run, and threads
-    share one interpreter.
-
-    Returns:
-        1 with another runner, or with Beam's threads.
+    They replace Beam's workers, which take ten seconds to start and block the run if one is killed, so that Beam's
+    options are set to one worker.
 
     Raises:
         UserError: the number is negative.
@@ -143,7 +131,7 @@ def resolve_num_processes(options: PipelineOptions) -> int:
         return 1
     processes = direct.direct_num_workers
     if processes < 0:
-        raise UserError(f"--direct_num_workers={processes}: expected 1 or more, or 0 for one a core")
+        raise UserError(f"--direct_num_workers={processes}: expected 1 or more, or 0 for one per core")
     direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"
     # In a container, a process may use fewer cores than the machine has.
     return processes or len(os.sched_getaffinity(0))

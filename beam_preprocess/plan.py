@@ -17,13 +17,13 @@ PERFORMANCES_PER_SHARD = 100
 
 @dataclasses.dataclass(frozen=True)
 class DatasetPlan:
-    """The contents of a finished dataset as far as they are known before any file is opened.
+    """The contents of a dataset as far as they are known before any file is opened.
 
     Attributes:
         output: the dataset's directory.
         shards: number of files by shard name, in the order of splits and shard numbers.
-        source: the corpus, as recorded in dataset.json.
-        options: the options of the run, as recorded in dataset.json.
+        source: the corpus, for dataset.json.
+        options: the options of the run, for dataset.json.
         max_rejected_fraction: maximum fraction of rejected files.
     """
 
@@ -43,35 +43,21 @@ class ShardRange(NamedTuple):
 
 
 def make_plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]]) -> DatasetPlan:
-    """Returns the plan of a dataset.
-
-    Args:
-        config: the options of the run.
-        corpus: the corpus that was found.
-        shards: its files by shard name, from `assign_shards`.
-    """
+    """Returns the plan of a dataset with the shards of `assign_shards`."""
     paths = "\n".join(file.path for file in corpus.files)
-    return DatasetPlan(
-        output=config.output,
-        shards={name: len(files) for name, files in shards.items()},
-        source={
-            "files": len(corpus.files),
-            "paths_sha256": hashlib.sha256(paths.encode()).hexdigest(),
-            "unlisted": corpus.unlisted,
-            "straddling_pieces": corpus.straddling_pieces,
-            "metadata": corpus.metadata,
-            "metadata_sha256": corpus.metadata_sha256,
-        },
-        options={
-            "split_fractions": list(config.split_fractions),
-            "piece_from": config.piece_from,
-            "num_shards": config.num_shards,
-            "sustain": config.sustain,
-            "licence": config.licence,
-            "max_rejected_fraction": config.max_rejected_fraction,
-        },
-        max_rejected_fraction=config.max_rejected_fraction,
-    )
+    source = {
+        "files": len(corpus.files),
+        "paths_sha256": hashlib.sha256(paths.encode()).hexdigest(),
+        "unlisted": corpus.unlisted,
+        "straddling_pieces": corpus.straddling_pieces,
+        "metadata": corpus.metadata,
+        "metadata_sha256": corpus.metadata_sha256,
+    }
+    names = ("split_fractions", "piece_from", "num_shards", "sustain", "licence", "max_rejected_fraction")
+    options = {name: getattr(config, name) for name in names}
+    options["split_fractions"] = list(config.split_fractions)  # as JSON has it
+    counts = {name: len(files) for name, files in shards.items()}
+    return DatasetPlan(config.output, counts, source, options, config.max_rejected_fraction)
 
 
 def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, list[CorpusFile]]:
@@ -99,12 +85,12 @@ def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, lis
 def write_plan(path: str, shards: dict[str, list[CorpusFile]]) -> list[ShardRange]:
     """Writes the plan file, one line per shard, and returns the position of each line.
 
-    The file keeps the list of files out of the pipeline's graph, whose size runners limit to some megabytes.
+    It keeps the list of files out of the pipeline's graph, whose size runners limit to some megabytes.
 
     Raises:
         UserError: the file cannot be written. Nothing remains of it.
     """
-    ranges = []
+    ranges: list[ShardRange] = []
     start = 0
     with storage.new_file(path) as stream:
         for name, files in shards.items():
@@ -121,5 +107,4 @@ def read_plan(path: str, shard: ShardRange) -> list[CorpusFile]:
     Raises:
         UserError: the file cannot be read.
     """
-    line = storage.read_range(path, shard.start, shard.bytes)
-    return [CorpusFile(*fields) for fields in json.loads(line)]
+    return [CorpusFile(*fields) for fields in json.loads(storage.read_range(path, shard.start, shard.bytes))]

@@ -124,9 +124,14 @@ def _build_pipeline(
 ) -> "apache_beam.Pipeline":
     """Writes the plan file where all workers can read it, and returns the pipeline."""
     import apache_beam
+    from apache_beam.options.pipeline_options import StandardOptions
 
     from beam_preprocess.pipeline import PreprocessCorpus, resolve_num_processes
 
+    isolate_parsing = job.config.isolate_parsing
+    if isolate_parsing is None:
+        # On a cluster, the retries of a crashed worker cost most.
+        isolate_parsing = options.view_as(StandardOptions).runner != "FnApiRunner"
     processes = resolve_num_processes(options)
     plan_file = storage.temporary_name(storage.join(plan_directory, PLAN_NAME))
     writer = ShardWriter(
@@ -134,7 +139,7 @@ def _build_pipeline(
         archive=job.corpus.archive,
         output=job.config.output,
         sustain=job.config.sustain,
-        parse_seconds=PARSE_SECONDS if _isolates_parsing(job.config, options) else None,
+        parse_seconds=PARSE_SECONDS if isolate_parsing else None,
     )
     try:
         pipeline = apache_beam.Pipeline(options=options)
@@ -145,15 +150,6 @@ def _build_pipeline(
         job.plan, shards=shards, writer=writer, processes=processes, on_file_done=on_file_done
     )
     return pipeline
-
-
-def _isolates_parsing(config: Config, options: "PipelineOptions") -> bool:
-    """Returns whether child processes parse the files: by default on a cluster, where a retry costs most."""
-    from apache_beam.options.pipeline_options import StandardOptions
-
-    if config.isolate_parsing is None:
-        return options.view_as(StandardOptions).runner != "FnApiRunner"
-    return config.isolate_parsing
 
 
 @contextlib.contextmanager

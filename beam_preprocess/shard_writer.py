@@ -20,30 +20,27 @@ from sostenuto.music import midi
 _READ_BYTES = midi.MAX_BYTES + 1
 
 
-@dataclasses.dataclass
 class ShardWriter:
     """Parses the files of shards in the order of their paths and writes them under temporary names.
 
     Holds one performance in memory, reads each file once and writes each record once. Keeps the corpus and the parser
     open for the next shard until `close`; can be pickled before the first call.
 
-    Attributes:
+    Args:
         plan_file: the path of the plan file.
-        archive: the path of the zip file that contains the files, or None.
+        archive: the path of the zip file that contains the corpus, or None.
         output: the dataset's directory.
         sustain: the sustain pedal's effect on durations.
         parse_seconds: time limit per file in a child process, which rejects a file that crashes or blocks the parser;
             None parses in this process.
     """
 
-    plan_file: str
-    archive: str | None
-    output: str
-    sustain: midi.Sustain
-    parse_seconds: float | None
-
-    def __post_init__(self) -> None:
-        self._opened: tuple[Reader, Parser] | None = None
+    def __init__(
+        self, *, plan_file: str, archive: str | None, output: str, sustain: midi.Sustain, parse_seconds: float | None
+    ) -> None:
+        self._plan_file, self._archive, self._output = plan_file, archive, output
+        self._parser = Parser(sustain, seconds=parse_seconds)
+        self._reader: Reader | None = None
 
     def __call__(self, shard: ShardRange, on_file_done: Callable[[], None]) -> ShardReport:
         """Writes a shard, verifies it and returns its report.
@@ -51,17 +48,15 @@ class ShardWriter:
         Raises:
             UserError: the shard cannot be written, or its content is not what was written.
         """
-        if self._opened is None:
-            self._opened = Reader(self.archive), Parser(self.sustain, seconds=self.parse_seconds)
-        reader, parser = self._opened
+        reader = self._reader = self._reader or Reader(self._archive)
         stats, rejections = SplitStats.zero(), []
 
         def performances() -> Iterator[Performance]:
             nonlocal stats
-            files = sorted(read_plan(self.plan_file, shard), key=lambda file: file.path)
+            files = sorted(read_plan(self._plan_file, shard), key=lambda file: file.path)
             contents = reader.read_many([file.location for file in files], limit=_READ_BYTES)
             for file, data in zip(files, contents, strict=True):
-                result = _parse_performance(parser, file, data)
+                result = _parse_performance(self._parser, file, data)
                 if isinstance(result, Rejection):
                     rejections.append(result)
                 else:
@@ -70,16 +65,16 @@ class ShardWriter:
                     yield performance
                 on_file_done()
 
-        temporary_path = storage.temporary_name(storage.join(self.output, shard.name))
+        temporary_path = storage.temporary_name(storage.join(self._output, shard.name))
         records, length, digest = write_shard(temporary_path, performances())
         return ShardReport(shard.name, temporary_path, records, length, digest, stats, rejections)
 
     def close(self) -> None:
-        """Closes the corpus and the parser."""
-        if self._opened is not None:
-            for resource in self._opened:
-                resource.close()
-            self._opened = None
+        """Closes the corpus and ends the parser's child process."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._parser.close()
 
 
 def write_shard(path: str, performances: Iterable[Performance]) -> tuple[int, int, str]:
@@ -125,7 +120,7 @@ class _HashingFile:
 
 
 def _verify(path: str, digest: str, written: list[tuple[str, int]]) -> None:
-    """Compares a shard on the disk with the digest, and with the paths and numbers of notes, that were written."""
+    """Reads a shard back and compares it with the digest, and the paths and numbers of notes, that were written."""
     data = storage.read_bytes(path)
     records = [summarize_record(record) for record in parse_records(data, path)]
     actual_digest = hashlib.sha256(data).hexdigest()
@@ -139,11 +134,7 @@ def _verify(path: str, digest: str, written: list[tuple[str, int]]) -> None:
 def _parse_performance(
     parser: Parser, file: CorpusFile, data: bytes | UserError
 ) -> tuple[Performance, SplitStats] | Rejection:
-    """Returns a file's performance and statistics, or its rejection.
-
-    Raises:
-        UnavailableError: the file's bucket did not answer; the runner may retry the shard.
-    """
+    """Returns a file's performance and statistics, or its rejection; raises the error of a bucket without answer."""
     if isinstance(data, UnavailableError):
         raise data
     if isinstance(data, UserError):
@@ -154,13 +145,6 @@ def _parse_performance(
         return Rejection(file.path, error.reason, error.detail)
     if not len(decoded.notes):
         return Rejection(file.path, "no_notes", "holds no note, drums and notes of zero length apart")
-    performance = Performance(
-        path=file.path,
-        piece=file.piece,
-        split=file.split,
-        composer=file.composer,
-        title=file.title,
-        year=file.year,
-        notes=decoded.notes,
-    )
-    return performance, SplitStats.from_midi(decoded)
+    fields = dataclasses.asdict(file)
+    del fields["location"]
+    return Performance(**fields, notes=decoded.notes), SplitStats.from_midi(decoded)

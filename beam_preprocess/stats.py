@@ -14,13 +14,7 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.99)
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A rejected file.
-
-    Attributes:
-        path: its path in the corpus.
-        reason: one word, such as "truncated".
-        detail: the end of a sentence that begins with the path.
-    """
+    """A rejected file: its path in the corpus, the reason in one word, and a detail that completes a sentence."""
 
     path: str
     reason: str
@@ -29,15 +23,7 @@ class Rejection:
 
 @dataclasses.dataclass(frozen=True)
 class SplitStats:
-    """Sums over performances.
-
-    Attributes:
-        notes: number of notes.
-        microseconds: total length.
-        zero_length: dropped notes of zero length.
-        drums: dropped drum notes.
-        histograms: distributions of the notes' fields.
-    """
+    """Sums over performances: notes, total length, dropped notes of zero length, dropped drum notes, distributions."""
 
     notes: int
     microseconds: int
@@ -53,22 +39,15 @@ class SplitStats:
     @classmethod
     def from_midi(cls, decoded: midi.DecodedMidi) -> "SplitStats":
         """Returns the statistics of one decoded MIDI file with notes."""
-        return cls(
-            notes=len(decoded.notes),
-            microseconds=int(decoded.notes.offset_us.max()),
-            zero_length=decoded.zero_length,
-            drums=decoded.drums,
-            histograms=Histograms.from_notes(decoded.notes),
-        )
+        notes, length_us = decoded.notes, int(decoded.notes.offset_us.max())
+        return cls(len(notes), length_us, decoded.zero_length, decoded.drums, Histograms.from_notes(notes))
 
     def __add__(self, other: "SplitStats") -> "SplitStats":
         """Returns the sums of both."""
-        return SplitStats(
-            *(getattr(self, field.name) + getattr(other, field.name) for field in dataclasses.fields(self))
-        )
+        return SplitStats(*(getattr(self, field) + getattr(other, field) for field in self.__dataclass_fields__))
 
     def summarize(self) -> Statistics:
-        """Returns a split's entry in the statistics of dataset.json."""
+        """Returns a split's statistics for dataset.json."""
         quantiles = {field: self._quantiles(field) for field in FIELDS} if self.notes else {}
         return Statistics(self.zero_length, self.drums, quantiles, self.histograms)
 
@@ -80,17 +59,7 @@ class SplitStats:
 
 @dataclasses.dataclass(frozen=True)
 class ShardReport:
-    """The result of writing one shard.
-
-    Attributes:
-        name: the shard's name in the finished dataset.
-        temporary_path: the file that was written.
-        records: number of performances written.
-        bytes: length of the file.
-        sha256: hex digest of the bytes written.
-        stats: statistics of the performances written.
-        rejections: the rejected files.
-    """
+    """The result of writing a shard: its final name, the file written, its size and SHA-256, and its contents."""
 
     name: str
     temporary_path: str

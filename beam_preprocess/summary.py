@@ -1,36 +1,36 @@
-"""What a user wants to know when a dataset is done."""
+"""The closing lines of a run."""
 
-from sostenuto.data.manifest import SPLITS, Manifest
-from sostenuto.text import counted
+from sostenuto.data.manifest import REJECTED_NAME, Manifest
+from sostenuto.text import counted, table
 
 
 def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str:
-    """Returns the closing lines of a run: each split, what was left out, and where the dataset is.
+    """Returns the sizes of the splits, what was left out, and the dataset's directory.
 
     Args:
-        manifest: of the finished dataset.
-        seconds: how long it took.
-        is_new: the dataset was written, not found.
+        manifest: the dataset's manifest.
+        seconds: duration of the run.
+        is_new: True for a dataset that was written, False for one that existed.
     """
-    lines = [f"{'split':<12}{'performances':>14}{'notes':>14}{'hours':>10}"]
-    for split in SPLITS:
-        entry = manifest.splits[split]
-        lines.append(f"{split:<12}{entry.performances:>14,}{entry.notes:>14,}{entry.seconds / 3600:>10.2f}")
-    rejected = manifest.rejected
-    if rejected:
+    rows = [
+        (name, f"{split.performances:,}", f"{split.notes:,}", f"{split.seconds / 3600:.2f}")
+        for name, split in manifest.splits.items()
+    ]
+    lines = table(("split", "performances", "notes", "hours"), rows, align="<>>>", width=None)
+    if rejected := manifest.rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-        lines.append(f"rejected {counted(sum(rejected.values()), 'file')} ({reasons}): see rejected.jsonl")
+        lines.append(f"rejected {counted(sum(rejected.values()), 'file')} ({reasons}): see {REJECTED_NAME}")
     source = manifest.source
     if source["unlisted"]:
         lines.append(f"left out {counted(source['unlisted'], 'file')} that {source['metadata']} does not list")
     if source["straddling_pieces"]:
         lines.append(
             f"{source['metadata']} puts {counted(source['straddling_pieces'], 'piece')} into more than one split: "
-            "scores on music that training has heard are too good"
+            "scores on pieces of the training split are too good"
         )
-    for key, what in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note")):
-        dropped = sum(getattr(manifest.statistics[split], key) for split in SPLITS)
+    for key, noun in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note")):
+        dropped = sum(getattr(statistics, key) for statistics in manifest.statistics.values())
         if dropped:
-            lines.append(f"left out {counted(dropped, what)}")
+            lines.append(f"left out {counted(dropped, noun)}")
     lines.append(f"{'wrote' if is_new else 'checked'} {manifest.directory} in {seconds:.1f} s")
     return "\n".join(lines)

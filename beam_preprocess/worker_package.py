@@ -1,6 +1,6 @@
-"""The project as a package for Beam's workers elsewhere: what the pipeline option --setup_file names.
+"""The project as a package for remote Beam workers, for the pipeline option --setup_file.
 
-Beam packs the directory of that setup.py and installs it on every worker, with what it requires and without extras.
+Beam packs the directory of that setup.py and installs it on each worker, with its requirements and without extras.
 """
 
 import importlib.metadata
@@ -25,43 +25,38 @@ setup(
 
 
 def stage_package(directory: str) -> str:
-    """Copies the project into an empty directory, to be packed there.
-
-    A copy, because packing leaves files beside setup.py, and a clone may be read-only.
-
-    Args:
-        directory: an empty directory.
+    """Copies the project into an empty directory, because packing writes files next to setup.py.
 
     Returns:
-        The absolute path of the copy's setup.py. In a clone, it is the project's own; an installed package has none,
-        and gets one made from what its installer noted.
+        The absolute path of the copy's setup.py: the project's own in a checkout; a generated one for an installed
+        package.
 
     Raises:
-        UserError: the project is neither a clone nor installed.
+        UserError: the project is neither a checkout nor installed.
     """
-    here, target = Path(__file__).resolve().parent, Path(directory).resolve()
-    root = here.parent
+    source, target = Path(__file__).resolve().parent, Path(directory).resolve()
+    root = source.parent
     setup = target / "setup.py"
     if (root / "setup.py").is_file() and (root / "pyproject.toml").is_file():
         for name in ("setup.py", "README.md", "LICENSE"):
             shutil.copyfile(root / name, target / name)
         packages = sorted(path.parent.name for path in root.glob("*/__init__.py"))
     else:
-        packages = [here.name, "sostenuto"]
-        setup.write_text(_SETUP.format(**_as_installed()), encoding="utf-8")
+        packages = [source.name, PROJECT]
+        setup.write_text(_SETUP.format(**_read_installed_metadata()), encoding="utf-8")
     for package in packages:
         shutil.copytree(root / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
     return str(setup)
 
 
-def _as_installed() -> dict[str, object]:
-    """Returns name, version and requirements of the installed project, those of its extras left out."""
+def _read_installed_metadata() -> dict[str, object]:
+    """Returns the name, version and requirements of the installed project, without those of its extras."""
     try:
         distribution = importlib.metadata.distribution(PROJECT)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
-            f"{Path(__file__).resolve().parent}: cannot be packed for workers, since it is neither a checkout nor "
-            "installed. In a checkout of the project, run pip install ., or pass --setup_file"
+            f"{Path(__file__).resolve().parent}: cannot be packed for workers: neither a checkout nor installed. "
+            "In a checkout of the project, run pip install ., or pass --setup_file"
         ) from error
     return {
         "name": PROJECT,

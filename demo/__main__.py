@@ -1,8 +1,7 @@
-"""The whole path in one command, `make demo`: corpus, dataset, training, evaluation, music.
+"""Demo of the whole pipeline, `make demo`: corpus, dataset, training, evaluation, music.
 
-It only runs the commands that a user runs, prints each before it starts it, and skips those whose result exists.
-Arguments that shape a result are part of its folder's name, so that another argument never meets a result that is not
-its own. The folder of the last corpus is also named `latest`.
+It runs the public commands, prints each before it starts, and skips those whose result exists. A folder's name contains
+the arguments that shape its results, so that other arguments get other folders. A link `latest` names the last corpus.
 """
 
 import contextlib
@@ -30,8 +29,9 @@ CHORALES = Path("corpora/bach-chorales")
 LATEST = "latest"
 PRIMER = "primer.mid"
 
-_TUTORIAL_SHARE = 1 / 4  # of the minutes of training, on top of them: that model is small and learns all it can soon
-_SAVING_SECONDS = 2.0  # after Ctrl-C, until a command that goes on is terminated: it may not have received it
+_TUTORIAL_TITLE = "Train the well-known tutorial's model, to compare"
+_TUTORIAL_FRACTION = 1 / 4  # of the minutes of training, in addition to them: that small model converges early
+_SAVING_SECONDS = 2.0  # between Ctrl-C and the termination of a command, which may not have received it
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Stage:
     """One command of the demo.
 
     Attributes:
-        title: what the command is for.
+        title: the purpose of the command.
         module: the command.
         arguments: its flags.
         result: the file that it writes last.
-        sources: files that the result shows: it is written again when one of them is newer.
+        sources: files that the result shows; the command runs again if one of them is newer.
     """
 
     title: str
@@ -54,30 +54,30 @@ class Stage:
 
     @property
     def is_done(self) -> bool:
-        """True if the result exists and is newer than what it shows."""
+        """True if the result exists and is newer than its sources."""
         if not self.result.exists():
             return False
         written = self.result.stat().st_mtime_ns
         return all(source.exists() and source.stat().st_mtime_ns <= written for source in self.sources)
 
     def run(self, *, quiet: bool = False) -> None:
-        """Runs the command, unless its result is there.
+        """Runs the command, unless its result exists.
 
         Args:
-            quiet: prints nothing, and tells the command so.
+            quiet: prints nothing, and passes `--quiet` to the command.
 
         Raises:
             SystemExit: with the command's own status, if it fails.
         """
-        manner = [*(["--quiet"] if quiet else []), *(["--log_json"] if progress.has_json_lines() else [])]
-        command = [_python(), "-m", self.module, *self.arguments, *manner]
+        console_flags = ["--quiet"] * quiet + ["--log_json"] * progress.has_json_lines()
+        command = [_python(), "-m", self.module, *self.arguments, *console_flags]
         is_done = self.is_done
         if not quiet:
             print(f"\n== {self.title}", flush=True)
             print(f"   exists already: {self.result}" if is_done else f"$ {shlex.join(command)}", flush=True)
         if is_done:
             return
-        with subprocess.Popen(command) as process, _ended_with_the_demo(process):
+        with subprocess.Popen(command) as process, _terminated_with_the_demo(process):
             status = process.wait()
         if status:
             logger.error(f"The command above ended with status {status}.")
@@ -85,8 +85,8 @@ class Stage:
 
 
 @contextlib.contextmanager
-def _ended_with_the_demo(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ends a command when the demo is interrupted or terminated, and waits until it has saved what it has."""
+def _terminated_with_the_demo(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Terminates a command when the demo is interrupted or terminated, and waits until it has saved."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
@@ -104,120 +104,54 @@ def _ended_with_the_demo(process: subprocess.Popen[bytes]) -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True)
-class Results:
-    """Where the demo leaves what a user looks for.
-
-    Attributes:
-        music: the directory of the generated pieces.
-        page: the page of the run.
-    """
-
-    music: Path
-    page: Path
-
-
-def stages(
+def list_stages(
     corpus: Path, work: Path, *, max_minutes: float, num_notes: int, num_samples: int
-) -> tuple[list[Stage], Results]:
-    """Lists the commands that lead from a corpus to music, and says what they leave.
+) -> tuple[list[Stage], Path, Path]:
+    """Lists the commands from a corpus to music.
 
     Args:
         corpus: a directory or .zip of MIDI files.
         work: the folder of this corpus.
-        max_minutes: how long to train.
-        num_notes: notes of each piece to generate.
+        max_minutes: the time to train.
+        num_notes: notes of each generated piece.
         num_samples: pieces to generate.
+
+    Returns:
+        The commands, the directory of the generated pieces, and the page of the run.
     """
+    tutorial_minutes = round(max_minutes * _TUTORIAL_FRACTION, 3)
     dataset, run = work / "dataset", work / f"run-{max_minutes:g}min"
-    seed_minutes = round(max_minutes * _TUTORIAL_SHARE, 3)
-    tutorial = work / f"tutorial-{seed_minutes:g}min"
-    music = run / f"music-{num_samples}x{num_notes}"
-    unfinished = ["--overwrite"] if dataset.exists() else []
-    commands = [
-        Stage(
-            "Preprocess: MIDI files to a dataset",
-            "beam_preprocess",
-            [f"--input={corpus}", f"--output={dataset}", *unfinished],
-            dataset / "dataset.json",
-        ),
-        *_train_and_evaluate(
-            "base",
-            dataset,
-            run,
-            max_minutes,
-            f"Train: {max_minutes:g} minutes at most",
-            "Evaluate: nats per note on performances that training never saw",
-        ),
-        *_train_and_evaluate(
-            "tutorial",
-            dataset,
-            tutorial,
-            seed_minutes,
-            f"Train the well-known tutorial's model, to compare: {seed_minutes:g} minutes at most",
-            "Evaluate it on the same performances",
-            "--samples=0",
-        ),
-        Stage(
-            "Generate: music from silence",
-            "trainer.generate",
-            [
-                f"--workdir={run}",
-                f"--output={music}",
-                f"--num_notes={num_notes}",
-                f"--num_samples={num_samples}",
-                "--seed=0",
-                "--audio",
-            ],
-            music / "samples.json",
-        ),
-        Stage(
-            "Report: one page to see and hear",
-            "trainer.report",
-            [f"--workdir={run}", f"--compare_with={tutorial}"],
-            run / "report.html",
-            (run / "evaluation-test.json", run / "samples" / "samples.json", tutorial / "evaluation-test.json"),
-        ),
+    tutorial = work / f"tutorial-{tutorial_minutes:g}min"
+    music, page = run / f"music-{num_samples}x{num_notes}", run / "report.html"
+    preprocess = [f"--input={corpus}", f"--output={dataset}", *(["--overwrite"] if dataset.exists() else [])]
+    lengths = [f"--num_notes={num_notes}", f"--num_samples={num_samples}"]
+    generate = [f"--workdir={run}", f"--output={music}", *lengths, "--seed=0", "--audio"]
+    report = [f"--workdir={run}", f"--compare_with={tutorial}"]
+    shown = (run / "evaluation-test.json", run / "samples" / "samples.json", tutorial / "evaluation-test.json")
+    stages = [
+        Stage("Preprocess: MIDI files to a dataset", "beam_preprocess", preprocess, dataset / "dataset.json"),
+        _train("Train", "base", dataset, run, max_minutes),
+        _evaluate("Evaluate: nats per note on performances that training never saw", dataset, run),
+        _train(_TUTORIAL_TITLE, "tutorial", dataset, tutorial, tutorial_minutes, "--samples=0"),
+        _evaluate("Evaluate it on the same performances", dataset, tutorial),
+        Stage("Generate: music from silence", "trainer.generate", generate, music / "samples.json"),
+        Stage("Report: one page to see and hear", "trainer.report", report, page, shown),
     ]
-    return commands, Results(music, run / "report.html")
+    return stages, music, page
 
 
-def _train_and_evaluate(
-    preset: str,
-    dataset: Path,
-    workdir: Path,
-    max_minutes: float,
-    train_title: str,
-    evaluate_title: str,
-    *flags_of_training: str,
-) -> list[Stage]:
-    return [
-        Stage(
-            train_title,
-            "trainer",
-            [
-                f"--data={dataset}",
-                f"--workdir={workdir}",
-                f"--preset={preset}",
-                f"--max_minutes={max_minutes:g}",
-                *flags_of_training,
-            ],
-            workdir / "result.json",
-        ),
-        Stage(
-            evaluate_title,
-            "trainer.evaluate",
-            [f"--workdir={workdir}", f"--data={dataset}", "--split=test"],
-            workdir / "evaluation-test.json",
-        ),
-    ]
+def _train(title: str, preset: str, dataset: Path, workdir: Path, minutes: float, *more: str) -> Stage:
+    arguments = [f"--data={dataset}", f"--workdir={workdir}", f"--preset={preset}", f"--max_minutes={minutes:g}"]
+    return Stage(f"{title}: {minutes:g} minutes at most", "trainer", [*arguments, *more], workdir / "result.json")
 
 
-def folder_of(corpus: Path) -> str:
-    """Names the folder for a corpus: its name, and a hash of where it is and what lies in it.
+def _evaluate(title: str, dataset: Path, workdir: Path) -> Stage:
+    arguments = [f"--workdir={workdir}", f"--data={dataset}", "--split=test"]
+    return Stage(title, "trainer.evaluate", arguments, workdir / "evaluation-test.json")
 
-    So another corpus, or the same one with a file more, never meets the dataset and the run of the former.
-    """
+
+def name_folder(corpus: Path) -> str:
+    """Returns the folder name of a corpus: its name, and a hash of its path and of its files' sizes and times."""
     corpus = corpus.resolve()
     content = hashlib.sha256(os.fsencode(corpus))
     for file in [corpus, *sorted(corpus.rglob("*"))]:
@@ -227,8 +161,8 @@ def folder_of(corpus: Path) -> str:
     return f"{corpus.stem if corpus.is_file() else corpus.name}-{content.hexdigest()[:8]}"
 
 
-def link(folder: Path) -> Path:
-    """Names a folder `latest` as well, atomically; returns the link."""
+def link_latest(folder: Path) -> Path:
+    """Points the link `latest` to a folder, atomically; returns the link."""
     latest = folder.parent / LATEST
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{LATEST}-") as directory:
         unfinished = Path(directory) / LATEST
@@ -238,38 +172,42 @@ def link(folder: Path) -> Path:
 
 
 def _python() -> str:
-    """Names this interpreter as one would type it here."""
+    """Returns the path of this interpreter, relative if it is below the current directory."""
     return os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd() + os.sep) else sys.executable
 
 
-def main(corpus_given: str, work: str, *, max_minutes: float, num_notes: int, num_samples: int, quiet: bool) -> None:
-    """Runs every stage and prints where the music and the page are."""
-    if corpus_given:
-        corpus = Path(corpus_given).expanduser()
+def main() -> None:
+    """Runs every stage and prints the paths of the music and the page."""
+    quiet, work = cli.QUIET.value, Path(cli.require_flag(_WORK))
+    if _CORPUS.value:
+        corpus = Path(_CORPUS.value).expanduser()
         if not corpus.exists():
             raise UserError(f"{corpus}: no such directory or .zip; give one that holds MIDI files")
     else:
         corpus = CHORALES
         Stage("Corpus: Bach's chorales", "demo.chorales", [f"--output={corpus}"], corpus).run(quiet=quiet)
-    folder = Path(work) / folder_of(corpus)
+    folder = work / name_folder(corpus)
     folder.mkdir(parents=True, exist_ok=True)
-    latest = link(folder)
-    primer_path = Path(work) / PRIMER
-    if not primer_path.exists():
-        write_midi(primer.notes(), primer_path)
-    planned, results = stages(corpus, folder, max_minutes=max_minutes, num_notes=num_notes, num_samples=num_samples)
-    for stage in planned:
+    latest = link_latest(folder)
+    if not (work / PRIMER).exists():
+        write_midi(primer.notes(), work / PRIMER)
+    stages, music, page = list_stages(
+        corpus,
+        folder,
+        max_minutes=_MAX_MINUTES.value,
+        num_notes=_NUM_NOTES.value,
+        num_samples=_NUM_SAMPLES.value,
+    )
+    for stage in stages:
         stage.run(quiet=quiet)
-    if quiet:
-        return
-    print("\nThe music:")
-    for file in sorted(results.music.iterdir()):
-        if file.suffix in (".mid", ".wav", ".png"):
-            print(f"  {latest / file.relative_to(folder)}")
-    page = latest / results.page.relative_to(folder)
-    flags = [f"--workdir={page.parent}", "--output=music", f"--primer={primer_path}"]
-    print(f"\nLet the model continue a few bars:\n  {shlex.join(['sostenuto', 'generate', *flags])}")
-    print(f"\nThe page, to open in a browser: curves, scores, and eight continuations to see and hear\n  {page}")
+    files = [file for file in sorted(music.iterdir()) if file.suffix in (".mid", ".wav", ".png")]
+    page = latest / page.relative_to(folder)
+    arguments = [f"--workdir={page.parent}", "--output=music", f"--primer={work / PRIMER}"]
+    cli.print_result("\nThe music:")
+    cli.print_result("".join(f"  {latest / file.relative_to(folder)}\n" for file in files))
+    cli.print_result(f"Let the model continue a few bars:\n  {shlex.join(['sostenuto', 'generate', *arguments])}\n")
+    title = "The page, to open in a browser: curves, scores, and eight continuations to see and hear"
+    cli.print_result(f"{title}\n  {page}")
 
 
 if __name__ == "__main__":
@@ -288,14 +226,7 @@ if __name__ == "__main__":
     _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "Notes of each piece to generate.")
     _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Pieces to generate.")
     cli.run(
-        lambda: main(
-            _CORPUS.value,
-            cli.require_flag(_WORK),
-            max_minutes=_MAX_MINUTES.value,
-            num_notes=_NUM_NOTES.value,
-            num_samples=_NUM_SAMPLES.value,
-            quiet=cli.QUIET.value,
-        ),
+        main,
         usage="[--corpus=DIR|ZIP] [flags]\n\nRuns everything from a corpus to music: preprocess, train, evaluate, "
         "generate, report.",
         examples=("", "--corpus=my-midi --max_minutes=20"),

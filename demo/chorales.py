@@ -1,16 +1,15 @@
-"""Bach's chorales as MIDI files, out of the scores that the package music21 carries: `python -m demo.chorales`.
+"""Export of Bach's chorales as MIDI files, from the scores in the package music21: `python -m demo.chorales`.
 
-A corpus that needs only the package index. The scores give no tempo and no loudness, so the export decides how they are
-played: all at one tempo, whose rhythm a model learns within minutes, the outer voices a little louder than the inner
-ones, and all voices on one keyboard. Repeats are left out: a second copy of the same bars would only teach a model to
-remember.
+The corpus needs only the package index. The scores have no tempo and no loudness: all chorales get one tempo, whose
+rhythm a model learns within minutes, and the outer voices are a little louder. All voices share one keyboard. Repeats
+are omitted, since a model would only memorize the second copy.
 """
 
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,9 @@ from sostenuto.errors import UserError
 from sostenuto.music import notes
 from sostenuto.progress import track
 
+# music21 and pretty_midi take seconds to import, for which `--help` need not wait.
 if TYPE_CHECKING:
-    # Both take seconds to import, which `--help` need not wait for.
     import pretty_midi
-    from music21 import stream
 
 TEMPO = 75  # quarter notes a minute; a quarter is 0.8 s
 OUTER_VELOCITY, INNER_VELOCITY = 80, 64
@@ -32,7 +30,7 @@ OUTER_VELOCITY, INNER_VELOCITY = 80, 64
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """One key held on the keyboard; `start` and `end` in quarter notes from the beginning of the chorale."""
+    """A key held on the keyboard; `start` and `end` in quarter notes from the beginning of the chorale."""
 
     start: float
     pitch: int
@@ -42,30 +40,30 @@ class Key:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote and what it left out; `failed` names each chorale with the reason."""
+    """Results of an export: files, repeated chorales, and the reason for each failed chorale."""
 
-    written: list[str]
-    repeated: list[str]
-    failed: dict[str, str]
+    written: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
-def names() -> list[str]:
-    """Names music21's chorales ("bach/bwv269"), each once: Riemenschneider's numbering prints some of them twice."""
+def list_chorales() -> list[str]:
+    """Returns the names of music21's chorales ("bach/bwv269"), each once: Riemenschneider prints some of them twice."""
     from music21 import corpus
 
     return sorted(set(corpus.chorales.Iterator(returnType="filename")))
 
 
 def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet: bool = False) -> Exported:
-    """Writes each chorale to `directory` as a MIDI file; the directory appears when all of them are in it.
+    """Writes each chorale to a directory as a MIDI file; the directory appears when it is complete.
 
     Args:
-        directory: where to write; it must not exist.
-        chorales: what `names` returns, or some of it.
-        quiet: whether to show no progress.
+        directory: the directory to write; it must not exist.
+        chorales: names from `list_chorales`.
+        quiet: shows no progress.
 
     Raises:
-        UserError: if the directory exists, or no chorale could be exported.
+        UserError: the directory exists, or no chorale could be exported.
     """
     target = Path(directory)
     if target.exists():
@@ -86,7 +84,7 @@ def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet:
 def _export_into(directory: Path, chorales: Sequence[str], *, quiet: bool) -> Exported:
     from music21 import exceptions21
 
-    exported = Exported(written=[], repeated=[], failed={})
+    exported = Exported()
     seen: set[tuple[Key, ...]] = set()
     for name in track(chorales, total=len(chorales), unit="chorale", description="Exporting chorales", quiet=quiet):
         try:
@@ -94,57 +92,48 @@ def _export_into(directory: Path, chorales: Sequence[str], *, quiet: bool) -> Ex
         except (exceptions21.Music21Exception, ValueError) as error:
             exported.failed[name] = " ".join(str(error).split())
             continue
-        if tuple(keys) in seen:  # the same music under a second number would sit on both sides of a split
+        if tuple(keys) in seen:  # the same music under another number would be in two splits
             exported.repeated.append(name)
             continue
         seen.add(tuple(keys))
-        file_name = f"{name.rpartition('/')[2]}.mid"
-        play(keys).write(str(directory / file_name))
-        exported.written.append(file_name)
+        exported.written.append(f"{name.rpartition('/')[2]}.mid")
+        _to_midi(keys).write(str(directory / exported.written[-1]))
     return exported
 
 
 def read(name: str) -> list[Key]:
-    """Reads one chorale from music21's corpus as it falls under the hands of one player.
+    """Returns the keys of a chorale from music21's corpus, for one player.
 
     Raises:
-        ValueError: if the score holds no notes.
+        ValueError: the score has no notes.
     """
     from music21 import corpus
 
     score = corpus.parse(name, forceSource=True)  # not from a cache in the user's home
     parts = list(score.parts)
-    keys: list[Key] = []
-    for number, part in enumerate(parts):
-        velocity = OUTER_VELOCITY if number in (0, len(parts) - 1) else INNER_VELOCITY
-        keys.extend(_keys_of_part(part, velocity))
+    keys = [
+        Key(start=float(note.offset), pitch=pitch.midi, end=float(note.offset + note.quarterLength), velocity=velocity)
+        for number, part in enumerate(parts)
+        for velocity in [OUTER_VELOCITY if number in (0, len(parts) - 1) else INNER_VELOCITY]
+        for note in part.stripTies().flatten().notes
+        for pitch in note.pitches
+        if note.quarterLength > 0  # a grace note has no length in the score
+    ]
     if not keys:
         raise ValueError("a score without notes")
     return merge_overlapping_notes(keys)
 
 
-def _keys_of_part(part: "stream.Part", velocity: int) -> Iterable[Key]:
-    for note in part.stripTies().flatten().notes:
-        for pitch in note.pitches:
-            start, end = float(note.offset), float(note.offset + note.quarterLength)
-            if end > start:  # a grace note has no length in the score
-                yield Key(start=start, pitch=pitch.midi, end=end, velocity=velocity)
-
-
 def merge_overlapping_notes(keys: Sequence[Key]) -> list[Key]:
-    """Joins voices that meet on one key, as `sostenuto.music.notes.merge_overlapping_notes` says."""
-    joined = notes.merge_overlapping_notes(
-        [key.pitch for key in keys],
-        [key.start for key in keys],
-        [key.end for key in keys],
-        [key.velocity for key in keys],
-    )
-    rows = zip(*(values.tolist() for values in joined), strict=True)
+    """Merges voices that meet on one key, by `sostenuto.music.notes.merge_overlapping_notes`."""
+    columns = zip(*((key.pitch, key.start, key.end, key.velocity) for key in keys), strict=True)
+    merged = notes.merge_overlapping_notes(*columns)
+    rows = zip(*(values.tolist() for values in merged), strict=True)
     return [Key(start, pitch, end, velocity) for pitch, start, end, velocity in rows]
 
 
-def play(keys: Iterable[Key]) -> "pretty_midi.PrettyMIDI":
-    """Plays the keys on a piano."""
+def _to_midi(keys: Iterable[Key]) -> "pretty_midi.PrettyMIDI":
+    """Returns the keys as a piano's notes."""
     import pretty_midi
 
     midi = pretty_midi.PrettyMIDI(initial_tempo=TEMPO, resolution=480)
@@ -156,15 +145,14 @@ def play(keys: Iterable[Key]) -> "pretty_midi.PrettyMIDI":
     return midi
 
 
-def main(output: str, *, quiet: bool) -> None:
-    """Exports all chorales and says how many."""
-    exported = export(output, names(), quiet=quiet)
-    if quiet:
-        return
+def main() -> None:
+    """Exports all chorales."""
+    output = cli.require_flag(_OUTPUT)
+    exported = export(output, list_chorales(), quiet=cli.QUIET.value)
     left_out = f"{len(exported.repeated)} repeated and {len(exported.failed)} unreadable ones left out"
-    print(f"{len(exported.written)} chorales in {output} ({left_out})")
+    cli.print_result(f"{len(exported.written)} chorales in {output} ({left_out})")
     for name, reason in exported.failed.items():
-        print(f"  {name}: {reason}")
+        cli.print_result(f"  {name}: {reason}")
 
 
 if __name__ == "__main__":
@@ -173,7 +161,7 @@ if __name__ == "__main__":
         cli.Path("DIR", False), "output", None, "Directory to write the MIDI files to. It must not exist."
     )
     cli.run(
-        lambda: main(cli.require_flag(_OUTPUT), quiet=cli.QUIET.value),
+        main,
         usage="--output=DIR\n\nWrites Bach's chorales as MIDI files, from the scores in music21.",
         required=(_OUTPUT,),
         examples=("--output=corpora/bach-chorales",),

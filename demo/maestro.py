@@ -1,7 +1,7 @@
-"""Downloads MAESTRO v3.0.0's MIDI from its publisher: `python -m demo.maestro`.
+"""Download of MAESTRO v3.0.0's MIDI from its publisher: `python -m demo.maestro`.
 
-What has arrived stays beside the target as `*.part` and the next run goes on from there. The file takes its name only
-when its sha256 is right.
+An incomplete download stays in a file `*.part`, from which the next run resumes. The file gets its name after its
+sha256 is checked.
 """
 
 import hashlib
@@ -19,15 +19,14 @@ from sostenuto.progress import ProgressCounter
 MAESTRO_URL = "https://storage.googleapis.com/magentadata/datasets/maestro/v3.0.0/maestro-v3.0.0-midi.zip"
 MAESTRO_SHA256 = "70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde12c"
 
-ATTEMPTS = 6
-FIRST_WAIT = 1.0  # seconds; doubled after each attempt
 TIMEOUT = 30.0  # seconds without a byte
-CHUNK = 1 << 16  # bytes: what a cut connection loses at most
-TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+CHUNK = 1 << 16  # bytes: the most that a cut connection loses
+_RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RETRIED_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
-class _Interrupted(Exception):
-    """The transfer broke off in a way that another attempt may mend."""
+class _InterruptedError(Exception):
+    """A transfer that another attempt may complete."""
 
 
 def download(
@@ -35,139 +34,121 @@ def download(
     target: str | os.PathLike[str],
     *,
     sha256: str,
-    attempts: int = ATTEMPTS,
-    first_wait: float = FIRST_WAIT,
+    attempts: int = 6,
+    first_wait: float = 1.0,
     quiet: bool = False,
 ) -> bool:
-    """Downloads a file, going on where an earlier attempt or run broke off.
+    """Downloads a file, resuming an earlier attempt or run.
 
     Args:
-        url: where the file is.
-        target: the file to write; left alone if it is there and right.
-        sha256: what its content must hash to, in hexadecimal.
-        attempts: how often to try in all.
-        first_wait: seconds to wait after the first failed attempt; doubled after each one.
-        quiet: whether to show no progress.
+        url: the address.
+        target: the file to write; kept if it exists and is correct.
+        sha256: the expected SHA-256, in hexadecimal.
+        attempts: the greatest number of attempts.
+        first_wait: seconds to wait after the first failed attempt; doubled after each further one.
+        quiet: shows no progress.
 
     Returns:
-        Whether anything was downloaded.
+        True if anything was downloaded.
 
     Raises:
-        UserError: if the target is there with another content, if the server refuses the file or cannot be reached,
-            or if what it sent has another sha256.
+        UserError: the target exists with another content, the server fails, or the download has another SHA-256.
     """
     target = Path(target)
     if target.exists():
-        _check(target, sha256, advice="remove it to download it again")
+        _check(target, sha256, remedy="remove it to download it again")
         return False
     storage.make_directories(target.parent)
-    part = _Part(target)
+    part, etag = (target.with_name(f"{target.name}.{suffix}") for suffix in ("part", "part.etag"))
     for attempt in range(attempts):
         if attempt:
             time.sleep(first_wait * 2 ** (attempt - 1))
         try:
-            _transfer(url, part, quiet=quiet)
+            _fetch_rest(url, part, etag, quiet=quiet)
             break
-        except _Interrupted as error:
+        except _InterruptedError as error:
             reason = error
     else:
-        kept = f"; the {part.size():,} bytes that arrived are kept, run it again to go on" if part.size() else ""
-        raise UserError(f"{url}: gave up after {attempts} attempts ({reason}){kept}")
+        size = part.stat().st_size if part.exists() else 0
+        remedy = f"; the {size:,} bytes that arrived are kept, run it again to resume" if size else ""
+        raise UserError(f"{url}: gave up after {attempts} attempts ({reason}){remedy}")
     try:
-        _check(part.path, sha256, advice="it is removed, run it again")
-    except UserError:
-        part.discard()
-        raise
-    storage.rename(part.path, target)
-    part.discard()
+        _check(part, sha256, remedy="it is removed, run it again")
+        storage.rename(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+        etag.unlink(missing_ok=True)
     return True
 
 
-class _Part:
-    """The file so far, and beside it the server's ETag for it: a later run resumes only the very same file."""
+def _fetch_rest(url: str, part: Path, etag: Path, *, quiet: bool) -> None:
+    """Makes one attempt to download the rest of a file.
 
-    def __init__(self, target: Path) -> None:
-        self.path = target.with_name(f"{target.name}.part")
-        self._etag_path = target.with_name(f"{target.name}.part.etag")
-
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def etag(self) -> str:
-        return self._etag_path.read_text(encoding="latin-1") if self._etag_path.exists() else ""
-
-    def restart(self, etag: str) -> None:
-        self.discard()
-        # A weak ETag does not promise the same bytes: nothing to resume by.
-        if etag and not etag.startswith("W/"):
-            self._etag_path.write_text(etag, encoding="latin-1")
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._etag_path.unlink(missing_ok=True)
-
-
-def _transfer(url: str, part: _Part, *, quiet: bool) -> None:
-    """Makes one attempt to bring the rest of the file."""
-    headers = {"Accept-Encoding": "identity"}  # the bytes as they are stored: ranges count in them
-    if part.size() and part.etag():
-        headers |= {"Range": f"bytes={part.size()}-", "If-Range": part.etag()}
+    Args:
+        url: the address.
+        part: the incomplete file.
+        etag: a file with the server's ETag of the part; only the same content is resumed.
+        quiet: shows no progress.
+    """
+    headers = {"Accept-Encoding": "identity"}  # ranges count stored bytes
+    start = part.stat().st_size if part.exists() and etag.exists() else 0
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": etag.read_text(encoding="latin-1")}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable and "Range" in headers:
-                return  # nothing is left to send; the sha256 tells whether what is here is the file
-            _refuse_failure(url, response)
-            if not _continues(response, part.size()):
-                part.restart(response.headers.get("ETag", ""))
+            status = f"the server answered {response.status_code} {response.reason}"
+            match response.status_code:
+                case 416 if start:
+                    return  # the part is complete
+                case 206:
+                    content_range = response.headers.get("Content-Range", "")
+                    if not content_range.startswith(f"bytes {start}-"):
+                        raise _InterruptedError(f"asked for bytes from {start}, got {content_range!r}")
+                case 200:
+                    _restart(part, etag, response.headers.get("ETag", ""))
+                case code if code in _RETRIED_STATUSES:
+                    raise _InterruptedError(status)
+                case _:
+                    raise UserError(f"{url}: {status}; is the address right?")
             _append(response, part, quiet=quiet)
-    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _Interrupted(_in_short(error)) from error
+    except _RETRIED_ERRORS as error:
+        raise _InterruptedError(_innermost_reason(error)) from error
     except requests.RequestException as error:
-        raise UserError(f"{url}: cannot be downloaded ({_in_short(error)})") from error
+        raise UserError(f"{url}: cannot be downloaded ({_innermost_reason(error)})") from error
     except OSError as error:
-        raise UserError(f"{part.path}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{part}: cannot be written ({error.strerror})") from error
 
 
-def _refuse_failure(url: str, response: requests.Response) -> None:
-    if response.status_code in TRY_AGAIN:
-        raise _Interrupted(f"the server answered {response.status_code} {response.reason}")
-    if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
-        raise UserError(f"{url}: the server answered {response.status_code} {response.reason}; is the address right?")
+def _restart(part: Path, etag: Path, tag: str) -> None:
+    """Discards the incomplete file and writes the new ETag; a weak one does not promise the same bytes."""
+    part.unlink(missing_ok=True)
+    etag.unlink(missing_ok=True)
+    if tag and not tag.startswith("W/"):
+        etag.write_text(tag, encoding="latin-1")
 
 
-def _continues(response: requests.Response, size: int) -> bool:
-    """Says whether the body goes on where the part ends; a server without ranges sends the whole file again."""
-    if response.status_code != requests.codes.partial_content:
-        return False
-    if not response.headers.get("Content-Range", "").startswith(f"bytes {size}-"):
-        raise _Interrupted(f"asked for bytes from {size}, got {response.headers.get('Content-Range')!r}")
-    return True
-
-
-def _append(response: requests.Response, part: _Part, *, quiet: bool) -> None:
-    length = response.headers.get("Content-Length")
-    total = part.size() + int(length) if length else None
-    with (
-        open(part.path, "ab") as file,
-        ProgressCounter(total=total, unit="byte", description=f"Downloading {part.path.stem}", quiet=quiet) as meter,
-    ):
-        meter.advance(part.size())
-        for chunk in response.iter_content(CHUNK):
-            file.write(chunk)
-            meter.advance(len(chunk))
+def _append(response: requests.Response, part: Path, *, quiet: bool) -> None:
+    with open(part, "ab") as file:
+        start, length = file.tell(), response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with ProgressCounter(total=total, unit="byte", description=f"Downloading {part.stem}", quiet=quiet) as counter:
+            counter.advance(start)
+            for chunk in response.iter_content(CHUNK):
+                file.write(chunk)
+                counter.advance(len(chunk))
         file.flush()
         os.fsync(file.fileno())
 
 
-def _check(path: Path, sha256: str, *, advice: str) -> None:
+def _check(path: Path, sha256: str, *, remedy: str) -> None:
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise UserError(f"{path}: its sha256 is {found}, expected {sha256}; {advice}")
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != sha256:
+        raise UserError(f"{path}: its sha256 is {actual}, expected {sha256}; {remedy}")
 
 
-def _in_short(error: Exception) -> str:
-    """Names the innermost cause: requests wraps the reason into several layers of its own."""
+def _innermost_reason(error: Exception) -> str:
+    """Returns the cause that requests wraps into several layers, on one line."""
     reason: BaseException = error
     while isinstance(inner := getattr(reason, "reason", None) or next(iter(reason.args), None), BaseException):
         reason = inner
@@ -175,11 +156,11 @@ def _in_short(error: Exception) -> str:
     return " ".join(text.split()) or type(reason).__name__
 
 
-def main(url: str, output: str, *, sha256: str, quiet: bool) -> None:
-    """Downloads MAESTRO and says where it is."""
-    fresh = download(url, output, sha256=sha256, quiet=quiet)
-    if not quiet:
-        print(f"{output}: {'downloaded' if fresh else 'is there already'}, its sha256 is right")
+def main() -> None:
+    """Downloads MAESTRO."""
+    output = cli.require_flag(_OUTPUT)
+    is_new = download(_URL.value or MAESTRO_URL, output, sha256=cli.require_flag(_SHA256), quiet=cli.QUIET.value)
+    cli.print_result(f"{output}: {'downloaded' if is_new else 'is there already'}, its sha256 is right")
 
 
 if __name__ == "__main__":
@@ -192,12 +173,7 @@ if __name__ == "__main__":
     )
     _SHA256 = flags.DEFINE(cli.Text("HEX"), "sha256", MAESTRO_SHA256, "SHA-256 that the file must have.")
     cli.run(
-        lambda: main(
-            _URL.value or MAESTRO_URL,
-            cli.require_flag(_OUTPUT),
-            sha256=cli.require_flag(_SHA256),
-            quiet=cli.QUIET.value,
-        ),
+        main,
         usage="--output=FILE [flags]\n\nDownloads MAESTRO v3.0.0's MIDI from its publisher. A second run resumes.",
         required=(_OUTPUT,),
         examples=("--output=corpora/maestro-v3.0.0-midi.zip",),

@@ -1,11 +1,11 @@
-"""A few bars to continue: the opening of Bach's Prelude in C major, BWV 846, which nobody owns."""
+"""A few bars to continue: the opening of Bach's Prelude in C major, BWV 846, in the public domain."""
 
 from sostenuto.music.notes import Notes
 
 SIXTEENTH_US = 220_000
 VELOCITY = 72
 
-# The chord of each bar, broken upwards, its upper three notes once more, twice a bar.
+# The chord of each bar, played upwards with its upper three notes repeated, twice a bar.
 BARS = (
     (60, 64, 67, 72, 76),
     (60, 62, 69, 74, 77),
@@ -15,7 +15,7 @@ BARS = (
 
 
 def notes() -> Notes:
-    """Returns the bars as notes."""
+    """Returns the notes of the bars."""
     pitches = [half[place] for bar in BARS for half in (bar, bar) for place in (0, 1, 2, 3, 4, 2, 3, 4)]
     onsets = [index * SIXTEENTH_US for index in range(len(pitches))]
     # The two lowest notes of each half bar are held until its end.

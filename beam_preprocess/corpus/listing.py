@@ -23,9 +23,6 @@ class CorpusFile:
         location: its local path, its gs:// URI, or the name of a member of the corpus's zip file.
         piece: the composition; all performances of a piece share a split.
         split: train, validation or test.
-        composer: "" if unknown.
-        title: "" if unknown.
-        year: 0 if unknown.
     """
 
     path: str
@@ -46,7 +43,7 @@ class Listing:
         locations: the location of each file by its path below the input.
         archive: the path of the zip file, or None.
         glob_base: the directory above the first wildcard of a glob, or None.
-        unmatched: files below `glob_base` that a glob in a bucket does not match.
+        unmatched: in a bucket, the files below `glob_base` that the glob does not match.
     """
 
     uri: str
@@ -64,14 +61,12 @@ class Listing:
     def roots(self) -> list[str]:
         """Directories that contain every MIDI file, from the input itself ("") to the deepest; [] without MIDI files.
 
-        Paths in the dataset are relative to the deepest one. So a zip file with one top directory, that directory
-        unpacked, and its parent give the same paths.
+        Paths in the dataset are relative to the deepest one, whether the input is a zip file or its unpacked directory.
         """
-        names = self.midi_names
-        if not names:
+        if not self.midi_names:
             return []
         # commonpath needs all paths absolute, and members of a zip file may have either kind.
-        deepest = posixpath.commonpath([posixpath.dirname(f"/{name}") for name in names]).strip("/")
+        deepest = posixpath.commonpath([posixpath.dirname(f"/{name}") for name in self.midi_names]).strip("/")
         parts = deepest.split("/") if deepest else []
         return ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import posixpath
 from collections import Counter
+from typing import NamedTuple
 
 from beam_preprocess.corpus.listing import CorpusFile, Listing
 from beam_preprocess.corpus.reader import Reader
@@ -18,15 +19,8 @@ MAX_CSV_BYTES = 2**26  # MAESTRO's own CSV has less than 1 MB.
 _REQUIRED_COLUMNS = ("midi_filename", "split")
 
 
-@dataclasses.dataclass(frozen=True)
-class Metadata:
-    """A metadata CSV.
-
-    Attributes:
-        name: its path.
-        data: its content.
-        root: the directory below the input that its file names are relative to; None to find one that fits.
-    """
+class Metadata(NamedTuple):
+    """A metadata CSV: its path, its content, and the directory that its file names are relative to, None if unknown."""
 
     name: str
     data: bytes
@@ -48,20 +42,17 @@ def find_metadata(metadata: str | None, listing: Listing, *, max_bytes: int = MA
         return None
     if metadata:
         return Metadata(metadata, storage.read_bytes(metadata), None)
-    names = [
-        name
-        for name in sorted(listing.locations)
-        if name.lower().endswith(".csv") and posixpath.dirname(name) in listing.roots
-    ]
+    tables: list[Metadata] = []
     with Reader(listing.archive) as reader:
-        tables = [
-            Metadata(name, reader.read(listing.locations[name], limit=max_bytes + 1), posixpath.dirname(name))
-            for name in names
-        ]
-    tables = [table for table in tables if _has_columns(table.data)]
-    for table in tables:
-        if len(table.data) > max_bytes:
-            raise UserError(f"{table.name}: holds more than the {max_bytes:,} bytes that a metadata CSV may have")
+        for name, location in sorted(listing.locations.items()):
+            if not name.lower().endswith(".csv") or posixpath.dirname(name) not in listing.roots:
+                continue
+            data = reader.read(location, limit=max_bytes + 1)
+            if not _has_columns(data):
+                continue
+            if len(data) > max_bytes:
+                raise UserError(f"{name}: holds more than the {max_bytes:,} bytes that a metadata CSV may have")
+            tables.append(Metadata(name, data, posixpath.dirname(name)))
     if len(tables) > 1:
         found = ", ".join(table.name for table in tables)
         raise UserError(f"{listing.uri}: holds {len(tables)} metadata CSVs ({found}). Name one with --metadata")
@@ -127,14 +118,12 @@ def _read_rows(table: Metadata) -> list[dict[str, str]]:
 def _listed_files(rows: list[dict[str, str]], files: list[CorpusFile]) -> list[CorpusFile]:
     """Returns the files that rows of a CSV name, with the rows' metadata."""
     by_path = {file.path: file for file in files}
-    return [
-        _with_metadata(by_path[path], row)
-        for row in rows
-        if (path := posixpath.normpath(row["midi_filename"])) in by_path
-    ]
+    paths = ((posixpath.normpath(row["midi_filename"]), row) for row in rows)
+    return [_add_metadata(by_path[path], row) for path, row in paths if path in by_path]
 
 
-def _with_metadata(file: CorpusFile, row: dict[str, str]) -> CorpusFile:
+def _add_metadata(file: CorpusFile, row: dict[str, str]) -> CorpusFile:
+    """Returns a file with the metadata of a row."""
     composer, title = row.get("canonical_composer") or "", row.get("canonical_title") or ""
     return dataclasses.replace(
         file,

@@ -76,8 +76,8 @@ class Performance:
 def encode_performance(performance: Performance) -> bytes:
     """Returns a serialized tf.train.Example; equal performances give equal bytes.
 
-    Texts are bytes features of one UTF-8 string, `year` and `schema_version` int64 features of one value, `pitch`,
-    `step_us`, `duration_us` and `velocity` int64 features of one value per note.
+    Texts are bytes features of one UTF-8 string; `year` and `schema_version` are int64 features of one value; the
+    notes' fields are int64 features of one value per note.
     """
     example = _Example()
     feature = example.features.feature

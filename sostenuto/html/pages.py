@@ -4,9 +4,7 @@ A package keeps its page in `templates/`, and its style sheet and script in `sta
 package's own, which hold what all pages share. `templates/page.html.j2` is the skeleton of every page.
 """
 
-import dataclasses
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +12,6 @@ import jinja2
 from markupsafe import Markup
 
 from sostenuto.html.elements import clean, element
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """A number at the top of a page."""
-
-    name: str
-    value: str
-    unit: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table whose first column names the rows and whose other columns are numbers.
-
-    Attributes:
-        caption: text for screen readers.
-        head: name of each column.
-        rows: a cell for each column.
-        best: index of the row to highlight.
-        is_compact: makes the table as narrow as its content.
-    """
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    best: int | None = None
-    is_compact: bool = False
 
 
 @functools.cache
@@ -62,13 +32,18 @@ def environment(directory: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     result.globals["inline"] = functools.partial(_inline, result)
-    result.filters["command"] = command
+    result.filters |= {"command": command, "fixed": fixed, "share": "{:.1%}".format, "thousands": "{:,}".format}
     return result
 
 
 def command(text: str) -> Markup:
     """Returns a command as code that breaks between its words if they fit a line."""
     return element("code", Markup(" ").join(element("span", word) for word in text.split(" ")), class_="command")
+
+
+def fixed(value: float, digits: int = 3) -> str:
+    """Formats a number with a fixed number of digits after the point."""
+    return f"{value:.{digits}f}"
 
 
 def _finalize(value: Any) -> Any:

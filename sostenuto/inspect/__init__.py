@@ -1,0 +1,1 @@
+"""The command `sostenuto inspect`: contents of MIDI files and datasets."""

@@ -172,11 +172,11 @@ def to_pretty_midi(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> "pretty_midi.P
 
 
 def write_midi(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> None:
-    """Writes notes and pedal to a MIDI file, rounded as by `to_pretty_midi`.
+    """Writes notes and pedal atomically to a MIDI file, local or in a bucket, rounded as by `to_pretty_midi`.
 
     Args:
         notes: the notes.
-        path: the file, local or in a bucket; it is written atomically.
+        path: the file.
         pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
 
     Raises:

@@ -48,9 +48,6 @@ class Lock:
 class Lease:
     """A directory of a bucket, held while a thread renews it.
 
-    Args:
-        directory: the directory in a bucket.
-
     Raises:
         HeldError: another process holds it.
         FileError: the bucket cannot be read or written.
@@ -141,7 +138,6 @@ class Lease:
         return self._gcs.write(self._path, io.BytesIO(json.dumps(holder).encode()), generation=generation)
 
     def _renew_until_closed(self) -> None:
-        """Runs in the thread."""
         while not self._closed.wait(RENEW_SECONDS):
             # While the bucket does not answer, no other process can take over either.
             with contextlib.suppress(FileError):
@@ -150,7 +146,6 @@ class Lease:
                 return
 
     def _renew(self) -> None:
-        """Renews the lease, or notes that it is lost."""
         with self._renewing:
             started = time.time()
             renewed = self._write(self._generation)
@@ -191,7 +186,6 @@ def _has_ended(holder: dict[str, Any]) -> bool:
 
 
 def _is_of_this_machine(holder: dict[str, Any]) -> bool:
-    """Returns whether the holder's process number is one of this machine or container."""
     return bool(_process_namespace()) and holder.get("processes") == _process_namespace()
 
 

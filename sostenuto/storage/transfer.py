@@ -29,19 +29,15 @@ def load_gcs() -> ModuleType:
 
 
 def upload(source: StrPath, target: StrPath, *, if_generation: int | None = None) -> int:
-    """Copies a local file to an object, in place of any object of that name.
+    """Copies a local file to an object, and returns its new generation.
 
     Args:
         source: the file.
         target: the object.
         if_generation: the generation to replace, 0 for none; by default the current one.
 
-    Returns:
-        The object's new generation.
-
     Raises:
         ChangedError: the object has another generation, because another process wrote it.
-        FileError: the file cannot be read or the object cannot be written.
     """
     target = remote_path(target)
     with local.open_binary(source) as file:
@@ -51,19 +47,15 @@ def upload(source: StrPath, target: StrPath, *, if_generation: int | None = None
 
 
 def download(source: StrPath, target: StrPath, *, generation: int | None = None) -> int:
-    """Copies an object, checked against its CRC-32C, atomically to a local file.
+    """Copies an object, checked against its CRC-32C, atomically to a local file, and returns its generation.
 
     Args:
         source: the object.
         target: the file; its directory is created.
         generation: the object's generation to copy; the newest by default.
 
-    Returns:
-        The generation of the copy.
-
     Raises:
         MissingError: there is no such object.
-        FileError: the object cannot be read, or the file cannot be written.
     """
     target = local_path(target)
     local.make_directories(os.path.dirname(target) or ".")
@@ -81,9 +73,6 @@ def upload_all(directory: StrPath, target: StrPath, names: Iterable[str]) -> dic
 
     Returns:
         The generation of each object, by its name.
-
-    Raises:
-        FileError: as `upload`; some files may have been copied by then.
     """
     names = list(names)
     uploads = concurrently(lambda name: upload(join(directory, name), join(target, name)), names)
@@ -103,7 +92,6 @@ def download_all(source: StrPath, directory: StrPath, names: Iterable[str] | Non
 
     Raises:
         MissingError: one of them does not exist.
-        FileError: as `download`; some files may have been copied by then.
     """
     names = list(load_gcs().generations(remote_path(source)) if names is None else names)
     for name in names:
@@ -122,7 +110,6 @@ def local_copy(path: StrPath) -> str:
 
     Raises:
         MissingError: there is no such object.
-        FileError: the object cannot be read.
     """
     if not is_remote(path):
         return local_path(path)
@@ -138,11 +125,7 @@ def local_copy(path: StrPath) -> str:
 
 
 def cache_directory() -> str:
-    """Returns a directory for files that may be deleted at any time: in the user's cache or the temporary directory.
-
-    Raises:
-        FileError: neither is writable.
-    """
+    """Returns a directory for files that may be deleted at any time: in the user's cache or the temporary directory."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     for parent in (home, tempfile.gettempdir()):
         directory = os.path.join(parent, "sostenuto")
@@ -158,17 +141,14 @@ def cache_directory() -> str:
 def concurrently(
     function: Callable[[_Item], _Result], items: Iterable[_Item], *, bytes_each: int = 0
 ) -> Generator[_Result]:
-    """Yields the results of a function for items, in their order, with several calls running ahead of the reader.
+    """Yields the results of a function that waits, such as for a bucket, with several calls ahead of the reader.
 
-    It is meant for calls that wait, such as requests to a bucket.
+    An exception of the function is raised at its item's turn; calls that have not started by then are cancelled.
 
     Args:
         function: called in other threads.
-        items: its arguments.
+        items: its arguments; the results have their order.
         bytes_each: the memory that a call or its result may take, which limits the number of concurrent calls.
-
-    Raises:
-        Exception: the function's exception, at its item's turn; calls that have not started by then are cancelled.
     """
     ahead = min(2 * _THREADS, max(1, _MEMORY_BYTES // max(1, bytes_each)))
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:

@@ -23,7 +23,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_music21_has_some_350_chorales_each_named_once() -> None:
-    found = chorales.names()
+    found = chorales.list_chorales()
     assert len(found) == len(set(found)) > 340
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from demo.__main__ import Stage, folder_of, link, stages
+from demo.__main__ import Stage, link_latest, list_stages, name_folder
 from sostenuto.music.midi import read_midi
 from tests.midi_files import melody
 from tests.processes import REPOSITORY
@@ -29,11 +29,11 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_a_corpus_keeps_its_folder_until_it_changes(corpus: Path) -> None:
-    before = folder_of(corpus)
+    before = name_folder(corpus)
     assert before.startswith("corpus-")
-    assert folder_of(corpus) == before
+    assert name_folder(corpus) == before
     (corpus / "b.mid").write_bytes(b"b")
-    assert folder_of(corpus) != before
+    assert name_folder(corpus) != before
 
 
 def test_a_zip_that_is_replaced_gets_another_folder(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_zip_that_is_replaced_gets_another_folder(tmp_path: Path) -> None:
     for content in ("a", "ab"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a.mid", content)
-        folders.add(folder_of(path))
+        folders.add(name_folder(path))
     assert len(folders) == 2
     assert all(folder.startswith("maestro-") for folder in folders)
 
@@ -50,7 +50,7 @@ def test_a_zip_that_is_replaced_gets_another_folder(tmp_path: Path) -> None:
 def test_two_corpora_of_one_name_have_two_folders(corpus: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / "corpus"
     other.mkdir(parents=True)
-    assert folder_of(other) != folder_of(corpus)
+    assert name_folder(other) != name_folder(corpus)
 
 
 def test_a_stage_shows_its_command_and_runs_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +87,7 @@ def test_the_last_corpus_has_a_folder_that_is_easy_to_name(tmp_path: Path) -> No
     for name in ("one-01234567", "other-89abcdef"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "is").write_text(name)
-        assert (link(tmp_path / name) / "is").read_text() == name
+        assert (link_latest(tmp_path / name) / "is").read_text() == name
     assert {path.name for path in tmp_path.iterdir()} == {"one-01234567", "other-89abcdef", "latest"}
 
 
@@ -106,7 +106,7 @@ def test_a_quiet_stage_says_nothing_and_asks_the_same_of_its_command(
 def test_other_arguments_never_meet_a_result_that_is_not_theirs(tmp_path: Path) -> None:
     def results(**changed: float) -> dict[str, Path]:
         arguments = {"max_minutes": 3, "num_notes": 400, "num_samples": 4, **changed}
-        commands, _ = stages(tmp_path / "corpus", tmp_path, **arguments)
+        commands, *_ = list_stages(tmp_path / "corpus", tmp_path, **arguments)
         return {stage.title.split(":")[0]: stage.result for stage in commands}
 
     def changed_by(**arguments: float) -> set[str]:
@@ -169,7 +169,7 @@ def test_a_demo_that_ends_takes_its_command_along(tmp_path: Path, number: int, s
         assert process.wait(60) == status
         assert members_of_session(process.pid) == []
         assert process.stderr is not None
-        assert "The same command, such as `make demo`, goes on from there" in process.stderr.read()
+        assert "The same command, such as `make demo`, resumes it" in process.stderr.read()
 
 
 def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_all_of_it(tmp_path: Path) -> None:
@@ -222,6 +222,6 @@ def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_al
 
 
 def test_a_stage_names_the_commands_in_their_order(tmp_path: Path) -> None:
-    commands, _ = stages(tmp_path / "corpus", tmp_path, max_minutes=3, num_notes=400, num_samples=4)
+    commands, *_ = list_stages(tmp_path / "corpus", tmp_path, max_minutes=3, num_notes=400, num_samples=4)
     jobs = ["beam_preprocess", *["trainer", "trainer.evaluate"] * 2, "trainer.generate", "trainer.report"]
     assert [stage.module for stage in commands] == jobs

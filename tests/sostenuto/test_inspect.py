@@ -281,13 +281,13 @@ def test_a_dataset_that_is_not_whole_is_rejected_in_one_line(dataset, tmp_path):
     document = json.loads((copy / "dataset.json").read_text())
     shard.write_bytes((dataset / shard.name).read_bytes())
     (copy / "dataset.json").write_text(json.dumps({**document, "source": "elsewhere"}))
-    assert "dataset.json lacks something" in rejected(copy)
+    assert "dataset.json lacks a field" in rejected(copy)
     (copy / "dataset.json").write_text(json.dumps(document))
     (copy / "rejected.jsonl").write_text("{}\n")
     assert "rejected.jsonl: line 1" in rejected(copy)
     (copy / "dataset.json").unlink()
     assert "is a directory without dataset.json" in rejected(copy)
-    assert "expected no path beside it" in rejected(dataset, tmp_path)
+    assert "got 2 paths, expected this one alone" in rejected(dataset, tmp_path)
 
 
 def test_buckets_are_looked_at_and_written_as_the_disk_is(gcs, dataset, tmp_path):

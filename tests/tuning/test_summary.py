@@ -114,7 +114,7 @@ STUDIES = {
 def rows(text: str) -> list[list[str]]:
     """The rows of the table of trials."""
     body = text[text.index('class="sortable"') :].partition("<tbody>")[2].partition("</tbody>")[0]
-    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", body)]
+    return [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", body, re.S)]
 
 
 # trials.json and best_config.json
@@ -495,7 +495,7 @@ def test_the_hyperparameter_that_decides_is_found() -> None:
     assert found.means["units"] > 10 * found.means["seq_length"]
     assert found.fit > 0.5
     assert (found.share, found.configs) == (1.0, 21)
-    assert "Of the hyperparameters, units mattered most." in Page(render(searched(21))).words
+    assert "The hyperparameter units mattered most." in Page(render(searched(21))).words
 
 
 def test_no_importance_is_told_from_a_few_trials_or_from_noise() -> None:

@@ -1,4 +1,4 @@
-"""Training curves of a run as charts, and its validation scores as a table."""
+"""Training curves of a run as charts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,13 @@ from typing import Any, Final, NamedTuple
 
 from sostenuto.html.axes import Axis, continuous
 from sostenuto.html.charts import Figure, Series, plot
-from sostenuto.html.pages import Table
 from trainer.reporting.load import RunReport
 
 FIELDS: Final = ("pitch", "step", "duration")
 
 _MAX_POINTS: Final = 400  # of a curve; more would be indistinguishable
 _MAX_DOTS: Final = 60  # of a curve whose points are marked
-_MAX_ROWS: Final = 40  # of the table
+_MAX_ROWS: Final = 40  # of the table of scores
 _WARM_UP: Final = 0.03  # fraction of the train_steps at the start, while the loss falls from its random value
 
 Points = list[tuple[float, float]]
@@ -63,24 +62,10 @@ def plot_curves(report: RunReport) -> list[Figure]:
     return figures
 
 
-def tabulate_scores(report: RunReport) -> Table | None:
-    """Returns the validation scores as a table, or None if there are none."""
+def select_scored_records(report: RunReport) -> list[Mapping[str, Any]]:
+    """Returns the records with a validation score, thinned to what a table has room for; keeps the last one."""
     records = report.scored_records
-    if not records:
-        return None
-    shown = records[::-1][:: -(-len(records) // _MAX_ROWS)][::-1]
-    best = min(range(len(shown)), key=lambda index: shown[index]["val_nats"])
-    metrics = ["val_nats", *(f"val_{field}_nll" for field in FIELDS)]
-    rows = [
-        [
-            f"{record['train_step']:,}",
-            *(f"{record[metric]:.3f}" for metric in metrics),
-            f"{record['val_pitch_top1']:.1%}",
-        ]
-        for record in shown
-    ]
-    head = ["train_step", "total", *FIELDS, "pitch right"]
-    return Table("Validation scores, nats/note", head, rows, best=best, is_compact=True)
+    return records[::-1][:: max(-(-len(records) // _MAX_ROWS), 1)][::-1]
 
 
 def _points(records: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Points:

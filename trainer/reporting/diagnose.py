@@ -8,6 +8,7 @@ from trainer.generation.samples import SAMPLES_NAME
 from trainer.reporting import diagnostics, music_diagnostics
 from trainer.reporting.diagnostics import Diagnostic
 from trainer.reporting.load import RunReport
+from trainer.reporting.scores import compare_with_ngram
 
 
 def diagnose(report: RunReport) -> list[Diagnostic]:
@@ -33,7 +34,7 @@ def diagnose(report: RunReport) -> list[Diagnostic]:
 
 def checked_for(report: RunReport) -> list[str]:
     """Returns the problems that this workdir's files can show."""
-    has_ngram = any(diagnostics.compare_with_ngram(evaluation) for evaluation in report.evaluations.values())
+    has_ngram = any(compare_with_ngram(evaluation) for evaluation in report.evaluations.values())
     return [
         *(["overfitting"] if len(report.scores) > 1 else []),
         *(["copied music", "repetition"] if report.generated else []),

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from trainer.config import Config
 from trainer.model.time_bins import spread_nats
 from trainer.reporting.load import RunReport
+from trainer.reporting.scores import FAR_NATS, LEVEL_NATS, compare_with_ngram, describe_ngram_gaps, ngram_gaps
 
 TIMES: Final = ("step", "duration")
 
 _OVERFITTING: Final = 0.005  # rise of the last validation score above the best one, relative
 _IMPROVING: Final = 0.01  # fall of the validation score over the last quarter of a run, relative
-_LEVEL_NATS: Final = 0.05  # a smaller difference in nats/note does not count
-_FAR_NATS: Final = 1.0  # a difference in nats/note that is large
 _MOST: Final = 0.99  # fraction of the notes for which the values of a field are counted
 
 
@@ -135,54 +134,13 @@ def regularization_flags(config: Config) -> list[str]:
     ]
 
 
-def compare_with_ngram(evaluation: Mapping[str, Any]) -> str:
-    """Returns whether a model is "ahead" of the n-gram, "level" with it or "behind" it; "" if that is unknown.
-
-    They are level if the n-gram's score lies in the confidence interval of the model's score. The train split does not
-    count: the n-gram was counted on it.
-    """
-    baselines = evaluation.get("baselines")
-    if not baselines or evaluation["split"] == "train":
-        return ""
-    ngram = baselines["ngram"]["total"]
-    low, high = evaluation["confidence_95"]["total"]
-    if low <= ngram <= high or abs(ngram_gaps(evaluation)["total"]) < _LEVEL_NATS:
-        return "level"
-    return "ahead" if ngram > high else "behind"
-
-
-def ngram_gaps(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the model's score less the n-gram's in total and by field, in nats/note; positive is worse."""
-    nats, ngram = evaluation["nats_per_note"], evaluation["baselines"]["ngram"]
-    return {name: nats[name] - ngram[name] for name in ("total", "pitch", "step", "duration")}
-
-
-def describe_ngram_gaps(evaluation: Mapping[str, Any]) -> str:
-    """Describes the distance between the model and the n-gram, in total and by field; "" if that is unknown."""
-    standing = compare_with_ngram(evaluation)
-    if not standing:
-        return ""
-    gaps = ngram_gaps(evaluation)
-    by_field = ", ".join(_describe_gap(field, gaps[field]) for field in ("pitch", "step", "duration"))
-    total = abs(gaps["total"])
-    if standing == "level":
-        return f"The model and the n-gram are about level, {total:.2f} nats/note apart: {by_field}."
-    far = "far " if total >= _FAR_NATS else ""
-    words = f"{far}ahead of" if standing == "ahead" else f"{far}behind"
-    return f"The model is {words} the n-gram, by {total:.2f} nats/note: {by_field}."
-
-
-def _describe_gap(field: str, gap: float) -> str:
-    return f"{field} {abs(gap):.2f} {'ahead' if gap < 0 else 'behind'}" if abs(gap) >= 0.005 else f"{field} level"
-
-
 def diagnose_evaluation(evaluation: Mapping[str, Any], report: RunReport) -> list[Diagnostic]:
     """Returns the diagnostics of a split's scores compared with the n-gram's."""
     standing = compare_with_ngram(evaluation)
     if standing not in ("level", "behind"):
         return []
     gaps = ngram_gaps(evaluation)
-    far = "far " if gaps["total"] >= _FAR_NATS else ""
+    far = "far " if gaps["total"] >= FAR_NATS else ""
     title = "Counting is about level with this model"
     if standing == "behind":
         title = f"Counting is {far}ahead of this model, by {gaps['total']:.2f} nats/note"
@@ -205,7 +163,7 @@ def _advise_against_ngram(report: RunReport, gaps: Mapping[str, float], costs: M
             "A model=regression gives one value for step and for duration, so that its score depends on how widely its "
             "errors are spread. Train with --preset=base, which gives a distribution of each."
         )
-    if costs and gaps["total"] - sum(costs.values()) < _LEVEL_NATS and gaps["pitch"] < _LEVEL_NATS:
+    if costs and gaps["total"] - sum(costs.values()) < LEVEL_NATS and gaps["pitch"] < LEVEL_NATS:
         return (
             "Compare it with the n-gram by pitch, and by the total only with other runs of --model=density, to which "
             "that cost is common."
@@ -223,7 +181,7 @@ def _bin_costs(report: RunReport) -> dict[str, float]:
     if report.histograms is None:
         return {}
     costs = {field: spread_nats(getattr(report.histograms, field)) for field in TIMES}
-    return {field: cost for field, cost in costs.items() if cost >= _LEVEL_NATS}
+    return {field: cost for field, cost in costs.items() if cost >= LEVEL_NATS}
 
 
 def _describe_bin_costs(report: RunReport, costs: Mapping[str, float]) -> str:

@@ -120,6 +120,10 @@ class RunReport:
             return True
         return self.manifest.notes("validation") > 0
 
+    def comparisons_on(self, split: str) -> list[tuple[str, Mapping[str, Any]]]:
+        """Returns the names and evaluations of the other runs that have a score on a split."""
+        return [(name, evaluations[split]) for name, evaluations in self.comparisons if split in evaluations]
+
     def command(self, name: str, *flags: str) -> str:
         """Returns a shell command for this run; DATASET stands for a dataset that is no longer at its path."""
         data = str(self.run.data) if self.manifest else "DATASET"

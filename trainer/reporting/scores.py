@@ -1,96 +1,50 @@
-"""Tables of a run's scores and of the comparison of its music with real music."""
+"""Scores of a model compared with those of an n-gram, which only counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
-from sostenuto.html.elements import element
-from sostenuto.html.pages import Table
-from trainer.reporting.load import RunReport
-
-_SCORES: Final = ("total", "pitch", "step", "duration")
-_BASELINES: Final = {"ngram": "n-gram", "histogram": "histogram"}
-_PER_CONTINUATION: Final = (
-    ("pitch_class_entropy", "pitch-class entropy, bits", "{:.2f}", "{:.2f}"),
-    ("longest_loop", "longest loop, notes", "{:.1f}", "{:,}"),
-    ("repeated_8grams", "repeated 8-grams of pitches", "{:.1%}", "{:.1%}"),
-    ("copied_run", "longest run copied from train, notes", "{:.1f}", "{:,}"),
-)
-"""Key, name, and formats of the mean and of the maximum."""
+FAR_NATS: Final = 1.0
+"""A difference in nats/note that is large."""
+LEVEL_NATS: Final = 0.05
+"""A difference in nats/note that is too small to count."""
 
 
-def tabulate_evaluation(report: RunReport, split: str) -> Table:
-    """Returns a split's scores, of this model, of other runs and of models that only count."""
-    evaluation = report.evaluations[split]
-    others = [(name, by_split[split]) for name, by_split in report.comparisons if split in by_split]
-    rows = [_score_row("this model", evaluation), *(_score_row(*other) for other in others)]
-    baselines = evaluation.get("baselines") or {}
-    for key, name in _BASELINES.items():
-        if key in baselines:
-            rows.append([name, *(f"{baselines[key][score]:.3f}" for score in _SCORES)])
-    if not baselines:
-        rows.append(["counting alone", *["not measured"] * len(_SCORES)])
-    models = f"of this model{', other runs' if others else ''} and models that only count"
-    return Table(f"Nats per note on the {split} split, {models}", ["", *_SCORES], rows, best=0)
+def compare_with_ngram(evaluation: Mapping[str, Any]) -> str:
+    """Returns whether a model is "ahead" of the n-gram, "level" with it or "behind" it; "" if that is unknown.
+
+    They are level if the n-gram's score lies in the confidence interval of the model's score. The train split does not
+    count: the n-gram was counted on it.
+    """
+    baselines = evaluation.get("baselines")
+    if not baselines or evaluation["split"] == "train":
+        return ""
+    ngram = baselines["ngram"]["total"]
+    low, high = evaluation["confidence_95"]["total"]
+    if low <= ngram <= high or abs(ngram_gaps(evaluation)["total"]) < LEVEL_NATS:
+        return "level"
+    return "ahead" if ngram > high else "behind"
 
 
-def _score_row(name: str, evaluation: Mapping[str, Any]) -> list[str]:
-    """Returns a name, and each score above its confidence interval."""
-    cells = []
-    for score in _SCORES:
-        low, high = evaluation["confidence_95"][score]
-        interval = element("span", f"{low:.3f} ", element("span", f"to {high:.3f}", class_="whole"), class_="ci")
-        cells.append(element("span", f"{evaluation['nats_per_note'][score]:.3f}", interval))
-    return [name, *cells]
+def ngram_gaps(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the model's score less the n-gram's in total and by field, in nats/note; positive is worse."""
+    nats, ngram = evaluation["nats_per_note"], evaluation["baselines"]["ngram"]
+    return {name: nats[name] - ngram[name] for name in ("total", "pitch", "step", "duration")}
 
 
-def tabulate_composers(split: str, evaluation: Mapping[str, Any]) -> Table | None:
-    """Returns a split's scores by composer; None for a single composer."""
-    composers = sorted(evaluation["by_composer"].items(), key=lambda item: item[1]["nats_per_note"]["total"])
-    rows = [
-        [
-            name,
-            *(f"{scores['nats_per_note'][score]:.3f}" for score in _SCORES),
-            f"{scores['notes']:,}",
-            f"{scores['performances']:,}",
-        ]
-        for name, scores in composers
-    ]
-    if len(rows) < 2:
-        return None
-    head = ["composer", *_SCORES, "notes", "performances"]
-    return Table(f"Nats per note on the {split} split by composer, best first", head, rows)
+def describe_ngram_gaps(evaluation: Mapping[str, Any]) -> str:
+    """Describes the distance between the model and the n-gram, in total and by field; "" if that is unknown."""
+    standing = compare_with_ngram(evaluation)
+    if not standing:
+        return ""
+    gaps = ngram_gaps(evaluation)
+    by_field = ", ".join(_describe_gap(field, gaps[field]) for field in ("pitch", "step", "duration"))
+    total = abs(gaps["total"])
+    if standing == "level":
+        return f"The model and the n-gram are about level, {total:.2f} nats/note apart: {by_field}."
+    far = "far " if total >= FAR_NATS else ""
+    words = f"{far}ahead of" if standing == "ahead" else f"{far}behind"
+    return f"The model is {words} the n-gram, by {total:.2f} nats/note: {by_field}."
 
 
-def tabulate_distances(split: str, generated: Mapping[str, Any]) -> Table:
-    """Returns the distances of generated and real continuations from held-out music."""
-    rows: list[Sequence[str]] = []
-    for name, by_music in generated["distributions"].items():
-        distances = [f"{by_music[music][key]:.3f}" for key in ("overlap", "kl") for music in ("generated", "real")]
-        rows.append([name.replace("_", " "), *distances])
-    mean = generated["mean_overlap"]
-    rows.append(["mean", f"{mean['generated']:.3f}", f"{mean['real']:.3f}", "", ""])
-    return Table(
-        f"How far distributions overlap with those of held-out music of the {split} split, and their divergence",
-        ["distribution", "overlap: generated", "real", "KL, nats: generated", "real"],
-        rows,
-    )
-
-
-def tabulate_repetition(split: str, generated: Mapping[str, Any]) -> Table:
-    """Returns mean and maximum over the continuations of what they repeat and copy."""
-    rows = [
-        [
-            name,
-            *(
-                form.format(generated[key][music][statistic])
-                for music in ("generated", "real")
-                for statistic, form in (("mean", mean), ("max", most))
-            ),
-        ]
-        for key, name, mean, most in _PER_CONTINUATION
-    ]
-    return Table(
-        f"Repetition and copies in the continuations of the {split} split",
-        ["per continuation", "generated: mean", "most", "real: mean", "most"],
-        rows,
-    )
+def _describe_gap(field: str, gap: float) -> str:
+    return f"{field} {abs(gap):.2f} {'ahead' if gap < 0 else 'behind'}" if abs(gap) >= 0.005 else f"{field} level"

@@ -16,11 +16,8 @@ from tuning.importance import ceiling, compared, is_number, order_of
 from tuning.space import Parameter
 from tuning.summary import StudySummary, TrialChain, percent, shown, trained
 
-SHADES: Final = 7
-"""Shades of the score's colour, from `s0`, the worst, to `s6`."""
-WIDTHS: Final = {840: "broad", 320: "narrow"}
-"""Widths of the large drawings by class; the style sheet shows the one that fits the screen."""
-
+_SHADES: Final = 7  # of the score's colour, from s0, the worst, to s6
+_WIDTHS: Final = {840: "broad", 320: "narrow"}  # of large drawings; the style sheet shows the one that fits the screen
 _SPREAD: Final = 0.5  # fraction of a choice's room on its axis over which the lines through it are spread
 _MAX_CHOICES: Final = 9  # labels on an axis of choices
 
@@ -53,15 +50,35 @@ class StudyCharts:
 
     def __init__(self, study: StudySummary) -> None:
         self._study = study
-        self._scored = sorted((chain for chain in study.chains if chain.judged), key=score_of)
+        self._scored = sorted((chain for chain in study.chains if chain.judged), key=_score)
         self._classes = self._classify()
+
+    @property
+    def scores(self) -> list[float]:
+        """The last score of each config that has one, best first."""
+        return [_score(chain) for chain in self._scored]
+
+    @property
+    def shades(self) -> range:
+        """The numbers of the shades of the score's colour, worst first."""
+        return range(_SHADES)
+
+    @property
+    def has_shorter(self) -> bool:
+        """Whether a config has a score, but not at full length."""
+        return any(map(_is_shorter, self._scored))
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a config failed without a score."""
+        return any(chain.judged is None and chain.last.state == "failed" for chain in self._study.chains)
 
     def _classify(self) -> dict[str, str]:
         """Returns the class of each config by the id of its last trial: the rank of its score, or its state."""
         study = self._study
         classes = {chain.last.id: "failed" if chain.last.state == "failed" else "open" for chain in study.chains}
         for rank, chain in enumerate(self._scored):
-            classes[chain.last.id] = f"s{SHADES - 1 - rank * (SHADES - 1) // max(len(self._scored) - 1, 1)}"
+            classes[chain.last.id] = f"s{_SHADES - 1 - rank * (_SHADES - 1) // max(len(self._scored) - 1, 1)}"
         if study.first is not None:
             classes[study.first.last.id] += " first"
         for chain in study.chains:
@@ -80,21 +97,22 @@ class StudyCharts:
         study, record = self._study, chain.judged or chain.last
         first = ", the start config" if chain.trials[0] is study.trials[0] else ""
         score = f"{record.score:.3f} nats/note" if record.score is not None else f"{record.state}: {record.reason}"
-        length = f" after {percent(trained(record))}" if is_shorter(chain) else ""
+        length = f" after {percent(trained(record))}" if _is_shorter(chain) else ""
         values = ", ".join(
             f"{parameter.field} {shown(study.value(record, parameter))}" for parameter in study.space.parameters
         )
         return f"trial {record.id}{first}: {score}{length}; {values}"
 
-    def parallel_coordinates(self, chains: Sequence[TrialChain]) -> list[Markup]:
+    def parallel_coordinates(self) -> list[Markup]:
         """Draws a line for each config through its values, down to its score; a drawing for each width."""
-        return [self._draw_parallel(chains, width, kind) for width, kind in WIDTHS.items()]
+        chains = [chain for chain in self._study.chains if chain.judged or chain.last.state == "failed"]
+        return [self._draw_parallel(chains, width, kind) for width, kind in _WIDTHS.items()]
 
     def _draw_parallel(self, chains: Sequence[TrialChain], width: int, kind: str) -> Markup:
         """Draws the axes below each other."""
         study, margin, top, gap = self._study, 22, 26, 52
         parameters = study.space.parameters
-        axes = [*(_parameter_axis(study, parameter) for parameter in parameters), _score_axis(self._scores())]
+        axes = [*(_parameter_axis(study, parameter) for parameter in parameters), _score_axis(self.scores)]
         names = [*(parameter.field for parameter in parameters), "nats/note"]
         ys = [top + gap * index for index in range(len(axes))]
 
@@ -103,12 +121,12 @@ class StudyCharts:
 
         lines = []
         # The order is over all configs, so that no two lines through the same choices hide each other.
-        order = sorted(chains, key=lambda chain: math.inf if chain.judged is None else score_of(chain))
+        order = sorted(chains, key=lambda chain: math.inf if chain.judged is None else _score(chain))
         for rank, chain in enumerate(order):
             shift = (rank / (len(order) - 1) - 0.5) * _SPREAD if len(order) > 1 else 0.0
             values = [study.value(chain.last, parameter) for parameter in parameters]
             if chain.judged is not None:
-                values.append(score_of(chain))
+                values.append(_score(chain))
             points = [
                 (x(axis.place(value) + shift * axis.room), y) for y, axis, value in zip(ys, axes, values, strict=False)
             ]
@@ -130,14 +148,11 @@ class StudyCharts:
             class_=kind,
         )
 
-    def _scores(self) -> list[float]:
-        return [score_of(chain) for chain in self._scored]
-
     def scatter(self) -> Scatter:
         """Draws the score of each config against each hyperparameter."""
         share, comparable = compared(self._study.chains)
         # Configs that were stopped before keep their last score.
-        scores = {chain.last.id: score_of(chain) for chain in self._scored}
+        scores = {chain.last.id: _score(chain) for chain in self._scored}
         scores |= {chain.last.id: score for chain, score in comparable}
         # The best is drawn last, above the others.
         chains = sorted(self._scored, key=lambda chain: -scores[chain.last.id])
@@ -181,7 +196,7 @@ class StudyCharts:
         chains = [chain for chain in self._study.chains if chain.curve]
         # The best is drawn last, above the others.
         chains.sort(key=lambda chain: chain.curve[-1][2], reverse=True)
-        return [self._draw_curves(chains, width, kind) for width, kind in WIDTHS.items()] if chains else []
+        return [self._draw_curves(chains, width, kind) for width, kind in _WIDTHS.items()] if chains else []
 
     def _draw_curves(self, chains: Sequence[TrialChain], width: int, kind: str) -> Markup:
         plane = Plane(40, 14, width - 62, 200 + width // 6)
@@ -222,15 +237,13 @@ class StudyCharts:
         return marks
 
 
-def score_of(chain: TrialChain) -> float:
-    """Returns the last score of a config that has one."""
+def _score(chain: TrialChain) -> float:
     assert chain.judged is not None
     assert chain.judged.score is not None
     return chain.judged.score
 
 
-def is_shorter(chain: TrialChain) -> bool:
-    """Whether a config has a score, but not at full length."""
+def _is_shorter(chain: TrialChain) -> bool:
     return chain.judged is not None and trained(chain.judged) < 1
 
 

@@ -1,0 +1,155 @@
+"""Description of a dataset, as lines of text."""
+
+import dataclasses
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+
+from sostenuto import storage
+from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest
+from sostenuto.data.performance import Performance
+from sostenuto.errors import UserError
+from sostenuto.inspect.describe import (
+    Rejected,
+    format_facts,
+    format_nonzero,
+    format_quantiles,
+    format_table,
+    format_title,
+)
+from sostenuto.music.histograms import Histograms
+from sostenuto.text import counted, indented
+
+_MAX_COMPOSERS = 30
+_EXAMPLES = 3  # of rejected files, for each reason
+
+
+@dataclasses.dataclass
+class Survey:
+    """Counts over a dataset's performances that dataset.json does not have.
+
+    Attributes:
+        pieces: the pieces of each split.
+        performances: the number of performances by composer and split.
+        notes: the number of notes by composer.
+        seconds: the length by composer.
+    """
+
+    pieces: defaultdict[str, set[str]] = dataclasses.field(default_factory=lambda: defaultdict(set))
+    performances: defaultdict[str, Counter[str]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
+    notes: Counter[str] = dataclasses.field(default_factory=Counter)
+    seconds: defaultdict[str, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
+
+    def add(self, performance: Performance) -> None:
+        """Counts a performance."""
+        composer = performance.composer
+        self.pieces[performance.split].add(performance.piece)
+        self.performances[composer][performance.split] += 1
+        self.notes[composer] += len(performance.notes)
+        self.seconds[composer] += performance.notes.seconds
+
+
+def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -> list[str]:
+    """Describes a dataset: its splits, composers, distributions and rejected files.
+
+    Args:
+        manifest: the dataset.
+        survey: counts over all its performances.
+        width: cells of the terminal; None for no limit.
+
+    Raises:
+        UserError: dataset.json or rejected.jsonl is not in the format of beam_preprocess.
+    """
+    rows = [_split_row(manifest, survey, split) for split in SPLITS]
+    header = ("split", "performances", "pieces", "notes", "hours", "shards", "MB per shard")
+    try:
+        facts = list(_list_facts(manifest))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{manifest.directory}: {MANIFEST_NAME} lacks a field or has another format ({error}). "
+            "Run sostenuto preprocess again"
+        ) from error
+    lines = [format_title(manifest.directory, width), "", *format_facts(facts, width), ""]
+    lines += [*format_table(header, rows, "<>>>>>>", width), "", *_list_composers(survey, width), ""]
+    lines += format_quantiles(sum((manifest.histograms(split) for split in SPLITS), Histograms.zeros()), width)
+    if manifest.rejected:
+        lines += ["", *_list_rejected(manifest, width)]
+    return lines
+
+
+def _list_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    source, statistics = manifest.source, manifest.statistics
+    yield "sha256", manifest.sha256[:16]
+    splits = f"splits and composers from {source['metadata']}" if source["metadata"] else "splits by fractions"
+    yield "source", f"{counted(source['files'], 'MIDI file')}; {splits}"
+    yield "options", " ".join(f"{name}={_format_option(value)}" for name, value in manifest.options.items())
+    rejected = sum(manifest.rejected.values())
+    yield "rejected", counted(rejected, "file") if rejected else "none"
+    left_out = [
+        (sum(getattr(statistics[split], key) for split in SPLITS), what)
+        for key, what in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note"))
+    ]
+    yield from format_nonzero([*left_out, (source["unlisted"], "unlisted file")])
+    if source["straddling_pieces"]:
+        yield "beware", f"{counted(source['straddling_pieces'], 'piece')} in more than one split"
+
+
+def _format_option(value: object) -> str:
+    return ",".join(f"{part:g}" for part in value) if isinstance(value, list) else str(value)
+
+
+def _split_row(manifest: Manifest, survey: Survey, split: str) -> tuple[str, ...]:
+    entry = manifest.splits[split]
+    sizes = [shard.bytes / 1e6 for shard in entry.shards]
+    size_range = dict.fromkeys(f"{size:.2f}" for size in (min(sizes), max(sizes))) if sizes else ["–"]
+    return (
+        split,
+        f"{entry.performances:,}",
+        f"{len(survey.pieces[split]):,}",
+        f"{entry.notes:,}",
+        f"{entry.seconds / 3600:.2f}",
+        f"{len(sizes):,}",
+        " to ".join(size_range),
+    )
+
+
+def _list_composers(survey: Survey, width: int | None) -> list[str]:
+    if set(survey.performances) == {""}:
+        return indented(["composers unknown: no metadata named them"])
+    ordered = [composer for composer, _ in survey.notes.most_common()]
+    groups = [(composer or "(unknown)", [composer]) for composer in ordered[:_MAX_COMPOSERS]]
+    if others := ordered[_MAX_COMPOSERS:]:
+        groups.append((others[0] or "(unknown)" if len(others) == 1 else f"{len(others):,} others", others))
+    rows = []
+    for name, group in groups:
+        splits = sum((survey.performances[composer] for composer in group), Counter())
+        notes = sum(survey.notes[composer] for composer in group)
+        hours = sum(survey.seconds[composer] for composer in group) / 3600
+        rows.append(
+            (name, f"{splits.total():,}", *(f"{splits[split]:,}" for split in SPLITS), f"{notes:,}", f"{hours:.2f}")
+        )
+    return format_table(("composer", "performances", *SPLITS, "notes", "hours"), rows, "<>>>>>>", width)
+
+
+def _list_rejected(manifest: Manifest, width: int | None) -> list[str]:
+    """Returns the first files of each reason, the most frequent reason first."""
+    examples: defaultdict[str, list[Rejected]] = defaultdict(list)
+    for rejected in _read_rejected(storage.join(manifest.directory, REJECTED_NAME)):
+        examples[rejected.reason].append(rejected)
+    counts = manifest.rejected
+    lines = []
+    for reason in sorted(counts, key=lambda reason: (-counts[reason], reason)):
+        shown = examples[reason][:_EXAMPLES]
+        such_as = ", such as" if len(shown) < counts[reason] else ""
+        lines += ["", f"rejected as {reason}: {counted(counts[reason], 'file')}{such_as}"]
+        lines += format_facts([("", f"{file.path}: {file.detail}") for file in shown], width)
+    return lines[1:]
+
+
+def _read_rejected(path: str) -> Iterable[Rejected]:
+    for number, line in enumerate(storage.read_bytes(path).splitlines(), start=1):
+        try:
+            document = json.loads(line)
+            yield Rejected(document["path"], document["reason"], document["detail"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: line {number} is no rejected file. Run sostenuto preprocess again") from error
