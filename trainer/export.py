@@ -68,7 +68,8 @@ def export_model(workdir: str) -> str:
 
 def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     """Writes an export and waits until it is on the disk."""
-    signatures = _signatures(trained.model, _decode_weights(trained.model))
+    weights = _decode_weights(trained.model)  # The graphs do not keep their variables alive.
+    signatures = _signatures(trained.model, weights)
     module = tf.Module()
     # Only what the graphs read: without Keras objects, loading needs no Keras.
     module.weights = list({id(weight): weight for graph in signatures.values() for weight in graph.variables}.values())

@@ -58,7 +58,7 @@ def test_a_run_on_one_host_survives_a_kill_a_full_disk_and_sigterm(dataset, tmp_
     assert run.newest_checkpoint == 7
     line = refused(run, Fault("nearly_full", "os.mkdir", r"/checkpoints/\.unfinished", 2))
     assert "cannot be written (" in line
-    assert " MB are free; the last one, " in line
+    assert " MB are free; the last checkpoint, " in line
     assert "/checkpoints/00000014, is unchanged. Make room, then repeat the command" in line
     assert run.newest_checkpoint == 14
     blow = strike(run, BEATS["training"]._replace(seconds=0.1), signal.SIGTERM, [0], choose)

@@ -5,6 +5,7 @@ A train_step takes a tenth of a second on its clock and a score five seconds, so
 
 import sys
 
+from sostenuto.cli import console
 from sostenuto.data.manifest import Manifest
 from tests.trainer.machine import Machine
 from trainer.callbacks.standard import command_callbacks
@@ -15,6 +16,7 @@ STEPS, EVALUATE_EVERY = 120, 20
 STEP_SECONDS, SCORING_SECONDS = 0.1, 5.0
 
 if __name__ == "__main__":
+    console.configure()
     machine = Machine({0.0: STEP_SECONDS}, SCORING_SECONDS)
     setup.TrainState, setup.Scorer = machine.state, machine.scorer  # type: ignore[misc, assignment]
     config = preset("base").replace(
