@@ -19,7 +19,7 @@ if [ -z "$$found" ]; then \
 		"Install one (Debian: apt-get install python3 python3-venv), or pass PYTHON=/path/to/python." >&2; \
 	exit 2; \
 fi; \
-"$$found" requirements/install.py --environment="$(1)" $(if $(filter command,$(origin PYTHON)),--remake) $(2)
+"$$found" -m requirements.install --environment="$(1)" $(if $(filter command,$(origin PYTHON)),--remake) $(2)
 endef
 
 # Arguments that a call may give.
@@ -86,7 +86,7 @@ bench: _development ## run the side-by-side measurements on CORPUS=directory
 	$(RUN) benchmarks/train.py --corpus="$$CORPUS"
 
 lock: _uv ## resolve setup.py into requirements/; LOCK_ARGS=--upgrade for newer versions
-	@$(RUN) requirements/lock.py --uv="$(VENV)/bin/uv" -- $(LOCK_ARGS)
+	@$(RUN) -m requirements.lock --uv="$(VENV)/bin/uv" -- $(LOCK_ARGS)
 
 wheelhouse: ## download what install needs to WHEELHOUSE=build/wheelhouse, for a machine without a network
 	$(call install,$(VENV),--download="$${WHEELHOUSE:-build/wheelhouse}" $(LOCKS))

@@ -150,12 +150,12 @@ class Training:
         return time.perf_counter() - started
 
     def advance(self, train_steps: int) -> None:
-        """Does so many train_steps."""
+        """Runs the given number of train_steps."""
         for done in range(0, train_steps, self._per_call):
             self._call(min(self._per_call, train_steps - done))
 
     def train_steps_per_second(self, train_steps: int | None = None) -> float:
-        """Measured over so many train_steps, or over the usual time."""
+        """Measures the given number of train_steps, or the default time."""
         train_steps = train_steps or self.sample
         started = time.perf_counter()
         self.advance(train_steps)
@@ -241,21 +241,21 @@ def windows_alone(windows: WindowSampler, config: Config) -> Measurement:
 
 def batches(windows: WindowSampler, config: Config) -> tf.data.Dataset:
     """The batches of all train_steps through tf.data, made ahead."""
-    slots = tf.data.Dataset.range(0, config.batch_size * 2**32, config.batch_size)
-    return slots.map(lambda slot: windows.batch(slot, config.batch_size), num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-        tf.data.AUTOTUNE
-    )
+    examples = tf.data.Dataset.range(0, config.batch_size * 2**32, config.batch_size)
+    return examples.map(
+        lambda index: windows.batch(index, config.batch_size), num_parallel_calls=tf.data.AUTOTUNE
+    ).prefetch(tf.data.AUTOTUNE)
 
 
 class FedWindows(WindowSampler):
-    """The same windows, but made by tf.data ahead of the train_step that takes them."""
+    """The same windows, prepared by tf.data ahead of their train_step."""
 
     def __init__(self, table: NoteTable, config: Config) -> None:
         super().__init__(table, config)
         with tf.device("CPU:0"):
             self._batches = iter(batches(WindowSampler(table, config), config))
 
-    def batch(self, first_slot: tf.Tensor, windows: int) -> Batch:
+    def batch(self, first_example: tf.Tensor, windows: int) -> Batch:
         """The next batch: train_steps ask for them in order."""
         with tf.device("CPU:0"):
             return self._batches.get_next()
@@ -271,13 +271,13 @@ class PlainModel(keras.Model):
         super().__init__()
         self._config = config
         self._model = build_model(config)
-        self._model.cudnn = True  # Keras runs its layers, whatever the device
+        self._model.cudnn = True  # Keras runs its layers on any device
 
     def build(self, *_):
-        """Has nothing to do: all variables are there."""
+        """Does nothing: all variables exist."""
 
     def call(self, inputs):
-        """What the heads read."""
+        """Returns the input of the heads."""
         return self._model.forward(NoteTensors(*inputs))[0]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -320,7 +320,7 @@ class Fit:
         )
 
     def train_steps_per_second(self, train_steps: int) -> float:
-        """Measured over so many train_steps, start-up left out."""
+        """Measures the given number of train_steps, without start-up."""
         timer = EpochTimer()
         self._model.fit(
             self._batches, steps_per_epoch=train_steps, epochs=1, verbose=0, shuffle=False, callbacks=[timer]
@@ -338,7 +338,7 @@ def measure_fit(dataset: str | None, rounds: int) -> list[Row]:
         windows = WindowSampler(table, config)
         ours, same_layer = (Training(config, windows, devices, by_keras=by_keras) for by_keras in (None, True))
         many = min(max(ours.sample, 4), STEPS_PER_EXECUTION)
-        # `fit` always ends a call that it has begun.
+        # `fit` always completes a call.
         train_steps = -(-ours.sample // many) * many
         setting, fit = best_fit(config, windows, many, train_steps)
         taken = alternately(
@@ -385,12 +385,12 @@ def best_fit(config: Config, windows: WindowSampler, many: int, train_steps: int
 
 
 def measure_peak(dataset: str | None, rounds: int) -> list[Row]:
-    """The share of the peak of matrix products, measured beside it, that training reaches."""
+    """Prints the fraction of the peak of matrix products that training reaches."""
     table = load(dataset)
     devices = configure_devices(LARGE)
     rows = []
     for config, goal in ((BASE, None), (WIDE, 0.5), (LARGE, 0.5)):
-        reached, peaks = beside_the_peak(Training(config, WindowSampler(table, config), devices), tf.float32, rounds)
+        reached, peaks = measure_with_peak(Training(config, WindowSampler(table, config), devices), tf.float32, rounds)
         shares = Ratios.of(reached, peaks)
         rows.append(
             Row(
@@ -404,7 +404,7 @@ def measure_peak(dataset: str | None, rounds: int) -> list[Row]:
     return rows
 
 
-def beside_the_peak(training: Training, dtype: tf.DType, rounds: int) -> tuple[list[float], list[float]]:
+def measure_with_peak(training: Training, dtype: tf.DType, rounds: int) -> tuple[list[float], list[float]]:
     """GFLOP/s of training, and of square matrix products at their best, in each round."""
     products = {f"products of {size}": gflops_of_products(size, dtype) for size in MATRIX_SIZES}
     taken = alternately({"training": training.train_steps_per_second, **products}, rounds)
@@ -497,7 +497,7 @@ def measure_checkpoint(dataset: str | None, rounds: int) -> list[Row]:
 
 
 def rate_with_saves(training: Training, checkpoints: CheckpointManager, saver: AsyncCheckpointer, saves: int) -> float:
-    """Train_steps a second with so many saves, each followed by train_steps; the last write is waited for."""
+    """Returns train_steps per second with the given number of saves; it waits for the last write."""
     extra = {"config": dataclasses.asdict(training.config)}
     started = time.perf_counter()
     for _ in range(saves):
@@ -542,7 +542,7 @@ def measure_on_gpu(
     training.advance(training.sample)
     memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
     dtype = tf.as_dtype(config.precision.removeprefix("mixed_"))
-    reached, peaks = beside_the_peak(training, dtype, rounds)
+    reached, peaks = measure_with_peak(training, dtype, rounds)
     notes = [1e9 * rate / training.flops * config.batch_size * config.seq_length for rate in reached]
     return Row(
         what,
@@ -566,13 +566,13 @@ def runs_cudnn(training: Training) -> bool:
     # A kernel of cuDNN's says so in its own name or in that of the operation that launched it. What the layers are
     # called proves nothing: the fallback's operations are named after them as well.
     return any(
-        re.search("rnn|lstm", kernel, re.IGNORECASE) or any("CudnnRNN" in text for text in told)
-        for kernel, told in kernels
+        re.search("rnn|lstm", kernel, re.IGNORECASE) or any("CudnnRNN" in text for text in statistics)
+        for kernel, statistics in kernels
     )
 
 
 def kernels_in_profile(directory: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yields each kernel that a profile saw on a GPU: its name, and what is told of it in words."""
+    """Yields the name and the statistics of each GPU kernel in a profile."""
     # No public module reads what the profiler writes.
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -581,8 +581,8 @@ def kernels_in_profile(directory: Path) -> Iterator[tuple[str, list[str]]]:
             on_gpu = plane.name.startswith("/device:GPU")
             streams = [line for line in plane.lines if on_gpu and line.name.startswith("Stream")]
             for event in itertools.chain.from_iterable(line.events for line in streams):
-                told = [stat.str_value or plane.stat_metadata[stat.ref_value].name for stat in event.stats]
-                yield plane.event_metadata[event.metadata_id].name, told
+                statistics = [stat.str_value or plane.stat_metadata[stat.ref_value].name for stat in event.stats]
+                yield plane.event_metadata[event.metadata_id].name, statistics
 
 
 PARTS: Mapping[str, Callable[[str | None, int], list[Row]]] = {

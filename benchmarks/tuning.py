@@ -64,11 +64,11 @@ def run(command: Sequence[str], *, core: int | None = None) -> subprocess.Popen:
 
 def seconds(command: Sequence[str]) -> tuple[float, float]:
     """How long a command takes, start-up included: on the clock, and of the processor."""
-    begun, worked = time.monotonic(), processor_seconds()
+    started, worked = time.monotonic(), processor_seconds()
     with run(command) as process:
         if process.wait():
             raise SystemExit(f"{' '.join(command)}: ended with status {process.returncode}")
-    return time.monotonic() - begun, processor_seconds() - worked
+    return time.monotonic() - started, processor_seconds() - worked
 
 
 def processor_seconds() -> float:
@@ -107,13 +107,13 @@ def with_workers(flags: Sequence[str], workdir: Path, cores: Sequence[int]) -> f
         address = f"--chief_address=localhost:{one.getsockname()[1]}"
     flags = [*flags, f"--workdir={workdir}", address]
     with contextlib.ExitStack() as stack:
-        begun = time.monotonic()
+        started = time.monotonic()
         chief = stack.enter_context(run([*flags, "--role=chief"]))
         for index, core in enumerate(cores):
             stack.enter_context(run([*flags, "--role=worker", f"--worker_id=tuner{index}"], core=core))
         if chief.wait():
             raise SystemExit(f"the chief ended with status {chief.returncode}")
-        return time.monotonic() - begun
+        return time.monotonic() - started
 
 
 def show(what: str, ours: list[float], theirs: list[float], ratios: list[float], goal: str) -> None:

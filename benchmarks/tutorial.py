@@ -57,23 +57,23 @@ def compare_losses(files: list[Path], dataset: Path, directory: Path, seeds: int
     """Trains both with several seeds and prints the losses side by side."""
     import tutorial_flow
 
-    ours: list[dict[str, float]] = []
-    theirs: list[dict[str, float]] = []
+    trainer: list[dict[str, float]] = []
+    baseline: list[dict[str, float]] = []
     for seed in range(seeds):
         workdir = directory / f"flow-{seed}"
         workdir.mkdir()
         trained = tutorial_flow.train(files, seed=seed, epochs=epochs, workdir=workdir)
-        theirs.append(trained["losses"])
+        baseline.append(trained["losses"])
         show("Model.fit", seed, trained["epochs"], trained["losses"], trained["targets_per_second"])
         reports = train(
             dataset, directory / f"seed-{seed}", "--preset=tutorial", f"--seed={seed}", f"--epochs={epochs}"
         )
         best = min(reports, key=lambda report: report["loss"])
-        ours.append({"total": best["loss"], **{name: best[loss] for name, loss in LOSSES.items()}})
-        show("--preset=tutorial", seed, len(reports), ours[-1], speed(reports))
+        trainer.append({"total": best["loss"], **{name: best[loss] for name, loss in LOSSES.items()}})
+        show("--preset=tutorial", seed, len(reports), trainer[-1], speed(reports))
     print("\nover the seeds     Model.fit: range, mean          --preset=tutorial: range, mean      the ranges meet")
     for name in ("total", *LOSSES):
-        values = [[losses[name] for losses in who] for who in (theirs, ours)]
+        values = [[losses[name] for losses in who] for who in (baseline, trainer)]
         spans = [f"{min(v):.4f} – {max(v):.4f}, {statistics.fmean(v):.4f}" for v in values]
         meet = max(map(min, values)) <= min(map(max, values))
         print(f"  {name:<16} {spans[0]:<30}  {spans[1]:<30}  {'yes' if meet else 'NO'}", flush=True)
@@ -91,18 +91,21 @@ def compare_targets(files: list[Path], dataset: Path, directory: Path) -> None:
 
     workdir = directory / "flow-targets"
     workdir.mkdir()
-    theirs = tutorial_flow.train(files, seed=0, epochs=4, workdir=workdir)["targets_per_second"]
+    baseline = tutorial_flow.train(files, seed=0, epochs=4, workdir=workdir)["targets_per_second"]
     reports = train(
         dataset, directory / "every", "--preset=tutorial", "--positions=every", "--steps=1500", "--log_every=150",
         "--checkpoint_every=1500",
     )  # fmt: skip
-    ours = speed(reports)
-    print(f"\ntargets/s, LSTM(128), 3 linear heads, seq_length 25, batch 64: Model.fit {theirs:,.0f}")
-    print(f"  the trainer, every position a target: {ours:,.0f} = {ours / theirs:.1f} times", flush=True)
+    trainer = speed(reports)
+    print(f"\ntargets/s, LSTM(128), 3 linear heads, seq_length 25, batch 64: Model.fit {baseline:,.0f}")
+    print(
+        f"  the trainer, every position a target: {trainer:,.0f} = {trainer / baseline:.1f} times",
+        flush=True,
+    )
 
 
 def compare_generation(files: list[Path], dataset: Path, directory: Path, batch: int) -> None:
-    """Prints generated notes a second of both; what the weights are makes no difference to the speed."""
+    """Prints generated notes a second of both; the speed does not depend on the weights."""
     import tutorial_flow
 
     from sostenuto.music.notes import Notes
@@ -111,25 +114,26 @@ def compare_generation(files: list[Path], dataset: Path, directory: Path, batch:
 
     primer = tutorial_flow.load_notes(files[:1])
     model = tutorial_flow.build_model()
-    theirs = statistics.median(tutorial_flow.generate(model, primer, 100) for _ in range(3))
-    print(f"\nnotes/s, generating: `predict` per note {theirs:,.1f}")
+    baseline = statistics.median(tutorial_flow.generate(model, primer, 100) for _ in range(3))
+    print(f"\nnotes/s, generating: `predict` per note {baseline:,.1f}")
     workdir = directory / "base"
     train(dataset, workdir, "--preset=base", "--steps=1", "--evaluate_every=0")
     player = NoteSampler(load_model(str(workdir)).model)
     for voices, notes in ((1, 4096), (batch, 512)):
-        ours = statistics.median(
+        trainer = statistics.median(
             player.sample(
                 Notes.empty(), num_notes=notes, num_samples=voices, temperature=1.0, seed=seed
             ).notes_per_second
             for seed in range(5)
         )
         print(
-            f"  base, {voices} voice{'s' if voices > 1 else ''}: {ours:,.0f} = {ours / theirs:,.0f} times", flush=True
+            f"  base, {voices} voice{'s' if voices > 1 else ''}: {trainer:,.0f} = {trainer / baseline:,.0f} times",
+            flush=True,
         )
 
 
 def main() -> None:
-    """Runs the parts that were asked for."""
+    """Runs the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="directory of MIDI files, searched recursively")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")

@@ -2,7 +2,7 @@
 
 It follows that tutorial where a reader would wish it did not: windows that span performances, batches frozen by the
 cache, no validation, raw pitch fed back while generating, one `predict` a note. `python benchmarks/tutorial_flow.py
---corpus=DIR` trains it and prints its losses and speeds; `benchmarks/tutorial.py` sets them beside the trainer's.
+--corpus=DIR` trains it and prints its losses and speeds; `benchmarks/tutorial.py` compares them with the trainer's.
 
 Three things differ from the tutorial, none of which changes what is learned: windows are cut with NumPy instead of a
 chain of tf.data windows, `predict` is silent, and the list of files is sorted before it is cut (a glob has no order).
@@ -87,7 +87,7 @@ def build_dataset(
 
 
 def mse_with_positive_pressure(labels: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
-    """The squared error plus ten times whatever lies below zero, `[batch, 1]` each; returns `[batch]`."""
+    """The squared error plus ten times the part below zero, `[batch, 1]` each; returns `[batch]`."""
     squared_error = tf.square(labels - predictions)
     positive_pressure = 10.0 * tf.maximum(-predictions, 0.0)
     return tf.reduce_mean(squared_error + positive_pressure, axis=-1)
@@ -214,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="directory of MIDI files, searched recursively")
     parser.add_argument("--files", type=int, default=5, help="how many of them, in sorted order (default: 5)")
-    parser.add_argument("--epochs", type=int, default=50, help="at most so many epochs, at least 2 (default: 50)")
+    parser.add_argument("--epochs", type=int, default=50, help="maximum epochs, at least 2 (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and window order (default: 0)")
     parser.add_argument("--num_notes", type=int, default=120, help="notes to generate (default: 120)")
     flags = parser.parse_args()

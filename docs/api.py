@@ -54,6 +54,7 @@ MODULES: Final[dict[str, tuple[str, ...] | None]] = {
     "trainer.reporting.plots": None,
     "trainer.export": None,
     "tuning.space": None,
+    "tuning.space_file": ("create_space",),
 }
 
 INTRODUCTION: Final = """\

@@ -1,39 +1,24 @@
-"""Installs exactly what locks pin into a virtual environment, without resolving anything; `make` runs it.
+"""Installs exactly the pins of locks into a virtual environment, without resolving anything; `make` runs it.
 
-It needs the standard library alone, does nothing where the environment is right, and repairs one that is not: an
-interrupted installation, missing files, a Python that was removed, a checkout that was moved. A later release of a
-package cannot break it: uv installs each pin by its hash and ignores what packages require.
+It needs only the standard library, does nothing if the environment is correct, and repairs it otherwise: after an
+interrupted installation, missing files, a removed Python, a moved checkout. A later release of a package cannot break
+it: uv installs each pin by its hash and ignores the requirements of packages.
 """
 
 import argparse
 import ast
-import csv
 import fcntl
 import hashlib
-import importlib
-import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-REQUIREMENTS = Path(__file__).resolve().parent
-PYTHONS = ((3, 11), (3, 13))
-PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE)
-HELP = "See docs/installation.md."
+from requirements.environment import HELP, PIN, REQUIREMENTS, Environment, InstallError, can_import
 
-# Parts of packages that are deleted after the installation: TensorFlow's C++ headers have 430 MB, and no job compiles.
-UNUSED = {"tensorflow": "tensorflow/include/"}
-
-# Settings of pip that uv needs too, and uv's variables for them: a package index of one's own is configured once.
+# Settings of pip that uv needs too, and uv's variables for them: a custom package index is configured once.
 SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "trusted-host": "UV_INSECURE_HOST"}
-
 
 # The command `sostenuto`, for sh and for Python: a first line cannot name an interpreter whose path has spaces.
 COMMAND = """#!/bin/sh
@@ -43,57 +28,6 @@ from sostenuto.cli.main import main
 
 main()
 """
-
-
-class InstallError(Exception):
-    """An installation that cannot go on; the message is one line for the user."""
-
-
-@dataclass(frozen=True)
-class Environment:
-    """A virtual environment.
-
-    Attributes:
-        path: of its directory.
-    """
-
-    path: Path
-
-    @property
-    def python(self) -> Path:
-        """Its interpreter."""
-        return self.path / "bin" / "python"
-
-    @property
-    def uv(self) -> Path:
-        """The installer of everything but itself."""
-        return self.path / "bin" / "uv"
-
-    @property
-    def state_file(self) -> Path:
-        """The record of the last installation that was completed."""
-        return self.path / "installed.json"
-
-    @property
-    def packages(self) -> Path:
-        """The directory of packages; one that does not exist while the environment has none."""
-        return next(self.path.glob("lib/python3*/site-packages"), self.path / "lib" / "site-packages")
-
-    def state(self) -> dict[str, Any]:
-        """Returns the record of the last installation: hashes by lock, and packages. Empty if it cannot be read."""
-        try:
-            state = json.loads(self.state_file.read_text(encoding="utf-8"))
-            return state if state["locks"] and isinstance(state["packages"], list) else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    def installed(self) -> set[str]:
-        """Returns the packages that are installed, as the names of their metadata directories."""
-        return {path.name for path in self.packages.glob("*.dist-info")}
-
-    def has(self, package: str) -> bool:
-        """Returns True if some version of a package is installed."""
-        return any(name.startswith(f"{package}-") for name in self.installed())
 
 
 def main() -> int:
@@ -108,13 +42,9 @@ def main() -> int:
     options = parser.parse_args()
     environment = Environment(Path(os.path.abspath(options.environment)))
     try:
-        for lock in options.locks:
-            if not _lock_file(lock).exists():
-                known = sorted(path.stem for path in REQUIREMENTS.glob("*.txt") if path.stem != "uv")
-                raise InstallError(f"LOCKS: no lock {lock}. Choose from {', '.join(known)}.")
+        _check_locks(options.locks)
         # One installation at a time: a second `make` waits for the first.
-        descriptor = os.open(REQUIREMENTS, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(os.open(REQUIREMENTS, os.O_RDONLY), fcntl.LOCK_EX)
         prepare(environment, options.wheelhouse, remake=options.remake)
         if options.download:
             download(environment, options.locks, Path(options.download))
@@ -135,73 +65,61 @@ def main() -> int:
 
 
 def prepare(environment: Environment, wheelhouse: str, *, remake: bool) -> None:
-    """Makes an environment with the pinned uv in it, where there is none that can be used.
+    """Makes an environment with the pinned uv, unless there is a usable one.
 
     Args:
         environment: the environment.
-        wheelhouse: the directory to install from; empty for the index.
-        remake: whether an environment of another Python than this one is replaced.
+        wheelhouse: the directory to install from; "" for the index.
+        remake: replaces an environment of another Python than this one.
     """
-    problem = _problem(environment, remake=remake)
+    problem = environment.find_problem(remake=remake)
     if problem:
-        if not _is_ours(environment):
+        if not environment.may_be_deleted():
             raise InstallError(f"{environment.path}: not an environment. Name another directory with VENV=.")
-        print(f"Making {_shown(environment.path)} with Python {sys.version.split()[0]}: {problem}", flush=True)
-        # A virtual environment can make itself again: what runs is the Python that it was made from.
+        print(f"Making {_shorten(environment.path)} with Python {sys.version.split()[0]}: {problem}", flush=True)
+        # A virtual environment can replace itself: this process runs the Python that it was made from.
         base = getattr(sys, "_base_executable", sys.executable)
         _run([base, "-m", "venv", "--clear", "--without-pip", str(environment.path)], f"{environment.path}: no venv.")
-    damaged = _remove_damaged(environment, {"pip", "uv"})
+    damaged = environment.remove_damaged({"pip", "uv"})
     (pin,) = PIN.findall(_lock_file("uv").read_text(encoding="utf-8"))
     if damaged or f"uv-{pin[1]}.dist-info" not in environment.installed():
         _install_uv(environment, wheelhouse, "==".join(pin))
 
 
 def install(environment: Environment, locks: list[str], wheelhouse: str) -> None:
-    """Installs locks, and those that an earlier call installed; does nothing if all is as they say.
-
-    Packages that no lock names are removed whenever something is installed.
+    """Installs locks and those of earlier calls, and removes all other packages; does nothing if all is installed.
 
     Args:
-        environment: one with uv.
+        environment: an environment with uv.
         locks: names of the locks.
-        wheelhouse: the directory to install from; empty for the index.
+        wheelhouse: the directory to install from; "" for the index.
     """
     if not locks:
         return
-    state = environment.state()
-    locks = _largest([*locks, *state.get("locks", {})])
+    state = environment.load_state()
+    locks = _remove_subsets([*locks, *state.get("locks", {})])
     hashes = {lock: hashlib.sha256(_lock_file(lock).read_bytes()).hexdigest() for lock in locks}
-    damaged = _remove_damaged(environment)
+    damaged = environment.remove_damaged()
     if not damaged and state.get("locks") == hashes and environment.installed() >= set(state["packages"]):
         return
     if damaged:
-        print(f"Repairing {_shown(environment.path)}: damaged are {', '.join(damaged)}", flush=True)
+        print(f"Repairing {_shorten(environment.path)}: damaged are {', '.join(damaged)}", flush=True)
     files = [str(_lock_file(lock)) for lock in locks]
-    print(f"Installing {_names(locks)} into {_shown(environment.path)}", flush=True)
-    begun = time.monotonic()
-    upgrade = set(locks) == set(state.get("locks", {}))
-    _sync(environment, files, wheelhouse, list_packages=upgrade)
-    if _remove_damaged(environment):
-        # The files came from a damaged cache, to which they may be hard links.
+    print(f"Installing {_join(locks)} into {_shorten(environment.path)}", flush=True)
+    started = time.monotonic()
+    _sync(environment, files, wheelhouse, list_packages=set(locks) == set(state.get("locks", {})))
+    if environment.remove_damaged():
+        # The files may be hard links to a damaged cache.
         _sync(environment, [*files, "--no-cache"], wheelhouse, list_packages=False)
-    still = _remove_damaged(environment)
-    if still:
-        raise InstallError(f"{environment.path}: {', '.join(still)} lack files after the installation. {HELP}")
-    _delete_unused(environment)
-    packages = sorted(name for name in environment.installed() if not name.startswith(("pip-", "uv-")))
-    state = {"locks": hashes, "packages": packages}
-    temporary = environment.state_file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(environment.state_file)
-    print(f"Installed in {time.monotonic() - begun:.0f} seconds", flush=True)
+    if damaged := environment.remove_damaged():
+        raise InstallError(f"{environment.path}: {', '.join(damaged)} lack files after the installation. {HELP}")
+    environment.delete_unused()
+    environment.save_state(hashes)
+    print(f"Installed in {time.monotonic() - started:.0f} seconds", flush=True)
 
 
 def link_project(environment: Environment) -> None:
-    """Makes the packages of this checkout importable from any directory, and installs the command `sostenuto`.
-
-    Args:
-        environment: the environment.
-    """
+    """Makes the packages of this checkout importable from any directory, and installs the command `sostenuto`."""
     command = environment.path / "bin" / "sostenuto"
     files = {
         environment.packages / "sostenuto.pth": f"{REQUIREMENTS.parent}\n",
@@ -214,16 +132,16 @@ def link_project(environment: Environment) -> None:
 
 
 def download(environment: Environment, locks: list[str], wheelhouse: Path) -> None:
-    """Fills a directory with what an installation of locks needs, for a machine of this kind without a network.
+    """Downloads the wheels of locks, for a machine of this kind without a network.
 
     Args:
-        environment: one with pip.
+        environment: an environment with pip.
         locks: names of the locks.
-        wheelhouse: the directory.
+        wheelhouse: the directory to fill.
     """
-    for lock in ["uv", *_largest(locks)]:
-        print(f"Downloading {_names([lock])} to {wheelhouse}", flush=True)
-        command = [*_pip(environment), "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+    for lock in ["uv", *_remove_subsets(locks)]:
+        print(f"Downloading {_join([lock])} to {wheelhouse}", flush=True)
+        command = [*environment.pip(), "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
         command += ["--dest", str(wheelhouse), "--requirement", str(_lock_file(lock))]
         if subprocess.run(command, check=False).returncode:
             raise InstallError(
@@ -231,67 +149,15 @@ def download(environment: Environment, locks: list[str], wheelhouse: Path) -> No
             )
 
 
-def _is_ours(environment: Environment) -> bool:
-    """Returns True if a directory may be deleted: it does not exist, or it is an environment, even a half-made one."""
-    if not environment.path.is_dir():
-        return not environment.path.exists()
-    entries = {path.name for path in environment.path.iterdir()}
-    return bool(entries & {"pyvenv.cfg", environment.state_file.name}) or entries <= {"bin", "include", "lib", "lib64"}
-
-
-def _problem(environment: Environment, *, remake: bool) -> str:
-    """Returns the reason why an environment must be made, or an empty text."""
-    if not environment.path.exists():
-        return "no environment yet"
-    try:
-        probe = "import sys; print(*sys.version_info[:2])"
-        process = subprocess.run([environment.python, "-c", probe], capture_output=True, text=True, check=False)
-        version = tuple(map(int, process.stdout.split()))
-    except (OSError, ValueError):
-        version = ()
-    if not version or environment.packages.parent.name != "python{}.{}".format(*version):
-        return "its Python does not run"
-    if not PYTHONS[0] <= version <= PYTHONS[1] or (remake and version != sys.version_info[:2]):
-        return "it has Python {}.{}".format(*version)
-    settings = environment.path / "pyvenv.cfg"
-    if not settings.exists():
-        return "it has no pyvenv.cfg"
-    # Scripts of an environment name its directory.
-    made = re.search(r"^command = .* -m venv .*?(/.*)$", settings.read_text(encoding="utf-8"), re.MULTILINE)
-    if made and not (os.path.exists(made[1]) and os.path.samefile(made[1], environment.path)):
-        return f"it was moved from {made[1]}"
-    return ""
-
-
 def _install_uv(environment: Environment, wheelhouse: str, pin: str) -> None:
-    """Installs uv with pip: that of the environment, else that of the Python that runs this."""
-    if not environment.has("pip") and _can_import("ensurepip"):
+    """Installs uv with the pip of the environment or of this Python."""
+    if not environment.has("pip") and can_import("ensurepip"):
         _run([str(environment.python), "-m", "ensurepip", "--default-pip"], f"{environment.path}: no pip.")
     source = ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
-    command = [*_pip(environment), "install", "--quiet", "--disable-pip-version-check", "--retries=2", *source]
+    command = [*environment.pip(), "install", "--quiet", "--disable-pip-version-check", "--retries=2", *source]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", str(_lock_file("uv"))]
     print(f"Installing {pin}, the installer", flush=True)
     _run(command, f"{pin}: pip could not install it.", _remedy(wheelhouse))
-
-
-def _pip(environment: Environment) -> list[str]:
-    """Returns the command of a pip that installs into the environment."""
-    if environment.has("pip"):
-        return [str(environment.python), "-m", "pip"]
-    if not _can_import("pip"):
-        raise InstallError(
-            f"{sys.executable}: neither ensurepip nor pip. Install one (Debian: apt-get install python3-venv), "
-            "or pass PYTHON=/path/to/python."
-        )
-    return [sys.executable, "-m", "pip", "--python", str(environment.python)]
-
-
-def _can_import(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
 
 
 def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, list_packages: bool) -> None:
@@ -302,27 +168,22 @@ def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, li
     command = [str(environment.uv), "pip", "sync", "--python", str(environment.python), "--require-hashes"]
     command += [*arguments, *(f"--build-constraints={file}" for file in arguments if file.endswith(".txt"))]
     command += ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
-    variables = {**({} if wheelhouse else _settings(environment)), **os.environ}
+    variables = {**({} if wheelhouse else _index_settings(environment)), **os.environ}
     if sys.stderr.isatty():
         # On a terminal, uv draws its progress itself.
         status, reason = subprocess.run(command, env=variables, check=False).returncode, "the reason is above"
     else:
         status, reason = _print_progress(command, variables, list_packages=list_packages)
     if status:
-        problem = f"{_shown(environment.path)}: uv could not install all packages ({reason})"
+        problem = f"{_shorten(environment.path)}: uv could not install all packages ({reason})"
         raise InstallError(f"{problem}. {_remedy(wheelhouse)}")
 
 
 def _print_progress(command: list[str], variables: dict[str, str], *, list_packages: bool) -> tuple[int, str]:
-    """Runs uv and prints its lines, except those of an error.
-
-    Args:
-        command: the command.
-        variables: its environment.
-        list_packages: whether the lines of single packages are printed, which only an upgrade needs.
+    """Runs uv and prints its lines, except errors and, unless `list_packages`, those of single packages.
 
     Returns:
-        The status, and the error in one line.
+        The status, and the error on one line.
     """
     reasons: list[str] = []
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
@@ -335,27 +196,25 @@ def _print_progress(command: list[str], variables: dict[str, str], *, list_packa
     return process.returncode, " ".join(filter(None, reasons)) or f"status {process.returncode}"
 
 
-def _settings(environment: Environment) -> dict[str, str]:
+def _index_settings(environment: Environment) -> dict[str, str]:
     """Returns pip's index and certificates as variables of uv."""
-    process = subprocess.run([*_pip(environment), "config", "list"], capture_output=True, text=True, check=False)
+    process = subprocess.run([*environment.pip(), "config", "list"], capture_output=True, text=True, check=False)
     lines = (line.partition("=") for line in process.stdout.splitlines() if process.returncode == 0)
     settings = {name.rpartition(".")[2]: ast.literal_eval(value) for name, _, value in lines if value}
     return {SETTINGS[name]: value for name, value in settings.items() if name in SETTINGS}
 
 
 def _remedy(wheelhouse: str) -> str:
-    if wheelhouse:
-        return (
-            f"Fill {wheelhouse} with `make wheelhouse` on a machine with a network, the same Python and the same locks."
-        )
-    return f"Check the network or the index that pip is configured with. {HELP}"
+    if not wheelhouse:
+        return f"Check the network or the index that pip is configured with. {HELP}"
+    return f"Fill {wheelhouse} with `make wheelhouse` on a machine with a network, the same Python and the same locks."
 
 
 def _run(command: list[str], problem: str, remedy: str = HELP) -> None:
-    """Runs a command whose output matters only if it fails.
+    """Runs a command and shows its output only if it fails.
 
     Raises:
-        InstallError: the command failed; with its last error.
+        InstallError: the command failed; the message has its last error.
     """
     process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if process.returncode:
@@ -365,75 +224,29 @@ def _run(command: list[str], problem: str, remedy: str = HELP) -> None:
         raise InstallError(f"{problem.removesuffix('.')} ({reason.removesuffix('.')}). {remedy}")
 
 
-def _remove_damaged(environment: Environment, only: set[str] | None = None) -> list[str]:
-    """Removes the metadata of packages whose files are not all there, so that they are installed again.
-
-    Args:
-        environment: the environment.
-        only: names of packages; None: all.
-
-    Returns:
-        The names of the damaged packages.
-    """
-    damaged = []
-    for name in sorted(environment.installed()):
-        package = name.removesuffix(".dist-info").rpartition("-")[0]
-        if (only is None or package in only) and not _is_whole(environment.packages, name):
-            shutil.rmtree(environment.packages / name)
-            damaged.append(package)
-    return damaged
+def _check_locks(locks: list[str]) -> None:
+    for lock in locks:
+        if not _lock_file(lock).exists():
+            known = sorted(path.stem for path in REQUIREMENTS.glob("*.txt") if path.stem != "uv")
+            raise InstallError(f"LOCKS: no lock {lock}. Choose from {', '.join(known)}.")
 
 
-def _is_whole(packages: Path, name: str) -> bool:
-    """Returns True if all files of a package exist with their sizes; bytecode, which Python makes, does not count."""
-    try:
-        (packages / name / "METADATA").stat()
-        for path, _, size in _record(packages / name):
-            if not path.endswith(".pyc") and os.stat(f"{packages}/{path}").st_size != int(size or -1) and size:
-                return False
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _record(metadata: Path) -> Iterator[tuple[str, str, str]]:
-    """Yields path, hash and size of each file of a package."""
-    with open(metadata / "RECORD", newline="", encoding="utf-8") as file:
-        yield from csv.reader(file)
-
-
-def _delete_unused(environment: Environment) -> None:
-    """Deletes the parts of packages that no command needs, also from the lists of their files."""
-    for package, prefix in UNUSED.items():
-        for metadata in environment.packages.glob(f"{package}-*.dist-info"):
-            rows = [row for row in _record(metadata) if not row[0].startswith(prefix)]
-            with open(metadata / "RECORD.tmp", "w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows(rows)
-            (metadata / "RECORD.tmp").replace(metadata / "RECORD")
-            shutil.rmtree(environment.packages / prefix, ignore_errors=True)
-
-
-def _largest(locks: list[str]) -> list[str]:
-    """Returns the locks without those whose pins another one has all, and without those that no longer exist."""
-    pins = {lock: _pins(lock) for lock in sorted(locks) if _lock_file(lock).exists()}
+def _remove_subsets(locks: list[str]) -> list[str]:
+    """Returns the locks that exist, without those whose pins are all in another one."""
+    files = {lock: _lock_file(lock) for lock in sorted(locks) if _lock_file(lock).exists()}
+    pins = {lock: set(PIN.findall(file.read_text(encoding="utf-8"))) for lock, file in files.items()}
     return [lock for lock in pins if not any(pins[lock] < pins[other] for other in pins)]
-
-
-def _pins(lock: str) -> set[tuple[str, str]]:
-    return set(PIN.findall(_lock_file(lock).read_text(encoding="utf-8")))
 
 
 def _lock_file(lock: str) -> Path:
     return REQUIREMENTS / f"{lock}.txt"
 
 
-def _names(locks: list[str]) -> str:
-    """Returns the names of the locks' files, for a message."""
+def _join(locks: list[str]) -> str:
     return " and ".join(f"{lock}.txt" for lock in locks)
 
 
-def _shown(path: Path) -> str:
-    """Returns a path as short as it can be, for a message."""
+def _shorten(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 

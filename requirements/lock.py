@@ -4,15 +4,13 @@ All locks are resolved before the first is replaced. Each takes its versions fro
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).resolve().parent
-PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE)
+from requirements.environment import PIN, REQUIREMENTS
 
 
 @dataclass(frozen=True)
@@ -20,11 +18,11 @@ class Lock:
     """One file of pins and hashes.
 
     Attributes:
-        name: of the file, without ".txt".
-        purpose: the first line of the file, which says what needs it.
+        name: the file's name without ".txt".
+        purpose: the first line of the file.
         sources: files that uv resolves, relative to the repository.
-        extras: of setup.py.
-        packages: requirements that are resolved instead of sources.
+        extras: extras of setup.py.
+        packages: requirements to resolve instead of sources.
         constraints: names of the locks whose versions it takes.
     """
 
@@ -70,7 +68,7 @@ LOCKS = [
 
 
 def main() -> int:
-    """Writes the locks and prints how they changed; returns the exit status."""
+    """Writes the locks and prints their changes; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--uv", required=True, help="uv's executable")
     parser.add_argument("arguments", nargs="*", help="arguments for `uv pip compile`, such as --upgrade")
@@ -89,16 +87,16 @@ def main() -> int:
             text = f"# {lock.purpose}\n# `make lock` writes this file: see CONTRIBUTING.md. Do not edit it.\n{pins}"
             former = path.read_text(encoding="utf-8") if path.exists() else ""
             path.write_text(text, encoding="utf-8")
-            print(*changes(lock.name, former, text), sep="\n")
+            print(*_list_changes(lock.name, former, text), sep="\n")
     return 0
 
 
 def _resolve(lock: Lock, directory: Path, uv: str, arguments: list[str]) -> int:
-    """Runs uv for one lock, from the versions that the present lock has; returns its status."""
+    """Runs uv for one lock, starting from its current versions; returns the status."""
     output = directory / f"{lock.name}.txt"
-    present = REQUIREMENTS / output.name
-    if present.exists():
-        output.write_bytes(present.read_bytes())
+    current = REQUIREMENTS / output.name
+    if current.exists():
+        output.write_bytes(current.read_bytes())
     command = [uv, "pip", "compile", *(lock.sources or ["-"]), "--output-file", str(output), "--quiet"]
     command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-emit-index-url"]
     command += [f"--extra={extra}" for extra in lock.extras]
@@ -108,14 +106,8 @@ def _resolve(lock: Lock, directory: Path, uv: str, arguments: list[str]) -> int:
     ).returncode
 
 
-def changes(name: str, former: str, text: str) -> list[str]:
-    """Lists how a lock's versions changed, one line a package; a single line if none did.
-
-    Args:
-        name: the lock's.
-        former: the text of the lock before.
-        text: the text of the lock now.
-    """
+def _list_changes(name: str, former: str, text: str) -> list[str]:
+    """Returns the changed versions of a lock, one line a package; a single line if none changed."""
     old, new = _versions(former), _versions(text)
     lines = [
         f"  {package}: {old.get(package, 'absent')} -> {new.get(package, 'absent')}"
@@ -126,11 +118,11 @@ def changes(name: str, former: str, text: str) -> list[str]:
 
 
 def _versions(text: str) -> dict[str, str]:
-    """Returns the version of each package; of one with a version for each Python, all of them."""
+    """Returns the version of each package; all of them if it has one for each Python."""
     versions: dict[str, list[str]] = {}
     for package, version in PIN.findall(text):
         versions.setdefault(package, []).append(version)
-    return {package: ", ".join(sorted(found)) for package, found in versions.items()}
+    return {package: ", ".join(sorted(numbers)) for package, numbers in versions.items()}
 
 
 if __name__ == "__main__":

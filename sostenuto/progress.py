@@ -12,8 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import tqdm
@@ -121,7 +120,7 @@ def _has_known_width() -> bool:
         return False
 
 
-class ProgressCounter:
+class ProgressCounter(contextlib.AbstractContextManager):
     """Progress of a job, advanced by hand; a context manager.
 
     A terminal shows a bar. Elsewhere a job logs a line after two seconds and then every ten.
@@ -153,13 +152,7 @@ class ProgressCounter:
             figures = {"done": self._done, "total": self._total, "unit": self._unit}
             logger.info(f"{self._description}: {self._done:,}{total} {self._unit}s", extra={"figures": figures})
 
-    def __enter__(self) -> Self:
-        """Returns the counter."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closes the bar."""
         if self._bar is not None:
             self._bar.close()

@@ -81,7 +81,7 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _console() -> None:
     """Shows log lines as a command does."""
-    console.configure()
+    console.configure_console()
 
 
 @pytest.fixture(scope="session")

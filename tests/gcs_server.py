@@ -1,7 +1,7 @@
-"""A small Google Cloud Storage of our own on loopback, which keeps the rules that emulators do not.
+"""A small Google Cloud Storage server on loopback, with the preconditions and checksums that emulators lack.
 
 It speaks the JSON API as far as google-cloud-storage uses it: list, read (also ranges), write in one request or in
-parts, copy, delete; it gives generations and checksums, enforces ifGenerationMatch, and fails when told to. In a test,
+parts, copy, delete; it gives generations and checksums, enforces ifGenerationMatch, and injects faults. In a test,
 the fixture `gcs` of conftest.py starts one with the bucket "bucket" and sets STORAGE_EMULATOR_HOST, which child
 processes inherit:
 
@@ -13,7 +13,7 @@ processes inherit:
         gcs.generation("gs://bucket/a/b")       # 0 where there is none
         gcs.delete("gs://bucket/a/b")
 
-Knobs, to be turned at any time:
+Settings, which may change at any time:
 
     gcs.error_rate = 0.1      # of the requests: a 503 or 429 before or a 503 after the work is done, a connection cut
                               # before or after the work, or within the answer; from a seeded generator
@@ -80,7 +80,7 @@ class _Upload:
 
 
 class GcsServer:
-    """The server; a context manager. The module's docstring tells what it offers."""
+    """The server; a context manager. The module's docstring describes it."""
 
     def __init__(
         self, *, buckets: Iterable[str] = ("bucket",), error_rate: float = 0.0, seed: int = 0, latency: float = 0.0
@@ -145,7 +145,7 @@ class GcsServer:
             del self._buckets[bucket][name]
 
     def contents(self, uri: str) -> dict[str, bytes]:
-        """Returns what lies below a URI, by name relative to it."""
+        """Returns the objects below a URI, by name relative to it."""
         bucket, prefix = _split(uri)
         with self._lock:
             return {
@@ -155,20 +155,20 @@ class GcsServer:
             }
 
     def names(self, uri: str) -> list[str]:
-        """Returns the sorted names of what lies below a URI, relative to it."""
+        """Returns the sorted names of the objects below a URI, relative to it."""
         return list(self.contents(uri))
 
     def forbid(self, bucket: str, *permissions: str) -> None:
-        """Refuses from now on what needs one of the permissions, or everything."""
+        """Rejects requests that need one of the permissions, or all requests."""
         with self._lock:
             self._forbidden |= {(bucket, permission) for permission in permissions or (None,)}
 
     def allow(self, bucket: str) -> None:
-        """Takes back all that `forbid` forbade."""
+        """Permits all requests again."""
         with self._lock:
             self._forbidden = {(name, permission) for name, permission in self._forbidden if name != bucket}
 
-    # What a request does; each is called under the lock, and raises _Refusal.
+    # The actions of requests. Each is called under the lock, and raises _Refusal.
 
     def list_objects(self, bucket: str, query: dict[str, str]) -> dict[str, Any]:
         objects = self._objects(bucket, "storage.objects.list")
@@ -211,7 +211,7 @@ class GcsServer:
         return key
 
     def continue_upload(self, key: str, content_range: str, data: bytes) -> tuple[int, dict[str, Any]]:
-        """Returns how much has arrived, and the object once that is all."""
+        """Returns the number of bytes received, and the object once it is complete."""
         upload = self._uploads.get(key)
         if upload is None:
             raise _Refusal(404, "No such upload")
@@ -295,7 +295,7 @@ class GcsServer:
         return made
 
     def fault(self) -> str | None:
-        """Returns what shall go wrong with a request: nothing, or one of five things."""
+        """Returns the fault to inject into a request, or None."""
         with self._lock:
             if self._random.random() >= self.error_rate:
                 return None
@@ -308,7 +308,7 @@ class _HttpServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """Says nothing: clients leave in the middle when they are killed, or have read enough."""
+        """Ignores the error: clients disconnect when they are killed, or have read enough."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -466,7 +466,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _cut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # The other end was first.
+    with contextlib.suppress(OSError):  # The client closed it first.
         connection.shutdown(socket.SHUT_RDWR)
 
 

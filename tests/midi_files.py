@@ -1,4 +1,4 @@
-"""Standard MIDI files built by code, byte by byte: what a test wants to say, untidied by any library."""
+"""Standard MIDI files built byte by byte, without a library that would correct them."""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -43,7 +43,7 @@ def track(events: Iterable[Event], *, end: bool = True) -> bytes:
 def midi_bytes(
     *tracks: Iterable[Event] | bytes, resolution: int = 500, midi_format: int = 1, declared_tracks: int | None = None
 ) -> bytes:
-    """Returns a MIDI file of the given tracks (lists of events, or chunks made already).
+    """Returns a MIDI file of the given tracks (lists of events, or chunks).
 
     With the default resolution and MIDI's default tempo, a tick is a millisecond.
     """
@@ -67,14 +67,14 @@ def melody(pitches: Sequence[int], *, step: int = 250, duration: int = 200, velo
 
 
 def random_notes(seed: int, count: int = 200) -> Notes:
-    """Returns notes that look a little like music: chords, rests, every velocity; no pitch overlaps itself."""
+    """Returns random chords and rests with all velocities; no pitch overlaps itself."""
     rng = np.random.default_rng(seed)
     onset_us = np.cumsum(rng.choice([0, 120_000, 250_000, 1_500_000], count, p=[0.3, 0.4, 0.25, 0.05]))
     onset_us += rng.integers(0, 10_000, count)
     onset_us.sort()
     pitch = 21 + rng.permutation(np.resize(np.arange(88), count))
     duration_us = rng.integers(20_000, 900_000, count)
-    # A pitch ends, at the latest, where it begins again.
+    # A note ends, at the latest, at the next onset of its pitch.
     for index in range(count):
         again = np.flatnonzero((pitch == pitch[index]) & (onset_us > onset_us[index]))
         if again.size:
@@ -86,7 +86,7 @@ def random_notes(seed: int, count: int = 200) -> Notes:
 
 
 def write_corpus(directory: Path, files: dict[str, bytes]) -> Path:
-    """Writes files below a directory, making those between, and returns it."""
+    """Writes files below a directory and returns it."""
     for name, data in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

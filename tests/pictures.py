@@ -1,4 +1,4 @@
-"""What tests of pictures share: notes to draw, and a look at the pixels."""
+"""Notes to draw, and the pixels of pictures."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ def melody(count: int, *, seed: int = 0, velocity: int = 80, gap_us: int = 200_0
 
 
 def picture(path: Path) -> np.ndarray:
-    """The pixels: [height, width, 3], 0..1."""
+    """Returns the pixels: [height, width, 3], 0..1."""
     assert path.read_bytes().startswith(b"\x89PNG\r\n")
     return matplotlib.image.imread(path)[:, :, :3]
 
 
 def pixels_of(image: np.ndarray, colour: str) -> int:
-    """How many pixels have the hue of a colour, be they lighter or darker."""
+    """Returns the number of pixels with the hue of a colour, lighter or darker."""
     hue, saturation, _ = np.moveaxis(rgb_to_hsv(image), 2, 0)
     return int(((np.abs(hue - rgb_to_hsv(to_rgb(colour))[0]) < 0.02) & (saturation > 0.1)).sum())

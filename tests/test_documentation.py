@@ -35,7 +35,7 @@ from tests.k8s.cluster import kubectl
 from tests.midi_files import random_notes
 from tests.processes import run_python
 from trainer.presets import preset
-from tuning.space import Space
+from tuning.space_file import create_space
 
 API_PAGE = REPOSITORY / "docs" / "api.md"
 PAGES = (
@@ -391,7 +391,7 @@ def test_every_block_says_what_it_is(page: str) -> None:
 
 def check_search_space(block: Block, directory: Path) -> None:
     (directory / "space.yaml").write_text(block.text)
-    Space.create(preset("base"), tune=[], fix=[], file=str(directory / "space.yaml"))
+    create_space(preset("base"), tune=[], fix=[], file=str(directory / "space.yaml"))
 
 
 def check_patches(block: Block, directory: Path) -> None:

@@ -32,7 +32,8 @@ class Checkout:
         self.wheels = wheels
         (root / "requirements").mkdir(parents=True)
         shutil.copy(ROOT / "Makefile", root)
-        shutil.copy(ROOT / "requirements" / "install.py", root / "requirements")
+        for name in ("environment.py", "install.py"):
+            shutil.copy(ROOT / "requirements" / name, root / "requirements")
         (root / "demo").mkdir()
         (root / "demo" / "__main__.py").write_text("import alpha, beta\nalpha.main()\nbeta.main()\n")
         inherited = {

@@ -1,4 +1,4 @@
-"""The text of a flag that gives one number for all fields of a note, or one by field."""
+"""Parser of flags with one number for all fields of a note, or one for each."""
 
 import difflib
 import math
@@ -8,17 +8,17 @@ from sostenuto.music.notes import FIELDS
 
 
 def numbers_by_field(text: str, *, flag: str, highest: float = math.inf) -> dict[str, float]:
-    """Returns a number for each field: `0.9` is for all of them, `pitch=0.9` for one, `0.9,pitch=1` for all but one.
+    """Returns a number for each field; `0.9` sets all fields, `pitch=0.9` one, `0.9,pitch=1` all but one.
 
-    A field that is not named has 1.
+    A field without a number has 1.
 
     Args:
         text: the flag's value.
-        flag: its name, for an error.
-        highest: the largest number allowed; the smallest is above 0.
+        flag: the flag's name, for errors.
+        highest: the largest allowed number; the smallest is above 0.
 
     Raises:
-        UserError: a field is unknown, a number out of its range, or the text has another form.
+        UserError: a field is unknown, a number is out of its range, or the text has another form.
     """
     values = dict.fromkeys(FIELDS, 1.0)
     for place, part in enumerate(text.split(",")):

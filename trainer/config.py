@@ -1,6 +1,7 @@
 """Configuration of a training run: a frozen dataclass whose fields are the trainer's flags."""
 
 import dataclasses
+import functools
 import json
 import math
 from typing import Any, Final, NamedTuple
@@ -43,27 +44,23 @@ _AT_LEAST_0 = Bounds(minimum=0)
 _AT_LEAST_1 = Bounds(minimum=1)
 _FRACTION = Bounds(minimum=0, below=1)
 
-# Groups of fields in `--help`.
-_MODEL = "model"
-_LOSSES = "losses"
-_DATA = "training data"
-_OPTIMIZER = "optimizer"
-_LENGTH = "length of training and scores"
-_DEVICES = "devices and hosts"
-_REPORTS = "reports and checkpoints"
-
 
 def _field(
-    default: Any,
-    help: str,
-    choices: tuple[str, ...] = (),
-    *,
-    group: str = "training",
-    bounds: Bounds = _AT_LEAST_0,
+    default: Any, help: str, choices: tuple[str, ...] = (), *, group: str = "training", bounds: Bounds = _AT_LEAST_0
 ) -> Any:
     """Declares a field; `bounds` applies to numbers only."""
     metadata = {"help": help, "choices": choices, "group": group, "bounds": bounds}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+# Groups of fields in `--help`.
+_model = functools.partial(_field, group="model")
+_loss = functools.partial(_field, group="losses")
+_data = functools.partial(_field, group="training data")
+_optimizer = functools.partial(_field, group="optimizer")
+_length = functools.partial(_field, group="length of training and scores")
+_device = functools.partial(_field, group="devices and hosts")
+_report = functools.partial(_field, group="reports and checkpoints")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,146 +73,112 @@ class Config:
 
     preset: str = _field("base", "Preset that this config started from.")
 
-    model: str = _field(
+    model: str = _model(
         "density",
         "Density predicts distributions of pitch, step, duration and velocity, each given the fields before it. "
         "Regression predicts pitch logits and the conditional mean of step and duration.",
         ("density", "regression"),
-        group=_MODEL,
     )
-    positions: str = _field(
+    positions: str = _model(
         "every",
         "Targets of a window: every note, of windows that do not overlap; or only the note after the last one, of "
         "windows that start at every note.",
         ("every", "last"),
-        group=_MODEL,
     )
-    seq_length: int = _field(128, "Notes in a training window.", group=_MODEL, bounds=_AT_LEAST_1)
-    units: int = _field(256, "Units of each LSTM layer.", group=_MODEL, bounds=_AT_LEAST_1)
-    layers: int = _field(2, "LSTM layers.", group=_MODEL, bounds=_AT_LEAST_1)
-    pitch_embedding: int = _field(96, "Size of the pitch embedding (density).", group=_MODEL, bounds=_AT_LEAST_1)
-    time_embedding: int = _field(
-        48, "Size of the step and of the duration embedding (density).", group=_MODEL, bounds=_AT_LEAST_1
+    seq_length: int = _model(128, "Notes in a training window.", bounds=_AT_LEAST_1)
+    units: int = _model(256, "Units of each LSTM layer.", bounds=_AT_LEAST_1)
+    layers: int = _model(2, "LSTM layers.", bounds=_AT_LEAST_1)
+    pitch_embedding: int = _model(96, "Size of the pitch embedding (density).", bounds=_AT_LEAST_1)
+    time_embedding: int = _model(48, "Size of the step and of the duration embedding (density).", bounds=_AT_LEAST_1)
+    velocity_embedding: int = _model(32, "Size of the velocity embedding (density).", bounds=_AT_LEAST_1)
+    recent_embedding: int = _model(
+        64, "Size of the embedding of the last 32 notes: their keys, and when they end (density); 0 disables it."
     )
-    velocity_embedding: int = _field(32, "Size of the velocity embedding (density).", group=_MODEL, bounds=_AT_LEAST_1)
-    recent_embedding: int = _field(
-        64,
-        "Size of the embedding of the last 32 notes: their keys, and when they end (density); 0 disables it.",
-        group=_MODEL,
-    )
-    head_units: int = _field(128, "Hidden units of each head (density).", group=_MODEL, bounds=_AT_LEAST_1)
-    head_blocks: int = _field(1, "Residual blocks of each head (density); 0 leaves one hidden layer.", group=_MODEL)
-    dropout: float = _field(
+    head_units: int = _model(128, "Hidden units of each head (density).", bounds=_AT_LEAST_1)
+    head_blocks: int = _model(1, "Residual blocks of each head (density); 0 leaves one hidden layer.")
+    dropout: float = _model(
         0.0,
         "Fraction of the activations dropped after each LSTM layer in training; 0 disables dropout.",
-        group=_MODEL,
         bounds=_FRACTION,
     )
-    pitch_weight: float = _field(1.0, "Weight of the pitch loss.", group=_LOSSES)
-    step_weight: float = _field(1.0, "Weight of the step loss.", group=_LOSSES)
-    duration_weight: float = _field(1.0, "Weight of the duration loss.", group=_LOSSES)
-    velocity_weight: float = _field(1.0, "Weight of the velocity loss (density).", group=_LOSSES)
+    pitch_weight: float = _loss(1.0, "Weight of the pitch loss.")
+    step_weight: float = _loss(1.0, "Weight of the step loss.")
+    duration_weight: float = _loss(1.0, "Weight of the duration loss.")
+    velocity_weight: float = _loss(1.0, "Weight of the velocity loss (density).")
 
-    train_fraction: float = _field(
-        1.0,
-        "Fraction of the training performances to use, always the same ones.",
-        group=_DATA,
-        bounds=Bounds(above=0, maximum=1),
+    train_fraction: float = _data(
+        1.0, "Fraction of the training performances to use, always the same ones.", bounds=Bounds(above=0, maximum=1)
     )
-    transpose: int = _field(
+    transpose: int = _data(
         6,
         "Transpose training windows up or down by at most this many semitones; 0 disables it.",
-        group=_DATA,
         bounds=Bounds(minimum=0, maximum=24),
     )
-    stretch: float = _field(
+    stretch: float = _data(
         0.0,
         "Play training windows faster or slower by at most this fraction, such as 0.05; 0 disables it.",
-        group=_DATA,
         bounds=_FRACTION,
     )
 
-    batch_size: int = _field(
-        32, "Windows in a global batch, over all replicas of all hosts.", group=_OPTIMIZER, bounds=_AT_LEAST_1
-    )
-    accumulation_steps: int = _field(
+    batch_size: int = _optimizer(32, "Windows in a global batch, over all replicas of all hosts.", bounds=_AT_LEAST_1)
+    accumulation_steps: int = _optimizer(
         1,
         "Global batches whose gradients are summed for one train_step, for batches larger than the memory.",
-        group=_OPTIMIZER,
         bounds=_AT_LEAST_1,
     )
-    optimizer: str = _field("adamw", "Optimizer.", ("adam", "adamw"), group=_OPTIMIZER)
-    learning_rate: float = _field(2e-3, "Peak learning rate.", group=_OPTIMIZER, bounds=Bounds(above=0))
-    schedule: str = _field(
+    optimizer: str = _optimizer("adamw", "Optimizer.", ("adam", "adamw"))
+    learning_rate: float = _optimizer(2e-3, "Peak learning rate.", bounds=Bounds(above=0))
+    schedule: str = _optimizer(
         "cosine",
         "Learning rate after warm-up: constant, or a cosine down to a hundredth of the peak.",
         ("constant", "cosine"),
-        group=_OPTIMIZER,
     )
-    warmup_steps: int = _field(
-        100, "train_steps over which the learning rate rises from zero; 0 disables warm-up.", group=_OPTIMIZER
+    warmup_steps: int = _optimizer(100, "train_steps over which the learning rate rises from zero; 0 disables warm-up.")
+    weight_decay: float = _optimizer(
+        0.01, "Decoupled weight decay (adamw) of the matrices of LSTM and dense layers; 0 disables it."
     )
-    weight_decay: float = _field(
-        0.01,
-        "Decoupled weight decay (adamw) of the matrices of LSTM and dense layers; 0 disables it.",
-        group=_OPTIMIZER,
-    )
-    clip_norm: float = _field(1.0, "Maximum global gradient norm; 0 disables clipping.", group=_OPTIMIZER)
-
-    ema: float = _field(
+    clip_norm: float = _optimizer(1.0, "Maximum global gradient norm; 0 disables clipping.")
+    ema: float = _optimizer(
         0.0,
         "Decay of a moving average of the weights, which is scored, kept as the best and exported; 0 disables it.",
-        group=_OPTIMIZER,
         bounds=_FRACTION,
     )
 
-    steps: int = _field(0, "Train for this many train_steps; 0 disables this limit.", group=_LENGTH)
-    epochs: int = _field(0, "Train for this many epochs; 0 disables this limit.", group=_LENGTH)
-    max_minutes: float = _field(
-        25.0,
-        "Train as many train_steps as fit into this many minutes, start-up included; 0 disables this limit.",
-        group=_LENGTH,
+    steps: int = _length(0, "Train for this many train_steps; 0 disables this limit.")
+    epochs: int = _length(0, "Train for this many epochs; 0 disables this limit.")
+    max_minutes: float = _length(
+        25.0, "Train as many train_steps as fit into this many minutes, start-up included; 0 disables this limit."
     )
-    monitor: str = _field(
+    monitor: str = _length(
         "val_nats",
         "Score that decides which weights are best: nats/note on the validation split, or the training loss.",
         ("val_nats", "loss"),
-        group=_LENGTH,
     )
-    evaluate_every: int = _field(
+    evaluate_every: int = _length(
         500,
         "train_steps between scores of the validation split, at most. With max_minutes there are more scores where "
         "they are cheap. 0 disables them.",
-        group=_LENGTH,
     )
-    patience: int = _field(
-        0, "Stop after this many scores of `monitor` without a better one; 0 never stops early.", group=_LENGTH
-    )
+    patience: int = _length(0, "Stop after this many scores of `monitor` without a better one; 0 never stops early.")
 
-    precision: str = _field(
+    precision: str = _device(
         "float32",
         "Arithmetic of LSTM and hidden layers. Logits, losses and optimizer use float32, or float64 with float64.",
         ("float32", "mixed_bfloat16", "mixed_float16", "float64"),
-        group=_DEVICES,
     )
-    replicas: int = _field(
-        0, "Model copies on a host, one a device; 0 uses all visible GPUs, or else one on the CPU.", group=_DEVICES
+    replicas: int = _device(0, "Model copies on a host, one a device; 0 uses all visible GPUs, or else one on the CPU.")
+    seed: int = _data(
+        0, "Seed of initial weights, windows, augmentation and dropout.", bounds=Bounds(minimum=0, maximum=2**31 - 1)
     )
-    seed: int = _field(
-        0,
-        "Seed of initial weights, windows, augmentation and dropout.",
-        group=_DATA,
-        bounds=Bounds(minimum=0, maximum=2**31 - 1),
-    )
-    deterministic: bool = _field(
-        True, "Use only deterministic kernels, so that equal runs give equal weights bit for bit.", group=_DEVICES
+    deterministic: bool = _device(
+        True, "Use only deterministic kernels, so that equal runs give equal weights bit for bit."
     )
 
-    log_every: int = _field(
-        50, "train_steps between reports to metrics.jsonl and TensorBoard; 0 reports once an epoch.", group=_REPORTS
+    log_every: int = _report(
+        50, "train_steps between reports to metrics.jsonl and TensorBoard; 0 reports once an epoch."
     )
-    checkpoint_every: int = _field(250, "train_steps between checkpoints; 0 saves once an epoch.", group=_REPORTS)
-    max_to_keep: int = _field(3, "Checkpoints to keep, besides the best one.", group=_REPORTS, bounds=_AT_LEAST_1)
+    checkpoint_every: int = _report(250, "train_steps between checkpoints; 0 saves once an epoch.")
+    max_to_keep: int = _report(3, "Checkpoints to keep, besides the best one.", bounds=_AT_LEAST_1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -5,6 +5,7 @@ docs/export.md describes the signatures.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -20,10 +21,10 @@ from trainer.model.density_heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.reporting import model_card
+from trainer.workdir import remote
 from trainer.workdir.json_record import write_json
 from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME
 from trainer.workdir.load_model import LoadedModel, load_model
-from trainer.workdir.transfer import upload_on_exit
 
 _Tensors = dict[str, tf.Tensor]
 
@@ -45,7 +46,7 @@ def export_model(workdir: str) -> str:
     trained = load_model(workdir)
     directory = os.path.join(workdir, EXPORT_NAME)
     if storage.is_remote(workdir):
-        with upload_on_exit(directory, last=EXPORT_LAST) as copy:
+        with remote.uploaded(directory, last=EXPORT_LAST) as copy:
             _write(trained, workdir, copy)
         return directory
     unfinished = storage.temporary_name(directory)
@@ -59,7 +60,7 @@ def export_model(workdir: str) -> str:
         raise UserError(f"{directory}: cannot be written ({reason}). Free space, then export again") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    # Leftovers of a killed export, one of which may have been the only complete one until now.
+    # Leftovers of a killed export, which until now may have been the only complete one.
     for name in os.listdir(workdir):
         if name != EXPORT_NAME and storage.TEMPORARY.sub("", name) == EXPORT_NAME:
             shutil.rmtree(os.path.join(workdir, name), ignore_errors=True)
@@ -68,8 +69,8 @@ def export_model(workdir: str) -> str:
 
 def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     """Writes an export and waits until it is on the disk."""
-    weights = _decode_weights(trained.model)  # The graphs do not keep their variables alive.
-    signatures = _signatures(trained.model, weights)
+    graphs = _Graphs(trained.model)  # It alone keeps the variables of the signatures alive.
+    signatures = graphs.trace()
     module = tf.Module()
     # Only what the graphs read: without Keras objects, loading needs no Keras.
     module.weights = list({id(weight): weight for graph in signatures.values() for weight in graph.variables}.values())
@@ -102,86 +103,98 @@ def _replace_directory(unfinished: str, directory: str) -> None:
         raise
 
 
-def _signatures(
-    model: NextNoteModel, weights: list[DecodeWeights]
-) -> dict[str, tf.types.experimental.ConcreteFunction]:
-    """Traces the graphs of an export, by name.
+class _Graphs:
+    """The graphs of an export; their inputs and outputs are named tensors."""
 
-    Args:
-        model: the model.
-        weights: from `_decode_weights`.
-    """
-    names = _state_names(model)
-    # A last-position model was never trained on the start of a performance.
-    highest_first_pitch = START_PITCH if model.config.positions == "every" else PITCHES - 1
-    empty = model.initial_state(1)
-    state_specs = {
-        name: tf.TensorSpec([None, *value.shape[1:]], model.compute_dtype if value.dtype.is_floating else value.dtype)
-        for name, value in zip(names, tf.nest.flatten(empty), strict=True)
-    }
+    def __init__(self, model: NextNoteModel) -> None:
+        self._model = model
+        self._weights = _decode_weights(model)
+        self._empty_state = model.initial_state(1)
+        self._state_names = [f"{part}_{layer}" for layer in range(model.config.layers) for part in LayerState._fields]
+        if self._empty_state.history:
+            self._state_names += [f"recent_{field}" for field in NoteHistory._fields]
+        # A last-position model was never trained on the start of a performance.
+        self._highest_first_pitch = START_PITCH if model.config.positions == "every" else PITCHES - 1
 
-    def parse_notes(inputs: _Tensors) -> NoteTensors:
-        return NoteTensors(*(inputs[field] for field in NoteTensors._fields))
+    def trace(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """Returns the signatures by name."""
+        options = {"temperature": tf.TensorSpec([], tf.float32), "seed": tf.TensorSpec([2], tf.int32)}
+        state = {
+            name: tf.TensorSpec([None, *value.shape[1:]], self._state_type(value))
+            for name, value in self._format_state(self._empty_state).items()
+        }
+        note, notes = (
+            {field: tf.TensorSpec(shape, tf.int32) for field in NoteTensors._fields} for shape in ([None], [None, None])
+        )
+        return {
+            "initial_state": _trace(self._initial_state, batch=tf.TensorSpec([], tf.int32)),
+            "next_note": _trace(self._next_note, **options, **note, **state),
+            "score": _trace(self._score, **notes, **state),
+        }
 
-    def parse_state(inputs: _Tensors) -> ModelState:
-        return tf.nest.pack_sequence_as(empty, [inputs[name] for name in names])
+    def _initial_state(self, batch: tf.Tensor) -> _Tensors:
+        state = self._format_state(self._model.initial_state(batch))
+        return {name: tf.cast(value, self._state_type(value)) for name, value in state.items()}
 
-    def format_state(state: ModelState) -> _Tensors:
-        return dict(zip(names, tf.nest.flatten(state), strict=True))
-
-    def initial_state(batch: tf.Tensor) -> _Tensors:
-        state = format_state(model.initial_state(batch))
-        return {name: tf.cast(value, state_specs[name].dtype) for name, value in state.items()}
-
-    def next_note(temperature: tf.Tensor, seed: tf.Tensor, **inputs: tf.Tensor) -> _Tensors:
-        note = parse_notes(inputs)
-        with tf.control_dependencies([_check(note, highest_first_pitch)]):
-            head_input, state = model.decode_step(note, parse_state(inputs), weights)
+    def _next_note(self, temperature: tf.Tensor, seed: tf.Tensor, **inputs: tf.Tensor) -> _Tensors:
+        note = _parse_notes(inputs)
+        with tf.control_dependencies([_check(note, self._highest_first_pitch)]):
+            head_input, state = self._model.decode_step(note, self._parse_state(inputs), self._weights)
         uniforms = tf.random.stateless_uniform([tf.shape(note.pitch)[0], UNIFORMS_PER_NOTE], seed, alg="philox")
-        sampled = model.heads.sample(head_input, uniforms, tf.cast(temperature, head_input.dtype))
-        return {**sampled._asdict(), **format_state(state)}
+        sampled = self._model.heads.sample(head_input, uniforms, tf.cast(temperature, head_input.dtype))
+        return {**sampled._asdict(), **self._format_state(state)}
 
-    def score(**inputs: tf.Tensor) -> _Tensors:
-        notes = parse_notes(inputs)
+    def _score(self, **inputs: tf.Tensor) -> _Tensors:
+        notes = _parse_notes(inputs)
         first, later = notes.map(lambda field: field[:, :1]), notes.map(lambda field: field[:, 1:])
-        with tf.control_dependencies([_check(first, highest_first_pitch), _check(later, PITCHES - 1)]):
-            before = notes.map(lambda field: field[:, :-1])
-            head_input, state = _forward(model, weights, before, parse_state(inputs))
-        return {**_scores(model, head_input, later), **format_state(state)}
+        with tf.control_dependencies([_check(first, self._highest_first_pitch), _check(later, PITCHES - 1)]):
+            head_input, state = self._forward(notes.map(lambda field: field[:, :-1]), self._parse_state(inputs))
+        return {**_scores(self._model, head_input, later), **self._format_state(state)}
 
-    return {
-        "initial_state": _trace(initial_state, batch=tf.TensorSpec([], tf.int32)),
-        "next_note": _trace(
-            next_note,
-            temperature=tf.TensorSpec([], tf.float32),
-            seed=tf.TensorSpec([2], tf.int32),
-            **_note_specs(None),
-            **state_specs,
-        ),
-        "score": _trace(score, **_note_specs(None, None), **state_specs),
-    }
+    def _forward(self, notes: NoteTensors, state: ModelState) -> tuple[tf.Tensor, ModelState]:
+        """Computes `NextNoteModel.forward` of notes `[batch, notes]` note by note.
 
+        So no graph contains a kernel that needs the exporter's GPU.
+        """
+        model = self._model
+        length = tf.shape(notes.pitch)[1]
+        by_note = notes.map(tf.transpose)
+        outputs = tf.TensorArray(model.compute_dtype, length + 1, element_shape=[None, model.width])
+        # An extra element, because an empty array cannot be stacked.
+        outputs = outputs.write(length, tf.zeros([tf.shape(notes.pitch)[0], model.width], model.compute_dtype))
 
-def _state_names(model: NextNoteModel) -> list[str]:
-    """Returns the signatures' name of each tensor of the model's state, in the order of `tf.nest.flatten`."""
-    names = [f"{part}_{layer}" for layer in range(model.config.layers) for part in LayerState._fields]
-    return names + ([f"recent_{field}" for field in NoteHistory._fields] if model.initial_state(1).history else [])
+        def read_note(
+            index: tf.Tensor, state: ModelState, outputs: tf.TensorArray
+        ) -> tuple[tf.Tensor, ModelState, tf.TensorArray]:
+            output, state = model.decode_step(by_note.map(lambda field: field[index]), state, self._weights)
+            return index + 1, state, outputs.write(index, output)
 
+        _, state, outputs = tf.while_loop(
+            lambda index, *_: index < length, read_note, (0, state, outputs), maximum_iterations=length
+        )
+        return tf.transpose(outputs.stack()[:length], [1, 0, 2]), state
 
-def _note_specs(*shape: int | None) -> dict[str, tf.TensorSpec]:
-    return {field: tf.TensorSpec(shape, tf.int32) for field in NoteTensors._fields}
+    def _state_type(self, value: tf.Tensor) -> tf.DType:
+        return self._model.compute_dtype if value.dtype.is_floating else value.dtype
+
+    def _parse_state(self, inputs: _Tensors) -> ModelState:
+        return tf.nest.pack_sequence_as(self._empty_state, [inputs[name] for name in self._state_names])
+
+    def _format_state(self, state: ModelState) -> _Tensors:
+        return dict(zip(self._state_names, tf.nest.flatten(state), strict=True))
 
 
 def _trace(function: Callable[..., _Tensors], **specs: tf.TensorSpec) -> tf.types.experimental.ConcreteFunction:
     return tf.function(function, autograph=False).get_concrete_function(**specs)
 
 
+def _parse_notes(inputs: _Tensors) -> NoteTensors:
+    return NoteTensors(*(inputs[field] for field in NoteTensors._fields))
+
+
 def _decode_weights(model: NextNoteModel) -> list[DecodeWeights]:
     """Returns the weights for `model.decode_step` as variables, each matrix as a single block."""
-
-    def variable(tensor: tf.Tensor) -> tf.Variable:
-        return tf.Variable(tensor, trainable=False)
-
+    variable = functools.partial(tf.Variable, trainable=False)
     return [
         DecodeWeights(
             [variable(table) for table in layer.tables] if layer.tables else None,
@@ -191,38 +204,6 @@ def _decode_weights(model: NextNoteModel) -> list[DecodeWeights]:
         )
         for layer in model.decode_weights()
     ]
-
-
-def _forward(
-    model: NextNoteModel, weights: list[DecodeWeights], notes: NoteTensors, state: ModelState
-) -> tuple[tf.Tensor, ModelState]:
-    """Computes `model.forward` note by note, so that no graph contains a kernel that needs the exporter's GPU.
-
-    Args:
-        model: the model.
-        weights: from `_decode_weights`.
-        notes: `[batch, notes]`.
-        state: before the first note.
-
-    Returns:
-        The heads' input, `[batch, notes, width]`, and the state after the last note.
-    """
-    length = tf.shape(notes.pitch)[1]
-    by_note = notes.map(tf.transpose)
-    outputs = tf.TensorArray(model.compute_dtype, length + 1, element_shape=[None, model.width])
-    # An extra element, because an empty array cannot be stacked.
-    outputs = outputs.write(length, tf.zeros([tf.shape(notes.pitch)[0], model.width], model.compute_dtype))
-
-    def read_note(
-        index: tf.Tensor, state: ModelState, outputs: tf.TensorArray
-    ) -> tuple[tf.Tensor, ModelState, tf.TensorArray]:
-        output, state = model.decode_step(by_note.map(lambda field: field[index]), state, weights)
-        return index + 1, state, outputs.write(index, output)
-
-    _, state, outputs = tf.while_loop(
-        lambda index, *_: index < length, read_note, (0, state, outputs), maximum_iterations=length
-    )
-    return tf.transpose(outputs.stack()[:length], [1, 0, 2]), state
 
 
 def _scores(model: NextNoteModel, head_input: tf.Tensor, notes: NoteTensors) -> _Tensors:

@@ -1,4 +1,4 @@
-"""Which hyperparameters matter: what a random forest, trained on a study's configs, needs to foretell their scores."""
+"""Importance of the hyperparameters: the dependence of the scores on each, by a random forest."""
 
 import dataclasses
 import statistics
@@ -8,23 +8,23 @@ from typing import Any
 
 from tuning.summary import StudySummary, TrialChain
 
-FEWEST_CONFIGS = 8
+MIN_CONFIGS = 8
 SHUFFLES = 10  # of each hyperparameter
 
 _TREES = 100
-_COMPARED_SHARE = 0.75  # of the configs that have scores, for a share of the length at which all are compared
+_COMPARED_SHARE = 0.75  # fraction of the scored configs that must have reached the share at which all are compared
 
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """How much each hyperparameter matters for the score.
+    """Importance of each hyperparameter for the score.
 
     Attributes:
-        share: of the full length, at which scores were compared.
-        configs: how many were.
-        fit: R² of the forest on configs that a tree has not seen: 1 foresees all, 0 or less nothing.
-        means: nats/note by which the forest errs more when a hyperparameter is shuffled, by field, greatest first.
-        deviations: standard deviation of that over the shuffles, by field.
+        share: share of the full length at which scores are compared.
+        configs: number of compared configs.
+        fit: R² of the forest on configs that a tree has not seen: 1 is perfect, 0 or less is chance.
+        means: increase of the forest's error in nats/note when a hyperparameter is shuffled, by field, largest first.
+        deviations: standard deviation of this increase over the shuffles, by field.
     """
 
     share: float
@@ -35,81 +35,79 @@ class Importance:
 
     @property
     def is_predictive(self) -> bool:
-        """Whether the forest foresees anything, so that its order is more than noise."""
+        """Whether the forest predicts better than chance."""
         return self.fit > 0
 
 
-def importance(standing: StudySummary) -> Importance | None:
-    """The importance of each hyperparameter: of a random forest by permutation (Breiman 2001, Random Forests, sec. 10).
+def importance(summary: StudySummary) -> Importance | None:
+    """Returns the permutation importance of each hyperparameter (Breiman 2001, Random Forests, section 10).
 
-    Configs were trained for different lengths, so they are compared at one share of it: the greatest that three
-    quarters of them have reached. Scores far above the rest count as the `ceiling` of all.
+    Configs differ in their lengths, so they are compared at one share of it: the largest that three quarters of them
+    have reached. Scores far above the rest are limited to `outlier_limit`.
 
     Args:
-        standing: the study.
+        summary: the study.
 
     Returns:
-        None where fewer than `FEWEST_CONFIGS` configs compare.
+        The importance; None with fewer than `MIN_CONFIGS` comparable configs.
     """
-    share, scores = compared(standing.chains)
-    if len(scores) < FEWEST_CONFIGS:
+    share, scores = comparable_scores(summary.chains)
+    if len(scores) < MIN_CONFIGS:
         return None
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
 
-    top = ceiling([score for _, score in scores])
-    parameters = standing.space.parameters
-    columns = [[standing.value(chain.last, parameter) for chain, _ in scores] for parameter in parameters]
-    # A forest sees only the order of values, so that of their texts will do for what is no number.
-    ordered = [sorted(set(column), key=order_of) for column in columns]
-    table = [
-        [places.index(value) for places, value in zip(ordered, row, strict=True)] for row in zip(*columns, strict=True)
-    ]
-    targets = [min(score, top) for _, score in scores]
+    limit = outlier_limit([score for _, score in scores])
+    parameters = summary.space.parameters
+    columns = [[summary.value(chain.last, parameter) for chain, _ in scores] for parameter in parameters]
+    # A forest uses only the order of values, so ranks replace them; texts have an alphabetical order.
+    ranks = [{value: rank for rank, value in enumerate(sorted(set(column), key=sort_key))} for column in columns]
+    table = [[rank[value] for rank, value in zip(ranks, row, strict=True)] for row in zip(*columns, strict=True)]
+    targets = [min(score, limit) for _, score in scores]
     forest = RandomForestRegressor(_TREES, oob_score=True, random_state=0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some inputs do not have OOB scores")
         forest.fit(table, targets)
-    shuffled = permutation_importance(
+    increases = permutation_importance(
         forest, table, targets, scoring="neg_mean_absolute_error", n_repeats=SHUFFLES, random_state=0
     )
     fields = [parameter.field for parameter in parameters]
-    means = dict(zip(fields, map(float, shuffled.importances_mean), strict=True))
+    means = dict(zip(fields, map(float, increases.importances_mean), strict=True))
     return Importance(
         share,
         len(scores),
         float(forest.oob_score_),
         dict(sorted(means.items(), key=lambda item: -item[1])),
-        dict(zip(fields, map(float, shuffled.importances_std), strict=True)),
+        dict(zip(fields, map(float, increases.importances_std), strict=True)),
     )
 
 
-def compared(chains: Sequence[TrialChain]) -> tuple[float, list[tuple[TrialChain, float]]]:
-    """The share of the full length at which scores compare, and the configs that ended with one there."""
-    scored = [chain for chain in chains if chain.judged and chain.curve]
-    best: tuple[float, list[tuple[TrialChain, float]]] = (1.0, [])
+def comparable_scores(chains: Sequence[TrialChain]) -> tuple[float, list[tuple[TrialChain, float]]]:
+    """Returns the share of the full length at which scores compare, and the configs scored there."""
+    scored = [chain for chain in chains if chain.last_scored and chain.curve]
+    most: tuple[float, list[tuple[TrialChain, float]]] = (1.0, [])
     for share in sorted({1.0, *(chain.curve[-1][1] for chain in scored)}, reverse=True):
-        there = [(chain, score) for chain in scored if (score := chain.score_at(share)) is not None]
-        if len(there) >= max(_COMPARED_SHARE * len(scored), FEWEST_CONFIGS):
-            return share, there
-        if len(there) > len(best[1]):
-            best = share, there
-    return best
+        scores = [(chain, score) for chain in scored if (score := chain.score_at(share)) is not None]
+        if len(scores) >= max(_COMPARED_SHARE * len(scored), MIN_CONFIGS):
+            return share, scores
+        if len(scores) > len(most[1]):
+            most = share, scores
+    return most
 
 
-def ceiling(scores: Sequence[float]) -> float:
-    """The greatest score but for those that went wrong and would press all others together (Tukey's fence)."""
+def outlier_limit(scores: Sequence[float]) -> float:
+    """Returns the largest score that is no outlier, by Tukey's fence."""
     if len(scores) < 4:
         return max(scores)
     lower, _, upper = statistics.quantiles(scores, n=4)
     return max(score for score in scores if score <= upper + 1.5 * (upper - lower))
 
 
-def order_of(value: Any) -> tuple[bool, Any]:
-    """By which values of a hyperparameter are sorted: numbers, then texts."""
+def sort_key(value: Any) -> tuple[bool, Any]:
+    """Returns the key that sorts values of a hyperparameter: numbers first, then texts."""
     return (False, value) if is_number(value) else (True, str(value))
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value has a place on a scale."""
+    """Returns whether a value is a number and no boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Who this process is in a study: the chief that leads it, a worker that trains, or both in one."""
+"""Role of this process in a study: chief, worker, or both in one."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,18 +8,18 @@ from sostenuto.errors import UserError
 
 ALONE_ID = "tuner0"
 
-# What says which of several equal processes this one is: Kubernetes' Indexed Jobs, and Slurm.
+# Indices of equal processes in Kubernetes' Indexed Jobs and in Slurm.
 _INDEX_VARIABLES = ("JOB_COMPLETION_INDEX", "SLURM_PROCID")
 
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """What a process does in a study.
+    """Role of a process in a study.
 
     Attributes:
         name: `chief`, `worker`, or `alone` for both.
-        address: HOST:PORT, where the chief listens and workers find it; empty for one alone.
-        worker: the worker's id, by which it is known when it is started again; empty for the chief.
+        address: the chief's HOST:PORT; empty for `alone`.
+        worker: the worker's id, which a restart does not change; empty for the chief.
     """
 
     name: Literal["chief", "worker", "alone"]
@@ -27,20 +27,22 @@ class Role:
     worker: str = ""
 
 
-def resolve(role: str | None, chief_address: str | None, worker_id: str | None, environment: Mapping[str, str]) -> Role:
-    """Finds out from flags and environment who this process is; flags come first.
+def resolve_role(
+    role: str | None, chief_address: str | None, worker_id: str | None, environment: Mapping[str, str]
+) -> Role:
+    """Returns this process's role from flags and environment; flags take precedence.
 
-    KerasTuner's own variables are understood: KERASTUNER_TUNER_ID, in which `chief` makes a chief, and
-    KERASTUNER_ORACLE_IP with KERASTUNER_ORACLE_PORT. A worker's id may also come from its pod's or task's index.
+    KerasTuner's variables work too: KERASTUNER_TUNER_ID, a chief if it contains `chief`, and KERASTUNER_ORACLE_IP with
+    KERASTUNER_ORACLE_PORT. The index of a pod or task can replace a worker's id.
 
     Args:
         role: `chief`, `worker` or None.
         chief_address: HOST:PORT or None.
-        worker_id: or None.
+        worker_id: id or None.
         environment: such as `os.environ`.
 
     Raises:
-        UserError: what was given does not fit together, or does not suffice.
+        UserError: flags and environment contradict each other or are incomplete.
     """
     tuner_id = environment.get("KERASTUNER_TUNER_ID", "")
     if role is None and tuner_id:
@@ -48,12 +50,12 @@ def resolve(role: str | None, chief_address: str | None, worker_id: str | None, 
     if role is None:
         for name, value in (("chief_address", chief_address), ("worker_id", worker_id)):
             if value:
-                raise UserError(f"--{name}={value} without --role: expected --role=chief or --role=worker beside it")
+                raise UserError(f"--{name}={value}: --role is missing. Pass --role=chief or --role=worker too")
         return Role("alone", worker=ALONE_ID)
     address = _address(role, chief_address, environment)
     if role == "chief":
         if worker_id:
-            raise UserError(f"--worker_id={worker_id} with --role=chief: only workers have one")
+            raise UserError(f"--worker_id={worker_id}: only workers have an id, got --role=chief. Remove it")
         return Role("chief", address)
     return Role("worker", address, worker_id or _worker_id(tuner_id, environment))
 
@@ -69,8 +71,8 @@ def _address(role: str, chief_address: str | None, environment: Mapping[str, str
             )
         if not host:
             raise UserError(
-                f"--role={role}: where is the chief? Give --chief_address=HOST:PORT, or set KERASTUNER_ORACLE_IP and "
-                "KERASTUNER_ORACLE_PORT"
+                f"--role={role}: the chief's address is missing. Pass --chief_address=HOST:PORT, or set "
+                "KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT"
             )
         chief_address, source = f"{host}:{port}", f"KERASTUNER_ORACLE_IP={host} and KERASTUNER_ORACLE_PORT={port}"
     host, _, port = chief_address.rpartition(":")
@@ -86,6 +88,6 @@ def _worker_id(tuner_id: str, environment: Mapping[str, str]) -> str:
         if index := environment.get(variable):
             return f"tuner{index}"
     raise UserError(
-        "--role=worker: which one is this? Give --worker_id, the same whenever it is started again, or set "
-        f"KERASTUNER_TUNER_ID; {' and '.join(_INDEX_VARIABLES)} are not set either"
+        "--role=worker: the worker's id is missing. Pass --worker_id, the same after a restart, or set "
+        f"KERASTUNER_TUNER_ID, {' or '.join(_INDEX_VARIABLES)}"
     )

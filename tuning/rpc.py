@@ -1,7 +1,6 @@
-"""The study over gRPC: the chief serves it, workers call it; every wait has a bound.
+"""Study server and client over gRPC; every wait has a limit.
 
-A call carries a JSON object and the study's fingerprint. Calls are safe to repeat: a worker that did not hear the
-answer asks again.
+A call carries a JSON object and the study's fingerprint. A worker repeats a call without a reply, which is safe.
 """
 
 import concurrent.futures
@@ -17,121 +16,123 @@ from typing import Any
 import grpc
 
 from sostenuto.errors import UserError
-from tuning.study import Assignment, Done, Outcome, Study, Wait
+from tuning.study import Study
+from tuning.trial import Assignment, AttemptResult, Done, Outcome, Verdict, Wait
 
 logger = logging.getLogger(__name__)
 
 _SERVICE = "sostenuto.Study"
-_CALL_SECONDS, _SHORTEST_CALL_SECONDS = 10.0, 1.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two tries of a call
+_CALL_SECONDS, _MIN_CALL_SECONDS = 10.0, 1.0
+_MIN_PAUSE, _MAX_PAUSE = 0.2, 5.0  # seconds between two tries of a call
 _THREADS = 64  # most of which wait
 _ANSWERS: dict[str, type] = {"assignment": Assignment, "wait": Wait, "done": Done}
 
-# What a chief that is away answers with, sooner or later; with others, it is there but could not answer.
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+# Status codes of an absent chief. With others, a chief is present but could not answer.
+_ABSENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class WorkerRegistry:
-    """What a chief has heard of its workers.
+    """Workers that a chief knows.
 
     Args:
-        workers: that had trials before this chief was started; they may still be there.
+        workers: ids of workers that had trials before this chief started, and may still run.
     """
 
     def __init__(self, workers: Iterable[str]) -> None:
-        self._heard = time.monotonic()
+        self._last_call = time.monotonic()
         self._workers = set(workers)
-        self._told: set[str] = set()
+        self._finished: set[str] = set()
 
     @property
-    def silent_seconds(self) -> float:
-        """Since any worker called, or since the chief began to listen."""
-        return time.monotonic() - self._heard
+    def idle_seconds(self) -> float:
+        """Seconds since the last call of any worker, or since the start."""
+        return time.monotonic() - self._last_call
 
     @property
-    def untold_workers(self) -> set[str]:
-        """Those that had or asked for trials and were not told yet that the study is done."""
-        return self._workers - self._told
+    def active_workers(self) -> set[str]:
+        """Workers that do not know yet that the study is done."""
+        return self._workers - self._finished
 
-    def note(self) -> None:
-        """Takes in that a worker called."""
-        self._heard = time.monotonic()
+    def record_call(self) -> None:
+        """Records a call from a worker."""
+        self._last_call = time.monotonic()
 
-    def note_answer(self, worker: str, answer: Assignment | Wait | Done) -> None:
-        """Takes in what a worker was told to do."""
+    def record_answer(self, worker: str, answer: Assignment | Wait | Done) -> None:
+        """Records the reply to a worker's request for a trial."""
         self._workers.add(worker)
         if isinstance(answer, Done):
-            self._told.add(worker)
+            self._finished.add(worker)
 
 
 @contextlib.contextmanager
 def serve(study: Study, address: str) -> Iterator[WorkerRegistry]:
-    """Serves a study while the context lasts; what it gives tells who has called.
+    """Serves a study until the context ends.
 
     Args:
-        study: what answers.
+        study: the study.
         address: HOST:PORT to listen on.
 
+    Yields:
+        The workers that called.
+
     Raises:
-        UserError: nobody can listen there.
+        UserError: the address is not available.
     """
-    calls = WorkerRegistry(study.workers)
-    # A bucket that is away must not keep all threads from hearing signs of life; who was not answered asks again.
-    study.patience = _CALL_SECONDS
+    registry = WorkerRegistry(study.workers)
+    # An absent bucket must not block all threads, which also serve heartbeats; workers repeat the call.
+    study.write_timeout = _CALL_SECONDS
 
     def next_trial(worker: str, request: str) -> dict[str, Any]:
         answer = study.next_trial(worker, request)
-        calls.note_answer(worker, answer)
-        return _packed(answer)
+        registry.record_answer(worker, answer)
+        return _encode(answer)
 
-    handlers: dict[str, Callable[..., Any]] = {
-        "next_trial": next_trial,
-        "beat": study.beat,
-        "report": study.report,
-        "end": study.end,
-    }
+    def end_trial(trial: str, attempt: int, result: dict[str, Any]) -> bool:
+        return study.end_trial(trial, attempt, AttemptResult(**{**result, "outcome": Outcome(result["outcome"])}))
 
     def method(function: Callable[..., Any]) -> grpc.RpcMethodHandler:
         def answer(request: dict[str, Any], context: grpc.ServicerContext) -> Any:
             if request["study"] != study.fingerprint:
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this chief leads another study")
-            calls.note()
+            registry.record_call()
             return function(**request["arguments"])
 
-        return grpc.unary_unary_rpc_method_handler(
-            answer, request_deserializer=json.loads, response_serializer=_serialized
-        )
+        return grpc.unary_unary_rpc_method_handler(answer, request_deserializer=json.loads, response_serializer=_dump)
 
-    # Without reuse of the port: two chiefs on one address would share the calls between them.
+    methods = {
+        "next_trial": method(next_trial),
+        "heartbeat": method(study.heartbeat),
+        "report_score": method(study.report_score),
+        "end_trial": method(end_trial),
+    }
+    # Two chiefs that reuse one port would share the calls.
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler(_SERVICE, {name: method(each) for name, each in handlers.items()})]
-    )
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE, methods)])
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:
         raise UserError(
-            f"the chief cannot listen on {address}: is the port taken, or the address not this machine's?"
+            f"chief at {address}: it cannot listen there. Pass a free port and an address of this machine"
         ) from error
     server.start()
     try:
-        yield calls
+        yield registry
     finally:
         server.stop(grace=1.0).wait()
 
 
 class StudyClient:
-    """A study somewhere else, with the methods that a worker calls.
+    """Connection to a chief's study, with the methods that a worker calls.
 
     Args:
         address: HOST:PORT of the chief.
-        fingerprint: of the study that the worker belongs to.
-        patience: seconds for which a call is tried again while the chief is away.
+        fingerprint: of the worker's study.
+        patience: seconds for which a call is repeated while the chief is absent.
     """
 
     def __init__(self, address: str, fingerprint: str, *, patience: float) -> None:
         self._address, self._fingerprint, self._patience = address, fingerprint, patience
-        # A channel that lost its peer would wait longer and longer before it looks again.
+        # gRPC's default would increase the interval between reconnections up to two minutes.
         self._channel = grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 2000)])
 
     def __enter__(self) -> "StudyClient":
@@ -143,75 +144,61 @@ class StudyClient:
         self._channel.close()
 
     def next_trial(self, worker: str) -> Assignment | Wait | Done:
-        """As `Study.next_trial`."""
-        # The same name at each try of this call, by which the study tells it from a worker that was started again.
-        return _unpacked(self._call("next_trial", worker=worker, request=uuid.uuid4().hex))
+        """Returns the next task, as `Study.next_trial`."""
+        # Repeated calls share the id, which distinguishes them from calls of a restarted worker.
+        ((name, values),) = self._call("next_trial", worker=worker, request=uuid.uuid4().hex).items()
+        return _ANSWERS[name](**values)
 
-    def beat(self, trial: str, attempt: int) -> bool:
-        """As `Study.beat`, but tried only once: the next one follows anyway."""
-        return self._call("beat", patience=0, trial=trial, attempt=attempt)
+    def heartbeat(self, trial: str, attempt: int) -> bool:
+        """Records a heartbeat, as `Study.heartbeat`; tries only once, since the next one follows soon."""
+        return self._call("heartbeat", patience=0, trial=trial, attempt=attempt)
 
-    def report(self, trial: str, attempt: int, train_step: int, share: float, score: float) -> str:
-        """As `Study.report`."""
-        return self._call("report", trial=trial, attempt=attempt, train_step=train_step, share=share, score=score)
+    def report_score(self, trial: str, attempt: int, *, train_step: int, share: float, score: float) -> Verdict:
+        """Records an intermediate score, as `Study.report_score`."""
+        return Verdict(
+            self._call("report_score", trial=trial, attempt=attempt, train_step=train_step, share=share, score=score)
+        )
 
-    def end(
-        self,
-        trial: str,
-        attempt: int,
-        outcome: Outcome,
-        score: float | None,
-        reason: str,
-        seconds: float,
-        train_step: int,
-    ) -> bool:
-        """As `Study.end`."""
-        return self._call(
-            "end", trial=trial, attempt=attempt, outcome=outcome, score=score, reason=reason, seconds=seconds,
-            train_step=train_step,
-        )  # fmt: skip
+    def end_trial(self, trial: str, attempt: int, result: AttemptResult) -> bool:
+        """Records the end of an attempt, as `Study.end_trial`."""
+        return self._call("end_trial", trial=trial, attempt=attempt, result=dataclasses.asdict(result))
 
     def _call(self, method: str, *, patience: float | None = None, **arguments: Any) -> Any:
         call = self._channel.unary_unary(
-            f"/{_SERVICE}/{method}", request_serializer=_serialized, response_deserializer=json.loads
+            f"/{_SERVICE}/{method}", request_serializer=_dump, response_deserializer=json.loads
         )
         request = {"study": self._fingerprint, "arguments": arguments}
         patience = self._patience if patience is None else patience
-        given_up = time.monotonic() + patience
-        pause = _FIRST_PAUSE
-        told = False
+        deadline = time.monotonic() + patience
+        pause = _MIN_PAUSE
+        has_logged = False
         while True:
             try:
-                left = given_up - time.monotonic()
-                return call(request, timeout=min(max(left, _SHORTEST_CALL_SECONDS), _CALL_SECONDS))
+                seconds = deadline - time.monotonic()
+                return call(request, timeout=min(max(seconds, _MIN_CALL_SECONDS), _CALL_SECONDS))
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
                     raise UserError(
-                        f"the chief at {self._address} leads another study: expected one with the same --data, "
-                        "--workdir, search space and budget"
+                        f"chief at {self._address}: it leads another study. Pass the same --data, --workdir, search "
+                        "space and budget as the chief's"
                     ) from error
-                if time.monotonic() + pause > given_up:
-                    could = "did not" if error.code() in _AWAY else f"could not ({error.details()})"
+                if time.monotonic() + pause > deadline:
+                    details = "" if error.code() in _ABSENT else f" ({error.details()})"
                     raise UserError(
-                        f"the chief at {self._address} {could} answer for {patience:.0f} s: start it, or give its "
+                        f"chief at {self._address}: no answer for {patience:.0f} s{details}. Start it, or pass its "
                         "--chief_address"
                     ) from error
-            if not told:
+            if not has_logged:
                 logger.info(f"waiting for the chief at {self._address}", extra={"figures": {"chief": self._address}})
-                told = True
+                has_logged = True
             time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _MAX_PAUSE)
 
 
-def _serialized(value: Any) -> bytes:
+def _dump(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _packed(answer: Assignment | Wait | Done) -> dict[str, Any]:
+def _encode(answer: Assignment | Wait | Done) -> dict[str, Any]:
     (name,) = (name for name, kind in _ANSWERS.items() if isinstance(answer, kind))
     return {name: dataclasses.asdict(answer)}
-
-
-def _unpacked(answer: dict[str, Any]) -> Assignment | Wait | Done:
-    ((name, values),) = answer.items()
-    return _ANSWERS[name](**values)

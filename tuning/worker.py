@@ -1,4 +1,4 @@
-"""A worker: takes trials from a study and trains each with the trainer's own loop."""
+"""Workers: they take trials from a study and train each with the trainer's loop."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from sostenuto.data.manifest import Manifest
@@ -19,231 +19,233 @@ from trainer.config import Config
 from trainer.workdir.formats import RunResult, StopReason
 from trainer.workdir.layout import WorkdirLockedError
 from tuning.space import Space
-from tuning.study import Assignment, Done, Outcome, StudyConfig, Wait
+from tuning.trial import Assignment, AttemptResult, Done, Outcome, StudyConfig, Verdict, Wait
 
 logger = logging.getLogger(__name__)
 
-_REASON_LENGTH = 300
-_HELD_SECONDS = 60.0  # for which a trial's directory may still be held by the worker that had it before
+_MAX_REASON_LENGTH = 300  # characters
 _WEAK = "worse than the median of the others"
 
 
 class TrialSource(Protocol):
-    """What a worker asks of a study, here or behind a connection."""
+    """A study's methods for workers, in this process or over a connection."""
 
     def next_trial(self, worker: str) -> Assignment | Wait | Done:
-        """What to do next."""
+        """Returns the next task, as `Study.next_trial`."""
 
-    def beat(self, trial: str, attempt: int) -> bool:
-        """Says that the attempt lives; whether it is still the trial's."""
+    def heartbeat(self, trial: str, attempt: int) -> bool:
+        """Records a heartbeat, as `Study.heartbeat`."""
 
-    def report(self, trial: str, attempt: int, train_step: int, share: float, score: float) -> str:
-        """Takes an intermediate score; `go`, `stop` or `lost`."""
+    def report_score(self, trial: str, attempt: int, *, train_step: int, share: float, score: float) -> Verdict:
+        """Records an intermediate score, as `Study.report_score`."""
 
-    def end(
-        self,
-        trial: str,
-        attempt: int,
-        outcome: Outcome,
-        score: float | None,
-        reason: str,
-        seconds: float,
-        train_step: int,
-    ) -> bool:
-        """Takes the outcome; whether it counts."""
+    def end_trial(self, trial: str, attempt: int, result: AttemptResult) -> bool:
+        """Records the end of an attempt, as `Study.end_trial`."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Ended:
-    outcome: Outcome
-    score: float | None
-    reason: str
-    train_step: int
-
-
-def work(
-    source: TrialSource,
-    worker: str,
-    *,
-    space: Space,
-    start: Config,
-    settings: StudyConfig,
-    manifest: Manifest,
-    workdir: str,
-    quiet: bool,
-) -> int:
-    """Trains trial after trial until the study is done, or the worker is told to end.
+class Worker:
+    """Trains trials in this process.
 
     Args:
         source: the study.
-        worker: this worker's id, the same when it is started again.
-        space: gives a trial's config.
-        start: the config that all trials vary.
-        settings: how long a trial is, and on how much of the corpus.
+        worker_id: id that a restart does not change.
+        space: the searched hyperparameters.
+        config: settings of the search.
         manifest: the dataset.
         workdir: the study's.
-        quiet: shows no progress of a trial's training.
-
-    Returns:
-        The exit status: 0, or 128 + the signal that ended it.
-
-    Raises:
-        UserError: the study did not answer, or a file of the dataset or the workdir cannot be read or written. That is
-            no fault of the trial's, which goes to the next worker that asks.
+        quiet: hides the progress of trials.
+        lock_timeout: seconds to wait for the previous worker to unlock a trial's workdir.
     """
-    while True:
-        answer = source.next_trial(worker)
-        if isinstance(answer, Done):
-            logger.info(f"the search is done: {answer.reason}")
-            return 0
-        if isinstance(answer, Wait):
-            time.sleep(answer.seconds)
-            continue
-        with silenced(quiet):
+
+    def __init__(
+        self,
+        source: TrialSource,
+        worker_id: str,
+        *,
+        space: Space,
+        config: StudyConfig,
+        manifest: Manifest,
+        workdir: str,
+        quiet: bool,
+        lock_timeout: float = 60.0,
+    ) -> None:
+        self._source, self._id = source, worker_id
+        self._space, self._config = space, config
+        self._manifest, self._workdir = manifest, workdir
+        self._quiet, self._lock_timeout = quiet, lock_timeout
+
+    def run(self) -> int:
+        """Trains trials until the study is done or a signal arrives.
+
+        Returns:
+            The exit status: 0, or 128 + the number of the signal.
+
+        Raises:
+            UserError: the study did not answer, or a file of the dataset or workdir cannot be read or written. The next
+                worker gets the trial, since it did not cause this.
+        """
+        while True:
+            task = self._source.next_trial(self._id)
+            if isinstance(task, Done):
+                logger.info(f"the search is done: {task.reason}")
+                return 0
+            if isinstance(task, Wait):
+                time.sleep(task.seconds)
+                continue
+            result = self._run_trial(task)
+            if result.outcome == Outcome.INTERRUPTED and result.reason in signal.Signals.__members__:
+                return 128 + signal.Signals[result.reason]
+
+    def _run_trial(self, assignment: Assignment) -> AttemptResult:
+        """Trains a trial and reports its end."""
+        with silenced(self._quiet):
             logger.info(
-                f"trial {answer.trial}, attempt {answer.attempt}",
-                extra={"figures": {"trial": answer.trial, "attempt": answer.attempt}},
+                f"trial {assignment.trial}, attempt {assignment.attempt}",
+                extra={"figures": {"trial": assignment.trial, "attempt": assignment.attempt}},
             )
-        begun = time.monotonic()
-        fault: FileError | None = None
-        with _beating(source, answer) as stop:
+        start = time.monotonic()
+        file_error: FileError | None = None
+        with _heartbeats(self._source, assignment) as stop:
             try:
-                config = space.config(answer.values, start, settings.train_steps)
-            except UserError as error:
-                ended = _Ended("failed", None, _one_line(error), 0)
-            else:
-                config = config.replace(train_fraction=settings.train_fraction)
-                try:
-                    ended = _train(source, answer, config, manifest, workdir, stop, quiet=quiet)
-                except FileError as error:
-                    fault, ended = error, _Ended("interrupted", None, _one_line(error), 0)
-        seconds = time.monotonic() - begun
-        with silenced(quiet):
-            score = "" if ended.score is None else f", {ended.score:.3f} nats/note"
+                result = self._train(assignment, stop)
+            except FileError as error:
+                file_error = error
+                result = AttemptResult(Outcome.INTERRUPTED, None, _one_line(error), 0)
+        result = dataclasses.replace(result, seconds=time.monotonic() - start)
+        with silenced(self._quiet):
+            score = "" if result.score is None else f", {result.score:.3f} nats/note"
             logger.info(
-                f"trial {answer.trial}: {ended.outcome} ({ended.reason}){score}",
-                extra={"figures": {"trial": answer.trial, "outcome": ended.outcome, "score": ended.score}},
+                f"trial {assignment.trial}: {result.outcome} ({result.reason}){score}",
+                extra={"figures": {"trial": assignment.trial, "outcome": result.outcome, "score": result.score}},
             )
-        source.end(answer.trial, answer.attempt, ended.outcome, ended.score, ended.reason, seconds, ended.train_step)
-        if fault:
-            raise fault
-        if ended.outcome == "interrupted" and ended.reason in signal.Signals.__members__:
-            return 128 + signal.Signals[ended.reason]
+        self._source.end_trial(assignment.trial, assignment.attempt, result)
+        if file_error is not None:
+            raise file_error
+        return result
+
+    def _train(self, assignment: Assignment, stop: threading.Event) -> AttemptResult:
+        """Trains a trial; an error of the trial itself becomes its result.
+
+        Raises:
+            FileError: a file cannot be read or written.
+            UserError: the study did not answer.
+        """
+        import keras
+        import tensorflow as tf
+
+        directory = os.path.join(self._workdir, assignment.directory)
+        reporter = _ScoreReporter(self._source, assignment, stop)
+        try:
+            config = self._space.trial_config(assignment.values, self._config.train_steps)
+            config = config.replace(train_fraction=self._config.train_fraction)
+            stop_at = math.ceil(config.steps * assignment.stop_at_share)
+            result = self._train_when_unlocked(config, directory, stop_at, reporter, stop)
+        except FileError:
+            raise
+        except LostError as error:
+            return AttemptResult(Outcome.INTERRUPTED, None, _one_line(error), 0)
+        except OSError as error:
+            raise FileError(f"{directory}: {_one_line(error)}") from error
+        except UserError as error:
+            return _failure(error)
+        except tf.errors.ResourceExhaustedError as error:
+            return _failure(f"out of memory: {error.message}")
+        except Exception as error:  # A bad combination of values must not end the search.
+            return _failure(f"{type(error).__name__}: {error}")
+        finally:
+            # Keras and TensorFlow would keep the graphs and variables of this trial during the next.
+            keras.backend.clear_session()
+            gc.collect()
+        if reporter.error is not None:
+            raise reporter.error
+        if result.reason.is_signal:
+            return AttemptResult(Outcome.INTERRUPTED, result.best, result.reason, result.train_step)
+        if result.reason == StopReason.CALLER and stop.is_set():
+            if reporter.verdict == Verdict.STOP:
+                return AttemptResult(Outcome.STOPPED, result.best, _WEAK, result.train_step)
+            return AttemptResult(Outcome.INTERRUPTED, result.best, "given to another worker", result.train_step)
+        return AttemptResult(Outcome.COMPLETED, result.best, result.reason, result.train_step)
+
+    def _train_when_unlocked(
+        self, config: Config, directory: str, stop_at: int, reporter: "_ScoreReporter", stop: threading.Event
+    ) -> RunResult:
+        """Trains after the trial's previous worker has unlocked the workdir."""
+        from trainer.callbacks.score import ScoreCallback
+        from trainer.callbacks.standard import report_writers
+        from trainer.engine import loop
+
+        def report(train_step: int, score: float) -> None:
+            reporter.report(train_step, config.steps, score)
+
+        deadline = time.monotonic() + self._lock_timeout
+        while True:
+            try:
+                with silenced(self._quiet):
+                    return loop.train(
+                        config,
+                        self._manifest,
+                        directory,
+                        callbacks=[*report_writers(), ScoreCallback(report)],
+                        stop=stop,
+                        stop_at=stop_at,
+                    )
+            except WorkdirLockedError:
+                if time.monotonic() > deadline or stop.wait(1.0):
+                    raise
+
+
+class _ScoreReporter:
+    """Reports a trial's scores to the study and stops the training at its verdict.
+
+    Attributes:
+        verdict: the study's last reply.
+        error: set if the study did not answer.
+    """
+
+    def __init__(self, source: TrialSource, assignment: Assignment, stop: threading.Event) -> None:
+        self.verdict = Verdict.CONTINUE
+        self.error: UserError | None = None
+        self._source, self._assignment, self._stop = source, assignment, stop
+
+    def report(self, train_step: int, steps: int, score: float) -> None:
+        """Reports the score at a train_step of so many."""
+        trial, attempt = self._assignment.trial, self._assignment.attempt
+        try:
+            self.verdict = self._source.report_score(
+                trial, attempt, train_step=train_step, share=train_step / steps, score=score
+            )
+        except UserError as error:
+            self.error = error
+        if self.error is not None or self.verdict != Verdict.CONTINUE:
+            self._stop.set()
 
 
 @contextlib.contextmanager
-def _beating(source: TrialSource, assignment: Assignment) -> Iterator[threading.Event]:
-    """Tells the study that the attempt lives, all the while; the event is set once it is no longer the trial's."""
-    stop, over = threading.Event(), threading.Event()
+def _heartbeats(source: TrialSource, assignment: Assignment) -> Iterator[threading.Event]:
+    """Sends heartbeats from a thread; the event is set after the trial was reassigned."""
+    reassigned, ended = threading.Event(), threading.Event()
 
-    def beat() -> None:
-        while not over.wait(assignment.beat_seconds):
+    def send() -> None:
+        while not ended.wait(assignment.beat_seconds):
             try:
-                if not source.beat(assignment.trial, assignment.attempt):
-                    stop.set()
+                if not source.heartbeat(assignment.trial, assignment.attempt):
+                    reassigned.set()
                     return
             except UserError:
-                pass  # The chief is away; whoever needs its answer waits for it, and says so.
+                pass  # The chief is absent; the next score waits for it and reports so.
 
-    thread = threading.Thread(target=beat, name=f"beat-{assignment.trial}", daemon=True)
+    thread = threading.Thread(target=send, name=f"heartbeat-{assignment.trial}", daemon=True)
     thread.start()
     try:
-        yield stop
+        yield reassigned
     finally:
-        over.set()
+        ended.set()
         thread.join()
 
 
-def _train(
-    source: TrialSource,
-    assignment: Assignment,
-    config: Config,
-    manifest: Manifest,
-    workdir: str,
-    stop: threading.Event,
-    *,
-    quiet: bool = True,
-) -> _Ended:
-    """One attempt at a trial; whatever goes wrong with it is its outcome.
-
-    Raises:
-        FileError: a file cannot be read or written.
-        UserError: the study did not answer.
-    """
-    import keras
-    import tensorflow as tf
-
-    from trainer.callbacks.base import Callback
-    from trainer.callbacks.standard import report_writers
-    from trainer.engine import loop
-    from trainer.engine.schedule import Event
-
-    verdict = "go"
-    no_answer: UserError | None = None
-
-    class ScoreReporter(Callback):
-        """Reports each score to the study, which may stop the trial."""
-
-        def on_step(self, train_step: int, events: Event, metrics: dict[str, float]) -> None:
-            nonlocal verdict, no_answer
-            score = self.run.best.best
-            if Event.EVALUATE not in events or score is None:
-                return
-            share = train_step / config.steps
-            try:
-                verdict = source.report(assignment.trial, assignment.attempt, train_step, share, score)
-            except UserError as error:
-                no_answer = error
-            if no_answer or verdict != "go":
-                stop.set()
-
-    stop_at = math.ceil(config.steps * assignment.stop_at_share)
-    directory = os.path.join(workdir, assignment.directory)
-
-    def train() -> RunResult:
-        callbacks = [*report_writers(), ScoreReporter()]
-        with silenced(quiet):
-            return loop.train(config, manifest, directory, callbacks=callbacks, stop=stop, stop_at=stop_at)
-
-    try:
-        result = _once_free(train, stop)
-    except FileError:
-        raise
-    except LostError as error:
-        return _Ended("interrupted", None, _one_line(error), 0)
-    except OSError as error:
-        raise FileError(f"{directory}: {_one_line(error)}") from error
-    except UserError as error:
-        return _Ended("failed", None, _one_line(error), 0)
-    except tf.errors.ResourceExhaustedError as error:
-        return _Ended("failed", None, _one_line(f"out of memory: {error.message}"), 0)
-    except Exception as error:  # A bad combination must not end the search, whatever it raises.
-        return _Ended("failed", None, _one_line(f"{type(error).__name__}: {error}"), 0)
-    finally:
-        # Graphs and variables of one trial would stay in Keras' and TensorFlow's hands into the next.
-        keras.backend.clear_session()
-        gc.collect()
-    if no_answer:
-        raise no_answer
-    if result.reason.is_signal:
-        return _Ended("interrupted", result.best, result.reason, result.train_step)
-    if result.reason == StopReason.CALLER and stop.is_set():
-        if verdict == "stop":
-            return _Ended("stopped", result.best, _WEAK, result.train_step)
-        return _Ended("interrupted", result.best, "given to another worker", result.train_step)
-    return _Ended("completed", result.best, result.reason, result.train_step)
-
-
-def _once_free(train: Callable[[], RunResult], stop: threading.Event) -> RunResult:
-    """Trains, once the worker that had the trial before has let go of its directory."""
-    given_up = time.monotonic() + _HELD_SECONDS
-    while True:
-        try:
-            return train()
-        except WorkdirLockedError:
-            if time.monotonic() > given_up or stop.wait(1.0):
-                raise
+def _failure(reason: object) -> AttemptResult:
+    return AttemptResult(Outcome.FAILED, None, _one_line(reason), 0)
 
 
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:_REASON_LENGTH]
+    return " ".join(str(error).split())[:_MAX_REASON_LENGTH]

@@ -1,7 +1,7 @@
 """Command line of every program: flags, help, error output and exit codes. Only entry modules import it."""
 
 # First, since it takes effect on import: importing the rest takes long enough to press Ctrl-C.
-import sostenuto.cli.interrupt  # noqa: F401  # isort: skip
+import sostenuto.cli.interrupt  # isort: skip
 
 from sostenuto.cli.app import (
     EXIT_BAD_INPUT,
@@ -17,22 +17,3 @@ from sostenuto.cli.app import (
     run,
 )
 from sostenuto.cli.flag_types import Path, Paths, Text, Texts, start_group
-
-__all__ = [
-    "EXIT_BAD_INPUT",
-    "EXIT_BUG",
-    "EXIT_OK",
-    "EXIT_TRY_AGAIN",
-    "LOG_JSON",
-    "QUIET",
-    "Path",
-    "Paths",
-    "Text",
-    "Texts",
-    "command_line",
-    "print_error",
-    "print_result",
-    "require_flag",
-    "run",
-    "start_group",
-]

@@ -17,7 +17,7 @@ from absl import flags
 
 import sostenuto
 from sostenuto import extras
-from sostenuto.cli import console
+from sostenuto.cli.console import configure_console
 from sostenuto.cli.flag_types import start_group
 from sostenuto.cli.help import COMMON, Command, describe_flags, format_help, to_json
 from sostenuto.cli.program import command_invocation, command_name, main_module
@@ -119,11 +119,11 @@ def _execute(
 ) -> int:
     """Runs the command or prints the requested information; returns the exit status."""
     try:
-        _configure_console(argv)
+        _configure_early(argv)
         if _print_information(command, argv):
             return EXIT_OK
         operand_list = _parse(argv, command, operands=operands, explain_unknown=explain_unknown)
-        console.configure(quiet=QUIET.value, log_json=LOG_JSON.value)
+        configure_console(quiet=QUIET.value, log_json=LOG_JSON.value)
         return (main(operand_list) if operands else main()) or EXIT_OK
     finally:
         # A failure at the interpreter's exit would print "Exception ignored" and end with status 120.
@@ -206,7 +206,7 @@ def _parse(
     return operand_list
 
 
-def _configure_console(argv: Sequence[str]) -> None:
+def _configure_early(argv: Sequence[str]) -> None:
     """Configures the console before the flags are parsed, for errors in the flags themselves."""
     own = flags.FlagValues()
     for flag in (QUIET, LOG_JSON):
@@ -214,7 +214,7 @@ def _configure_console(argv: Sequence[str]) -> None:
     own.set_gnu_getopt()
     with contextlib.suppress(flags.Error, ValueError):
         own(argv, known_only=True)
-    console.configure(quiet=bool(own[QUIET.name].value), log_json=bool(own[LOG_JSON.name].value))
+    configure_console(quiet=bool(own[QUIET.name].value), log_json=bool(own[LOG_JSON.name].value))
 
 
 def _discard_output() -> None:

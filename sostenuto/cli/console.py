@@ -13,7 +13,7 @@ from sostenuto.extras import EXTRAS
 _OWN_LOGGERS = ("__main__", *EXTRAS)  # an entry module runs as `__main__`
 
 
-def configure(*, quiet: bool = False, log_json: bool = False) -> None:
+def configure_console(*, quiet: bool = False, log_json: bool = False) -> None:
     """Configures the root logger for this process; a later call replaces the settings.
 
     Args:

@@ -39,7 +39,7 @@ _FULL_SCALE: Final = 32767
 # Tried from loud to soft until nothing clips; amplitude is proportional to the square of a controller's value.
 _CHANNEL_VOLUMES: Final = (127, 64, 32, 16)
 _VOLUME, _SUSTAIN = 7, 64  # MIDI controllers
-_SOUNDFONT: Final = "TimGM6mb.sf2"
+SOUNDFONT: Final = "TimGM6mb.sf2"
 
 
 def render_wav(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> str:
@@ -83,7 +83,7 @@ def render(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> tuple[NDArray[np.int16
     sustained = apply_sustain(notes, pedal)
     try:
         samples = _play_soundfont(notes, pedal, sustained.seconds)
-        player = f"{_SOUNDFONT} through midirenderer"
+        player = f"{SOUNDFONT} through midirenderer"
     except (ImportError, OSError, RuntimeError) as error:
         tones = to_pretty_midi(sustained).synthesize(fs=SAMPLE_RATE, wave=_tone)
         samples = tones.astype(np.float32)[:, np.newaxis]
@@ -163,7 +163,7 @@ def _play_soundfont(notes: Notes, pedal: np.ndarray, seconds: float) -> NDArray[
     """
     from midirenderer import render_wave_from
 
-    soundfont = importlib.resources.files(pretty_midi).joinpath(_SOUNDFONT).read_bytes()
+    soundfont = importlib.resources.files(pretty_midi).joinpath(SOUNDFONT).read_bytes()
     midi = to_pretty_midi(notes, pedal)
     (piano,) = midi.instruments
     # The player stops at the last event: releasing the pedal at the end makes it play the tail.

@@ -11,7 +11,7 @@ import io
 import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 from google.cloud.storage import Blob
 from google.cloud.storage.exceptions import DataCorruption
@@ -24,28 +24,16 @@ _READ_ATTEMPTS = 3
 _WRITE_ID = "sostenuto-write"
 
 
-class Stat(NamedTuple):
-    """An object's properties."""
-
-    generation: int
-    size: int
-    crc32c: str
-    write_id: str
-
-
-def stat(uri: str) -> Stat | None:
+def stat(uri: str) -> Blob | None:
     """Returns an object's properties, or None if there is no such object or bucket."""
     with translate_errors(uri, "storage.objects.get"):
-        blob = _blob(uri).bucket.get_blob(split_uri(uri)[1], retry=retry(), timeout=TIMEOUT)
-    if blob is None:
-        return None
-    return Stat(int(blob.generation), int(blob.size), blob.crc32c or "", (blob.metadata or {}).get(_WRITE_ID, ""))
+        return _blob(uri).bucket.get_blob(split_uri(uri)[1], retry=retry(), timeout=TIMEOUT)
 
 
 def generation(uri: str) -> int:
     """Returns an object's generation, or 0 if there is none."""
-    properties = stat(uri)
-    return properties.generation if properties is not None else 0
+    current = stat(uri)
+    return int(current.generation) if current is not None else 0
 
 
 def exists(uri: str) -> bool:
@@ -200,7 +188,9 @@ def write(uri: str, file: BinaryIO, *, generation: int) -> int | None:
             return int(blob.generation)
     except ChangedError:
         current = stat(uri)
-        return current.generation if current is not None and current.write_id == write_id else None
+        if current is None or (current.metadata or {}).get(_WRITE_ID) != write_id:
+            return None
+        return int(current.generation)
 
 
 def remove(uri: str, *, generation: int | None = None) -> bool:
@@ -221,7 +211,7 @@ def rename(source: str, target: str) -> None:
     if old is None:
         raise MissingError(f"{source}: no such object")
     blob, source_blob = _blob(target), _blob(source, generation=old.generation)
-    precondition = replaced.generation if replaced else 0
+    precondition = replaced.generation if replaced is not None else 0
     try:
         with translate_errors(target, "storage.objects.create"):
             token, is_done = None, False

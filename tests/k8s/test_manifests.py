@@ -17,7 +17,7 @@ from tests.k8s.conftest import VARIANTS
 from tests.processes import REPOSITORY
 from trainer.__main__ import EXIT_PEER_LOST
 from trainer.distribution.cluster import resolve as resolve_cluster
-from tuning.roles import resolve as resolve_role
+from tuning.roles import resolve_role
 from tuning.search import EXIT_NO_WORKER
 
 # The oldest version that has all that the manifests use (successPolicy), and the newest that the schemas know.

@@ -13,7 +13,7 @@ PROGRAM = """
 import logging
 from sostenuto.cli import console
 from sostenuto.progress import track
-console.configure()
+console.configure_console()
 for number in track(range(3), total=3, unit="file", description="counting"):
     logging.getLogger("__main__").info(f"number {number}")
 """
@@ -69,7 +69,7 @@ def test_elsewhere_a_short_job_says_nothing():
 
 
 def test_a_program_without_our_console_shows_no_progress():
-    program = PROGRAM.replace("console.configure()", "")
+    program = PROGRAM.replace("console.configure_console()", "")
     assert on_terminal("-c", program) == run_python("-c", program, check=True).stderr == ""
 
 

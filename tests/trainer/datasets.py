@@ -1,13 +1,12 @@
 """Small datasets for the trainer's tests, written as beam_preprocess writes them but without Beam."""
 
 import hashlib
-import json
 import pathlib
 
 import numpy as np
 
-from sostenuto.data.manifest import MANIFEST_NAME, SPLITS
-from sostenuto.data.performance import SCHEMA_VERSION, Performance, encode_performance
+from sostenuto.data.manifest import SPLITS, Manifest, Shard, Split, Statistics
+from sostenuto.data.performance import Performance, encode_performance
 from sostenuto.data.tfrecord import write_records
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import Notes
@@ -31,8 +30,8 @@ def write_dataset(directory: pathlib.Path, lengths: dict[str, list[int]], *, see
     """Writes a finished dataset of random performances.
 
     Args:
-        directory: where; it is created.
-        lengths: notes of each performance of each split; splits left out are empty.
+        directory: the new dataset's directory.
+        lengths: notes of each performance of each split; missing splits are empty.
         seed: of the notes.
     """
     directory.mkdir(parents=True)
@@ -50,35 +49,18 @@ def write_dataset(directory: pathlib.Path, lengths: dict[str, list[int]], *, see
             )
             for index, length in enumerate(lengths.get(split, []))
         ]
-        shards = []
-        if performances:
-            path = directory / f"{split}-00000-of-00001.tfrecord"
-            with path.open("wb") as file:
-                write_records(file, map(encode_performance, performances))
-            data = path.read_bytes()
-            shards = [
-                {
-                    "file": path.name,
-                    "records": len(performances),
-                    "bytes": len(data),
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                }
-            ]
-        histograms = sum((Histograms.from_notes(one.notes) for one in performances), Histograms.zeros())
-        splits[split] = {
-            "performances": len(performances),
-            "notes": sum(len(one.notes) for one in performances),
-            "seconds": sum(one.notes.seconds for one in performances),
-            "shards": shards,
-        }
-        statistics[split] = {"histograms": histograms.to_json()}
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "source": "tests",
-        "options": {"sustain": "ignore"},
-        "splits": splits,
-        "statistics": statistics,
-        "rejected": {},
-    }
-    (directory / MANIFEST_NAME).write_text(json.dumps(document))
+        notes = [performance.notes for performance in performances]
+        shards = (_write_shard(directory / f"{split}-00000-of-00001.tfrecord", performances),) if performances else ()
+        splits[split] = Split(
+            len(notes), sum(map(len, notes)), sum(performance.seconds for performance in notes), shards
+        )
+        statistics[split] = Statistics(0, 0, {}, sum(map(Histograms.from_notes, notes), Histograms.zeros()))
+    Manifest({"files": "tests"}, {"sustain": "ignore"}, splits, {}, statistics).save(directory)
     return directory
+
+
+def _write_shard(path: pathlib.Path, performances: list[Performance]) -> Shard:
+    with path.open("wb") as file:
+        write_records(file, map(encode_performance, performances))
+    data = path.read_bytes()
+    return Shard(path.name, len(performances), len(data), hashlib.sha256(data).hexdigest())

@@ -1,4 +1,4 @@
-"""Small models with weights of some size, so that what they predict is far from uniform."""
+"""Small models with large random weights, whose predictions are far from uniform."""
 
 import numpy as np
 import tensorflow as tf
@@ -32,9 +32,9 @@ def random_arrays(*shape: int, seed: int = 0) -> NoteTensors:
 
 
 def surprise(chosen, probabilities) -> float:
-    """How much draws disagree with the distributions they should be from, in standard errors.
+    """Returns how much draws disagree with their distributions, in standard errors.
 
-    A draw from a distribution has, on average, the probability that the sum of squares says; one from another has less.
+    The probability of a draw is on average the sum of squares; a draw from another distribution has less.
 
     Args:
         chosen: `[draws]` classes.

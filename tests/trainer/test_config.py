@@ -255,7 +255,7 @@ def test_a_train_step_sees_all_batches_that_it_accumulates():
     assert Config(batch_size=12, accumulation_steps=4).windows_per_train_step == 48
 
 
-def test_what_a_resumed_run_may_be_given_anew():
+def test_fields_that_a_resumed_run_may_change():
     """How long, how often, on what: nothing that changes what a train_step computes."""
     others = {"patience", "evaluate_every", "checkpoint_every", "max_to_keep", "log_every", "replicas"}
     assert {*LENGTH_FIELDS, *others} == CHANGEABLE_ON_RESUME

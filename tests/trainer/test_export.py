@@ -117,7 +117,7 @@ def write_workdir(directory, model):
     return directory
 
 
-def begun(notes):
+def with_start(notes):
     """Notes `[batch, notes]` behind what stands before a performance."""
     start = start_note(len(notes.pitch)).map(lambda field: field[:, tf.newaxis])
     return NoteTensors(*(tf.concat([first, field], axis=1) for first, field in zip(start, notes, strict=True)))
@@ -146,19 +146,19 @@ def models():
 
 
 @pytest.fixture(scope="module")
-def heard(models):
+def inputs(models):
     """The windows that are scored: of the density model from the performances' starts."""
     notes = random_arrays(VOICES, NOTES, seed=4)
-    return {"density": begun(notes), "last": notes}
+    return {"density": with_start(notes), "last": notes}
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory, models, heard):
+def elsewhere(tmp_path_factory, models, inputs):
     """What the exports gave without the project, and what the example of the docs printed."""
     directory = tmp_path_factory.mktemp("elsewhere")
     for kind, model in models.items():
         export_model(str(write_workdir(directory / kind, model)))
-        np.savez(directory / f"{kind}.npz", **heard[kind]._asdict())
+        np.savez(directory / f"{kind}.npz", **inputs[kind]._asdict())
     programs = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "export.md").read_text(), re.DOTALL)
     for kind, program in zip(models, programs, strict=True):
         assert f"```python\n{program}```" in (directory / kind / "export" / "README.md").read_text()
@@ -182,25 +182,25 @@ def table_of(notes):
     return NoteTable(rows, np.arange(batch + 1) * length)
 
 
-def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsewhere, models, heard):
+def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsewhere, models, inputs):
     results, _ = elsewhere
-    scores = Scorer(models["density"]).score(table_of(heard["density"].map(lambda field: field[:, 1:])))
+    scores = Scorer(models["density"]).score(table_of(inputs["density"].map(lambda field: field[:, 1:])))
     for field in ("pitch", "step", "duration"):
         nats = results[f"density {field}_nats"]
         assert nats.shape == (VOICES, NOTES)
         # Evaluation leaves the first note of a performance out.
         np.testing.assert_allclose(np.ravel(nats[:, 1:]), getattr(scores, field), rtol=1e-4, atol=1e-4)
-    hidden, _ = models["density"].forward(heard["density"].map(lambda field: field[:, :-1]))
-    nats = models["density"].heads.losses(hidden, heard["density"].map(lambda field: field[:, 1:]))
+    hidden, _ = models["density"].forward(inputs["density"].map(lambda field: field[:, :-1]))
+    nats = models["density"].heads.losses(hidden, inputs["density"].map(lambda field: field[:, 1:]))
     for field, expected in nats.items():
         np.testing.assert_allclose(results[f"density {field}_nats"], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_plays_on_after_what_was_scored_as_the_model_does(elsewhere, models, heard):
+def test_sampling_continues_scored_notes_as_the_model_does(elsewhere, models, inputs):
     results, _ = elsewhere
     for kind, model in models.items():
-        _, state = model.forward(heard[kind].map(lambda field: field[:, :-1]))
-        expected = played(model, heard[kind].map(lambda field: field[:, -1]), state, SEED)
+        _, state = model.forward(inputs[kind].map(lambda field: field[:, :-1]))
+        expected = played(model, inputs[kind].map(lambda field: field[:, -1]), state, SEED)
         for field, notes in expected._asdict().items():
             # A predicted time is rounded to microseconds; one that is drawn is a multiple of 10,000.
             rounding = 2 if field.endswith("_us") else 0
@@ -255,16 +255,16 @@ def test_at_temperature_0_the_likeliest_pitch_bins_and_velocity_are_played(tmp_p
     assert int(time_distribution.bins(notes[0]["step_us"])[0]) == np.argmax(by_bin)
 
 
-def test_a_last_position_model_scores_the_end_of_a_window_as_in_evaluation(elsewhere, models, heard):
+def test_a_last_position_model_scores_the_end_of_a_window_as_in_evaluation(elsewhere, models, inputs):
     results, _ = elsewhere
     # The first chunk is read from the initial state, and its last note from as many notes as the model was trained on.
-    hidden, _ = models["last"].forward(heard["last"].map(lambda field: field[:, :CHUNK]))
+    hidden, _ = models["last"].forward(inputs["last"].map(lambda field: field[:, :CHUNK]))
     expected = models["last"].heads.predict_fields(hidden[:, -1])
     for field in ("step", "duration"):
         scored = results[f"last {field}_seconds"]
         assert scored.shape == (VOICES, NOTES - 1)
         np.testing.assert_allclose(scored[:, CHUNK - 1], expected[field], rtol=1e-4, atol=1e-5)
-    nats = models["last"].heads.losses(hidden[:, -1], heard["last"].map(lambda field: field[:, CHUNK]))["pitch"]
+    nats = models["last"].heads.losses(hidden[:, -1], inputs["last"].map(lambda field: field[:, CHUNK]))["pitch"]
     np.testing.assert_allclose(results["last pitch_nats"][:, CHUNK - 1], nats, rtol=1e-4, atol=1e-5)
 
 
@@ -317,7 +317,7 @@ def test_a_model_of_any_precision_is_exported_in_that_of_its_weights(tmp_path, p
     assert all(after[field] == value for field, value in expected._asdict().items())
 
 
-def test_an_export_is_the_same_whatever_the_machine_it_was_written_on(tmp_path, monkeypatch):
+def test_an_export_is_the_same_on_every_machine(tmp_path, monkeypatch):
     workdir = write_workdir(tmp_path / "workdir", tiny_model("density", layers=2))
     written = []
     for cores in (1, 8):

@@ -33,7 +33,7 @@ class Search:
 
     Args:
         data: the dataset.
-        directory: for the workdir, the start config, the space and what the processes say.
+        directory: for the workdir, the base config, the space and what the processes say.
         flags: of all processes.
         space: the content of a file for --space.
     """

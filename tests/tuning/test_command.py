@@ -11,9 +11,11 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from tests.processes import run_python
 from tests.tuning.runs import START, Search, free_address, wait_until
+from tests.tuning.studies import complete
 from trainer.presets import parse_config, read_config
-from tuning.space import Space
-from tuning.study import Assignment, Study, StudyConfig
+from tuning.space_file import create_space
+from tuning.study import Study
+from tuning.trial import Assignment, StudyConfig
 
 FLAGS = ["--max_trials=2", "--train_steps=60", "--seed=4", "--fix=units=8", "--fix=seq_length=16", "--nostop_weak"]
 
@@ -54,7 +56,7 @@ def ended(dataset, tmp_path_factory):
 def test_ctrl_c_leaves_a_study_that_goes_on_where_it_was(ended, dataset, tmp_path):
     assert [trial["state"] for trial in ended.broken_off["trials"]] == ["completed", "queued"]
     assert "Traceback" not in "\n".join(ended.said())
-    assert any("the same command goes on" in line for line in ended.said())
+    assert any("run the same command to resume" in line for line in ended.said())
     # What the first process wrote of the trial is still there: it did not begin anew.
     assert ended.before
     assert ended.reports("0001")[: len(ended.before)] == ended.before
@@ -62,20 +64,20 @@ def test_ctrl_c_leaves_a_study_that_goes_on_where_it_was(ended, dataset, tmp_pat
     assert [(trial["state"], trial["attempts"]) for trial in ended.trials] == [("completed", 1), ("completed", 2)]
     # The same trials as those of a study that nobody touched.
     start = parse_config(json.dumps(START), "start")
-    space = Space.create(start, fix=["units=8", "seq_length=16"])
-    settings = StudyConfig("random", 2, 60, seed=4, stop_weak=False, data=Manifest.load(dataset).sha256)
-    with Study.open(tmp_path, space, space.start(start), settings) as untouched:
+    space = create_space(start, fix=["units=8", "seq_length=16"])
+    config = StudyConfig("random", 2, 60, seed=4, stop_weak=False, data=Manifest.load(dataset).sha256)
+    with Study.open(tmp_path, space, config) as untouched:
         while isinstance(trial := untouched.next_trial("tuner0"), Assignment):
-            untouched.end(trial.trial, trial.attempt, "completed", 8.0, "steps", 1.0, 60)
+            complete(untouched, trial, 8.0)
         assert [trial["values"] for trial in ended.trials] == [record.values for record in untouched.trials()]
-    assert ended.trials[0]["values"] == space.values(start)
+    assert ended.trials[0]["values"] == space.base_values
 
 
 def test_a_study_ends_with_a_table_a_page_and_a_config_that_the_trainer_takes(ended):
     best = min(ended.trials, key=lambda trial: trial["score"])
     config = read_config(ended.workdir / "best_config.json")
     assert {name: getattr(config, name) for name in best["values"]} == best["values"]
-    # At the start config's length, which is not a trial's; trained so by --retrain_best.
+    # At the base config's length, which is not a trial's; trained so by --retrain_best.
     result = json.loads((ended.workdir / "best" / "result.json").read_text())
     assert config.steps == result["train_step"] == START["steps"]
     assert read_config(ended.workdir / "best" / "config.json") == config
@@ -104,7 +106,7 @@ def test_a_chief_begins_anew_only_when_told_to_and_gives_up_without_workers(ende
         "--overwrite", "--max_idle=1", "--role=chief", f"--chief_address={free_address()}", name="chief"
     ) == 75, ended.said("chief")  # fmt: skip
     assert any(re.fullmatch(r"chief: listening on localhost:\d+, 2 trials", line) for line in ended.said("chief"))
-    assert any("heard of no worker for 1 s" in line for line in ended.said("chief"))
+    assert any("no worker called for 1 s" in line for line in ended.said("chief"))
     assert ended.study["trials"] == []
     left = {path.name for path in ended.workdir.iterdir()} - {".lock", "study.json"}
     assert left <= {"notes.txt", "best", "trials.json", "report.html", "summaries"}
@@ -128,7 +130,7 @@ def test_a_study_that_found_nothing_says_why_and_is_no_success(dataset, tmp_path
         (["--fix=unit=256"], ("--fix=unit=256", "unknown hyperparameter 'unit', did you mean 'units'?")),
         (["--space={here}/space.yaml"], ("space.yaml: units", "the range from 512 to 64 is empty")),
         (["--data={here}/nowhere"], ("{here}/nowhere",)),
-        (["--role=worker", "--worker_id=tuner1"], ("--role=worker: where is the chief?", "--chief_address")),
+        (["--role=worker", "--worker_id=tuner1"], ("--role=worker: the chief's address is missing", "--chief_address")),
         (["--role=worker", "--chief_address=localhost:1"], ("--worker_id",)),
         (["--max_trials=0"], ("max_trials=0: expected at least 1",)),
         (["--tuner=grid"], ("--tuner", "one of random, bayesian, hyperband", "'grid'")),
@@ -155,7 +157,7 @@ def test_a_chief_that_cannot_be_reached_is_looked_for_and_not_for_ever(dataset, 
     _, waiting, refused = search.said()  # first, that TensorFlow is loaded
     assert waiting == f"waiting for the chief at {address}"
     assert refused.startswith("tuning: ")
-    assert f"the chief at {address} did not answer for 2 s" in refused
+    assert f"chief at {address}: no answer for 2 s" in refused
     assert not search.workdir.exists()
 
 

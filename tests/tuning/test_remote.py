@@ -10,18 +10,20 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from tests.trainer.workdir.test_remote import _devices_as_they_are, put_directory  # noqa: F401
-from tests.tuning.test_worker import SPACE, START
-from tuning import summary, worker
+from tests.tuning.test_worker import SPACE, Trials
+from tuning import artifacts
 from tuning.roles import ALONE_ID, Role
 from tuning.search import Search
-from tuning.study import Assignment, Study, StudyConfig
+from tuning.study import Study
+from tuning.trial import Assignment, StudyConfig
+from tuning.worker import Worker
 
 W = "gs://bucket/study"
-SETTINGS = StudyConfig("random", 2, 12, worker_timeout=20.0)
+CONFIG = StudyConfig("random", 2, 12, worker_timeout=20.0)
 
 
-def opened(settings=SETTINGS, **options) -> Study:
-    return Study.open(W, SPACE, START, settings, **options)
+def opened(config=CONFIG, **options) -> Study:
+    return Study.open(W, SPACE, config, **options)
 
 
 def test_a_study_in_a_bucket_goes_on_where_it_was(gcs):
@@ -29,7 +31,7 @@ def test_a_study_in_a_bucket_goes_on_where_it_was(gcs):
         first = study.next_trial("tuner0")
         assert isinstance(first, Assignment)
         assert json.loads(gcs.get(f"{W}/study.json"))["trials"][0]["worker"] == "tuner0"
-        with pytest.raises(UserError, match=rf"{W}: process \d+ on \S+ leads this study: wait for it"):
+        with pytest.raises(UserError, match=rf"{W}: process \d+ on \S+ leads this study. Wait until it ends"):
             opened()
     # Started again, the worker gets its trial back.
     with opened() as study:
@@ -78,7 +80,7 @@ def test_overwrite_removes_the_study_and_its_trials_and_nothing_else(gcs):
     for name in ("trials/0000/config.json", "trials/0000/.lock", "summaries/events", "trials.json", "letter.txt"):
         gcs.put(f"{W}/{name}", b"{}")
     with opened(overwrite=True) as study:
-        summary.remove(W)
+        artifacts.remove(W)
         assert study.trials() == []
     assert gcs.names(f"{W}/") == ["letter.txt", "study.json"]
 
@@ -86,22 +88,14 @@ def test_overwrite_removes_the_study_and_its_trials_and_nothing_else(gcs):
 def test_a_search_goes_on_with_the_trial_that_lies_in_the_bucket(gcs, dataset):
     put_directory(gcs, dataset, "gs://bucket/data")
     manifest = Manifest.load("gs://bucket/data")
-    start = START.replace(evaluate_every=4, checkpoint_every=4, log_every=2)
-
-    class Taken:
-        """A study that takes the trial away in its middle."""
-
-        def report(self, trial, attempt, train_step, share, score):
-            return "go" if train_step < 8 else "lost"
-
-    with Study.open(W, SPACE, start, SETTINGS) as study:
-        given = study.next_trial(ALONE_ID)
-        config = SPACE.config(given.values, start, SETTINGS.train_steps)
-        ended = worker._train(Taken(), given, config, manifest, W, threading.Event())
+    with opened() as study:
+        source = Trials(study.next_trial(ALONE_ID), report=lambda _, train_step: "go" if train_step < 8 else "lost")
+        Worker(source, ALONE_ID, space=SPACE, config=CONFIG, manifest=manifest, workdir=W, quiet=True).run()
+        (ended,) = source.results
         assert (ended.outcome, ended.train_step) == ("interrupted", 8)
     reports = gcs.get(f"{W}/trials/0000/metrics.jsonl").splitlines()
     assert reports
-    search = Search(SPACE, start, SETTINGS, manifest, W, quiet=True)
+    search = Search(SPACE, CONFIG, manifest, W, quiet=True)
     assert search.alone(Role("alone", worker=ALONE_ID), overwrite=False) == 0
     trials = json.loads(gcs.get(f"{W}/trials.json"))["trials"]
     assert [(trial["state"], trial["attempts"]) for trial in trials] == [("completed", 2), ("completed", 1)]

@@ -16,15 +16,14 @@ import pytest
 
 from sostenuto.errors import UserError
 from tests.processes import REPOSITORY
-from trainer.presets import preset
+from tests.tuning.studies import SPACE
 from tuning.rpc import StudyClient, serve
-from tuning.space import Space
-from tuning.study import Assignment, Done, Study, StudyConfig, Wait
+from tuning.study import Study
+from tuning.trial import Assignment, AttemptResult, Done, Outcome, StudyConfig, Wait
 
-BASE = preset("base")
-SPACE = Space.create(BASE)
-SETTINGS = StudyConfig("random", 3, 1000, stop_weak=False)
-ENDED = ("completed", 8.0, "steps", 1.0, 1000)
+CONFIG = StudyConfig("random", 3, 1000, stop_weak=False)
+ENDED = AttemptResult(Outcome.COMPLETED, 8.0, "steps", train_step=1000, seconds=1.0)
+SCORE = {"train_step": 500, "share": 0.5, "score": 8.5}
 
 
 def free_port() -> int:
@@ -40,7 +39,7 @@ def address():
 
 @pytest.fixture
 def study(tmp_path):
-    with Study.open(tmp_path, SPACE, BASE, SETTINGS) as study:
+    with Study.open(tmp_path, SPACE, CONFIG) as study:
         yield study
 
 
@@ -72,18 +71,18 @@ class LosesAnswers(grpc.ServerInterceptor):
 
 def test_workers_run_a_study_through_the_service(study, address):
     with serve(study, address) as calls, client_of(study, address) as client:
-        assert not calls.untold_workers
+        assert not calls.active_workers
         taken = []
         while isinstance(answer := client.next_trial("tuner0"), Assignment):
             taken.append(answer.trial)
-            assert calls.untold_workers == {"tuner0"}
-            assert client.beat(answer.trial, answer.attempt)
-            assert client.report(answer.trial, answer.attempt, 500, 0.5, 8.5) == "go"
-            assert client.end(answer.trial, answer.attempt, *ENDED)
+            assert calls.active_workers == {"tuner0"}
+            assert client.heartbeat(answer.trial, answer.attempt)
+            assert client.report_score(answer.trial, answer.attempt, **SCORE) == "go"
+            assert client.end_trial(answer.trial, answer.attempt, ENDED)
         assert answer == Done("3 trials: 3 completed")
         assert taken == ["0000", "0001", "0002"]
-        assert not calls.untold_workers
-    assert study.trials()[0].values == SPACE.values(BASE)
+        assert not calls.active_workers
+    assert study.trials()[0].values == SPACE.base_values
     assert [len(record.scores) for record in study.trials()] == [1, 1, 1]
 
 
@@ -105,13 +104,13 @@ def test_what_was_asked_again_since_the_answer_was_lost_counts_once(study, addre
         first = client.next_trial("tuner0")
         # Not a second attempt, as it would be for a worker that was started again.
         assert (first.trial, first.attempt) == ("0000", 1)
-        assert client.report(first.trial, first.attempt, 500, 0.5, 8.5) == "go"
-        assert client.end(first.trial, first.attempt, *ENDED)
+        assert client.report_score(first.trial, first.attempt, **SCORE) == "go"
+        assert client.end_trial(first.trial, first.attempt, ENDED)
         assert client.next_trial("tuner0").trial == "0001"
-    assert loses.calls == [*["next_trial"] * 2, *["report"] * 2, *["end"] * 2, "next_trial"]
+    assert loses.calls == [*["next_trial"] * 2, *["report_score"] * 2, *["end_trial"] * 2, "next_trial"]
     first, second = study.trials()
-    assert (first.state, first.score, len(first.scores), first.seconds) == ("completed", 8.0, 1, 1.0)
-    assert (second.attempt, second.vanished) == (1, 0)
+    assert (first.status, first.score, len(first.scores), first.seconds) == ("completed", 8.0, 1, 1.0)
+    assert (second.attempt, second.lost_workers) == (1, 0)
     assert f"waiting for the chief at {address}" in capsys.readouterr().err
 
 
@@ -127,59 +126,59 @@ def test_a_worker_that_was_started_again_is_no_repeated_call(study, address):
 def test_late_words_of_an_attempt_whose_trial_was_given_away_are_refused(tmp_path, address):
     now = [0.0]
     with (
-        Study.open(tmp_path, SPACE, BASE, SETTINGS, clock=lambda: now[0]) as study,
+        Study.open(tmp_path, SPACE, CONFIG, clock=lambda: now[0]) as study,
         serve(study, address),
         client_of(study, address) as client,
     ):
         late = client.next_trial("tuner0")
-        now[0] += SETTINGS.worker_timeout + 1
+        now[0] += CONFIG.worker_timeout + 1
         taken = client.next_trial("tuner1")
         assert (taken.trial, taken.attempt, taken.directory) == (late.trial, 2, late.directory)
-        assert not client.beat(late.trial, late.attempt)
-        assert client.report(late.trial, late.attempt, 500, 0.5, 1.0) == "lost"
-        assert not client.end(late.trial, late.attempt, *ENDED)
-        assert client.beat(taken.trial, taken.attempt)
+        assert not client.heartbeat(late.trial, late.attempt)
+        assert client.report_score(late.trial, late.attempt, **SCORE) == "lost"
+        assert not client.end_trial(late.trial, late.attempt, ENDED)
+        assert client.heartbeat(taken.trial, taken.attempt)
         (record,) = study.trials()
-        assert (record.state, record.worker, record.scores) == ("running", "tuner1", ())
+        assert (record.status, record.worker, record.scores) == ("running", "tuner1", ())
 
 
 def test_workers_outlive_their_chief(tmp_path, address):
     with (
-        Study.open(tmp_path, SPACE, BASE, SETTINGS) as study,
+        Study.open(tmp_path, SPACE, CONFIG) as study,
         futures.ThreadPoolExecutor() as threads,
         client_of(study, address) as client,
     ):
         with serve(study, address):
             trial = client.next_trial("tuner0")
         # There is none: what is asked now is answered by the next one.
-        said = threads.submit(client.report, trial.trial, trial.attempt, 500, 0.5, 8.5)
+        said = threads.submit(client.report_score, trial.trial, trial.attempt, **SCORE)
         time.sleep(0.5)
         assert not said.done()
         study.close()
-        with Study.open(tmp_path, SPACE, BASE, SETTINGS) as restarted, serve(restarted, address):
+        with Study.open(tmp_path, SPACE, CONFIG) as restarted, serve(restarted, address):
             assert said.result(timeout=30) == "go"
-            assert client.beat(trial.trial, trial.attempt)
-            assert client.end(trial.trial, trial.attempt, *ENDED)
+            assert client.heartbeat(trial.trial, trial.attempt)
+            assert client.end_trial(trial.trial, trial.attempt, ENDED)
             (record,) = restarted.trials()
-    assert (record.state, record.attempt, record.vanished, record.score) == ("completed", 1, 0, 8.0)
+    assert (record.status, record.attempt, record.lost_workers, record.score) == ("completed", 1, 0, 8.0)
 
 
 def test_a_call_that_the_chief_died_in_the_middle_of_is_repeated(study, address, monkeypatch):
     """Its status is another one than that of a chief that is not there."""
     began = threading.Event()
-    report = study.report
+    report_score = study.report_score
 
     def slow_report(*args, **kwargs):
         if not began.is_set():
             began.set()
             time.sleep(2.0)  # beyond what a server that ends waits for its calls
-        return report(*args, **kwargs)
+        return report_score(*args, **kwargs)
 
-    monkeypatch.setattr(study, "report", slow_report)
+    monkeypatch.setattr(study, "report_score", slow_report)
     with futures.ThreadPoolExecutor() as threads, client_of(study, address) as client:
         with serve(study, address):
             trial = client.next_trial("tuner0")
-            said = threads.submit(client.report, trial.trial, trial.attempt, 500, 0.5, 8.5)
+            said = threads.submit(client.report_score, trial.trial, trial.attempt, **SCORE)
             assert began.wait(10)
         with serve(study, address):
             assert said.result(timeout=30) == "go"
@@ -211,20 +210,20 @@ def test_patience_has_an_end(study, address):
         client.next_trial("tuner0")
     assert 1.0 < time.monotonic() - begun < 15
     (line,) = str(error.value).splitlines()
-    assert f"the chief at {address} did not answer for 2 s" in line
+    assert f"chief at {address}: no answer for 2 s" in line
 
 
 def test_a_sign_of_life_is_not_worth_waiting_for(study, address):
     """The next one follows anyway, and the end of a trial waits for the one under way."""
     begun = time.monotonic()
     with client_of(study, address, patience=60.0) as client, pytest.raises(UserError):
-        client.beat("0000", 1)
+        client.heartbeat("0000", 1)
     assert time.monotonic() - begun < 15
 
 
 def test_a_chief_that_hangs_holds_nobody_for_ever(address):
     """Its kernel still takes connections."""
-    script = "import sys; from tests.tuning.test_service import hang; hang(sys.argv[1])"
+    script = "import sys; from tests.tuning.test_rpc import hang; hang(sys.argv[1])"
     with subprocess.Popen(
         [sys.executable, "-c", script, address],
         cwd=REPOSITORY,
@@ -235,14 +234,14 @@ def test_a_chief_that_hangs_holds_nobody_for_ever(address):
         try:
             fingerprint = json.loads(chief.stdout.readline())
             with StudyClient(address, fingerprint, patience=3.0) as client:
-                assert client.beat("0000", 1)
+                assert client.heartbeat("0000", 1)
                 chief.send_signal(signal.SIGSTOP)
                 begun = time.monotonic()
-                with pytest.raises(UserError, match="did not answer for 3 s"):
-                    client.report("0000", 1, 500, 0.5, 8.5)
+                with pytest.raises(UserError, match="no answer for 3 s"):
+                    client.report_score("0000", 1, **SCORE)
                 assert 2.0 < time.monotonic() - begun < 15
                 chief.send_signal(signal.SIGCONT)
-                assert client.beat("0000", 1)
+                assert client.heartbeat("0000", 1)
         finally:
             chief.kill()
 
@@ -253,9 +252,9 @@ def hang(address: str) -> None:
     class Yes:
         fingerprint = "yes"
         workers = ()
-        next_trial = report = end = None
+        next_trial = report_score = end_trial = None
 
-        def beat(self, trial, attempt):
+        def heartbeat(self, trial, attempt):
             return True
 
     with serve(Yes(), address):
@@ -269,9 +268,9 @@ def test_the_chief_of_another_study_is_refused_at_once(study, address):
         with pytest.raises(UserError) as error:
             client.next_trial("tuner0")
         assert time.monotonic() - begun < 15
-        assert not calls.untold_workers
+        assert not calls.active_workers
     (line,) = str(error.value).splitlines()
-    assert f"the chief at {address} leads another study" in line
+    assert f"chief at {address}: it leads another study" in line
     assert not study.trials()
 
 
@@ -279,11 +278,11 @@ def test_two_chiefs_do_not_share_an_address(study, address):
     with serve(study, address), pytest.raises(UserError) as error, serve(study, address):
         pytest.fail("both listen")
     (line,) = str(error.value).splitlines()
-    assert f"cannot listen on {address}" in line
+    assert f"chief at {address}: it cannot listen" in line
 
 
 def test_an_address_of_another_machine_is_no_place_to_listen(study):
-    with pytest.raises(UserError, match="cannot listen on"), serve(study, f"192.0.2.1:{free_port()}"):
+    with pytest.raises(UserError, match="cannot listen"), serve(study, f"192.0.2.1:{free_port()}"):
         pytest.fail("it listens")
 
 
@@ -291,35 +290,35 @@ def test_the_chief_knows_how_long_it_has_heard_nothing(study, address):
     with serve(study, address) as calls, client_of(study, address) as client:
         trial = client.next_trial("tuner0")
         time.sleep(0.3)
-        silent = calls.silent_seconds
+        silent = calls.idle_seconds
         assert silent > 0.25
-        client.beat(trial.trial, trial.attempt)
-        assert calls.silent_seconds < silent
+        client.heartbeat(trial.trial, trial.attempt)
+        assert calls.idle_seconds < silent
 
 
 def test_a_chief_that_was_started_again_knows_whom_to_tell_of_the_end(tmp_path, address):
     one_trial = StudyConfig("random", 1, 1000)
-    with Study.open(tmp_path, SPACE, BASE, one_trial) as study:
+    with Study.open(tmp_path, SPACE, one_trial) as study:
         trial = study.next_trial("tuner3")
     with (
-        Study.open(tmp_path, SPACE, BASE, one_trial) as study,
+        Study.open(tmp_path, SPACE, one_trial) as study,
         serve(study, address) as calls,
         client_of(study, address) as client,
     ):
-        assert calls.untold_workers == {"tuner3"}
-        assert client.end(trial.trial, trial.attempt, *ENDED)
+        assert calls.active_workers == {"tuner3"}
+        assert client.end_trial(trial.trial, trial.attempt, ENDED)
         assert isinstance(client.next_trial("tuner3"), Done)
-        assert not calls.untold_workers
+        assert not calls.active_workers
 
 
 def test_many_workers_at_once_get_a_trial_each(tmp_path, address):
     """More than the server has threads."""
-    with Study.open(tmp_path, SPACE, BASE, StudyConfig("random", 40, 1000, stop_weak=False)) as study:
+    with Study.open(tmp_path, SPACE, StudyConfig("random", 40, 1000, stop_weak=False)) as study:
 
         def take(index: int) -> str:
             with client_of(study, address, patience=60.0) as client:
                 answer = client.next_trial(f"tuner{index}")
-                assert client.end(answer.trial, answer.attempt, *ENDED)
+                assert client.end_trial(answer.trial, answer.attempt, ENDED)
             return answer.trial
 
         with serve(study, address), futures.ThreadPoolExecutor(40) as threads:

@@ -8,7 +8,9 @@ from sostenuto.errors import UserError
 from tests.processes import run_python
 from trainer.config import Config
 from trainer.presets import preset
-from tuning.space import PARAMETERS, SEARCHED_BY_DEFAULT, Space, notes_per_train_step, table
+from tuning.default_space import PARAMETERS, SEARCHED_BY_DEFAULT
+from tuning.space import notes_per_train_step
+from tuning.space_file import create_space
 
 BASE = preset("base")
 DECLARED = {parameter.field: parameter for parameter in PARAMETERS}
@@ -25,7 +27,7 @@ def searched(space):
 
 
 def test_flags_are_parsed_without_tensorflow_and_keras_tuner():
-    process = run_python("-c", "import sys, tuning.space, tuning.study; print(*sys.modules)")
+    process = run_python("-c", "import sys, tuning.space_file, tuning.study; print(*sys.modules)")
     assert process.returncode == 0, process.stderr
     assert not {"tensorflow", "keras", "keras_tuner", "sklearn"} & set(process.stdout.split())
 
@@ -35,24 +37,24 @@ def test_the_config_takes_every_declared_value_and_base_has_one_of_them(paramete
     for value in parameter.grid or (parameter.low, parameter.high):
         assert getattr(BASE.replace(**{parameter.field: value}), parameter.field) == value
     of_base = getattr(BASE, parameter.field)
-    assert parameter.nearest(of_base) == of_base
+    assert parameter.clamp(of_base) == of_base
     assert parameter.unit
     assert parameter.why
 
 
 def test_three_hyperparameters_are_searched_by_default_and_others_by_name():
-    assert set(searched(Space.create(BASE))) == set(SEARCHED_BY_DEFAULT)
-    more = Space.create(BASE, tune=["layers", "learning_rate"])
+    assert set(searched(create_space(BASE))) == set(SEARCHED_BY_DEFAULT)
+    more = create_space(BASE, tune=["layers", "learning_rate"])
     assert set(searched(more)) == {*SEARCHED_BY_DEFAULT, "layers", "learning_rate"}
-    assert Space.create(BASE, tune=["all"]).parameters == PARAMETERS
+    assert create_space(BASE, tune=["all"]).parameters == PARAMETERS
 
 
 def test_a_fixed_field_is_the_same_in_every_trial():
-    space = Space.create(BASE, fix=["units=64", "weight_decay=1e-3", "deterministic=false"])
+    space = create_space(BASE, fix=["units=64", "weight_decay=1e-3", "deterministic=false"])
     assert "units" not in searched(space)
-    config = space.config({"seq_length": 64}, BASE, 100)
+    config = space.trial_config({"seq_length": 64}, 100)
     assert (config.units, config.weight_decay, config.deterministic, config.seq_length) == (64, 1e-3, False, 64)
-    assert space.start(BASE) == BASE.replace(units=64, weight_decay=1e-3, deterministic=False)
+    assert space.base_config == BASE.replace(units=64, weight_decay=1e-3, deterministic=False)
 
 
 def test_a_file_fixes_narrows_and_adds(tmp_path):
@@ -70,7 +72,7 @@ def test_a_file_fixes_narrows_and_adds(tmp_path):
         optimizer: [adam, adamw]
         """,
     )
-    space = Space.create(BASE, file=file)
+    space = create_space(BASE, file=file)
     found = searched(space)
     assert space.fixed == {"seq_length": 64}
     assert found["units"].grid == (128, 192, 256)
@@ -82,13 +84,13 @@ def test_a_file_fixes_narrows_and_adds(tmp_path):
     assert (found["warmup_steps"].kind, found["warmup_steps"].grid) == ("int", None)
     assert found["optimizer"].grid == ("adam", "adamw")
     assert found["duration_weight"] == DECLARED["duration_weight"]
-    values = space.values(BASE)
-    assert space.config({**values, "optimizer": "adam", "head_units": 64}, BASE, 10).optimizer == "adam"
+    values = {**space.base_values, "optimizer": "adam", "head_units": 64}
+    assert space.trial_config(values, 10).optimizer == "adam"
 
 
 def test_a_flag_wins_over_the_file_and_one_value_is_no_search(tmp_path):
     file = written(tmp_path, "units: [64, 128]\nlayers: [3]\nstep_weight: {low: 2, high: 2}\n")
-    space = Space.create(BASE, fix=["units=96"], file=file)
+    space = create_space(BASE, fix=["units=96"], file=file)
     assert space.fixed == {"layers": 3, "step_weight": 2.0, "units": 96}
     assert set(searched(space)) == {"seq_length", "duration_weight"}
 
@@ -102,18 +104,21 @@ def test_a_flag_wins_over_the_file_and_one_value_is_no_search(tmp_path):
         ({"fix": ["units=1.5"]}, "expected int, got float"),
         ({"fix": ["units="]}, "expected int, got NoneType"),
         ({"fix": ["units=[256"]}, "is no YAML"),
-        ({"fix": ["learning_rate=fast"]}, "'fast': expected a number"),
-        ({"fix": ["steps=100"]}, "steps follows from the study's own flags"),
-        ({"fix": ["layers=2"], "tune": ["layers"]}, "expected one of the two"),
+        ({"fix": ["learning_rate=fast"]}, "got 'fast', expected a number"),
+        ({"fix": ["steps=100"]}, "such as --train_steps, set steps"),
+        ({"fix": ["layers=2"], "tune": ["layers"]}, "also in --tune. Pass only one"),
         ({"fix": ["model=regression"]}, "needs model=density"),
-        ({"fix": [f"{field}=1" for field in SEARCHED_BY_DEFAULT]}, "nothing is left to search"),
+        (
+            {"fix": [f"{field}=1" for field in SEARCHED_BY_DEFAULT]},
+            "is fixed. Pass others with --tune",
+        ),
         ({"tune": ["layer"]}, "--tune=layer: unknown hyperparameter 'layer', did you mean 'layers'?"),
-        ({"tune": ["weight_decay"]}, "no range of its own: give it one with --space"),
+        ({"tune": ["weight_decay"]}, "no declared range. Pass one with --space"),
     ],
 )
 def test_a_wrong_flag_is_one_line(arguments, expected):
     with pytest.raises(UserError) as caught:
-        Space.create(BASE, **arguments)
+        create_space(BASE, **arguments)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -139,17 +144,17 @@ def test_a_wrong_flag_is_one_line(arguments, expected):
         ("dropout: {low: 0, high: 0.5, sampling: quadratic}", "expected one of linear, log"),
         ("dropout: {low: 0, high: 1}", "dropout=1.0: expected at least 0 and below 1"),
         ("dropout: {low: 0, high: .inf}", "expected a finite number"),
-        ("weight_decay: {high: 1}", "has no low: expected both low and high"),
-        ("optimizer: {low: 0, high: 1}", "is no number: expected a list"),
+        ("weight_decay: {high: 1}", "low is missing, expected both low and high"),
+        ("optimizer: {low: 0, high: 1}", "no number. Pass a list"),
         ("optimizer: [adam, sgd]", "optimizer='sgd': expected one of adam, adamw"),
-        ("evaluate_every: [1, 2]", "follows from the study's own flags"),
+        ("evaluate_every: [1, 2]", "such as --train_steps, set evaluate_every"),
         ("1: 2", "unknown hyperparameter '1'"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path, text, expected):
     file = written(tmp_path, text)
     with pytest.raises(UserError) as caught:
-        Space.create(BASE, file=file)
+        create_space(BASE, file=file)
     assert expected in str(caught.value)
     assert str(caught.value).startswith(file)
     assert "\n" not in str(caught.value)
@@ -157,13 +162,13 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path, text, expected):
 
 def test_a_file_that_is_not_there_and_a_model_without_a_score_are_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        Space.create(BASE, file=str(tmp_path / "none.yaml"))
-    with pytest.raises(UserError, match="model=regression: expected density"):
-        Space.create(preset("tutorial"))
+        create_space(BASE, file=str(tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match="Pass model=density"):
+        create_space(preset("tutorial"))
 
 
 def test_the_first_trial_is_the_start_config_at_the_study_s_length():
-    config = Space.create(BASE).config({}, BASE, 2400)
+    config = create_space(BASE).trial_config({}, 2400)
     of_the_study = ("steps", "max_minutes", "evaluate_every", "checkpoint_every", "log_every", "max_to_keep")
     changed = [
         field.name for field in dataclasses.fields(Config) if getattr(config, field.name) != getattr(BASE, field.name)
@@ -178,8 +183,8 @@ def test_the_first_trial_is_the_start_config_at_the_study_s_length():
     train_steps=st.integers(100, 5000),
 )
 def test_every_trial_reads_as_many_notes_and_is_scored_six_times(seq_length, batch_size, train_steps):
-    space = Space.create(BASE, tune=["batch_size"])
-    config = space.config({"seq_length": seq_length, "batch_size": batch_size}, BASE, train_steps)
+    space = create_space(BASE, tune=["batch_size"])
+    config = space.trial_config({"seq_length": seq_length, "batch_size": batch_size}, train_steps)
     a_train_step = notes_per_train_step(config)
     missing = train_steps * notes_per_train_step(BASE) - config.steps * a_train_step
     assert abs(missing) <= a_train_step / 2 or config.steps == 1
@@ -190,46 +195,36 @@ def test_every_trial_reads_as_many_notes_and_is_scored_six_times(seq_length, bat
 
 @given(st.data())
 def test_what_keras_tuner_samples_is_in_the_space_and_in_the_config_s_range(data):
-    space = Space.create(BASE, tune=["all"])
-    hyperparameters = space.declare(BASE)
+    space = create_space(BASE, tune=["all"])
+    hyperparameters = space.declare()
     values = {}
     for parameter, hyperparameter in zip(space.parameters, hyperparameters.space, strict=True):
         assert hyperparameter.default == getattr(BASE, parameter.field)
-        value = parameter.tidy(hyperparameter.prob_to_value(data.draw(st.floats(0, 1, exclude_max=True))))
-        assert value == parameter.nearest(value)
-        assert parameter.tidy(value) == value
+        value = parameter.round_value(hyperparameter.prob_to_value(data.draw(st.floats(0, 1, exclude_max=True))))
+        assert value == parameter.clamp(value)
+        assert parameter.round_value(value) == value
         values[parameter.field] = value
-    space.config(values, BASE, 100)
+    space.trial_config(values, 100)
 
 
 def test_a_start_outside_of_the_space_leaves_the_space_as_it_is(tmp_path):
     file = written(
         tmp_path, "units: [64, 96]\ndropout: {low: 0.1, high: 0.3, step: 0.1}\nbatch_size: {low: 1, high: 9, step: 2}"
     )
-    space = Space.create(BASE, file=file)
-    hyperparameters = space.declare(BASE)
+    space = create_space(BASE, file=file)
+    hyperparameters = space.declare()
     assert {name: hyperparameters.get(name) for name in ("units", "dropout", "batch_size")} == {
         "units": 96,
         "dropout": 0.1,
         "batch_size": 9,
     }
-    assert space.values(BASE)["units"] == 256
+    assert space.base_values["units"] == 256
 
 
 def test_spaces_are_told_apart_by_name(tmp_path):
-    space, other = Space.create(BASE), Space.create(BASE, fix=["layers=3"], file=written(tmp_path, "units: [64, 96]"))
+    space, other = create_space(BASE), create_space(BASE, fix=["layers=3"], file=written(tmp_path, "units: [64, 96]"))
     assert space.differences(space.to_json()) == []
     assert other.differences(space.to_json()) == [
         "units: got 64, 96, expected 64, 96, 128, 192, 256, 384, 512",
         "layers: got fixed to 3, expected not searched",
     ]
-
-
-def test_the_table_has_a_row_for_each_hyperparameter():
-    rows = table().splitlines()
-    assert len(rows) == 2 + len(PARAMETERS)
-    assert rows[3] == (
-        f"| `units` * | 64, 96, 128, 192, 256, 384, 512 | units of each LSTM layer | {DECLARED['units'].why} |"
-    )
-    assert "| 0.25 to 4, log |" in rows[4]
-    assert not [row for row in rows if row.count("|") != 5]

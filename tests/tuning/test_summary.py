@@ -17,20 +17,14 @@ from tests.pages import Page
 from tests.processes import run_python
 from trainer.config import Config
 from trainer.presets import parse_config, preset, read_config
-from tuning import summary
-from tuning.importance import FEWEST_CONFIGS, importance
+from tuning import artifacts
+from tuning.artifacts import trials_document
+from tuning.console import Progress, final_table
+from tuning.importance import MIN_CONFIGS, importance
 from tuning.report.page import render
-from tuning.space import Space
-from tuning.study import Score, StudyConfig, Trial
-from tuning.summary import (
-    Progress,
-    StudySummary,
-    best_config,
-    final_table,
-    format_summary,
-    seconds_left,
-    trials_document,
-)
+from tuning.space_file import create_space
+from tuning.summary import StudySummary, format_summary, seconds_left
+from tuning.trial import Score, StudyConfig, Trial, TrialStatus
 
 START = preset("base")
 
@@ -48,7 +42,8 @@ def trial(number: int, state: str = "completed", score: float | None = None, **c
     if scores:
         changes = {"train_step": scores[-1].train_step, "scores": scores, **changes}
     ended_with_score = state in ("completed", "stopped")
-    return Trial(name, state, values, changes.pop("share", 1.0), score=score if ended_with_score else None, **changes)  # type: ignore[arg-type]
+    changes = {"share": 1.0, "score": score if ended_with_score else None, **changes}
+    return Trial(name, TrialStatus(state), values, **changes)
 
 
 def rung(number: int, share: float, score: float, parent: str | None = None, **changes: Any) -> Trial:
@@ -57,9 +52,7 @@ def rung(number: int, share: float, score: float, parent: str | None = None, **c
 
 
 def standing(*trials: Trial, start: Config = START, tuner: str = "random", **space: Any) -> StudySummary:
-    return StudySummary(
-        trials, Space.create(start, **space), start, StudyConfig(tuner, 12, 900, seed=3, data="ab" * 32)
-    )
+    return StudySummary(trials, create_space(start, **space), StudyConfig(tuner, 12, 900, seed=3, data="ab" * 32))
 
 
 def searched(count: int = 12) -> StudySummary:
@@ -139,7 +132,8 @@ def test_trials_json_says_what_each_trial_was_and_came_to() -> None:
     assert document["dataset"] == "ab" * 32
     second = document["trials"][1]
     assert second["values"]["units"] == 384
-    assert second["changed"] == {"units": 384, "layers": 3}
+    assert second["changed"] == {"units": 384}
+    assert document["start"]["layers"] == 3
     assert second["scores"][0] == {"train_step": 300, "share": 1 / 3, "score": 8.5}
     assert {name: second[name] for name in ("state", "score", "train_step", "seconds", "attempts", "worker")} == {
         "state": "completed", "score": 7.5, "train_step": 900, "seconds": 12.5, "attempts": 2, "worker": "tuner1",
@@ -153,7 +147,7 @@ def test_the_best_config_is_the_best_trials_at_the_length_of_the_start(length: d
     study = standing(
         trial(0, score=8.0), trial(1, score=7.5, values={"units": 384, "seq_length": 64}), start=start, fix=["layers=3"]
     )
-    summary.write(study, os.fspath(tmp_path))
+    artifacts.write(study, os.fspath(tmp_path))
     config = read_config(tmp_path / "best_config.json")
     # As many notes: windows half as long, twice as many train_steps.
     length = {name: 2 * value if name == "steps" else value for name, value in length.items()}
@@ -168,7 +162,7 @@ def test_the_best_is_the_lowest_of_those_trained_longest() -> None:
 
 
 def test_without_a_best_trial_there_is_no_best_config(tmp_path: Path) -> None:
-    summary.write(STUDIES["all failed"], os.fspath(tmp_path))
+    artifacts.write(STUDIES["all failed"], os.fspath(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "summaries", "trials.json"]
     assert json.loads((tmp_path / "trials.json").read_text())["best"] is None
 
@@ -176,16 +170,16 @@ def test_without_a_best_trial_there_is_no_best_config(tmp_path: Path) -> None:
 def test_writing_again_leaves_the_same_files_and_removing_none(tmp_path: Path) -> None:
     study = searched()
     directory = os.fspath(tmp_path)
-    summary.write(dataclasses.replace(study, trials=study.trials[:3]), directory)
+    artifacts.write(dataclasses.replace(study, trials=study.trials[:3]), directory)
     files = {path: path.read_bytes() for path in tmp_path.rglob("events.*")}
     assert len(files) == 4
-    summary.write(study, directory)
+    artifacts.write(study, directory)
     assert {path: path.read_bytes() for path in files} == files
     assert len(list(tmp_path.rglob("events.*"))) == 13
     assert not list(tmp_path.rglob("*.tmp-*"))
-    summary.remove(directory)
+    artifacts.remove(directory)
     assert list(tmp_path.iterdir()) == []
-    summary.remove(directory)
+    artifacts.remove(directory)
 
 
 # TensorBoard
@@ -215,7 +209,7 @@ def test_tensorboard_gets_the_space_and_each_trial_that_ended(tmp_path: Path) ->
     study = standing(
         trial(0, score=8.0), trial(1, "failed", reason="no", values={"units": 512}), trial(2, "running", score=9.0)
     )
-    summary.write(study, os.fspath(tmp_path))
+    artifacts.write(study, os.fspath(tmp_path))
     summaries = tmp_path / "summaries"
     assert sorted(path.name for path in summaries.iterdir() if path.is_dir()) == ["0000", "0001"]
     (experiment,) = events(summaries / "events.out.tfevents.study")[1:]
@@ -236,8 +230,8 @@ def test_tensorboard_gets_the_space_and_each_trial_that_ended(tmp_path: Path) ->
 def test_a_chief_that_writes_results_never_loads_tensorflow(tmp_path: Path) -> None:
     program = f"""
 import sys
-from tests.tuning.test_summary import searched, summary
-summary.write(searched(), {os.fspath(tmp_path)!r})
+from tests.tuning.test_summary import artifacts, searched
+artifacts.write(searched(), {os.fspath(tmp_path)!r})
 print("tensorflow" in sys.modules, "keras_tuner" in sys.modules)
 """
     process = run_python("-c", program)
@@ -251,18 +245,18 @@ print("tensorflow" in sys.modules, "keras_tuner" in sys.modules)
 @pytest.mark.parametrize(
     ("study", "said"),
     [
-        ("nothing begun", "No trial has begun."),
+        ("nothing begun", "No trial has started."),
         ("one runs", "1 trial: 1 running. None has completed yet."),
         ("one", "1 trial: 1 completed. The best, trial 0000, scores 8.000 nats/note on the validation split: it is the "
-                "start config."),
+                "base config."),
         ("all failed", "3 trials: 3 failed. All failed, the last one with: out of memory: of 12 GiB."),
         ("the first failed", "2 trials: 1 completed, 1 failed. The best, trial 0001, scores 8.000 nats/note on the "
-                             "validation split; the start config has no score to compare it with."),
+                             "validation split; the base config has no score to compare with."),
         ("all parameters", "2 trials: 2 completed. The best, trial 0001, scores 7.900 nats/note on the validation "
-                           "split, 0.100 below the start config's 8.000."),
-        ("hyperband", "8 trials: 8 completed. They are 5 configs: the better ones were trained on, in trials of their "
-                      "own. The best, trial 0007, scores 8.100 nats/note on the validation split, 1.400 below the "
-                      "start config's 9.500, which was trained for 11 % of it only."),
+                           "split, 0.100 below the base config's 8.000."),
+        ("hyperband", "8 trials: 8 completed. They are 5 configs: the better ones continue in further trials. "
+                      "The best, trial 0007, scores 8.100 nats/note on the validation split, 1.400 below the "
+                      "base config's 9.500, after only 11 % of the full length."),
     ],
 )  # fmt: skip
 def test_the_conclusion(study: str, said: str) -> None:
@@ -359,10 +353,10 @@ def test_the_final_table_is_sorted_and_fits_a_log_whatever_is_searched() -> None
     assert [line[:4] for line in lines[2:6]] == ["0003", "0000", "0002", "0001"]
     assert max(map(len, lines[:6])) <= 100
     assert lines[2].split()[4:6] == ["7.500", "-0.500"]
-    # The start config's score was 9 when the stopped one had 7.
+    # The base config's score was 9 when the stopped one had 7.
     assert lines[4].split()[4:6] == ["7.000", "-2.000"]
     assert lines[6].endswith("head_blocks: see trials.json")
-    assert lines[-1].endswith("0.500 below the start config's 8.000.")
+    assert lines[-1].endswith("0.500 below the base config's 8.000.")
 
 
 # The page
@@ -385,9 +379,10 @@ def test_a_page_is_whole_needs_no_network_and_can_be_read_aloud(name: str) -> No
             numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", " ".join(filter(None, found.values())))]
             assert all(map(math.isfinite, numbers))
         assert (tag == "path") <= ("svg" in around)
-    judged = any(chain.judged for chain in STUDIES[name].chains)
+    last_scored = any(chain.last_scored for chain in STUDIES[name].chains)
     parameters = len(STUDIES[name].space.parameters)
-    assert len(drawings) == (parameters + 4 if judged else 0)  # scatter; parallel coordinates and curves for two widths
+    # Scatter; parallel coordinates and curves for two widths.
+    assert len(drawings) == (parameters + 4 if last_scored else 0)
     if STUDIES[name].trials:
         assert len(rows(text)) == len(STUDIES[name].trials)
 
@@ -499,7 +494,7 @@ def test_the_hyperparameter_that_decides_is_found() -> None:
 
 
 def test_no_importance_is_told_from_a_few_trials_or_from_noise() -> None:
-    few = searched(FEWEST_CONFIGS - 1)
+    few = searched(MIN_CONFIGS - 1)
     assert importance(few) is None
     text = Page(render(few)).words
     assert "too few scores to rank" in text
@@ -512,7 +507,8 @@ def test_no_importance_is_told_from_a_few_trials_or_from_noise() -> None:
 
 def test_the_trainer_takes_the_best_config(tmp_path: Path) -> None:
     """As far as its flags go: the dataset is missing, which it says after it has read the config."""
-    config = best_config(searched().best, searched().space, START)
+    study = searched()
+    config = study.space.full_config(study.best.values)
     (tmp_path / "best_config.json").write_text(config.to_json())
     process: subprocess.CompletedProcess[str] = run_python(
         "-m", "trainer", f"--config={tmp_path / 'best_config.json'}", f"--data={tmp_path / 'none'}",

@@ -8,7 +8,6 @@ import shutil
 import signal
 import threading
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 
@@ -23,17 +22,18 @@ from trainer.model.next_note import NextNoteModel
 from trainer.presets import preset
 from trainer.workdir import layout
 from trainer.workdir.formats import RunResult, StopReason
-from tuning import worker
-from tuning.space import Space
-from tuning.study import Assignment, Done, Study, StudyConfig, Wait
+from tuning.space_file import create_space
+from tuning.study import Study
+from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, Wait
+from tuning.worker import Worker
 
 TRAIN_STEPS = 20
 START = preset("base").replace(
     units=8, head_units=8, layers=1, seq_length=16, batch_size=8, warmup_steps=2, learning_rate=0.01,
     pitch_embedding=8, time_embedding=8, velocity_embedding=8,
 )  # fmt: skip
-SPACE = Space.create(START, fix=["units=8", "seq_length=16"])
-SETTINGS = StudyConfig("random", 6, TRAIN_STEPS, worker_timeout=20.0)
+SPACE = create_space(START, fix=["units=8", "seq_length=16"])
+CONFIG = StudyConfig("random", 6, TRAIN_STEPS, worker_timeout=20.0)
 VALUES = {"step_weight": 1.0, "duration_weight": 1.0}
 
 
@@ -47,51 +47,47 @@ def trial(name="0000", *, attempt=1, directory=None, values=VALUES, share=1.0, b
     return Assignment(name, attempt, directory or f"trials/{name}", values, share, beat_seconds)
 
 
-class Ended(NamedTuple):
-    trial: str
-    outcome: str
-    score: float | None
-    reason: str
-    train_step: int
-
-
 class Trials:
-    """A study that gives these trials and notes what it hears of them.
+    """A study that assigns these trials and records the calls.
 
     Attributes:
         reports: `(trial, train_step, score)` each.
-        ended: what `end` was told, in order.
+        ended: `(trial, result)` each.
     """
 
-    def __init__(self, *assignments, report=None, beat=None) -> None:
+    def __init__(self, *assignments, report=None, heartbeat=None) -> None:
         self._assignments = list(assignments)
-        self._report, self._beat = report, beat
+        self._report, self._heartbeat = report, heartbeat
         self.reports: list[tuple[str, int, float]] = []
-        self.ended: list[Ended] = []
+        self.ended: list[tuple[str, AttemptResult]] = []
 
-    def next_trial(self, asks):
-        assert asks == "tuner0"
+    def next_trial(self, worker):
+        assert worker == "tuner0"
         return self._assignments.pop(0) if self._assignments else Done("no more")
 
-    def beat(self, trial, attempt):
-        return self._beat is None or self._beat(trial)
+    def heartbeat(self, trial, attempt):
+        return self._heartbeat is None or self._heartbeat(trial)
 
-    def report(self, trial, attempt, train_step, share, score):
+    def report_score(self, trial, attempt, *, train_step, share, score):
         assert 0 < share <= 1
         self.reports.append((trial, train_step, score))
         return "go" if self._report is None else self._report(trial, train_step)
 
-    def end(self, trial, attempt, outcome, score, reason, seconds, train_step):
-        assert reason == " ".join(reason.split())
-        self.ended.append(Ended(trial, outcome, score, reason, train_step))
+    def end_trial(self, trial, attempt, result):
+        assert result.reason == " ".join(result.reason.split())
+        self.ended.append((trial, result))
         return True
 
+    @property
+    def results(self) -> list[AttemptResult]:
+        return [result for _, result in self.ended]
 
-def do(source, data, directory, *, settings=SETTINGS, space=SPACE) -> int:
-    return worker.work(
-        source, "tuner0", space=space, start=START, settings=settings, manifest=Manifest.load(data),
-        workdir=str(directory), quiet=True,
-    )  # fmt: skip
+
+def do(source, data, directory, *, space=SPACE, **options) -> int:
+    return Worker(
+        source, "tuner0", space=space, config=CONFIG, manifest=Manifest.load(data), workdir=str(directory), quiet=True,
+        **options,
+    ).run()  # fmt: skip
 
 
 def send(number: signal.Signals) -> str:
@@ -99,8 +95,8 @@ def send(number: signal.Signals) -> str:
     return "go"
 
 
-def told_to_end(number: signal.Signals):
-    """What `cli.run` does with a signal that comes while nobody else takes it."""
+def exit_on(number: signal.Signals):
+    """Returns the handler that `cli.run` sets for a signal."""
 
     def leave(*_):
         raise SystemExit(128 + number)
@@ -110,7 +106,7 @@ def told_to_end(number: signal.Signals):
 
 @pytest.fixture
 def _as_a_command(monkeypatch):
-    before = signal.signal(signal.SIGTERM, told_to_end(signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, exit_on(signal.SIGTERM))
     yield
     signal.signal(signal.SIGTERM, before)
 
@@ -160,12 +156,12 @@ def test_a_trial_that_fails_is_recorded_and_the_next_one_runs(dataset, tmp_path,
     trains(*errors, completed())
     source = Trials(*map(trial, names))
     assert do(source, dataset, tmp_path) == 0
-    assert [one.trial for one in source.ended] == names
-    assert [one.outcome for one in source.ended] == ["failed"] * len(errors) + ["completed"]
-    for one, reason in zip(source.ended, errors.values(), strict=False):
-        assert one.reason.startswith(reason)
-        assert len(one.reason) < 1000
-        assert one.score is None
+    assert [name for name, _ in source.ended] == names
+    assert [result.outcome for result in source.results] == ["failed"] * len(errors) + ["completed"]
+    for result, reason in zip(source.results, errors.values(), strict=False):
+        assert result.reason.startswith(reason)
+        assert len(result.reason) < 1000
+        assert result.score is None
 
 
 def test_a_config_that_cannot_be_is_a_trial_that_fails(dataset, tmp_path, trains):
@@ -173,17 +169,17 @@ def test_a_config_that_cannot_be_is_a_trial_that_fails(dataset, tmp_path, trains
     nothing = {"pitch_weight": 0.0, "step_weight": 0.0, "duration_weight": 0.0}
     source = Trials(trial(values=nothing), trial("0001"))
     assert do(source, dataset, tmp_path) == 0
-    failed, other = source.ended
+    failed, other = source.results
     assert (failed.outcome, other.outcome) == ("failed", "completed")
     assert "nothing would be learned" in failed.reason
 
 
 def test_a_study_outlives_three_failing_trials_in_a_row(dataset, tmp_path, trains):
     left = trains(completed(9.0), *[RuntimeError("out of luck")] * 3, completed(8.0), completed(8.5))
-    with Study.open(tmp_path, SPACE, START, SETTINGS) as study:
+    with Study.open(tmp_path, SPACE, CONFIG) as study:
         assert do(study, dataset, tmp_path) == 0
         assert study.is_done
-        assert [record.state for record in study.trials()] == ["completed", *["failed"] * 3, "completed", "completed"]
+        assert [record.status for record in study.trials()] == ["completed", *["failed"] * 3, "completed", "completed"]
         assert {record.reason for record in study.trials()[1:4]} == {"RuntimeError: out of luck"}
         best = study.best()
     assert not left
@@ -205,7 +201,7 @@ def test_a_file_that_cannot_be_written_is_no_fault_of_the_trial(dataset, tmp_pat
     with pytest.raises(UserError) as caught:
         do(source, dataset, tmp_path)
     assert expected in str(caught.value)
-    assert [one.outcome for one in source.ended] == ["completed", "interrupted"]
+    assert [result.outcome for result in source.results] == ["completed", "interrupted"]
     assert len(left) == 1
 
 
@@ -213,14 +209,14 @@ def test_told_to_wait_it_asks_again(dataset, tmp_path, trains):
     trains(completed())
     source = Trials(Wait(0.01, "waiting for trial 0007 of tuner1"), trial())
     assert do(source, dataset, tmp_path) == 0
-    assert [one.trial for one in source.ended] == ["0000"]
+    assert [name for name, _ in source.ended] == ["0000"]
 
 
 def test_signs_of_life_go_on_while_the_chief_is_away(dataset, tmp_path, monkeypatch):
     beaten = threading.Event()
     beats = []
 
-    def beat(name):
+    def heartbeat(name):
         beats.append(name)
         if len(beats) < 3:
             raise UserError("the chief is away")
@@ -233,9 +229,9 @@ def test_signs_of_life_go_on_while_the_chief_is_away(dataset, tmp_path, monkeypa
         return completed()
 
     monkeypatch.setattr(loop, "train", train)
-    source = Trials(trial(beat_seconds=0.01), beat=beat)
+    source = Trials(trial(beat_seconds=0.01), heartbeat=heartbeat)
     assert do(source, dataset, tmp_path) == 0
-    assert source.ended[0].outcome == "completed"
+    assert source.results[0].outcome == "completed"
 
 
 @pytest.mark.parametrize(
@@ -254,7 +250,7 @@ def test_a_trial_ends_as_the_study_says(dataset, tmp_path, monkeypatch, verdict,
     monkeypatch.setattr(loop, "train", train)
     source = Trials(trial(), trial("0001"), report=lambda *_: verdict)
     assert do(source, dataset, tmp_path) == 0
-    assert [(one.outcome, one.reason) for one in source.ended] == [(outcome, reason)] * 2
+    assert [(result.outcome, result.reason) for result in source.results] == [(outcome, reason)] * 2
 
 
 def test_a_chief_that_is_away_too_long_is_no_fault_of_the_trial(dataset, tmp_path, monkeypatch):
@@ -276,7 +272,7 @@ def test_a_chief_that_is_away_too_long_is_no_fault_of_the_trial(dataset, tmp_pat
 
 
 def test_a_worker_waits_until_the_one_before_has_left_the_trial(dataset, tmp_path, monkeypatch):
-    config = SPACE.config(VALUES, START, TRAIN_STEPS)
+    config = SPACE.trial_config(VALUES, TRAIN_STEPS)
     held = layout.claim_workdir(config, Manifest.load(dataset), str(tmp_path / "trials" / "0000"), {})
     refused = []
 
@@ -293,17 +289,16 @@ def test_a_worker_waits_until_the_one_before_has_left_the_trial(dataset, tmp_pat
     source = Trials(trial(attempt=2))
     assert do(source, dataset, tmp_path) == 0
     assert refused == [True]
-    assert source.ended[0].outcome == "completed"
+    assert source.results[0].outcome == "completed"
 
 
-def test_a_trial_that_another_process_never_leaves_fails(dataset, tmp_path, trains, monkeypatch):
+def test_a_trial_that_another_process_never_leaves_fails(dataset, tmp_path, trains):
     """Each wait has an end."""
-    monkeypatch.setattr(worker, "_HELD_SECONDS", 0.5)
     left = trains(*[layout.WorkdirLockedError("trials/0000: another process is training in it")] * 100)
     source = Trials(trial(attempt=2))
-    assert do(source, dataset, tmp_path) == 0
-    assert source.ended[0].outcome == "failed"
-    assert "another process is training in it" in source.ended[0].reason
+    assert do(source, dataset, tmp_path, lock_timeout=0.5) == 0
+    assert source.results[0].outcome == "failed"
+    assert "another process is training in it" in source.results[0].reason
     assert len(left) == 98
 
 
@@ -319,7 +314,7 @@ def untouched(dataset, tmp_path_factory):
         source = Trials(trial())
         assert do(source, dataset, directory) == 0
     assert [train_step for _, train_step, _ in source.reports] == [4, 8, 12, 16, 20]
-    assert source.ended[0].score == min(score for _, _, score in source.reports)
+    assert source.results[0].score == min(score for _, _, score in source.reports)
     return directory / "trials" / "0000"
 
 
@@ -339,7 +334,7 @@ def test_a_trial_that_is_broken_off_goes_on_and_ends_like_one_that_never_was(dat
     told = Trials(trial("0001", directory="trials/0000"), trial("0002"), report=lambda *_: send(signal.SIGTERM))
     assert do(told, dataset, tmp_path) == 128 + signal.SIGTERM
     assert [train_step for _, train_step, _ in told.reports] == [8]
-    assert [(one.trial, one.outcome, one.train_step) for one in told.ended] == [("0001", "interrupted", 8)]
+    assert [(name, result.outcome, result.train_step) for name, result in told.ended] == [("0001", "interrupted", 8)]
     assert newest_checkpoint() == 8
     last = Trials(trial("0001", attempt=2, directory="trials/0000"))
     assert do(last, dataset, tmp_path) == 0
@@ -348,8 +343,8 @@ def test_a_trial_that_is_broken_off_goes_on_and_ends_like_one_that_never_was(dat
     again = Trials(trial("0001", attempt=3, directory="trials/0000"))
     assert do(again, dataset, tmp_path) == 0
     assert not again.reports
-    assert [source.ended[0].outcome for source in (rung, last, again)] == ["completed"] * 3
-    assert last.ended[0].score == again.ended[0].score
+    assert [source.results[0].outcome for source in (rung, last, again)] == ["completed"] * 3
+    assert last.results[0].score == again.results[0].score
     # Only that it was also scored where the rung ended.
     ours, expected = (
         [report for report in metrics(each) if report["train_step"] != 7] for each in (directory, untouched)
@@ -379,15 +374,15 @@ def test_trials_that_are_told_to_stop_leave_nothing_behind(dataset, tmp_path, re
         return "stop"
 
     trials = [trial(name, beat_seconds=0.05) for name in ("weak", "lost")]
-    source = Trials(*trials, report=report, beat=lambda name: name != "lost")
+    source = Trials(*trials, report=report, heartbeat=lambda name: name != "lost")
     assert do(source, data, tmp_path) == 0
-    weak, lost = source.ended
+    weak, lost = source.results
     assert (weak.outcome, weak.train_step) == ("stopped", 4)
     assert source.reports == [("weak", 4, weak.score)]
     # A sign of life that was refused tells it before any score would.
     assert lost.outcome == "interrupted"
     assert lost.train_step < 4
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("beat-")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("heartbeat-")]
     assert live_models() == before
 
 
@@ -405,7 +400,7 @@ def test_small_loss_weights_win_nothing(dataset, tmp_path, untouched):
         # Nor does it matter how long the windows are.
         "large": {"step_weight": 4.0, "duration_weight": 4.0, "learning_rate": 1e-9, "seq_length": 8},
     }
-    space = Space.create(START, tune=["learning_rate"], fix=["units=8"])
+    space = create_space(START, tune=["learning_rate"], fix=["units=8"])
     source = Trials(*(trial(name, values=each) for name, each in values.items()), report=lambda *_: "go")
     assert do(source, dataset, tmp_path, space=space) == 0
     directories = {"trained": untouched, **{name: tmp_path / "trials" / name for name in values}}
@@ -417,7 +412,7 @@ def test_small_loss_weights_win_nothing(dataset, tmp_path, untouched):
     assert min(losses, key=losses.__getitem__) == "small"
     assert losses["large"] > 3 * losses["small"]
     scores = {name: each["val_nats"] for name, each in scored.items()}
-    assert [one.score for one in source.ended] == [scores["small"], scores["large"]]
+    assert [result.score for result in source.results] == [scores["small"], scores["large"]]
     assert scores["trained"] < scores["small"] - 0.5
     assert scores["large"] == pytest.approx(scores["small"], rel=1e-5)
     for name, score in scores.items():

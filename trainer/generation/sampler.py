@@ -99,10 +99,19 @@ class NoteSampler:
                 f"playing {samples:,} x {num_notes:,} notes",
                 extra={"figures": {"samples": samples, "num_notes": num_notes}},
             )
+        notes, seconds = self._generate(prefix, options, seed, num_notes=num_notes, quiet=quiet)
+        continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
+        return Samples(continued, num_notes * samples / seconds)
+
+    def _generate(
+        self, prefix: _Prefix, options: _Options, seed: int, *, num_notes: int, quiet: bool
+    ) -> tuple[list[NoteTensors], float]:
+        """Returns the notes of each sample, `[num_notes]`, and the seconds without compilation."""
+        samples = prefix.head_input.shape[0]
+        streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
         # Compiles without sampling a note, so that the speed does not include compilation.
         self._decode(tf.constant(0), prefix, options, tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]))
         started = time.monotonic()
-        streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
         calls = []
         with ProgressCounter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as counter:
             for first_note in range(0, num_notes, _NOTES_PER_CALL):
@@ -111,12 +120,8 @@ class NoteSampler:
                 calls.append([field.numpy()[:count] for field in notes])
                 counter.advance(count * samples)
         seconds = time.monotonic() - started
-        fields = NoteTensors(*(np.concatenate(parts) for parts in zip(*calls, strict=True)))
-        continued = [
-            _append(primers[sample // num_samples], NoteTensors(*(field[:, sample] for field in fields)))
-            for sample in range(samples)
-        ]
-        return Samples(continued, num_notes * samples / seconds)
+        fields = [np.concatenate(parts) for parts in zip(*calls, strict=True)]
+        return [NoteTensors(*(field[:, sample] for field in fields)) for sample in range(samples)], seconds
 
     def _decode_notes(
         self, notes: tf.Tensor, prefix: _Prefix, options: _Options, uniforms: tf.Tensor

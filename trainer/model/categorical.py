@@ -57,16 +57,10 @@ def sample_categorical(
 
 
 def _move_within(threshold: tf.Tensor, cumulative: tf.Tensor, lowest: int, highest: int) -> tf.Tensor:
-    """Moves thresholds of classes outside the bounds to the classes within, and keeps the other thresholds.
+    """Moves thresholds `[batch, 1]` of classes outside the bounds to the classes within, and keeps the others.
 
     A threshold outside is uniform over the mass of the classes outside, so it serves as a new uniform number: the
     sampled class has the distribution of the classes within, and no second number is needed.
-
-    Args:
-        threshold: `[batch, 1]`, uniform from 0 to the last cumulative sum.
-        cumulative: `[batch, classes]`, cumulative sums of the likelihoods.
-        lowest: the first class within the bounds.
-        highest: the last class within the bounds.
     """
     begin = cumulative[:, lowest - 1 : lowest] if lowest else tf.zeros_like(threshold)
     end = cumulative[:, highest : highest + 1]
@@ -79,12 +73,8 @@ def _move_within(threshold: tf.Tensor, cumulative: tf.Tensor, lowest: int, highe
 def _nucleus(likelihood: tf.Tensor, top_p: tf.Tensor) -> tf.Tensor:
     """Keeps the fewest likeliest classes whose fraction of the sum reaches `top_p`, and sets the others to 0.
 
-    Classes within a ten-thousandth of each other's likelihood are kept or dropped together. This is nucleus sampling:
-    Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020.
-
-    Args:
-        likelihood: `[batch, classes]`, the largest of each row 1.
-        top_p: scalar above 0, at most 1.
+    The largest likelihood of each row must be 1. Classes within a ten-thousandth of each other's likelihood are kept or
+    dropped together. Nucleus sampling: Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020.
     """
     # Bisection over the bits of the limit: non-negative numbers are ordered as their bits. A sort would take many times
     # as long. The sums are products with ones, because XLA compiles tf.reduce_sum to a slower loop.

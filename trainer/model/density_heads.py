@@ -54,12 +54,7 @@ class DensityHeads(keras.layers.Layer):
         pitch_range: the lowest and the highest pitch that `sample` draws.
     """
 
-    loss_names: ClassVar[dict[str, str]] = {
-        "pitch": "pitch_nll",
-        "step": "step_nll",
-        "duration": "duration_nll",
-        "velocity": "velocity_nll",
-    }
+    loss_names: ClassVar[dict[str, str]] = {field: f"{field}_nll" for field in FIELDS}
     """The name under which the loss of each field is reported."""
 
     def __init__(self, config: Config, dtype: str, pitch_range: PitchRange) -> None:
@@ -110,15 +105,7 @@ class DensityHeads(keras.layers.Layer):
         return {field: self._head_logits(layers, field) for field in self._logits}
 
     def nll(self, logits: dict[str, tf.Tensor], notes: NoteTensors) -> dict[str, tf.Tensor]:
-        """Returns the negative log likelihood of each field in nats, times as ticks.
-
-        Args:
-            logits: from `logits`.
-            notes: the true notes, `[...]`.
-
-        Returns:
-            `[...]` each.
-        """
+        """Returns the negative log likelihood `[...]` of each field of the true notes in nats, times as ticks."""
         return {
             "pitch": categorical_nll(logits["pitch"], notes.pitch),
             "step": time_distribution.nll(logits["step"], notes.step_us),
@@ -127,15 +114,7 @@ class DensityHeads(keras.layers.Layer):
         }
 
     def losses(self, head_input: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
-        """Returns the training loss of each field: its negative log likelihood.
-
-        Args:
-            head_input: as for `logits`, `[..., width]`.
-            notes: the predicted notes, `[...]`.
-
-        Returns:
-            `[...]` each.
-        """
+        """Returns the training loss `[...]` of each field: its negative log likelihood."""
         return self.nll(self.logits(head_input, notes), notes)
 
     def sample(

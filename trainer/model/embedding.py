@@ -35,19 +35,12 @@ class NoteEmbedding(keras.layers.Layer):
         ]
 
     def embed(self, notes: NoteTensors) -> tf.Tensor:
-        """Returns the concatenated vectors of all fields, `[..., size]`, of notes `[...]`."""
+        """Concatenates the vectors of all fields of notes `[...]`: `[..., size]`."""
         vectors = [layer(row) for layer, row in zip(self._layers_by_field, _rows(notes), strict=True)]
         return _SCALE * tf.concat(vectors, axis=-1)
 
     def project_tables(self, matrix: tf.Tensor) -> list[tf.Tensor]:
-        """Multiplies each field's table with its rows of a matrix, so that `lookup_sum` equals `embed @ matrix`.
-
-        Args:
-            matrix: `[size, columns]`.
-
-        Returns:
-            `[rows, columns]` for each field.
-        """
+        """Returns a table `[rows, columns]` a field, so that `lookup_sum` equals `embed @ matrix` `[size, columns]`."""
         blocks = tf.split(matrix, [layer.output_dim for layer in self._layers_by_field])
         return [
             tf.matmul(_SCALE * layer.embeddings, block)
@@ -55,15 +48,7 @@ class NoteEmbedding(keras.layers.Layer):
         ]
 
     def lookup_sum(self, tables: list[tf.Tensor], notes: NoteTensors) -> tf.Tensor:
-        """Sums the rows of the fields' projected tables.
-
-        Args:
-            tables: from `project_tables`, `[rows, columns]` each.
-            notes: `[...]`.
-
-        Returns:
-            `[..., columns]`.
-        """
+        """Sums the rows of notes `[...]` in the tables from `project_tables`: `[..., columns]`."""
         return tf.add_n([tf.gather(table, row) for table, row in zip(tables, _rows(notes), strict=True)])
 
 

@@ -165,11 +165,7 @@ class NextNoteModel(keras.Model):
         return self._head_input(stream, history), ModelState(tuple(layers), history)
 
     def initial_state(self, batch: int | tf.Tensor) -> ModelState:
-        """Returns the state before a performance starts: zeros, and an empty history.
-
-        Args:
-            batch: the number of performances; a scalar.
-        """
+        """Returns the state of `batch` performances before they start: zeros, and an empty history."""
         layers = tuple(
             LayerState(*(tf.zeros([batch, self.config.units], lstm.compute_dtype) for _ in LayerState._fields))
             for lstm in self._lstm
@@ -230,12 +226,7 @@ def start_note(batch: int) -> NoteTensors:
 
 
 def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNoteModel:
-    """Creates the model with all its variables; initial weights come from Keras' global seed.
-
-    Args:
-        config: the run.
-        pitch_range: the lowest and the highest pitch that the model samples.
-    """
+    """Creates the model with all its variables; initial weights come from Keras' global seed."""
     model = NextNoteModel(config, pitch_range)
     notes = start_note(1).map(lambda field: field[:, tf.newaxis])
     head_input, _ = model.forward(notes)

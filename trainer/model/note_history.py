@@ -4,8 +4,7 @@ An LSTM would have to sum steps and durations to know them, which it does badly.
 so reading all notes at once or one by one gives the same result.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import tensorflow as tf
 
@@ -21,9 +20,6 @@ HISTORY_LENGTH: Final = 32
 _MAX_AGE_US: Final = 16_000_000
 _TRACE_SECONDS: Final = (0.3, 3.0)  # Decay times to 1/e of a struck key's traces: about a chord, about a bar.
 
-KEY_FEATURES: Final = PITCHES * (1 + len(_TRACE_SECONDS))
-"""Columns of `key_features`."""
-
 
 class NoteHistory(NamedTuple):
     """The last `HISTORY_LENGTH` notes, oldest first: int32 `[..., HISTORY_LENGTH]` each.
@@ -38,25 +34,11 @@ class NoteHistory(NamedTuple):
     age_us: tf.Tensor
     remaining_us: tf.Tensor
 
-    def map(self, function: Callable[[tf.Tensor], Any]) -> "NoteHistory":
-        """Applies a function to each field."""
-        return NoteHistory(*(function(field) for field in self))
-
 
 def empty_history(batch: int | tf.Tensor) -> NoteHistory:
-    """Returns the history before the first note.
-
-    Args:
-        batch: the number of performances; a scalar.
-
-    Returns:
-        `[batch, HISTORY_LENGTH]`.
-    """
-    return NoteHistory(
-        tf.zeros([batch, HISTORY_LENGTH], tf.int32),
-        tf.fill([batch, HISTORY_LENGTH], _MAX_AGE_US),
-        tf.zeros([batch, HISTORY_LENGTH], tf.int32),
-    )
+    """Returns the history of `batch` performances before their first note, `[batch, HISTORY_LENGTH]`."""
+    zeros = tf.zeros([batch, HISTORY_LENGTH], tf.int32)
+    return NoteHistory(zeros, tf.fill([batch, HISTORY_LENGTH], _MAX_AGE_US), zeros)
 
 
 def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
@@ -72,9 +54,9 @@ def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
     is_note = notes.pitch != START_PITCH
     # In 64 bits, because the rests of a long window add up to more than int32 holds. Time 0 is the previous note.
     onset = tf.cumsum(tf.cast(notes.step_us, tf.int64), axis=1)
-    onsets = tf.concat([-_to_int64(before.age_us), tf.where(is_note, onset, onset - _MAX_AGE_US)], axis=1)
+    onsets = tf.concat([-tf.cast(before.age_us, tf.int64), tf.where(is_note, onset, onset - _MAX_AGE_US)], axis=1)
     duration = tf.where(is_note, tf.minimum(notes.duration_us, _MAX_AGE_US), 0)
-    offsets = tf.concat([_to_int64(before.remaining_us), onset + _to_int64(duration)], axis=1)
+    offsets = tf.concat([tf.cast(before.remaining_us, tf.int64), onset + tf.cast(duration, tf.int64)], axis=1)
     last = tf.range(tf.shape(onset)[1])[:, tf.newaxis] + tf.range(1, HISTORY_LENGTH + 1)
     now = onset[:, :, tf.newaxis]
     return NoteHistory(
@@ -84,19 +66,10 @@ def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
     )
 
 
-def _to_int64(microseconds: tf.Tensor) -> tf.Tensor:
-    return tf.cast(microseconds, tf.int64)
-
-
 def key_features(history: NoteHistory, dtype: tf.DType) -> tf.Tensor:
-    """Returns the state of each key: whether it sounds, and two traces that fade after it is struck.
+    """Returns features of each key, `[..., 3 * PITCHES]`: it sounds, and two traces that fade after it is struck.
 
-    Args:
-        history: `[..., HISTORY_LENGTH]`.
-        dtype: of the result.
-
-    Returns:
-        `[..., KEY_FEATURES]`; the notes of a repeatedly struck key are summed.
+    The notes of a repeatedly struck key are summed.
     """
     seconds = tf.cast(history.age_us, dtype) * 1e-6
     is_note = tf.cast(history.age_us < _MAX_AGE_US, dtype)
@@ -106,15 +79,7 @@ def key_features(history: NoteHistory, dtype: tf.DType) -> tf.Tensor:
 
 
 def release_histogram(remaining_us: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Counts the last notes by the time bin of their release.
-
-    Args:
-        remaining_us: `[..., HISTORY_LENGTH]`; notes with 0 or less are not counted.
-        dtype: of the result.
-
-    Returns:
-        `[..., BINS]`.
-    """
+    """Counts times above 0 `[..., HISTORY_LENGTH]` until releases by their bin: `[..., BINS]`."""
     sounds = tf.cast(remaining_us > 0, dtype)
     return _sum_by_column(sounds[..., tf.newaxis], bins(tf.maximum(remaining_us, 0)), BINS)
 

@@ -14,40 +14,18 @@ _BIN_OF_TICK = np.repeat(np.arange(BINS, dtype=np.int32), BIN_WIDTHS)
 
 
 def ticks(microseconds: tf.Tensor) -> tf.Tensor:
-    """Rounds times to the 10 ms grid, as `sostenuto.music.notes.ticks` does.
-
-    Args:
-        microseconds: int32 of any shape, not negative.
-
-    Returns:
-        int32 of the same shape.
-    """
+    """Rounds int32 times of any shape, not negative, to the 10 ms grid, as `sostenuto.music.notes.ticks` does."""
     # The limit comes first: half a tick more than the longest times would overflow int32.
     return (tf.minimum(microseconds, MAX_TICK * TICK_US) + TICK_US // 2) // TICK_US
 
 
 def bins(microseconds: tf.Tensor) -> tf.Tensor:
-    """Returns the bin of each time.
-
-    Args:
-        microseconds: int32 of any shape, not negative.
-
-    Returns:
-        int32 of the same shape, 0 to `BINS` - 1.
-    """
+    """Returns the bin, 0 to `BINS` - 1, of int32 times of any shape, not negative."""
     return tf.gather(_BIN_OF_TICK, ticks(microseconds))
 
 
 def nll(logits: tf.Tensor, microseconds: tf.Tensor) -> tf.Tensor:
-    """Returns the negative log probability of each time's tick.
-
-    Args:
-        logits: `[..., BINS]`.
-        microseconds: int32 `[...]`.
-
-    Returns:
-        Nats, `[...]`.
-    """
+    """Returns the negative log probability of the ticks of int32 times `[...]`, in nats, from logits `[..., BINS]`."""
     label = bins(microseconds)
     log_width = tf.gather(tf.math.log(tf.constant(BIN_WIDTHS, logits.dtype)), label)
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits) + log_width

@@ -14,7 +14,7 @@ _VELOCITY = 100  # of all sampled notes
 
 
 class RegressionHeads(keras.layers.Layer):
-    """Pitch logits, and step and duration in seconds as one number each.
+    """Pitch logits, and step and duration in seconds as one number each; their input is the body's `[..., width]`.
 
     Attributes:
         pitch_range: the lowest and the highest pitch that `sample` draws.
@@ -31,14 +31,7 @@ class RegressionHeads(keras.layers.Layer):
         self._duration = keras.layers.Dense(1, dtype=dtype, name="duration")
 
     def predict_fields(self, head_input: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Predicts the next note.
-
-        Args:
-            head_input: the body's output, `[..., width]`.
-
-        Returns:
-            Pitch logits `[..., 128]`, step and duration in seconds `[...]`, which may be negative.
-        """
+        """Returns pitch logits `[..., 128]`, and step and duration in seconds `[...]`, which may be negative."""
         return {
             "pitch": self._pitch(head_input),
             "step": tf.squeeze(self._step(head_input), axis=-1),
@@ -46,15 +39,7 @@ class RegressionHeads(keras.layers.Layer):
         }
 
     def losses(self, head_input: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
-        """Returns the training loss of each field: cross entropy, or squared error with positive pressure.
-
-        Args:
-            head_input: the body's output, `[..., width]`.
-            notes: the predicted notes, `[...]`.
-
-        Returns:
-            `[...]` each.
-        """
+        """Returns the training losses of notes `[...]`: cross entropy, and squared error with positive pressure."""
         predicted = self.predict_fields(head_input)
         return {
             "pitch": categorical_nll(predicted["pitch"], notes.pitch),
@@ -67,14 +52,7 @@ class RegressionHeads(keras.layers.Layer):
     ) -> NoteTensors:
         """Samples one note for each row: a random pitch, and the predicted step and duration.
 
-        Args:
-            head_input: the body's output, `[batch, width]`.
-            uniforms: `[batch, UNIFORMS_PER_NOTE]` in [0, 1).
-            temperature: above 0: scalar, or `[4]`; only that of the pitch has an effect.
-            top_p: likewise, as for `DensityHeads.sample`.
-
-        Returns:
-            int32 `[batch]` each.
+        Arguments as for `DensityHeads.sample`; only those of the pitch have an effect.
         """
         predicted = self.predict_fields(head_input)
         temperature = tf.broadcast_to(temperature, [len(FIELDS)])[0]

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from sostenuto.html.axes import Axis, continuous
 from sostenuto.html.charts import Figure, Plane
 from sostenuto.html.elements import disc, element, label, rule, svg
-from tuning.importance import ceiling, compared, is_number, order_of
+from tuning.importance import comparable_scores, is_number, outlier_limit, sort_key
 from tuning.space import Parameter
-from tuning.summary import StudySummary, TrialChain, percent, shown, trained
+from tuning.summary import StudySummary, TrialChain, format_value, percent, trained_share
 
 _SHADES: Final = 7  # of the score's colour, from s0, the worst, to s6
 _WIDTHS: Final = {840: "broad", 320: "narrow"}  # of large drawings; the style sheet shows the one that fits the screen
@@ -50,7 +50,7 @@ class StudyCharts:
 
     def __init__(self, study: StudySummary) -> None:
         self._study = study
-        self._scored = sorted((chain for chain in study.chains if chain.judged), key=_score)
+        self._scored = sorted((chain for chain in study.chains if chain.last_scored), key=_score)
         self._classes = self._classify()
 
     @property
@@ -71,12 +71,12 @@ class StudyCharts:
     @property
     def has_failed(self) -> bool:
         """Whether a config failed without a score."""
-        return any(chain.judged is None and chain.last.state == "failed" for chain in self._study.chains)
+        return any(chain.last_scored is None and chain.last.status == "failed" for chain in self._study.chains)
 
     def _classify(self) -> dict[str, str]:
         """Returns the class of each config by the id of its last trial: the rank of its score, or its state."""
         study = self._study
-        classes = {chain.last.id: "failed" if chain.last.state == "failed" else "open" for chain in study.chains}
+        classes = {chain.last.id: "failed" if chain.last.status == "failed" else "open" for chain in study.chains}
         for rank, chain in enumerate(self._scored):
             classes[chain.last.id] = f"s{_SHADES - 1 - rank * (_SHADES - 1) // max(len(self._scored) - 1, 1)}"
         if study.first is not None:
@@ -94,18 +94,18 @@ class StudyCharts:
 
     def _describe(self, chain: TrialChain) -> str:
         """Describes a config in a line, for the pointer."""
-        study, record = self._study, chain.judged or chain.last
-        first = ", the start config" if chain.trials[0] is study.trials[0] else ""
-        score = f"{record.score:.3f} nats/note" if record.score is not None else f"{record.state}: {record.reason}"
-        length = f" after {percent(trained(record))}" if _is_shorter(chain) else ""
+        study, record = self._study, chain.last_scored or chain.last
+        first = ", the base config" if chain.trials[0] is study.trials[0] else ""
+        score = f"{record.score:.3f} nats/note" if record.score is not None else f"{record.status}: {record.reason}"
+        length = f" after {percent(trained_share(record))}" if _is_shorter(chain) else ""
         values = ", ".join(
-            f"{parameter.field} {shown(study.value(record, parameter))}" for parameter in study.space.parameters
+            f"{parameter.field} {format_value(study.value(record, parameter))}" for parameter in study.space.parameters
         )
         return f"trial {record.id}{first}: {score}{length}; {values}"
 
     def parallel_coordinates(self) -> list[Markup]:
         """Draws a line for each config through its values, down to its score; a drawing for each width."""
-        chains = [chain for chain in self._study.chains if chain.judged or chain.last.state == "failed"]
+        chains = [chain for chain in self._study.chains if chain.last_scored or chain.last.status == "failed"]
         return [self._draw_parallel(chains, width, kind) for width, kind in _WIDTHS.items()]
 
     def _draw_parallel(self, chains: Sequence[TrialChain], width: int, kind: str) -> Markup:
@@ -121,11 +121,11 @@ class StudyCharts:
 
         lines = []
         # The order is over all configs, so that no two lines through the same choices hide each other.
-        order = sorted(chains, key=lambda chain: math.inf if chain.judged is None else _score(chain))
+        order = sorted(chains, key=lambda chain: math.inf if chain.last_scored is None else _score(chain))
         for rank, chain in enumerate(order):
             shift = (rank / (len(order) - 1) - 0.5) * _SPREAD if len(order) > 1 else 0.0
             values = [study.value(chain.last, parameter) for parameter in parameters]
-            if chain.judged is not None:
+            if chain.last_scored is not None:
                 values.append(_score(chain))
             points = [
                 (x(axis.place(value) + shift * axis.room), y) for y, axis, value in zip(ys, axes, values, strict=False)
@@ -150,13 +150,13 @@ class StudyCharts:
 
     def scatter(self) -> Scatter:
         """Draws the score of each config against each hyperparameter."""
-        share, comparable = compared(self._study.chains)
+        share, comparable = comparable_scores(self._study.chains)
         # Configs that were stopped before keep their last score.
         scores = {chain.last.id: _score(chain) for chain in self._scored}
         scores |= {chain.last.id: score for chain, score in comparable}
         # The best is drawn last, above the others.
         chains = sorted(self._scored, key=lambda chain: -scores[chain.last.id])
-        limit = ceiling(list(scores.values()))
+        limit = outlier_limit(list(scores.values()))
         full = {chain.last.id for chain, _ in comparable}
         return Scatter(
             [self._draw_scatter(parameter, chains, scores, full, limit) for parameter in self._study.space.parameters],
@@ -185,7 +185,7 @@ class StudyCharts:
         best = chains[-1]
         description = (
             f"Score against {parameter.field}{log}: {len(chains)} configs, the lowest score, "
-            f"{scores[best.last.id]:.3f} nats/note, at {shown(study.value(best.last, parameter))}."
+            f"{scores[best.last.id]:.3f} nats/note, at {format_value(study.value(best.last, parameter))}."
         )
         points = element("g", plane.frame(along, up), *marks, class_="points")
         drawing = svg(plane.left + plane.width + 14, plane.bottom + 26, description, points)
@@ -231,24 +231,24 @@ class StudyCharts:
                 title = f"trial {chain.last.id}, train_step {train_step:,} ({percent(share)}): {score:.3f} nats/note"
                 marks.append(self._path(chain, disc(x, y, 2.4), title))
         x, y = points[-1]
-        if chain.last.state in ("stopped", "failed") and y >= plane.top:
+        if chain.last.status in ("stopped", "failed") and y >= plane.top:
             cross = f"M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10"
             marks.append(self._path(chain, cross, self._describe(chain), "cross {}"))
         return marks
 
 
 def _score(chain: TrialChain) -> float:
-    assert chain.judged is not None
-    assert chain.judged.score is not None
-    return chain.judged.score
+    assert chain.last_scored is not None
+    assert chain.last_scored.score is not None
+    return chain.last_scored.score
 
 
 def _is_shorter(chain: TrialChain) -> bool:
-    return chain.judged is not None and trained(chain.judged) < 1
+    return chain.last_scored is not None and trained_share(chain.last_scored) < 1
 
 
 def _score_axis(scores: Sequence[float]) -> Axis:
-    low, high = min(scores), ceiling(scores)
+    low, high = min(scores), outlier_limit(scores)
     margin = max(0.04 * (high - low), 0.005)
     return continuous(low - margin, high + margin)
 
@@ -256,18 +256,16 @@ def _score_axis(scores: Sequence[float]) -> Axis:
 def _parameter_axis(study: StudySummary, parameter: Parameter) -> Axis:
     used = [study.value(record, parameter) for record in study.trials]
     if parameter.kind == "choice" or not all(map(is_number, used)):
-        # The start config may have a value outside the space.
-        values = sorted({*(parameter.grid or ()), *used}, key=order_of)
+        # The base config may have a value outside the space.
+        values = sorted({*(parameter.grid or ()), *used}, key=sort_key)
         room = 1 / len(values)
 
         def place(value: Any) -> float:
-            return (bisect.bisect_left(values, order_of(value), key=order_of) + 0.5) * room
+            return (bisect.bisect_left(values, sort_key(value), key=sort_key) + 0.5) * room
 
         labelled = values[:: math.ceil(len(values) / _MAX_CHOICES)]
-        return Axis(place, [(place(value), shown(value)) for value in labelled], room)
-    assert parameter.low is not None
-    assert parameter.high is not None
-    low, high = min(parameter.low, *used, parameter.high), max(parameter.low, *used, parameter.high)
+        return Axis(place, [(place(value), format_value(value)) for value in labelled], room)
+    low, high = min(*parameter.bounds, *used), max(*parameter.bounds, *used)
     return continuous(low, high, log=parameter.sampling == "log" and low > 0, inset=0.03)
 
 

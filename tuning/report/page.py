@@ -5,17 +5,17 @@ from typing import Any, Final
 
 from sostenuto.html.pages import environment
 from sostenuto.text import duration
-from tuning.importance import FEWEST_CONFIGS, SHUFFLES, Importance, compared, importance, is_number
+from tuning.importance import MIN_CONFIGS, SHUFFLES, Importance, comparable_scores, importance, is_number
 from tuning.report.charts import StudyCharts
 from tuning.space import notes_per_train_step
 from tuning.summary import (
     BEST_CONFIG_NAME,
     StudySummary,
     format_summary,
+    format_value,
     percent,
     ranked,
-    shown,
-    trained,
+    trained_share,
 )
 
 _MARKS: Final = {"completed": "✓", "stopped": "■", "failed": "✗", "running": "▶", "queued": "·"}
@@ -28,24 +28,24 @@ def render(study: StudySummary) -> str:
         study: the study at any stage.
     """
     templates = environment(Path(__file__).parent)
-    templates.filters |= {"duration": duration, "percent": percent, "shown": shown}
+    templates.filters |= {"duration": duration, "percent": percent, "shown": format_value}
     ranking = importance(study)
-    has_scores = any(chain.judged for chain in study.chains)
+    has_scores = any(chain.last_scored for chain in study.chains)
     return templates.get_template("study.html.j2").render(
         study=study,
         best_config_name=BEST_CONFIG_NAME,
         lead=[*format_summary(study), *_describe_importance(study, ranking)],
-        notes=study.settings.train_steps * notes_per_train_step(study.space.start(study.start)),
+        notes=study.config.train_steps * notes_per_train_step(study.space.base_config),
         best_values=_best_values(study),
         charts=StudyCharts(study) if has_scores else None,
         importance=ranking,
-        comparable=len(compared(study.chains)[1]),
-        fewest_configs=FEWEST_CONFIGS,
+        comparable=len(comparable_scores(study.chains)[1]),
+        fewest_configs=MIN_CONFIGS,
         shuffles=SHUFFLES,
         trials=ranked(study.trials),
         marks=_MARKS,
         is_number=is_number,
-        trained=trained,
+        trained_share=trained_share,
     )
 
 
@@ -66,10 +66,10 @@ def _best_values(study: StudySummary) -> list[tuple[str, Any, Any, str]]:
     best = study.best
     if best is None:
         return []
-    start = study.space.start(study.start)
+    start = study.space.base_config
     tuned = [
         (parameter.field, study.value(best, parameter), getattr(start, parameter.field), parameter.unit)
         for parameter in study.space.parameters
     ]
-    fixed = [(field, value, getattr(study.start, field), "fixed") for field, value in study.space.fixed.items()]
+    fixed = [(field, value, getattr(start, field), "fixed") for field, value in study.space.fixed.items()]
     return [*tuned, *fixed]

@@ -15,9 +15,9 @@ stranger = logging.getLogger("stranger.module")
 
 @pytest.fixture
 def in_json():
-    console.configure(log_json=True)
+    console.configure_console(log_json=True)
     yield
-    console.configure()
+    console.configure_console()
 
 
 def test_progress_in_json_has_its_figures_as_fields(capsys, monkeypatch, in_json):
@@ -41,7 +41,7 @@ def test_json_is_one_line_for_any_message(capsys, in_json):
 def test_a_notice_has_its_severity_and_is_hidden_by_quiet(capsys, in_json):
     logger.log(progress.NOTICE, "saved")
     assert json.loads(capsys.readouterr().err)["severity"] == "NOTICE"
-    console.configure(quiet=True, log_json=True)
+    console.configure_console(quiet=True, log_json=True)
     logger.log(progress.NOTICE, "saved")
     assert capsys.readouterr().err == ""
 
@@ -79,7 +79,7 @@ def test_a_handler_that_another_library_added_prints_no_line_twice():
 import logging
 logging.basicConfig()
 from sostenuto.cli import console
-console.configure()
+console.configure_console()
 logging.getLogger("sostenuto").info("once")
 logging.getLogger("other").warning("once")
 """

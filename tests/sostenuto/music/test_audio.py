@@ -99,7 +99,7 @@ def test_a_very_long_performance_is_cut_and_the_user_is_told(tmp_path, monkeypat
 
 
 def test_without_a_soundfont_there_is_still_a_sound(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio, "_SOUNDFONT", "no-such.sf2")
+    monkeypatch.setattr(audio, "SOUNDFONT", "no-such.sf2")
     assert "plain tones" in audio.render_wav(A4, tmp_path / "a4.wav")
     _, samples = read(tmp_path / "a4.wav")
     assert np.abs(samples).max() > 0.5

@@ -1,121 +1,128 @@
-import io
+from io import BytesIO
 
 import numpy as np
-import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sostenuto.music.midi import read_midi, read_pedal, to_pretty_midi
-from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import NO_PEDAL, apply_sustain, continued_pedal, infer_pedal
-from tests.midi_files import random_notes
-
-BEAT_US = 250_000
+from sostenuto.music.pedal import NO_PEDAL, apply_sustain
+from tests.midi_files import midi_bytes, off, on, pedal, random_notes, tempo
+from tests.sostenuto.music.rows import read, rows, written_and_read
 
 
-def waltz(basses, *, chord=(72, 76, 79)) -> Notes:
-    """Far below a chord a bass, then the chord three times, all keys soon released: hands that leap."""
-    rows = []
-    for bar, bass in enumerate(basses):
-        start = bar * 4 * BEAT_US
-        rows.append((bass, start))
-        rows += [(pitch, start + beat * BEAT_US) for beat in (1, 2, 3) for pitch in chord]
-    pitch, onset = np.array(rows).T
-    return Notes.from_onsets(pitch, onset, onset + 100_000, np.full(len(rows), 70))
+def test_the_pedal_holds_a_note_until_it_is_released():
+    events = [pedal(0, 127), on(0, 60), off(100, 60), pedal(300, 0), on(0, 62), off(50, 62)]
+    assert read(events, sustain="ignore") == [(0, 60, 100_000, 64), (400_000, 62, 450_000, 64)]
+    assert read(events, sustain="extend") == [(0, 60, 400_000, 64), (400_000, 62, 450_000, 64)]
 
 
-def is_down(pedal, at_us) -> bool:
-    return any(down <= at_us < up for down, up in pedal)
+def test_a_note_held_by_the_pedal_ends_where_its_pitch_is_struck_again():
+    events = [pedal(0, 64), on(0, 60), off(100, 60), on(100, 60), off(100, 60), pedal(100, 63)]
+    assert read(events, sustain="extend") == [(0, 60, 200_000, 64), (200_000, 60, 400_000, 64)]
 
 
-def test_leaping_hands_are_held_together_by_the_pedal():
-    notes = waltz([36, 36, 36])
-    pedal = infer_pedal(notes)
-    assert is_down(pedal, 2 * BEAT_US)
-    # The bass, long released, sounds on under the chords.
-    bass = np.flatnonzero(notes.pitch == 36)[1]
-    assert notes.duration_us[bass] == 100_000
-    assert apply_sustain(notes, pedal).duration_us[bass] > 2 * BEAT_US
+def test_a_pedal_never_released_is_released_at_the_last_note_off():
+    events = [pedal(0, 127), on(0, 60), off(100, 60), on(0, 62), off(500, 62)]
+    assert read(events, sustain="extend") == [(0, 60, 600_000, 64), (100_000, 62, 600_000, 64)]
 
 
-def test_a_narrow_texture_stays_dry():
-    notes = waltz([60, 62, 59], chord=(67, 71, 74))
-    np.testing.assert_array_equal(infer_pedal(notes), NO_PEDAL)
-    np.testing.assert_array_equal(infer_pedal(Notes.empty()), NO_PEDAL)
+def test_a_pedal_below_the_middle_or_pressed_after_the_note_does_nothing():
+    events = [pedal(0, 63), on(0, 60), off(100, 60), pedal(1, 127), on(0, 62), off(500, 62), pedal(0, 0)]
+    assert read(events, sustain="extend")[0] == (0, 60, 100_000, 64)
 
 
-def test_the_pedal_is_changed_just_after_a_new_harmony():
-    notes = waltz([38, 31, 31])
-    changes = infer_pedal(notes)
-    second_bar = 4 * BEAT_US
-    assert is_down(changes, second_bar)  # The hands have not left the old bass before the new one is struck,
-    assert not is_down(changes, second_bar + 70_000)  # then the foot lets it go,
-    assert is_down(changes, second_bar + 200_000)  # and catches the new one,
-    assert apply_sustain(notes, changes).duration_us[notes.pitch == 31][0] == 4 * BEAT_US  # whose key is soon released.
-    assert is_down(changes, 2 * second_bar + 70_000)  # The same harmony again is no reason.
+def test_a_half_pedal_between_presses_keeps_holding():
+    events = [pedal(0, 127), on(0, 60), off(100, 60), pedal(100, 80), pedal(100, 10), on(0, 62), off(1, 62)]
+    assert read(events, sustain="extend")[0] == (0, 60, 300_000, 64)
 
 
-@given(st.integers(0, 1000), st.integers(0, 80))
-def test_spans_are_in_order_and_within_the_music(seed, count):
-    notes = random_notes(seed, count)
-    pedal = infer_pedal(notes)
-    assert np.all(np.diff(pedal.ravel()) >= 0)
-    assert np.all(pedal[:, 1] > pedal[:, 0])
-    assert np.all(pedal[1:, 0] > pedal[:-1, 1])
-    if len(pedal):
-        assert pedal[0, 0] >= 0
-        assert pedal[-1, 1] <= notes.offset_us.max()
+def test_the_pedal_of_one_channel_leaves_the_others_alone():
+    events = [pedal(0, 127), on(0, 60), on(0, 64, channel=1), off(100, 60), off(0, 64, channel=1), pedal(300, 0)]
+    assert read(events, sustain="extend") == [(0, 60, 400_000, 64), (0, 64, 100_000, 64)]
 
 
-@given(st.integers(0, 1000), st.integers(1, 79))
-def test_later_notes_do_not_change_the_pedal_before_them(seed, count):
-    notes = random_notes(seed, 80)
-    last_us = notes.onset_us[count - 1]
-    whole, part = infer_pedal(notes), infer_pedal(notes[:count])
-    for at_us in np.linspace(0, max(last_us - 50_000, 0), 50):
-        assert is_down(whole, at_us) == is_down(part, at_us)
+def test_the_pedal_means_the_same_where_pretty_midi_must_read():
+    # The overlap of pitch 50 is what symusic and pretty_midi understand differently.
+    plain = [pedal(0, 127), on(0, 60), off(100, 60), pedal(300, 0), on(0, 62), off(50, 62)]
+    doubtful = [*plain, on(0, 50), on(10, 50), off(10, 50), off(10, 50)]
+    assert read(doubtful, sustain="extend")[:2] == read(plain, sustain="extend")
 
 
-@pytest.mark.parametrize("by_rule", [True, False])
-def test_the_primers_pedal_is_kept_to_the_seam(by_rule):
-    notes = waltz([36] * 6)
-    primer_notes = 20  # two bars
-    seam_us = notes.onset_us[primer_notes]
-    own = np.array([[10_000, 400_000], [600_000, seam_us - 100_000], [seam_us - 50_000, seam_us + 900_000]])
-    pedal = continued_pedal(own, notes, primer_notes, by_rule=by_rule)
-    np.testing.assert_array_equal(pedal[:2], own[:2])
-    assert is_down(pedal, seam_us - 1)
-    assert all(is_down(pedal, at_us) == by_rule for at_us in (seam_us, seam_us + 3 * BEAT_US))
-    if by_rule:  # Down before the seam and after it: the foot does not move.
-        assert pedal[2, 0] == seam_us - 50_000
-    else:
-        assert pedal[-1, 1] == seam_us
+@given(st.integers(0, 2**32), st.integers(1, 300))
+@settings(max_examples=30)
+def test_extending_never_shortens_and_never_overlaps_the_next_of_a_pitch(seed, count):
+    rng = np.random.default_rng(seed)
+    events = []
+    for _ in range(count):
+        kind, pitch = rng.integers(0, 3), int(rng.integers(60, 64))
+        delta = int(rng.integers(0, 40))
+        events.append([on(delta, pitch), off(delta, pitch), pedal(delta, int(rng.integers(0, 128)))][kind])
+    data = midi_bytes(events)
+    ignored, extended = (read_midi(data, "x", sustain=sustain).notes for sustain in ("ignore", "extend"))
+    assert sorted(zip(ignored.onset_us, ignored.pitch, strict=True)) == sorted(
+        zip(extended.onset_us, extended.pitch, strict=True)
+    )
+    for pitch in range(60, 64):
+        mine = extended.pitch == pitch
+        onset, offset = extended.onset_us[mine], extended.offset_us[mine]
+        before = np.sort(ignored.offset_us[ignored.pitch == pitch])
+        assert np.all(np.sort(offset) >= before)
+        later = np.searchsorted(onset, onset, side="right")
+        has_next = later < len(onset)
+        lengthened = offset > ignored.offset_us[ignored.pitch == pitch]
+        clipped = has_next & lengthened
+        assert np.all(offset[clipped] <= onset[later[clipped]])
 
 
-def test_from_silence_the_pedal_is_the_rules_or_none():
-    notes = waltz([36, 43])
-    np.testing.assert_array_equal(continued_pedal(NO_PEDAL, notes, 0, by_rule=True), infer_pedal(notes))
-    np.testing.assert_array_equal(continued_pedal(NO_PEDAL, notes, 0, by_rule=False), NO_PEDAL)
+def spans(*tracks) -> list[list[int]]:
+    return read_pedal(midi_bytes(*tracks), "x.mid").tolist()
 
 
-def test_a_primer_goes_through_midi_and_back_with_its_notes_and_its_pedal():
-    """What is written of a primer and its continuation begins, note by note, as the primer did."""
-    notes = waltz([36, 43, 36, 43])
-    primer_notes = 20
-    seam_us = notes.onset_us[primer_notes]
-    # The primer's last chord is held far into the continuation, which strikes its keys anew.
-    duration_us = notes.duration_us.copy()
-    duration_us[primer_notes - 3 : primer_notes] = 5_000_000
-    notes = Notes(notes.pitch, notes.step_us, duration_us, notes.velocity)
-    own = np.array([[0, 600_000], [620_000, seam_us]])
-    data = io.BytesIO()
-    to_pretty_midi(notes, continued_pedal(own, notes, primer_notes, by_rule=False)).write(data)
-    read = read_midi(data.getvalue(), "x.mid").notes
-    assert read[: primer_notes - 3] == notes[: primer_notes - 3]
-    np.testing.assert_array_equal(read.onset_us, notes.onset_us)
-    np.testing.assert_array_equal(read.pitch, notes.pitch)
-    # No key is struck while it is held: the former note ends where the key is struck anew.
-    for pitch in np.unique(read.pitch):
-        same = read.pitch == pitch
-        assert np.all(read.offset_us[same][:-1] <= read.onset_us[same][1:])
-    np.testing.assert_array_equal(read_pedal(data.getvalue(), "x.mid"), own)
+def test_the_pedal_is_read_in_the_time_of_the_notes():
+    # A second of silence first, which is not music: time begins with the first onset.
+    events = [on(1000, 60), pedal(200, 64), pedal(100, 90), pedal(100, 63), pedal(50, 20), off(50, 60), pedal(100, 127)]
+    assert spans(events) == [[200_000, 400_000]]
+    assert spans([pedal(0, 127), *events]) == [[0, 400_000]]
+    assert spans([on(0, 60), off(10, 60)]) == []
+    assert spans([]) == []
+
+
+def test_a_pedal_that_is_never_let_up_comes_up_with_the_last_key():
+    assert spans([on(0, 60), pedal(10, 127), off(90, 60)]) == [[10_000, 100_000]]
+    assert spans([on(0, 60), off(90, 60), pedal(10, 127)]) == []
+
+
+def test_of_two_pedals_one_is_enough():
+    left = [on(0, 40), pedal(100, 127), pedal(100, 0), pedal(300, 127), pedal(100, 0), off(0, 40)]
+    right = [on(0, 70, channel=1), pedal(150, 127, 1), pedal(100, 0, 1), off(400, 70, channel=1)]
+    assert spans(left, right) == [[100_000, 250_000], [500_000, 600_000]]
+
+
+def test_the_pedal_is_read_alike_where_pretty_midi_must_read():
+    events = [on(0, 60), pedal(10, 127), off(90, 60), pedal(50, 0)]
+    # A tempo after the first track is what symusic and pretty_midi understand differently.
+    assert spans(events) == spans(events, [tempo(0, 500_000)]) == [[10_000, 150_000]]
+
+
+@given(st.integers(0, 500), st.lists(st.integers(20, 400_000), max_size=30))
+def test_notes_and_their_pedal_are_written_and_read_as_they_were(seed, gaps):
+    notes = random_notes(seed, 30)
+    times = np.cumsum(gaps[: len(gaps) // 2 * 2], dtype=np.int64) * 20  # MIDI ticks of 20 microseconds
+    pressed = times[times < notes.seconds * 1e6 // 2]
+    pressed = pressed[: len(pressed) // 2 * 2].reshape(-1, 2)
+    buffer = BytesIO()
+    to_pretty_midi(notes, pressed).write(buffer)
+    assert rows(read_midi(buffer.getvalue(), "x.mid").notes) == rows(written_and_read(notes))
+    np.testing.assert_array_equal(read_pedal(buffer.getvalue(), "x.mid"), pressed)
+
+
+@given(st.integers(0, 500))
+def test_notes_under_a_pedal_sound_as_long_as_extending_says(seed):
+    notes = written_and_read(random_notes(seed, 40))
+    pressed = np.arange(10, dtype=np.int64).reshape(-1, 2) * 900_000 + 100_000
+    pressed = pressed[pressed[:, 1] < notes.seconds * 1e6]
+    buffer = BytesIO()
+    to_pretty_midi(notes, pressed).write(buffer)
+    extended = read_midi(buffer.getvalue(), "x.mid", sustain="extend").notes
+    assert rows(apply_sustain(notes, pressed)) == rows(extended)
+    assert rows(apply_sustain(notes, NO_PEDAL)) == rows(notes)

@@ -14,17 +14,17 @@ def test_a_transposed_window_moves_as_one_and_stays_on_the_keyboard(lowest, high
     table = table_of([300, 5], lowest=lowest, highest=highest)
     plain = draw(WindowSampler(table, Config(seq_length=20, **PLAIN)), 0, 64)
     moved = draw(WindowSampler(table, Config(seq_length=20, transpose=6, stretch=0.0)), 0, 64)
-    sounding = np.concatenate([plain.inputs.pitch[:, :1] < START_PITCH, plain.mask], axis=1)
+    is_note = np.concatenate([plain.inputs.pitch[:, :1] < START_PITCH, plain.mask], axis=1)
     pitch, other = (
         np.concatenate([batch.inputs.pitch[:, :1], batch.targets.pitch], axis=1) for batch in (plain, moved)
     )
-    shift = np.where(sounding, other - pitch, 0)
+    shift = np.where(is_note, other - pitch, 0)
     by = np.where(shift.max(axis=1) > 0, shift.max(axis=1), shift.min(axis=1))
-    np.testing.assert_array_equal(shift, np.where(sounding, by[:, np.newaxis], 0))
+    np.testing.assert_array_equal(shift, np.where(is_note, by[:, np.newaxis], 0))
     assert np.abs(by).max() <= 6
     # A note beyond a piano's keys, which some files have, is not taken further out.
-    assert other[sounding].min() >= min(21, pitch[sounding].min())
-    assert other[sounding].max() <= max(108, pitch[sounding].max())
+    assert other[is_note].min() >= min(21, pitch[is_note].min())
+    assert other[is_note].max() <= max(108, pitch[is_note].max())
     # What is input and what is target agree, and nothing but pitches has changed.
     np.testing.assert_array_equal(
         (moved.inputs.pitch - plain.inputs.pitch)[:, 1:][plain.mask[:, :-1]],

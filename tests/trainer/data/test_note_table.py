@@ -13,7 +13,7 @@ from trainer.data.note_table import load_table, select_fraction
 
 @pytest.fixture
 def data(dataset, tmp_path):
-    """A dataset that the test may damage."""
+    """A dataset that a test may corrupt."""
     return shutil.copytree(dataset, tmp_path / "data")
 
 
@@ -64,7 +64,7 @@ def test_a_dataset_in_a_bucket_is_read_once(data, tmp_path, gcs):
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-7], lambda data: data[:20], lambda data: b"", lambda data: b"?" * 999]
 )
-def test_a_damaged_table_is_built_anew(data, tmp_path, part, damage):
+def test_a_corrupt_table_is_rebuilt(data, tmp_path, part, damage):
     manifest = Manifest.load(data)
     load_table(manifest, "train", cache_directory=str(tmp_path))
     (path,) = tmp_path.glob(f"*-train-*.{part}.npy")
@@ -76,8 +76,8 @@ def test_a_damaged_table_is_built_anew(data, tmp_path, part, damage):
 def test_another_dataset_has_a_table_of_its_own(data, tmp_path):
     manifest = Manifest.load(data)
     other = Manifest.load(write_dataset(tmp_path / "other", {"train": [70, 33, 120, 5]}, seed=9))
-    for one in (manifest, other, manifest):
-        assert_holds(load_table(one, "train", cache_directory=str(tmp_path)), one, "train")
+    for dataset in (manifest, other, manifest):
+        assert_holds(load_table(dataset, "train", cache_directory=str(tmp_path)), dataset, "train")
 
 
 def test_the_table_of_an_empty_split_names_the_others(tmp_path):
@@ -88,7 +88,7 @@ def test_the_table_of_an_empty_split_names_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("performances", [1, 7, 399])
-def test_a_share_of_the_corpus_is_part_of_every_larger_share(performances):
+def test_a_fraction_of_the_corpus_is_within_every_larger_fraction(performances):
     shares = [set(select_fraction(performances, share)) for share in (1e-9, 0.1, 0.5, 0.99, 1.0)]
     assert len(shares[0]) == 1
     assert all(less <= more for less, more in itertools.pairwise(shares))
@@ -100,11 +100,11 @@ def test_a_share_of_the_corpus_is_part_of_every_larger_share(performances):
         assert max(shares[1]) > 350
 
 
-def test_a_part_of_a_table_has_just_these_performances():
+def test_a_subset_of_a_table_has_exactly_these_performances():
     table = table_of([5, 3, 8])
-    part = table.subset([2, 0])
-    assert part.lengths.tolist() == [8, 5]
+    subset = table.subset([2, 0])
+    assert subset.lengths.tolist() == [8, 5]
     for index, whole in ((0, 2), (1, 0)):
-        for one, other in zip(part.performance(index), table.performance(whole), strict=True):
+        for one, other in zip(subset.performance(index), table.performance(whole), strict=True):
             np.testing.assert_array_equal(one, other)
     assert table.subset([]).lengths.tolist() == []

@@ -77,9 +77,9 @@ def test_a_shuffle_leaves_no_neighbourhood(lag):
     assert unevenness(counts) < 1.5
 
 
-def test_slots_of_several_epochs_are_shuffled_each_by_its_own():
-    slots = tf.range(24, dtype=tf.int64)
-    together = permute_index(3, Purpose.WINDOW, slots // 8, slots % 8, size=8).numpy().reshape(3, 8)
+def test_examples_of_several_epochs_are_shuffled_each_by_its_own():
+    examples = tf.range(24, dtype=tf.int64)
+    together = permute_index(3, Purpose.WINDOW, examples // 8, examples % 8, size=8).numpy().reshape(3, 8)
     np.testing.assert_array_equal(together, np.concatenate([shuffles_of(3, [epoch], 8) for epoch in range(3)]))
 
 
@@ -92,10 +92,10 @@ def test_a_slice_of_rows_equals_those_rows_of_the_whole(seed, purpose, first_row
 
 
 @given(SEEDS, ROWS, st.sampled_from([1, 2, 3, 4, 6, 12]))
-def test_any_number_of_replicas_draws_the_same_numbers(seed, first_slot, replicas):
+def test_any_number_of_replicas_draws_the_same_numbers(seed, first_example, replicas):
     share = 12 // replicas
-    parts = [rows_of(seed, 3, first_slot + replica * share, share, 6) for replica in range(replicas)]
-    np.testing.assert_array_equal(np.concatenate(parts), rows_of(seed, 3, first_slot, 12, 6))
+    parts = [rows_of(seed, 3, first_example + replica * share, share, 6) for replica in range(replicas)]
+    np.testing.assert_array_equal(np.concatenate(parts), rows_of(seed, 3, first_example, 12, 6))
 
 
 def test_uniform_numbers_are_uniform():

@@ -96,23 +96,23 @@ def test_seeds_draw_windows_of_their_own():
     st.integers(0, 10_000),
     st.lists(st.integers(1, 8), min_size=1, max_size=5),
 )
-def test_a_batch_is_a_function_of_its_slots_alone(positions, seed, first_slot, shares):
+def test_a_batch_is_a_function_of_its_example_indices_alone(positions, seed, first_example, shares):
     config = Config(positions=positions, seq_length=8, seed=seed, transpose=6, stretch=0.3)
     table = table_of([30, 12, 9])
-    whole = draw(WindowSampler(table, config), first_slot, sum(shares))
+    whole = draw(WindowSampler(table, config), first_example, sum(shares))
     windows = WindowSampler(table, config)
-    starts = first_slot + np.cumsum([0, *shares[:-1]])
+    starts = first_example + np.cumsum([0, *shares[:-1]])
     parts = [draw(windows, start, share) for start, share in reversed(list(zip(starts, shares, strict=True)))]
     assert_equal(joined(parts[::-1]), whole)
 
 
 def test_a_batch_within_a_graph_is_the_same():
     windows = WindowSampler(table_of([30, 12, 9]), Config(seq_length=8, stretch=0.3))
-    traced = tf.function(lambda first_slot: windows.batch(first_slot, 6))(tf.constant(11, tf.int64))
+    traced = tf.function(lambda first_example: windows.batch(first_example, 6))(tf.constant(11, tf.int64))
     assert_equal(tf.nest.map_structure(lambda part: part.numpy(), traced), draw(windows, 11, 6))
 
 
-def test_windows_longer_than_every_performance_are_refused():
+def test_windows_longer_than_every_performance_are_rejected():
     with pytest.raises(UserError, match=r"--seq_length=25: .* has 25 notes. Give at most 24") as error:
         WindowSampler(table_of([25, 3]), Config(positions="last", seq_length=25))
     assert len(str(error.value).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Tables of notes that can be told apart, and windows drawn from them."""
+"""Tables of distinguishable notes, and windows sampled from them."""
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +10,7 @@ PLAIN = {"transpose": 0, "stretch": 0.0}
 
 
 def table_of(lengths, *, lowest=40, highest=80) -> NoteTable:
-    """Performances of notes that can be told apart: the i-th of all lasts 1,000 + i ms."""
+    """Returns performances of distinguishable notes: the i-th of all lasts 1,000 + i ms."""
     random = np.random.default_rng(sum(lengths))
     total = sum(lengths)
     notes = np.empty(total, [("pitch", "u1"), ("velocity", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
@@ -23,9 +23,9 @@ def table_of(lengths, *, lowest=40, highest=80) -> NoteTable:
     return NoteTable(notes, offsets)
 
 
-def draw(windows, first_slot, count):
-    """A batch with its arrays as NumPy's."""
-    batch = windows.batch(tf.constant(first_slot, tf.int64), count)
+def draw(windows, first_example, count):
+    """Returns a batch as NumPy arrays."""
+    batch = windows.batch(tf.constant(first_example, tf.int64), count)
     return tf.nest.map_structure(lambda part: part.numpy(), batch)
 
 
@@ -34,7 +34,7 @@ def draw_epoch(windows, epoch):
 
 
 def numbers(notes) -> np.ndarray:
-    """Which note of the table each one is; those that stand for no note are negative."""
+    """Returns the index of each note in the table; negative for padding and start markers."""
     return notes.duration_us // 1_000 - 1_000
 
 

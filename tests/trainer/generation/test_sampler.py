@@ -98,16 +98,16 @@ class Count(NamedTuple):
 
 
 class CountingModel:
-    """Stands in for a model and its heads: counts the notes, and plays steps of so many microseconds."""
+    """Stands in for a model and its heads: counts the notes, and returns the count as each step in microseconds."""
 
     config = tiny_model("density").config
-    begun = 2**24  # beyond it, float32 lacks every other number
+    start = 2**24  # beyond it, float32 lacks every other number
 
     def __init__(self):
         self.heads = self
 
     def initial_state(self, batch):
-        return (Count(tf.fill([batch], self.begun)),)
+        return (Count(tf.fill([batch], self.start)),)
 
     def forward(self, inputs, state):
         counts = state[0].notes[:, tf.newaxis] + tf.cumsum(tf.ones_like(inputs.pitch), axis=1)
@@ -121,7 +121,7 @@ class CountingModel:
         return self._hidden(count), (Count(count),)
 
     def _hidden(self, counts):
-        return tf.cast(counts - self.begun, tf.float32)[..., tf.newaxis]
+        return tf.cast(counts - self.start, tf.float32)[..., tf.newaxis]
 
     def sample(self, hidden, uniforms, temperature, top_p):
         step_us = tf.cast(hidden[:, 0], tf.int32)
@@ -170,7 +170,7 @@ def test_without_a_primer_the_first_note_is_drawn_from_what_begins_a_performance
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_what_is_played_is_what_the_model_expects_on_hearing_it(primer, temperature):
+def test_sampled_notes_follow_the_distributions_that_score_them(primer, temperature):
     model = tiny_model("density", layers=2)
     samples = play(NoteSampler(model), primer, num_notes=16, temperature=temperature).notes
     fields = [np.stack([getattr(notes, field) for notes in samples]) for field in NoteTensors._fields]
@@ -214,7 +214,7 @@ def test_a_top_p_of_1_leaves_everything_as_it_is(player, primer):
 def test_a_vanishing_top_p_plays_the_likeliest(player, primer):
     narrow = play(player, primer, num_samples=3, top_p=1e-6).notes
     cold = play(player, primer, num_samples=3, temperature=1e-6).notes
-    # A wide bin's ticks are equally likely, and are drawn whatever is left out.
+    # A wide bin's ticks are equally likely, and are drawn for any top_p.
     for one, other in zip(narrow, cold, strict=True):
         np.testing.assert_array_equal(one.pitch, other.pitch)
         np.testing.assert_array_equal(one.velocity, other.velocity)
@@ -251,7 +251,7 @@ def test_a_last_position_model_needs_a_primer(tutorial):
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_last_position_model_hears_the_last_notes_of_the_primer(tutorial):
+def test_a_last_position_model_reads_the_last_notes_of_the_primer(tutorial):
     primer = random_notes(20, seed=1)
     step_us = primer.step_us.copy()
     step_us[[0, 12]] = 0
@@ -263,7 +263,7 @@ def test_a_last_position_model_hears_the_last_notes_of_the_primer(tutorial):
     assert same([notes[12:] for notes in whole.notes], [
         notes[12:] for notes in play(tutorial, heard, num_samples=2, num_notes=6).notes
     ])  # fmt: skip
-    # Side by side, those that are longer than what is heard, as long and shorter.
+    # In one call: primers longer than seq_length, of equal length, and shorter.
     several = play(tutorial, [primer, primer[:3], primer[12:]], num_samples=1, num_notes=6, temperature=1e-6).notes
     np.testing.assert_array_equal(several[0][12:].pitch, several[2].pitch)
     assert len(several[1]) == 9

@@ -29,12 +29,12 @@ def test_a_dropout_mask_is_shared_by_the_notes_of_a_window_alone():
 
 @settings(max_examples=20)
 @given(SEEDS, st.integers(0, 2**40), st.sampled_from([1, 2, 4]))
-def test_a_dropout_mask_is_that_of_its_slot(seed, first_slot, replicas):
+def test_a_dropout_mask_depends_on_its_example_index(seed, first_example, replicas):
     activations = tf.ones([8, 2, 10])
-    whole = Dropout(seed, 0.3, tf.constant(first_slot, tf.int64))(2, activations)
+    whole = Dropout(seed, 0.3, tf.constant(first_example, tf.int64))(2, activations)
     share = 8 // replicas
     parts = [
-        Dropout(seed, 0.3, tf.constant(first_slot + replica * share, tf.int64))(2, activations[:share])
+        Dropout(seed, 0.3, tf.constant(first_example + replica * share, tf.int64))(2, activations[:share])
         for replica in range(replicas)
     ]
     np.testing.assert_array_equal(tf.concat(parts, axis=0), whole)

@@ -21,7 +21,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def begun(notes):
+def with_start(notes):
     """The notes, each row beginning with the input that says so."""
     return notes._replace(
         pitch=tf.concat([tf.fill([notes.pitch.shape[0], 1], START_PITCH), notes.pitch[:, 1:]], axis=1)
@@ -33,7 +33,7 @@ def part(notes, start, stop):
 
 
 def test_reading_in_one_pass_in_chunks_and_note_by_note_agree(model):
-    notes = begun(random_arrays(3, 20))
+    notes = with_start(random_arrays(3, 20))
     whole, final = model.forward(notes)
     assert whole.shape == (3, 20, model.width)
     assert np.std(whole) > 0.1
@@ -75,11 +75,11 @@ def test_the_next_note_depends_on_every_field_of_those_before(kind, field):
     notes, other = random_arrays(4, 6), random_arrays(4, 6, seed=1)
     before, _ = model.forward(notes)
     after, _ = model.forward(notes._replace(**{field: getattr(other, field)}))
-    # The tutorial's model does not hear how loud a note is.
+    # The tutorial's model does not read velocities.
     assert np.any(after != before) == (kind == "density" or field != "velocity")
 
 
-def test_performances_in_a_batch_do_not_hear_each_other(model):
+def test_performances_in_a_batch_do_not_affect_each_other(model):
     notes = random_arrays(4, 10)
     together, _ = model.forward(notes)
     alone, _ = model.forward(notes.map(lambda field: field[2:3]))
@@ -104,7 +104,7 @@ def test_heads_and_losses_keep_full_precision(kind, precision, full):
     # The LSTM layers are what computes in less.
     computed = {"mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}.get(precision, full)
     assert {part.dtype for part in tf.nest.flatten([state.layers, model.initial_state(2).layers])} == {computed}
-    # Microseconds are counted, in whatever precision the rest is.
+    # Microseconds are counted, in any precision of the rest.
     assert {part.dtype for part in tf.nest.flatten([state.history, carried.history])} <= {tf.int32}
     reference, _ = tiny_model(kind, precision="float64").forward(notes)
     assert np.abs(tf.cast(hidden, tf.float64) - reference).max() < {"float64": 1e-12, "float32": 1e-4}.get(

@@ -27,7 +27,7 @@ def arrays(notes):
 def listened(notes, before):
     """The last notes after all of the notes, and those at each."""
     at_each = note_history.extend_history(notes, before)
-    return at_each.map(lambda field: field[:, -1]), at_each
+    return tf.nest.map_structure(lambda field: field[:, -1], at_each), at_each
 
 
 def expected(notes):
@@ -44,7 +44,7 @@ def expected(notes):
     return found[: -HISTORY_LENGTH - 1 : -1]
 
 
-def told(last):
+def described(last):
     """What `expected` says, of a batch of one."""
     fields = zip(
         *(field.numpy()[0][::-1].tolist() for field in (last.age_us, last.pitch, last.remaining_us)), strict=True
@@ -56,7 +56,7 @@ def told(last):
 @given(sequences)
 def test_the_last_notes_are_those_that_were_played(notes):
     last, _ = listened(arrays(notes), note_history.empty_history(1))
-    found = told(last)
+    found = described(last)
     wanted = expected(notes)
     assert found[: len(wanted)] == wanted
     assert not any(found[len(wanted) :])
@@ -70,7 +70,7 @@ def test_they_do_not_depend_on_how_the_notes_are_cut_up(notes, cut):
     whole, at_each = listened(arrays(notes), note_history.empty_history(1))
     cut = min(cut, len(notes))
     last, first_part = listened(arrays(notes[:cut]), note_history.empty_history(1))
-    np.testing.assert_array_equal(tf.stack(first_part), tf.stack(at_each.map(lambda field: field[:, :cut])))
+    np.testing.assert_array_equal(tf.stack(first_part), tf.stack([field[:, :cut] for field in at_each]))
     if notes[cut:]:
         last, _ = listened(arrays(notes[cut:]), last)
     np.testing.assert_array_equal(tf.stack(last), tf.stack(whole))
@@ -106,6 +106,6 @@ def test_before_a_performance_there_are_none():
     nothing = note_history.empty_history(2)
     assert note_history.key_features(nothing, tf.float32).numpy().sum() == 0
     assert note_history.release_histogram(nothing.remaining_us, tf.float32).numpy().sum() == 0
-    begun = NoteTensors(*(tf.fill([2, 1], value) for value in (START_PITCH, 0, 0, 0)))
-    last, _ = listened(begun, nothing)
+    start = NoteTensors(*(tf.fill([2, 1], value) for value in (START_PITCH, 0, 0, 0)))
+    last, _ = listened(start, nothing)
     np.testing.assert_array_equal(tf.stack(NoteHistory(*last)[1:]), tf.stack(nothing[1:]))

@@ -1,0 +1,162 @@
+"""Result files of a study: trials.json.json, report.html and TensorBoard's HParams.
+
+All of them follow from the trials; nothing reads them back.
+"""
+
+import dataclasses
+import io
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sostenuto import storage
+from trainer.workdir.json_record import write_json
+from tuning.report.page import render
+from tuning.space import Parameter, notes_per_train_step
+from tuning.summary import BEST_CONFIG_NAME, StudySummary
+from tuning.trial import Trial, TrialStatus
+
+TRIALS_NAME = "trials.json"
+REPORT_NAME = "report.html"
+SUMMARIES_NAME = "summaries"
+
+_EVENTS_NAME = "events.out.tfevents.study"  # TensorBoard reads files with tfevents in their names
+
+
+def write(summary: StudySummary, directory: str) -> None:
+    """Writes the results of a study, each file atomically. It is fast enough to call after each trial.
+
+    Args:
+        summary: the study.
+        directory: its workdir.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    write_json(os.path.join(directory, TRIALS_NAME), trials_document(summary))
+    if summary.best is not None:
+        config = summary.space.full_config(summary.best.values)
+        storage.write_bytes_atomic(os.path.join(directory, BEST_CONFIG_NAME), config.to_json().encode())
+    _write_hparams(summary, os.path.join(directory, SUMMARIES_NAME))
+    storage.write_bytes_atomic(os.path.join(directory, REPORT_NAME), render(summary).encode())
+
+
+def remove(directory: str) -> None:
+    """Deletes the files that `write` wrote into a study's workdir.
+
+    Raises:
+        UserError: a file cannot be deleted.
+    """
+    for name in (TRIALS_NAME, BEST_CONFIG_NAME, REPORT_NAME):
+        storage.remove(os.path.join(directory, name))
+    storage.remove_directory(os.path.join(directory, SUMMARIES_NAME))
+
+
+def trials_document(summary: StudySummary) -> dict[str, Any]:
+    """Returns the content of trials.json, as docs/tuning.md describes it."""
+    config, best = summary.config, summary.best
+    return {
+        "objective": {"name": "val_nats", "unit": "nats/note", "direction": "min", "split": "validation"},
+        "tuner": config.tuner,
+        "seed": config.seed,
+        "max_trials": config.max_trials,
+        "train_steps": config.train_steps,
+        "notes_per_trial": config.train_steps * notes_per_train_step(summary.space.base_config),
+        "dataset": config.data,
+        "space": summary.space.to_json(),
+        "start": dataclasses.asdict(summary.space.base_config),
+        "best": best.id if best else None,
+        "trials": [_trial_object(trial, summary) for trial in summary.trials],
+    }
+
+
+def _trial_object(trial: Trial, summary: StudySummary) -> dict[str, Any]:
+    base = summary.space.base_config
+    config = dataclasses.asdict(summary.space.full_config(trial.values))
+    return {
+        "trial": trial.id,
+        "state": trial.status,
+        "parent": trial.parent,
+        "directory": trial.directory,
+        "values": dict(trial.values),
+        "changed": {name: value for name, value in config.items() if value != getattr(base, name)},
+        "share": trial.share,
+        "score": trial.score,
+        "scores": [dataclasses.asdict(score) for score in trial.scores],
+        "train_step": trial.train_step,
+        "seconds": trial.seconds,
+        "attempts": trial.attempt,
+        "worker": trial.worker,
+        "reason": trial.reason,
+    }
+
+
+def _write_hparams(summary: StudySummary, directory: str) -> None:
+    """Writes TensorBoard's HParams: the space, and a run for each ended trial that has none yet.
+
+    TensorFlow's own writers would start TensorFlow with all its devices, which a chief does not need, and would append
+    to files in place.
+    """
+    from tensorboard.plugins.hparams import summary_v2
+    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+
+    now = time.time()
+    path = os.path.join(directory, _EVENTS_NAME)
+    if not storage.exists(path):
+        storage.make_directories(directory)
+        experiment = summary_v2.hparams_config_pb(
+            hparams=[_domain(parameter) for parameter in summary.space.parameters],
+            metrics=[summary_v2.Metric("score", display_name="score, nats/note")],
+        )
+        storage.write_bytes_atomic(path, _events([(0, experiment)], now))
+    for trial in summary.trials:
+        path = os.path.join(directory, trial.id, _EVENTS_NAME)
+        if trial.is_open or storage.exists(path):
+            continue
+        values = {parameter.field: summary.value(trial, parameter) for parameter in summary.space.parameters}
+        messages = [(0, summary_v2.hparams_pb(values, trial_id=trial.id, start_time_secs=now - trial.seconds))]
+        messages += [(s.train_step, scalar_pb("val_nats", s.score)) for s in trial.scores if s.score is not None]
+        if trial.score is not None:
+            messages.append((trial.train_step, scalar_pb("score", trial.score)))
+        messages.append((trial.train_step, _session_end(trial, now)))
+        storage.make_directories(os.path.dirname(path))
+        storage.write_bytes_atomic(path, _events(messages, now))
+
+
+def _session_end(trial: Trial, wall_time: float) -> Any:
+    """Returns the message for a trial's end; TensorBoard's own function for it imports TensorFlow."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    status = api_pb2.STATUS_FAILURE if trial.status == TrialStatus.FAILED else api_pb2.STATUS_SUCCESS
+    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=wall_time)
+    data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=info))
+    value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data, tensor=metadata.NULL_TENSOR)
+    return Summary(value=[value])
+
+
+def _domain(parameter: Parameter) -> Any:
+    from tensorboard.plugins.hparams import summary_v2
+
+    domain: Any
+    if parameter.kind == "choice":
+        domain = summary_v2.Discrete(list(parameter.values))
+    elif parameter.kind == "int":
+        domain = summary_v2.IntInterval(*map(int, parameter.bounds))
+    else:
+        domain = summary_v2.RealInterval(*map(float, parameter.bounds))
+    return summary_v2.HParam(parameter.field, domain, description=f"{parameter.unit}: {parameter.why}")
+
+
+def _events(messages: Sequence[tuple[int, Any]], wall_time: float) -> bytes:
+    """Returns the bytes of an event file."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    file = io.BytesIO()
+    writer = RecordWriter(file)
+    writer.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
+    for train_step, message in messages:
+        writer.write(Event(wall_time=wall_time, step=train_step, summary=message).SerializeToString())
+    return file.getvalue()

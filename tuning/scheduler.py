@@ -1,0 +1,299 @@
+"""Scheduling policy of a study: which worker trains which trial, and how trials end.
+
+The scheduler reads no clock and no files. Times are seconds on any one clock, passed in as `now`.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tuning.trial import (
+    SHARE_TOLERANCE,
+    Assignment,
+    AttemptResult,
+    Done,
+    Outcome,
+    Proposal,
+    Score,
+    StudyConfig,
+    Trial,
+    TrialStatus,
+    Verdict,
+    Wait,
+)
+
+if TYPE_CHECKING:
+    from tuning.oracles import Oracle
+
+TRIALS_NAME = "trials"  # directory of the trials' workdirs
+
+_MAX_WAIT, _MIN_WAIT = 5.0, 0.2  # seconds
+_HEARTBEATS_PER_TIMEOUT = 5  # so that losing a few does no harm
+_MEDIAN_RULE_SHARE, _MEDIAN_RULE_TRIALS = 1 / 3, 4
+
+
+class Scheduler:
+    """Assigns trials to workers and records their scores and ends.
+
+    A trial belongs to its current attempt, which heartbeats keep. Messages of earlier attempts are rejected.
+
+    Args:
+        trials: recorded trials, in the order of their starts.
+        queue: ids of interrupted trials, next first.
+        oracle: proposes trials.
+        config: settings of the search.
+        now: current time. Workers of running trials get a full timeout from here, since they may still run.
+
+    Attributes:
+        queue: as above, current.
+        version: number of changes to trials so far.
+    """
+
+    def __init__(
+        self, trials: Iterable[Trial], queue: Iterable[str], oracle: "Oracle", config: StudyConfig, *, now: float = 0.0
+    ) -> None:
+        self.queue = list(queue)
+        self.version = 0
+        self._oracle, self._config = oracle, config
+        self._trials = {trial.id: trial for trial in trials}
+        running = [trial.id for trial in self._trials.values() if trial.status == TrialStatus.RUNNING]
+        self._last_heartbeat = dict.fromkeys(running, now)
+        self._last_score = dict.fromkeys(running, now)
+        self._done_at_version = (-1, False)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, in the order of their starts."""
+        return list(self._trials.values())
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all trials have ended and no other would start."""
+        if any(trial.is_open for trial in self._trials.values()):
+            return False
+        if self._done_at_version[0] != self.version:
+            self._done_at_version = (self.version, not self._oracle.can_propose(self._next_id, self.trials))
+        return self._done_at_version[1]
+
+    def next_trial(self, worker: str, request: str, now: float) -> Assignment | Wait | Done:
+        """Returns the next task of a worker.
+
+        A worker that still has a trial was restarted: it gets that trial as a new attempt. Otherwise it gets an
+        interrupted trial, a trial without heartbeats for `worker_timeout` seconds, or a new one, in this order.
+
+        Args:
+            worker: id of the worker, which a restart does not change.
+            request: id of the call; a repeated call has the same id and starts no new attempt.
+            now: current time.
+        """
+        for trial in self._running():
+            if trial.worker == worker:
+                if request and trial.request == request:
+                    self._last_heartbeat[trial.id] = now
+                    return self._assignment(trial)
+                if assignment := self._reassign(trial, worker, request, now):
+                    return assignment
+        if self.queue:
+            return self._assign(self._trials[self.queue.pop(0)], worker, request, now)
+        for trial in self._running():
+            # A clock that was set back must not extend a silent worker's timeout.
+            self._last_heartbeat[trial.id] = min(self._last_heartbeat[trial.id], now)
+            if now - self._last_heartbeat[trial.id] > self._config.worker_timeout and (
+                assignment := self._reassign(trial, worker, request, now)
+            ):
+                return assignment
+        proposal = self._oracle.propose(self._next_id, self.trials)
+        if proposal is not None:
+            return self._assign(self._new_trial(proposal), worker, request, now)
+        if self._last_heartbeat:
+            return self._wait(now)
+        return Done(self._summarize())
+
+    def heartbeat(self, trial_id: str, attempt: int, now: float) -> bool:
+        """Records a heartbeat. Returns False if the trial was reassigned and the worker must stop.
+
+        Args:
+            trial_id: id of the trial.
+            attempt: number from the assignment.
+            now: current time.
+        """
+        trial = self._current(trial_id, attempt)
+        if trial is None:
+            return False
+        if now - self._last_score[trial_id] > self._config.score_timeout:
+            self._requeue(trial)
+            return False
+        self._last_heartbeat[trial_id] = now
+        return True
+
+    def report_score(self, trial_id: str, attempt: int, score: Score, now: float) -> Verdict:
+        """Records an intermediate score, which also counts as a heartbeat.
+
+        The median rule stops weak trials (Golovin et al. 2017, Google Vizier: A Service for Black-Box Optimization,
+        section 3.2.1, with best scores in place of running averages). It applies from a third of the length. It stops a
+        trial whose best score is worse than the median of the others' best scores at that share; at least four others
+        must have got there. The first trial is exempt, since the others are compared with it.
+
+        Args:
+            trial_id: id of the trial.
+            attempt: number from the assignment.
+            score: the score, which may be infinite or not a number.
+            now: current time.
+        """
+        trial = self._current(trial_id, attempt)
+        if trial is None:
+            return Verdict.LOST
+        self._last_heartbeat[trial_id] = self._last_score[trial_id] = now
+        is_finite = score.score is not None and math.isfinite(score.score)
+        scores = {known.train_step: known for known in trial.scores}
+        is_new = all(score.train_step > train_step for train_step in scores)
+        scores[score.train_step] = score if is_finite else dataclasses.replace(score, score=None)
+        trial = self._update(
+            trial,
+            scores=tuple(scores[train_step] for train_step in sorted(scores)),
+            train_step=max(trial.train_step, score.train_step),
+            lost_workers=0 if is_new else trial.lost_workers,
+        )
+        return Verdict.CONTINUE if is_finite and not self._is_weak(trial, score.share) else Verdict.STOP
+
+    def end_trial(self, trial_id: str, attempt: int, result: AttemptResult) -> bool:
+        """Records the end of an attempt. Returns False if the trial was reassigned; repeated calls change nothing.
+
+        Args:
+            trial_id: id of the trial.
+            attempt: number from the assignment.
+            result: of the attempt.
+        """
+        trial = self._trials.get(trial_id)
+        if trial is None or trial.attempt != attempt:
+            return False
+        if trial.status != TrialStatus.RUNNING:
+            return True
+        changes: dict[str, Any] = {
+            "seconds": trial.seconds + result.seconds,
+            "train_step": max(trial.train_step, result.train_step),
+        }
+        if result.outcome == Outcome.INTERRUPTED:
+            changes["status"] = TrialStatus.QUEUED
+            self.queue.insert(0, trial_id)
+        else:
+            changes |= _final_state(trial, result)
+        self._update(trial, **changes)
+        del self._last_heartbeat[trial_id]
+        return True
+
+    @property
+    def _next_id(self) -> str:
+        return f"{len(self._trials):04d}"
+
+    def _running(self) -> list[Trial]:
+        return [trial for trial in self._trials.values() if trial.status == TrialStatus.RUNNING]
+
+    def _current(self, trial_id: str, attempt: int) -> Trial | None:
+        """Returns the trial if this attempt runs it, else None."""
+        trial = self._trials.get(trial_id)
+        return trial if trial and trial.status == TrialStatus.RUNNING and trial.attempt == attempt else None
+
+    def _update(self, trial: Trial, **changes: Any) -> Trial:
+        changed = self._trials[trial.id] = dataclasses.replace(trial, **changes)
+        self.version += 1
+        return changed
+
+    def _new_trial(self, proposal: Proposal) -> Trial:
+        parent = self._trials.get(proposal.parent or "")
+        return Trial(
+            self._next_id,
+            TrialStatus.QUEUED,
+            proposal.values,
+            proposal.share,
+            parent.directory if parent else f"{TRIALS_NAME}/{self._next_id}",
+            parent=proposal.parent,
+        )
+
+    def _assign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment:
+        self._last_heartbeat[trial.id] = self._last_score[trial.id] = now
+        return self._assignment(
+            self._update(trial, status=TrialStatus.RUNNING, attempt=trial.attempt + 1, worker=worker, request=request)
+        )
+
+    def _assignment(self, trial: Trial) -> Assignment:
+        return Assignment(
+            trial.id,
+            trial.attempt,
+            trial.directory,
+            dict(trial.values),
+            trial.share,
+            self._config.worker_timeout / _HEARTBEATS_PER_TIMEOUT,
+        )
+
+    def _reassign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment | None:
+        """Assigns a trial whose worker was lost; None if it failed, since it lost too many."""
+        trial = self._requeue(trial)
+        if not trial.is_open:
+            return None
+        self.queue.remove(trial.id)
+        return self._assign(trial, worker, request, now)
+
+    def _requeue(self, trial: Trial) -> Trial:
+        """Puts a trial whose worker was lost first in the queue; fails it after `max_attempts` lost workers."""
+        lost_workers = trial.lost_workers + 1
+        changes: dict[str, Any] = {"status": TrialStatus.QUEUED}
+        if lost_workers >= self._config.max_attempts:
+            reason = f"{lost_workers} workers were lost in a row without a new score, the last was {trial.worker}"
+            # A new attempt number, so that messages of the last worker are rejected too.
+            changes = {"status": TrialStatus.FAILED, "attempt": trial.attempt + 1, "reason": reason}
+        else:
+            self.queue.insert(0, trial.id)
+        del self._last_heartbeat[trial.id]
+        return self._update(trial, lost_workers=lost_workers, **changes)
+
+    def _is_weak(self, trial: Trial, share: float) -> bool:
+        """Returns whether the median rule stops a trial at a share of the full length."""
+        config = self._config
+        if not config.stop_weak or config.tuner == "hyperband" or trial.id == next(iter(self._trials)):
+            return False
+        # At its end a trial completes instead.
+        if not _MEDIAN_RULE_SHARE - SHARE_TOLERANCE <= share < trial.share:
+            return False
+        best = trial.best_score_until(share)
+        others = [
+            score
+            for other in self._trials.values()
+            if other.id != trial.id
+            and other.has_score_from(share)
+            and (score := other.best_score_until(share)) is not None
+        ]
+        return len(others) >= _MEDIAN_RULE_TRIALS and best is not None and best > statistics.median(others)
+
+    def _wait(self, now: float) -> Wait:
+        seconds = min(self._last_heartbeat.values()) + self._config.worker_timeout - now
+        names = ", ".join(f"{trial_id} of {self._trials[trial_id].worker}" for trial_id in self._last_heartbeat)
+        return Wait(max(min(seconds, _MAX_WAIT), _MIN_WAIT), f"waiting for trial {names}")
+
+    def _summarize(self) -> str:
+        """Returns why the study is done."""
+        trials = self.trials
+        states = [trial.status for trial in trials]
+        ended = (TrialStatus.COMPLETED, TrialStatus.STOPPED, TrialStatus.FAILED)
+        counts = [f"{states.count(status)} {status}" for status in ended if status in states]
+        if not any(trial.has_score for trial in trials):
+            return f"all {len(trials)} trials failed, the last one with: {trials[-1].reason}"
+        configs = sum(trial.parent is None for trial in trials)
+        summary = f"{len(trials)} trials: {', '.join(counts)}"
+        return summary if configs >= self._config.max_trials else f"space exhausted after {summary}"
+
+
+def _final_state(trial: Trial, result: AttemptResult) -> dict[str, Any]:
+    """Returns the fields that end a trial; without finite scores it has failed."""
+    if result.outcome == Outcome.FAILED:
+        return {"status": TrialStatus.FAILED, "reason": result.reason}
+    train_step = next((score.train_step for score in trial.scores if score.score is None), None)
+    if train_step is not None:
+        reason = f"the score at train_step {train_step:,} is infinite or not a number"
+        return {"status": TrialStatus.FAILED, "reason": reason}
+    if result.score is None or not math.isfinite(result.score):
+        reason = f"the score is {result.score}, expected a finite number ({result.reason})"
+        return {"status": TrialStatus.FAILED, "reason": reason}
+    return {"status": TrialStatus(result.outcome), "score": result.score, "reason": result.reason}
