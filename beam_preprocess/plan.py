@@ -63,12 +63,9 @@ def make_plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]
 def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, list[CorpusFile]]:
     """Returns the files of each shard by shard name, sorted by path.
 
-    Orders the files of a split by the SHA-256 of their paths and cuts them into parts that differ by at most one file.
-    The result depends only on the set of files, and no shard is empty.
-
-    Args:
-        files: all files, each with its split.
-        num_shards: shards per split, at most one per file; 0 for one per `PERFORMANCES_PER_SHARD` files.
+    Orders the files of a split by the SHA-256 of their paths and cuts them into `num_shards` parts that differ by at
+    most one file; for 0, into one part per `PERFORMANCES_PER_SHARD` files. The result depends only on the set of files,
+    and no shard is empty.
     """
     shards: dict[str, list[CorpusFile]] = {}
     for split in SPLITS:

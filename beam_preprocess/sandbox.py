@@ -177,7 +177,7 @@ def map_in_processes(
     """Yields `work(item)` for each item as it is done; retries an item whose process died in another process.
 
     Args:
-        work: the function, as for `Process`.
+        work: the function.
         items: its arguments.
         processes: number of child processes.
         seconds: time limit of a call since its last heartbeat.

@@ -51,7 +51,6 @@ MODULES: Final[dict[str, tuple[str, ...] | None]] = {
     "trainer.generation.sampler": None,
     "sostenuto.music.pedal": None,
     "sostenuto.music.audio": None,
-    "trainer.reporting.plots": None,
     "trainer.export": None,
     "tuning.space": None,
     "tuning.space_file": ("create_space",),

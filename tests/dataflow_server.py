@@ -1,16 +1,16 @@
-"""A small Dataflow service of our own on loopback: jobs are made, listed by name, looked at, and do what a test says.
+"""A small Dataflow service on loopback: creates and lists jobs, which behave as a test defines.
 
-It speaks the REST API as far as Beam's launcher uses it, and keeps the rule that matters: of one name there is one
-active job. Beam speaks REST, and without encryption, only to a host that is called localhost:
+It implements the part of the REST API that Beam's launcher uses, with one active job per name. Beam uses REST without
+encryption only for a host named localhost:
 
     with DataflowServer() as server:
         preprocess(config, beam_args=["--runner=DataflowRunner", f"--dataflow_endpoint={server.url}", "--no_auth", …])
-        server.jobs[0]["environment"]           # what was asked for
+        server.jobs[0]["environment"]           # what Beam sent
         server.finish(server.jobs[0], "JOB_STATE_FAILED", ["Traceback …"])
 
     server.on_create = function     # called with each new job, in a thread of its own
-    server.on_look = function       # called with a job before each answer that tells of it alone
-    server.refuses_twins = True     # a second job of one name is a conflict, instead of an answer with the first one
+    server.on_look = function       # called with a job before each answer about it alone
+    server.refuses_twins = True     # a second job of one name is a conflict, instead of an answer with the first job
 """
 
 import json
@@ -31,7 +31,7 @@ Job = dict[str, Any]
 
 
 class DataflowServer:
-    """See the module's text."""
+    """See the docstring of the module."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
@@ -64,7 +64,7 @@ class DataflowServer:
             thread.join()
 
     def add(self, name: str, state: str) -> Job:
-        """Adds a job that somebody else has made."""
+        """Adds a job of another launcher."""
         number = len(self.jobs) + 1
         job = {
             "id": f"2026-01-01_00_00_{number:02d}-{number}",
@@ -77,7 +77,7 @@ class DataflowServer:
         return job
 
     def finish(self, job: Job, state: str, messages: list[str] | None = None) -> None:
-        """Ends a job, with the errors that it tells of."""
+        """Ends a job, with error messages."""
         self.messages[job["id"]] = messages or []
         job["currentState"] = state
 
@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         self.service.requests.append((self.command, url.path))
         status, answer = self.service.answer(self.command, url.path, dict(urllib.parse.parse_qsl(url.query)), body)
-        # What is sent back names types by their enumeration, and leaves out what only a request has.
+        # Answers lack the environment, in which enums would need other names.
         data = json.dumps({key: value for key, value in answer.items() if key != "environment"}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -1,4 +1,4 @@
-"""Reads the HTML pages that commands leave."""
+"""Parser of the HTML pages that commands write."""
 
 import html.parser
 
@@ -6,11 +6,11 @@ VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
 class Page(html.parser.HTMLParser):
-    """Reads a page; fails where an element is not closed in its turn.
+    """A parsed page; raises AssertionError if an element is not closed in order.
 
     Attributes:
-        elements: (tag, attributes, the tags around it).
-        text: what stands outside of style and script.
+        elements: (tag, attributes, enclosing tags).
+        text: text outside of style and script.
         words: the same with single spaces.
     """
 
@@ -37,7 +37,9 @@ class Page(html.parser.HTMLParser):
             self.text += data + " "
 
     def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
+        """Returns the attributes of all elements of a tag whose attributes start with these words."""
         return [
-            found for name, found, _ in self.elements
-            if name == tag and all((found.get(key) or "").split()[:1] == [value] for key, value in attributes.items())
-        ]  # fmt: skip
+            element
+            for name, element, _ in self.elements
+            if name == tag and all((element.get(key) or "").split()[:1] == [value] for key, value in attributes.items())
+        ]

@@ -66,7 +66,7 @@ def test_every_cell_runs(stored, docs):
     assert "32 notes of the primer and 16 of the model" in words
     assert (docs.parent / "build" / "tour" / "played.mid").exists()
     kinds = [kind for cell in code(executed) for output in cell.outputs for kind in output.get("data", {})]
-    assert kinds.count("image/png") == 5
+    assert kinds.count("image/png") == 4
     assert words.count("<audio") == 2
 
 

@@ -50,7 +50,7 @@ def main() -> int:
     load.load_records(workdir)
     run = load_run(workdir)
     manifest = _load_dataset(workdir, run)
-    if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.DOCUMENT_NAME)):
+    if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.INDEX_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:
         _write_samples(workdir, manifest, run.sustain or "ignore")
@@ -79,10 +79,10 @@ def _write_samples(workdir: str, manifest: Manifest | None, sustain: str) -> Non
     from trainer.workdir.load_model import load_model
 
     loaded = load_model(workdir)
-    primers = samples.primers(manifest) if manifest else []
+    primers = samples.select_primers(manifest) if manifest else []
     if not primers and loaded.model.config.positions == "last":
         return  # The model never saw how a performance starts.
-    samples.make(
+    samples.write_samples(
         NoteSampler(loaded.model), primers, workdir, train_step=loaded.train_step, sustain=sustain, quiet=False
     )
 

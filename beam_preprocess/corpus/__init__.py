@@ -25,8 +25,8 @@ class Corpus:
         archive: the path of the zip file that contains them, also gs://, or None.
         files: sorted by path.
         metadata: base name of the metadata CSV, or None.
-        metadata_sha256: hex digest of its bytes, or None.
-        unlisted: number of MIDI files that the CSV does not list and the corpus leaves out.
+        metadata_sha256: hex digest of the CSV, or None.
+        unlisted: number of MIDI files left out because the CSV does not list them.
     """
 
     archive: str | None
@@ -56,11 +56,9 @@ def find_corpus(
     Args:
         uri: a directory, searched recursively; a glob such as "midi/**/*.mid"; a .zip file; or one MIDI file. Each may
             be local or gs://.
-        metadata: the path of a CSV with MAESTRO's columns; "none" for no CSV; None for the one in the corpus, if any.
-        split_fractions: fractions of train, validation and test, unless a CSV defines the splits; 0 allows an empty
-            split.
-        piece_from: the unit that stays in one split, unless a CSV names the pieces: "path" for each file, "directory"
-            for each directory.
+        metadata: as in `Config`, like the other arguments.
+        split_fractions: fractions of train, validation and test.
+        piece_from: the unit that stays in one split.
 
     Raises:
         UserError: there is no MIDI file, the CSV is invalid or names missing files, or a split would be empty.

@@ -22,12 +22,8 @@ HARMLESS_BYTES = 2**30
 def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int = HARMLESS_BYTES) -> dict[str, str]:
     """Returns the member names of a zip file by their paths below its top.
 
-    Absolute names and names with ".." are safe: nothing is read or written under them.
-
-    Args:
-        path: the zip file, also gs://.
-        max_members: maximum number of members.
-        harmless_bytes: unpacked size that is allowed at any inflation.
+    Absolute names and names with ".." are safe: nothing is read or written under them. An unpacked size up to
+    `harmless_bytes` is allowed at any inflation.
 
     Raises:
         UserError: the file is no zip file, two members have the same path, or a limit is exceeded.
@@ -41,7 +37,7 @@ def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int =
     if unpacked > max(MAX_INFLATION * size, harmless_bytes):
         raise UserError(
             f"{path}: holds {size:,} bytes that would become {unpacked:,} of MIDI, more than {MAX_INFLATION} times as "
-            "many: no corpus shrinks so well, so the archive is rejected"
+            "many. Such an archive is rejected, since no corpus shrinks so well"
         )
     names: dict[str, str] = {}
     for member in members:
@@ -63,7 +59,7 @@ def open_zip(path: str, *, max_directory_bytes: int = MAX_DIRECTORY_BYTES) -> It
         try:
             file = stack.enter_context(_BoundedFile(storage.local_copy(path), max_directory_bytes))
             archive = stack.enter_context(zipfile.ZipFile(file))
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise UserError(f"{path}: cannot be read as a zip file ({error}). Download it again") from error
         yield archive
 

@@ -28,12 +28,7 @@ class Metadata(NamedTuple):
 
 
 def find_metadata(metadata: str | None, listing: Listing, *, max_bytes: int = MAX_CSV_BYTES) -> Metadata | None:
-    """Returns the metadata CSV of a corpus.
-
-    Args:
-        metadata: the path of the CSV; `NO_METADATA` for none; None for the one in the input, if any.
-        listing: the files of the input.
-        max_bytes: maximum size of a CSV in the input.
+    """Returns the CSV with the path `metadata`; for None, the one in the input, if any, of at most `max_bytes`.
 
     Raises:
         UserError: the CSV cannot be read or is too large, or the input has more than one.
@@ -101,7 +96,7 @@ def _read_rows(table: Metadata) -> list[dict[str, str]]:
     try:
         rows = list(csv.DictReader(io.StringIO(table.data.decode("utf-8-sig")), restval=""))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{name}: is no CSV in UTF-8 ({error})") from error
+        raise UserError(f"{name}: not a CSV in UTF-8 ({error})") from error
     if not _has_columns(table.data):
         raise UserError(f"{name}: lacks a column of {', '.join(_REQUIRED_COLUMNS)}. Expected MAESTRO's metadata CSV")
     for number, row in enumerate(rows, start=2):

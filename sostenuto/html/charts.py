@@ -94,17 +94,17 @@ def plot(title: str, unit: str, series: Sequence[Series], along: Axis, up: Axis,
     """
     plane = Plane()
     paths, values = [], []
-    for one in series:
-        corners = [(plane.x(along.place(x)), plane.y(_limit(up.place(y), -0.2, 1.2))) for x, y in one.points]
-        paths += _paths(one, corners, plane, along)
+    for curve in series:
+        corners = [(plane.x(along.place(x)), plane.y(_limit(up.place(y), -0.2, 1.2))) for x, y in curve.points]
+        paths += _paths(curve, corners, plane, along)
         values.append(
             {
-                "name": one.name,
-                "kind": one.kind,
+                "name": curve.name,
+                "kind": curve.kind,
                 "x": [round(x, 1) for x, _ in corners],
                 "y": [round(_limit(y, plane.top, plane.bottom), 1) for _, y in corners],
-                "at": list(one.at),
-                "values": list(one.values),
+                "at": list(curve.at),
+                "values": list(curve.values),
             }
         )
     # An inner drawing cuts what is beyond the axes without an id, which two charts could share.

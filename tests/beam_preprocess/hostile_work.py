@@ -1,4 +1,4 @@
-"""What child processes of the tests are told to do: most of it is not good for them."""
+"""Work for child processes in tests, most of which ends them."""
 
 import ctypes
 import os

@@ -55,7 +55,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_the_command_writes_a_dataset_and_says_what_it_holds(corpus_directory, tmp_path):
+def test_the_command_writes_a_dataset_and_prints_what_it_contains(corpus_directory, tmp_path):
     write_corpus(corpus_directory, BROKEN)
     output = tmp_path / "new" / "dataset"
     process = run_python(
@@ -77,7 +77,7 @@ def test_the_command_writes_a_dataset_and_says_what_it_holds(corpus_directory, t
     notes = {split: manifest.notes(split) for split in SPLITS}
     assert sum(notes.values()) == sum(10 + index for index in range(30))
     for split in SPLITS:
-        assert [len(one.notes) for one in manifest.read_performances(split)]
+        assert [len(performance.notes) for performance in manifest.read_performances(split)]
         (row,) = (line.split() for line in process.stdout.splitlines() if line.startswith(split + " "))
         assert row[1:3] == [str(manifest.performances(split)), str(notes[split])]
     assert manifest.rejected == {"no_notes": 1, "not_midi": 1, "truncated": 1}
@@ -142,7 +142,7 @@ def test_a_mistake_is_one_line_and_status_2_and_writes_nothing(corpus_directory,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mistake_found_while_running_is_one_line_too_and_leaves_nothing(corpus_directory, tmp_path):
+def test_a_mistake_found_while_running_is_one_line_and_leaves_nothing(corpus_directory, tmp_path):
     write_corpus(corpus_directory, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
     process = run_python(
         "-m", "beam_preprocess", f"--input={corpus_directory}", f"--output={tmp_path / 'out'}", "--quiet"
@@ -167,8 +167,8 @@ def test_a_mistaken_beam_option_is_rejected(corpus_directory, tmp_path, beam_arg
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dataset_that_is_there_is_not_made_again(corpus_directory, tmp_path, capsys):
-    """So that whatever starts a finished job again finds its result."""
+def test_an_existing_dataset_is_not_written_again(corpus_directory, tmp_path, capsys):
+    """A restarted job finds its result."""
     output = tmp_path / "out"
     run(corpus_directory, output)
     before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
@@ -181,7 +181,7 @@ def test_a_dataset_that_is_there_is_not_made_again(corpus_directory, tmp_path, c
         run(corpus_directory, output)
 
 
-def test_another_dataset_is_replaced_only_when_told(corpus_directory, tmp_path):
+def test_another_dataset_is_replaced_only_with_overwrite(corpus_directory, tmp_path):
     output = tmp_path / "out"
     run(corpus_directory, output, num_shards=4)
     before = contents(output)
@@ -272,7 +272,7 @@ def test_a_killed_run_leaves_no_dataset_and_the_next_one_cleans_up(corpus_direct
     assert contents(output) == contents(tmp_path / "fresh")
 
 
-def test_an_interrupted_run_says_so_and_leaves_nothing(corpus_directory, tmp_path):
+def test_an_interrupted_run_reports_it_and_leaves_nothing(corpus_directory, tmp_path):
     status, said = interrupt_within_a_shard(corpus_directory, tmp_path / "out", signal.SIGINT)
     assert (status, said) == (130, "beam_preprocess: interrupted\n")
     assert not (tmp_path / "out").exists()
@@ -310,8 +310,8 @@ def test_metadata_reaches_the_records(tmp_path):
     assert manifest.source["files"] == 3
 
 
-def test_a_piece_that_the_csv_puts_into_two_splits_is_said(tmp_path):
-    """Two sonatas may share a title in a CSV, so it is no error; but who reads the scores has to know."""
+def test_a_piece_that_the_csv_puts_into_two_splits_is_reported(tmp_path):
+    """Two sonatas may share a title in a CSV, so it is no error, but readers of the scores must know."""
     csv = (
         "canonical_composer,canonical_title,split,year,midi_filename\n"
         "Scarlatti,Sonata,train,2011,a.mid\nScarlatti,Sonata,test,2011,b.mid\nHaydn,Sonata,validation,2011,c.mid\n"

@@ -53,7 +53,7 @@ def test_committing_leaves_exactly_the_dataset(tmp_path):
     assert json.loads(line) == {"path": "1x.mid", "reason": "not_midi", "detail": "is empty"}
 
 
-def test_too_many_rejected_files_stop_the_run_before_anything_has_a_name(tmp_path):
+def test_too_many_rejected_files_stop_the_run_before_any_shard_is_renamed(tmp_path):
     plan, reports = reported(tmp_path)
     with pytest.raises(
         UserError, match=r"1 of 5 files were rejected \(1 not_midi\).*--max_rejected_fraction=0.1.*1x.mid"
@@ -77,7 +77,7 @@ def test_a_split_of_nothing_but_rejected_files_stops_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("former", [False, True])
-def test_a_shard_that_is_gone_before_it_has_its_name_stops_the_run(tmp_path, former):
+def test_a_shard_that_disappears_before_it_is_renamed_stops_the_run(tmp_path, former):
     if former:
         commit_dataset(*reported(tmp_path))
     plan, reports = reported(tmp_path, salt=100)
@@ -103,7 +103,7 @@ def test_committing_a_dataset_of_ten_thousand_shards_takes_no_longer_a_shard(tmp
     assert seconds(10_000) < 40 * max(few, 0.005)
 
 
-def test_a_shard_or_file_that_nobody_accounts_for_stops_the_run(tmp_path):
+def test_a_shard_or_file_without_report_stops_the_run(tmp_path):
     plan, reports = reported(tmp_path)
     with pytest.raises(RuntimeError, match="1 shards were reported of 2"):
         commit_dataset(plan, reports[:1])
@@ -141,7 +141,7 @@ def test_a_crash_at_any_point_of_the_commit_leaves_the_old_dataset_or_none_and_c
         else:
             crashed = False
     if (tmp_path / MANIFEST_NAME).exists():
-        # Whole: the old one, or the new one.
+        # The old or the new dataset, complete.
         list(Manifest.load(tmp_path).read_performances("train"))
         if crashed and calls < 2:
             assert {name: (tmp_path / name).read_bytes() for name in old} == old
@@ -155,7 +155,7 @@ def test_a_crash_at_any_point_of_the_commit_leaves_the_old_dataset_or_none_and_c
     assert Manifest.load(tmp_path).splits["train"].shards[0].sha256 == reports[0].sha256
 
 
-def test_a_directory_with_a_dataset_is_rejected_unless_told(tmp_path):
+def test_a_directory_with_a_dataset_is_rejected_without_overwrite(tmp_path):
     commit_dataset(*reported(tmp_path))
     with pytest.raises(UserError, match=r"already holds a dataset.*--overwrite"):
         prepare_output(str(tmp_path), overwrite=False)
@@ -163,21 +163,21 @@ def test_a_directory_with_a_dataset_is_rejected_unless_told(tmp_path):
     assert MANIFEST_NAME in os.listdir(tmp_path)
 
 
-def test_records_of_something_else_are_not_replaced_untold(tmp_path):
+def test_shards_of_another_program_are_not_replaced_without_overwrite(tmp_path):
     (tmp_path / NAMES[0]).write_bytes(b"years of work")
     with pytest.raises(UserError, match="did not write"):
         prepare_output(str(tmp_path), overwrite=False)
     assert (tmp_path / NAMES[0]).read_bytes() == b"years of work"
 
 
-def test_what_a_killed_run_left_is_cleared_and_nothing_else(tmp_path):
+def test_only_the_files_of_a_killed_run_are_removed(tmp_path):
     ours = [f"{NAMES[0]}.tmp-0123456789ab", "dataset.json.tmp-0123456789ab", "rejected.jsonl.tmp-0123456789ab"]
     ours.append("plan.jsonl.tmp-0123456789ab")
-    theirs = ["notes.txt", "notes.txt.tmp-0123456789ab", f"{NAMES[0]}.tmp-backup"]
-    for name in ours + theirs:
+    others = ["notes.txt", "notes.txt.tmp-0123456789ab", f"{NAMES[0]}.tmp-backup"]
+    for name in ours + others:
         (tmp_path / name).touch()
     prepare_output(str(tmp_path), overwrite=False)
-    assert sorted(os.listdir(tmp_path)) == sorted(theirs)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 
 def test_an_output_that_is_a_file_is_rejected(tmp_path):

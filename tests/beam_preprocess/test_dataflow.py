@@ -1,23 +1,18 @@
-"""Runners elsewhere: what is sent to Dataflow, what its workers install, how a launcher finds its job again."""
+"""Runners elsewhere: the job sent to Dataflow, its workers, and launchers that are restarted."""
 
 import contextlib
-import importlib.metadata
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from beam_preprocess import worker_package
-from beam_preprocess.beam_options import pipeline_options
 from beam_preprocess.config import Config
 from beam_preprocess.dataflow import JobFailedError, extract_user_error, job_name
 from beam_preprocess.preprocess import preprocess
@@ -41,7 +36,7 @@ CLOUD = ["--runner=DataflowRunner", "--project=my-project", "--region=europe-wes
 
 
 def dataflow_args(server: DataflowServer, *more: str) -> list[str]:
-    # The last of these spares pip's list of all that is installed here.
+    # The experiment skips a slow call of pip freeze.
     endpoint = [f"--dataflow_endpoint={server.url}", "--no_auth"]
     return [*CLOUD, *endpoint, "--experiments=disable_logging_submission_environment", *more]
 
@@ -75,7 +70,7 @@ def expected(tmp_path_factory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (directory / "dataset").iterdir()}
 
 
-# What a worker does that has no other packages than those that it was sent: it runs the graph that was sent, too.
+# The program of a worker with only the packages that it was sent: it runs the graph that was sent.
 WORKER = """
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
@@ -92,7 +87,7 @@ print(*sys.modules)
 
 
 class Worker:
-    """Does the work of a job as Dataflow's workers do: with the package and the graph that lie in the bucket."""
+    """Does the work of a job as Dataflow's workers do: with the package and the graph in the bucket."""
 
     def __init__(self, server: DataflowServer, bucket: GcsServer, directory: Path) -> None:
         self._server, self._bucket, self._directory = server, bucket, directory
@@ -115,7 +110,7 @@ class Worker:
 
 @contextlib.contextmanager
 def running(arguments: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Runs a program; whatever happens, it is gone afterwards."""
+    """Runs a program, and kills it at the end."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=REPOSITORY,
@@ -157,7 +152,7 @@ def test_a_launcher_that_is_ended_leaves_its_job_and_the_next_one_waits_for_it(s
     console = f"https://console.cloud.google.com/dataflow/jobs/europe-west4/{job['id']}?project=my-project"
     assert "12 files into 4 shards (2 train, 1 validation, 1 test)" in said
     assert f"the Dataflow job {job_name(CONFIG)}: {console}\n" in said
-    # What a killed run left was removed before the start. What a worker writes while nobody waits for it stays.
+    # The files of a killed run were removed before the start. Files of a worker without a launcher remain.
     assert bucket.names(f"{OUTPUT}/") == []
     bucket.put(f"{OUTPUT}/test-00000-of-00001.tfrecord.tmp-0123456789ab", b"half a shard")
 
@@ -183,7 +178,7 @@ def check_golden(job: Job, graph: bytes) -> None:
     from apache_beam.portability.api import beam_runner_api_pb2
 
     pipeline = beam_runner_api_pb2.Pipeline.FromString(graph)
-    # Of what a step is made inside is Beam's affair, but for what is sent between workers.
+    # The parts of a step are internal to Beam, except for groupings, which send data between workers.
     steps: dict[str, int] = {}
     for step in pipeline.components.transforms.values():
         name = step.unique_name.removeprefix("PreprocessCorpus/").partition("/")[0]
@@ -204,15 +199,15 @@ def check_golden(job: Job, graph: bytes) -> None:
     assert document == json.loads(GOLDEN.read_text(encoding="utf-8")), json.dumps(document, indent=1)
 
 
-def test_the_job_is_left_to_itself_when_told_so(server, bucket, capfd):
+def test_no_wait_starts_the_job_and_returns(server, bucket, capfd):
     args = dataflow_args(server)
-    # One that failed before does not count.
+    # A failed job is not active.
     server.add(job_name(CONFIG), "JOB_STATE_FAILED")
     assert preprocess(CONFIG, beam_args=args, wait=False) is None
     _, job = server.jobs
     said = capfd.readouterr().err
     assert f"gcloud dataflow jobs describe {job['id']} --region=europe-west4 --project=my-project" in said
-    # Where nothing is to be shown, nothing is; and a job that waits for workers is found as well.
+    # --quiet shows nothing; a job that waits for workers is found as well.
     assert preprocess(CONFIG, beam_args=args, wait=False, quiet=True) is None
     assert (len(server.jobs), capfd.readouterr()) == (2, ("", ""))
 
@@ -233,7 +228,7 @@ def test_a_job_that_another_launcher_starts_at_the_same_moment_is_waited_for(ser
     assert job["id"] in capfd.readouterr().err
 
 
-def test_a_job_that_was_done_before_is_not_done_again(server, bucket, expected):
+def test_a_finished_job_is_not_run_again(server, bucket, expected):
     for name, data in expected.items():
         bucket.put(f"{OUTPUT}/{name}", data)
     manifest = preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
@@ -244,7 +239,7 @@ def test_a_job_that_was_done_before_is_not_done_again(server, bucket, expected):
 @pytest.mark.parametrize(
     ("lacks", "message"), [("dataset.json", "has no dataset.json"), ("test-00000-of-00001.tfrecord", "lacks test-0")]
 )
-def test_done_is_no_proof(server, bucket, expected, lacks, message):
+def test_a_job_that_is_done_without_a_dataset_failed(server, bucket, expected, lacks, message):
     job = server.add(job_name(CONFIG), "JOB_STATE_RUNNING")
     for name, data in expected.items():
         if name != lacks:
@@ -275,7 +270,7 @@ sostenuto.errors.UserError: 9 of 12 files were rejected [while running 'Preproce
         ("JOB_STATE_CANCELLED", [], JobFailedError, "ended as JOB_STATE_CANCELLED: see https://console.cloud"),
     ],
 )
-def test_a_failed_job_is_told_of_and_cleaned_up_after(server, bucket, state, messages, error, message):
+def test_a_failed_job_is_reported_and_cleaned_up(server, bucket, state, messages, error, message):
     server.add(job_name(CONFIG), "JOB_STATE_RUNNING")
     bucket.put(f"{OUTPUT}/test-00000-of-00001.tfrecord.tmp-0123456789ab", b"half a shard")
     server.on_look = lambda job: server.finish(job, state, messages)
@@ -302,7 +297,7 @@ def test_a_service_that_denies_is_a_users_mistake(server, bucket):
         preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
 
 
-def test_a_machine_without_credentials_is_told_how_to_get_some(server, bucket, tmp_path, monkeypatch):
+def test_missing_credentials_are_reported_with_the_command_that_creates_them(server, bucket, tmp_path, monkeypatch):
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
@@ -331,13 +326,13 @@ def test_a_dry_run_starts_nothing(server, bucket, capfd):
         ({}, ["--runner"], "expected one argument"),
     ],
 )
-def test_what_can_never_run_is_rejected_before_anything_is_listed(config, beam_args, message):
-    # There is no bucket in this test: to look for it would take a while, and end with another error.
+def test_invalid_options_are_rejected_before_anything_is_listed(config, beam_args, message):
+    # Without a bucket in this test, a listing would take long and fail with another error.
     with pytest.raises(UserError, match=message):
         preprocess(Config(**{"input": INPUT, "output": OUTPUT, **config}), beam_args=beam_args)
 
 
-def test_only_dataflow_is_left_to_itself():
+def test_no_wait_needs_dataflow():
     with pytest.raises(UserError, match="--no_wait: needs a job on Dataflow"):
         preprocess(CONFIG, wait=False)
 
@@ -356,81 +351,15 @@ def test_a_mistaken_option_is_rejected_before_dataflow_is_asked(server, bucket, 
     assert bucket.names(f"{OUTPUT}/") == []
 
 
-def test_the_name_of_a_job_follows_from_what_is_asked_for():
+def test_the_name_of_a_job_depends_only_on_the_dataset():
     assert job_name(CONFIG) == job_name(Config(f"{INPUT}/", OUTPUT, num_shards=2, overwrite=True))
     others = [Config(INPUT, OUTPUT), Config(INPUT, f"{OUTPUT}2", num_shards=2), Config(TEMP, OUTPUT, num_shards=2)]
     assert len({job_name(config) for config in [CONFIG, *others]}) == 4
 
 
-def test_only_the_users_mistakes_are_taken_for_such():
+def test_only_user_errors_are_extracted():
     assert extract_user_error("RuntimeError: sostenuto.errors.UserError: a.mid: bad") == "a.mid: bad"
     assert extract_user_error("ZeroDivisionError: division by zero [while running 'WriteShards']") is None
-
-
-# Beam's own packing, of what our options say.
-PACK = """
-import sys
-from apache_beam.runners.portability.stager import Stager
-from beam_preprocess.beam_options import pipeline_options
-with pipeline_options(sys.argv[2:]) as options:
-    for path, name, _ in Stager.extract_staging_tuple_iter(Stager.create_job_resources(options, sys.argv[1])):
-        print(name, path)
-"""
-
-
-def files_of_packages(directory: Path) -> set[str]:
-    """The files that a Beam worker needs: of our packages below a directory."""
-    files = [path for package in ("sostenuto", "beam_preprocess") for path in (directory / package).rglob("*")]
-    return {str(path.relative_to(directory)) for path in files if path.is_file() and path.suffix != ".pyc"}
-
-
-def test_an_installed_package_is_packed_for_workers_too(tmp_path):
-    """It has no setup.py: one is made from what the installer noted."""
-    installed = tmp_path / "installed"
-    clone = worker_package.stage_package(str(tmp_path))
-    subprocess.run([sys.executable, clone, "-q", "bdist_wheel"], cwd=tmp_path, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").iterdir()
-    zipfile.ZipFile(wheel).extractall(installed)
-    process = subprocess.run(
-        [sys.executable, "-c", PACK, str(tmp_path), *CLOUD, "--experiments=disable_logging_submission_environment"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (name, archive), *others = (line.split() for line in process.stdout.splitlines())
-    assert (name, others) == ("workflow.tar.gz", [])
-    with tarfile.open(archive) as file:
-        file.extractall(tmp_path / "packed", filter="data")
-    (packed,) = (tmp_path / "packed").iterdir()
-    assert files_of_packages(packed) == files_of_packages(installed)
-    # All modules of all rooms, and the files that are no modules.
-    assert files_of_packages(packed) == files_of_packages(REPOSITORY)
-    assert {"beam_preprocess/corpus/listing.py", "sostenuto/music/midi.py"} <= files_of_packages(packed)
-    requires = set(importlib.metadata.PathDistribution(packed).requires)
-    (own,) = importlib.metadata.distributions(name="sostenuto", path=[str(installed)])
-    assert requires == {text for text in own.requires if "extra" not in text}
-    assert any(text.startswith("google-cloud-storage") for text in requires)
-
-
-@pytest.mark.parametrize(
-    ("beam_args", "packed"),
-    [
-        (["--runner=FlinkRunner", "--flink_master=flink:8081", "--an_option_of_flinks=1"], True),
-        (["--runner=SparkRunner", "--spark_master_url=spark://spark:7077"], True),
-        (["--runner=PortableRunner", "--job_endpoint=localhost:8099", "--environment_type=LOOPBACK"], False),
-        (["--direct_num_workers=2"], False),
-    ],
-)
-def test_workers_elsewhere_get_the_project(beam_args, packed):
-    from apache_beam.options.pipeline_options import SetupOptions
-
-    with pipeline_options(beam_args) as options:
-        setup_file = options.view_as(SetupOptions).setup_file
-        assert (setup_file is not None) == packed
-        assert not packed or (os.path.isabs(setup_file) and os.path.isfile(setup_file))
-    assert not packed or not os.path.exists(setup_file)
 
 
 @pytest.fixture

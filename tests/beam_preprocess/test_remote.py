@@ -1,4 +1,4 @@
-"""Corpora and datasets in a bucket: the same bytes as on the disk, whatever the network does."""
+"""Corpora and datasets in a bucket: the same bytes as on the disk, also with network errors."""
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ def zip_of(directory: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_a_bucket_gives_and_takes_the_same_bytes_as_the_disk_whatever_fails(gcs, corpus_directory, tmp_path):
+def test_a_bucket_has_the_same_bytes_as_the_disk_despite_errors(gcs, corpus_directory, tmp_path):
     run(corpus_directory, tmp_path / "local")
     expected = contents(tmp_path / "local")
     put_corpus(gcs, corpus_directory, "gs://bucket/in/corpus")
@@ -81,11 +81,11 @@ def test_a_bucket_gives_and_takes_the_same_bytes_as_the_disk_whatever_fails(gcs,
     assert gcs.faults > 20
     local = Manifest.load(tmp_path / "local")
     for split in SPLITS:
-        read = [one.path for one in manifest.read_performances(split)]
-        assert read == [one.path for one in local.read_performances(split)]
+        read = [performance.path for performance in manifest.read_performances(split)]
+        assert read == [performance.path for performance in local.read_performances(split)]
 
 
-def test_the_metadata_may_lie_in_a_bucket(gcs, corpus_directory, tmp_path):
+def test_the_metadata_may_be_in_a_bucket(gcs, corpus_directory, tmp_path):
     run(write_corpus(corpus_directory, {"m.csv": CSV.encode()}), tmp_path / "local")
     expected = contents(tmp_path / "local")
     put_corpus(gcs, corpus_directory, "gs://bucket/in")
@@ -96,7 +96,7 @@ def test_the_metadata_may_lie_in_a_bucket(gcs, corpus_directory, tmp_path):
     run("gs://bucket/in", "gs://bucket/named", metadata="gs://bucket/elsewhere/m.csv")
     for output in ("own", "glob", "named"):
         assert gcs.contents(f"gs://bucket/{output}/") == expected
-    # Names of the CSV that the pattern leaves out are there nevertheless, others are missing.
+    # A file that the pattern does not match exists; others are missing.
     assert len(find_corpus("gs://bucket/in/[1]/*.mid", metadata="gs://bucket/elsewhere/m.csv").files) == 10
     gcs.delete("gs://bucket/in/2/5.mid")
     with pytest.raises(UserError, match=r"m.csv: names 1 of 30 files that gs://bucket/in/\[1\]/\*.mid does not hold"):
@@ -129,7 +129,7 @@ def test_a_zip_is_fetched_once(gcs, corpus_directory):
         ({"metadata": "gs://bucket/m.csv"}, "gs://bucket/m.csv: no such object"),
     ],
 )
-def test_a_mistake_is_said_and_writes_nothing(gcs, corpus_directory, tmp_path, paths, message):
+def test_a_mistake_is_reported_and_writes_nothing(gcs, corpus_directory, tmp_path, paths, message):
     gcs.put("gs://bucket/in/a.mid", melody([60]))
     gcs.put("gs://bucket/none.zip", b"PK, but no more")
     gcs.put("gs://bucket/data/dataset.json", b"{}")
@@ -162,22 +162,22 @@ def test_a_failed_replacement_leaves_the_former_dataset(gcs, corpus_directory, t
 
 
 def test_no_manifest_ever_names_shards_of_other_content(gcs, corpus_directory, tmp_path):
-    """Whoever reads while a dataset is replaced finds the one, the other or none, never a mixture."""
+    """A reader sees the old dataset, the new one or none while it is replaced, never a mixture."""
     run(corpus_directory, "gs://bucket/out")
     (corpus_directory / "0" / "0.mid").write_bytes(melody([1, 2, 3]))
     seen = set()
 
     def look(method, path):
-        found = gcs.contents("gs://bucket/out/")
-        if "dataset.json" not in found:
+        objects = gcs.contents("gs://bucket/out/")
+        if "dataset.json" not in objects:
             seen.add("none")
             return
-        document = json.loads(found["dataset.json"])
+        document = json.loads(objects["dataset.json"])
         seen.add(document["splits"]["train"]["notes"])
         for split in SPLITS:
             for shard in document["splits"][split]["shards"]:
-                assert len(found[shard["file"]]) == shard["bytes"]
-                assert hashlib.sha256(found[shard["file"]]).hexdigest() == shard["sha256"]
+                assert len(objects[shard["file"]]) == shard["bytes"]
+                assert hashlib.sha256(objects[shard["file"]]).hexdigest() == shard["sha256"]
 
     gcs.before = look
     run(corpus_directory, "gs://bucket/out", overwrite=True)

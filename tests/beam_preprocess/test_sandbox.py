@@ -47,7 +47,7 @@ def test_calls_are_answered_by_one_process_that_ends_with_its_owner(process):
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_a_process_that_comes_to_grief_is_told_of_and_replaced(process, order, cause, detail):
+def test_a_process_that_dies_is_reported_and_replaced(process, order, cause, detail):
     before = process.call(("pid",))
     started = time.monotonic()
     with pytest.raises(ProcessDied, match=detail) as caught:
@@ -58,7 +58,7 @@ def test_a_process_that_comes_to_grief_is_told_of_and_replaced(process, order, c
     assert process.call(("double", 21)) == 42
 
 
-def test_an_argument_that_a_stopped_process_does_not_take_is_not_waited_for(process):
+def test_a_stopped_process_that_does_not_receive_an_argument_times_out(process):
     os.kill(process.call(("pid",)), signal.SIGSTOP)
     with pytest.raises(ProcessDied, match="took longer than"):
         process.call(("double", bytes(2**24)))
@@ -73,7 +73,7 @@ def test_a_process_killed_by_another_is_replaced(process):
     assert process.call(("double", 1)) == 2
 
 
-def test_errors_come_through_as_they_are(process):
+def test_exceptions_are_passed_on(process):
     with pytest.raises(MidiDecodeError) as caught:
         process.call(("raise", MidiDecodeError("a.mid", "smpte", "counts frames")))
     assert (caught.value.name, caught.value.reason, caught.value.detail) == ("a.mid", "smpte", "counts frames")
@@ -85,10 +85,10 @@ def test_errors_come_through_as_they_are(process):
     assert process.call(("double", 1)) == 2
 
 
-def test_signs_of_life_put_the_end_off(process):
-    signs = []
-    assert process.call(("slow but alive", 1.5), lambda: signs.append(1)) == "done"
-    assert len(signs) == 30
+def test_heartbeats_restart_the_time_limit(process):
+    heartbeats = []
+    assert process.call(("slow but alive", 1.5), lambda: heartbeats.append(1)) == "done"
+    assert len(heartbeats) == 30
 
 
 def test_a_process_that_cannot_start_is_a_fault_and_not_the_arguments():

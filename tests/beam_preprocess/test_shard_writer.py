@@ -18,7 +18,7 @@ def performance(index: int) -> Performance:
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "swap"])
 def test_a_shard_that_reads_back_as_something_else_stops_the_run(tmp_path, monkeypatch, damage):
-    """A disk that does not keep what it was given."""
+    """A faulty disk."""
     other = tmp_path / "other"
     write_shard(str(other), [performance(5), performance(6)])
 

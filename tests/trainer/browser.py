@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over a pipe by the DevTools protocol."""
+"""Headless Chromium, driven over a pipe by the DevTools protocol."""
 
 import base64
 import contextlib
@@ -14,15 +14,15 @@ from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-_PATIENCE = 60  # seconds for an answer that takes a tenth of one on a free machine
+_TIMEOUT = 60  # seconds for an answer, which takes 0.1 s on an idle machine
 
 
 class Page:
     """A page in a browser.
 
     Attributes:
-        errors: what went wrong in it: exceptions, messages on the console, and what its policy refused.
-        requests: the URLs that it asked for, those of data left out.
+        errors: exceptions, messages on the console, and violations of its policy.
+        requests: URLs of its requests, without data URLs.
     """
 
     def __init__(self, read: int, write: int) -> None:
@@ -33,30 +33,29 @@ class Page:
         self._events: list[str] = []
         self._last = 0
         self._session: str | None = None
-        (target,) = [
-            found for found in self._call("Target.getTargets")["targetInfos"] if found["type"] == "page"
-        ]  # the empty one that it starts with
+        targets = self._call("Target.getTargets")["targetInfos"]
+        (target,) = [target for target in targets if target["type"] == "page"]  # the empty page at the start
         attached = self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
 
     def open(self, path: pathlib.Path) -> None:
-        """Opens a file, and waits until all of it is loaded."""
+        """Opens a file and waits until it is loaded."""
         self._events.clear()
         self._call("Page.navigate", url=path.as_uri())
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while "Page.loadEventFired" not in self._events:
             self._receive(until)
 
     def run(self, script: str) -> Any:
-        """The value of an expression; a promise's once it is kept."""
+        """Returns the value of an expression, after a promise is fulfilled."""
         answer = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def look(self, *, width: int, height: int = 900, dark: bool = False, media: str = "") -> None:
-        """Sets the window's size, day or night, and screen or paper."""
+        """Sets the window's size, light or dark, and screen or paper."""
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -73,7 +72,7 @@ class Page:
         self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def picture(self, path: pathlib.Path, *, whole: bool = False) -> None:
-        """Writes what is to be seen as PNG; `whole` also what is below the window."""
+        """Writes a screenshot as PNG; `whole` includes what is below the window."""
         answer = self._call("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(answer["data"]))
 
@@ -85,7 +84,7 @@ class Page:
         data = json.dumps(message).encode() + b"\0"
         while data:
             data = data[os.write(self._write, data) :]
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while True:
             answer = self._receive(until)
             if answer.get("id") == self._last:
@@ -94,7 +93,9 @@ class Page:
 
     def _receive(self, until: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            assert select.select([self._read], [], [], max(until - time.monotonic(), 0))[0], "the browser is silent"
+            assert select.select([self._read], [], [], max(until - time.monotonic(), 0))[0], (
+                "the browser does not answer"
+            )
             part = os.read(self._read, 1 << 16)
             assert part, "the browser has ended"
             self._buffer += part
@@ -115,15 +116,15 @@ class Page:
 
 @contextlib.contextmanager
 def browser(profile: pathlib.Path) -> Iterator[Page]:
-    """Starts Chromium, which ends on leaving.
+    """Starts Chromium; ends it on exit.
 
     Args:
-        profile: an empty directory for what it writes.
+        profile: an empty directory for its files.
     """
     assert CHROMIUM is not None
     to_browser, write = os.pipe()
     read, from_browser = os.pipe()
-    # It reads from 3 and writes to 4.
+    # Chromium reads from descriptor 3 and writes to 4.
     command = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
     flags = [
         "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
@@ -142,7 +143,7 @@ def browser(profile: pathlib.Path) -> Iterator[Page]:
         try:
             yield Page(read, write)
         finally:
-            # Its end of the pipe being closed, it ends by itself, and so do its children.
+            # Chromium and its children exit when the pipe is closed.
             os.close(write)
             try:
                 process.wait(20)

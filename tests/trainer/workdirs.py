@@ -11,6 +11,7 @@ from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import Music
 from trainer.generation import samples
+from trainer.workdir.formats import GenerationEvaluation, HeldOut
 
 CONFIG = Config(units=128, layers=1, steps=200, max_minutes=0, dropout=0.25)
 
@@ -78,11 +79,12 @@ def judged(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
         name: Music([random_notes(300, seed + index) for index in range(4)], list("abcd"))
         for seed, name in enumerate(("generated", "real", "held_out"))
     }
-    found = generation_metrics.judge(**music, train=[random_notes(300, 50)], first=20)
-    counts = {name: {figure: bins.tolist() for figure, bins in one.items()} for name, one in found.counts.items()}
-    return {**found.figures, "split": split, "counts": counts, "primers": ["a", "b", "c", "d"], "num_notes": 280,
-            "temperature": dict.fromkeys(FIELDS, 1.0), "top_p": dict.fromkeys(FIELDS, 1.0),
-            "train_step": train_step}  # fmt: skip
+    metrics = generation_metrics.compare_generated(**music, train=[random_notes(300, 50)], first=20)
+    return GenerationEvaluation(
+        split=split, **metrics._asdict(), primers=["a", "b", "c", "d"], primer_notes=20, num_notes=280,
+        held_out=HeldOut(4, 4, 1200), temperature=dict.fromkeys(FIELDS, 1.0), top_p=dict.fromkeys(FIELDS, 1.0), seed=0,
+        train_step=train_step, sustain="ignore", dataset="",
+    ).to_json()  # fmt: skip
 
 
 def write_run(
@@ -117,11 +119,13 @@ def write_run(
         result = {"train_step": 200, "best": 8.1, "best_train_step": 200, "monitor": "val_nats", "reason": "steps"}
         (directory / "result.json").write_text(json.dumps(result))
     for name, document in documents.items():
-        (directory / f"{name.replace('_', '-')}.json").write_text(json.dumps({"dataset": run["dataset"], **document}))
+        (directory / f"{name.replace('_', '-')}.json").write_text(
+            json.dumps({**document, "dataset": document.get("dataset") or run["dataset"]})
+        )
     return directory
 
 
 def write_samples(directory: pathlib.Path, data: pathlib.Path, *, train_step: int = 200) -> None:
     """Lets the stand-in play the workdir's samples."""
-    primers = samples.primers(Manifest.load(data))
-    samples.make(StandInPlayer(), primers, str(directory), train_step=train_step, sustain="ignore")
+    primers = samples.select_primers(Manifest.load(data))
+    samples.write_samples(StandInPlayer(), primers, str(directory), train_step=train_step, sustain="ignore")

@@ -18,7 +18,7 @@ from trainer.engine.phase import phase
 from trainer.engine.schedule import Event
 from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler
-from trainer.workdir.formats import RunResult
+from trainer.workdir.formats import MetricsRecord, RunResult
 from trainer.workdir.layout import BEST_NAME
 
 _PLAYED_NOTES = 128  # of each sample for TensorBoard
@@ -39,7 +39,7 @@ class AudioSamples(Callback):
         self._tensorboard, self._count = tensorboard, count
         self._sampler: NoteSampler | None = None
 
-    def on_step(self, train_step: int, events: Event, metrics: dict[str, float]) -> None:
+    def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
         """Plays, unless a signal arrived."""
         if Event.PLAY in events and not self.run.shutdown.received:
             with self.run.setup.state.scored_weights(), phase("playing for TensorBoard"):
@@ -56,10 +56,10 @@ class AudioSamples(Callback):
             best = CheckpointManager(os.path.join(directory, BEST_NAME), max_to_keep=1).latest()
             assert best is not None
             restore(best, model_variables(model))
-            primers = samples.primers(self.run.setup.manifest, self._count)
+            primers = samples.select_primers(self.run.setup.manifest, self._count)
             if not primers and model.config.positions == "last":
                 return  # Such a model cannot start from silence.
-            samples.make(
+            samples.write_samples(
                 self._get_sampler(), primers, directory, train_step=best.train_step, sustain=self._sustain,
                 count=self._count, quiet=False,
             )  # fmt: skip

@@ -7,7 +7,7 @@ from trainer.engine.early_stopping import BestMetric
 from trainer.engine.schedule import Event, Schedule
 from trainer.engine.setup import RunSetup
 from trainer.engine.shutdown import GracefulShutdown
-from trainer.workdir.formats import RunResult
+from trainer.workdir.formats import MetricsRecord, RunResult
 from trainer.workdir.remote import LocalWorkdir
 
 
@@ -57,8 +57,8 @@ class Callback:
     def on_call(self, train_step: int, count: int) -> None:
         """Runs after each call into TensorFlow; `count` is the number of its train_steps."""
 
-    def on_step(self, train_step: int, events: Event, metrics: dict[str, float]) -> None:
-        """Runs after the actions of a train_step; `metrics` is a line of metrics.jsonl, or empty without a report."""
+    def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
+        """Runs after the actions of a train_step; `metrics` is None unless a report is due."""
 
     def flush(self) -> None:
         """Runs before each checkpoint; all earlier reports must be on disk when it returns."""

@@ -7,7 +7,7 @@ from sostenuto import progress
 from sostenuto.text import duration
 from trainer.callbacks.base import Callback, RunContext
 from trainer.engine.schedule import Event
-from trainer.workdir.formats import RunResult
+from trainer.workdir.formats import MetricsRecord, RunResult
 
 if TYPE_CHECKING:
     import tqdm
@@ -44,12 +44,12 @@ class Console(Callback):
             self._update_postfix(self._bar)
             self._bar.update(count)
 
-    def on_step(self, train_step: int, events: Event, metrics: dict[str, float]) -> None:
+    def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
         """Shows a report."""
-        if not metrics:
+        if metrics is None:
             return
-        score = f", validation {metrics['val_nats']:.3f} nats/note" if "val_nats" in metrics else ""
-        loss, speed = f"loss {metrics['loss']:.3f}", f"{metrics['notes_per_second']:,.0f} notes/s"
+        score = "" if metrics.val_nats is None else f", validation {metrics.val_nats:.3f} nats/note"
+        loss, speed = f"loss {metrics.loss:.3f}", f"{metrics.notes_per_second:,.0f} notes/s"
         if self._bar is not None:
             self._figures = [loss, speed]
             self._update_postfix(self._bar)
@@ -59,7 +59,7 @@ class Console(Callback):
             return
         seconds_left = self.run.seconds_left()
         left = "" if seconds_left is None else f", {duration(seconds_left)} left"
-        figures = {**metrics, "planned": self._planned, "seconds_left": seconds_left}
+        figures = {**metrics.to_json(), "planned": self._planned, "seconds_left": seconds_left}
         logger.info(f"train_step {train_step:,}: train {loss}{score}, {speed}{left}", extra={"figures": figures})
 
     def on_finish(self, result: RunResult) -> None:

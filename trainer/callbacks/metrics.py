@@ -7,6 +7,7 @@ from sostenuto import storage
 from sostenuto.errors import UserError
 from trainer.callbacks.base import Callback, RunContext
 from trainer.engine.schedule import Event
+from trainer.workdir.formats import MetricsRecord
 from trainer.workdir.layout import METRICS_NAME
 
 
@@ -25,17 +26,17 @@ class MetricsWriter(Callback):
         if kept.encode() != before:
             storage.write_bytes_atomic(self._path, kept.encode())
 
-    def on_step(self, train_step: int, events: Event, metrics: dict[str, float]) -> None:
+    def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
         """Appends a report.
 
         Raises:
             UserError: the file cannot be written.
         """
-        if not metrics:
+        if metrics is None:
             return
         try:
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
+                file.write(metrics.to_line())
         except OSError as error:
             raise UserError(
                 f"{self._path}: cannot be written ({error.strerror}). Make room, then repeat the command"

@@ -10,6 +10,7 @@ from sostenuto.data.tfrecord import write_records
 from trainer.callbacks.base import Callback, RunContext
 from trainer.engine.schedule import Event
 from trainer.presets import preset
+from trainer.workdir.formats import MetricsRecord
 from trainer.workdir.layout import SUMMARIES_NAME
 
 _MAIN_HYPERPARAMETERS = ("preset", "seq_length", "units", "layers", "dropout", "batch_size", "learning_rate")
@@ -36,11 +37,11 @@ class TensorBoardWriter(Callback):
         )
         self._write_hyperparameters()
 
-    def on_step(self, train_step: int, events: Event, metrics: dict[str, float]) -> None:
+    def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
         """Writes a report's scalars."""
-        if not metrics:
+        if metrics is None:
             return
-        for writer, scalars in zip((self.writer, self._validation_writer), _split(metrics), strict=True):
+        for writer, scalars in zip((self.writer, self._validation_writer), _split(metrics.to_json()), strict=True):
             with writer.as_default():
                 for name, value in scalars.items():
                     tf.summary.scalar(name, value, step=train_step)

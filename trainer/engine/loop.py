@@ -223,7 +223,7 @@ class TrainingLoop:
         events = self._schedule.events(self._train_step)
         self._set_lr_decay()
         metrics = self._measurements.measure(self._train_step, events)
-        value = metrics.get("val_nats" if self._config.monitor == "val_nats" else "loss")
+        value = None if metrics is None else getattr(metrics, self._config.monitor)
         is_best = value is not None and self._best.update(value, self._train_step)
         begin = self._timer.clock()
         for callback in self._callbacks:

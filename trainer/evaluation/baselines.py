@@ -6,7 +6,7 @@ do. Both are scored as `trainer.evaluation.scorer` scores: every note of a perfo
 0 to 1000. The probabilities of all pitches, and of all ticks, sum to one after any history.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.music.notes import MAX_TICK, PITCHES, ticks
+from trainer.evaluation.statistics import with_total
+from trainer.workdir.formats import Baseline, NatsPerNote, ScoredField
 
 if TYPE_CHECKING:
     from trainer.data.note_table import NoteTable
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_VALUES: Final = {"pitch": PITCHES, "step": MAX_TICK + 1, "duration": MAX_TICK + 1}
+_VALUES: Final[dict[ScoredField, int]] = {"pitch": PITCHES, "step": MAX_TICK + 1, "duration": MAX_TICK + 1}
 _ABSENT: Final = 255  # what a context holds of a note before the performance began
 _BITS: Final = 8  # of each part of a context, and of a symbol, where several are packed into one number
 _SIZES: Final = 64  # classes of contexts by how often they were counted: the lengths of that number in bits
@@ -30,7 +32,7 @@ _ITERATIONS: Final = 20
 _MOST_CERTAIN: Final = 0.999
 
 
-def score_baselines(manifest: Manifest, scored: "NoteTable") -> dict[str, dict[str, float]] | None:
+def score_baselines(manifest: Manifest, scored: "NoteTable") -> dict[Baseline, NatsPerNote] | None:
     """As `scores`, from the train and the validation split of a dataset; None where one of them has no second note.
 
     Args:
@@ -47,7 +49,7 @@ def score_baselines(manifest: Manifest, scored: "NoteTable") -> dict[str, dict[s
     return scores(load_table(manifest, "train"), load_table(manifest, "validation"), scored)
 
 
-def scores(train: "NoteTable", validation: "NoteTable", scored: "NoteTable") -> dict[str, dict[str, float]]:
+def scores(train: "NoteTable", validation: "NoteTable", scored: "NoteTable") -> dict[Baseline, NatsPerNote]:
     """Nats/note of the histogram and of the n-gram, by field and in total.
 
     Where `scored` is the validation split, the n-gram's few hundred weights were chosen on the very notes that it is
@@ -63,15 +65,14 @@ def scores(train: "NoteTable", validation: "NoteTable", scored: "NoteTable") -> 
         For `histogram` and for `ngram`: `pitch`, `step`, `duration`, and `total`, their sum.
     """
     histogram = Histogram(train)
-    return {
-        "histogram": _means(histogram.nats(scored)),
-        "ngram": _means(Ngram(histogram, train, validation).nats(scored)),
+    models: dict[Baseline, Histogram | Ngram] = {
+        "histogram": histogram,
+        "ngram": Ngram(histogram, train, validation),
     }
-
-
-def _means(nats: Mapping[str, Floats]) -> dict[str, float]:
-    means = {field: float(np.mean(values)) for field, values in nats.items()}
-    return {**means, "total": sum(means.values())}
+    return {
+        name: with_total({field: float(np.mean(nats)) for field, nats in model.nats(scored).items()})
+        for name, model in models.items()
+    }
 
 
 class _Scored:
@@ -105,12 +106,12 @@ class Histogram:
 
     def __init__(self, train: "NoteTable") -> None:
         notes = _Scored(train)
-        self.probabilities: dict[str, Floats] = {}
+        self.probabilities: dict[ScoredField, Floats] = {}
         for field, values in _VALUES.items():
             counts = np.bincount(notes.of(field), minlength=values) + 0.5
             self.probabilities[field] = counts / counts.sum()
 
-    def nats(self, table: "NoteTable") -> dict[str, Floats]:
+    def nats(self, table: "NoteTable") -> dict[ScoredField, Floats]:
         """The nats of each scored note, by field: `[notes]`."""
         notes = _Scored(table)
         return {field: -np.log(self.probabilities[field][notes.of(field)]) for field in _VALUES}
@@ -142,7 +143,7 @@ class Ngram:
             for field in _VALUES
         }
 
-    def nats(self, table: "NoteTable") -> dict[str, Floats]:
+    def nats(self, table: "NoteTable") -> dict[ScoredField, Floats]:
         """The nats of each scored note, by field: `[notes]`."""
         notes = _Scored(table)
         return {field: chain.nats(notes) for field, chain in self._chains.items()}
@@ -201,7 +202,7 @@ def _intervals(last: int) -> _Context:
 _OWN_STEP: Final = _time("step", 0, _MEDIUM)
 
 # From the least detailed to the most, as they served on the validation split of MAESTRO.
-_CONTEXTS: Final[dict[str, Sequence[_Context]]] = {
+_CONTEXTS: Final[dict[ScoredField, Sequence[_Context]]] = {
     "pitch": (
         (_register(6, back=1),),
         (_register(6, back=1), *_times("step", 1, _COARSE)),

@@ -1,10 +1,12 @@
-"""The samples of a workdir: eight continuations of held-out music, as MIDI and as sound for a page.
+"""The samples of a workdir: continuations of held-out music as MIDI files and MP3 excerpts.
 
-They lie in samples/ as `trainer.generate` would write them, and music that it wrote there is taken as well. What sounds
-and is shown of a sample is an excerpt: the end of its primer, and what was played after it.
+`samples/` has the layout that trainer.generate writes, so a workdir's page also shows music that trainer.generate wrote
+there. An excerpt is the end of a sample's primer and the start of its continuation.
 """
 
 import contextlib
+import dataclasses
+import functools
 import json
 import logging
 import os
@@ -22,6 +24,7 @@ from sostenuto.music.midi import read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
 from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
+from trainer.workdir.formats import SampleEntry, SamplesIndex
 from trainer.workdir.json_record import write_json
 
 if TYPE_CHECKING:
@@ -30,23 +33,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SAMPLES_NAME: Final = "samples"
-DOCUMENT_NAME: Final = "samples.json"
+INDEX_NAME: Final = "samples.json"
 UNFINISHED_NAME: Final = "samples.json.unfinished"
 DISTRIBUTIONS_NAME: Final = "distributions.png"
 
 NUM_SAMPLES: Final = 8
 SECONDS: Final = 64
-"""An excerpt is no longer."""
+"""Maximum length of an excerpt."""
 PRIMER_SECONDS: Final = 12
-"""So much of it is the primer's, if the primer has that."""
+"""Maximum length of the primer in an excerpt."""
 
-_NUM_NOTES = 640  # after each primer: mostly more than `SECONDS` have room for
-_SEED = 0
-_NAMES = re.compile(r"sample-\d{3,}\.(mid|png|wav|mp3)|distributions\.png|samples\.json")
+# 640 notes mostly last longer than an excerpt.
+_SAMPLING: Final[dict[str, Any]] = {"num_notes": 640, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+_NAMES: Final = re.compile(r"sample-\d{3,}\.(mid|png|wav|mp3)|distributions\.png|samples\.json")
 
 
 class Primer(NamedTuple):
-    """What a sample continues: notes, and whose they are in words."""
+    """Notes to continue, and the name of their piece."""
 
     notes: Notes
     name: str
@@ -56,12 +59,12 @@ class Sample(NamedTuple):
     """An excerpt of a sample.
 
     Attributes:
-        name: of its files, as in sample-000.
-        primer: whose music it continues; "" where it started from silence.
-        notes: the end of the primer, and the continuation.
-        primer_notes: how many of them are the primer's.
-        midi: the whole sample's file.
-        mp3: the excerpt's sound; None where there is none.
+        name: of its files, such as sample-000.
+        primer: the name of the primer's piece; "" for a sample that starts from silence.
+        notes: the end of the primer, then the continuation.
+        primer_notes: how many of the notes belong to the primer.
+        midi: the file of the whole sample.
+        mp3: the sound of the excerpt, or None.
     """
 
     name: str
@@ -72,280 +75,266 @@ class Sample(NamedTuple):
     mp3: bytes | None
 
 
-class Samples(NamedTuple):
-    """What samples/ holds.
-
-    Attributes:
-        samples: the first `NUM_SAMPLES`.
-        document: what samples.json says.
-    """
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """The first `NUM_SAMPLES` samples of a workdir, and its samples.json."""
 
     samples: list[Sample]
-    document: dict[str, Any]
+    index: SamplesIndex
 
 
-def primers(manifest: Manifest, count: int = NUM_SAMPLES) -> list[Primer]:
-    """Returns the beginnings of so many performances of the validation split, of as many pieces as there are.
+def select_primers(manifest: Manifest, count: int = NUM_SAMPLES) -> list[Primer]:
+    """Returns the first seconds of `count` performances of the validation split, each of another piece if possible.
 
-    Fewer performances are taken several times; none, if the split is empty.
+    With fewer performances some are repeated. An empty split gives none.
     """
     if not manifest.performances("validation"):
         return []
     by_piece: dict[str, list[Primer]] = {}
     for performance in manifest.read_performances("validation"):
         if len(performance.notes):
-            beginning = performance.notes[: int(np.searchsorted(performance.notes.onset_us, PRIMER_SECONDS * 1e6))]
+            end = int(np.searchsorted(performance.notes.onset_us, PRIMER_SECONDS * 1e6))
             name = ": ".join(filter(None, (performance.composer, performance.title))) or performance.path
-            by_piece.setdefault(performance.piece, []).append(Primer(beginning, name))
+            by_piece.setdefault(performance.piece, []).append(Primer(performance.notes[:end], name))
     pieces = [by_piece[piece] for piece in sorted(by_piece)]
     if len(pieces) > count:
         pieces = [pieces[index * len(pieces) // count] for index in range(count)]
     if not pieces:
         return []
-    # Another performance of a piece only once each piece has had its turn.
-    return [pieces[turn % len(pieces)][turn // len(pieces) % len(pieces[turn % len(pieces)])] for turn in range(count)]
+    # All pieces take a turn before one gets a second performance.
+    turns = [(pieces[turn % len(pieces)], turn // len(pieces)) for turn in range(count)]
+    return [piece[number % len(piece)] for piece, number in turns]
 
 
-def make(
-    player: "NoteSampler",
-    continued: Sequence[Primer],
-    directory: str,
+def write_samples(
+    sampler: "NoteSampler",
+    primers: Sequence[Primer],
+    workdir: str,
     *,
     train_step: int,
     sustain: str,
     count: int = NUM_SAMPLES,
     quiet: bool = True,
 ) -> None:
-    """Plays the samples and writes them, samples.json last, in place of those that an earlier call wrote.
+    """Generates the samples of a workdir and replaces those of earlier calls; samples.json comes last.
 
     Args:
-        player: of the model.
-        continued: what to continue, or nothing, to start from silence.
-        directory: the workdir, here or in a bucket.
-        train_step: train_steps that the weights have seen.
-        sustain: how the durations are meant that the model was trained on.
-        count: how many to play where nothing is continued.
+        sampler: of the model.
+        primers: to continue; none starts `count` samples from silence.
+        workdir: a local directory or a gs:// URI.
+        train_step: of the weights.
+        sustain: the `sustain` option of the run's dataset.
+        count: the number of samples without primers.
         quiet: shows no progress.
 
     Raises:
-        UserError: the model cannot start from silence, or a file cannot be written, or one of another origin is in the
-            way.
+        UserError: the model cannot start from silence, a file cannot be written, or a file of another origin has a
+            sample's name.
     """
+    primers = primers or [Primer(Notes.empty(), "")] * count
+    played = sampler.sample([primer.notes for primer in primers], **_SAMPLING, quiet=quiet)
+    has_pedal = sustain == "ignore"
+    files = list_names(len(primers), "mid", "mp3")
+    with replace_samples(storage.join(workdir, SAMPLES_NAME), files) as directory:
+        entries = [
+            _write_midi(directory, index, primer, notes, has_pedal)
+            for index, (primer, notes) in enumerate(zip(primers, played.notes, strict=True))
+        ]
+        index = SamplesIndex(
+            train_step=train_step, num_samples=len(entries), **_SAMPLING, sustain=sustain, pedal=has_pedal,
+            notes_per_second=played.notes_per_second, files=files, samples=entries,
+        )  # fmt: skip
+        _render_missing(directory, index, quiet=quiet)
+        index.save(os.path.join(directory, INDEX_NAME))
+
+
+def _write_midi(directory: str, index: int, primer: Primer, notes: Notes, has_pedal: bool) -> SampleEntry:
+    """Writes the MIDI file of a sample, as long as an excerpt; returns its entry of samples.json."""
     from sostenuto.music import audio
     from sostenuto.music.pedal import continued_pedal
 
-    continued = continued or [Primer(Notes.empty(), "")] * count
-    played = player.sample(
-        [primer.notes for primer in continued], num_notes=_NUM_NOTES, temperature=1.0, seed=_SEED, quiet=quiet
-    )
-    target = storage.join(directory, SAMPLES_NAME)
-    has_pedal = sustain == "ignore"
-    planned = names(len(continued), "mid", "mp3")
-    with rewritten(target, planned) as here:
-        entries = []
-        for index, (primer, notes) in enumerate(zip(continued, played.notes, strict=True)):
-            notes, _ = audio.truncate(notes, NO_PEDAL, SECONDS)
-            pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
-            name = f"sample-{index:03d}.mid"
-            write_midi(notes, os.path.join(here, name), pedal)
-            entries.append(
-                {
-                    "midi": name,
-                    "primer": primer.name or None,
-                    "primer_notes": _keys(primer.notes),
-                    "seconds": notes.seconds,
-                }
-            )
-        document = {
-            "train_step": train_step,
-            "num_notes": _NUM_NOTES,
-            "num_samples": len(entries),
-            "temperature": 1.0,
-            "top_p": 1.0,
-            "seed": _SEED,
-            "sustain": sustain,
-            "pedal": has_pedal,
-            "notes_per_second": played.notes_per_second,
-            "files": planned,
-            "samples": entries,
-        }
-        _add_sounds(here, document, quiet=quiet)
-        write_json(os.path.join(here, DOCUMENT_NAME), document)
+    notes, _ = audio.truncate(notes, NO_PEDAL, SECONDS)
+    pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
+    name = f"sample-{index:03d}.mid"
+    write_midi(notes, os.path.join(directory, name), pedal)
+    # A MIDI file joins overlapping notes of one pitch.
+    written = primer.notes
+    merged = merge_overlapping_notes(written.pitch, written.onset_us, written.offset_us, written.velocity)
+    return SampleEntry(midi=name, primer=primer.name or None, primer_notes=len(merged.pitch), seconds=notes.seconds)
 
 
-def names(count: int, *kinds: str) -> list[str]:
-    """Returns the names of the files of some samples, of each of the kinds, such as mid."""
+def list_names(count: int, *kinds: str) -> list[str]:
+    """Returns the file names of `count` samples, for each kind such as mid."""
     return [f"sample-{index:03d}.{kind}" for index in range(count) for kind in kinds]
 
 
-def require_free(directory: str, planned: Sequence[str]) -> set[str]:
-    """Checks that samples can be written into a directory without replacing a file of another origin.
+def require_free(directory: str, files: Sequence[str]) -> set[str]:
+    """Checks that new samples replace no file of another origin.
 
     Args:
-        directory: where; it need not exist.
-        planned: the names of the files that are to be written, samples.json left out.
+        directory: of the samples; it may not exist yet.
+        files: the names to write, without samples.json.
 
     Returns:
-        The names of the files that earlier calls wrote there, as their samples.json lists them.
+        The names of the files that earlier calls wrote there, according to their samples.json.
 
     Raises:
-        UserError: a planned name is taken by a file that no earlier call wrote.
+        UserError: a file that no earlier call wrote has one of the names.
     """
     if not storage.is_directory(directory):
         return set()
-    former = _listed(directory, DOCUMENT_NAME) | _listed(directory, UNFINISHED_NAME)
-    taken = sorted({*planned, DOCUMENT_NAME}.intersection(storage.list_names(directory)) - former)
+    earlier = _listed(directory, INDEX_NAME) | _listed(directory, UNFINISHED_NAME)
+    taken = sorted({*files, INDEX_NAME}.intersection(storage.list_names(directory)) - earlier)
     if taken:
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise UserError(
-            f"{storage.join(directory, taken[0])}{more}: exists, and no {DOCUMENT_NAME} lists it, so that it is not "
-            "replaced. Move it, or choose another directory"
+            f"{storage.join(directory, taken[0])}{more}: exists, and no {INDEX_NAME} lists it. Move it, or choose "
+            "another directory"
         )
-    return former
+    return earlier
 
 
 @contextlib.contextmanager
-def rewritten(directory: str, planned: Sequence[str]) -> Iterator[str]:
-    """Yields a directory of this machine to write samples into, in place of those of earlier calls.
+def replace_samples(directory: str, files: Sequence[str]) -> Iterator[str]:
+    """Yields a local directory for new samples, which replace those of earlier calls.
 
-    Files of any other origin stay as they are. Until all is written, samples.json.unfinished lists the files, so that
-    after a kill the next call knows them for its own. After an exception none of them is left.
+    Files of another origin stay. Until all are written, samples.json.unfinished lists the files, so the next call after
+    a kill can delete them. After an exception none of them remains.
 
     Args:
-        directory: where they go, here or in a bucket.
-        planned: the names of the files, samples.json left out.
+        directory: where they go: a local directory or a gs:// URI.
+        files: the names to write, without samples.json.
 
     Raises:
         UserError: as `require_free`, or a file cannot be written.
     """
-    former = require_free(directory, planned)
+    earlier = require_free(directory, files)
     storage.make_directories(directory)
-    own = sorted({*former, *planned, DOCUMENT_NAME})
-    write_json(storage.join(directory, UNFINISHED_NAME), {"files": own})
-    # samples.json goes first, and never lists samples of two calls.
-    own.remove(DOCUMENT_NAME)
-    own.insert(0, DOCUMENT_NAME)
-    _remove(directory, own)
+    own = {*earlier, *files, INDEX_NAME}
+    write_json(storage.join(directory, UNFINISHED_NAME), {"files": sorted(own)})
+    # samples.json is deleted first, so it never lists the samples of two calls.
+    names = [INDEX_NAME, *sorted(own - {INDEX_NAME})]
+    _remove(directory, names)
     try:
         from trainer.workdir.transfer import upload_on_exit
 
-        with upload_on_exit(directory, last=[DOCUMENT_NAME]) as copy:
+        with upload_on_exit(directory, last=[INDEX_NAME]) as copy:
             yield copy
     except BaseException:
         with contextlib.suppress(UserError):
-            _remove(directory, [*own, UNFINISHED_NAME])
+            _remove(directory, [*names, UNFINISHED_NAME])
         raise
     storage.remove(storage.join(directory, UNFINISHED_NAME))
 
 
-def _listed(directory: str, document_name: str) -> set[str]:
-    """Returns the files that a samples.json lists, itself included; none where it is not one of ours."""
-    path = storage.join(directory, document_name)
+def _listed(directory: str, index_name: str) -> set[str]:
+    """Returns the files that a samples.json lists, and its own name; none if it has another format."""
+    path = storage.join(directory, index_name)
     try:
-        listed = json.loads(storage.read_bytes(path))["files"] if storage.exists(path) else []
-        return {*(name for name in listed if _NAMES.fullmatch(name)), DOCUMENT_NAME} if listed else set()
+        files = json.loads(storage.read_bytes(path))["files"] if storage.exists(path) else []
+        return {*(name for name in files if _NAMES.fullmatch(name)), INDEX_NAME} if files else set()
     except (ValueError, KeyError, TypeError):
         return set()
 
 
-def _remove(directory: str, removed: Sequence[str]) -> None:
-    """Removes files in the order of their names; those that are not there are no error."""
+def _remove(directory: str, names: Sequence[str]) -> None:
+    """Removes the files that exist, in this order."""
     present = storage.list_names(directory)
-    for name in removed:
+    for name in names:
         if name in present:
             storage.remove(storage.join(directory, name))
 
 
-def add_sounds(directory: str, *, quiet: bool) -> None:
-    """Writes the sound of those excerpts of a workdir that have none yet.
+def load_samples(workdir: str) -> Samples | None:
+    """Reads the samples of a workdir; returns None if there are none.
 
-    Where the library that compresses it is not there, they stay without; a line on stderr says so.
+    Raises:
+        UserError: a file that samples.json names is missing or corrupt.
+    """
+    directory = storage.join(workdir, SAMPLES_NAME)
+    index = SamplesIndex.load_if_exists(storage.join(directory, INDEX_NAME))
+    if index is None:
+        return None
+    samples = []
+    for entry in index.samples[:NUM_SAMPLES]:
+        midi = storage.read_bytes(storage.join(directory, entry.midi))
+        primer, primer_notes = index.primer_of(entry)
+        notes, primer_notes, _ = _excerpt(midi, entry.midi, primer_notes)
+        mp3 = storage.join(directory, _mp3_name(entry))
+        sound = storage.read_bytes(mp3) if storage.exists(mp3) else None
+        name = entry.midi.removesuffix(".mid")
+        samples.append(Sample(name, primer or "", notes, primer_notes, midi, sound))
+    return Samples(samples, index)
+
+
+def add_sounds(workdir: str, *, quiet: bool) -> None:
+    """Renders the excerpts of a workdir that have no MP3 file yet.
+
+    Without the library that compresses them, a line on stderr says so and they stay silent.
 
     Raises:
         UserError: a file cannot be read or written.
     """
-    target = storage.join(directory, SAMPLES_NAME)
-    path = storage.join(target, DOCUMENT_NAME)
-    if storage.exists(path):
-        _add_sounds(target, json.loads(storage.read_bytes(path)), quiet=quiet)
+    directory = storage.join(workdir, SAMPLES_NAME)
+    index = SamplesIndex.load_if_exists(storage.join(directory, INDEX_NAME))
+    if index is not None:
+        _render_missing(directory, index, quiet=quiet)
 
 
-def _add_sounds(directory: str, document: dict[str, Any], *, quiet: bool) -> None:
+def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None:
+    """Renders the excerpts without an MP3 file, after samples.json lists them."""
     from sostenuto.music import audio
 
     missing = [
-        (entry["midi"].removesuffix(".mid"), {**document, **entry})
-        for entry in document["samples"][:NUM_SAMPLES]
-        if not storage.exists(storage.join(directory, entry["midi"].removesuffix(".mid") + ".mp3"))
+        entry for entry in index.samples[:NUM_SAMPLES] if not storage.exists(storage.join(directory, _mp3_name(entry)))
     ]
-
-    def write(name: str, entry: dict[str, Any]) -> None:
-        data = storage.read_bytes(storage.join(directory, f"{name}.mid"))
-        notes, _, pedal = _excerpt(data, name, entry["primer_notes"])
-        samples, _ = audio.render(notes, pedal)
-        storage.write_bytes_atomic(storage.join(directory, f"{name}.mp3"), audio.to_mp3(samples))
-
+    if not missing:
+        return
     try:
-        if missing:
-            audio.compressor()
+        audio.compressor()
     except CannotCompressError as error:
         with silenced(quiet):
             logger.log(NOTICE, f"the samples have no sound: {error}")
         return
-    if not missing:
-        return
-    unlisted = {f"{name}.mp3" for name, _ in missing}.difference(document["files"])
+    unlisted = set(map(_mp3_name, missing)).difference(index.files)
     if unlisted:
-        document["files"] = sorted({*document["files"], *unlisted})
-        write_json(storage.join(directory, DOCUMENT_NAME), document)
-    # The libraries that play and compress let other threads go on.
+        index = dataclasses.replace(index, files=sorted({*index.files, *unlisted}))
+        index.save(storage.join(directory, INDEX_NAME))
+    # The libraries that render and compress release the interpreter lock.
     with (
-        ProgressCounter(total=len(missing), unit="sample", description="sounding", quiet=quiet) as meter,
+        ProgressCounter(total=len(missing), unit="sample", description="sounding", quiet=quiet) as counter,
         ThreadPoolExecutor(min(os.cpu_count() or 1, NUM_SAMPLES)) as pool,
     ):
-        for _ in pool.map(lambda one: write(*one), missing):
-            meter.advance()
+        for _ in pool.map(functools.partial(_render, directory, index), missing):
+            counter.advance()
 
 
-def read(directory: str) -> Samples | None:
-    """What the samples/ of a workdir holds, or None where it holds none.
+def _render(directory: str, index: SamplesIndex, entry: SampleEntry) -> None:
+    """Writes the MP3 file of an excerpt."""
+    from sostenuto.music import audio
 
-    Raises:
-        UserError: a file that samples.json names is missing or damaged.
-    """
-    target = storage.join(directory, SAMPLES_NAME)
-    path = storage.join(target, DOCUMENT_NAME)
-    if not storage.exists(path):
-        return None
-    document = json.loads(storage.read_bytes(path))
-    samples = []
-    for entry in document["samples"][:NUM_SAMPLES]:
-        entry = {**document, **entry}
-        name = entry["midi"].removesuffix(".mid")
-        data = storage.read_bytes(storage.join(target, entry["midi"]))
-        notes, primer_notes, _ = _excerpt(data, name, entry["primer_notes"])
-        mp3 = storage.join(target, f"{name}.mp3")
-        sound = storage.read_bytes(mp3) if storage.exists(mp3) else None
-        samples.append(Sample(name, entry["primer"] or "", notes, primer_notes, data, sound))
-    return Samples(samples, document)
+    midi = storage.read_bytes(storage.join(directory, entry.midi))
+    notes, _, pedal = _excerpt(midi, entry.midi, index.primer_of(entry)[1])
+    samples, _ = audio.render(notes, pedal)
+    storage.write_bytes_atomic(storage.join(directory, _mp3_name(entry)), audio.to_mp3(samples))
 
 
-def _keys(notes: Notes) -> int:
-    """How many notes a MIDI file has of these: those struck together are one key."""
-    return len(merge_overlapping_notes(notes.pitch, notes.onset_us, notes.offset_us, notes.velocity).pitch)
+def _mp3_name(entry: SampleEntry) -> str:
+    """Returns the name of a sample's MP3 file."""
+    return entry.midi.removesuffix(".mid") + ".mp3"
 
 
 def _excerpt(midi: bytes, name: str, primer_notes: int) -> tuple[Notes, int, np.ndarray]:
-    """What is shown of a sample, how many of its notes are the primer's, and its pedal."""
+    """Returns the notes of a sample's excerpt, how many belong to the primer, and its pedal."""
     from sostenuto.music import audio
 
     notes = read_midi(midi, name).notes
     if not len(notes):
-        raise UserError(f"{name}.mid: holds no notes")
+        raise UserError(f"{name}: has no notes. Remove the directory of the samples and generate them again")
     onset_us = notes.onset_us
     first = 0
     if 0 < primer_notes < len(notes):
         first = int(np.searchsorted(onset_us, onset_us[primer_notes] - PRIMER_SECONDS * 1_000_000))
     pedal = np.maximum(read_pedal(midi, name) - onset_us[first], 0)
-    shown, pedal = audio.truncate(notes[first:], pedal, SECONDS)
-    return shown, min(max(primer_notes - first, 0), len(shown)), pedal
+    excerpt, pedal = audio.truncate(notes[first:], pedal, SECONDS)
+    return excerpt, min(max(primer_notes - first, 0), len(excerpt)), pedal

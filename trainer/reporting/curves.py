@@ -1,12 +1,13 @@
 """Training curves of a run as charts."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from sostenuto.html.axes import Axis, continuous
 from sostenuto.html.charts import Figure, Series, plot
 from trainer.reporting.load import RunReport
+from trainer.workdir.formats import MetricsRecord
 
 FIELDS: Final = ("pitch", "step", "duration")
 
@@ -40,7 +41,7 @@ _PANELS: Final = (
 def plot_curves(report: RunReport) -> list[Figure]:
     """Returns a chart for each metric that the run has."""
     records = report.records
-    last = max(records[-1]["train_step"], 1)
+    last = max(records[-1].train_step, 1)
     along = continuous(0, last, count=4)
     figures = []
     for panel in _PANELS:
@@ -62,18 +63,18 @@ def plot_curves(report: RunReport) -> list[Figure]:
     return figures
 
 
-def select_scored_records(report: RunReport) -> list[Mapping[str, Any]]:
+def select_scored_records(report: RunReport) -> list[MetricsRecord]:
     """Returns the records with a validation score, thinned to what a table has room for; keeps the last one."""
     records = report.scored_records
     return records[::-1][:: max(-(-len(records) // _MAX_ROWS), 1)][::-1]
 
 
-def _points(records: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Points:
+def _points(records: Sequence[MetricsRecord], metrics: Sequence[str]) -> Points:
     """Returns (train_step, sum of some metrics) of the records that have them all, thinned; keeps the last point."""
     points = [
-        (record["train_step"], float(sum(record[metric] for metric in metrics)))
+        (float(record.train_step), float(sum(getattr(record, metric) for metric in metrics)))
         for record in records
-        if all(record.get(metric) is not None for metric in metrics)
+        if all(getattr(record, metric) is not None for metric in metrics)
     ]
     points = [point for point in points if math.isfinite(point[1])]
     gap = max(-(-len(points) // _MAX_POINTS), 1)
@@ -81,7 +82,7 @@ def _points(records: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Poi
 
 
 def _series(name: str, kind: str, points: Points, form: str) -> Series:
-    at = [f"train_step {train_step:,}" for train_step, _ in points]
+    at = [f"train_step {train_step:,.0f}" for train_step, _ in points]
     return Series(name, kind, points, at, [form.format(value) for _, value in points])
 
 

@@ -1,14 +1,12 @@
 """All diagnostics of a run, and its missing parts with the commands that add them."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from trainer.evaluation.generation_metrics import CONTINUATION_NOTES, JUDGED_NOTES, PRIMER_NOTES
+from trainer.evaluation.generation_metrics import COMPARED_NOTES, CONTINUATION_NOTES, PRIMER_NOTES
 from trainer.generation.samples import SAMPLES_NAME
 from trainer.reporting import diagnostics, music_diagnostics
 from trainer.reporting.diagnostics import Diagnostic
 from trainer.reporting.load import RunReport
 from trainer.reporting.scores import compare_with_ngram
+from trainer.workdir.formats import Evaluation, GenerationEvaluation
 
 
 def diagnose(report: RunReport) -> list[Diagnostic]:
@@ -28,7 +26,7 @@ def diagnose(report: RunReport) -> list[Diagnostic]:
         if not report.generated:
             result += music_diagnostics.diagnose_samples(report)
         advice = f"Remove {SAMPLES_NAME}/ from the workdir, then: {report.command('report')}"
-        result += _diagnose_stale(report, report.samples.document["train_step"], "The music below", advice)
+        result += _diagnose_stale(report, report.samples.index.train_step, "The music below", advice)
     return sorted(result, key=lambda diagnostic: not diagnostic.is_warning)
 
 
@@ -62,7 +60,7 @@ def not_compared(report: RunReport) -> Diagnostic:
     if report.continuable_split is None:
         return Diagnostic(
             "The music cannot be compared with real music",
-            f"That takes two pieces of {JUDGED_NOTES} notes in the test or the validation split, {PRIMER_NOTES} to "
+            f"That takes two pieces of {COMPARED_NOTES} notes in the test or the validation split, {PRIMER_NOTES} to "
             f"start from and {CONTINUATION_NOTES} to compare with. The pieces of this dataset are shorter.",
             is_warning=False,
         )
@@ -87,11 +85,11 @@ def _diagnose_other_datasets(report: RunReport) -> list[Diagnostic]:
 
 
 def _diagnose_stale_scores(
-    report: RunReport, evaluation: Mapping[str, Any], subject: str, *flags: str
+    report: RunReport, evaluation: Evaluation | GenerationEvaluation, subject: str, *flags: str
 ) -> list[Diagnostic]:
-    split = evaluation["split"]
+    split = evaluation.split
     advice = f"Evaluate again: {report.command('evaluate', f'--split={split}', *flags)}"
-    return _diagnose_stale(report, evaluation["train_step"], f"{subject} ({split} split)", advice)
+    return _diagnose_stale(report, evaluation.train_step, f"{subject} ({split} split)", advice)
 
 
 def _diagnose_stale(report: RunReport, train_step: int, subject: str, advice: str) -> list[Diagnostic]:

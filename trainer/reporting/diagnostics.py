@@ -6,7 +6,7 @@ its dataset rules out.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from trainer.config import Config
 from trainer.model.time_bins import spread_nats
 from trainer.reporting.load import RunReport
 from trainer.reporting.scores import FAR_NATS, LEVEL_NATS, compare_with_ngram, describe_ngram_gaps, ngram_gaps
+from trainer.workdir.formats import Evaluation, NatsPerNote
 
-TIMES: Final = ("step", "duration")
+Time: TypeAlias = Literal["step", "duration"]
+TIMES: Final[tuple[Time, ...]] = ("step", "duration")
 
 _OVERFITTING: Final = 0.005  # rise of the last validation score above the best one, relative
 _IMPROVING: Final = 0.01  # fall of the validation score over the last quarter of a run, relative
@@ -56,7 +58,7 @@ def diagnose_training(report: RunReport) -> list[Diagnostic]:
 
 def _diagnose_unfinished(report: RunReport) -> Diagnostic:
     length = f" of {report.run.steps:,}" if report.run.steps else ""
-    detail = f"Its last report is of train_step {report.records[-1]['train_step']:,}{length}."
+    detail = f"Its last report is of train_step {report.records[-1].train_step:,}{length}."
     if report.config.evaluate_every and not report.scores:
         detail += f" The validation split is scored at train_step {report.config.evaluate_every:,} first."
     return Diagnostic(
@@ -134,21 +136,21 @@ def regularization_flags(config: Config) -> list[str]:
     ]
 
 
-def diagnose_evaluation(evaluation: Mapping[str, Any], report: RunReport) -> list[Diagnostic]:
+def diagnose_evaluation(evaluation: Evaluation, report: RunReport) -> list[Diagnostic]:
     """Returns the diagnostics of a split's scores compared with the n-gram's."""
     standing = compare_with_ngram(evaluation)
-    if standing not in ("level", "behind"):
+    if evaluation.baselines is None or standing not in ("level", "behind"):
         return []
     gaps = ngram_gaps(evaluation)
     far = "far " if gaps["total"] >= FAR_NATS else ""
     title = "Counting is about level with this model"
     if standing == "behind":
         title = f"Counting is {far}ahead of this model, by {gaps['total']:.2f} nats/note"
-    low, high = evaluation["confidence_95"]["total"]
+    low, high = evaluation.confidence_95["total"]
     detail = (
-        f"On the {evaluation['split']} split the model has {evaluation['nats_per_note']['total']:.3f} nats/note "
+        f"On the {evaluation.split} split the model has {evaluation.nats_per_note['total']:.3f} nats/note "
         f"({low:.3f} to {high:.3f}), and an n-gram, which only counts the values that followed the same few notes, has "
-        f"{evaluation['baselines']['ngram']['total']:.3f}. {describe_ngram_gaps(evaluation)}"
+        f"{evaluation.baselines['ngram']['total']:.3f}. {describe_ngram_gaps(evaluation)}"
     )
     costs = {} if report.config.model == "regression" else _bin_costs(report)
     if costs:
@@ -156,7 +158,7 @@ def diagnose_evaluation(evaluation: Mapping[str, Any], report: RunReport) -> lis
     return [Diagnostic(title, detail, _advise_against_ngram(report, gaps, costs))]
 
 
-def _advise_against_ngram(report: RunReport, gaps: Mapping[str, float], costs: Mapping[str, float]) -> str:
+def _advise_against_ngram(report: RunReport, gaps: NatsPerNote, costs: Mapping[str, float]) -> str:
     config = report.config
     if config.model == "regression":
         return (

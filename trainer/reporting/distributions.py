@@ -1,7 +1,7 @@
 """Distributions of held-out, real and generated music as charts."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from sostenuto.html.axes import Axis, continuous
 from sostenuto.html.charts import Figure, Series, plot
 from sostenuto.music.notes import TICK_US, note_name
-from trainer.evaluation.generation_metrics import DISTRIBUTIONS
+from trainer.evaluation.distributions import DISTRIBUTIONS
+from trainer.workdir.formats import GenerationEvaluation, MusicKind
 
-_MUSIC: Final = {
+_MUSIC: Final[dict[MusicKind, tuple[str, str]]] = {
     "held_out": ("held-out music", "held area"),
     "real": ("real continuations", "real thin"),
     "generated": ("generated", "generated"),
@@ -22,15 +23,15 @@ _TAIL: Final = 0.004  # fraction of each distribution beyond either end of the a
 _TIME_TICKS: Final = (0.0035, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)  # seconds; the first one stands for 0
 
 
-def plot_distributions(generated: Mapping[str, Any]) -> list[Figure]:
+def plot_distributions(generated: GenerationEvaluation) -> list[Figure]:
     """Returns a chart for each distribution."""
     return [_plot_distribution(name, generated) for name in DISTRIBUTIONS]
 
 
-def _plot_distribution(name: str, generated: Mapping[str, Any]) -> Figure:
+def _plot_distribution(name: str, generated: GenerationEvaluation) -> Figure:
     """Plots three histograms over each other; times on a logarithmic axis, per octave."""
     distribution = DISTRIBUTIONS[name]
-    counts = {music: np.array(generated["counts"][music][name], float) for music in _MUSIC}
+    counts = {music: np.array(generated.counts[music][name], float) for music in _MUSIC}
     shares = {music: values / max(values.sum(), 1) for music, values in counts.items()}
     first, last = _visible_bins(shares)
     edges, middles, heights = _scale(name, shares)
@@ -50,17 +51,17 @@ def _plot_distribution(name: str, generated: Mapping[str, Any]) -> Figure:
         )
         for music, (label, kind) in _MUSIC.items()
     ]
-    distances = generated["distributions"][name]
+    distances = generated.distributions[name]
     title, _, unit = distribution.title.partition(", ")
     description = (
-        f"Distribution of {title}: generated music overlaps {distances['generated']['overlap']:.0%} with held-out "
-        f"music, real continuations {distances['real']['overlap']:.0%}."
+        f"Distribution of {title}: generated music overlaps {distances['generated'].overlap:.0%} with held-out "
+        f"music, real continuations {distances['real'].overlap:.0%}."
     )
     unit = f"{unit + ', ' if unit else ''}{'share per octave' if name in _TIMES else 'share'}"
     return plot(title, unit, series, along, percent, description=description)
 
 
-def _visible_bins(shares: Mapping[str, NDArray[np.floating]]) -> tuple[int, int]:
+def _visible_bins(shares: Mapping[MusicKind, NDArray[np.floating]]) -> tuple[int, int]:
     """Returns the first bin and the one after the last, without the tails of all distributions."""
     tails = [np.minimum(np.cumsum(values), np.cumsum(values[::-1])[::-1]) for values in shares.values()]
     inside = np.flatnonzero(np.max(tails, axis=0) > _TAIL)
@@ -68,8 +69,8 @@ def _visible_bins(shares: Mapping[str, NDArray[np.floating]]) -> tuple[int, int]
 
 
 def _scale(
-    name: str, shares: Mapping[str, NDArray[np.floating]]
-) -> tuple[NDArray[np.floating], NDArray[np.floating], Mapping[str, NDArray[np.floating]]]:
+    name: str, shares: Mapping[MusicKind, NDArray[np.floating]]
+) -> tuple[NDArray[np.floating], NDArray[np.floating], Mapping[MusicKind, NDArray[np.floating]]]:
     """Returns edges and middles of the bins on the axis, and the heights of the bars."""
     edges: NDArray[np.floating]
     if name in _TIMES:

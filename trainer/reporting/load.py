@@ -1,20 +1,20 @@
 """Reads a workdir into a `RunReport`, without TensorFlow."""
 
+import contextlib
 import dataclasses
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from sostenuto import storage
-from sostenuto.data.manifest import SPLITS, Manifest
+from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
 from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.generation import samples
-from trainer.workdir.formats import RunInfo, RunResult
+from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult
 from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_run
 
 PROGRAM: Final = "sostenuto"
@@ -62,15 +62,15 @@ class RunReport:
     workdir: str
     config: Config
     run: RunInfo
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[MetricsRecord]
     result: RunResult | None
-    evaluations: Mapping[str, Mapping[str, Any]]
-    generated: Mapping[str, Mapping[str, Any]]
+    evaluations: Mapping[str, Evaluation]
+    generated: Mapping[str, GenerationEvaluation]
     other_datasets: Sequence[OtherDataset]
     samples: samples.Samples | None
     manifest: Manifest | None
     continuable_split: str | None
-    comparisons: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]]
+    comparisons: Sequence[tuple[str, Mapping[str, Evaluation]]]
 
     @property
     def name(self) -> str:
@@ -83,14 +83,14 @@ class RunReport:
         return None if self.result is None else self.result.best_train_step or self.result.train_step
 
     @property
-    def scored_records(self) -> list[Mapping[str, Any]]:
+    def scored_records(self) -> list[MetricsRecord]:
         """The records with a validation score."""
-        return [record for record in self.records if "val_nats" in record]
+        return [record for record in self.records if record.val_nats is not None]
 
     @property
     def scores(self) -> list[tuple[int, float]]:
         """The validation scores, as (train_step, nats/note)."""
-        return [(record["train_step"], record["val_nats"]) for record in self.scored_records]
+        return [(record.train_step, record.val_nats) for record in self.records if record.val_nats is not None]
 
     @property
     def best_score(self) -> tuple[int, float] | None:
@@ -120,7 +120,7 @@ class RunReport:
             return True
         return self.manifest.notes("validation") > 0
 
-    def comparisons_on(self, split: str) -> list[tuple[str, Mapping[str, Any]]]:
+    def comparisons_on(self, split: str) -> list[tuple[str, Evaluation]]:
         """Returns the names and evaluations of the other runs that have a score on a split."""
         return [(name, evaluations[split]) for name, evaluations in self.comparisons if split in evaluations]
 
@@ -150,13 +150,15 @@ def load_report(
     run = load_run(workdir)
     if result is None:
         result = RunResult.load_if_exists(storage.join(workdir, RESULT_NAME))
-    documents = {kind: _load_by_split(workdir, kind) for kind in ("evaluation", "generated")}
-    other_datasets = []
-    for kind, by_split in documents.items():
-        for split, document in list(by_split.items()):
-            if document["dataset"] != run.dataset:
-                del by_split[split]
-                other_datasets.append(OtherDataset(f"{kind}-{split}.json", kind, split, document["dataset"]))
+    evaluations, generated = Evaluation.load_splits(workdir), GenerationEvaluation.load_splits(workdir)
+    other_datasets = [
+        OtherDataset(f"{record.PREFIX}-{split}.json", record.PREFIX, split, record.dataset)
+        for records in (evaluations, generated)
+        for split, record in records.items()
+        if record.dataset != run.dataset
+    ]
+    evaluations = {split: record for split, record in evaluations.items() if record.dataset == run.dataset}
+    generated = {split: record for split, record in generated.items() if record.dataset == run.dataset}
     manifest = dataset(run)
     return RunReport(
         workdir=named or workdir,
@@ -164,58 +166,46 @@ def load_report(
         run=run,
         records=records,
         result=result,
-        evaluations=documents["evaluation"],
-        generated=documents["generated"],
+        evaluations=evaluations,
+        generated=generated,
         other_datasets=other_datasets,
-        samples=samples.read(workdir),
+        samples=samples.load_samples(workdir),
         manifest=manifest,
-        continuable_split=find_continuable_split(manifest) if manifest and not documents["generated"] else "test",
-        comparisons=[_load_comparison(other, documents["evaluation"]) for other in comparisons],
+        continuable_split=find_continuable_split(manifest) if manifest and not generated else "test",
+        comparisons=[_load_comparison(other, evaluations) for other in comparisons],
     )
 
 
-def load_records(workdir: str) -> list[Mapping[str, Any]]:
-    """Returns the lines of metrics.jsonl by train_step, at least one; skips a line that a kill cut short.
+def load_records(workdir: str) -> list[MetricsRecord]:
+    """Returns the lines of metrics.jsonl by train_step, at least one.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or one has a wrong format.
     """
     path = storage.join(workdir, METRICS_NAME)
-    by_train_step = {}
-    for line in storage.read_bytes(path).decode().splitlines() if storage.exists(path) else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        by_train_step[record["train_step"]] = record
-    if not by_train_step:
+    records = MetricsRecord.load_all(path) if storage.exists(path) else []
+    if not records:
         raise UserError(f"{workdir}: nothing was trained in it yet. Train first, with {PROGRAM} train")
-    return [by_train_step[train_step] for train_step in sorted(by_train_step)]
+    return records
 
 
 def find_continuable_split(manifest: Manifest) -> str | None:
     """Returns a split that `sostenuto evaluate --generated` can continue; None if all performances are too short."""
     for split in _EVALUATION_SPLITS:
-        if manifest.notes(split) >= 2 * generation_metrics.JUDGED_NOTES:
-            try:
-                performances = manifest.read_performances(split)
-                lengths = [(len(performance.notes), performance.piece) for performance in performances]
-                generation_metrics.long_enough(*zip(*lengths, strict=True))
-            except UserError:
-                continue
-            return split
+        with contextlib.suppress(UserError):
+            is_large = manifest.notes(split) >= 2 * generation_metrics.COMPARED_NOTES
+            if is_large and generation_metrics.can_compare(manifest.read_performances(split)):
+                return split
     return None
 
 
-def _load_comparison(
-    workdir: str, evaluations: Mapping[str, Mapping[str, Any]]
-) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
+def _load_comparison(workdir: str, evaluations: Mapping[str, Evaluation]) -> tuple[str, Mapping[str, Evaluation]]:
     """Returns the name of another run, and its scores of the splits and datasets in `evaluations`."""
     name = f"{load_config(workdir).preset}, {os.path.basename(workdir.rstrip('/'))}"
     comparable = {
         split: evaluation
-        for split, evaluation in _load_by_split(workdir, "evaluation").items()
-        if split in evaluations and evaluation["dataset"] == evaluations[split]["dataset"]
+        for split, evaluation in Evaluation.load_splits(workdir).items()
+        if split in evaluations and evaluation.dataset == evaluations[split].dataset
     }
     if not comparable:
         raise UserError(
@@ -223,13 +213,3 @@ def _load_comparison(
             f"({', '.join(evaluations) or 'none yet'}). Score both with sostenuto evaluate"
         )
     return name, comparable
-
-
-def _load_by_split(workdir: str, kind: str) -> dict[str, Mapping[str, Any]]:
-    """Returns the files `KIND-SPLIT.json` of a workdir by split, the test split first."""
-    documents = {split: _load_json(storage.join(workdir, f"{kind}-{split}.json")) for split in reversed(SPLITS)}
-    return {split: document for split, document in documents.items() if document}
-
-
-def _load_json(path: str) -> dict[str, Any] | None:
-    return json.loads(storage.read_bytes(path)) if storage.exists(path) else None

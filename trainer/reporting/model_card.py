@@ -14,13 +14,12 @@ from sostenuto.music.notes import PITCHES, note_name
 from sostenuto.text import markdown_table
 from trainer.config import Config
 from trainer.presets import preset
-from trainer.workdir.formats import RunInfo
+from trainer.workdir.formats import SCORED_FIELDS, Evaluation, MetricsRecord, RunInfo
 from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, dataset, load_run
 
 CARD_NAME: Final = "README.md"
 DESCRIPTION_NAME: Final = "export.json"
 
-_FIELDS: Final = ("total", "pitch", "step", "duration")
 _SUSTAIN: Final = {
     "ignore": "`ignore`: a note ends when its key is released",
     "extend": "`extend`: a note ends when it stops sounding, sustain pedal included",
@@ -162,18 +161,17 @@ def _scores(workdir: str, run: RunInfo, description: Mapping[str, Any]) -> str:
     rows = []
     report = _report(workdir, description["train_step"])
     if report is not None:
-        nats = [report["val_nats"], *(report[f"val_{field}_nll"] for field in _FIELDS[1:])]
+        nats = [report.val_nats, *(getattr(report, f"val_{field}_nll") for field in SCORED_FIELDS[1:])]
         rows.append(("validation, while training", *(f"{value:.3f}" for value in nats)))
     for split in reversed(SPLITS):
-        path = storage.join(workdir, f"evaluation-{split}.json")
-        evaluation = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
-        of_run = evaluation.get("dataset") == run.dataset
-        if evaluation and of_run and evaluation["train_step"] == description["train_step"]:
-            nats = [evaluation["nats_per_note"][field] for field in _FIELDS]
-            low, high = evaluation["confidence_95"]["total"]
+        evaluation = Evaluation.load_if_exists(Evaluation.path(workdir, split))
+        expected = (run.dataset, description["train_step"])
+        if evaluation and (evaluation.dataset, evaluation.train_step) == expected:
+            nats = [evaluation.nats_per_note[field] for field in SCORED_FIELDS]
+            low, high = evaluation.confidence_95["total"]
             total, *others = (f"{value:.3f}" for value in nats)
             rows.append((split, f"{total} ({low:.3f} to {high:.3f})", *others))
-    told = markdown_table(("split", *_FIELDS), rows) if rows else "These weights have not been scored."
+    told = markdown_table(("split", *SCORED_FIELDS), rows) if rows else "These weights have not been scored."
     if not any(row[0] == "test" for row in rows):
         told += "\n\nThe test split has not been scored: `sostenuto evaluate --workdir=WORKDIR` adds its row."
     return (
@@ -182,15 +180,12 @@ def _scores(workdir: str, run: RunInfo, description: Mapping[str, Any]) -> str:
     )
 
 
-def _report(workdir: str, train_step: int) -> Mapping[str, Any] | None:
-    """Returns the line of metrics.jsonl in which some weights were scored."""
+def _report(workdir: str, train_step: int) -> MetricsRecord | None:
+    """Returns the line of metrics.jsonl with the score of some weights."""
     path = storage.join(workdir, METRICS_NAME)
-    for line in storage.read_bytes(path).decode().splitlines() if storage.exists(path) else ():
-        if line.endswith("}"):  # A kill may have cut one short.
-            report = json.loads(line)
-            if report["train_step"] == train_step and "val_nats" in report:
-                return report
-    return None
+    records = MetricsRecord.load_all(path) if storage.exists(path) else []
+    scored = (record for record in records if record.train_step == train_step and record.val_nats is not None)
+    return next(scored, None)
 
 
 def _use(config: Config) -> str:

@@ -1,15 +1,15 @@
 """Diagnostics of the music that a model generates: copies, repetition and collapsed rhythm."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sostenuto.music.notes import FIELDS
-from trainer.evaluation import generation_metrics
-from trainer.reporting.diagnostics import TIMES, Diagnostic, advise_longer_training, regularization_flags
+from trainer.evaluation import distributions
+from trainer.reporting.diagnostics import TIMES, Diagnostic, Time, advise_longer_training, regularization_flags
 from trainer.reporting.load import RunReport
+from trainer.workdir.formats import CONTINUATIONS, Continuation, Field, GenerationEvaluation, Summary
 
 _COPIED_NOTES: Final = 16  # shorter runs of equal notes are common: scales, trills, cadences
 _TIMES_REAL: Final = 2  # ratio to real music that is remarkable
@@ -17,17 +17,17 @@ _REPEATED: Final = 0.1  # fraction of repeated 8-grams above that of real music
 _LOOP_NOTES: Final = 8  # notes of a loop above those of real music
 _COLLAPSED: Final = 0.6  # ratio of entropies of times, generated to real, below which the rhythm has collapsed
 
-Sampling = Mapping[str, dict[str, float]]
+Sampling = Mapping[str, Mapping[Field, float]]
 """Temperature and top_p by field, by name."""
 
 
-def diagnose_generated(generated: Mapping[str, Any], report: RunReport) -> list[Diagnostic]:
+def diagnose_generated(generated: GenerationEvaluation, report: RunReport) -> list[Diagnostic]:
     """Returns the diagnostics of a comparison of generated with real music."""
-    sampling = {name: _by_field(generated[name]) for name in ("temperature", "top_p")}
-    counts = generated["counts"]
-    real = f"the {generated['split']} split"
+    sampling = {"temperature": generated.temperature, "top_p": generated.top_p}
+    counts = generated.counts
+    real = f"the {generated.split} split"
     return [
-        *_diagnose_copies(generated["copied_run"], report, sampling["temperature"]["pitch"]),
+        *_diagnose_copies(generated.copied_run, report, sampling["temperature"]["pitch"]),
         *_diagnose_repetition(generated, report, sampling),
         *_diagnose_rhythm(counts["generated"], counts["real"], real, report, sampling),
     ]
@@ -40,43 +40,44 @@ def diagnose_samples(report: RunReport) -> list[Diagnostic]:
     if not samples:
         return []
     real, generated = (
-        generation_metrics.total(histograms)
+        distributions.sum_counts(histograms)
         for histograms in (
-            [generation_metrics.histograms(sample.notes[: sample.primer_notes]) for sample in samples],
-            [generation_metrics.histograms(sample.notes, sample.primer_notes) for sample in samples],
+            [distributions.count_bins(sample.notes[: sample.primer_notes]) for sample in samples],
+            [distributions.count_bins(sample.notes, sample.primer_notes) for sample in samples],
         )
     )
-    sampling = {name: _by_field(report.samples.document.get(name, 1.0)) for name in ("temperature", "top_p")}
+    index = report.samples.index
+    sampling = {"temperature": _by_field(index.temperature), "top_p": _by_field(index.top_p)}
     return _diagnose_rhythm(generated, real, "their primers", report, sampling)
 
 
-def _by_field(value: float | Mapping[str, float]) -> dict[str, float]:
-    """Returns a number for each field, from one number for all fields or from those of some fields."""
-    return dict.fromkeys(FIELDS, 1.0) | (dict(value) if isinstance(value, Mapping) else dict.fromkeys(FIELDS, value))
+def _by_field(value: float | Mapping[Field, float]) -> Mapping[Field, float]:
+    """Returns a number for each field, also if the value is one number for all."""
+    return value if isinstance(value, Mapping) else dict.fromkeys(get_args(Field), value)
 
 
-def _diagnose_copies(copied: Mapping[str, Any], report: RunReport, temperature: float) -> list[Diagnostic]:
+def _diagnose_copies(copied: Mapping[Continuation, Summary], report: RunReport, temperature: float) -> list[Diagnostic]:
     generated, real = copied["generated"], copied["real"]
-    is_remarkable = any(generated[name] > _TIMES_REAL * real[name] for name in ("max", "mean"))
-    if generated["max"] < _COPIED_NOTES or not is_remarkable:
+    is_remarkable = generated.max > _TIMES_REAL * real.max or generated.mean > _TIMES_REAL * real.mean
+    if generated.max < _COPIED_NOTES or not is_remarkable:
         return []
     config = report.config
     monitor = ["--monitor=val_nats"] if config.monitor == "loss" and config.model == "density" else []
     flags = [*monitor, *regularization_flags(config)]
     detail = (
-        f"The longest run of notes that also occurs in a training performance has {generated['max']} notes, "
-        f"{generated['mean']:.1f} on average; in the real continuations of the same primers {real['max']} and "
-        f"{real['mean']:.1f}."
+        f"The longest run of notes that also occurs in a training performance has {generated.max} notes, "
+        f"{generated.mean:.1f} on average; in the real continuations of the same primers {real.max} and "
+        f"{real.mean:.1f}."
     )
     advice = f"Play with a --temperature above {temperature:g}, or train on more music"
     advice += f"; or train a new run with {', '.join(flags)}." if flags else "."
     return [Diagnostic("The model copies its training music", detail, advice)]
 
 
-def _diagnose_repetition(generated: Mapping[str, Any], report: RunReport, sampling: Sampling) -> list[Diagnostic]:
+def _diagnose_repetition(generated: GenerationEvaluation, report: RunReport, sampling: Sampling) -> list[Diagnostic]:
     repeated, loop = (
-        {music: generated[name][music]["mean"] for music in ("generated", "real")}
-        for name in ("repeated_8grams", "longest_loop")
+        {music: summaries[music].mean for music in CONTINUATIONS}
+        for summaries in (generated.repeated_8grams, generated.longest_loop)
     )
     if repeated["generated"] <= _TIMES_REAL * repeated["real"] + _REPEATED and loop["generated"] <= (
         _TIMES_REAL * loop["real"] + _LOOP_NOTES
@@ -110,7 +111,7 @@ def _diagnose_rhythm(
     return diagnostics
 
 
-def _advise_rhythm(name: str, report: RunReport, sampling: Sampling) -> str:
+def _advise_rhythm(name: Time, report: RunReport, sampling: Sampling) -> str:
     if report.config.model == "regression":
         return (
             "A model=regression predicts the mean of the times that may follow, and this is its sound. Train with "

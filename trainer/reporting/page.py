@@ -66,7 +66,7 @@ def render(report: RunReport) -> str:
         describe_ngram_gaps=describe_ngram_gaps,
         plot_distributions=plot_distributions,
         training_time=_training_time(report),
-        throughput=float(np.median([record["notes_per_second"] for record in report.records])),
+        throughput=float(np.median([record.notes_per_second for record in report.records])),
         config=dataclasses.asdict(report.config),
         preset=dataclasses.asdict(preset(report.config.preset)),
         split_names=SPLITS,
@@ -85,8 +85,8 @@ def _training_time(report: RunReport) -> str | None:
     targets = report.run.targets_per_epoch
     if not targets:
         return None
-    epochs = np.diff([0.0, *(record["epoch"] for record in report.records)])
-    speeds = np.array([record["notes_per_second"] for record in report.records])
+    epochs = np.diff([0.0, *(record.epoch for record in report.records)])
+    speeds = np.array([record.notes_per_second for record in report.records])
     return duration(float(np.sum(epochs * targets / speeds)))
 
 

@@ -1,7 +1,8 @@
 """Scores of a model compared with those of an n-gram, which only counts."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
+
+from trainer.workdir.formats import SCORED_FIELDS, Evaluation, NatsPerNote
 
 FAR_NATS: Final = 1.0
 """A difference in nats/note that is large."""
@@ -9,35 +10,35 @@ LEVEL_NATS: Final = 0.05
 """A difference in nats/note that is too small to count."""
 
 
-def compare_with_ngram(evaluation: Mapping[str, Any]) -> str:
+def compare_with_ngram(evaluation: Evaluation) -> str:
     """Returns whether a model is "ahead" of the n-gram, "level" with it or "behind" it; "" if that is unknown.
 
     They are level if the n-gram's score lies in the confidence interval of the model's score. The train split does not
     count: the n-gram was counted on it.
     """
-    baselines = evaluation.get("baselines")
-    if not baselines or evaluation["split"] == "train":
+    if not evaluation.baselines or evaluation.split == "train":
         return ""
-    ngram = baselines["ngram"]["total"]
-    low, high = evaluation["confidence_95"]["total"]
+    ngram = evaluation.baselines["ngram"]["total"]
+    low, high = evaluation.confidence_95["total"]
     if low <= ngram <= high or abs(ngram_gaps(evaluation)["total"]) < LEVEL_NATS:
         return "level"
     return "ahead" if ngram > high else "behind"
 
 
-def ngram_gaps(evaluation: Mapping[str, Any]) -> dict[str, float]:
+def ngram_gaps(evaluation: Evaluation) -> NatsPerNote:
     """Returns the model's score less the n-gram's in total and by field, in nats/note; positive is worse."""
-    nats, ngram = evaluation["nats_per_note"], evaluation["baselines"]["ngram"]
-    return {name: nats[name] - ngram[name] for name in ("total", "pitch", "step", "duration")}
+    assert evaluation.baselines is not None
+    nats, ngram = evaluation.nats_per_note, evaluation.baselines["ngram"]
+    return {name: nats[name] - ngram[name] for name in SCORED_FIELDS}
 
 
-def describe_ngram_gaps(evaluation: Mapping[str, Any]) -> str:
+def describe_ngram_gaps(evaluation: Evaluation) -> str:
     """Describes the distance between the model and the n-gram, in total and by field; "" if that is unknown."""
     standing = compare_with_ngram(evaluation)
     if not standing:
         return ""
     gaps = ngram_gaps(evaluation)
-    by_field = ", ".join(_describe_gap(field, gaps[field]) for field in ("pitch", "step", "duration"))
+    by_field = ", ".join(_describe_gap(field, gaps[field]) for field in SCORED_FIELDS[1:])
     total = abs(gaps["total"])
     if standing == "level":
         return f"The model and the n-gram are about level, {total:.2f} nats/note apart: {by_field}."

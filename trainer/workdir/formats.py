@@ -6,16 +6,17 @@ import json
 import os
 import signal
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Literal, Self, TypeAlias
+from typing import ClassVar, Final, Literal, Self, TypeAlias
 
 from sostenuto import storage
+from sostenuto.data.manifest import SPLITS
 from trainer.workdir.json_record import JsonRecord
 
 Field: TypeAlias = Literal["pitch", "step", "duration", "velocity"]
 ScoredField: TypeAlias = Literal["total", "pitch", "step", "duration"]
 Baseline: TypeAlias = Literal["ngram", "histogram"]
 Continuation: TypeAlias = Literal["generated", "real"]
-Music: TypeAlias = Literal["held_out", "generated", "real"]
+MusicKind: TypeAlias = Literal["held_out", "generated", "real"]
 
 SCORED_FIELDS: Final[tuple[ScoredField, ...]] = ("total", "pitch", "step", "duration")
 CONTINUATIONS: Final[tuple[Continuation, ...]] = ("generated", "real")
@@ -151,6 +152,25 @@ class RunResult(JsonRecord):
         return ("best",)
 
 
+@dataclasses.dataclass(frozen=True)
+class SplitRecord(JsonRecord):
+    """Base class of the files that a workdir has for each split."""
+
+    PREFIX: ClassVar[str]
+    split: str
+
+    @classmethod
+    def path(cls, workdir: str, split: str) -> str:
+        """Returns the file's path."""
+        return storage.join(workdir, f"{cls.PREFIX}-{split}.json")
+
+    @classmethod
+    def load_splits(cls, workdir: str) -> dict[str, Self]:
+        """Reads the files of a workdir by split, the test split first."""
+        records = ((split, cls.load_if_exists(cls.path(workdir, split))) for split in reversed(SPLITS))
+        return {split: record for split, record in records if record is not None}
+
+
 NatsPerNote: TypeAlias = Mapping[ScoredField, float]
 
 
@@ -173,12 +193,12 @@ class ResidualDensity(JsonRecord):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation(JsonRecord):
+class Evaluation(SplitRecord):
     """Content of evaluation-SPLIT.json."""
 
+    PREFIX = "evaluation"
     REMEDY = "Delete the file, then run python -m trainer.evaluate again"
 
-    split: str
     nats_per_note: NatsPerNote
     pitch_top1: float
     pitch_top5: float
@@ -223,19 +243,19 @@ class HeldOut(JsonRecord):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationEvaluation(JsonRecord):
+class GenerationEvaluation(SplitRecord):
     """Content of generated-SPLIT.json."""
 
+    PREFIX = "generated"
     REMEDY = "Delete the file, then run python -m trainer.evaluate --generated again"
 
-    split: str
     distributions: Mapping[str, Mapping[Continuation, DistributionDistance]]
     mean_overlap: Mapping[Continuation, float]
     pitch_class_entropy: Mapping[Continuation, Summary]
     longest_loop: Mapping[Continuation, Summary]
     repeated_8grams: Mapping[Continuation, Summary]
     copied_run: Mapping[Continuation, Summary]
-    counts: Mapping[Music, Mapping[str, Sequence[int]]]
+    counts: Mapping[MusicKind, Mapping[str, Sequence[int]]]
     primers: Sequence[str]
     primer_notes: int
     num_notes: int
@@ -293,6 +313,11 @@ class SamplesIndex(JsonRecord):
     notes_per_second: float
     files: Sequence[str]
     samples: Sequence[SampleEntry]
+
+    def primer_of(self, entry: SampleEntry) -> tuple[str | None, int]:
+        """Returns the primer of a sample and the number of its notes."""
+        source = self if entry.primer_notes is None else entry
+        return source.primer, source.primer_notes or 0
 
     def _null_keys(self) -> Collection[str]:
         return () if self.primer_notes is None else ("primer",)

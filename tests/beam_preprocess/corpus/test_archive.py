@@ -10,7 +10,7 @@ from sostenuto.errors import UserError
 from tests.beam_preprocess.corpus_files import write_zip
 from tests.midi_files import melody
 
-# Names that mean something to whoever extracts them; nobody does.
+# Names that would be dangerous to extract.
 HOSTILE_NAMES = {
     "/etc/absolute.mid": "etc/absolute.mid",
     "../../above.mid": "above.mid",
@@ -31,7 +31,7 @@ def test_names_of_members_are_paths_below_the_archives_top(tmp_path):
 
 
 @pytest.mark.parametrize("second", ["a.mid", "./a.mid", "/a.mid", "../a.mid", "b/../a.mid"])
-@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # That is what is meant here.
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # intended here
 def test_two_members_of_one_name_are_rejected(tmp_path, second):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a.mid", melody([60]))
@@ -55,7 +55,7 @@ def test_an_archive_that_would_become_a_hundred_times_as_large_is_rejected(tmp_p
             archive.writestr(f"{number}.mid", bytes(2**20))
     with pytest.raises(UserError, match="more than 100 times as many"):
         list_zip(str(tmp_path / "x.zip"), harmless_bytes=2**24)
-    # What repeats itself like a loop is let pass while there is little of it.
+    # A small archive of loops is allowed.
     with zipfile.ZipFile(tmp_path / "y.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(20):
             archive.writestr(f"{number}.mid", melody([60, 64, 67, 72] * 500))
@@ -72,3 +72,16 @@ def test_more_members_than_allowed_are_rejected(tmp_path):
         open_zip(str(path), max_directory_bytes=40 * 46),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("offset", "damage"), [(46, b"\xff\xfe"), (6, b"\xff\x00")], ids=["name not in UTF-8", "unknown version"]
+)
+def test_a_corrupt_directory_is_rejected(tmp_path, offset, damage):
+    path = write_zip(tmp_path / "x.zip", {"é.mid": melody([60])})
+    data = bytearray(path.read_bytes())
+    start = data.index(b"PK\x01\x02") + offset
+    data[start : start + len(damage)] = damage
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.zip: cannot be read as a zip file"):
+        list_zip(str(path))

@@ -32,7 +32,7 @@ def test_directories_as_pieces_stay_within_a_split(tmp_path):
     for file in files:
         splits.setdefault(file.piece, set()).add(file.split)
     assert len(splits) == 12
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(piece_splits) == 1 for piece_splits in splits.values())
     assert set.union(*splits.values()) == set(SPLITS)
 
 

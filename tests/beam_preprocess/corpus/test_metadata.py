@@ -33,7 +33,7 @@ def test_a_csv_from_elsewhere_and_none(maestro, tmp_path):
     elsewhere = write_corpus(tmp_path, {"mine.csv": own.read_bytes().replace(b"validation", b"train")}) / "mine.csv"
     corpus = find_corpus(str(maestro), metadata=str(elsewhere), split_fractions=(0.9, 0, 0.1))
     assert {file.split for file in corpus.files} == {"train", "test"}
-    # From above, too: the directory is found in which the names hold.
+    # Also with the parent as input: the CSV defines the root.
     assert contents(
         find_corpus(str(maestro.parent), metadata=str(elsewhere), split_fractions=(0.9, 0, 0.1))
     ) == contents(corpus)
@@ -63,14 +63,14 @@ def test_the_columns_may_come_in_any_order_with_others_and_a_byte_order_mark(tmp
         ("Liszt,Mazeppa,test", "Liszt,Mazeppa,train", "test split would be empty"),
     ],
 )
-def test_a_csv_that_cannot_be_followed_is_rejected(maestro, old, new, message):
+def test_an_invalid_csv_is_rejected(maestro, old, new, message):
     path = maestro / "maestro-v9.0.0.csv"
     path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     with pytest.raises(UserError, match=message):
         find_corpus(str(maestro))
 
 
-def test_two_csvs_want_a_choice(maestro):
+def test_two_csvs_need_metadata(maestro):
     write_corpus(maestro, {"second.csv": CSV.encode(), "unrelated.csv": b"a,b\n1,2\n"})
     with pytest.raises(UserError, match=r"2 metadata CSVs \(maestro-v9\.0\.0\.csv, second\.csv\)"):
         find_corpus(str(maestro))
@@ -90,7 +90,7 @@ UNREADABLE_CSVS = {"lone returns": b"a,b\r1,2\r", "huge field": b"a," + b"x" * 2
 def test_a_stray_csv_that_cannot_be_parsed_is_no_metadata(maestro, stray):
     write_corpus(maestro, {"stray.csv": stray})
     assert find_corpus(str(maestro)).metadata == "maestro-v9.0.0.csv"
-    with pytest.raises(UserError, match=r"stray\.csv: is no CSV"):
+    with pytest.raises(UserError, match=r"stray\.csv: not a CSV"):
         find_corpus(str(maestro), metadata=str(maestro / "stray.csv"))
 
 

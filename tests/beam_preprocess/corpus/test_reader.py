@@ -13,7 +13,7 @@ from tests.beam_preprocess.corpus_files import write_zip
 from tests.midi_files import melody
 
 
-def test_a_reader_says_what_it_cannot_read(tmp_path):
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match="absent"), Reader(None) as reader:
         reader.read(str(tmp_path / "absent"), limit=9)
     path = write_zip(tmp_path / "a.zip", {"a.mid": melody([60] * 100)})
@@ -38,7 +38,7 @@ def test_a_bomb_among_the_members_is_read_no_further_than_asked(tmp_path):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_methods_that_have_no_bound_are_rejected(tmp_path, method):
+def test_other_compression_methods_are_rejected(tmp_path, method):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
         archive.writestr("a.mid", melody([60]))
     with (
@@ -58,7 +58,7 @@ def with_declared_size(path, size):
 
 
 @pytest.mark.parametrize("declared", [0, 10, 10**6])
-def test_a_member_whose_size_is_a_lie_cannot_be_read(tmp_path, declared):
+def test_a_member_with_a_false_size_is_read_up_to_that_size(tmp_path, declared):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.mid", melody(range(40, 80)))
     path = with_declared_size(tmp_path / "x.zip", declared)

@@ -26,7 +26,7 @@ def test_a_fraction_of_0_leaves_a_split_empty():
     assert set(assign_splits(map(str, range(50)), (0.9, 0, 0.1)).values()) == {"train", "test"}
 
 
-def test_splits_are_what_they_were():
+def test_splits_do_not_change_between_versions():
     """A change of these would silently mix the training and test pieces of everyone's datasets."""
     split_of = assign_splits([f"{number}.mid" for number in range(10)], (0.6, 0.2, 0.2))
     assert sorted(piece for piece, split in split_of.items() if split == "validation") == ["3.mid", "8.mid"]

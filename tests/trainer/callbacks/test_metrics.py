@@ -5,12 +5,17 @@ from types import SimpleNamespace
 
 from trainer.callbacks.metrics import MetricsWriter
 from trainer.engine.schedule import Event
+from trainer.workdir.formats import MetricsRecord
 
 
 def started(directory, reported_step: int) -> MetricsWriter:
     writer = MetricsWriter()
     writer.on_start(SimpleNamespace(workdir=SimpleNamespace(directory=str(directory)), reported_step=reported_step))
     return writer
+
+
+def report(train_step: int) -> MetricsRecord:
+    return MetricsRecord(train_step=train_step, epoch=0.1, loss=1.0, learning_rate=0.1, notes_per_second=1.0)
 
 
 def train_steps(directory) -> list[int]:
@@ -21,8 +26,8 @@ def test_a_resumed_run_writes_each_report_once(tmp_path):
     for reported_step, reports in ((0, [2, 4, 6]), (4, [6, 8]), (8, [10])):
         writer = started(tmp_path, reported_step)
         for number in reports:
-            writer.on_step(number, Event.REPORT, {"train_step": number, "loss": 1.0})
-        writer.on_step(reports[-1], Event.CHECKPOINT, {})
+            writer.on_step(number, Event.REPORT, report(number))
+        writer.on_step(reports[-1], Event.CHECKPOINT, None)
         writer.flush()
         # A kill leaves half a line.
         with (tmp_path / "metrics.jsonl").open("a") as file:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from trainer.callbacks.tensorboard import TensorBoardWriter
 from trainer.engine.schedule import Event
 from trainer.presets import preset
+from trainer.workdir.formats import MetricsRecord
 
 
 @pytest.mark.parametrize("directory", ["train", "validation"])
@@ -18,7 +19,16 @@ def test_tensorboard_sees_each_report_once_however_often_a_run_goes_on(tmp_path,
         setup, workdir = SimpleNamespace(config=preset("base")), SimpleNamespace(directory=str(tmp_path))
         writer.on_start(SimpleNamespace(setup=setup, workdir=workdir, reported_step=train_step))
         for number in reports:
-            report = {"train_step": number, "loss": 1.0, "pitch_nll": 1.0, "val_nats": 3.0, "val_pitch_nll": 2.0}
+            report = MetricsRecord(
+                train_step=number,
+                epoch=0.1,
+                loss=1.0,
+                pitch_nll=1.0,
+                learning_rate=0.1,
+                val_nats=3.0,
+                val_pitch_nll=2.0,
+                notes_per_second=1.0,
+            )
             writer.on_step(number, Event.REPORT, report)
         writer.close()
         # A kill leaves half an event, too.

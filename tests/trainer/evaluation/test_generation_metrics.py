@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import Notes
-from trainer.evaluation import generation_metrics
-from trainer.evaluation.generation_metrics import DISTRIBUTIONS, Music
+from trainer.evaluation import distributions, generation_metrics
+from trainer.evaluation.distributions import DISTRIBUTIONS
+from trainer.evaluation.generation_metrics import Music
+from trainer.workdir.formats import Summary
 
 
 def notes_of(pitch, *, step_us=200_000, duration_us=150_000, velocity=70) -> Notes:
@@ -31,7 +33,7 @@ def random_music(count, seed, *, keys=88) -> Notes:
 
 def counted(notes, figure, first=0) -> dict[int, int]:
     """The lower edge of each bin that something fell into, and how much."""
-    counts = generation_metrics.histograms(notes, first)[figure]
+    counts = distributions.count_bins(notes, first)[figure]
     return {int(DISTRIBUTIONS[figure].edges[bin_]): int(counts[bin_]) for bin_ in np.flatnonzero(counts)}
 
 
@@ -84,7 +86,7 @@ def test_values_beyond_the_bins_are_in_the_last():
 
 def test_every_value_that_a_note_can_have_is_counted_once():
     notes = random_music(500, seed=1)
-    for figure, counts in generation_metrics.histograms(notes).items():
+    for figure, counts in distributions.count_bins(notes).items():
         if figure != "notes_per_second":
             assert counts.sum() == 500 - (figure in ("interval", "step"))
 
@@ -102,18 +104,18 @@ def test_bins_of_time_hold_every_tick_and_grow_with_it(figure):
 @given(st.lists(st.integers(0, 50), min_size=3, max_size=3).filter(any), st.integers(1, 9))
 def test_music_overlaps_with_itself_altogether_however_much_there_is_of_it(counts, times):
     counts = np.array(counts)
-    assert generation_metrics.overlap(counts, times * counts) == pytest.approx(1)
-    assert generation_metrics.divergence(counts, times * counts) == pytest.approx(0, abs=1e-12)
+    assert distributions.overlap(counts, times * counts) == pytest.approx(1)
+    assert distributions.divergence(counts, times * counts) == pytest.approx(0, abs=1e-12)
 
 
 def test_overlap_and_divergence_of_known_histograms():
     half, quarter = np.array([5, 5, 0, 0]), np.array([1, 1, 1, 1])
-    assert generation_metrics.overlap(half, quarter) == pytest.approx(0.5)
-    assert generation_metrics.overlap(half, half[::-1]) == 0
-    assert generation_metrics.divergence(half, quarter) == pytest.approx(np.log(2), abs=0.01)
+    assert distributions.overlap(half, quarter) == pytest.approx(0.5)
+    assert distributions.overlap(half, half[::-1]) == 0
+    assert distributions.divergence(half, quarter) == pytest.approx(np.log(2), abs=0.01)
     # It is dear to play what held-out music lacks, and not infinitely so.
-    assert 5 < generation_metrics.divergence(half, half[::-1]) < 10
-    assert generation_metrics.divergence(quarter, half) > generation_metrics.divergence(half, quarter)
+    assert 5 < distributions.divergence(half, half[::-1]) < 10
+    assert distributions.divergence(quarter, half) > distributions.divergence(half, quarter)
 
 
 def test_pitch_class_entropy():
@@ -240,42 +242,41 @@ def beginnings(music, count):
 @pytest.mark.parametrize("primers", [1, 2, 12])
 def test_what_is_real_is_judged_alike_whoever_played_it(held_out, primers):
     real = beginnings(held_out, primers)
-    judgement = generation_metrics.judge(real, real, held_out, [random_music(100, seed=99)], first=128)
-    figures = judgement.figures
-    assert figures["distributions"].keys() == DISTRIBUTIONS.keys()
-    for by_name in figures["distributions"].values():
+    metrics = generation_metrics.compare_generated(real, real, held_out, [random_music(100, seed=99)], first=128)
+    assert metrics.distributions.keys() == DISTRIBUTIONS.keys()
+    for by_name in metrics.distributions.values():
         assert by_name["generated"] == by_name["real"]
-        assert 0 < by_name["real"]["overlap"] < 1
-        assert by_name["real"]["kl"] > 0
-    for figure in ("mean_overlap", *generation_metrics.OF_EACH):
-        assert figures[figure]["generated"] == figures[figure]["real"]
-    assert judgement.counts["generated"]["pitch"].sum() == 512 * primers
-    assert judgement.counts["held_out"]["pitch"].sum() == 12 * 700
+        assert 0 < by_name["real"].overlap < 1
+        assert by_name["real"].kl > 0
+    for name in ("mean_overlap", *generation_metrics.PER_CONTINUATION):
+        assert getattr(metrics, name)["generated"] == getattr(metrics, name)["real"]
+    assert sum(metrics.counts["generated"]["pitch"]) == 512 * primers
+    assert sum(metrics.counts["held_out"]["pitch"]) == 12 * 700
 
 
 def test_music_unlike_any_other_is_told(held_out):
     real = beginnings(held_out, 12)
     loops = Music([notes_of([60, 61, 62, 63] * 160, step_us=3_000, velocity=127) for _ in range(12)], real.pieces)
-    figures = generation_metrics.judge(loops, real, held_out, [random_music(100, seed=99)], first=128).figures
-    for by_name in figures["distributions"].values():
-        assert by_name["generated"]["overlap"] < by_name["real"]["overlap"]
-        assert by_name["generated"]["kl"] > by_name["real"]["kl"]
-    assert figures["mean_overlap"]["generated"] < 0.3
-    assert figures["longest_loop"]["generated"] == {"mean": 256, "max": 256}
-    assert figures["repeated_8grams"]["generated"]["mean"] > 0.9
-    assert figures["pitch_class_entropy"]["generated"]["max"] == pytest.approx(2)
+    metrics = generation_metrics.compare_generated(loops, real, held_out, [random_music(100, seed=99)], first=128)
+    for by_name in metrics.distributions.values():
+        assert by_name["generated"].overlap < by_name["real"].overlap
+        assert by_name["generated"].kl > by_name["real"].kl
+    assert metrics.mean_overlap["generated"] < 0.3
+    assert metrics.longest_loop["generated"] == Summary(256, 256)
+    assert metrics.repeated_8grams["generated"].mean > 0.9
+    assert metrics.pitch_class_entropy["generated"].max == pytest.approx(2)
 
 
 def test_continuations_are_not_compared_with_their_own_piece():
     """Two pieces that share no pitch: each is found in the other's place only."""
     low, high = notes_of([40] * 700), notes_of([90] * 700)
-    held_out = [generation_metrics.histograms(notes) for notes in (low, low, high)]
-    compared = generation_metrics.compare(
-        [generation_metrics.histograms(low[:640], 128)], ["low"], held_out, ["low", "low", "high"]
+    held_out = [distributions.count_bins(notes) for notes in (low, low, high)]
+    compared = distributions.measure_distances(
+        [distributions.count_bins(low[:640], 128)], ["low"], held_out, ["low", "low", "high"]
     )
     assert compared["pitch"].overlap == 0
-    compared = generation_metrics.compare(
-        [generation_metrics.histograms(high[:640], 128)], ["low"], held_out, ["low", "low", "high"]
+    compared = distributions.measure_distances(
+        [distributions.count_bins(high[:640], 128)], ["low"], held_out, ["low", "low", "high"]
     )
     assert compared["pitch"].overlap == 1
 
@@ -283,10 +284,10 @@ def test_continuations_are_not_compared_with_their_own_piece():
 def test_pieces_take_turns_in_being_continued():
     lengths = [640, 900, 639, 5000, 640, 10]
     pieces = ["b", "a", "c", "a", "d", "d"]
-    assert generation_metrics.long_enough(lengths, pieces) == [1, 0, 4, 3]
+    assert generation_metrics.select_performances(lengths, pieces) == [1, 0, 4, 3]
 
 
 @pytest.mark.parametrize(("lengths", "pieces"), [([], []), ([700, 639], ["a", "b"]), ([700, 700], ["a", "a"])])
 def test_too_few_performances_to_judge_by_are_a_user_error(lengths, pieces):
     with pytest.raises(UserError, match="pieces of the split have a performance of 640 notes, expected at least 2"):
-        generation_metrics.long_enough(lengths, pieces)
+        generation_metrics.select_performances(lengths, pieces)

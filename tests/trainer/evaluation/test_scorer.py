@@ -1,30 +1,21 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
-from sostenuto.music.notes import MAX_TICK, ticks
+from sostenuto.music.notes import ticks
 from tests.trainer.models import random_arrays, tiny_model
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH
-from trainer.evaluation import scorer as scoring
-from trainer.evaluation.scorer import (
-    NoteScores,
-    Residuals,
-    Scorer,
-    TimeResiduals,
-    by_composer,
-    confidence_intervals,
-    figures,
-    sums,
-)
+from trainer.evaluation.residuals import TimeResiduals, residual_nats
+from trainer.evaluation.scorer import Scorer
+from trainer.evaluation.statistics import NoteScores, compute_metrics, score_composers, sum_scores
 from trainer.model import time_distribution
 from trainer.model.next_note import start_note
+from trainer.workdir.formats import ResidualDensity
 
 LENGTHS = [9, 1, 15, 0, 2, 11]
-RESIDUALS = TimeResiduals(Residuals("laplace", 0.1, 0.3), Residuals("gaussian", -0.2, 0.8))
+RESIDUALS = TimeResiduals(ResidualDensity("laplace", 0.1, 0.3), ResidualDensity("gaussian", -0.2, 0.8))
 
 
 def table_of(lengths, seed=0) -> NoteTable:
@@ -95,10 +86,10 @@ def regression_scores(model, hidden, note):
     away = ticks(np.maximum(predicted["step"].astype(np.float64) * 1e6, 0)) - step
     return {
         **pitch_scores(tf.constant(predicted["pitch"]), note.pitch.numpy()[0]),
-        "step": RESIDUALS.step.nats(predicted["step"].astype(np.float64), step)[0],
-        "duration": RESIDUALS.duration.nats(predicted["duration"].astype(np.float64), ticks(note.duration_us.numpy()))[
-            0
-        ],
+        "step": residual_nats(RESIDUALS.step, predicted["step"].astype(np.float64), step)[0],
+        "duration": residual_nats(
+            RESIDUALS.duration, predicted["duration"].astype(np.float64), ticks(note.duration_us.numpy())
+        )[0],
         "step_within_30ms": abs(away[0]) <= 3,
     }
 
@@ -124,22 +115,18 @@ def test_the_score_is_that_of_playing_along_note_by_note(carrying, table):
 
 
 @pytest.mark.parametrize(("kind", "scores_of"), [("density", density_scores), ("regression", regression_scores)])
-def test_a_last_position_model_reads_the_window_before_each_note(monkeypatch, table, kind, scores_of):
+def test_a_last_position_model_reads_the_window_before_each_note(table, kind, scores_of):
     model = tiny_model(kind, positions="last", seq_length=6)
     expected = [scores_of(model, hidden, note) for hidden, note in outputs_of_windows(model, table)]
-    scorer = Scorer(model)
     residuals = RESIDUALS if kind == "regression" else None
-    assert_equals_notes(scorer.score(table, residuals), expected)
-    monkeypatch.setattr(scoring, "_WINDOWS", 5)
-    assert_equals_notes(scorer.score(table, residuals), expected)
+    for scorer in (Scorer(model), Scorer(model, windows=5)):
+        assert_equals_notes(scorer.score(table, residuals), expected)
 
 
-def test_the_score_does_not_depend_on_how_the_reading_is_cut(monkeypatch, carrying, table):
+def test_the_score_does_not_depend_on_how_the_reading_is_cut(carrying, table):
     whole = carrying.score(table)
     for chunk, lanes in ((1, 3), (7, 2), (23, 100), (1000, 1)):
-        monkeypatch.setattr(scoring, "CHUNK", chunk)
-        monkeypatch.setattr(scoring, "LANES", lanes)
-        assert_close(carrying.score(table), whole)
+        assert_close(Scorer(carrying._model, chunk=chunk, lanes=lanes).score(table), whole)
 
 
 def test_each_performance_is_scored_by_itself_and_in_its_place(carrying, table):
@@ -179,46 +166,6 @@ def test_no_scored_field_sees_its_own_velocity_or_what_comes_later(carrying):
             upto = 6 if scored in blind else 5
             np.testing.assert_array_equal(getattr(after, scored)[:upto], getattr(before, scored)[:upto])
         assert np.abs(after.pitch[6:] - before.pitch[6:]).max() > 1e-4
-
-
-# Densities around a predicted time.
-
-SCALES = st.floats(1e-3, 20)
-CENTRES = st.floats(-5, 5)
-PREDICTED = st.one_of(st.floats(-30, 30), st.sampled_from([-1e3, 0.0, 0.005, 9.995, 10.0, 1e3]))
-
-
-@given(st.sampled_from(["laplace", "gaussian"]), CENTRES, SCALES, PREDICTED)
-def test_the_masses_of_all_ticks_sum_to_one(kind, centre, scale, predicted):
-    grid = np.arange(MAX_TICK + 1)
-    nats = Residuals(kind, centre, scale).nats(np.full(len(grid), predicted), grid)
-    assert np.isfinite(nats).all()
-    assert nats.min() >= -1e-9
-    assert abs(np.exp(-nats).sum() - 1) < 1e-6
-
-
-@given(st.sampled_from(["laplace", "gaussian"]), st.floats(-1, 1), st.floats(0.05, 2), st.floats(-1, 11))
-def test_a_mass_is_the_integral_over_the_ticks_10_ms(kind, centre, scale, predicted):
-    grid = np.arange(MAX_TICK + 1)
-    distribution = {"laplace": stats.laplace, "gaussian": stats.norm}[kind](predicted + centre, scale)
-    edges = np.concatenate([[-np.inf], np.arange(MAX_TICK) * 0.01 + 0.005, [np.inf]])
-    mass = np.diff(distribution.cdf(edges))
-    nats = Residuals(kind, centre, scale).nats(np.full(len(grid), predicted), grid)
-    np.testing.assert_allclose(np.exp(-nats), mass, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["laplace", "gaussian"])
-@pytest.mark.parametrize("scale", [1e-4, 1e-2, 1.0])
-def test_far_tails_cost_much_but_never_infinitely(kind, scale):
-    residuals = Residuals(kind, 0.0, scale)
-    for predicted in (-100.0, 1e5):
-        tick = np.arange(MAX_TICK + 1)
-        nats = residuals.nats(np.full(len(tick), predicted), tick)
-        assert np.isfinite(nats).all()
-        # Whoever predicts far below the grid pays more for each later tick, up to the last, which stands for many.
-        toward = nats if predicted < 0 else nats[::-1]
-        assert (np.diff(toward)[1:-1] > 0).all()
-        assert toward[-2] > 90 / scale
 
 
 def constant_model(step, duration):
@@ -282,74 +229,19 @@ def test_perfect_predictions_leave_a_density():
     np.testing.assert_array_equal(scores.step_within_30ms, 1)
 
 
-def test_a_summary_is_totals_over_notes():
-    random = np.random.default_rng(0)
-    scores = NoteScores(*random.random((3, 40)), *(random.random((3, 40)) < 0.4).astype(np.float64))
-    summary = figures(sums(scores))
-    nats = summary["nats_per_note"]
-    assert summary["notes"] == 40
-    assert set(nats) == {"pitch", "step", "duration", "total"}
-    for field in ("pitch", "step", "duration"):
-        assert nats[field] == pytest.approx(getattr(scores, field).sum() / 40)
-    assert nats["total"] == pytest.approx((scores.pitch.sum() + scores.step.sum() + scores.duration.sum()) / 40)
-    for field in ("pitch_top1", "pitch_top5", "step_within_30ms"):
-        assert summary[field] == pytest.approx(getattr(scores, field).sum() / 40)
-    assert all(isinstance(value, float) for value in nats.values())
-
-
-def scores_of_performances(means, notes, spread=0.0, seed=0) -> NoteScores:
-    """Performances whose notes all have about the same nats."""
-    nats = np.repeat(means, notes) + spread * np.random.default_rng(seed).standard_normal(np.sum(notes))
-    return NoteScores(nats, 2 * nats, 3 * nats, *[np.zeros_like(nats)] * 3)
-
-
-def test_the_confidence_is_that_of_performances_not_of_notes():
-    """A thousand notes of a performance that are alike say no more about others than one of them does."""
-    means = np.random.default_rng(1).normal(2.0, 0.3, 200)
-    few, many = (
-        confidence_intervals(scores_of_performances(means, np.full(200, notes)), np.full(200, notes + 1))
-        for notes in (1, 50)
-    )
-    for field in few:
-        assert many[field] == pytest.approx(few[field])
-    # The interval of a mean that the normal distribution gives.
-    error = 1.96 * means.std() / np.sqrt(200)
-    assert few["pitch"] == pytest.approx([means.mean() - error, means.mean() + error], abs=0.01)
-    assert few["total"] == pytest.approx([6 * end for end in few["pitch"]])
-
-
-def test_the_confidence_weighs_performances_by_their_notes_and_takes_any_length():
-    lengths = np.array([1001, 1, 0, 101])
-    low, high = confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100]), lengths)["pitch"]
-    assert low == 2.0
-    assert high == 4.0
-    same = confidence_intervals(scores_of_performances([2.0, 2.0], [1000, 100]), lengths)
-    assert same == {"pitch": [2.0, 2.0], "step": [4.0, 4.0], "duration": [6.0, 6.0], "total": [12.0, 12.0]}
-    assert confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100], spread=0.5), lengths) == (
-        confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100], spread=0.5), lengths)
-    )
-
-
 def test_scores_by_composer_add_up_to_those_of_the_split(table, carrying):
     scores = carrying.score(table)
     composers = ["Schumann", "Clara", "", "Schumann", "Bach", "Bach"]
-    table_of_composers = by_composer(scores, table.lengths, composers)
+    table_of_composers = score_composers(scores, table.lengths, composers)
     # Clara's only performance is a single note, which is not scored.
     assert list(table_of_composers) == ["Bach", "Schumann", "unknown"]
-    assert {name: own["notes"] for name, own in table_of_composers.items()} == {
+    assert {name: own.notes for name, own in table_of_composers.items()} == {
         "Bach": 1 + 10, "Schumann": 8, "unknown": 14
     }  # fmt: skip
-    assert {name: own["performances"] for name, own in table_of_composers.items()} == {
+    assert {name: own.performances for name, own in table_of_composers.items()} == {
         "Bach": 2, "Schumann": 2, "unknown": 1
     }  # fmt: skip
-    whole = figures(sums(scores))
-    for field, nats in whole["nats_per_note"].items():
-        parts = [own["nats_per_note"][field] * own["notes"] for own in table_of_composers.values()]
-        assert sum(parts) == pytest.approx(nats * whole["notes"])
-
-
-def test_each_composer_has_the_notes_of_its_own_performances():
-    scores = scores_of_performances([2.0, 5.0, 4.0], [10, 3, 30])
-    own = by_composer(scores, np.array([11, 4, 31]), ["Liszt", "Alkan", "Liszt"])
-    assert own["Alkan"]["nats_per_note"] == pytest.approx({"pitch": 5, "step": 10, "duration": 15, "total": 30})
-    assert own["Liszt"]["nats_per_note"]["pitch"] == pytest.approx((10 * 2 + 30 * 4) / 40)
+    whole = compute_metrics(sum_scores(scores))
+    for field, nats in whole.nats_per_note.items():
+        parts = [own.nats_per_note[field] * own.notes for own in table_of_composers.values()]
+        assert sum(parts) == pytest.approx(nats * whole.notes)

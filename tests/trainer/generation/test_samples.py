@@ -29,7 +29,7 @@ def test_a_samples_json_of_another_origin_removes_nothing(listing, tmp_path):
     (tmp_path / "samples" / "samples.json").write_text(json.dumps(listing))
     with (
         pytest.raises(UserError, match="exists, and no"),
-        samples.rewritten(str(tmp_path / "samples"), ["sample-000.mid"]),
+        samples.replace_samples(str(tmp_path / "samples"), ["sample-000.mid"]),
     ):
         raise AssertionError
     assert len(list(tmp_path.rglob("*"))) == 5
@@ -37,7 +37,7 @@ def test_a_samples_json_of_another_origin_removes_nothing(listing, tmp_path):
 
 def test_after_a_failure_no_sample_is_left_and_after_a_kill_the_next_call_knows_them(tmp_path):
     def write(*names, error=None):
-        with samples.rewritten(str(tmp_path), ["sample-000.mid", "sample-001.mid"]) as here:
+        with samples.replace_samples(str(tmp_path), ["sample-000.mid", "sample-001.mid"]) as here:
             for name in names:
                 (pathlib.Path(here) / name).write_text("generated")
             if error:

@@ -26,6 +26,7 @@ from trainer.generation import samples
 from trainer.presets import preset
 from trainer.reporting.load import load_report
 from trainer.reporting.page import render, write
+from trainer.workdir.formats import SampleEntry, SamplesIndex
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset)
     with (directory / "metrics.jsonl").open("a") as file:
         file.write('{"train_step": 21')
-    assert load_report(str(directory)).records[-1]["train_step"] == 200
+    assert load_report(str(directory)).records[-1].train_step == 200
 
 
 @pytest.mark.parametrize("metrics", [None, ""])
@@ -237,22 +238,22 @@ def test_what_is_no_workdir_is_refused(tmp_path):
 
 def test_samples_continue_as_many_pieces_as_there_are(tmp_path):
     many = Manifest.load(write_dataset(tmp_path / "many", {"train": [10], "validation": [60] * 20}))
-    assert len({tuple(primer.notes.pitch) for primer in samples.primers(many)}) == 8
+    assert len({tuple(primer.notes.pitch) for primer in samples.select_primers(many)}) == 8
     few = Manifest.load(write_dataset(tmp_path / "few", {"train": [10], "validation": [400, 30, 50]}))
-    primers = samples.primers(few)
+    primers = samples.select_primers(few)
     assert len(primers) == 8
     assert len({tuple(primer.notes.pitch) for primer in primers}) == 3
     assert all(primer.notes.onset_us[-1] < 12e6 for primer in primers)
     assert primers[1].name == "Clara Schumann"
     none = Manifest.load(write_dataset(tmp_path / "none", {"train": [10]}))
-    assert samples.primers(none) == []
+    assert samples.select_primers(none) == []
 
 
 def test_each_sample_is_shown_and_heard_with_its_primer(full, text):
     page = Page(text)
     document = json.loads((full / "samples" / "samples.json").read_text())
     assert len(document["samples"]) == 8
-    found = samples.read(str(full))
+    found = samples.load_samples(str(full))
     players = page.all("audio")
     assert len(players) == 8
     for one, player in zip(found.samples, players, strict=True):
@@ -277,15 +278,12 @@ def test_music_that_generate_wrote_is_taken_and_shown_around_its_seam(dataset, t
     notes = random_notes(600, 3)
     write_midi(notes, directory / "samples" / "sample-000.mid")
     seam = read_midi((directory / "samples" / "sample-000.mid").read_bytes(), "sample").notes.onset_us[300] / 1e6
-    document = {
-        "train_step": 200,
-        "primer": "of/mine.mid",
-        "primer_notes": 300,
-        "files": ["sample-000.mid"],
-        "samples": [{"midi": "sample-000.mid"}],
-    }
-    (directory / "samples" / "samples.json").write_text(json.dumps(document))
-    (one,) = samples.read(str(directory)).samples
+    SamplesIndex(
+        workdir=str(directory), train_step=200, primer="of/mine.mid", primer_notes=300, num_notes=300, num_samples=1,
+        temperature=1.0, top_p=1.0, seed=0, sustain="ignore", pedal=True, notes_per_second=1.0,
+        files=["sample-000.mid"], samples=[SampleEntry(midi="sample-000.mid", seconds=notes.seconds)],
+    ).save(str(directory / "samples" / "samples.json"))  # fmt: skip
+    (one,) = samples.load_samples(str(directory)).samples
     assert one.notes.onset_us[one.primer_notes] / 1e6 == pytest.approx(12, abs=0.5)
     assert seam > 20
     assert one.mp3 is None
@@ -299,7 +297,7 @@ def test_music_that_generate_wrote_is_taken_and_shown_around_its_seam(dataset, t
 def test_without_the_library_that_compresses_samples_stay_silent(dataset, tmp_path, monkeypatch, capsys):
     directory = write_run(tmp_path / "w", dataset)
     monkeypatch.setitem(sys.modules, "soundfile", None)  # as if it were not installed
-    samples.make(StandInPlayer(), [], str(directory), train_step=200, sustain="ignore", quiet=False)
+    samples.write_samples(StandInPlayer(), [], str(directory), train_step=200, sustain="ignore", quiet=False)
     line = capsys.readouterr().err.splitlines()[-1]
     assert "the samples have no sound" in line
     page = shown(directory)
@@ -327,7 +325,7 @@ def test_a_run_in_a_bucket_gets_its_page_there(dataset, tmp_path, gcs, monkeypat
     local = write_run(tmp_path / "w", dataset, evaluation_test=evaluation())
     for path in local.iterdir():
         gcs.put(f"gs://bucket/runs/w/{path.name}", path.read_bytes())
-    samples.make(StandInPlayer(), [], "gs://bucket/runs/w", train_step=200, sustain="ignore")
+    samples.write_samples(StandInPlayer(), [], "gs://bucket/runs/w", train_step=200, sustain="ignore")
     assert write("gs://bucket/runs/w") == "gs://bucket/runs/w/report.html"
     page = Page(gcs.get("gs://bucket/runs/w/report.html").decode())
     assert "--workdir=gs://bucket/runs/w --data=" in page.words
@@ -400,7 +398,7 @@ def test_a_rhythm_that_has_collapsed_is_heard_in_the_samples_alone(dataset, tmp_
     monkeypatch.setitem(sys.modules, "soundfile", None)
     varied, alike = write_run(tmp_path / "varied", dataset), write_run(tmp_path / "alike", dataset)
     primers = [samples.Primer(random_notes(60, seed), "") for seed in range(8)]
-    samples.make(StandInPlayer(), primers, str(varied), train_step=200, sustain="ignore")
+    samples.write_samples(StandInPlayer(), primers, str(varied), train_step=200, sustain="ignore")
     assert titles(varied) == ""
 
     class Collapsed(StandInPlayer):
@@ -415,7 +413,7 @@ def test_a_rhythm_that_has_collapsed_is_heard_in_the_samples_alone(dataset, tmp_
                 for primer, notes in zip(primers, played.notes, strict=True)
             ])  # fmt: skip
 
-    samples.make(Collapsed(), primers, str(alike), train_step=200, sustain="ignore")
+    samples.write_samples(Collapsed(), primers, str(alike), train_step=200, sustain="ignore")
     assert "The rhythm has collapsed: steps" in titles(alike)
 
 
@@ -583,7 +581,8 @@ def test_music_gets_no_advice_to_play_as_it_was_played(dataset, tmp_path):
     assert "--temperature above 1" in told
     assert "--top_p" not in told
     assert "--temperature=1," in advice(tmp_path / "w", "rhythm has collapsed")
-    document |= {"temperature": {"pitch": 0.8, "step": 0.8}, "top_p": {"pitch": 0.9}}
+    document["temperature"] |= {"pitch": 0.8, "step": 0.8}
+    document["top_p"] |= {"pitch": 0.9}
     cold = write_run(tmp_path / "cold", dataset, generated_test=document)
     assert "--temperature above 0.8, or a --top_p above 0.9" in advice(cold, "repeats itself")
     assert "Play with --temperature=1." in advice(cold, "rhythm has collapsed")

@@ -7,6 +7,7 @@ import pytest
 from sostenuto.errors import UserError
 from trainer.generation import samples
 from trainer.workdir import outputs
+from trainer.workdir.json_record import write_json
 
 
 @pytest.mark.parametrize("marks", [["dataset.json"], ["config.json", "run.json"]])
@@ -51,11 +52,11 @@ def test_samples_in_a_bucket_take_the_place_of_those_of_an_earlier_call_alone(gc
     planned = ["sample-000.mid", "sample-001.mid"]
     gcs.put("gs://bucket/music/letter.txt", b"mine")
     for count in (2, 1):
-        with samples.rewritten("gs://bucket/music", planned[:count]) as here:
+        with samples.replace_samples("gs://bucket/music", planned[:count]) as here:
             for name in planned[:count]:
                 with open(os.path.join(here, name), "w", encoding="utf-8") as file:
                     file.write("generated")
-            samples.write_json(os.path.join(here, "samples.json"), {"files": planned[:count]})
+            write_json(os.path.join(here, "samples.json"), {"files": planned[:count]})
         assert gcs.contents("gs://bucket/music/").keys() == {"letter.txt", "samples.json", *planned[:count]}
     gcs.put("gs://bucket/music/sample-001.mid", b"mine")
     with pytest.raises(UserError, match=r"gs://bucket/music/sample-001\.mid: exists"):

@@ -1,0 +1,62 @@
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from beam_preprocess import worker_package
+from tests.processes import REPOSITORY
+
+pytest.importorskip("google.cloud.dataflow_v1beta3", reason="Beam is installed without its parts for Google Cloud")
+
+OPTIONS = ["--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://bucket/temp"]
+
+# Packs as Beam does.
+PACK = """
+import sys
+from apache_beam.runners.portability.stager import Stager
+from beam_preprocess.beam_options import pipeline_options
+with pipeline_options(sys.argv[2:]) as options:
+    for path, name, _ in Stager.extract_staging_tuple_iter(Stager.create_job_resources(options, sys.argv[1])):
+        print(name, path)
+"""
+
+
+def files_of_packages(directory: Path) -> set[str]:
+    """Returns the files that a Beam worker needs, below a directory."""
+    files = [path for package in ("sostenuto", "beam_preprocess") for path in (directory / package).rglob("*")]
+    return {str(path.relative_to(directory)) for path in files if path.is_file() and path.suffix != ".pyc"}
+
+
+def test_an_installed_package_is_packed_for_workers(tmp_path):
+    """Its setup.py is generated from the metadata of the installation."""
+    installed = tmp_path / "installed"
+    clone = worker_package.stage_package(str(tmp_path))
+    subprocess.run([sys.executable, clone, "-q", "bdist_wheel"], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    zipfile.ZipFile(wheel).extractall(installed)
+    process = subprocess.run(
+        [sys.executable, "-c", PACK, str(tmp_path), *OPTIONS, "--experiments=disable_logging_submission_environment"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (name, archive), *others = (line.split() for line in process.stdout.splitlines())
+    assert (name, others) == ("workflow.tar.gz", [])
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path / "packed", filter="data")
+    (packed,) = (tmp_path / "packed").iterdir()
+    assert files_of_packages(packed) == files_of_packages(installed)
+    # All modules of all subpackages, and all other files.
+    assert files_of_packages(packed) == files_of_packages(REPOSITORY)
+    assert {"beam_preprocess/corpus/listing.py", "sostenuto/music/midi.py"} <= files_of_packages(packed)
+    requires = set(importlib.metadata.PathDistribution(packed).requires)
+    (own,) = importlib.metadata.distributions(name="sostenuto", path=[str(installed)])
+    assert requires == {text for text in own.requires if "extra" not in text}
+    assert any(text.startswith("google-cloud-storage") for text in requires)

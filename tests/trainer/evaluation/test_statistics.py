@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from trainer.evaluation.statistics import (
+    NoteScores,
+    compute_metrics,
+    confidence_intervals,
+    score_composers,
+    sum_scores,
+)
+
+
+def test_a_summary_is_totals_over_notes():
+    random = np.random.default_rng(0)
+    scores = NoteScores(*random.random((3, 40)), *(random.random((3, 40)) < 0.4).astype(np.float64))
+    summary = compute_metrics(sum_scores(scores))
+    nats = summary.nats_per_note
+    assert summary.notes == 40
+    assert set(nats) == {"pitch", "step", "duration", "total"}
+    for field in ("pitch", "step", "duration"):
+        assert nats[field] == pytest.approx(getattr(scores, field).sum() / 40)
+    assert nats["total"] == pytest.approx((scores.pitch.sum() + scores.step.sum() + scores.duration.sum()) / 40)
+    for field in ("pitch_top1", "pitch_top5", "step_within_30ms"):
+        assert getattr(summary, field) == pytest.approx(getattr(scores, field).sum() / 40)
+    assert all(isinstance(value, float) for value in nats.values())
+
+
+def scores_of_performances(means, notes, spread=0.0, seed=0) -> NoteScores:
+    """Performances whose notes all have about the same nats."""
+    nats = np.repeat(means, notes) + spread * np.random.default_rng(seed).standard_normal(np.sum(notes))
+    return NoteScores(nats, 2 * nats, 3 * nats, *[np.zeros_like(nats)] * 3)
+
+
+def test_the_confidence_is_that_of_performances_not_of_notes():
+    """A thousand notes of a performance that are alike say no more about others than one of them does."""
+    means = np.random.default_rng(1).normal(2.0, 0.3, 200)
+    few, many = (
+        confidence_intervals(scores_of_performances(means, np.full(200, notes)), np.full(200, notes + 1))
+        for notes in (1, 50)
+    )
+    for field in few:
+        assert many[field] == pytest.approx(few[field])
+    # The interval of a mean that the normal distribution gives.
+    error = 1.96 * means.std() / np.sqrt(200)
+    assert few["pitch"] == pytest.approx([means.mean() - error, means.mean() + error], abs=0.01)
+    assert few["total"] == pytest.approx([6 * end for end in few["pitch"]])
+
+
+def test_the_confidence_weighs_performances_by_their_notes_and_takes_any_length():
+    lengths = np.array([1001, 1, 0, 101])
+    low, high = confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100]), lengths)["pitch"]
+    assert low == 2.0
+    assert high == 4.0
+    same = confidence_intervals(scores_of_performances([2.0, 2.0], [1000, 100]), lengths)
+    assert same == {"pitch": (2.0, 2.0), "step": (4.0, 4.0), "duration": (6.0, 6.0), "total": (12.0, 12.0)}
+    assert confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100], spread=0.5), lengths) == (
+        confidence_intervals(scores_of_performances([2.0, 4.0], [1000, 100], spread=0.5), lengths)
+    )
+
+
+def test_each_composer_has_the_notes_of_its_own_performances():
+    scores = scores_of_performances([2.0, 5.0, 4.0], [10, 3, 30])
+    own = score_composers(scores, np.array([11, 4, 31]), ["Liszt", "Alkan", "Liszt"])
+    assert own["Alkan"].nats_per_note == pytest.approx({"pitch": 5, "step": 10, "duration": 15, "total": 30})
+    assert own["Liszt"].nats_per_note["pitch"] == pytest.approx((10 * 2 + 30 * 4) / 40)
