@@ -135,7 +135,7 @@ def list_stages(
         _train(_TUTORIAL_TITLE, "tutorial", dataset, tutorial, tutorial_minutes, "--samples=0"),
         _evaluate("Evaluate it on the same performances", dataset, tutorial),
         Stage("Generate: music from silence", "trainer.generate", generate, music / "samples.json"),
-        Stage("Report: one page to see and hear", "trainer.report", report, page, shown),
+        Stage("Report: one page with curves and music", "trainer.report", report, page, shown),
     ]
     return stages, music, page
 
@@ -206,7 +206,7 @@ def main() -> None:
     cli.print_result("\nThe music:")
     cli.print_result("".join(f"  {latest / file.relative_to(folder)}\n" for file in files))
     cli.print_result(f"Let the model continue a few bars:\n  {shlex.join(['sostenuto', 'generate', *arguments])}\n")
-    title = "The page, to open in a browser: curves, scores, and eight continuations to see and hear"
+    title = "The page, to open in a browser: curves, scores, and eight continuations with sound"
     cli.print_result(f"{title}\n  {page}")
 
 

@@ -161,15 +161,7 @@ class ProgressCounter(contextlib.AbstractContextManager):
 def track(
     items: Iterable[Item], *, total: int | None, unit: str, description: str, quiet: bool = False
 ) -> Iterator[Item]:
-    """Yields the items, showing the progress of the loop over them.
-
-    Args:
-        items: the iterable.
-        total: the number of items; None if unknown.
-        unit: the unit in the singular, such as "file".
-        description: the activity, such as "decoding".
-        quiet: shows nothing.
-    """
+    """Yields the items, showing the progress of the loop over them; the arguments are those of `ProgressCounter`."""
     with ProgressCounter(total=total, unit=unit, description=description, quiet=quiet) as counter:
         for item in items:
             yield item

@@ -155,7 +155,7 @@ def test_a_later_release_breaks_what_resolves_and_not_the_lock(installed: Checko
     assert installed.versions() == ["alpha 1.0", "beta 1.0", "gamma 1.0"]
 
 
-def test_what_is_right_is_left_alone_without_a_network(installed: Checkout) -> None:
+def test_a_complete_environment_is_not_changed_and_needs_no_network(installed: Checkout) -> None:
     installed.install()
     assert installed.install(PIP_INDEX_URL=CLOSED) == ""
 

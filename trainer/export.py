@@ -69,7 +69,7 @@ def export_model(workdir: str) -> str:
 
 def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     """Writes an export and waits until it is on the disk."""
-    graphs = _Graphs(trained.model)  # It alone keeps the variables of the signatures alive.
+    graphs = _Graphs(trained.model)  # Keeps the weights until they are saved: traced graphs refer to them weakly.
     signatures = graphs.trace()
     module = tf.Module()
     # Only what the graphs read: without Keras objects, loading needs no Keras.

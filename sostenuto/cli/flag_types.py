@@ -6,11 +6,11 @@ from sostenuto import storage
 from sostenuto.errors import UserError
 
 
-class Text(flags.ArgumentParser[str]):
-    """Any text.
+class _Parser:
+    """A parser of flags.
 
     Args:
-        kind: the placeholder of the value in `--help`, such as "HOST:PORT".
+        kind: the placeholder of the value in `--help`, such as "DIR" or "NAME,...".
     """
 
     def __init__(self, kind: str) -> None:
@@ -18,16 +18,12 @@ class Text(flags.ArgumentParser[str]):
         self.kind = kind
 
 
-class Texts(flags.ListParser):
-    """Texts separated by commas.
+class Text(_Parser, flags.ArgumentParser[str]):
+    """Any text."""
 
-    Args:
-        kind: the placeholder of the value in `--help`, such as "NAME,...".
-    """
 
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
+class Texts(_Parser, flags.ListParser):
+    """Texts separated by commas."""
 
 
 class Path(Text):

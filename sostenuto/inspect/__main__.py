@@ -52,7 +52,7 @@ _ROLL_NOTES = flags.DEFINE_integer(
 ROLL_NAME = "piano-roll.png"
 DISTRIBUTIONS_NAME = "distributions.png"
 
-_HEADING_CELLS = 110  # of a picture
+_TITLE_CELLS = 110  # of a picture
 
 
 def main(paths: list[str]) -> None:
@@ -178,38 +178,35 @@ def _note_table(*described_by: str) -> Iterator["NoteTable | None"]:
 
 
 def _draw_piano_roll(notes: "Notes", *, title: str) -> None:
-    from sostenuto.music import plots
+    from sostenuto.music.plots import piano_roll
 
-    if not len(notes):
+    if len(notes):
+        _draw(ROLL_NAME, lambda path, title: piano_roll(notes, path, title=title, max_notes=_ROLL_NOTES.value), title)
+    else:
         _print("no notes, so no piano roll")
-        return
-    _draw(ROLL_NAME, lambda path: plots.piano_roll(notes, path, title=_heading(title), max_notes=_ROLL_NOTES.value))
 
 
 def _draw_distributions(histograms: "Mapping[str, Histograms]", *, title: str) -> None:
-    from sostenuto.music import plots
+    from sostenuto.music.plots import distributions
 
     # Without two notes in a row there is no step.
     drawn = {name: histogram for name, histogram in histograms.items() if histogram.step.any()}
-    if not drawn:
+    if drawn:
+        _draw(DISTRIBUTIONS_NAME, lambda path, title: distributions(drawn, path, title=title), title)
+    else:
         _print("no two notes in a row, so no distributions")
-        return
-    _draw(DISTRIBUTIONS_NAME, lambda path: plots.distributions(drawn, path, title=_heading(title)))
 
 
-def _draw(name: str, draw: Callable[[str], None]) -> None:
+def _draw(name: str, draw: Callable[[str, str], None], title: str) -> None:
+    """Draws a picture with a function of its path and title."""
+    from sostenuto.text import printable, shorten
+
     directory = cli.require_flag(_OUTPUT)
     storage.make_directories(directory)
     path = storage.join(directory, name)
     logger.info(f"drawing {path}")
-    draw(path)
+    draw(path, shorten(printable(title), _TITLE_CELLS))
     _print(f"drawn: {path}")
-
-
-def _heading(title: str) -> str:
-    from sostenuto.text import printable, shorten
-
-    return shorten(printable(title), _HEADING_CELLS)
 
 
 def _terminal_width() -> int | None:

@@ -77,7 +77,7 @@ def test_a_score_that_cannot_be_read_is_left_out_by_name(tmp_path: Path) -> None
     assert exported.written == ["bwv269.mid"]
 
 
-def test_nothing_is_left_where_nothing_could_be_exported(tmp_path: Path) -> None:
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of 1 chorales"):
         export(tmp_path / "out", ["bach/no-such-work"], quiet=True)
     assert list(tmp_path.iterdir()) == []
@@ -95,6 +95,6 @@ except SystemExit as ended: print(ended.code, {"music21", "pretty_midi"} & set(s
     assert "--output" in process.stdout
 
 
-def test_an_existing_directory_is_refused(tmp_path: Path) -> None:
+def test_an_existing_directory_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         export(tmp_path, NAMES, quiet=True)

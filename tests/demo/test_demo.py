@@ -91,7 +91,7 @@ def test_the_last_corpus_has_a_folder_that_is_easy_to_name(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"one-01234567", "other-89abcdef", "latest"}
 
 
-def test_a_quiet_stage_says_nothing_and_asks_the_same_of_its_command(
+def test_a_quiet_stage_prints_nothing_and_passes_quiet_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "flags"
@@ -103,7 +103,7 @@ def test_a_quiet_stage_says_nothing_and_asks_the_same_of_its_command(
     assert capfd.readouterr() == ("", "")
 
 
-def test_other_arguments_never_meet_a_result_that_is_not_theirs(tmp_path: Path) -> None:
+def test_other_arguments_have_other_results(tmp_path: Path) -> None:
     def results(**changed: float) -> dict[str, Path]:
         arguments = {"max_minutes": 3, "num_notes": 400, "num_samples": 4, **changed}
         commands, *_ = list_stages(tmp_path / "corpus", tmp_path, **arguments)
@@ -152,7 +152,7 @@ def members_of_session(session: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_demo_that_ends_takes_its_command_along(tmp_path: Path, number: int, status: int) -> None:
+def test_an_interrupted_demo_terminates_its_command(tmp_path: Path, number: int, status: int) -> None:
     """Although the signal comes to the demo alone, as from `kill`."""
     (tmp_path / "waits.py").write_text("import time; print('waiting', flush=True); time.sleep(600)")
     program = "import sys; from pathlib import Path; from demo.__main__ import Stage; from sostenuto import cli; "

@@ -105,7 +105,7 @@ def test_brings_the_whole_file_and_nothing_else(publisher: Publisher, target: Pa
     assert publisher.requests == [None]
 
 
-def test_goes_on_where_the_connection_was_cut(publisher: Publisher, target: Path) -> None:
+def test_resumes_after_a_cut_connection(publisher: Publisher, target: Path) -> None:
     publisher.cut_after = [300_000, 200_000]
     fetch(publisher, target)
     assert_nothing_but(target)
@@ -115,7 +115,7 @@ def test_goes_on_where_the_connection_was_cut(publisher: Publisher, target: Path
     assert second + 200_000 - CHUNK <= third <= second + 200_000
 
 
-def test_a_later_run_goes_on_where_the_former_gave_up(publisher: Publisher, target: Path) -> None:
+def test_a_later_run_resumes(publisher: Publisher, target: Path) -> None:
     publisher.cut_after = [300_000, 200_000]
     with pytest.raises(UserError, match=r"gave up after 2 attempts \(Connection broken.* bytes .* run it again"):
         fetch(publisher, target, attempts=2)
@@ -143,7 +143,7 @@ def test_starts_again_where_the_server_cannot_resume(
     assert_nothing_but(target)
 
 
-def test_a_part_that_is_already_whole_only_takes_its_name(publisher: Publisher, target: Path) -> None:
+def test_a_complete_part_is_renamed(publisher: Publisher, target: Path) -> None:
     target.parent.mkdir()
     target.with_name("maestro.zip.part").write_bytes(CONTENT)
     target.with_name("maestro.zip.part.etag").write_text(ETAG)
@@ -158,7 +158,7 @@ def test_tries_again_when_the_server_is_busy(publisher: Publisher, target: Path)
     assert_nothing_but(target)
 
 
-def test_does_not_ask_twice_for_what_is_not_there(publisher: Publisher, target: Path) -> None:
+def test_does_not_retry_after_404(publisher: Publisher, target: Path) -> None:
     publisher.statuses = [404]
     with pytest.raises(UserError, match="404 Not Found"):
         fetch(publisher, target)
@@ -178,7 +178,7 @@ def test_a_right_file_is_left_alone(publisher: Publisher, target: Path) -> None:
     assert publisher.requests == []
 
 
-def test_a_wrong_file_of_that_name_is_refused_and_kept(publisher: Publisher, target: Path) -> None:
+def test_a_wrong_file_of_that_name_is_rejected_and_kept(publisher: Publisher, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(b"mine")
     with pytest.raises(UserError, match="remove it to download it again"):

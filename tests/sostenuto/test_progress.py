@@ -22,7 +22,7 @@ for number in track(range(3), total=3, unit="file", description="counting"):
 logger = logging.getLogger("sostenuto.test")
 
 
-@pytest.mark.parametrize("columns", [100, 0], ids=["a terminal", "one that does not say how large it is"])
+@pytest.mark.parametrize("columns", [100, 0], ids=["a terminal", "a terminal without a size"])
 def test_a_terminal_gets_a_bar_with_lines_above_it(columns):
     shown = on_terminal("-c", PROGRAM, columns=columns)
     assert re.search(r"\rcounting: 100%.* 3/3 .*files", shown)
@@ -41,7 +41,7 @@ def colours(shown: str) -> set[str]:
     return set(re.findall(r"\x1b\[[\d;]*m", shown))
 
 
-def test_no_color_takes_the_colours_from_a_bar_that_somebody_gave_some():
+def test_no_color_removes_the_colours_of_a_bar():
     """Of itself it has none."""
     assert not colours(on_terminal("-c", PROGRAM, NO_COLOR=""))
     assert colours(on_terminal("-c", PROGRAM, TQDM_COLOUR="green", NO_COLOR=""))
@@ -49,7 +49,7 @@ def test_no_color_takes_the_colours_from_a_bar_that_somebody_gave_some():
     assert "\x1b" not in run_python("-c", PROGRAM, TQDM_COLOUR="green", check=True).stderr
 
 
-def test_a_command_shows_a_bar_on_a_terminal_and_none_elsewhere_or_for_a_machine(tmp_path):
+def test_a_command_shows_a_bar_only_on_a_terminal_and_without_log_json(tmp_path):
     paths = [str(tmp_path / f"{number}.mid") for number in range(2)]
     for path in paths:
         with open(path, "wb") as file:
@@ -62,7 +62,7 @@ def test_a_command_shows_a_bar_on_a_terminal_and_none_elsewhere_or_for_a_machine
     assert line["message"] == f"drawing {tmp_path / 'distributions.png'}"
 
 
-def test_elsewhere_a_short_job_says_nothing():
+def test_a_short_job_logs_nothing_without_a_terminal():
     program = PROGRAM[: PROGRAM.rindex("logging")] + "pass"
     process = run_python("-c", program, check=True)
     assert (process.stdout, process.stderr) == ("", "")
@@ -73,7 +73,7 @@ def test_a_program_without_our_console_shows_no_progress():
     assert on_terminal("-c", program) == run_python("-c", program, check=True).stderr == ""
 
 
-def test_elsewhere_a_long_job_says_a_line_soon_and_then_now_and_then(capsys, monkeypatch):
+def test_a_long_job_logs_a_line_early_and_then_every_ten_seconds(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     for second in progress.track(range(30), total=30, unit="file", description="reading"):
@@ -83,13 +83,13 @@ def test_elsewhere_a_long_job_says_a_line_soon_and_then_now_and_then(capsys, mon
     ]  # fmt: skip
 
 
-def test_quiet_is_quiet(capsys, monkeypatch):
+def test_a_quiet_loop_shows_nothing(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     assert list(progress.track("ab", total=None, unit="file", description="reading", quiet=True)) == ["a", "b"]
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_is_silenced_still_warns_and_other_threads_log(capsys, monkeypatch):
+def test_a_silenced_thread_still_warns_and_other_threads_log(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with progress.silenced():
         with progress.silenced(False):

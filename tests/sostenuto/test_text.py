@@ -10,7 +10,7 @@ def test_columns_are_aligned():
     assert lines == ["file            notes", "a.mid               7", "long name.mid  12,345"]
 
 
-def test_the_widest_column_of_words_is_cut_to_fit_and_numbers_never():
+def test_the_widest_column_of_words_is_shortened_and_numbers_never():
     rows = [("1,234,567", "a" * 30 + "z.mid", "short"), ("1", "b.mid", "short")]
     lines = table(("notes", "file", "split"), rows, align="><<", width=40)
     assert lines[1].startswith("1,234,567  aaa")
@@ -18,7 +18,7 @@ def test_the_widest_column_of_words_is_cut_to_fit_and_numbers_never():
     assert max(map(cells, lines)) == 40
 
 
-def test_what_a_label_says_is_broken_to_fit_under_itself():
+def test_the_text_of_a_label_is_wrapped_in_its_column():
     lines = labelled([("notes", "one two three four five six"), ("tempo", "120")], width=20)
     assert lines == ["notes  one two three", "       four five six", "tempo  120"]
     assert labelled([("notes", "one two three four")], width=None) == ["notes  one two three four"]
@@ -43,7 +43,7 @@ def test_wide_and_combining_characters_count_as_a_terminal_shows_them():
 
 
 @pytest.mark.parametrize("text", ["\x1b[31mred", "two\nlines", "\x07bell", "a\u202eb", "odd \udc80 byte", "\x9b2J"])
-def test_a_terminal_obeys_nothing_in_a_name(text):
+def test_control_characters_of_a_name_are_replaced(text):
     assert len(printable(text)) == len(text)
     assert "?" in printable(text)
     assert printable(text).encode()

@@ -66,7 +66,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on_where_it_was(ended, dataset, tmp_pat
     start = parse_config(json.dumps(START), "start")
     space = create_space(start, fix=["units=8", "seq_length=16"])
     config = StudyConfig("random", 2, 60, seed=4, stop_weak=False, data=Manifest.load(dataset).sha256)
-    with Study.open(tmp_path, space, config) as untouched:
+    with Study(tmp_path, space, config) as untouched:
         while isinstance(trial := untouched.next_trial("tuner0"), Assignment):
             complete(untouched, trial, 8.0)
         assert [trial["values"] for trial in ended.trials] == [record.values for record in untouched.trials()]

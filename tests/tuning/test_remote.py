@@ -23,7 +23,7 @@ CONFIG = StudyConfig("random", 2, 12, worker_timeout=20.0)
 
 
 def opened(config=CONFIG, **options) -> Study:
-    return Study.open(W, SPACE, config, **options)
+    return Study(W, SPACE, config, **options)
 
 
 def test_a_study_in_a_bucket_goes_on_where_it_was(gcs):

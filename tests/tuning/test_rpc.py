@@ -39,7 +39,7 @@ def address():
 
 @pytest.fixture
 def study(tmp_path):
-    with Study.open(tmp_path, SPACE, CONFIG) as study:
+    with Study(tmp_path, SPACE, CONFIG) as study:
         yield study
 
 
@@ -126,7 +126,7 @@ def test_a_worker_that_was_started_again_is_no_repeated_call(study, address):
 def test_late_words_of_an_attempt_whose_trial_was_given_away_are_refused(tmp_path, address):
     now = [0.0]
     with (
-        Study.open(tmp_path, SPACE, CONFIG, clock=lambda: now[0]) as study,
+        Study(tmp_path, SPACE, CONFIG, clock=lambda: now[0]) as study,
         serve(study, address),
         client_of(study, address) as client,
     ):
@@ -144,7 +144,7 @@ def test_late_words_of_an_attempt_whose_trial_was_given_away_are_refused(tmp_pat
 
 def test_workers_outlive_their_chief(tmp_path, address):
     with (
-        Study.open(tmp_path, SPACE, CONFIG) as study,
+        Study(tmp_path, SPACE, CONFIG) as study,
         futures.ThreadPoolExecutor() as threads,
         client_of(study, address) as client,
     ):
@@ -155,7 +155,7 @@ def test_workers_outlive_their_chief(tmp_path, address):
         time.sleep(0.5)
         assert not said.done()
         study.close()
-        with Study.open(tmp_path, SPACE, CONFIG) as restarted, serve(restarted, address):
+        with Study(tmp_path, SPACE, CONFIG) as restarted, serve(restarted, address):
             assert said.result(timeout=30) == "go"
             assert client.heartbeat(trial.trial, trial.attempt)
             assert client.end_trial(trial.trial, trial.attempt, ENDED)
@@ -298,10 +298,10 @@ def test_the_chief_knows_how_long_it_has_heard_nothing(study, address):
 
 def test_a_chief_that_was_started_again_knows_whom_to_tell_of_the_end(tmp_path, address):
     one_trial = StudyConfig("random", 1, 1000)
-    with Study.open(tmp_path, SPACE, one_trial) as study:
+    with Study(tmp_path, SPACE, one_trial) as study:
         trial = study.next_trial("tuner3")
     with (
-        Study.open(tmp_path, SPACE, one_trial) as study,
+        Study(tmp_path, SPACE, one_trial) as study,
         serve(study, address) as calls,
         client_of(study, address) as client,
     ):
@@ -313,7 +313,7 @@ def test_a_chief_that_was_started_again_knows_whom_to_tell_of_the_end(tmp_path, 
 
 def test_many_workers_at_once_get_a_trial_each(tmp_path, address):
     """More than the server has threads."""
-    with Study.open(tmp_path, SPACE, StudyConfig("random", 40, 1000, stop_weak=False)) as study:
+    with Study(tmp_path, SPACE, StudyConfig("random", 40, 1000, stop_weak=False)) as study:
 
         def take(index: int) -> str:
             with client_of(study, address, patience=60.0) as client:

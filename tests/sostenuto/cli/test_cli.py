@@ -78,7 +78,7 @@ def test_the_status_is_that_of_the_command(run):
     assert run("--count=6").returncode == 1
 
 
-def test_what_may_be_there_later_is_worth_another_try(run):
+def test_an_unavailable_bucket_has_the_status_for_another_try(run):
     process = run("--count=5")
     assert (process.returncode, process.stderr) == (75, "command: the bucket does not answer\n")
 
@@ -105,7 +105,7 @@ def test_quiet_leaves_nothing_but_errors(run):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_for_a_machine_each_line_is_an_object(run, arguments, status, severity, message):
+def test_with_log_json_each_line_is_an_object(run, arguments, status, severity, message):
     """Also of a mistake that absl finds before it comes to the flag that asks for it."""
     process = run(*arguments, "--log_json")
     assert process.returncode == status

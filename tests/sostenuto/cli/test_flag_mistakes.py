@@ -75,7 +75,7 @@ def test_a_mistake_names_the_flag_and_the_remedy(arguments, line):
     assert mistake("trainer", *arguments) == line
 
 
-def test_of_a_flag_given_twice_the_last_value_counts():
+def test_the_last_value_of_a_repeated_flag_counts():
     assert "'3x'" in mistake("trainer", "--units=2", "--units=3x")
     assert mistake("trainer", "--data=first", "--data=second", "--workdir=x").startswith("second: ")
 
@@ -146,12 +146,12 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("module", "flag", "others"), PATHS, ids=lambda value: str(value))
-def test_a_uri_of_another_store_is_refused(module, flag, others):
+def test_a_uri_of_another_store_is_rejected(module, flag, others):
     line = mistake(module, *others, f"--{flag}=s3://bucket/x")
     assert line.startswith(f"--{flag}=s3://bucket/x: s3:// is not supported here. Copy ")
 
 
-def test_a_uri_is_refused_as_an_operand_too():
+def test_a_uri_is_rejected_as_an_operand_too():
     assert mistake("sostenuto.inspect", "hdfs://host/x.mid").startswith(
         "hdfs://host/x.mid: hdfs:// is not supported here."
     )

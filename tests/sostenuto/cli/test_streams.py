@@ -97,7 +97,7 @@ def test_help_on_a_full_device_is_one_line(module):
         assert run("-m", module, "--help", stdout=device) == (2, "", f"{module}: {NO_SPACE}")
 
 
-def test_a_result_that_nobody_reads_is_quiet(tmp_path):
+def test_a_result_without_a_reader_ends_quietly(tmp_path):
     (tmp_path / "one.mid").write_bytes(melody([60, 62]))
     arguments = ["-m", "sostenuto.inspect", str(tmp_path / "one.mid")]
     with closed_pipe() as pipe:
@@ -107,7 +107,7 @@ def test_a_result_that_nobody_reads_is_quiet(tmp_path):
 
 
 @pytest.mark.parametrize("case", ["print", "exit"])
-def test_output_in_a_buffer_is_not_forgotten(command, case):
+def test_buffered_output_is_flushed(command, case):
     """Python itself would end with 120, and two lines about an ignored exception."""
     with closed_pipe() as pipe:
         assert command(case, stdout=pipe) == (141, "", "")
@@ -135,7 +135,7 @@ def test_an_interruption_before_the_command_begins_is_one_line(command):
     assert stderr == "command: interrupted\n"
 
 
-def test_a_command_that_is_asked_to_end_is_silent(command):
+def test_a_terminated_command_is_silent(command):
     assert command("end") == (128 + signal.SIGTERM, "", "")
 
 

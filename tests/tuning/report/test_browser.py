@@ -1,11 +1,10 @@
-"""The page of a study in a real browser: nothing is cut on a phone, on a screen, by night or on paper."""
+"""The page of a study in a browser: nothing is cut on a phone, on a screen, in the dark or on paper."""
 
 import pytest
 
 from tests.trainer.browser import CHROMIUM, browser
 from tests.trainer.looks import faults
-from tests.tuning.test_summary import STUDIES, trial
-from tests.tuning.test_summary import standing as study_of
+from tests.tuning.summaries import STUDIES, summarize, trial
 from tuning.report.page import render
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
@@ -29,7 +28,7 @@ def page(tmp_path_factory):
 @pytest.fixture(params=["default", "all parameters", "hyperband"])
 def study(request, tmp_path):
     path = tmp_path / "report.html"
-    path.write_text(render(STUDIES.get(request.param) or study_of(*SEARCHED[request.param])))
+    path.write_text(render(STUDIES.get(request.param) or summarize(*SEARCHED[request.param])))
     return path
 
 

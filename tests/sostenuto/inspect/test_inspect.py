@@ -175,7 +175,7 @@ def test_paths_may_be_several_and_globs_and_overlap(tmp_path):
     assert [line.split()[-1] for line in text.splitlines()[3:7]] == ["a/0.mid", "a/1.mid", "a/2.mid", "b/1.mid"]
 
 
-def test_where_nothing_can_be_read_there_is_one_line_and_no_file(tmp_path):
+def test_unreadable_files_are_one_line_and_leave_no_csv(tmp_path):
     write_corpus(tmp_path, {"empty.mid": b"", "cut.mid": SONG[:50], "x/readme.txt": b"", "a.zip": b"PK"})
     assert "empty.mid: is not a standard MIDI file: it is empty" in rejected(tmp_path / "empty.mid")
     assert "nowhere.mid: no such file" in rejected(tmp_path / "nowhere.mid")
@@ -187,7 +187,7 @@ def test_where_nothing_can_be_read_there_is_one_line_and_no_file(tmp_path):
     assert not table.exists()
 
 
-def test_what_cannot_be_drawn_is_said(tmp_path):
+def test_missing_pictures_are_explained(tmp_path):
     drums = midi_bytes([on(0, 36, channel=9), off(9, 36, channel=9)])
     write_corpus(tmp_path, {"silent.mid": drums, "one.mid": melody([60])})
     text = shown(tmp_path / "silent.mid", f"--output={tmp_path / 'silent'}")
@@ -271,7 +271,7 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
     assert len(rows) == 42 + 24 + 3
 
 
-def test_a_dataset_that_is_not_whole_is_rejected_in_one_line(dataset, tmp_path):
+def test_an_incomplete_dataset_is_rejected_in_one_line(dataset, tmp_path):
     copy = write_corpus(tmp_path / "data", {path.name: path.read_bytes() for path in dataset.iterdir()})
     table = tmp_path / "all.csv"
     (shard,) = copy.glob("test-*")
@@ -290,7 +290,7 @@ def test_a_dataset_that_is_not_whole_is_rejected_in_one_line(dataset, tmp_path):
     assert "got 2 paths, expected this one alone" in rejected(dataset, tmp_path)
 
 
-def test_buckets_are_looked_at_and_written_as_the_disk_is(gcs, dataset, tmp_path):
+def test_buckets_are_read_and_written_like_local_files(gcs, dataset, tmp_path):
     files = {"a.mid": melody([60, 62]), "b/song.mid": SONG, "b/cut.mid": SONG[:50]}
     for name, data in files.items():
         gcs.put(f"gs://bucket/midi/{name}", data)
