@@ -171,7 +171,7 @@ def test_a_config_that_cannot_be_is_a_trial_that_fails(dataset, tmp_path, trains
     assert do(source, dataset, tmp_path) == 0
     failed, other = source.results
     assert (failed.outcome, other.outcome) == ("failed", "completed")
-    assert "nothing would be learned" in failed.reason
+    assert "pitch_weight, step_weight and duration_weight are all 0" in failed.reason
 
 
 def test_a_study_outlives_three_failing_trials_in_a_row(dataset, tmp_path, trains):
