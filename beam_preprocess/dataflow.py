@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ENDED = {f"JOB_STATE_{state}" for state in ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED")}
+_ENDED = [f"JOB_STATE_{state}" for state in ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED")]
 
-# Seconds between two requests for a job's state: few at first, since an invalid job fails early.
+# Seconds between two requests for a job's state: short at first, since an invalid job fails early.
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 LINE_SECONDS = 300.0  # between two lines about an unchanged state
 # The message with the cause of a failure appears some time after the failure. Beam's own runner waits as long.
@@ -57,10 +57,7 @@ def extract_user_error(text: str) -> str | None:
 
 
 class Jobs:
-    """The Dataflow jobs of one name in a project and region.
-
-    Args:
-        options: Beam's options, with a job name.
+    """The Dataflow jobs with the project, region and job name of Beam's options.
 
     Raises:
         UserError: Beam was installed without the extra for Google Cloud, or there are no credentials.
@@ -137,7 +134,7 @@ class Jobs:
 
     def is_active(self, job: Any) -> bool:
         """Returns whether a job runs or waits."""
-        return job.current_state.name not in _ENDED
+        return job.current_state not in [getattr(self._api.JobState, state) for state in _ENDED]
 
     def console_url(self, job: Any) -> str:
         """Returns the URL of a job's page."""
@@ -169,19 +166,15 @@ class Jobs:
         """Reports a job's states until it ends, and returns the ended job."""
         state: Any = None
         delay, start = FIRST_DELAY, time.monotonic()
-        next_line = start + LINE_SECONDS
+        next_line = start
         while True:
             job = self._client.get_job(job.id)
-            if job.current_state != state:
-                state = job.current_state
-                logger.info(f"{self.name}: {state.name}", extra={"figures": {"job": job.id, "state": state.name}})
-            elif time.monotonic() >= next_line:
-                next_line = time.monotonic() + LINE_SECONDS
-                minutes = round((time.monotonic() - start) / 60)
-                logger.info(
-                    f"{self.name}: {state.name}, waited {minutes:,} minutes",
-                    extra={"figures": {"job": job.id, "state": state.name}},
-                )
+            now = time.monotonic()
+            if job.current_state != state or now >= next_line:
+                waited = f", waited {round((now - start) / 60):,} minutes" if job.current_state == state else ""
+                state, next_line = job.current_state, now + LINE_SECONDS
+                figures = {"job": job.id, "state": state.name}
+                logger.info(f"{self.name}: {state.name}{waited}", extra={"figures": figures})
             if not self.is_active(job):
                 return job
             time.sleep(delay)

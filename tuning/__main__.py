@@ -129,9 +129,8 @@ def main() -> int:
     from tuning.search import Search  # NumPy, gRPC and the reports, which `--help` does not need
 
     search = Search(space, config, manifest, workdir, quiet=cli.QUIET.value)
-    if role.name != "chief":
-        startup.import_tensorflow()
     if role.name == "worker":
+        startup.import_tensorflow()
         return search.worker(role, patience=_PATIENCE.value)
     if role.name == "chief":
         status = search.chief(role, overwrite=_OVERWRITE.value, max_idle=_MAX_IDLE.value)

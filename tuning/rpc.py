@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _SERVICE = "sostenuto.Study"
 _CALL_SECONDS, _MIN_CALL_SECONDS = 10.0, 1.0
 _MIN_PAUSE, _MAX_PAUSE = 0.2, 5.0  # seconds between two tries of a call
-_THREADS = 64  # most of which wait
+_THREADS = 64  # most of them wait
 _ANSWERS: dict[str, type] = {"assignment": Assignment, "wait": Wait, "done": Done}
 
 # Status codes of an absent chief. With others, a chief is present but could not answer.
@@ -90,24 +90,16 @@ def serve(study: Study, address: str) -> Iterator[WorkerRegistry]:
     def end_trial(trial: str, attempt: int, result: dict[str, Any]) -> bool:
         return study.end_trial(trial, attempt, AttemptResult(**{**result, "outcome": Outcome(result["outcome"])}))
 
-    def method(function: Callable[..., Any]) -> grpc.RpcMethodHandler:
-        def answer(request: dict[str, Any], context: grpc.ServicerContext) -> Any:
-            if request["study"] != study.fingerprint:
-                context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this chief leads another study")
-            registry.record_call()
-            return function(**request["arguments"])
-
-        return grpc.unary_unary_rpc_method_handler(answer, request_deserializer=json.loads, response_serializer=_dump)
-
-    methods = {
-        "next_trial": method(next_trial),
-        "heartbeat": method(study.heartbeat),
-        "report_score": method(study.report_score),
-        "end_trial": method(end_trial),
+    methods: dict[str, Callable[..., Any]] = {
+        "next_trial": next_trial,
+        "heartbeat": study.heartbeat,
+        "report_score": study.report_score,
+        "end_trial": end_trial,
     }
     # Two chiefs that reuse one port would share the calls.
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE, methods)])
+    handlers = {name: _handler(method, study, registry) for name, method in methods.items()}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE, handlers)])
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:
@@ -119,6 +111,16 @@ def serve(study: Study, address: str) -> Iterator[WorkerRegistry]:
         yield registry
     finally:
         server.stop(grace=1.0).wait()
+
+
+def _handler(method: Callable[..., Any], study: Study, registry: WorkerRegistry) -> grpc.RpcMethodHandler:
+    def answer(request: dict[str, Any], context: grpc.ServicerContext) -> Any:
+        if request["study"] != study.fingerprint:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this chief leads another study")
+        registry.record_call()
+        return method(**request["arguments"])
+
+    return grpc.unary_unary_rpc_method_handler(answer, request_deserializer=json.loads, response_serializer=_dump)
 
 
 class StudyClient:

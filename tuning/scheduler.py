@@ -44,7 +44,7 @@ class Scheduler:
         queue: ids of interrupted trials, next first.
         oracle: proposes trials.
         config: settings of the search.
-        now: current time. Workers of running trials get a full timeout from here, since they may still run.
+        now: the time. Workers of running trials get a full timeout from here, since they may still run.
 
     Attributes:
         queue: as above, current.
@@ -86,7 +86,7 @@ class Scheduler:
         Args:
             worker: id of the worker, which a restart does not change.
             request: id of the call; a repeated call has the same id and starts no new attempt.
-            now: current time.
+            now: the time.
         """
         for trial in self._running():
             if trial.worker == worker:
@@ -109,16 +109,10 @@ class Scheduler:
             return self._assign(self._new_trial(proposal), worker, request, now)
         if self._last_heartbeat:
             return self._wait(now)
-        return Done(self._summarize())
+        return Done(_summarize(self.trials, self._config.max_trials))
 
     def heartbeat(self, trial_id: str, attempt: int, now: float) -> bool:
-        """Records a heartbeat. Returns False if the trial was reassigned and the worker must stop.
-
-        Args:
-            trial_id: id of the trial.
-            attempt: number from the assignment.
-            now: current time.
-        """
+        """Records a heartbeat. Returns False if the trial was reassigned and the worker must stop."""
         trial = self._current(trial_id, attempt)
         if trial is None:
             return False
@@ -129,19 +123,7 @@ class Scheduler:
         return True
 
     def report_score(self, trial_id: str, attempt: int, score: Score, now: float) -> Verdict:
-        """Records an intermediate score, which also counts as a heartbeat.
-
-        The median rule stops weak trials (Golovin et al. 2017, Google Vizier: A Service for Black-Box Optimization,
-        section 3.2.1, with best scores in place of running averages). It applies from a third of the length. It stops a
-        trial whose best score is worse than the median of the others' best scores at that share; at least four others
-        must have got there. The first trial is exempt, since the others are compared with it.
-
-        Args:
-            trial_id: id of the trial.
-            attempt: number from the assignment.
-            score: the score, which may be infinite or not a number.
-            now: current time.
-        """
+        """Records an intermediate score, which may be infinite or not a number and counts as a heartbeat."""
         trial = self._current(trial_id, attempt)
         if trial is None:
             return Verdict.LOST
@@ -156,16 +138,10 @@ class Scheduler:
             train_step=max(trial.train_step, score.train_step),
             lost_workers=0 if is_new else trial.lost_workers,
         )
-        return Verdict.CONTINUE if is_finite and not self._is_weak(trial, score.share) else Verdict.STOP
+        return Verdict.STOP if not is_finite or self._is_weak(trial, score.share) else Verdict.CONTINUE
 
     def end_trial(self, trial_id: str, attempt: int, result: AttemptResult) -> bool:
-        """Records the end of an attempt. Returns False if the trial was reassigned; repeated calls change nothing.
-
-        Args:
-            trial_id: id of the trial.
-            attempt: number from the assignment.
-            result: of the attempt.
-        """
+        """Records the end of an attempt. Returns False if the trial was reassigned; a repeated call changes nothing."""
         trial = self._trials.get(trial_id)
         if trial is None or trial.attempt != attempt:
             return False
@@ -192,7 +168,7 @@ class Scheduler:
         return [trial for trial in self._trials.values() if trial.status == TrialStatus.RUNNING]
 
     def _current(self, trial_id: str, attempt: int) -> Trial | None:
-        """Returns the trial if this attempt runs it, else None."""
+        """Returns a trial that this attempt runs, else None."""
         trial = self._trials.get(trial_id)
         return trial if trial and trial.status == TrialStatus.RUNNING and trial.attempt == attempt else None
 
@@ -203,30 +179,17 @@ class Scheduler:
 
     def _new_trial(self, proposal: Proposal) -> Trial:
         parent = self._trials.get(proposal.parent or "")
-        return Trial(
-            self._next_id,
-            TrialStatus.QUEUED,
-            proposal.values,
-            proposal.share,
-            parent.directory if parent else f"{TRIALS_NAME}/{self._next_id}",
-            parent=proposal.parent,
-        )
+        directory = parent.directory if parent else f"{TRIALS_NAME}/{self._next_id}"
+        return Trial(self._next_id, TrialStatus.QUEUED, proposal.values, proposal.share, directory, proposal.parent)
 
     def _assign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment:
         self._last_heartbeat[trial.id] = self._last_score[trial.id] = now
-        return self._assignment(
-            self._update(trial, status=TrialStatus.RUNNING, attempt=trial.attempt + 1, worker=worker, request=request)
-        )
+        changes = {"attempt": trial.attempt + 1, "worker": worker, "request": request}
+        return self._assignment(self._update(trial, status=TrialStatus.RUNNING, **changes))
 
     def _assignment(self, trial: Trial) -> Assignment:
-        return Assignment(
-            trial.id,
-            trial.attempt,
-            trial.directory,
-            dict(trial.values),
-            trial.share,
-            self._config.worker_timeout / _HEARTBEATS_PER_TIMEOUT,
-        )
+        beat_seconds = self._config.worker_timeout / _HEARTBEATS_PER_TIMEOUT
+        return Assignment(trial.id, trial.attempt, trial.directory, dict(trial.values), trial.share, beat_seconds)
 
     def _reassign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment | None:
         """Assigns a trial whose worker was lost; None if it failed, since it lost too many."""
@@ -250,39 +213,48 @@ class Scheduler:
         return self._update(trial, lost_workers=lost_workers, **changes)
 
     def _is_weak(self, trial: Trial, share: float) -> bool:
-        """Returns whether the median rule stops a trial at a share of the full length."""
+        """Returns whether the median rule stops a trial; the first one is exempt, since it is the reference."""
         config = self._config
         if not config.stop_weak or config.tuner == "hyperband" or trial.id == next(iter(self._trials)):
             return False
-        # At its end a trial completes instead.
-        if not _MEDIAN_RULE_SHARE - SHARE_TOLERANCE <= share < trial.share:
-            return False
-        best = trial.best_score_until(share)
-        others = [
-            score
-            for other in self._trials.values()
-            if other.id != trial.id
-            and other.has_score_from(share)
-            and (score := other.best_score_until(share)) is not None
-        ]
-        return len(others) >= _MEDIAN_RULE_TRIALS and best is not None and best > statistics.median(others)
+        return is_below_median(trial, share, [other for other in self._trials.values() if other.id != trial.id])
 
     def _wait(self, now: float) -> Wait:
         seconds = min(self._last_heartbeat.values()) + self._config.worker_timeout - now
         names = ", ".join(f"{trial_id} of {self._trials[trial_id].worker}" for trial_id in self._last_heartbeat)
         return Wait(max(min(seconds, _MAX_WAIT), _MIN_WAIT), f"waiting for trial {names}")
 
-    def _summarize(self) -> str:
-        """Returns why the study is done."""
-        trials = self.trials
-        states = [trial.status for trial in trials]
-        ended = (TrialStatus.COMPLETED, TrialStatus.STOPPED, TrialStatus.FAILED)
-        counts = [f"{states.count(status)} {status}" for status in ended if status in states]
-        if not any(trial.has_score for trial in trials):
-            return f"all {len(trials)} trials failed, the last one with: {trials[-1].reason}"
-        configs = sum(trial.parent is None for trial in trials)
-        summary = f"{len(trials)} trials: {', '.join(counts)}"
-        return summary if configs >= self._config.max_trials else f"space exhausted after {summary}"
+
+def is_below_median(trial: Trial, share: float, others: Iterable[Trial]) -> bool:
+    """Returns whether a trial is weak, by the median rule of Golovin et al. 2017, Google Vizier, section 3.2.1.
+
+    From a third of the length on, and before its end, a trial is weak if its best score is worse than the median of the
+    others' best scores until the same share. At least four others must have got there.
+
+    Args:
+        trial: the trial.
+        share: share of the full length of its latest score.
+        others: the other trials.
+    """
+    if not _MEDIAN_RULE_SHARE - SHARE_TOLERANCE <= share < trial.share:
+        return False
+    best = trial.best_score_until(share)
+    scores = [other.best_score_until(share) for other in others if other.has_score_from(share)]
+    known = [score for score in scores if score is not None]
+    return len(known) >= _MEDIAN_RULE_TRIALS and best is not None and best > statistics.median(known)
+
+
+def _summarize(trials: list[Trial], max_trials: int) -> str:
+    """Returns why a study is done."""
+    if not any(trial.has_score for trial in trials):
+        return f"all {len(trials)} trials failed, the last one with: {trials[-1].reason}"
+    states = [trial.status for trial in trials]
+    ended = (TrialStatus.COMPLETED, TrialStatus.STOPPED, TrialStatus.FAILED)
+    counts = ", ".join(f"{states.count(status)} {status}" for status in ended if status in states)
+    summary = f"{len(trials)} trials: {counts}"
+    return (
+        summary if sum(trial.parent is None for trial in trials) >= max_trials else f"space exhausted after {summary}"
+    )
 
 
 def _final_state(trial: Trial, result: AttemptResult) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from sostenuto import progress, storage
 from sostenuto.data.manifest import Manifest
@@ -21,7 +22,10 @@ from tuning.space import Space
 from tuning.study import Study, fingerprint
 from tuning.summary import BEST_CONFIG_NAME, StudySummary
 from tuning.trial import StudyConfig
-from tuning.worker import TrialSource, Worker
+from tuning.worker import Worker
+
+if TYPE_CHECKING:
+    from tuning.rpc import StudyClient
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +129,7 @@ class Search:
         finally:
             signal.signal(signal.SIGTERM, handler)
 
-    def _worker(self, source: TrialSource, role: Role, *, quiet: bool) -> Worker:
+    def _worker(self, source: "Study | StudyClient", role: Role, *, quiet: bool) -> Worker:
         return Worker(
             source,
             role.worker,
@@ -138,7 +142,7 @@ class Search:
 
     @contextlib.contextmanager
     def _open(self, overwrite: bool) -> Iterator[Study]:
-        with Study.open(self._workdir, self._space, self._config, overwrite=overwrite) as study:
+        with Study(self._workdir, self._space, self._config, overwrite=overwrite) as study:
             if overwrite:
                 artifacts.remove(self._workdir)
             yield study

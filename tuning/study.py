@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 from sostenuto import storage
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
@@ -32,90 +32,63 @@ def fingerprint(space: Space, config: StudyConfig) -> str:
 
 
 class Study:
-    """A search in one directory, safe for several threads. `open` creates one.
+    """A search in one directory, safe for several threads; resumes an existing one. A context manager.
+
+    Args:
+        directory: the study's workdir.
+        space: the searched hyperparameters and the base config.
+        config: settings of the search; `max_trials` may have grown, and the timeouts may differ.
+        overwrite: deletes the study in the directory, with its trials, and starts a new one.
+        clock: returns the time in seconds, from any origin.
 
     Attributes:
         fingerprint: as the function of this name returns it.
         write_timeout: seconds that a call waits for another call's write; None for no limit.
+
+    Raises:
+        UserError: the existing study has another space, base config or settings; another process has it; or a file
+            cannot be read or written.
     """
 
     def __init__(
         self,
-        directory: str,
-        space: Space,
-        config: StudyConfig,
-        *,
-        state: Mapping[str, Any],
-        lock: Lock | Lease,
-        clock: Callable[[], float],
-    ) -> None:
-        # KerasTuner takes seconds to import, and workers do not need it. It loads TensorFlow, which logs at its start.
-        startup.import_tensorflow()
-        from tuning.oracles import Oracle
-
-        self.fingerprint = fingerprint(space, config)
-        self.write_timeout: float | None = None
-        self._path = os.path.join(directory, STUDY_NAME)
-        self._header = {
-            **_identity(space, config),
-            "start": dataclasses.asdict(space.base_config),
-            "settings": dataclasses.asdict(config),
-        }
-        self._oracle = Oracle(space, config, state.get("oracle"))
-        trials = [Trial.from_json(values) for values in state.get("trials", ())]
-        self._scheduler = Scheduler(trials, state.get("queue", ()), self._oracle, config, now=clock())
-        self._clock = clock
-        self._directory_lock = lock
-        self._lock = threading.Lock()
-        self._write_ended = threading.Condition(self._lock)
-        self._is_writing, self._written_version = False, -1
-        self._write_interval = _WRITE_INTERVAL if storage.is_remote(directory) else 0.0
-        self._next_write_time = time.monotonic()
-        with self._transaction():
-            pass
-
-    @staticmethod
-    def open(
         directory: str | os.PathLike[str],
         space: Space,
         config: StudyConfig,
         *,
         overwrite: bool = False,
         clock: Callable[[], float] = time.monotonic,
-    ) -> "Study":
-        """Creates a study, or resumes the one in the directory.
-
-        Args:
-            directory: the study's workdir.
-            space: the searched hyperparameters and the base config.
-            config: settings of the search; `max_trials` may have grown, and the timeouts may differ.
-            overwrite: deletes the study in the directory, with its trials, and starts a new one.
-            clock: returns the current time in seconds, of which only differences count.
-
-        Raises:
-            UserError: the existing study has another space, base config or settings; another process has it; or a file
-                cannot be read or written.
-        """
+    ) -> None:
         directory = os.fspath(directory)
         storage.make_directories(directory)
-        lock = _lock(directory)
+        self._directory_lock = _lock(directory)
         try:
-            path = os.path.join(directory, STUDY_NAME)
-            if overwrite and storage.exists(path):
-                storage.remove_directory(os.path.join(directory, TRIALS_NAME))
-                storage.remove(path)
-            state = {}
-            if storage.exists(path):
-                state = _read(path)
-                _check_same(directory, state, space, config)
-            elif storage.exists(os.path.join(directory, TRIALS_NAME)):
-                raise UserError(
-                    f"{directory}: the directory is no study: got {TRIALS_NAME}/ without {STUDY_NAME}. "
-                    "Pass another --workdir"
-                )
-            return Study(directory, space, config, state=state, lock=lock, clock=clock)
+            state = _load(directory, space, config, overwrite=overwrite)
+            # KerasTuner takes seconds to import, and workers do not need it. It loads TensorFlow, which logs.
+            startup.import_tensorflow()
+            from tuning.oracles import Oracle
+
+            self.fingerprint = fingerprint(space, config)
+            self.write_timeout: float | None = None
+            self._path = os.path.join(directory, STUDY_NAME)
+            self._header = {
+                **_identity(space, config),
+                "start": dataclasses.asdict(space.base_config),
+                "settings": dataclasses.asdict(config),
+            }
+            self._clock = clock
+            self._oracle = Oracle(space, config, state.get("oracle"))
+            trials = [Trial.from_json(values) for values in state.get("trials", ())]
+            self._scheduler = Scheduler(trials, state.get("queue", ()), self._oracle, config, now=clock())
+            self._lock = threading.Lock()
+            self._write_ended = threading.Condition(self._lock)
+            self._is_writing, self._written_version = False, -1
+            self._write_interval = _WRITE_INTERVAL if storage.is_remote(directory) else 0.0
+            self._next_write_time = time.monotonic()
+            with self._transaction():
+                pass  # writes the file
         except BaseException:
-            lock.close()
+            self._directory_lock.close()
             raise
 
     def close(self) -> None:
@@ -124,7 +97,7 @@ class Study:
             self._write_ended.wait_for(lambda: not self._is_writing)
         self._directory_lock.close()
 
-    def __enter__(self) -> "Study":
+    def __enter__(self) -> Self:
         """Returns the study."""
         return self
 
@@ -146,15 +119,7 @@ class Study:
             return False
 
     def report_score(self, trial: str, attempt: int, *, train_step: int, share: float, score: float) -> Verdict:
-        """Records an intermediate score, as `Scheduler.report_score`.
-
-        Args:
-            trial: id of the trial.
-            attempt: number from the assignment.
-            train_step: train_step of the score.
-            share: train_step as a share of the full length.
-            score: nats/note on validation; may be infinite or not a number.
-        """
+        """Records a score in nats/note at a train_step and share of the full length, as `Scheduler.report_score`."""
         with self._transaction() as scheduler:
             return scheduler.report_score(trial, attempt, Score(train_step, share, score), self._clock())
 
@@ -245,17 +210,31 @@ def _identity(space: Space, config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _read(path: str) -> dict[str, Any]:
+def _load(directory: str, space: Space, config: StudyConfig, *, overwrite: bool) -> dict[str, Any]:
+    """Returns the recorded state of a study, if it is the requested one; empty without a study."""
+    path, trials_path = os.path.join(directory, STUDY_NAME), os.path.join(directory, TRIALS_NAME)
+    if overwrite and storage.exists(path):
+        storage.remove_directory(trials_path)
+        storage.remove(path)
+    if not storage.exists(path):
+        if storage.exists(trials_path):
+            raise UserError(
+                f"{directory}: the directory is no study: got {TRIALS_NAME}/ without {STUDY_NAME}. "
+                "Pass another --workdir"
+            )
+        return {}
     try:
         state = json.loads(storage.read_bytes(path))
-        if state.keys() >= {"space", "start", "settings", "trials", "queue", "oracle"}:
-            return state
+        is_study = state.keys() >= {"space", "start", "settings", "trials", "queue", "oracle"}
     except (ValueError, AttributeError):
-        pass
-    raise UserError(
-        f"{path}: the file is corrupt: got no JSON state of a study. "
-        "Pass another --workdir, or --overwrite to delete the study"
-    )
+        is_study = False
+    if not is_study:
+        raise UserError(
+            f"{path}: the file is corrupt: got no JSON state of a study. "
+            "Pass another --workdir, or --overwrite to delete the study"
+        )
+    _check_same(directory, state, space, config)
+    return state
 
 
 def _check_same(directory: str, state: Mapping[str, Any], space: Space, config: StudyConfig) -> None:

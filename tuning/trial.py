@@ -22,33 +22,20 @@ _FIELD_NAMES = {name: field for field, name in _JSON_NAMES.items()}
 class StudyConfig:
     """Settings of a search.
 
-    Attributes:
-        tuner: `random`, `bayesian` or `hyperband`.
-        max_trials: configs to try, including failed ones. Hyperband continues the best of them in further trials, which
-            do not count.
-        train_steps: full length of a trial, in train_steps of the base config.
-        train_fraction: fraction of the training performances that trials use; the best config is retrained on all.
-        seed: seed of the search.
-        worker_timeout: seconds without a heartbeat until another worker may get the trial.
-        score_timeout: seconds without a new score until the trial is reassigned, despite heartbeats.
-        max_attempts: lost workers in a row, without a new score, after which a trial has failed.
-        stop_weak: whether the median rule stops trials early; hyperband ignores it.
-        data: sha256 of the dataset's manifest; a study cannot continue with other data.
-
     Raises:
         UserError: on construction, if a value is out of range.
     """
 
-    tuner: str
-    max_trials: int
-    train_steps: int
-    train_fraction: float = 1.0
+    tuner: str  # random, bayesian or hyperband
+    max_trials: int  # configs to try, including failed ones; hyperband's continuations do not count
+    train_steps: int  # full length of a trial with the base config's windows
+    train_fraction: float = 1.0  # fraction of the training performances that trials use
     seed: int = 0
-    worker_timeout: float = 60.0
-    score_timeout: float = 3600.0
-    max_attempts: int = 5
-    stop_weak: bool = True
-    data: str = ""
+    worker_timeout: float = 60.0  # seconds without a heartbeat until another worker may get the trial
+    score_timeout: float = 3600.0  # seconds without a new score until the trial is reassigned, despite heartbeats
+    max_attempts: int = 5  # lost workers in a row, without a new score, after which a trial has failed
+    stop_weak: bool = True  # whether the median rule stops trials early; hyperband ignores it
+    data: str = ""  # sha256 of the dataset's manifest, which a resumed study must have too
 
     def __post_init__(self) -> None:
         if self.tuner not in TUNERS:
@@ -92,23 +79,14 @@ class Verdict(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """A trial for a worker to train until `stop_at_share` of its full length.
-
-    Attributes:
-        trial: id of the trial.
-        attempt: number that each message about the trial must carry.
-        directory: the trial's workdir, relative to the study's; an existing one is resumed.
-        values: hyperparameters, by field of the config.
-        stop_at_share: 1 for the full length.
-        beat_seconds: interval of heartbeats.
-    """
+    """A trial for a worker to train."""
 
     trial: str
-    attempt: int
-    directory: str
-    values: dict[str, Any]
-    stop_at_share: float
-    beat_seconds: float
+    attempt: int  # each message about the trial carries it
+    directory: str  # workdir relative to the study's; an existing one is resumed
+    values: dict[str, Any]  # hyperparameters, by field of the config
+    stop_at_share: float  # share of the full length at which the trial ends
+    beat_seconds: float  # interval of heartbeats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,21 +106,13 @@ class Done:
 
 @dataclasses.dataclass(frozen=True)
 class AttemptResult:
-    """End of an attempt at a trial.
-
-    Attributes:
-        outcome: `stopped` only after a verdict to stop.
-        score: nats/note on validation; a trial completes only with a finite score.
-        reason: why the attempt ended, in one line.
-        train_step: last train_step.
-        seconds: duration of the attempt.
-    """
+    """End of an attempt at a trial."""
 
     outcome: Outcome
-    score: float | None
-    reason: str
-    train_step: int
-    seconds: float = 0.0
+    score: float | None  # nats/note on validation; a trial completes only with a finite score
+    reason: str  # one line
+    train_step: int  # the last one
+    seconds: float = 0.0  # duration of the attempt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,56 +126,32 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """Next trial that an oracle suggests.
+    """Next trial, as an oracle suggests it."""
 
-    Attributes:
-        values: hyperparameters, by field of the config.
-        share: share of the full length at which the trial ends.
-        parent: id of the trial that it continues, or None.
-    """
-
-    values: dict[str, Any]
-    share: float
-    parent: str | None
+    values: dict[str, Any]  # hyperparameters, by field of the config
+    share: float  # share of the full length at which it ends
+    parent: str | None  # id of the trial that it continues
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """Recorded state of a trial.
+    """Recorded state of a trial."""
 
-    Attributes:
-        id: `0000` for the first trial.
-        status: current state.
-        values: hyperparameters, by field of the config.
-        share: share of the full length at which it ends.
-        directory: its workdir, relative to the study's; a trial that continues another shares that one's.
-        parent: id of the trial that it continues (hyperband), or None.
-        attempt: number of the current attempt, from 1.
-        lost_workers: workers lost since the last new score.
-        worker: id of the current or last worker.
-        request: id of the call that started the current attempt.
-        scores: intermediate scores, in the order of train_steps.
-        score: nats/note on validation of a completed or stopped trial.
-        reason: why it ended.
-        seconds: total duration of the ended attempts.
-        train_step: last train_step.
-    """
-
-    id: str
+    id: str  # 0000 for the first one
     status: TrialStatus
-    values: dict[str, Any]
-    share: float
-    directory: str
-    parent: str | None = None
-    attempt: int = 0
-    lost_workers: int = 0
-    worker: str = ""
-    request: str = ""
-    scores: tuple[Score, ...] = ()
-    score: float | None = None
-    reason: str = ""
-    seconds: float = 0.0
-    train_step: int = 0
+    values: dict[str, Any]  # hyperparameters, by field of the config
+    share: float  # share of the full length at which it ends
+    directory: str  # workdir relative to the study's; a trial that continues another shares that one's
+    parent: str | None = None  # id of the trial that it continues (hyperband)
+    attempt: int = 0  # number of the current attempt, from 1
+    lost_workers: int = 0  # since the last new score
+    worker: str = ""  # id of the current or last worker
+    request: str = ""  # id of the call that started the current attempt
+    scores: tuple[Score, ...] = ()  # in the order of train_steps
+    score: float | None = None  # nats/note on validation, of a completed or stopped trial
+    reason: str = ""  # why it ended
+    seconds: float = 0.0  # total duration of the ended attempts
+    train_step: int = 0  # the last one
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "Trial":
@@ -230,14 +176,8 @@ class Trial:
 
     def best_score_until(self, share: float) -> float | None:
         """Returns the best score up to a share of the full length; None without scores."""
-        return min(
-            (
-                score.score
-                for score in self.scores
-                if score.score is not None and score.share <= share + SHARE_TOLERANCE
-            ),
-            default=None,
-        )
+        scores = [score.score for score in self.scores if score.share <= share + SHARE_TOLERANCE]
+        return min((score for score in scores if score is not None), default=None)
 
     def has_score_from(self, share: float) -> bool:
         """Returns whether a finite score exists at or after a share of the full length."""

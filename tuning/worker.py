@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, LostError, UserError
@@ -21,26 +21,16 @@ from trainer.workdir.layout import WorkdirLockedError
 from tuning.space import Space
 from tuning.trial import Assignment, AttemptResult, Done, Outcome, StudyConfig, Verdict, Wait
 
+if TYPE_CHECKING:
+    from tuning.rpc import StudyClient
+    from tuning.study import Study
+
+    TrialSource: TypeAlias = Study | StudyClient
+
 logger = logging.getLogger(__name__)
 
 _MAX_REASON_LENGTH = 300  # characters
 _WEAK = "worse than the median of the others"
-
-
-class TrialSource(Protocol):
-    """A study's methods for workers, in this process or over a connection."""
-
-    def next_trial(self, worker: str) -> Assignment | Wait | Done:
-        """Returns the next task, as `Study.next_trial`."""
-
-    def heartbeat(self, trial: str, attempt: int) -> bool:
-        """Records a heartbeat, as `Study.heartbeat`."""
-
-    def report_score(self, trial: str, attempt: int, *, train_step: int, share: float, score: float) -> Verdict:
-        """Records an intermediate score, as `Study.report_score`."""
-
-    def end_trial(self, trial: str, attempt: int, result: AttemptResult) -> bool:
-        """Records the end of an attempt, as `Study.end_trial`."""
 
 
 class Worker:
@@ -59,7 +49,7 @@ class Worker:
 
     def __init__(
         self,
-        source: TrialSource,
+        source: "TrialSource",
         worker_id: str,
         *,
         space: Space,
@@ -198,13 +188,13 @@ class _ScoreReporter:
         error: set if the study did not answer.
     """
 
-    def __init__(self, source: TrialSource, assignment: Assignment, stop: threading.Event) -> None:
+    def __init__(self, source: "TrialSource", assignment: Assignment, stop: threading.Event) -> None:
         self.verdict = Verdict.CONTINUE
         self.error: UserError | None = None
         self._source, self._assignment, self._stop = source, assignment, stop
 
     def report(self, train_step: int, steps: int, score: float) -> None:
-        """Reports the score at a train_step of so many."""
+        """Reports the score at a train_step of a trial with `steps` train_steps."""
         trial, attempt = self._assignment.trial, self._assignment.attempt
         try:
             self.verdict = self._source.report_score(
@@ -217,7 +207,7 @@ class _ScoreReporter:
 
 
 @contextlib.contextmanager
-def _heartbeats(source: TrialSource, assignment: Assignment) -> Iterator[threading.Event]:
+def _heartbeats(source: "TrialSource", assignment: Assignment) -> Iterator[threading.Event]:
     """Sends heartbeats from a thread; the event is set after the trial was reassigned."""
     reassigned, ended = threading.Event(), threading.Event()
 

@@ -4,11 +4,10 @@ import csv
 import dataclasses
 import io
 import posixpath
-from collections import Counter
 from typing import NamedTuple
 
+from beam_preprocess.corpus.archive import Reader
 from beam_preprocess.corpus.listing import CorpusFile, Listing
-from beam_preprocess.corpus.reader import Reader
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS
 from sostenuto.errors import UserError
@@ -49,8 +48,8 @@ def find_metadata(metadata: str | None, listing: Listing, *, max_bytes: int = MA
                 raise UserError(f"{name}: holds more than the {max_bytes:,} bytes that a metadata CSV may have")
             tables.append(Metadata(name, data, posixpath.dirname(name)))
     if len(tables) > 1:
-        found = ", ".join(table.name for table in tables)
-        raise UserError(f"{listing.uri}: holds {len(tables)} metadata CSVs ({found}). Name one with --metadata")
+        names = ", ".join(table.name for table in tables)
+        raise UserError(f"{listing.uri}: holds {len(tables)} metadata CSVs ({names}). Name one with --metadata")
     return tables[0] if tables else None
 
 
@@ -62,15 +61,10 @@ def join_metadata(table: Metadata, listing: Listing) -> list[CorpusFile]:
     """
     rows = _read_rows(table)
     roots = listing.roots if table.root is None else [table.root]
-    files_by_root = {root: _listed_files(rows, listing.files_below(root)) for root in roots}
+    files_by_root = {root: [file for file in listing.files_below(root) if file.path in rows] for root in roots}
     root, files = max(files_by_root.items(), key=lambda item: len(item[1]))
     paths = {file.path for file in files}
-    missing = [
-        row["midi_filename"]
-        for row in rows
-        if posixpath.normpath(row["midi_filename"]) not in paths
-        and not listing.is_unmatched(root, row["midi_filename"])
-    ]
+    missing = [path for path in rows if path not in paths and not listing.is_unmatched(root, path)]
     if missing:
         raise UserError(
             f"{table.name}: names {len(missing)} of {len(rows)} files that {listing.uri} does not hold, such as "
@@ -78,7 +72,7 @@ def join_metadata(table: Metadata, listing: Listing) -> list[CorpusFile]:
         )
     if not files:
         raise UserError(f"{table.name}: lists no MIDI file of {listing.uri}. Pass another --metadata, or 'none'")
-    return files
+    return [_add_metadata(file, rows[file.path]) for file in files]
 
 
 def _has_columns(data: bytes) -> bool:
@@ -90,8 +84,8 @@ def _has_columns(data: bytes) -> bool:
     return set(_REQUIRED_COLUMNS) <= set(header)
 
 
-def _read_rows(table: Metadata) -> list[dict[str, str]]:
-    """Returns the rows of a metadata CSV, each checked."""
+def _read_rows(table: Metadata) -> dict[str, dict[str, str]]:
+    """Returns the rows of a metadata CSV by the path of the file, each checked."""
     name = table.name
     try:
         rows = list(csv.DictReader(io.StringIO(table.data.decode("utf-8-sig")), restval=""))
@@ -99,22 +93,17 @@ def _read_rows(table: Metadata) -> list[dict[str, str]]:
         raise UserError(f"{name}: not a CSV in UTF-8 ({error})") from error
     if not _has_columns(table.data):
         raise UserError(f"{name}: lacks a column of {', '.join(_REQUIRED_COLUMNS)}. Expected MAESTRO's metadata CSV")
+    by_path: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=2):
+        path = posixpath.normpath(row["midi_filename"])
         if row["split"] not in SPLITS:
             raise UserError(f"{name}: line {number} has split {row['split']!r}, expected one of {', '.join(SPLITS)}")
         if not (row.get("year") or "0").isdecimal():
             raise UserError(f"{name}: line {number} has year {row['year']!r}, expected a number")
-    duplicates = [path for path, count in Counter(row["midi_filename"] for row in rows).items() if count > 1]
-    if duplicates:
-        raise UserError(f"{name}: names {duplicates[0]} more than once")
-    return rows
-
-
-def _listed_files(rows: list[dict[str, str]], files: list[CorpusFile]) -> list[CorpusFile]:
-    """Returns the files that rows of a CSV name, with the rows' metadata."""
-    by_path = {file.path: file for file in files}
-    paths = ((posixpath.normpath(row["midi_filename"]), row) for row in rows)
-    return [_add_metadata(by_path[path], row) for path, row in paths if path in by_path]
+        if path in by_path:
+            raise UserError(f"{name}: names {path} more than once")
+        by_path[path] = row
+    return by_path
 
 
 def _add_metadata(file: CorpusFile, row: dict[str, str]) -> CorpusFile:

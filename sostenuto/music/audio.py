@@ -71,11 +71,7 @@ def render_wav(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> str
 
 
 def render(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> tuple[NDArray[np.int16], str]:
-    """Returns the sound of notes, and the name of the player.
-
-    Args:
-        notes: at least one note.
-        pedal: int64 `[spans, 2]`: when the sustain pedal is down.
+    """Returns the sound of at least one note under a pedal, and the name of the player.
 
     Returns:
         int16 `[frames, channels]` at `SAMPLE_RATE`, the loudest at 90 % of full scale; and the name.
@@ -92,10 +88,7 @@ def render(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> tuple[NDArray[np.int16
 
 
 def to_mp3(samples: NDArray[np.int16]) -> bytes:
-    """Compresses sound to about 6 kB per second of MP3, the one format that every browser plays.
-
-    Args:
-        samples: `[frames, channels]` at `SAMPLE_RATE`.
+    """Compresses sound, `[frames, channels]` at `SAMPLE_RATE`, to about 6 kB per second of MP3.
 
     Raises:
         CannotCompressError: soundfile is not installed.
@@ -122,13 +115,9 @@ def compressor() -> ModuleType:
 
 
 def downsample(samples: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Returns sound at half of `SAMPLE_RATE`, which keeps all but the highest overtones of a piano.
+    """Returns sound, `[samples, 2]`, at half of `SAMPLE_RATE`, from -1 to 1: `[samples / 2, 2]`.
 
-    Args:
-        samples: `[samples, 2]` at `SAMPLE_RATE`.
-
-    Returns:
-        `[samples / 2, 2]`, -1 to 1.
+    It keeps all but the highest overtones of a piano.
     """
     from scipy import signal
 
@@ -136,13 +125,7 @@ def downsample(samples: NDArray[np.int16]) -> NDArray[np.float32]:
 
 
 def truncate(notes: Notes, pedal: np.ndarray, seconds: float) -> tuple[Notes, np.ndarray]:
-    """Returns the notes that start before a time, ended there, and the pedal; the same object if no note is cut.
-
-    Args:
-        notes: a performance.
-        pedal: int64 `[spans, 2]`, microseconds.
-        seconds: the time from the start.
-    """
+    """Returns the notes that start before a time, ended there, and the pedal; the same object if no note is cut."""
     end_us = round(seconds * 1e6)
     pedal = np.minimum(pedal, end_us)
     pedal = pedal[pedal[:, 1] > pedal[:, 0]]

@@ -60,13 +60,8 @@ def merge_overlapping_notes(
     """Merges notes of one pitch and onset, and ends each note at the next onset of its pitch.
 
     Of merged notes the last offset and the highest velocity remain. A MIDI channel cannot hold overlapping notes of a
-    pitch: the first note-off would end all of them.
-
-    Args:
-        pitch: `[n]` MIDI numbers, in any order of notes.
-        onset: `[n]` in any unit of time.
-        offset: `[n]` in the same unit.
-        velocity: `[n]` 1..127.
+    pitch: the first note-off would end all of them. The arguments are arrays `[n]`, in any order of notes and any unit
+    of time.
     """
     pitch, onset, offset, velocity = (np.asarray(values) for values in (pitch, onset, offset, velocity))
     order = np.lexsort((onset, pitch))
@@ -124,11 +119,7 @@ class Notes:
     def from_onsets(cls, pitch: Values, onset_us: Values, offset_us: Values, velocity: Values) -> "Notes":
         """Returns the notes sorted by (onset, pitch, offset, velocity), time starting with the first onset.
 
-        Args:
-            pitch: `[n]` MIDI numbers, in any order of notes.
-            onset_us: `[n]` integer microseconds from any origin.
-            offset_us: `[n]` integer microseconds from the same origin.
-            velocity: `[n]` 1..127.
+        The arguments are arrays `[n]`, in any order of notes; times are integer microseconds from any origin.
 
         Raises:
             ValueError: as for `Notes`.

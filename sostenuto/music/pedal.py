@@ -43,11 +43,7 @@ def extended_offsets(notes: Track, tracks: list[Track]) -> np.ndarray:
     """Returns the offsets of notes under the sustain pedal: int64 `[n]`, microseconds, none earlier than before.
 
     A key released while its channel's pedal is down sounds until the pedal is released or the pitch is struck again. A
-    pedal that is never released is released at the last note-off.
-
-    Args:
-        notes: the notes of all tracks.
-        tracks: the same notes, with the pedal of each track.
+    pedal that is never released is released at the last note-off. `notes` are those of all `tracks`.
     """
     end = int(notes.offset.max(initial=0))
     released = np.concatenate([notes.offset[:0], *[_release_times(track, end) for track in tracks]])
@@ -65,12 +61,7 @@ def extended_offsets(notes: Track, tracks: list[Track]) -> np.ndarray:
 
 
 def apply_sustain(notes: Notes, pedal: np.ndarray) -> Notes:
-    """Returns the notes as they sound under a pedal, as `read_midi` with "extend" returns them.
-
-    Args:
-        notes: notes with the durations of their keys.
-        pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
-    """
+    """Returns notes as they sound under a pedal, int64 `[spans, 2]`, as `read_midi` with "extend" returns them."""
     track = Track(
         notes.pitch, notes.onset_us, notes.offset_us, notes.velocity, pedal.ravel(), np.tile([127, 0], len(pedal))
     )

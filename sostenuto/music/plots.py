@@ -29,18 +29,12 @@ ORANGE: Final = "#d55e00"
 GREEN: Final = "#009e73"
 PURPLE: Final = "#cc79a7"
 
-INK: Final = "#222222"
-"""The colour of headings."""
-FAINT_INK: Final = "#666666"
-"""The colour of labels and numbers on axes."""
-
 # Soft notes have a lighter shade.
 NOTES_COLOUR: Final = BLUE
 PRIMER_COLOUR: Final = ORANGE
 
-CUT_QUANTILE: Final = 0.975
-"""The fraction of the first set's steps and durations that the distributions show."""
-
+_INK, _FAINT_INK = "#222222", "#666666"
+_CUT_QUANTILE: Final = 0.975  # of the first set's steps and durations
 _DPI: Final = 110
 _GRID, _OCTAVE_LINE, _BLACK_KEY_ROW = "#e6e6e6", "#c4c4c4", "#f3f3f3"
 _BLACK_KEYS: Final = (1, 3, 6, 8, 10)  # semitones above C
@@ -81,19 +75,19 @@ def piano_roll(
     figure = _draw_rows(shown, colours, seam=shown.onset_us[primer_notes] / 1e6 if has_both else None)
 
     left, height = _LEFT / figure.get_figwidth(), figure.get_figheight()
-    style = {"fontsize": 12, "weight": "bold", "color": INK, "va": "top", "parse_math": False}
+    style = {"fontsize": 12, "weight": "bold", "color": _INK, "va": "top", "parse_math": False}
     figure.text(left, 1 - 0.18 / height, title, style)
-    style |= {"fontsize": 9, "weight": "normal", "color": FAINT_INK}
+    style |= {"fontsize": 9, "weight": "normal", "color": _FAINT_INK}
     figure.text(left, 1 - 0.41 / height, _summary(notes, shown), style)
     _draw_velocity_key(figure, shades if has_both else {"": shades["primer" if primer_notes else "continuation"]})
-    save_figure(figure, path)
+    _save_figure(figure, path)
 
 
 def distributions(histograms: Mapping[str, Histograms], path: StrPath, *, title: str = "") -> None:
     """Draws the distributions of pitch, step and duration of several sets of notes over each other.
 
-    Sets of unequal size are comparable, because fractions are drawn. Steps and durations end at the first set's
-    `CUT_QUANTILE`; the panel states the fraction of each set beyond.
+    Sets of unequal size are comparable, because fractions are drawn. Steps and durations end at a quantile of the
+    first set; the panel states the fraction of each set beyond.
 
     Args:
         histograms: by their names in the legend; the first is drawn as an area, the others as lines.
@@ -106,20 +100,20 @@ def distributions(histograms: Mapping[str, Histograms], path: StrPath, *, title:
     for name, histogram in histograms.items():
         if not histogram.step.sum():
             raise UserError(f"{path}: {name} has no two notes in a row, so there is nothing to draw")
-    figure = new_figure(15, 4.4)
+    figure = _new_figure(15, 4.4)
     panels = figure.subplots(1, 3)
     figure.subplots_adjust(left=0.05, right=0.985, bottom=0.08, top=0.75, wspace=0.19)
     _draw_pitches(panels[0], histograms)
     _draw_times(panels[1], histograms, "step")
     _draw_times(panels[2], histograms, "duration")
-    panels[0].set_ylabel("share of notes", color=FAINT_INK)
+    panels[0].set_ylabel("share of notes", color=_FAINT_INK)
     for axes in panels:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.set_ylim(bottom=0)
-    figure.text(0.05, 0.955, title, fontsize=12, weight="bold", va="top", color=INK, parse_math=False)
+    figure.text(0.05, 0.955, title, fontsize=12, weight="bold", va="top", color=_INK, parse_math=False)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.043, 0.9), ncols=len(names), frameon=False)
-    save_figure(figure, path)
+    _save_figure(figure, path)
 
 
 def shares(counts: NDArray[np.int64], bin_width: int = 1) -> NDArray[np.float64]:
@@ -135,14 +129,14 @@ def shares(counts: NDArray[np.int64], bin_width: int = 1) -> NDArray[np.float64]
     return padded.reshape(-1, bin_width).sum(axis=1) / total
 
 
-def new_figure(width: float, height: float) -> Figure:
+def _new_figure(width: float, height: float) -> Figure:
     """Returns an empty white figure; width and height in inches."""
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def save_figure(figure: Figure, path: StrPath) -> None:
+def _save_figure(figure: Figure, path: StrPath) -> None:
     """Writes a figure as a PNG file, atomically."""
     with atomic_write(path) as file, warnings.catch_warnings():
         # A title may be a file's name in any script; missing glyphs are drawn as boxes.
@@ -150,34 +144,22 @@ def save_figure(figure: Figure, path: StrPath) -> None:
         figure.savefig(file, format="png", metadata={"Software": None})
 
 
-def style_axes(axes: Axes) -> None:
+def _style_axes(axes: Axes) -> None:
     """Makes the frame, the numbers and the grid of a panel faint."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_OCTAVE_LINE)
-    axes.tick_params(labelsize=9, colors=FAINT_INK, color=_OCTAVE_LINE)
+    axes.tick_params(labelsize=9, colors=_FAINT_INK, color=_OCTAVE_LINE)
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
 
 
-def draw_shares(
-    axes: Axes, index: int, edges: NDArray, heights: NDArray, label: str, *, linewidth: float = 1.6
-) -> None:
-    """Draws a panel's first set as an area and the others as lines, the earlier above the later.
-
-    Args:
-        axes: the panel.
-        index: the number of the set in the panel.
-        edges: `[bins + 1]`, of the bins.
-        heights: `[bins]`, a share each, or a density.
-        label: the set's name in the legend.
-        linewidth: of a line, in points.
-    """
+def _draw_shares(axes: Axes, index: int, edges: NDArray, heights: NDArray, label: str) -> None:
+    """Draws a panel's first set as an area and the others as lines, the earlier above the later."""
     if index == 0:
         axes.stairs(heights, edges, fill=True, color=_mix(BLUE, "white", 0.55), label=label)
     else:
         colour = (ORANGE, GREEN, PURPLE)[(index - 1) % 3]
-        zorder = 3 - 0.1 * index
-        axes.stairs(heights, edges, color=colour, linewidth=linewidth, baseline=None, label=label, zorder=zorder)
+        axes.stairs(heights, edges, color=colour, linewidth=1.6, baseline=None, label=label, zorder=3 - 0.1 * index)
 
 
 def _draw_rows(notes: Notes, colours: NDArray[np.float64], *, seam: float | None) -> Figure:
@@ -187,7 +169,7 @@ def _draw_rows(notes: Notes, colours: NDArray[np.float64], *, seam: float | None
     row_height = _SEMITONE * (high - low + 1)
     width = _LEFT + _ROW_WIDTH + _RIGHT
     height = _BOTTOM + len(starts) * row_height + (len(starts) - 1) * _GAP + _TOP
-    figure = new_figure(width, height)
+    figure = _new_figure(width, height)
     # Half a pixel of colour is invisible, so the shortest notes are drawn longer.
     bars = _bars(notes, shortest=1.5 * row_seconds / (_ROW_WIDTH * _DPI))
     in_minutes = notes.seconds >= 60
@@ -199,8 +181,8 @@ def _draw_rows(notes: Notes, colours: NDArray[np.float64], *, seam: float | None
         is_in_row = (bars[:, 0, 0] < start + row_seconds) & (bars[:, 1, 0] > start)
         axes.add_collection(PolyCollection(bars[is_in_row], facecolors=colours[is_in_row], edgecolors="none", zorder=3))
         if seam is not None:
-            axes.axvline(seam, color=FAINT_INK, linewidth=0.8, linestyle=(0, (3, 3)))
-    axes.set_xlabel("time (minutes:seconds)" if in_minutes else "time (seconds)", color=FAINT_INK)
+            axes.axvline(seam, color=_FAINT_INK, linewidth=0.8, linestyle=(0, (3, 3)))
+    axes.set_xlabel("time (minutes:seconds)" if in_minutes else "time (seconds)", color=_FAINT_INK)
     return figure
 
 
@@ -212,7 +194,7 @@ def _pitch_range(notes: Notes) -> tuple[int, int]:
 
 
 def _draw_keyboard(axes: Axes, low: int, high: int) -> None:
-    style_axes(axes)
+    _style_axes(axes)
     axes.grid(visible=False, axis="y")
     axes.set_ylim(low - 0.5, high + 0.5)
     for pitch in range(low, high + 1):
@@ -293,28 +275,28 @@ def _draw_velocity_key(figure: Figure, shades: Mapping[str, Colormap]) -> None:
     first, _, last = axes.set_xticks([1, 64, 127], ["1", "64", "127"])
     first.label1.set_horizontalalignment("left")
     last.label1.set_horizontalalignment("right")
-    axes.tick_params(length=0, labelsize=8, labelcolor=INK, pad=2)
-    axes.set_xlabel("velocity", fontsize=8, color=FAINT_INK, labelpad=0)
+    axes.tick_params(length=0, labelsize=8, labelcolor=_INK, pad=2)
+    axes.set_xlabel("velocity", fontsize=8, color=_FAINT_INK, labelpad=0)
     axes.spines[:].set_visible(False)
 
 
 def _draw_pitches(axes: Axes, histograms: Mapping[str, Histograms]) -> None:
-    style_axes(axes)
+    _style_axes(axes)
     pitches = np.flatnonzero(sum(histogram.pitch for histogram in histograms.values()))
     low, high = int(pitches[0]), int(pitches[-1])
     edges = np.arange(low, high + 2) - 0.5
     for index, (name, histogram) in enumerate(histograms.items()):
         label = f"{name} ({int(histogram.pitch.sum()):,} notes)"
-        draw_shares(axes, index, edges, shares(histogram.pitch)[low : high + 1], label)
+        _draw_shares(axes, index, edges, shares(histogram.pitch)[low : high + 1], label)
     _label_octaves(axes.set_xticks, low, high)
     axes.set_xlim(edges[0], edges[-1])
-    axes.set_title("pitch", loc="left", fontsize=10, color=INK)
+    axes.set_title("pitch", loc="left", fontsize=10, color=_INK)
 
 
 def _draw_times(axes: Axes, histograms: Mapping[str, Histograms], field: str) -> None:
-    style_axes(axes)
+    _style_axes(axes)
     first = next(iter(histograms.values()))
-    last_tick = max(round(first.quantile(field, CUT_QUANTILE) * 1e6 / TICK_US), 10)
+    last_tick = max(round(first.quantile(field, _CUT_QUANTILE) * 1e6 / TICK_US), 10)
     bin_width = math.ceil((last_tick + 1) / _MAX_BINS)
     bins = math.ceil((last_tick + 1) / bin_width)
     tick = TICK_US / 1e6
@@ -323,10 +305,10 @@ def _draw_times(axes: Axes, histograms: Mapping[str, Histograms], field: str) ->
     lines = [f"beyond {edges[-1]:.2f} s:"]
     for index, (name, histogram) in enumerate(histograms.items()):
         drawn = shares(getattr(histogram, field), bin_width)[:bins]
-        draw_shares(axes, index, edges, drawn, name)
+        _draw_shares(axes, index, edges, drawn, name)
         lines.append(f"{name} {1 - drawn.sum():.1%}")
     axes.set_xlim(edges[0], edges[-1])
-    axes.set_title(f"{field} (seconds, bins of {bin_width * tick * 1000:.0f} ms)", loc="left", fontsize=10, color=INK)
-    style = {"ha": "right", "va": "top", "fontsize": 8.5, "color": FAINT_INK, "parse_math": False}
+    axes.set_title(f"{field} (seconds, bins of {bin_width * tick * 1000:.0f} ms)", loc="left", fontsize=10, color=_INK)
+    style = {"ha": "right", "va": "top", "fontsize": 8.5, "color": _FAINT_INK, "parse_math": False}
     box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
     axes.text(0.98, 0.95, "\n".join(lines), style, transform=axes.transAxes, bbox=box)

@@ -100,13 +100,9 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 
 def read(uri: str, file: BinaryIO, *, limit: int | None = None, generation: int | None = None) -> int:
-    """Downloads an object into a file, checks it, and returns its generation.
+    """Downloads one generation of an object, by default the newest, into an open file, and returns its generation.
 
-    Args:
-        uri: the object.
-        file: an open file, at its beginning.
-        limit: stops after this number of bytes, unchecked, if there are more.
-        generation: the object's generation to read; the newest by default.
+    The download is checked, unless the object has more than `limit` bytes, after which the download stops.
     """
     for attempt in range(_READ_ATTEMPTS):
         file.seek(0)
@@ -160,12 +156,10 @@ def replace(uri: str, file: BinaryIO, generation: int) -> int:
 
 
 def write(uri: str, file: BinaryIO, *, generation: int) -> int | None:
-    """Writes a file to an object; returns its generation, or None if the object to replace has another generation.
+    """Writes an open file to an object in place of one generation, 0 for none.
 
-    Args:
-        uri: the object.
-        file: an open file; all of it is written.
-        generation: the generation to replace; 0 for none.
+    Returns:
+        The new generation, or None if the object has another generation than the given one.
     """
     size = file.seek(0, io.SEEK_END)
     write_id = uuid.uuid4().hex

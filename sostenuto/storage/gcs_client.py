@@ -91,12 +91,7 @@ def split_uri(uri: str, *, needs_name: bool = False) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def translate_errors(uri: str, permission: str) -> Iterator[None]:
-    """Raises the library's errors as ours: one line each, with a remedy.
-
-    Args:
-        uri: the object or directory.
-        permission: the permission that the request needs, in case the server does not name it.
-    """
+    """Raises the library's errors as ours, for a request that needs a permission: one line each, with a remedy."""
     try:
         yield
     except exceptions.NotFound as error:

@@ -27,7 +27,7 @@ RENEW_SECONDS = 15.0
 EXPIRE_SECONDS = 60.0
 POLL_SECONDS = 2.0
 
-_CLOCK_SKEW_SECONDS = 60.0  # by which the clocks of two machines may differ
+_CLOCK_SKEW_SECONDS = 60.0  # maximum difference between the clocks of two machines
 _JOIN_SECONDS = 5.0  # for the last renewal when the lease is closed
 
 
@@ -65,10 +65,7 @@ class Lease:
         self._thread.start()
 
     def check_held(self, *, now: bool = False) -> None:
-        """Checks that this process still holds the directory.
-
-        Args:
-            now: asks the bucket even if it was asked a moment ago.
+        """Checks that this process still holds the directory; `now` asks the bucket even if it was just asked.
 
         Raises:
             LostError: another process holds it.

@@ -64,12 +64,7 @@ def download(source: StrPath, target: StrPath, *, generation: int | None = None)
 
 
 def upload_all(directory: StrPath, target: StrPath, names: Iterable[str]) -> dict[str, int]:
-    """Copies files of a local directory to a directory of a bucket, several at once.
-
-    Args:
-        directory: the local directory.
-        target: the directory in a bucket.
-        names: paths relative to both.
+    """Copies files, named relative to a local directory, to a directory of a bucket, several at once.
 
     Returns:
         The generation of each object, by its name.
@@ -80,12 +75,9 @@ def upload_all(directory: StrPath, target: StrPath, names: Iterable[str]) -> dic
 
 
 def download_all(source: StrPath, directory: StrPath, names: Iterable[str] | None = None) -> dict[str, int]:
-    """Copies objects below a directory of a bucket to a local directory, several at once.
+    """Copies objects, named relative to a directory of a bucket, to a local directory, several at once.
 
-    Args:
-        source: the directory in a bucket.
-        directory: the local directory; it is created.
-        names: paths relative to both; all objects by default.
+    By default all objects are copied. The local directory is created.
 
     Returns:
         The generation of each object, by its name.

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import pathlib
 
 import pytest
 from hypothesis import given
@@ -9,9 +8,7 @@ from hypothesis import strategies as st
 from sostenuto.errors import UserError, mismatches
 from tests.processes import run_python
 from trainer.config import CHANGEABLE_ON_RESUME, LENGTH_FIELDS, Config
-from trainer.presets import PRESETS, parse_config, preset, read_config
-
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+from trainer.presets import parse_config, read_config
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
@@ -118,18 +115,6 @@ def test_this_file_knows_every_field():
     assert OTHER.keys() == WRONG.keys() == FIELDS.keys()
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_what_was_reviewed(name):
-    assert preset(name).to_json() == (GOLDEN / f"{name}.json").read_text(), (
-        f"the preset {name} has changed: if that is meant, write its to_json() to {GOLDEN / name}.json"
-    )
-
-
-def test_every_preset_and_nothing_else_was_reviewed():
-    assert {path.stem for path in GOLDEN.iterdir()} == set(PRESETS)
-    assert all(preset(name).preset == name for name in PRESETS)
-
-
 @given(
     st.sets(st.sampled_from([name for name in FIELDS if name not in (*LENGTH_FIELDS, "preset")])),
     st.sampled_from(LENGTH_FIELDS),
@@ -144,48 +129,6 @@ def test_a_config_file_holds_every_field(tmp_path):
     path.write_text(changed("steps").to_json())
     assert list(json.loads(path.read_text())) == list(FIELDS)
     assert read_config(path) == Config().replace(steps=9)
-
-
-def test_fields_that_a_file_leaves_out_are_those_of_its_preset():
-    assert parse_config('{"units": 8, "learning_rate": 1}', "x") == Config(units=8, learning_rate=1.0)
-    assert parse_config('{"preset": "tutorial", "epochs": 2}', "x") == preset("tutorial").replace(epochs=2)
-    assert isinstance(parse_config('{"learning_rate": 1}', "x").learning_rate, float)
-    assert parse_config('{"epochs": 2}', "x") == Config(epochs=2, max_minutes=0.0)
-
-
-def test_a_file_that_names_a_preset_starts_from_it():
-    assert parse_config('{"preset": "tutorial", "steps": 9}', "x") == preset("tutorial").replace(steps=9)
-    with pytest.raises(UserError, match=f"preset 'another': expected one of {', '.join(PRESETS)}"):
-        parse_config('{"preset": "another"}', "x")
-
-
-def test_an_unknown_field_names_the_nearest():
-    with pytest.raises(UserError) as error:
-        parse_config('{"unit": 8}', "my.json")
-    assert message(error) == "my.json: unknown field 'unit'. Did you mean 'units'?"
-    with pytest.raises(UserError, match=r"unknown field 'zzz'$"):
-        parse_config('{"zzz": 8}', "my.json")
-
-
-@pytest.mark.parametrize("name", ["huge", 3, None, ["seed"]])
-def test_a_file_that_starts_from_an_unknown_preset_lists_those_that_are(name):
-    with pytest.raises(UserError, match=f"expected one of {', '.join(PRESETS)}"):
-        parse_config(json.dumps({"preset": name}), "my.json")
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '"units"', "null"])
-def test_a_file_that_holds_no_object_is_named(text):
-    with pytest.raises(UserError, match=r"my\.json: expected a JSON object of config fields") as error:
-        parse_config(text, "my.json")
-    message(error)
-
-
-def test_a_file_that_is_not_there_or_is_binary_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.json: no such config file"):
-        read_config(tmp_path / "none.json")
-    (tmp_path / "binary.json").write_bytes(bytes(range(128, 256)))
-    with pytest.raises(UserError, match=r"binary\.json: expected a JSON object"):
-        read_config(tmp_path / "binary.json")
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
@@ -259,11 +202,6 @@ def test_fields_that_a_resumed_run_may_change():
     """How long, how often, on what: nothing that changes what a train_step computes."""
     others = {"patience", "evaluate_every", "checkpoint_every", "max_to_keep", "log_every", "replicas"}
     assert {*LENGTH_FIELDS, *others} == CHANGEABLE_ON_RESUME
-
-
-def test_an_unknown_preset_lists_those_that_are():
-    with pytest.raises(UserError, match=f"'huge': expected one of {', '.join(PRESETS)}"):
-        preset("huge")
 
 
 def test_a_config_cannot_be_changed_in_place():

@@ -39,7 +39,7 @@ def address():
 
 @pytest.fixture
 def study(tmp_path):
-    with Study.open(tmp_path, SPACE, CONFIG) as study:
+    with Study(tmp_path, SPACE, CONFIG) as study:
         yield study
 
 
@@ -126,7 +126,7 @@ def test_a_worker_that_was_started_again_is_no_repeated_call(study, address):
 def test_late_words_of_an_attempt_whose_trial_was_given_away_are_refused(tmp_path, address):
     now = [0.0]
     with (
-        Study.open(tmp_path, SPACE, CONFIG, clock=lambda: now[0]) as study,
+        Study(tmp_path, SPACE, CONFIG, clock=lambda: now[0]) as study,
         serve(study, address),
         client_of(study, address) as client,
     ):
@@ -144,7 +144,7 @@ def test_late_words_of_an_attempt_whose_trial_was_given_away_are_refused(tmp_pat
 
 def test_workers_outlive_their_chief(tmp_path, address):
     with (
-        Study.open(tmp_path, SPACE, CONFIG) as study,
+        Study(tmp_path, SPACE, CONFIG) as study,
         futures.ThreadPoolExecutor() as threads,
         client_of(study, address) as client,
     ):
@@ -155,7 +155,7 @@ def test_workers_outlive_their_chief(tmp_path, address):
         time.sleep(0.5)
         assert not said.done()
         study.close()
-        with Study.open(tmp_path, SPACE, CONFIG) as restarted, serve(restarted, address):
+        with Study(tmp_path, SPACE, CONFIG) as restarted, serve(restarted, address):
             assert said.result(timeout=30) == "go"
             assert client.heartbeat(trial.trial, trial.attempt)
             assert client.end_trial(trial.trial, trial.attempt, ENDED)
@@ -185,7 +185,7 @@ def test_a_call_that_the_chief_died_in_the_middle_of_is_repeated(study, address,
 
 
 def test_a_chief_whose_disk_is_full_is_asked_again(study, address, monkeypatch, capsys):
-    """gRPC logs what went wrong at the chief's; the worker goes on once there is room."""
+    """gRPC logs the chief's error; the worker continues after the disk has room."""
     next_trial, tries = study.next_trial, []
 
     def full_at_first(*args):
@@ -221,7 +221,7 @@ def test_a_sign_of_life_is_not_worth_waiting_for(study, address):
     assert time.monotonic() - begun < 15
 
 
-def test_a_chief_that_hangs_holds_nobody_for_ever(address):
+def test_a_hanging_chief_blocks_no_worker_for_ever(address):
     """Its kernel still takes connections."""
     script = "import sys; from tests.tuning.test_rpc import hang; hang(sys.argv[1])"
     with subprocess.Popen(
@@ -286,7 +286,7 @@ def test_an_address_of_another_machine_is_no_place_to_listen(study):
         pytest.fail("it listens")
 
 
-def test_the_chief_knows_how_long_it_has_heard_nothing(study, address):
+def test_the_chief_knows_the_seconds_since_the_last_call(study, address):
     with serve(study, address) as calls, client_of(study, address) as client:
         trial = client.next_trial("tuner0")
         time.sleep(0.3)
@@ -298,10 +298,10 @@ def test_the_chief_knows_how_long_it_has_heard_nothing(study, address):
 
 def test_a_chief_that_was_started_again_knows_whom_to_tell_of_the_end(tmp_path, address):
     one_trial = StudyConfig("random", 1, 1000)
-    with Study.open(tmp_path, SPACE, one_trial) as study:
+    with Study(tmp_path, SPACE, one_trial) as study:
         trial = study.next_trial("tuner3")
     with (
-        Study.open(tmp_path, SPACE, one_trial) as study,
+        Study(tmp_path, SPACE, one_trial) as study,
         serve(study, address) as calls,
         client_of(study, address) as client,
     ):
@@ -313,7 +313,7 @@ def test_a_chief_that_was_started_again_knows_whom_to_tell_of_the_end(tmp_path, 
 
 def test_many_workers_at_once_get_a_trial_each(tmp_path, address):
     """More than the server has threads."""
-    with Study.open(tmp_path, SPACE, StudyConfig("random", 40, 1000, stop_weak=False)) as study:
+    with Study(tmp_path, SPACE, StudyConfig("random", 40, 1000, stop_weak=False)) as study:
 
         def take(index: int) -> str:
             with client_of(study, address, patience=60.0) as client:

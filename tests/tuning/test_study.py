@@ -22,7 +22,7 @@ def opened(tmp_path):
     def opened(config=None, space=SPACE, **options):
         for study in studies:
             study.close()
-        studies.append(Study.open(tmp_path, space, config or study_config(), **options))
+        studies.append(Study(tmp_path, space, config or study_config(), **options))
         return studies[-1]
 
     yield opened
@@ -91,7 +91,7 @@ def test_the_length_of_the_start_config_makes_no_other_study(opened):
 def test_two_processes_do_not_lead_one_study(tmp_path, opened):
     opened()
     with pytest.raises(UserError, match="another process leads this study"):
-        Study.open(tmp_path, SPACE, study_config())
+        Study(tmp_path, SPACE, study_config())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "\xff"])
@@ -118,7 +118,7 @@ def test_overwriting_removes_the_study_and_its_trials_and_nothing_else(tmp_path,
     assert (tmp_path / "trials").exists()
 
 
-def test_what_could_not_be_written_was_not_said_and_is_written_with_the_next_call(opened, monkeypatch):
+def test_a_failed_write_fails_the_call_and_the_next_call_writes(opened, monkeypatch):
     study = opened()
     first = study.next_trial("tuner0", "a")
 
@@ -152,7 +152,7 @@ def test_the_state_is_json_that_others_can_read(opened, tmp_path):
 
 
 def test_many_threads_of_workers_lose_and_double_nothing(tmp_path):
-    with Study.open(tmp_path, SPACE, study_config(max_trials=24)) as study:
+    with Study(tmp_path, SPACE, study_config(max_trials=24)) as study:
         ran = []
 
         def work(worker):

@@ -162,12 +162,12 @@ def test_a_config_that_cannot_be_is_a_trial_that_fails(dataset, tmp_path, trains
     assert do(source, dataset, tmp_path) == 0
     failed, other = source.results
     assert (failed.outcome, other.outcome) == ("failed", "completed")
-    assert "nothing would be learned" in failed.reason
+    assert "pitch_weight, step_weight and duration_weight are all 0" in failed.reason
 
 
 def test_a_study_outlives_three_failing_trials_in_a_row(dataset, tmp_path, trains):
     left = trains(completed(9.0), *[RuntimeError("out of luck")] * 3, completed(8.0), completed(8.5))
-    with Study.open(tmp_path, SPACE, CONFIG) as study:
+    with Study(tmp_path, SPACE, CONFIG) as study:
         assert do(study, dataset, tmp_path) == 0
         assert study.is_done
         assert [record.status for record in study.trials()] == ["completed", *["failed"] * 3, "completed", "completed"]

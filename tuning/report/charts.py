@@ -12,7 +12,7 @@ from markupsafe import Markup
 from sostenuto.html.axes import Axis, continuous
 from sostenuto.html.charts import Figure, Plane
 from sostenuto.html.elements import disc, element, label, rule, svg
-from tuning.importance import comparable_scores, is_number, outlier_limit, sort_key
+from tuning.report.importance import comparable_scores, is_number, outlier_limit, sort_key
 from tuning.space import Parameter
 from tuning.summary import StudySummary, TrialChain, format_value, percent, trained_share
 

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from sostenuto.html.pages import environment
 from sostenuto.text import duration
-from tuning.importance import MIN_CONFIGS, SHUFFLES, Importance, comparable_scores, importance, is_number
 from tuning.report.charts import StudyCharts
+from tuning.report.importance import MIN_CONFIGS, SHUFFLES, Importance, comparable_scores, importance, is_number
 from tuning.space import notes_per_train_step
 from tuning.summary import (
     BEST_CONFIG_NAME,

@@ -2,7 +2,7 @@
 
 from tests.pages import Page
 from tests.tuning.summaries import STUDIES, searched
-from tuning.importance import MIN_CONFIGS, importance
+from tuning.report.importance import MIN_CONFIGS, importance
 from tuning.report.page import render
 
 
