@@ -144,14 +144,9 @@ def _parse_options(beam_args: Sequence[str], *, allow_unknown: bool) -> "Pipelin
 
 
 def split_beam_options(arguments: Sequence[str], *, known: Container[str]) -> tuple[list[str], list[str]]:
-    """Separates Beam's options from this command's flags.
+    """Splits a command line without `--` into other arguments and Beam's options, none if Beam is not installed.
 
-    Args:
-        arguments: a command line without `--`.
-        known: the names of this command's flags.
-
-    Returns:
-        The other arguments, and Beam's options, which are empty if Beam is not installed.
+    `known` names this command's flags, which take precedence.
     """
     try:
         with silenced():

@@ -57,10 +57,7 @@ def extract_user_error(text: str) -> str | None:
 
 
 class Jobs:
-    """The Dataflow jobs of one name in a project and region.
-
-    Args:
-        options: Beam's options, with a job name.
+    """The Dataflow jobs with the project, region and job name of Beam's options.
 
     Raises:
         UserError: Beam was installed without the extra for Google Cloud, or there are no credentials.

@@ -5,8 +5,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
+from beam_preprocess.corpus.archive import Reader
 from beam_preprocess.corpus.listing import CorpusFile
-from beam_preprocess.corpus.reader import Reader
 from beam_preprocess.parser import Parser
 from beam_preprocess.plan import ShardRange, read_plan
 from beam_preprocess.stats import Rejection, ShardReport, SplitStats

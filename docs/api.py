@@ -1,4 +1,4 @@
-"""Writes docs/api.md, from the docstrings of what a program of your own may import: `make api`.
+"""Writes docs/api.md, and the list of modules in docs/architecture.md, from docstrings: `make api`.
 
 The source is parsed and not imported, so that neither TensorFlow nor Beam is needed.
 """
@@ -6,7 +6,7 @@ The source is parsed and not imported, so that neither TensorFlow nor Beam is ne
 import ast
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -16,57 +16,23 @@ from docstring_parser.google import GoogleParser
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "api.md"
+ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 
-# Each module, and which of its public names are on the page; None stands for all of them.
-MODULES: Final[dict[str, tuple[str, ...] | None]] = {
-    "sostenuto.music.notes": None,
-    "sostenuto.music.midi": None,
-    "sostenuto.data.performance": None,
-    "sostenuto.data.tfrecord": None,
-    "sostenuto.data.manifest": None,
-    "sostenuto.music.histograms": None,
-    "sostenuto.music.plots": ("piano_roll", "distributions"),
-    "sostenuto.errors": None,
-    "trainer.config": None,
-    "trainer.presets": None,
-    "trainer.engine.loop": ("train", "WorkerLostError"),
-    "trainer.workdir.formats": None,
-    "trainer.workdir.layout": ("load_config", "load_run"),
-    "trainer.workdir.load_model": None,
-    "trainer.checkpoints.manager": ("Checkpoint", "CheckpointManager", "restore"),
-    "trainer.data.note_tensors": None,
-    "trainer.data.note_table": None,
-    "trainer.data.windows": None,
-    "trainer.model.next_note": None,
-    "trainer.model.density_heads": None,
-    "trainer.model.tutorial_heads": None,
-    "trainer.model.time_distribution": None,
-    "trainer.model.note_history": None,
-    "trainer.evaluation.scorer": None,
-    "trainer.evaluation.baselines": None,
-    "trainer.evaluation.generation_metrics": None,
-    "trainer.generation.sampler": None,
-    "sostenuto.music.pedal": None,
-    "sostenuto.music.audio": None,
-    "trainer.export": None,
-    "tuning.space": None,
-    "tuning.space_file": ("create_space",),
-}
+PACKAGES: Final = ("sostenuto", "beam_preprocess", "trainer", "tuning")
 
 INTRODUCTION: Final = """\
 # API
 
 <!-- Written by `make api` from the docstrings: change those, not this page. -->
 
-What a program of your own may import, in the words of [architecture.md](architecture.md#terms). The commands of the
-[README](../README.md) are made of it, and [tour.ipynb](tour.ipynb) goes through the main parts of it.
+Import these names from their package: `from sostenuto import Notes`. Every other name is internal and may change.
+[tour.ipynb](tour.ipynb) uses the main ones; [architecture.md](architecture.md#terms) defines the terms.
 
-Arrays are given by their shape, such as `[batch, notes]`. Times are integer microseconds where a name ends in `_us`,
-else seconds, or ticks of 10 ms where it says so. A mistake in what a user gave raises `sostenuto.errors.UserError`: one
-line that says what to do.
+Arrays are given by their shape, such as `[batch, notes]`. Times are integer microseconds if a name ends in `_us`,
+otherwise seconds, or ticks of 10 ms where stated. Invalid input raises `sostenuto.UserError` with a one-line remedy.
 
-`trainer` needs the extra `train`, which brings TensorFlow; `tuning` needs `tune`; `sostenuto.music.plots` needs
-`inspect`. Nothing else in `sostenuto` needs an extra.
+`trainer` needs the extra `train`, which brings TensorFlow; `tuning` needs `tune`, `beam_preprocess` needs `beam`. In
+`sostenuto`, pictures need `inspect` and sound needs `train`.
 """
 
 Function: TypeAlias = ast.FunctionDef
@@ -79,7 +45,7 @@ _SECTIONS: Final = {"Args": "param", "Attributes": "attribute"}  # and what docs
 
 @dataclass(frozen=True)
 class Constant:
-    """A value of a module with a string below it that says what it is."""
+    """A constant of a module, with the string below it."""
 
     name: str
     doc: str
@@ -87,34 +53,43 @@ class Constant:
 
 @dataclass(frozen=True)
 class Module:
-    """A module's source and what is public in it, in the order of the source."""
+    """The source of a module and its exported names, in the order of the source."""
 
     name: str
     source: str
-    doc: str
     constants: list[Constant]
     members: list[Documented]
 
 
-def read_module(name: str) -> Module:
-    """Parses a module of MODULES.
+def exports(package: str) -> dict[str, list[str]]:
+    """Reads the public names of a package, by the module that defines them."""
+    tree = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
+    by_name: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_EXPORTS":
+            by_name = ast.literal_eval(node.value)
+    modules: dict[str, list[str]] = {}
+    for name, module in by_name.items():
+        modules.setdefault(module, []).append(name)
+    return modules
+
+
+def read_module(name: str, exported: Sequence[str]) -> Module:
+    """Parses a module that defines exported names.
 
     Raises:
-        ValueError: a name that MODULES asks for is not in it.
+        ValueError: an exported name is missing.
     """
-    source = (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+    path = ROOT / name.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
-    wanted = MODULES[name]
-
-    def is_shown(member: str) -> bool:
-        return member in wanted if wanted is not None else not member.startswith("_")
-
-    members = [node for node in tree.body if isinstance(node, Documented) and is_shown(node.name)]
-    constants = [constant for constant in _constants(tree.body) if is_shown(constant.name)]
-    missing = {*(wanted or ())} - {member.name for member in members} - {constant.name for constant in constants}
+    members = [node for node in tree.body if isinstance(node, Documented) and node.name in exported]
+    constants = [constant for constant in _constants(tree.body) if constant.name in exported]
+    missing = {*exported} - {member.name for member in members} - {constant.name for constant in constants}
     if missing:
         raise ValueError(f"{name} has no {', '.join(sorted(missing))}")
-    return Module(name, source, ast.get_docstring(tree) or "", constants, members)
+    return Module(name, source, constants, members)
 
 
 def _constants(body: list[ast.stmt]) -> Iterator[Constant]:
@@ -163,22 +138,18 @@ def described(doc: docstring_parser.Docstring, section: str) -> dict[str, str]:
 
 
 def page() -> str:
-    """Makes the whole page."""
-    modules = [read_module(name) for name in MODULES]
-    contents = [
-        f"- [`{module.name}`](#{module.name.replace('.', '')}): {_first_sentence(module)}" for module in modules
-    ]
-    parts = [INTRODUCTION, "\n".join(contents), *(module_text(module) for module in modules)]
+    """Returns the whole page."""
+    parts = [INTRODUCTION]
+    for package in PACKAGES:
+        doc = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))) or ""
+        modules = [read_module(name, exported) for name, exported in exports(package).items()]
+        parts += [f"## {package}", doc, *(module_text(module) for module in modules)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def _first_sentence(module: Module) -> str:
-    return _on_one_line(module.doc.partition("\n\n")[0])
-
-
 def module_text(module: Module) -> str:
-    """Makes the part of the page that is about a module."""
-    parts = [f"## {module.name}", module.doc]
+    """Returns the part of the page for the exported names of a module."""
+    parts = []
     if module.constants:
         parts.append("\n".join(f"- `{constant.name}`: {_on_one_line(constant.doc)}" for constant in module.constants))
     for member in module.members:
@@ -255,6 +226,25 @@ def _options(node: ast.ClassDef) -> str:
     return "\n".join(["| field | default | |", "|---|---|---|", *rows]) if rows else ""
 
 
+def architecture(text: str) -> str:
+    """Returns docs/architecture.md with its list of modules up to date."""
+    start, end = text.index("\n", text.index("<!-- modules:")) + 1, text.index("<!-- end of modules -->")
+    return text[:start] + "".join(_package_modules(package) for package in PACKAGES) + text[end:]
+
+
+def _package_modules(package: str) -> str:
+    """Returns the modules of a package, a line each, in folders."""
+    lines = []
+    for folder in sorted({path.parent for path in (ROOT / package).rglob("*.py")}):
+        lines += ["", f"**{folder.relative_to(ROOT)}**", ""]
+        for path in sorted(folder.glob("*.py")):
+            doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            if doc:
+                lines.append(f"- `{path.name}`: {_on_one_line(doc.partition(chr(10) * 2)[0])}")
+    return "\n".join([*lines[1:], "", ""])
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)} is written")
+    ARCHITECTURE.write_text(architecture(ARCHITECTURE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} and {ARCHITECTURE.relative_to(ROOT)} are written")

@@ -7,15 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.processes import REPOSITORY
+from tests.processes import REPOSITORY, run_python
 
 api = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "docs" / "api.py")))
 
-ARRAY = re.compile(r"\b(ndarray|NDArray|tf\.Tensor|Ints|Floats|NoteArrays)\b")
+ARRAY = re.compile(r"\b(ndarray|NDArray|tf\.Tensor|Ints|Floats|NoteTensors)\b")
 SHAPE = re.compile(r"`\[[^`]*\]`|\bscalar\b|\b(?:any|one|same) shape\b")
 
 MEMBERS = [
-    pytest.param(member, id=f"{name}.{member.name}") for name in api.MODULES for member in api.read_module(name).members
+    pytest.param(member, id=f"{package}.{member.name}")
+    for package in api.PACKAGES
+    for name, exported in api.exports(package).items()
+    for member in api.read_module(name, exported).members
 ]
 
 
@@ -100,6 +103,12 @@ def test_the_page_says_what_the_docstrings_say():
     assert written == api.page(), "docs/api.md is older than the docstrings: run make api"
 
 
+def test_the_architecture_lists_all_modules_as_their_docstrings_do():
+    written = api.ARCHITECTURE.read_text(encoding="utf-8")
+    assert written == api.architecture(written), "docs/architecture.md is older than the docstrings: run make api"
+    assert "`lstm_cpu.py`" in written
+
+
 def test_the_page_has_every_sentence_of_a_docstring():
     source = '''
 def f(x: np.ndarray, *, y: int = 3) -> Iterator[int]:
@@ -120,10 +129,9 @@ def f(x: np.ndarray, *, y: int = 3) -> Iterator[int]:
     """
 '''
     (function,) = ast.parse(source).body
-    module = api.Module("m", source, "About it.", [api.Constant("LIMIT", "Of seconds.")], [function])
+    module = api.Module("m", source, [api.Constant("LIMIT", "Of seconds.")], [function])
     text = api.module_text(module)
     for part in [
-        "## m\n\nAbout it.",
         "- `LIMIT`: Of seconds.",
         "### `f`\n\n```python\ndef f(x: np.ndarray, *, y: int = 3) -> Iterator[int]\n```\n\nAdds: slowly.",
         "As in Knuth (1968, The Art).",
@@ -132,3 +140,18 @@ def f(x: np.ndarray, *, y: int = 3) -> Iterator[int]:
         "Raises:\n\n- `ValueError`: x is empty.",
     ]:
         assert part in text
+
+
+@pytest.mark.parametrize("package", api.PACKAGES)
+def test_every_exported_name_can_be_imported_from_its_package(package):
+    names = [name for exported in api.exports(package).values() for name in exported]
+    program = f"import {package}\nfor name in {names}: getattr({package}, name)\nprint(sorted({package}.__all__))"
+    process = run_python("-c", program, check=True)
+    assert process.stdout.splitlines()[-1] == str(sorted(names))
+
+
+@pytest.mark.parametrize("package", api.PACKAGES)
+def test_importing_a_package_imports_none_of_its_modules(package):
+    program = f"import sys, {package}; print([name for name in sys.modules if name.startswith('{package}.')])"
+    process = run_python("-c", program, check=True)
+    assert set(ast.literal_eval(process.stdout)) <= {"sostenuto._exports"}

@@ -1,1 +1,31 @@
-"""Trains a next-note model on a dataset, scores it and plays it."""
+"""Training, evaluation and generation with a next-note model."""
+
+from sostenuto._exports import export
+
+_EXPORTS = {
+    "Config": "trainer.config",
+    "preset": "trainer.presets",
+    "train": "trainer.engine.loop",
+    "WorkerLostError": "trainer.engine.loop",
+    "RunResult": "trainer.workdir.formats",
+    "load_config": "trainer.workdir.layout",
+    "load_model": "trainer.workdir.load_model",
+    "LoadedModel": "trainer.workdir.load_model",
+    "NoteTensors": "trainer.data.note_tensors",
+    "NoteTable": "trainer.data.note_table",
+    "load_table": "trainer.data.note_table",
+    "Batch": "trainer.data.windows",
+    "WindowSampler": "trainer.data.windows",
+    "NextNoteModel": "trainer.model.next_note",
+    "ModelState": "trainer.model.next_note",
+    "build_model": "trainer.model.next_note",
+    "start_note": "trainer.model.next_note",
+    "NoteScores": "trainer.evaluation.statistics",
+    "Scorer": "trainer.evaluation.scorer",
+    "score_baselines": "trainer.evaluation.baselines",
+    "NoteSampler": "trainer.generation.sampler",
+    "Samples": "trainer.generation.sampler",
+    "export_model": "trainer.export",
+}
+__all__ = [*_EXPORTS]
+__getattr__ = export(__name__, _EXPORTS)

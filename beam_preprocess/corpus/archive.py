@@ -1,11 +1,12 @@
-"""Zip files, opened and listed within limits on their directory, their members and their unpacked size."""
+"""Reader of a corpus's files, with limits on the directory, the members and the unpacked size of a zip file."""
 
 import contextlib
+import functools
 import io
 import os
 import posixpath
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sostenuto import storage
 from sostenuto.errors import UserError
@@ -17,6 +18,49 @@ MAX_MEMBERS = 2_000_000
 MAX_DIRECTORY_BYTES = 256 * MAX_MEMBERS
 MAX_INFLATION = 100
 HARMLESS_BYTES = 2**30
+# Other methods of zip files have no limit on the size that a few bytes unpack to.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class Reader(contextlib.ExitStack):
+    """Reads the files of a corpus, and keeps its zip file, if any, open until it is closed."""
+
+    def __init__(self, archive: str | None) -> None:
+        super().__init__()
+        self._archive = archive
+        self._zip = None if archive is None else self.enter_context(open_zip(archive))
+
+    def read_many(self, locations: Sequence[str], *, limit: int) -> Iterator[bytes | UserError]:
+        """Yields the first `limit` bytes of each file, or the error; fetches files in a bucket ahead of their use."""
+        read = functools.partial(self._read_or_error, limit=limit)
+        if self._zip is None and any(map(storage.is_remote, locations)):
+            return storage.concurrently(read, locations)
+        return map(read, locations)
+
+    def read(self, location: str, *, limit: int) -> bytes:
+        """Returns the first `limit` bytes of a file.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if self._zip is None:
+            return storage.read_bytes(location, limit=limit)
+        try:
+            method = self._zip.getinfo(location).compress_type
+            if method not in _COMPRESSIONS:
+                raise ValueError(f"compressed by method {method}, expected stored or deflated")
+            # Decompresses no more than the limit, even if the archive declares a smaller size.
+            with self._zip.open(location) as member:
+                return member.read(limit)
+        # zipfile has no common base class for the errors of corrupt and encrypted members.
+        except Exception as error:
+            raise UserError(f"{location}: cannot be read from {self._archive} ({error})") from error
+
+    def _read_or_error(self, location: str, *, limit: int) -> bytes | UserError:
+        try:
+            return self.read(location, limit=limit)
+        except UserError as error:
+            return error
 
 
 def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int = HARMLESS_BYTES) -> dict[str, str]:

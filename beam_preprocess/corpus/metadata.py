@@ -6,8 +6,8 @@ import io
 import posixpath
 from typing import NamedTuple
 
+from beam_preprocess.corpus.archive import Reader
 from beam_preprocess.corpus.listing import CorpusFile, Listing
-from beam_preprocess.corpus.reader import Reader
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS
 from sostenuto.errors import UserError

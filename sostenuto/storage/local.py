@@ -84,8 +84,12 @@ def remove(path: StrPath) -> None:
 def remove_directory(path: StrPath) -> None:
     """Deletes a directory with its content, if there is one."""
     path = local_path(path)
-    with _translate_errors(path, "deleted"), contextlib.suppress(FileNotFoundError):
+    try:
         shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise FileError(f"{error.filename}: cannot be deleted ({error.strerror})") from error
 
 
 def rename(source: StrPath, target: StrPath) -> None:

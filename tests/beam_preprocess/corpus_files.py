@@ -2,7 +2,7 @@
 
 import zipfile
 
-from beam_preprocess.corpus.reader import Reader
+from beam_preprocess.corpus.archive import Reader
 from tests.midi_files import melody
 
 HEADER = "canonical_composer,canonical_title,split,year,midi_filename,audio_filename,duration\n"

@@ -20,5 +20,5 @@ class NoteTensors(NamedTuple):
     velocity: tf.Tensor
 
     def map(self, function: Callable[[tf.Tensor], Any]) -> "NoteTensors":
-        """Applies a function to each field."""
+        """Applies `function`, whose tensors may have any shape, to each field; the results have any shape."""
         return NoteTensors(*(function(field) for field in self))

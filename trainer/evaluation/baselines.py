@@ -1,9 +1,9 @@
-"""What a model's score is to be compared with: the scores of two models that only count, on any dataset.
+"""Baselines that only count, scored as a model is, on any dataset.
 
-`Histogram` knows how often each value of a field occurs in the train split, and nothing else. `Ngram` also knows the
-few notes before, and the fields of the same note that come first: pitch, then step, then duration, as the density heads
-do. Both are scored as `trainer.evaluation.scorer` scores: every note of a performance after its first, times as ticks
-0 to 1000. The probabilities of all pitches, and of all ticks, sum to one after any history.
+`Histogram` counts the values of each field in the train split. `Ngram` also uses the preceding notes, and the earlier
+fields of the same note: pitch, then step, then duration, as the density heads do. Both score the same notes as
+`trainer.evaluation.scorer`, with times as ticks 0 to 1000. After any history the probabilities of all pitches sum to
+one, and so do those of all ticks.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,25 +24,24 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _VALUES: Final[dict[ScoredField, int]] = {"pitch": PITCHES, "step": MAX_TICK + 1, "duration": MAX_TICK + 1}
-_ABSENT: Final = 255  # what a context holds of a note before the performance began
-_BITS: Final = 8  # of each part of a context, and of a symbol, where several are packed into one number
-_SIZES: Final = 64  # classes of contexts by how often they were counted: the lengths of that number in bits
+_ABSENT: Final = 255  # stands in a context for a note before the first
+_BITS: Final = 8  # of each part of a context, and of a symbol, if several are packed into one number
+_SIZES: Final = 64  # classes of contexts by the bit length of their count
 _ITERATIONS: Final = 20
-# A context that was always followed by one symbol must leave something for the others.
-_MOST_CERTAIN: Final = 0.999
+_MAX_WEIGHT: Final = 0.999  # leaves probability to symbols that never followed a context
 
 
 def score_baselines(manifest: Manifest, scored: "NoteTable") -> dict[Baseline, NatsPerNote] | None:
-    """As `scores`, from the train and the validation split of a dataset; None where one of them has no second note.
+    """Scores both baselines of a dataset; None if its train or validation split has no second note.
 
     Args:
-        manifest: the dataset.
-        scored: the split to score, of this or of another dataset.
+        manifest: the dataset, whose train split is counted and whose validation split chooses the weights.
+        scored: the split to score, of this or another dataset.
 
     Raises:
-        UserError: a shard is damaged.
+        UserError: a shard is corrupt.
     """
-    from trainer.data.note_table import load_table  # It imports TensorFlow, and counting does not need it.
+    from trainer.data.note_table import load_table  # It imports TensorFlow.
 
     if any(manifest.notes(split) <= manifest.performances(split) for split in ("train", "validation")):
         return None
@@ -50,19 +49,15 @@ def score_baselines(manifest: Manifest, scored: "NoteTable") -> dict[Baseline, N
 
 
 def scores(train: "NoteTable", validation: "NoteTable", scored: "NoteTable") -> dict[Baseline, NatsPerNote]:
-    """Nats/note of the histogram and of the n-gram, by field and in total.
+    """Computes nats/note of the histogram and of the n-gram, by field and in total.
 
-    Where `scored` is the validation split, the n-gram's few hundred weights were chosen on the very notes that it is
-    scored on; where it is the train split, so were its counts, and the n-gram's figure says little.
+    The n-gram's few hundred weights fit the validation split, so its score of that split is slightly too good. Its
+    score of the train split means little: those notes were counted.
 
     Args:
-        train: the split that is counted.
-        validation: the split that the n-gram's weights are chosen on. Each of the three needs a performance of two
-            notes.
-        scored: the split to score.
-
-    Returns:
-        For `histogram` and for `ngram`: `pitch`, `step`, `duration`, and `total`, their sum.
+        train: the split to count.
+        validation: the split that chooses the n-gram's weights.
+        scored: the split to score. Each of the three needs a performance of two notes.
     """
     histogram = Histogram(train)
     models: dict[Baseline, Histogram | Ngram] = {
@@ -75,133 +70,133 @@ def scores(train: "NoteTable", validation: "NoteTable", scored: "NoteTable") -> 
     }
 
 
-class _Scored:
-    """The scored notes of a split: every note of each performance but its first, in the order of the table."""
+class _ScoredNotes:
+    """The scored notes of a split, in the order of the table: all but the first of each performance."""
 
     def __init__(self, table: "NoteTable") -> None:
-        place = np.arange(len(table.notes)) - np.repeat(table.offsets[:-1], table.lengths)
-        self._rows = np.flatnonzero(place)
-        self._place = place[self._rows]
+        position = np.arange(len(table.notes)) - np.repeat(table.offsets[:-1], table.lengths)
+        self._rows = np.flatnonzero(position)
+        self._position = position[self._rows]
         self._fields = {
             "pitch": table.notes["pitch"].astype(np.int64),
             "step": ticks(table.notes["step_us"]),
             "duration": ticks(table.notes["duration_us"]),
         }
 
-    def of(self, field: str, back: int = 0) -> Ints:
-        """A field of each scored note, or of the note so many before it: `[notes]`; -1 where there is none."""
+    def values(self, field: str, back: int = 0) -> Ints:
+        """Returns a field of each scored note, or of the note `back` before it, `[notes]`; -1 where there is none."""
         values = self._fields[field][np.maximum(self._rows - back, 0)]
-        return np.where(self._place >= back, values, -1) if back else values
+        return np.where(self._position >= back, values, -1) if back else values
 
 
 class Histogram:
-    """Draws each field by how often its values occur in the train split, whatever came before.
+    """Baseline that draws each field by the counts of its values in the train split.
 
-    Half a note is added to each count (Krichevsky and Trofimov 1981, The performance of universal encoding), so that
-    no value is impossible.
+    Half a note is added to each count (Krichevsky and Trofimov 1981, The performance of universal encoding), so every
+    value is possible.
 
     Attributes:
         probabilities: by field, `[values]`.
     """
 
     def __init__(self, train: "NoteTable") -> None:
-        notes = _Scored(train)
+        notes = _ScoredNotes(train)
         self.probabilities: dict[ScoredField, Floats] = {}
         for field, values in _VALUES.items():
-            counts = np.bincount(notes.of(field), minlength=values) + 0.5
+            counts = np.bincount(notes.values(field), minlength=values) + 0.5
             self.probabilities[field] = counts / counts.sum()
 
     def nats(self, table: "NoteTable") -> dict[ScoredField, Floats]:
-        """The nats of each scored note, by field: `[notes]`."""
-        notes = _Scored(table)
-        return {field: -np.log(self.probabilities[field][notes.of(field)]) for field in _VALUES}
+        """Computes the nats of each scored note by field, `[notes]`."""
+        notes = _ScoredNotes(table)
+        return {field: -np.log(self.probabilities[field][notes.values(field)]) for field in _VALUES}
 
 
 class Ngram:
-    """Draws each field by what followed the same context in the train split, from contexts of rising detail.
+    """Baseline that draws each field by what followed the same context in the train split.
 
-    Each field has a chain of contexts, from the least detailed to the most. A context's own shares are mixed with what
-    the chain says without it,
+    Each field has a chain of contexts, from the least detailed to the most. The frequencies after a context are mixed
+    with the probability of the chain without it,
 
         p_k(x | c_k) = w(n_k) C(c_k, x) / n_k + (1 - w(n_k)) p_{k-1}(x | c_{k-1}),    n_k = C(c_k),
 
-    where C counts in the train split, p_0 is the histogram, and the weight w depends on how often the context was
-    counted: interpolated estimation (Jelinek and Mercer 1980, Interpolated estimation of Markov source parameters from
-    sparse data). The weights of a context, one for each length in bits of n_k, maximize the likelihood of the
-    validation split, by expectation maximization; a context that does not raise it is left out. So the order of
-    the n-gram is chosen on the validation split too.
+    where C counts in the train split, p_0 is the histogram, and the weight w depends on the context's count:
+    interpolated estimation (Jelinek and Mercer 1980, Interpolated estimation of Markov source parameters from sparse
+    data). The weights of a context, one for each bit length of n_k, maximize the likelihood of the validation split by
+    expectation maximization. A context that does not raise it is left out, so the validation split chooses the order of
+    the n-gram too.
 
-    What is counted of a pitch is its distance from the pitch before, modulo 128: music is alike in all keys, and for
-    a given pitch before, distances and pitches are the same thing. What is counted of a time is its bin, five to a
-    doubling; within a bin, ticks are drawn by the histogram.
+    Pitches are counted as intervals from the previous pitch, modulo 128: music is alike in all keys, and after a given
+    pitch, intervals and pitches are equivalent. Times are counted in bins, five to a doubling; within a bin the
+    histogram distributes the ticks.
     """
 
     def __init__(self, histogram: Histogram, train: "NoteTable", validation: "NoteTable") -> None:
-        counted, held_out = _Scored(train), _Scored(validation)
+        train_notes, validation_notes = _ScoredNotes(train), _ScoredNotes(validation)
         self._chains = {
-            field: _Chain(_CONTEXTS[field], field, histogram.probabilities[field], counted, held_out)
-            for field in _VALUES
+            field: _Chain(field, histogram.probabilities[field], train_notes, validation_notes) for field in _VALUES
         }
 
     def nats(self, table: "NoteTable") -> dict[ScoredField, Floats]:
-        """The nats of each scored note, by field: `[notes]`."""
-        notes = _Scored(table)
+        """Computes the nats of each scored note by field, `[notes]`."""
+        notes = _ScoredNotes(table)
         return {field: chain.nats(notes) for field, chain in self._chains.items()}
 
 
 def _classes(per_octave: int) -> Ints:
-    """A class for each tick, `[ticks]`, so many to a doubling of the time; near 0 there is one to a tick."""
+    """Assigns a class to each tick, `[ticks]`: `per_octave` to a doubling of the time, but no class below one tick."""
     return np.unique(np.floor(per_octave * np.log2(1 + np.arange(MAX_TICK + 1))), return_inverse=True)[1]
 
 
 _FINE, _MEDIUM, _COARSE = _classes(5), _classes(3), _classes(1)
 
-_Part = Callable[[_Scored], Ints]
+_Part = Callable[[_ScoredNotes], Ints]
 _Context = tuple[_Part, ...]
 
 
 def _interval(back: int) -> _Part:
-    """By how much the pitch so many notes before differs from the one before that."""
+    """Returns the interval of the pitch `back` notes before from the pitch before that."""
 
-    def part(notes: _Scored) -> Ints:
-        pitch, before = notes.of("pitch", back), notes.of("pitch", back + 1)
+    def part(notes: _ScoredNotes) -> Ints:
+        pitch, before = notes.values("pitch", back), notes.values("pitch", back + 1)
         return np.where(before < 0, _ABSENT, (pitch - before) % PITCHES)
 
     return part
 
 
 def _register(semitones: int, *, back: int = 0) -> _Part:
-    """Where on the keyboard the note, or the one before it, lies."""
-    return lambda notes: notes.of("pitch", back) // semitones
+    """Returns the region of the keyboard of the note, or of the note `back` before."""
+    return lambda notes: notes.values("pitch", back) // semitones
 
 
-def _motion(notes: _Scored) -> Ints:
-    """By how much the pitch differs from the one before, up to an octave."""
-    return np.clip(notes.of("pitch") - notes.of("pitch", 1), -13, 13) + 13
+def _motion(notes: _ScoredNotes) -> Ints:
+    """Returns the interval from the previous pitch, clipped beyond an octave."""
+    return np.clip(notes.values("pitch") - notes.values("pitch", 1), -13, 13) + 13
 
 
 def _time(field: str, back: int, classes: Ints) -> _Part:
-    """The class of a time of the note so many before, or, with none back, of the note itself."""
+    """Returns the class of a time of the note, or of the note `back` before."""
 
-    def part(notes: _Scored) -> Ints:
-        tick = notes.of(field, back)
+    def part(notes: _ScoredNotes) -> Ints:
+        tick = notes.values(field, back)
         return np.where(tick < 0, _ABSENT, classes[tick])
 
     return part
 
 
 def _times(field: str, last: int, classes: Ints) -> _Context:
-    """The classes of a time of so many notes before."""
+    """Returns the classes of a time of the `last` preceding notes."""
     return tuple(_time(field, back, classes) for back in range(1, last + 1))
 
 
 def _intervals(last: int) -> _Context:
+    """Returns the intervals of the `last` preceding notes."""
     return tuple(_interval(back) for back in range(1, last + 1))
 
 
 _OWN_STEP: Final = _time("step", 0, _MEDIUM)
 
-# From the least detailed to the most, as they served on the validation split of MAESTRO.
+# From the least detailed to the most, chosen on the validation split of MAESTRO.
 _CONTEXTS: Final[dict[ScoredField, Sequence[_Context]]] = {
     "pitch": (
         (_register(6, back=1),),
@@ -236,13 +231,7 @@ _CONTEXTS: Final[dict[ScoredField, Sequence[_Context]]] = {
 
 
 class _Level(NamedTuple):
-    """A context, what followed it in the train split, and how far that is believed.
-
-    Attributes:
-        parts: the context.
-        counts: how often each of its values occurred, and each with what followed.
-        weights: `[sizes]`, by the length in bits of how often a value of the context occurred.
-    """
+    """A context, the counts of what followed it, and its weights by size, `[sizes]`."""
 
     parts: _Context
     counts: "_Counts"
@@ -252,74 +241,73 @@ class _Level(NamedTuple):
 class _Chain:
     """The contexts of one field."""
 
-    def __init__(
-        self, contexts: Sequence[_Context], field: str, histogram: Floats, counted: _Scored, held_out: _Scored
-    ) -> None:
+    def __init__(self, field: ScoredField, histogram: Floats, train: _ScoredNotes, validation: _ScoredNotes) -> None:
         self._field = field
         self._bins = np.arange(PITCHES) if field == "pitch" else _FINE
         self._histogram = histogram
-        self._of_bin = np.bincount(self._bins, histogram).astype(np.float64)
+        self._bin_probability = np.bincount(self._bins, histogram).astype(np.float64)
         self._levels: list[_Level] = []
-        symbols = self._symbols(counted)
-        validated, reached = self._symbols(held_out), self._first(held_out)
-        for parts in contexts:
-            counts = _Counts(_packed(parts, counted), symbols)
-            share, size = counts.of(_packed(parts, held_out), validated)
-            weights = _weights(share, size, reached)
-            mixed = _mixed(share, weights[size], reached)
-            if np.sum(np.log(mixed)) > np.sum(np.log(reached)):
+        train_symbols, symbols = self._symbols(train), self._symbols(validation)
+        probability = self._prior(validation)
+        for parts in _CONTEXTS[field]:
+            counts = _Counts(_pack(parts, train), train_symbols)
+            share, size = counts.look_up(_pack(parts, validation), symbols)
+            weights = _fit_weights(share, size, probability)
+            mixed = _mix(share, weights[size], probability)
+            if np.sum(np.log(mixed)) > np.sum(np.log(probability)):
                 self._levels.append(_Level(parts, counts, weights))
-                reached = mixed
+                probability = mixed
 
-    def nats(self, notes: _Scored) -> Floats:
-        """The nats of each scored note, `[notes]`."""
-        symbols, probability = self._symbols(notes), self._first(notes)
+    def nats(self, notes: _ScoredNotes) -> Floats:
+        """Computes the nats of each scored note, `[notes]`."""
+        symbols, probability = self._symbols(notes), self._prior(notes)
         for parts, counts, weights in self._levels:
-            share, size = counts.of(_packed(parts, notes), symbols)
-            probability = _mixed(share, weights[size], probability)
-        value = notes.of(self._field)
-        within_bin = self._histogram[value] / self._of_bin[self._bins[value]]
+            share, size = counts.look_up(_pack(parts, notes), symbols)
+            probability = _mix(share, weights[size], probability)
+        value = notes.values(self._field)
+        within_bin = self._histogram[value] / self._bin_probability[self._bins[value]]
         return -np.log(probability * within_bin)
 
-    def _symbols(self, notes: _Scored) -> Ints:
-        """What is counted of each note."""
+    def _symbols(self, notes: _ScoredNotes) -> Ints:
+        """Returns the counted symbol of each note: an interval, or the bin of a time."""
         if self._field == "pitch":
             return _interval(0)(notes)
-        return self._bins[notes.of(self._field)]
+        return self._bins[notes.values(self._field)]
 
-    def _first(self, notes: _Scored) -> Floats:
-        """The probability of each note's bin without any context."""
-        return self._of_bin[self._bins[notes.of(self._field)]]
+    def _prior(self, notes: _ScoredNotes) -> Floats:
+        """Returns the probability of each note's bin without a context."""
+        return self._bin_probability[self._bins[notes.values(self._field)]]
 
 
-def _mixed(share: Floats, weight: Floats, probability: Floats) -> Floats:
+def _mix(share: Floats, weight: Floats, probability: Floats) -> Floats:
+    """Returns the weighted mean of the share after a context and the probability without it."""
     return probability + weight * (share - probability)
 
 
-def _weights(share: Floats, size: Ints, probability: Floats) -> Floats:
-    """The weight of a context by its size: `[sizes]`.
+def _fit_weights(share: Floats, size: Ints, probability: Floats) -> Floats:
+    """Fits the weight of a context by its size: `[sizes]`.
 
     Each iteration sets a weight to the mean posterior probability that a note of that size was drawn from the context
     (Dempster, Laird and Rubin 1977, Maximum likelihood from incomplete data via the EM algorithm).
 
     Args:
-        share: of the notes after each validation note's context, those that were the same as it: `[notes]`.
-        size: the length in bits of how often that context was counted, `[notes]`.
+        share: frequency of each validation note after its context, `[notes]`.
+        size: bit length of that context's count, `[notes]`.
         probability: of each validation note without this context, `[notes]`.
     """
     notes = np.bincount(size, minlength=_SIZES)
-    weights = np.full(_SIZES, 0.5)  # it stays so where no validation note tells
+    weights = np.full(_SIZES, 0.5)  # kept where no validation note has the size
     for _ in range(_ITERATIONS):
         from_context = weights[size] * share
         posterior = from_context / (from_context + (1 - weights[size]) * probability)
         weights = np.where(notes, np.bincount(size, posterior, minlength=_SIZES) / np.maximum(notes, 1), weights)
-    weights = np.minimum(weights, _MOST_CERTAIN)
-    weights[0] = 0  # A context that never occurred says nothing.
+    weights = np.minimum(weights, _MAX_WEIGHT)
+    weights[0] = 0  # of a context that never occurred
     return weights
 
 
-def _packed(parts: _Context, notes: _Scored) -> Ints:
-    """A context of each scored note as one number, with room for a symbol below: `[notes]`."""
+def _pack(parts: _Context, notes: _ScoredNotes) -> Ints:
+    """Packs the context of each scored note into one number, with room for a symbol below: `[notes]`."""
     packed = parts[0](notes)
     for part in parts[1:]:
         packed = packed << _BITS | part(notes)
@@ -327,24 +315,22 @@ def _packed(parts: _Context, notes: _Scored) -> Ints:
 
 
 class _Counts:
-    """How often each value of a context occurs, and how often each symbol follows it."""
+    """Counts of the values of a context, and of the symbols after each."""
 
     def __init__(self, contexts: Ints, symbols: Ints) -> None:
-        self._pairs, self._of_pair = np.unique(contexts | symbols, return_counts=True)
-        own = self._pairs >> _BITS << _BITS
-        first = np.flatnonzero(np.diff(own, prepend=-1))
-        self._contexts, self._of_context = own[first], np.add.reduceat(self._of_pair, first)
+        self._pairs, self._pair_counts = np.unique(contexts | symbols, return_counts=True)
+        pair_contexts = self._pairs >> _BITS << _BITS
+        first = np.flatnonzero(np.diff(pair_contexts, prepend=-1))
+        self._contexts, self._context_counts = pair_contexts[first], np.add.reduceat(self._pair_counts, first)
 
-    def of(self, contexts: Ints, symbols: Ints) -> tuple[Floats, Ints]:
-        """Which share of what follows each context is the symbol, and the length in bits of the context's count."""
-        total = _looked_up(self._contexts, self._of_context, contexts)
-        share = _looked_up(self._pairs, self._of_pair, contexts | symbols) / np.maximum(total, 1)
+    def look_up(self, contexts: Ints, symbols: Ints) -> tuple[Floats, Ints]:
+        """Returns the frequency of each symbol after its context, and the bit length of the context's count."""
+        total = _look_up(self._contexts, self._context_counts, contexts)
+        share = _look_up(self._pairs, self._pair_counts, contexts | symbols) / np.maximum(total, 1)
         return share, np.frexp(total)[1].astype(np.int64)
 
 
-def _looked_up(keys: Ints, values: Ints, wanted: Ints) -> Ints:
-    """The value of each wanted key, 0 where it is not among the sorted keys."""
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    found = values[place]
-    found[keys[place] != wanted] = 0
-    return found
+def _look_up(keys: Ints, values: Ints, queries: Ints) -> Ints:
+    """Returns the value of each query, 0 if it is not among the sorted keys."""
+    index = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return np.where(keys[index] == queries, values[index], 0)

@@ -11,7 +11,7 @@ from trainer.evaluation.statistics import Floats, Ints, NoteScores
 from trainer.workdir.formats import ResidualDensity
 
 TOLERANCE_TICKS = 3
-"""A step is right within 30 ms, about what a listener hears as together."""
+"""A step counts as right within 30 ms, which listeners perceive as simultaneous."""
 
 
 class TimeResiduals(NamedTuple):

@@ -165,7 +165,7 @@ class NextNoteModel(keras.Model):
         return self._head_input(stream, history), ModelState(tuple(layers), history)
 
     def initial_state(self, batch: int | tf.Tensor) -> ModelState:
-        """Returns the state of `batch` performances before they start: zeros, and an empty history."""
+        """Returns the state of `batch`, a scalar number of performances, before they start: zeros, no history."""
         layers = tuple(
             LayerState(*(tf.zeros([batch, self.config.units], lstm.compute_dtype) for _ in LayerState._fields))
             for lstm in self._lstm

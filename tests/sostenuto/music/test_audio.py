@@ -81,14 +81,14 @@ def test_a_pedal_lets_a_released_key_sound(tmp_path, player):
     assert np.abs(held[after]).max() < 0.3 * np.abs(held[while_down]).max()
 
 
-def test_what_the_last_pedal_holds_is_heard_to_its_end(tmp_path, player):
+def test_the_last_pedal_sounds_to_its_end(tmp_path, player):
     audio.render_wav(A4, tmp_path / "a4.wav", np.array([[500_000, 4_000_000]]))
     rate, samples = read(tmp_path / "a4.wav")
     assert len(samples) / rate == pytest.approx(4 + audio.TAIL_SECONDS, abs=0.01)
     assert np.abs(samples[3 * rate : 4 * rate]).max() > 0.01
 
 
-def test_a_very_long_performance_is_cut_and_the_user_is_told(tmp_path, monkeypatch):
+def test_a_very_long_performance_is_truncated_and_named_so(tmp_path, monkeypatch):
     monkeypatch.setattr(audio, "MAX_SECONDS", 60)
     notes = Notes.from_onsets([60, 62, 64], [0, 59_000_000, 61_000_000], [10**6, 10**9, 62_000_000], [90, 90, 90])
     name = audio.render_wav(notes, tmp_path / "long.wav")

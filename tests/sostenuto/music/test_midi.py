@@ -72,7 +72,7 @@ IN_DOUBT = [on(0, 20, channel=3), on(10, 20, channel=3), off(10, 20, channel=3)]
 
 
 @pytest.mark.parametrize("in_doubt", [False, True], ids=["symusic", "pretty_midi"])
-def test_contents_hold_instruments_tempos_and_pedal_whoever_reads(in_doubt):
+def test_contents_hold_instruments_tempos_and_pedal_with_both_readers(in_doubt):
     data = midi_bytes(
         [
             *(IN_DOUBT if in_doubt else []),
@@ -97,7 +97,7 @@ def test_contents_hold_instruments_tempos_and_pedal_whoever_reads(in_doubt):
 
 
 @pytest.mark.parametrize("in_doubt", [False, True], ids=["symusic", "pretty_midi"])
-def test_without_a_tempo_it_is_midis_own_until_there_is_one(in_doubt):
+def test_the_default_tempo_holds_until_the_first_tempo(in_doubt):
     doubt = IN_DOUBT if in_doubt else []
     assert read_contents(midi_bytes([*doubt, on(0, 60), off(100, 60)]), "x").tempos.tolist() == [[0, 500_000]]
     later = read_contents(midi_bytes([*doubt, on(0, 60), off(100, 60), tempo(0, 600_000)]), "x").tempos

@@ -51,7 +51,7 @@ def test_the_order_in_which_notes_arrive_does_not_matter(rows, random):
     assert np.array_equal(results[0].offset_us - results[0].onset_us, results[0].duration_us)
 
 
-def test_a_slice_starts_its_time_anew_and_leaves_the_original_alone():
+def test_a_slice_starts_at_time_zero_and_leaves_the_original_unchanged():
     notes = random_notes(0, 50)
     part = notes[10:20]
     assert len(part) == 10
@@ -96,7 +96,7 @@ def test_empty_notes_have_every_array():
         (([[60]], [0], [1], [1]), "shape"),
     ],
 )
-def test_a_note_that_cannot_be_is_refused_by_name(arrays, message):
+def test_an_invalid_note_is_rejected_by_name(arrays, message):
     with pytest.raises(ValueError, match=message):
         Notes(*map(np.array, arrays))
 
@@ -121,7 +121,7 @@ def test_the_types_are_small_and_settled():
         ([(60, 0.5, 1.5, 64), (60, 0.25, 0.75, 64)], [(60, 0.25, 0.5, 64), (60, 0.5, 1.5, 64)]),
         ([], []),
     ],
-    ids=["struck anew", "struck together", "both", "not met", "fractions", "nothing"],
+    ids=["struck again", "struck together", "both", "not met", "fractions", "nothing"],
 )
 def test_notes_that_meet_on_one_key_are_joined(notes, keys):
     columns = zip(*notes, strict=True) if notes else ([], [], [], [])

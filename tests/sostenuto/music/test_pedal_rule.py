@@ -103,7 +103,7 @@ def test_a_primer_goes_through_midi_and_back_with_its_notes_and_its_pedal():
     notes = waltz([36, 43, 36, 43])
     primer_notes = 20
     seam_us = notes.onset_us[primer_notes]
-    # The primer's last chord is held far into the continuation, which strikes its keys anew.
+    # The primer's last chord is held far into the continuation, which strikes its keys again.
     duration_us = notes.duration_us.copy()
     duration_us[primer_notes - 3 : primer_notes] = 5_000_000
     notes = Notes(notes.pitch, notes.step_us, duration_us, notes.velocity)
@@ -114,7 +114,7 @@ def test_a_primer_goes_through_midi_and_back_with_its_notes_and_its_pedal():
     assert read[: primer_notes - 3] == notes[: primer_notes - 3]
     np.testing.assert_array_equal(read.onset_us, notes.onset_us)
     np.testing.assert_array_equal(read.pitch, notes.pitch)
-    # No key is struck while it is held: the former note ends where the key is struck anew.
+    # No key is struck while it is held: the former note ends where the key is struck again.
     for pitch in np.unique(read.pitch):
         same = read.pitch == pitch
         assert np.all(read.offset_us[same][:-1] <= read.onset_us[same][1:])

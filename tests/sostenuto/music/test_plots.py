@@ -90,7 +90,7 @@ def test_distributions_compare_sets_of_unequal_size(tmp_path):
     assert pixels_of(few_image, plots.ORANGE) > 1000
 
 
-def test_distributions_show_the_corpus_range_whatever_was_generated(tmp_path):
+def test_distributions_show_the_range_of_the_first_set(tmp_path):
     corpus = Histograms.from_notes(melody(500))
     slow = Histograms.from_notes(melody(500, gap_us=9_000_000))
     plots.distributions({"corpus": corpus}, tmp_path / "corpus.png")

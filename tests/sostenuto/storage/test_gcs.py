@@ -77,7 +77,7 @@ def test_objects_are_renamed_and_removed(gcs):
     assert gcs.contents("gs://bucket/") == {}
 
 
-def test_of_two_writers_one_is_told(gcs):
+def test_the_later_of_two_writers_fails(gcs):
     late = pytest.raises(ChangedError, match="gs://bucket/file: another process wrote it first")
     with late, storage.atomic_write("gs://bucket/file") as file:
         file.write(b"mine")

@@ -77,27 +77,27 @@ def test_credentials_come_from_the_environment(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with GcsServer() as server:
         server.put("gs://bucket/file", b"data")
-        nobody = {"NO_GCE_CHECK": "true"}
+        anonymous = {"NO_GCE_CHECK": "true"}
         pod = {"GCE_METADATA_HOST": server.address, "GCE_METADATA_IP": server.address}
-        # A public bucket is read by nobody in particular.
-        assert read_without_emulator(server, tmp_path, **nobody).stdout == "data\n"
+        # A public bucket needs no credentials.
+        assert read_without_emulator(server, tmp_path, **anonymous).stdout == "data\n"
         server.needs_credentials = True
-        said = read_without_emulator(server, tmp_path, **nobody).stdout
-        assert said.startswith(
+        line = read_without_emulator(server, tmp_path, **anonymous).stdout
+        assert line.startswith(
             "gs://bucket/file: no credentials were found, and bucket bucket is not public. Run gcloud"
         )
-        assert "workload identity" in said
+        assert "workload identity" in line
         process = read_without_emulator(server, tmp_path, **pod)
         assert (process.stdout, process.stderr) == ("data\n", "")
         server.forbid("bucket")
-        said = read_without_emulator(server, tmp_path, **pod).stdout
-        assert said.startswith(f"gs://bucket/file: {ACCOUNT} lacks the permission storage.objects.get on bucket bucket")
+        line = read_without_emulator(server, tmp_path, **pod).stdout
+        assert line.startswith(f"gs://bucket/file: {ACCOUNT} lacks the permission storage.objects.get on bucket bucket")
         (tmp_path / "key.json").write_text("{}")
-        said = read_without_emulator(
-            server, tmp_path, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json"), **nobody
+        line = read_without_emulator(
+            server, tmp_path, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json"), **anonymous
         ).stdout
-        assert "key.json: cannot be used" in said
-        assert said.count("\n") == 1
+        assert "key.json: cannot be used" in line
+        assert line.count("\n") == 1
 
 
 def test_a_forked_child_has_connections_of_its_own(gcs):

@@ -1,4 +1,4 @@
-"""One process at a time writes below a directory; of a bucket's, whoever has it says so in an object there."""
+"""Exclusive access to a directory: a local lock, or an object in a bucket that names its holder."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def of_another_machine(gcs, *, renewed=None, **fields):
     gcs.put(LOCK, json.dumps({**holder, "renewed": time.time() if renewed is None else renewed}).encode())
 
 
-def test_another_process_is_refused_at_once_and_let_in_when_the_first_is_gone(directory):
+def test_another_process_is_rejected_until_the_first_has_ended(directory):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, directory], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -49,14 +49,14 @@ def test_another_process_is_refused_at_once_and_let_in_when_the_first_is_gone(di
             hold(directory)
         if storage.is_remote(directory):
             assert str(error.value) == f"process {process.pid} on {os.uname().nodename}"
-        # It cannot say goodbye.
+        # It cannot release the directory.
         process.kill()
     begun = time.monotonic()
     hold(directory).close()
     assert time.monotonic() - begun < 5
 
 
-def test_who_has_let_go_of_it_may_take_it_again(directory):
+def test_a_released_directory_can_be_held_again(directory):
     for _ in range(2):
         held = hold(directory)
         held.check_held()
@@ -65,12 +65,12 @@ def test_who_has_let_go_of_it_may_take_it_again(directory):
         held.close()
 
 
-def test_a_lease_that_was_given_back_leaves_nothing(gcs):
+def test_a_closed_lease_leaves_nothing(gcs):
     Lease("gs://bucket/w").close()
     assert gcs.names("gs://bucket/") == []
 
 
-def test_who_is_elsewhere_and_renews_keeps_it(gcs, quick, capsys):
+def test_a_holder_elsewhere_that_renews_keeps_it(gcs, quick, capsys):
     of_another_machine(gcs)
     looks = []
 
@@ -87,7 +87,7 @@ def test_who_is_elsewhere_and_renews_keeps_it(gcs, quick, capsys):
     assert "process 7 on elsewhere. Waiting up to " in line
 
 
-def test_who_is_elsewhere_and_silent_loses_it(gcs, quick):
+def test_a_holder_elsewhere_that_does_not_renew_loses_it(gcs, quick):
     of_another_machine(gcs)
     begun = time.monotonic()
     Lease("gs://bucket/w").close()
@@ -102,7 +102,7 @@ def test_who_is_elsewhere_and_silent_loses_it(gcs, quick):
     ],
     ids=lambda gone: next(iter(gone)),
 )
-def test_who_is_known_to_be_gone_is_not_waited_for(gcs, monkeypatch, gone):
+def test_a_holder_that_has_ended_is_not_waited_for(gcs, monkeypatch, gone):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     of_another_machine(gcs, **gone)
     begun = time.monotonic()
@@ -111,14 +111,14 @@ def test_who_is_known_to_be_gone_is_not_waited_for(gcs, monkeypatch, gone):
 
 
 @pytest.mark.parametrize("content", [b"", b"no JSON", b"[]", b'{"renewed": "soon"}'])
-def test_an_object_that_says_nothing_is_waited_for_like_any_other(gcs, quick, content):
+def test_an_invalid_lease_is_waited_for_like_any_other(gcs, quick, content):
     gcs.put(LOCK, content)
     begun = time.monotonic()
     Lease("gs://bucket/w").close()
     assert time.monotonic() - begun > 0.5
 
 
-def test_it_is_renewed_all_the_while_and_whoever_loses_it_learns_of_it(gcs, quick):
+def test_a_lease_is_renewed_and_its_loss_is_noticed(gcs, quick):
     held = Lease("gs://bucket/w")
     first = gcs.generation(LOCK)
     until = time.monotonic() + 30
@@ -130,7 +130,7 @@ def test_it_is_renewed_all_the_while_and_whoever_loses_it_learns_of_it(gcs, quic
     with pytest.raises(LostError, match="gs://bucket/w: another process has taken it over"):
         while time.monotonic() < until:
             held.check_held()
-    # Nor is it taken from the other one in passing.
+    # Closing does not remove the other one.
     held.close()
     assert gcs.get(LOCK) == theirs
 
