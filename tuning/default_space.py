@@ -56,7 +56,7 @@ PARAMETERS = (
     ),
     _choice("pitch_embedding", (32, 64, 96, 128, 192), "numbers", "pianos have 88 keys, so 96 can separate them"),
     _choice("time_embedding", (16, 32, 48, 64, 96), "numbers", "for step and for duration each: 1,001 ordered ticks"),
-    _choice("velocity_embedding", (8, 16, 32, 64), "numbers", "127 ordered values, of which few differ audibly"),
+    _choice("velocity_embedding", (8, 16, 32, 64), "numbers", "127 ordered values; few differ audibly"),
     _choice(
         "recent_embedding", (0, 32, 64, 128, 256), "numbers",
         "size of the summary of the last 32 notes; without it (0) the LSTM must remember them itself",

@@ -44,7 +44,7 @@ class Scheduler:
         queue: ids of interrupted trials, next first.
         oracle: proposes trials.
         config: settings of the search.
-        now: current time. Workers of running trials get a full timeout from here, since they may still run.
+        now: the time. Workers of running trials get a full timeout from here, since they may still run.
 
     Attributes:
         queue: as above, current.
@@ -179,30 +179,17 @@ class Scheduler:
 
     def _new_trial(self, proposal: Proposal) -> Trial:
         parent = self._trials.get(proposal.parent or "")
-        return Trial(
-            self._next_id,
-            TrialStatus.QUEUED,
-            proposal.values,
-            proposal.share,
-            parent.directory if parent else f"{TRIALS_NAME}/{self._next_id}",
-            parent=proposal.parent,
-        )
+        directory = parent.directory if parent else f"{TRIALS_NAME}/{self._next_id}"
+        return Trial(self._next_id, TrialStatus.QUEUED, proposal.values, proposal.share, directory, proposal.parent)
 
     def _assign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment:
         self._last_heartbeat[trial.id] = self._last_score[trial.id] = now
-        return self._assignment(
-            self._update(trial, status=TrialStatus.RUNNING, attempt=trial.attempt + 1, worker=worker, request=request)
-        )
+        changes = {"attempt": trial.attempt + 1, "worker": worker, "request": request}
+        return self._assignment(self._update(trial, status=TrialStatus.RUNNING, **changes))
 
     def _assignment(self, trial: Trial) -> Assignment:
-        return Assignment(
-            trial.id,
-            trial.attempt,
-            trial.directory,
-            dict(trial.values),
-            trial.share,
-            self._config.worker_timeout / _HEARTBEATS_PER_TIMEOUT,
-        )
+        beat_seconds = self._config.worker_timeout / _HEARTBEATS_PER_TIMEOUT
+        return Assignment(trial.id, trial.attempt, trial.directory, dict(trial.values), trial.share, beat_seconds)
 
     def _reassign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment | None:
         """Assigns a trial whose worker was lost; None if it failed, since it lost too many."""

@@ -198,7 +198,7 @@ class _ScoreReporter:
         self._source, self._assignment, self._stop = source, assignment, stop
 
     def report(self, train_step: int, steps: int, score: float) -> None:
-        """Reports the score at a train_step of so many."""
+        """Reports the score at a train_step of a trial with `steps` train_steps."""
         trial, attempt = self._assignment.trial, self._assignment.attempt
         try:
             self.verdict = self._source.report_score(

@@ -114,8 +114,8 @@ def test_tensorboard_gets_the_space_and_each_trial_that_ended(tmp_path: Path) ->
 
     _, begin, *scalars, end = events(summaries / "0000" / "events.out.tfevents.study")
     assert hparams(begin).session_start_info.hparams["units"].number_value == 256
-    told = [(e.step, e.summary.value[0].tag, e.summary.value[0].tensor.float_val[0]) for e in scalars]
-    assert told == [(300, "val_nats", 9.0), (600, "val_nats", 8.5), (900, "val_nats", 8.0), (900, "score", 8.0)]
+    values = [(e.step, e.summary.value[0].tag, e.summary.value[0].tensor.float_val[0]) for e in scalars]
+    assert values == [(300, "val_nats", 9.0), (600, "val_nats", 8.5), (900, "val_nats", 8.0), (900, "score", 8.0)]
     assert hparams(end).session_end_info.status == 1  # success
     *_, end = events(summaries / "0001" / "events.out.tfevents.study")
     assert hparams(end).session_end_info.status == 2  # failure

@@ -40,7 +40,7 @@ def seconds_of_processor(*arguments: str) -> float:
 
 @pytest.fixture(scope="module")
 def ended(dataset, tmp_path_factory):
-    """A search that was broken off by Ctrl-C in its second trial, and gone on with to its end."""
+    """A search that Ctrl-C interrupted in its second trial, resumed to its end."""
     search = Search(dataset, tmp_path_factory.mktemp("search"), *FLAGS)
     with search.started() as process:
         wait_until(lambda: search.has_checkpoint("0001"), "the second trial", [process])
@@ -57,12 +57,12 @@ def test_ctrl_c_leaves_a_study_that_goes_on_where_it_was(ended, dataset, tmp_pat
     assert [trial["state"] for trial in ended.broken_off["trials"]] == ["completed", "queued"]
     assert "Traceback" not in "\n".join(ended.said())
     assert any("run the same command to resume" in line for line in ended.said())
-    # What the first process wrote of the trial is still there: it did not begin anew.
+    # The trial was resumed: it still has the lines of the first process.
     assert ended.before
     assert ended.reports("0001")[: len(ended.before)] == ended.before
     assert len(ended.reports("0001")) > len(ended.before)
     assert [(trial["state"], trial["attempts"]) for trial in ended.trials] == [("completed", 1), ("completed", 2)]
-    # The same trials as those of a study that nobody touched.
+    # The same trials as those of an uninterrupted study.
     start = parse_config(json.dumps(START), "start")
     space = create_space(start, fix=["units=8", "seq_length=16"])
     config = StudyConfig("random", 2, 60, seed=4, stop_weak=False, data=Manifest.load(dataset).sha256)
@@ -100,7 +100,7 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_lost(ended, dat
     assert (ended.workdir / "study.json").read_bytes() == before
 
 
-def test_a_chief_begins_anew_only_when_told_to_and_gives_up_without_workers(ended):
+def test_a_chief_overwrites_only_with_the_flag_and_exits_without_workers(ended):
     """The last one to use that study."""
     assert ended.ends(
         "--overwrite", "--max_idle=1", "--role=chief", f"--chief_address={free_address()}", name="chief"

@@ -50,7 +50,7 @@ def test_many_workers_at_once_share_the_writes_of_a_bucket_that_takes_one_a_seco
 
         def ask(number: int) -> None:
             answers[number] = study.next_trial(f"tuner{number}")
-            # Before anyone is told, it is in the bucket.
+            # The trial is in the bucket before its worker gets it.
             there = json.loads(gcs.get(f"{W}/study.json"))["trials"]
             assert answers[number].trial in {trial["id"] for trial in there}
 
@@ -99,7 +99,7 @@ def test_a_search_goes_on_with_the_trial_that_lies_in_the_bucket(gcs, dataset):
     assert search.alone(Role("alone", worker=ALONE_ID), overwrite=False) == 0
     trials = json.loads(gcs.get(f"{W}/trials.json"))["trials"]
     assert [(trial["state"], trial["attempts"]) for trial in trials] == [("completed", 2), ("completed", 1)]
-    # Speed and all: it did not begin anew.
+    # Resumed: the same lines, including the speed.
     assert gcs.get(f"{W}/trials/0000/metrics.jsonl").splitlines()[: len(reports)] == reports
     names = gcs.names(f"{W}/")
     assert {"best_config.json", "report.html", "study.json", "trials.json"} <= set(names)

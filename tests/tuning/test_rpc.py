@@ -185,7 +185,7 @@ def test_a_call_that_the_chief_died_in_the_middle_of_is_repeated(study, address,
 
 
 def test_a_chief_whose_disk_is_full_is_asked_again(study, address, monkeypatch, capsys):
-    """gRPC logs what went wrong at the chief's; the worker goes on once there is room."""
+    """gRPC logs the chief's error; the worker continues after the disk has room."""
     next_trial, tries = study.next_trial, []
 
     def full_at_first(*args):
@@ -221,7 +221,7 @@ def test_a_sign_of_life_is_not_worth_waiting_for(study, address):
     assert time.monotonic() - begun < 15
 
 
-def test_a_chief_that_hangs_holds_nobody_for_ever(address):
+def test_a_hanging_chief_blocks_no_worker_for_ever(address):
     """Its kernel still takes connections."""
     script = "import sys; from tests.tuning.test_rpc import hang; hang(sys.argv[1])"
     with subprocess.Popen(
@@ -286,7 +286,7 @@ def test_an_address_of_another_machine_is_no_place_to_listen(study):
         pytest.fail("it listens")
 
 
-def test_the_chief_knows_how_long_it_has_heard_nothing(study, address):
+def test_the_chief_knows_the_seconds_since_the_last_call(study, address):
     with serve(study, address) as calls, client_of(study, address) as client:
         trial = client.next_trial("tuner0")
         time.sleep(0.3)

@@ -119,7 +119,7 @@ def test_a_lost_worker_s_trial_is_given_to_the_next_and_its_late_words_are_refus
     assert complete(study, taken, 9.0)
     (record,) = (record for record in study.trials if record.id == lost.trial)
     assert (record.status, record.score, record.scores, record.worker) == ("completed", 9.0, (), "tuner2")
-    # Nobody knew of the silence before another worker asked.
+    # The silence has no effect before another worker asks.
     slow = study.next_trial("tuner3")
     study.now += 10 * TIMEOUT
     assert study.heartbeat(slow.trial, slow.attempt)
@@ -134,7 +134,7 @@ def test_a_worker_that_hangs_loses_its_trial_however_alive_it_seems():
     assert report(study, first, 0.2, 9.0) == "go"
     for _ in range(12):
         study.now += 50
-        assert study.heartbeat(first.trial, first.attempt), "a score begins the time anew"
+        assert study.heartbeat(first.trial, first.attempt), "a score restarts the timeout"
     study.now += 1
     assert not study.heartbeat(first.trial, first.attempt)
     assert report(study, first, 0.4, 8.0) == "lost"
@@ -150,7 +150,7 @@ def test_signs_of_life_come_several_times_within_what_the_study_waits_for():
     assert first.beat_seconds <= 12.0 / 3
 
 
-def test_nobody_waits_for_a_lost_worker_longer_than_its_time():
+def test_a_worker_waits_for_a_lost_one_no_longer_than_its_timeout():
     study = ScheduledStudy(study_config(max_trials=1))
     lost = study.next_trial("tuner0")
     waited = 0.0
@@ -485,7 +485,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         for record in records.values():
             if not record.is_open and record.id not in self.ended:
                 assert "lost" in record.reason
-        # Nobody trains in a directory in which another trains.
+        # No two trials share a directory at the same time.
         running = [record.directory for record in records.values() if record.status == "running"]
         assert len(running) == len(set(running))
 

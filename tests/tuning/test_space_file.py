@@ -167,7 +167,7 @@ def test_a_start_outside_of_the_space_leaves_the_space_as_it_is(tmp_path):
     assert space.base_values["units"] == 256
 
 
-def test_spaces_are_told_apart_by_name(tmp_path):
+def test_differences_between_spaces_are_listed_by_name(tmp_path):
     space, other = create_space(BASE), create_space(BASE, fix=["layers=3"], file=written(tmp_path, "units: [64, 96]"))
     assert space.differences(space.to_json()) == []
     assert other.differences(space.to_json()) == [

@@ -118,7 +118,7 @@ def test_overwriting_removes_the_study_and_its_trials_and_nothing_else(tmp_path,
     assert (tmp_path / "trials").exists()
 
 
-def test_what_could_not_be_written_was_not_said_and_is_written_with_the_next_call(opened, monkeypatch):
+def test_a_failed_write_fails_the_call_and_the_next_call_writes(opened, monkeypatch):
     study = opened()
     first = study.next_trial("tuner0", "a")
 
