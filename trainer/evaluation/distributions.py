@@ -112,6 +112,12 @@ def notes_per_second(onset_us: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.bincount(window)[: max(int(window[-1]), 1)] / (WINDOW_US / 1e6)
 
 
+def entropy(counts: NDArray[np.int64]) -> float:
+    """Computes the entropy of a histogram in bits."""
+    shares = to_shares(counts[counts > 0])
+    return float(-np.sum(shares * np.log2(shares))) + 0.0
+
+
 def to_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Returns counts divided by their sum."""
     return counts / counts.sum()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES, Notes, ticks
-from trainer.evaluation.distributions import DISTRIBUTIONS, Counts, count_bins, measure_distances, sum_counts, to_shares
+from trainer.evaluation.distributions import DISTRIBUTIONS, Counts, count_bins, entropy, measure_distances, sum_counts
 from trainer.workdir.formats import CONTINUATIONS, Continuation, DistributionDistance, MusicKind, Summary
 
 PRIMER_NOTES: Final = 128
@@ -140,8 +140,7 @@ def pitch_class_entropy(notes: Notes) -> float:
 
     Wu and Yang (2020, The Jazz Transformer on the front line) define it like this.
     """
-    share = to_shares(np.bincount(notes.pitch % 12, minlength=12))
-    return float(-np.sum(share[share > 0] * np.log2(share[share > 0]))) + 0.0
+    return entropy(np.bincount(notes.pitch % 12))
 
 
 def longest_loop(notes: Notes) -> int:

@@ -75,12 +75,16 @@ def not_compared(report: RunReport) -> Diagnostic:
 
 def _diagnose_other_datasets(report: RunReport) -> list[Diagnostic]:
     result = []
-    for other in report.other_datasets:
-        flags = [f"--split={other.split}", *(["--generated"] if other.kind == "generated" else [])]
-        expected = str(report.run.dataset)[:12]
-        detail = f"It is left out here. Its dataset has sha256 {other.sha256[:12]}…, the run's {expected}…."
-        advice = f"Evaluate on the run's dataset: {report.command('evaluate', *flags)}"
-        result.append(Diagnostic(f"{other.file} is of another dataset", detail, advice))
+    for record in report.other_datasets:
+        flags = [f"--split={record.split}", *(["--generated"] if isinstance(record, GenerationEvaluation) else [])]
+        result.append(
+            Diagnostic(
+                f"{record.PREFIX}-{record.split}.json is of another dataset",
+                f"It is left out here. Its dataset has sha256 {record.dataset[:12]}…, the run's "
+                f"{str(report.run.dataset)[:12]}….",
+                f"Evaluate on the run's dataset: {report.command('evaluate', *flags)}",
+            )
+        )
     return result
 
 

@@ -24,23 +24,6 @@ _EVALUATION_SPLITS: Final = ("test", "validation")  # in order of preference
 
 
 @dataclasses.dataclass(frozen=True)
-class OtherDataset:
-    """A file of a workdir that is not about the run's dataset.
-
-    Attributes:
-        file: its name.
-        kind: `evaluation` or `generated`.
-        split: the split that it is about.
-        sha256: fingerprint of its dataset.
-    """
-
-    file: str
-    kind: str
-    split: str
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
 class RunReport:
     """The content of a workdir.
 
@@ -66,7 +49,7 @@ class RunReport:
     result: RunResult | None
     evaluations: Mapping[str, Evaluation]
     generated: Mapping[str, GenerationEvaluation]
-    other_datasets: Sequence[OtherDataset]
+    other_datasets: Sequence[Evaluation | GenerationEvaluation]
     samples: samples.Samples | None
     manifest: Manifest | None
     continuable_split: str | None
@@ -152,10 +135,7 @@ def load_report(
         result = RunResult.load_if_exists(storage.join(workdir, RESULT_NAME))
     evaluations, generated = Evaluation.load_splits(workdir), GenerationEvaluation.load_splits(workdir)
     other_datasets = [
-        OtherDataset(f"{record.PREFIX}-{split}.json", record.PREFIX, split, record.dataset)
-        for records in (evaluations, generated)
-        for split, record in records.items()
-        if record.dataset != run.dataset
+        record for records in (evaluations, generated) for record in records.values() if record.dataset != run.dataset
     ]
     evaluations = {split: record for split, record in evaluations.items() if record.dataset == run.dataset}
     generated = {split: record for split, record in generated.items() if record.dataset == run.dataset}

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Final, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainer.evaluation import distributions
 from trainer.reporting.diagnostics import TIMES, Diagnostic, Time, advise_longer_training, regularization_flags
@@ -100,7 +99,7 @@ def _diagnose_rhythm(
     """Returns a diagnostic for each time whose histogram has collapsed."""
     diagnostics = []
     for name in TIMES:
-        entropy, real_entropy = (_entropy(np.asarray(counts[name])) for counts in (generated, real))
+        entropy, real_entropy = (distributions.entropy(np.asarray(counts[name])) for counts in (generated, real))
         if entropy < _COLLAPSED * real_entropy:
             title = f"The rhythm has collapsed: {name}s are nearly all alike"
             detail = (
@@ -123,9 +122,3 @@ def _advise_rhythm(name: Time, report: RunReport, sampling: Sampling) -> str:
     return advise_longer_training(report) or (
         f"Play with a higher temperature for {name}, such as --temperature=1,{name}=1.2."
     )
-
-
-def _entropy(counts: NDArray[np.integer]) -> float:
-    """Returns the entropy of a histogram in bits."""
-    probabilities = counts[counts > 0] / counts.sum()
-    return float(-np.sum(probabilities * np.log2(probabilities))) + 0.0
