@@ -1,4 +1,4 @@
-"""Loads TensorFlow without its chatter."""
+"""Import of TensorFlow without its log messages."""
 
 import importlib.util
 import logging
@@ -10,10 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; what its libraries write to stderr meanwhile is shown only if the import fails.
+    """Imports TensorFlow; stderr output of its libraries is shown only if the import fails.
 
-    It logs, before any log level is read, which CPU instructions and CUDA libraries it found; to a user who asked for
-    nothing of the kind that reads like a warning.
+    Before it reads any log level, TensorFlow logs the CPU instructions and CUDA libraries that it found, which read
+    like warnings.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if importlib.util.find_spec("tensorflow"):
