@@ -108,6 +108,42 @@ print(*sys.modules)
     assert not loaded & FORBIDDEN[package]
 
 
+# The rooms of the trainer that a room may import, besides itself. The engine knows callbacks by their interface only.
+ROOMS = {
+    "data": {"config"},
+    "model": {"config", "data"},
+    "distribution": {"config"},
+    "checkpoints": {"config"},
+    "workdir": {"config", "presets", "model", "checkpoints"},
+    "evaluation": {"config", "presets", "data", "model", "workdir"},
+    "generation": {"config", "presets", "data", "model", "workdir"},
+    "engine": {"config", "data", "model", "distribution", "checkpoints", "workdir", "evaluation", "callbacks.base"},
+    "reporting": {"config", "presets", "model.time_bins", "workdir", "evaluation", "generation"},
+    "callbacks": {"config", "presets", "checkpoints", "engine", "export", "generation", "reporting", "workdir"},
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_trainer_imports_only_those_below_it(room):
+    folder = REPOSITORY / "trainer" / room
+    names = set().union(*(imported_modules(path.read_text(encoding="utf-8")) for path in folder.glob("*.py")))
+    allowed = {f"trainer.{name}" for name in (*ROOMS[room], room)}
+    below = {name for name in names if name.startswith("trainer.")}
+    wrong = {name for name in below if not any(f"{name}.".startswith(f"{other}.") for other in allowed)}
+    assert {name for name in wrong if (REPOSITORY / name.replace(".", "/")).with_suffix(".py").exists()} == set()
+
+
+def test_the_engine_draws_no_pictures():
+    paths = (REPOSITORY / "trainer" / "engine").glob("*.py")
+    names = set().union(*(imported_modules(path.read_text(encoding="utf-8")) for path in paths))
+    pictures = ("matplotlib", "sostenuto.music.plots", "sostenuto.music.audio", "sostenuto.html")
+    assert not {name for name in names for other in pictures if f"{name}.".startswith(f"{other}.")}
+
+
+def test_every_room_of_the_trainer_has_a_rule():
+    assert {path.parent.name for path in (REPOSITORY / "trainer").glob("*/*.py")} == set(ROOMS)
+
+
 def test_only_the_entry_points_know_flags():
     sources = {path: path.read_text(encoding="utf-8") for package in PACKAGES for path in modules(package)}
     # The flags that several entry points share.
