@@ -73,7 +73,7 @@ format: _development ## put the code into its format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-api: _development ## write docs/api.md anew from the docstrings
+api: _development ## write docs/api.md and the list of modules from the docstrings
 	$(RUN) docs/api.py
 
 tour: _development ## execute docs/tour.ipynb and store its outputs in it

@@ -1,4 +1,4 @@
-"""Two questions about the preprocessing command: how much faster than a plain loop is it, and what if a corpus grows?
+"""Measures the preprocessing command against a plain loop, and its growth with the corpus.
 
     python benchmarks/preprocess.py --corpus=DIR [--files=N]
     python benchmarks/preprocess.py --grow=1000,10000,100000 [--corpus=DIR] [--archive] [-- arguments of the command]
@@ -39,20 +39,20 @@ from sostenuto.data.manifest import SPLITS, Manifest  # noqa: E402
 from sostenuto.music.midi import write_midi  # noqa: E402
 from sostenuto.music.notes import Notes  # noqa: E402
 
-# Of the generated performances: a tenth of a real one's notes, so that what is measured is the number of files.
+# Notes of a generated performance: a tenth of a real one, so that the number of files dominates.
 GENERATED_FILES = 100
 GENERATED_NOTES = 300
 
-# Directories as a user may have them: a few hundred files each.
+# Files per directory, as in typical corpora.
 FILES_A_DIRECTORY = 500
 
-# Time and memory of a whole run on a machine that is not idle: what may look like growth and is none.
+# Noise of time and memory on a machine that is not idle.
 NOISE = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one run of the command took: time of wall and of processors, and the memory of all its processes."""
+    """Wall-clock and processor seconds of a run, and the peak memory of all its processes."""
 
     seconds: float
     processor_milliseconds: float
@@ -60,7 +60,7 @@ class Run:
 
 
 def run_command(corpus: Path, output: str, arguments: list[str]) -> Run:
-    """Runs the whole command and returns what it took."""
+    """Runs the whole command and measures it."""
     command = [sys.executable, "-m", "beam_preprocess", f"--input={corpus}", f"--output={output}", *arguments]
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
@@ -75,7 +75,7 @@ def run_command(corpus: Path, output: str, arguments: list[str]) -> Run:
 
 
 class _Peak:
-    """Watches the memory of a process and its descendants: what is theirs alone, and shared pages by their share."""
+    """Watches the proportional set size of a process and its descendants."""
 
     def __init__(self, pid: int) -> None:
         self._peak, self._ended = 0, threading.Event()
@@ -83,7 +83,7 @@ class _Peak:
         self._thread.start()
 
     def stop(self) -> int:
-        """Returns the highest number of bytes that was seen."""
+        """Returns the highest observed number of bytes."""
         self._ended.set()
         self._thread.join()
         return self._peak
@@ -99,7 +99,7 @@ def _family(pid: int) -> Iterator[int]:
         for task in os.listdir(f"/proc/{pid}/task"):
             for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
                 yield from _family(int(child))
-    except OSError:  # It has just ended.
+    except OSError:  # The process has just ended.
         return
 
 
@@ -118,7 +118,7 @@ def time_command(corpus: Path) -> float:
 
 
 def time_loop(files: list[Path]) -> tuple[float, int]:
-    """Returns the seconds that pretty_midi takes to parse the files one after another, and how many notes it found."""
+    """Returns the seconds that pretty_midi takes to parse the files one by one, and the number of notes."""
     notes = 0
     started = time.perf_counter()
     for number, path in enumerate(files, start=1):
@@ -165,7 +165,7 @@ def generate(directory: Path) -> list[Path]:
     rng = np.random.default_rng(0)
     for number in range(GENERATED_FILES):
         onset = np.cumsum(rng.integers(20_000, 400_000, GENERATED_NOTES))
-        # Each pitch rests for a while before it comes again.
+        # Each pitch pauses before it repeats.
         pitch = 21 + (np.arange(GENERATED_NOTES) * 17 + rng.integers(0, 88)) % 88
         duration = rng.integers(20_000, 800_000, GENERATED_NOTES)
         notes = Notes.from_onsets(pitch, onset, onset + duration, rng.integers(1, 128, GENERATED_NOTES))
@@ -174,7 +174,7 @@ def generate(directory: Path) -> list[Path]:
 
 
 def copy_corpus(files: list[Path], directory: Path, count: int, *, archive: bool) -> Path:
-    """Makes a corpus of `count` files of copies, and returns its path."""
+    """Creates a corpus of `count` copies, and returns its path."""
     names = (f"{number // FILES_A_DIRECTORY:05d}/{number:07d}.mid" for number in range(count))
     copies = zip(names, itertools.cycle(files), strict=False)
     if archive:
@@ -183,7 +183,7 @@ def copy_corpus(files: list[Path], directory: Path, count: int, *, archive: bool
             for name, file in copies:
                 zipped.write(file, name)
         return path
-    # Few file systems let a file have more than 65,000 names; and a corpus may lie on another one.
+    # Most file systems allow at most 65,000 hard links to a file, and none across file systems.
     originals: dict[tuple[Path, int], Path] = {}
     top = directory / str(count)
     for number, (name, file) in enumerate(copies):
@@ -198,7 +198,7 @@ def copy_corpus(files: list[Path], directory: Path, count: int, *, archive: bool
 
 
 def grow(files: list[Path], counts: list[int], *, archive: bool, arguments: list[str]) -> None:
-    """Runs the command on corpora of copies and prints what each took, and whether it grew faster than the corpus."""
+    """Runs the command on corpora of copies; prints their costs, and whether they grow faster than the corpus."""
     print("| performances | notes | seconds | processor seconds | ms a performance | peak MB | dataset MB |")
     print("|---|---|---|---|---|---|---|")
     runs: list[tuple[int, Run]] = []
@@ -234,7 +234,7 @@ def grow(files: list[Path], counts: list[int], *, archive: bool, arguments: list
 
 
 def main() -> None:
-    """Reads the flags and measures what they ask for."""
+    """Runs the selected measurements."""
     arguments, separator, passed_on = sys.argv[1:], "--", []
     if separator in arguments:
         at = arguments.index(separator)

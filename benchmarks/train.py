@@ -1,17 +1,17 @@
-"""The training loop against what its machine gives and against `Model.fit`, in one run.
+"""Compares the training loop with the machine's peak and with `Model.fit`.
 
     python benchmarks/train.py [--data=DATASET | --corpus=DIR] [--part=input ...] [--rounds=5]
 
-input: windows made alone in a second against those that training takes; and windows gathered inside the train_step
-against windows that come through tf.data. fit: train_steps a second of this loop and of `Model.fit` on the same model,
-in the setting that suits `fit` best. peak: the share of the measured peak of matrix products that training reaches.
-replicas: one against two. checkpoint: what a save each 100 train_steps costs. gpu, where there is one: cuDNN on and
-off, precisions, memory, share of the chip's peak, once a profile has proved that cuDNN's RNN runs.
+input: windows sampled per second against windows that training consumes; windows gathered inside the train_step against
+windows from tf.data. fit: train_steps per second of this loop and of `Model.fit` on the same model, in the best setting
+of `fit`. peak: the fraction of the measured peak of matrix products that training reaches. replicas: one against two.
+checkpoint: the cost of a save every 100 train_steps. gpu: cuDNN on and off, precisions, memory and fraction of the
+chip's peak, after a profile has shown that cuDNN's RNN runs.
 
-Each part runs in a process of its own, and what is compared takes turns in it: a shared machine is seldom equally fast
-for a minute. A ratio is the median over the rounds, its range in brackets. A model is called by the preset whose heads
-it has, its layers, and the windows x notes of its batch; every position is a target. Without a dataset random notes
-will do: the speed does not depend on them.
+Each part runs in its own process, and alternates what it compares, because the speed of a shared machine varies. A
+ratio is the median over the rounds, its range in brackets. A model is described by the preset of its heads, its layers,
+and the windows x notes of its batch; every position is a target. Without a dataset, random notes are used: the speed
+does not depend on them.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def measure(part: str, dataset: str | None, rounds: int) -> list[tuple[str, ...]
 
 
 def preprocess(corpus: Path, directory: Path) -> Path:
-    """Makes a dataset of a corpus."""
+    """Preprocesses a corpus."""
     dataset = directory / "dataset"
     command = [sys.executable, "-m", "beam_preprocess", f"--input={corpus.resolve()}", f"--output={dataset}", "--quiet"]
     subprocess.run(command, cwd=REPOSITORY, check=True)
@@ -50,7 +50,7 @@ def preprocess(corpus: Path, directory: Path) -> Path:
 
 
 def machine() -> str:
-    """The processor and how many of its cores this process may use."""
+    """Describes the processor and the number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -65,7 +65,7 @@ def show(cells: tuple[str, ...]) -> None:
 
 
 def main() -> None:
-    """Runs the parts that were asked for."""
+    """Runs the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, help="a dataset of beam_preprocess (default: random notes)")
@@ -78,7 +78,7 @@ def main() -> None:
     if flags.rounds < 1:
         parser.error(f"--rounds={flags.rounds}: expected at least 1")
     with tempfile.TemporaryDirectory() as name:
-        os.environ["XDG_CACHE_HOME"] = name  # where the trainer keeps its table of the notes
+        os.environ["XDG_CACHE_HOME"] = name  # location of the trainer's cached note table
         dataset = flags.data.resolve() if flags.data else None
         if flags.corpus:
             dataset = preprocess(flags.corpus, Path(name))

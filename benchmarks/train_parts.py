@@ -1,4 +1,4 @@
-"""What `train.py` measures, part by part; each in a process of its own."""
+"""The measurements of `train.py`; each part runs in its own process."""
 
 import dataclasses
 import functools
@@ -18,27 +18,28 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.data.manifest import Manifest
-from trainer.checkpoints.manager import AsyncCheckpointer, CheckpointManager
+from trainer.checkpoints.async_checkpointer import AsyncCheckpointer
+from trainer.checkpoints.manager import CheckpointManager
 from trainer.config import Config
 from trainer.data.note_table import NoteTable, load_table
 from trainer.data.note_tensors import NoteTensors
 from trainer.data.windows import Batch, WindowSampler
 from trainer.distribution.strategy import configure_devices, create_strategy
-from trainer.engine.optimizer import WarmupThen
+from trainer.engine.optimizer import WarmupSchedule
 from trainer.engine.train_state import TrainState
 from trainer.model.next_note import build_model
 from trainer.presets import preset
 
-SAMPLE_SECONDS = 2.0  # what one measurement takes, unless a single train_step takes longer
+SAMPLE_SECONDS = 2.0  # duration of a measurement, if a train_step does not take longer
 CALL_SECONDS = 0.5  # as in the loop
 SAVE_EVERY = 100  # train_steps
-STEPS_PER_EXECUTION = 32  # of `fit`, where it is not 1
+STEPS_PER_EXECUTION = 32  # of `fit`, if not 1
 MATRIX_SIZES = (8192,) if tf.config.list_physical_devices("GPU") else (2048, 4096)
 
 BASE = preset("base").replace(replicas=1)
 LARGE = preset("large").replace(replicas=1)
 WIDE = BASE.replace(units=512, batch_size=64)
-# The tutorial's model: the smallest that anyone trains, where a loop's own cost weighs most.
+# The tutorial's model is the smallest, so the overhead of the loop weighs most.
 TUTORIAL = preset("tutorial").replace(positions="every", replicas=1)
 SMALL = BASE.replace(units=128, layers=1, seq_length=25, batch_size=64)
 
@@ -46,7 +47,7 @@ Measurement = Callable[[], float]
 
 
 class Row(NamedTuple):
-    """A line of the table, ready to be printed."""
+    """A formatted line of the table."""
 
     what: str
     ours: str
@@ -61,31 +62,31 @@ class Ratios(list[float]):
 
     @classmethod
     def of(cls, ours: list[float], theirs: list[float]) -> "Ratios":
-        """Ours by theirs, round by round."""
+        """Divides our results by theirs, round by round."""
         return cls(one / other for one, other in zip(ours, theirs, strict=True))
 
     @property
     def median(self) -> float:
-        """The one that counts."""
+        """Returns the median."""
         return statistics.median(self)
 
     def show(self, form: str) -> str:
-        """The median and, in brackets, the range."""
+        """Formats the median and, in brackets, the range."""
         return f"{self.median:{form}} ({min(self):{form}} – {max(self):{form}})"
 
 
 def median(values: list[float], form: str = ",.1f") -> str:
-    """The median as text."""
+    """Formats the median."""
     return f"{statistics.median(values):{form}}"
 
 
 def at_least(goal: float, ratios: Ratios, form: str) -> tuple[str, str]:
-    """The last two columns."""
+    """Formats the last two columns."""
     return f"≥ {goal:{form}}", "yes" if ratios.median >= goal else "NO"
 
 
 def alternately(measurements: Mapping[str, Measurement], rounds: int) -> dict[str, list[float]]:
-    """Takes all measurements in turn, there and back; returns what each gave in each round."""
+    """Alternates the measurements, forwards and backwards; returns the results of each by round."""
     taken: dict[str, list[float]] = {name: [] for name in measurements}
     for number in range(rounds):
         for name in reversed(taken) if number % 2 else taken:
@@ -95,7 +96,7 @@ def alternately(measurements: Mapping[str, Measurement], rounds: int) -> dict[st
 
 
 def load(dataset: str | None) -> NoteTable:
-    """The training split of a dataset; without one, a million random notes."""
+    """Returns the training split of a dataset, or a million random notes."""
     if dataset is not None:
         return load_table(Manifest.load(dataset), "train")
     random = np.random.default_rng(0)
@@ -107,12 +108,12 @@ def load(dataset: str | None) -> NoteTable:
 
 
 def name_of(config: Config) -> str:
-    """What a line says of a config: whose heads, the layers, windows and notes in a batch."""
+    """Describes a config: heads, layers, and windows and notes of a batch."""
     return f"{config.preset} {config.layers}xLSTM({config.units}) {config.batch_size}x{config.seq_length}"
 
 
 class Training:
-    """A run that advances as the loop has it: train_steps in calls of about half a second.
+    """A run that advances like the loop: train_steps in calls of about half a second.
 
     Args:
         config: the run.
@@ -179,7 +180,7 @@ class Training:
 
 
 def measure_input(dataset: str | None, rounds: int) -> list[Row]:
-    """Windows made alone against windows consumed; windows gathered in the train_step against tf.data."""
+    """Compares sampled with consumed windows, and windows gathered in the train_step with tf.data."""
     table = load(dataset)
     devices = configure_devices(BASE)
     rows = []
@@ -216,13 +217,13 @@ def measure_input(dataset: str | None, rounds: int) -> list[Row]:
 
 
 def windows_alone(windows: WindowSampler, config: Config) -> Measurement:
-    """Windows a second, batch after batch in one graph, where nothing else is done."""
+    """Measures windows per second, batch after batch in one graph that does nothing else."""
 
     @tf.function(autograph=False, input_signature=(tf.TensorSpec([], tf.int64),))
     def make(count):
         def one(number, total):
             batch = windows.batch(number * config.batch_size, config.batch_size)
-            # Every field is used, so that none is left out as useless.
+            # Every field is used, so that the graph optimizer removes none.
             parts = [tf.reduce_sum(tf.cast(field, tf.int32)) for field in tf.nest.flatten(batch)]
             return number + 1, total + tf.add_n(parts)
 
@@ -239,7 +240,7 @@ def windows_alone(windows: WindowSampler, config: Config) -> Measurement:
 
 
 def batches(windows: WindowSampler, config: Config) -> tf.data.Dataset:
-    """The batches of all train_steps through tf.data, made ahead."""
+    """Returns the batches of all train_steps, prefetched by tf.data."""
     examples = tf.data.Dataset.range(0, config.batch_size * 2**32, config.batch_size)
     return examples.map(
         lambda index: windows.batch(index, config.batch_size), num_parallel_calls=tf.data.AUTOTUNE
@@ -255,7 +256,7 @@ class FedWindows(WindowSampler):
             self._batches = iter(batches(WindowSampler(table, config), config))
 
     def batch(self, first_example: tf.Tensor, windows: int) -> Batch:
-        """The next batch: train_steps ask for them in order."""
+        """Returns the next batch; train_steps request them in order."""
         with tf.device("CPU:0"):
             return self._batches.get_next()
 
@@ -280,7 +281,7 @@ class PlainModel(keras.Model):
         return self._model.forward(NoteTensors(*inputs))[0]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The mean over all targets of the weighted sum of the fields' losses; `sample_weight` is the mask."""
+        """Returns the mean over all targets of the weighted sum of the losses; `sample_weight` is the mask."""
         losses = self._model.heads.losses(y_pred, NoteTensors(*y))
         weighted = [getattr(self._config, f"{field}_weight") * loss for field, loss in losses.items()]
         total = tf.reduce_sum(tf.where(sample_weight, tf.add_n(weighted), 0))
@@ -288,7 +289,7 @@ class PlainModel(keras.Model):
 
 
 class EpochTimer(keras.callbacks.Callback):
-    """Times an epoch, without what `fit` does before its first train_step."""
+    """Times an epoch, without the work of `fit` before its first train_step."""
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts."""
@@ -305,7 +306,7 @@ class Fit:
     def __init__(self, config: Config, windows: WindowSampler, *, jit_compile: bool, steps_per_execution: int) -> None:
         keras.utils.set_random_seed(config.seed)
         self._model = PlainModel(config)
-        schedule, clip = WarmupThen(config, tf.Variable(0.0), tf.Variable(1e9)), config.clip_norm or None
+        schedule, clip = WarmupSchedule(config, tf.Variable(0.0), tf.Variable(1e9)), config.clip_norm or None
         if config.optimizer == "adamw":
             optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=clip)
             optimizer.exclude_from_weight_decay(
@@ -328,9 +329,9 @@ class Fit:
 
 
 def measure_fit(dataset: str | None, rounds: int) -> list[Row]:
-    """This loop against `Model.fit` in its best setting; and the same with the LSTM layer that `fit` has."""
+    """Compares this loop with `Model.fit` in its best setting, and both with the LSTM layer of `fit`."""
     table = load(dataset)
-    # For both: few who use `fit` ask for deterministic kernels.
+    # For both, because users of `fit` seldom enable deterministic kernels.
     devices = configure_devices(BASE.replace(deterministic=False))
     rows = []
     for config, goal in ((TUTORIAL, 1.2), (SMALL, 1.2), (WIDE.replace(layers=1), 1.0)):
@@ -363,7 +364,7 @@ def measure_fit(dataset: str | None, rounds: int) -> list[Row]:
 
 
 def best_fit(config: Config, windows: WindowSampler, many: int, train_steps: int) -> tuple[str, Fit]:
-    """The setting in which `fit` is fastest here, a train_step or many in a call, and its training."""
+    """Returns the fastest setting of `fit`, one train_step or many per call, and its training."""
     # XLA cannot compile cuDNN's RNN.
     compilers = {"no XLA": False} if tf.config.list_physical_devices("GPU") else {"no XLA": False, "XLA": True}
     settings = {
@@ -404,7 +405,7 @@ def measure_peak(dataset: str | None, rounds: int) -> list[Row]:
 
 
 def measure_with_peak(training: Training, dtype: tf.DType, rounds: int) -> tuple[list[float], list[float]]:
-    """GFLOP/s of training, and of square matrix products at their best, in each round."""
+    """Returns GFLOP/s of training, and the peak of square matrix products, by round."""
     products = {f"products of {size}": gflops_of_products(size, dtype) for size in MATRIX_SIZES}
     taken = alternately({"training": training.train_steps_per_second, **products}, rounds)
     reached = [rate * training.flops / 1e9 for rate in taken.pop("training")]
@@ -412,8 +413,8 @@ def measure_with_peak(training: Training, dtype: tf.DType, rounds: int) -> tuple
 
 
 def gflops_of_products(size: int, dtype: tf.DType) -> Measurement:
-    """GFLOP/s of products of square matrices, one after the other: the best of three series."""
-    # Scaled so that product after product stays of the same size.
+    """Measures GFLOP/s of consecutive products of square matrices: the best of three series."""
+    # Scaled, so that repeated products keep their magnitude.
     matrix = tf.cast(tf.random.normal([size, size]) / size**0.5, dtype)
 
     @tf.function(autograph=False, input_signature=(tf.TensorSpec([], tf.int32),))
@@ -439,7 +440,7 @@ def gflops_of_products(size: int, dtype: tf.DType) -> Measurement:
 
 
 def measure_replicas(dataset: str | None, rounds: int) -> list[Row]:
-    """One replica against two, which share the same global batch."""
+    """Compares one replica with two that share the same global batch."""
     if len(tf.config.list_physical_devices("GPU")) == 1:
         return [Row("1 against 2 replicas", "not measured: a single GPU")]
     table = load(dataset)
@@ -461,7 +462,7 @@ def measure_replicas(dataset: str | None, rounds: int) -> list[Row]:
 
 
 def measure_checkpoint(dataset: str | None, rounds: int) -> list[Row]:
-    """What a save each 100 train_steps costs, in the background as the loop does it."""
+    """Measures the cost of a background save every 100 train_steps."""
     table = load(dataset)
     devices = configure_devices(BASE)
     rows = []
@@ -473,7 +474,7 @@ def measure_checkpoint(dataset: str | None, rounds: int) -> list[Row]:
             saved = functools.partial(
                 rate_with_saves, training, CheckpointManager(directory, max_to_keep=3), saver, saves
             )
-            saved()  # The first save imports what it needs.
+            saved()  # The first save also imports modules.
             taken = alternately(
                 {
                     "saving": saved,
@@ -510,7 +511,7 @@ def rate_with_saves(training: Training, checkpoints: CheckpointManager, saver: A
 
 
 def measure_gpu(dataset: str | None, rounds: int) -> list[Row]:
-    """Notes a second, memory and share of the matrix peak on a GPU, with cuDNN and without, in each precision."""
+    """Measures notes per second, memory and fraction of the peak on a GPU, by precision, with and without cuDNN."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return [Row("GPU: cuDNN, precisions, memory", "not measured: no GPU is visible")]
@@ -532,8 +533,8 @@ def measure_gpu(dataset: str | None, rounds: int) -> list[Row]:
 def measure_on_gpu(
     what: str, config: Config, windows: WindowSampler, devices: list[str], cudnn: bool, rounds: int
 ) -> Row:
-    """One precision, with cuDNN or without; whether cuDNN's RNN ran is read from a profile first."""
-    gc.collect()  # The memory of what was measured before must not count.
+    """Measures one precision, with or without cuDNN, after a profile shows whether cuDNN's RNN runs."""
+    gc.collect()  # Frees the memory of earlier measurements.
     before = tf.config.experimental.get_memory_info("GPU:0")["current"]
     tf.config.experimental.reset_memory_stats("GPU:0")
     training = Training(config, windows, devices, by_keras=cudnn)
@@ -554,7 +555,7 @@ def measure_on_gpu(
 
 
 def runs_cudnn(training: Training) -> bool:
-    """Whether a profile of a few train_steps has kernels of cuDNN's RNN on the GPU."""
+    """Returns True if a profile of a few train_steps contains kernels of cuDNN's RNN."""
     with tempfile.TemporaryDirectory() as directory:
         tf.profiler.experimental.start(directory)
         training.advance(3)
@@ -562,8 +563,8 @@ def runs_cudnn(training: Training) -> bool:
         kernels = list(kernels_in_profile(Path(directory)))
     if not kernels:
         raise SystemExit("the profile holds no GPU kernel, so that nothing can be said of cuDNN: is CUPTI installed?")
-    # A kernel of cuDNN's says so in its own name or in that of the operation that launched it. What the layers are
-    # called proves nothing: the fallback's operations are named after them as well.
+    # The name of a cuDNN kernel, or of the operation that launched it, contains cuDNN's. Layer names prove nothing: the
+    # fallback's operations contain them too.
     return any(
         re.search("rnn|lstm", kernel, re.IGNORECASE) or any("CudnnRNN" in text for text in statistics)
         for kernel, statistics in kernels
@@ -572,7 +573,7 @@ def runs_cudnn(training: Training) -> bool:
 
 def kernels_in_profile(directory: Path) -> Iterator[tuple[str, list[str]]]:
     """Yields the name and the statistics of each GPU kernel in a profile."""
-    # No public module reads what the profiler writes.
+    # No public module reads the profiler's files.
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     for path in directory.rglob("*.xplane.pb"):

@@ -1,4 +1,4 @@
-"""A search against the bare training runs that it consists of, and two workers against one.
+"""Compares a search with its bare training runs, and two workers with one.
 
     python benchmarks/tuning.py --data=DATASET | --corpus=DIR [--part=overhead] [--trials=6]
 
@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# The same length and size for all trials: with others, two workers could not share them out evenly.
+# All trials have the same length and size, so that two workers can share them evenly.
 SEARCHED = "step_weight: {low: 0.25, high: 4.0, sampling: log}\nseq_length: 128\nunits: 256\nduration_weight: 1.0\n"
 
 PARTS = ("overhead", "workers")
@@ -39,17 +39,20 @@ import json, sys
 from trainer.startup import import_tensorflow
 import_tensorflow()
 from sostenuto.data.manifest import Manifest
+from sostenuto.progress import silenced
+from trainer.callbacks.standard import report_writers
 from trainer.engine import loop
 from trainer.presets import parse_config
 data, workdir, configs = sys.argv[1:]
 for index, values in enumerate(json.load(open(configs))):
     config = parse_config(json.dumps(values), "config")
-    loop.train(config, Manifest.load(data), f"{workdir}/{index}", quiet=True, keepsakes=False)
+    with silenced():
+        loop.train(config, Manifest.load(data), f"{workdir}/{index}", callbacks=report_writers())
 """
 
 
 def run(command: Sequence[str], *, core: int | None = None) -> subprocess.Popen:
-    """Starts Python in the project, on one core if that is named."""
+    """Starts Python in the project, on one core if given."""
     cores = os.sched_getaffinity(0) if core is None else {core}
     return subprocess.Popen(
         [sys.executable, *command],
@@ -60,7 +63,7 @@ def run(command: Sequence[str], *, core: int | None = None) -> subprocess.Popen:
 
 
 def seconds(command: Sequence[str]) -> tuple[float, float]:
-    """How long a command takes, start-up included: on the clock, and of the processor."""
+    """Measures a command, start-up included: wall-clock and processor seconds."""
     started, worked = time.monotonic(), processor_seconds()
     with run(command) as process:
         if process.wait():
@@ -69,13 +72,13 @@ def seconds(command: Sequence[str]) -> tuple[float, float]:
 
 
 def processor_seconds() -> float:
-    """What all processes took that have ended and were waited for."""
+    """Returns the processor seconds of all child processes that ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def search_flags(data: Path, directory: Path, trials: int, train_steps: int) -> list[str]:
-    """A search's command, but for its workdir and role."""
+    """Returns the command of a search, without its workdir and role."""
     space = directory / "space.yaml"
     space.write_text(SEARCHED)
     return [
@@ -92,13 +95,13 @@ def search_flags(data: Path, directory: Path, trials: int, train_steps: int) -> 
 
 
 def configs_of(workdir: Path) -> list[dict]:
-    """The configs of a study's trials."""
+    """Returns the configs of a study's trials."""
     trials = sorted(path for path in (workdir / "trials").iterdir())
     return [json.loads((trial / "config.json").read_text()) for trial in trials]
 
 
 def with_workers(flags: Sequence[str], workdir: Path, cores: Sequence[int]) -> float:
-    """How long a chief takes with a worker on each of these cores."""
+    """Measures the seconds of a chief with one worker on each of the cores."""
     with socket.socket() as one:
         one.bind(("localhost", 0))
         address = f"--chief_address=localhost:{one.getsockname()[1]}"
@@ -122,7 +125,7 @@ def show(what: str, ours: list[float], theirs: list[float], ratios: list[float],
 
 
 def main() -> None:
-    """Measures both."""
+    """Runs both measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="a dataset of beam_preprocess")

@@ -1,4 +1,4 @@
-"""The tutorial's flow with `Model.fit` against the trainer, in one run: losses, targets a second, notes a second.
+"""Compares the tutorial's flow with `Model.fit` and the trainer: losses, targets and notes per second.
 
     python benchmarks/tutorial.py --corpus=DIR [--seeds=3] [--epochs=50] [--part=losses|targets|generation]
 
@@ -26,12 +26,12 @@ LOSSES = {"pitch": "pitch_nll", "step": "step_mse", "duration": "duration_mse"}
 
 
 def run(module: str, *flags: str) -> None:
-    """Runs one of the project's commands, as a user does."""
+    """Runs one of the project's commands."""
     subprocess.run([sys.executable, "-m", module, *flags, "--quiet"], cwd=REPOSITORY, check=True)
 
 
 def prepare(corpus: Path, directory: Path) -> tuple[list[Path], Path]:
-    """Copies the first files of a corpus; returns them, and the dataset that they make."""
+    """Copies the first files of a corpus; returns them, and their dataset."""
     found = sorted(path for path in corpus.rglob("*") if path.suffix.lower() in (".mid", ".midi"))
     if len(found) < FILES:
         raise SystemExit(f"{corpus}: holds {len(found)} MIDI files, expected at least {FILES}")
@@ -43,18 +43,18 @@ def prepare(corpus: Path, directory: Path) -> tuple[list[Path], Path]:
 
 
 def train(dataset: Path, workdir: Path, *flags: str) -> list[dict]:
-    """Trains in a process of its own; returns the reports of metrics.jsonl."""
+    """Trains in a new process; returns the lines of metrics.jsonl."""
     run("trainer", f"--data={dataset}", f"--workdir={workdir}", *flags)
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def speed(reports: list[dict]) -> float:
-    """Targets a second, the first report, which holds compilation, left out: the median of the others."""
+    """Returns the median of targets per second over all reports but the first, which includes compilation."""
     return statistics.median(report["notes_per_second"] for report in reports[1:])
 
 
 def compare_losses(files: list[Path], dataset: Path, directory: Path, seeds: int, epochs: int) -> None:
-    """Trains both with several seeds and prints the losses side by side."""
+    """Trains both with several seeds and prints the losses of both."""
     import tutorial_flow
 
     trainer: list[dict[str, float]] = []
@@ -80,13 +80,13 @@ def compare_losses(files: list[Path], dataset: Path, directory: Path, seeds: int
 
 
 def show(who: str, seed: int, epochs: int, losses: dict[str, float], targets_per_second: float) -> None:
-    """Prints one training."""
+    """Prints the result of one training."""
     values = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     print(f"{who:<14} seed {seed}  epochs {epochs:2}  {values}  {targets_per_second:,.0f} targets/s", flush=True)
 
 
 def compare_targets(files: list[Path], dataset: Path, directory: Path) -> None:
-    """Prints targets a second of both."""
+    """Prints targets per second of both."""
     import tutorial_flow
 
     workdir = directory / "flow-targets"
@@ -105,7 +105,7 @@ def compare_targets(files: list[Path], dataset: Path, directory: Path) -> None:
 
 
 def compare_generation(files: list[Path], dataset: Path, directory: Path, batch: int) -> None:
-    """Prints generated notes a second of both; the speed does not depend on the weights."""
+    """Prints generated notes per second of both; the speed does not depend on the weights."""
     import tutorial_flow
 
     from sostenuto.music.notes import Notes

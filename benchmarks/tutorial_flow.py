@@ -1,4 +1,4 @@
-"""The flow of TensorFlow's tutorial "Music generation with an RNN", in our own writing, as a yardstick.
+"""The flow of TensorFlow's tutorial "Music generation with an RNN", reimplemented as a reference.
 
 It follows that tutorial where a reader would wish it did not: windows that span performances, batches frozen by the
 cache, no validation, raw pitch fed back while generating, one `predict` a note. `python benchmarks/tutorial_flow.py
@@ -28,12 +28,12 @@ LEARNING_RATE = 0.005
 LOSS_WEIGHTS = {"pitch": 0.05, "step": 1.0, "duration": 1.0}
 PATIENCE = 5
 TEMPERATURE = 2.0
-# Divides a note (pitch, step, duration) of a training window; the loop that generates forgets it for new notes.
+# Divides a note (pitch, step, duration) of a training window; the tutorial's generation does not apply it to new notes.
 INPUT_SCALE = np.array([PITCHES, 1, 1], np.float32)
 
 
 class LoadedModel(TypedDict):
-    """What `train` found out.
+    """Results of `train`.
 
     `losses` are the training losses of the epoch whose weights the model holds: total, pitch, step, duration.
     `targets_per_second` counts one target a window and leaves out the first epoch, which traces and fills the cache.
@@ -160,7 +160,7 @@ def generate(
     *,
     seq_length: int = SEQ_LENGTH,
 ) -> float:
-    """Continues `primer` `[at least seq_length notes, 3]` by `num_notes` and returns its notes a second.
+    """Continues `primer` `[at least seq_length notes, 3]` by `num_notes` and returns the notes per second.
 
     The time of the first `predict`, which compiles, is left out.
     """
@@ -183,12 +183,12 @@ def _read_notes(path: Path) -> NDArray[np.float32]:
 
 
 def _windows(notes: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """Every run of `length` notes: `[notes - length + 1, length, 3]`."""
+    """Returns every run of `length` notes: `[notes - length + 1, length, 3]`."""
     return np.lib.stride_tricks.sliding_window_view(notes, length, axis=0).swapaxes(1, 2)
 
 
 def _next_note(model: keras.Model, window: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Samples a note after `window` `[seq_length, 3]`; its pitch is raw, not divided by 128: so the tutorial does."""
+    """Samples a note after `window` `[seq_length, 3]`; its pitch is not divided by 128, as in the tutorial."""
     predictions = model.predict(window[np.newaxis], verbose=0)
     pitch = tf.random.categorical(predictions["pitch"] / temperature, num_samples=1)[0, 0]
     step, duration = (max(0.0, float(predictions[name][0, 0])) for name in ("step", "duration"))
@@ -196,7 +196,7 @@ def _next_note(model: keras.Model, window: NDArray[np.float32], temperature: flo
 
 
 class _EpochClock(keras.callbacks.Callback):
-    """Wall-clock seconds of each epoch."""
+    """Records the wall-clock seconds of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()

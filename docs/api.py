@@ -1,4 +1,4 @@
-"""Writes docs/api.md from the docstrings of the names that the packages export: `make api`.
+"""Writes docs/api.md, and the list of modules in docs/architecture.md, from docstrings: `make api`.
 
 The source is parsed and not imported, so that neither TensorFlow nor Beam is needed.
 """
@@ -16,6 +16,7 @@ from docstring_parser.google import GoogleParser
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "api.md"
+ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 
 PACKAGES: Final = ("sostenuto", "beam_preprocess", "trainer", "tuning")
 
@@ -225,6 +226,25 @@ def _options(node: ast.ClassDef) -> str:
     return "\n".join(["| field | default | |", "|---|---|---|", *rows]) if rows else ""
 
 
+def architecture(text: str) -> str:
+    """Returns docs/architecture.md with its list of modules up to date."""
+    start, end = text.index("\n", text.index("<!-- modules:")) + 1, text.index("<!-- end of modules -->")
+    return text[:start] + "".join(_package_modules(package) for package in PACKAGES) + text[end:]
+
+
+def _package_modules(package: str) -> str:
+    """Returns the modules of a package, a line each, in folders."""
+    lines = []
+    for folder in sorted({path.parent for path in (ROOT / package).rglob("*.py")}):
+        lines += ["", f"**{folder.relative_to(ROOT)}**", ""]
+        for path in sorted(folder.glob("*.py")):
+            doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            if doc:
+                lines.append(f"- `{path.name}`: {_on_one_line(doc.partition(chr(10) * 2)[0])}")
+    return "\n".join([*lines[1:], "", ""])
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)} is written")
+    ARCHITECTURE.write_text(architecture(ARCHITECTURE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} and {ARCHITECTURE.relative_to(ROOT)} are written")

@@ -103,6 +103,12 @@ def test_the_page_says_what_the_docstrings_say():
     assert written == api.page(), "docs/api.md is older than the docstrings: run make api"
 
 
+def test_the_architecture_lists_all_modules_as_their_docstrings_do():
+    written = api.ARCHITECTURE.read_text(encoding="utf-8")
+    assert written == api.architecture(written), "docs/architecture.md is older than the docstrings: run make api"
+    assert "`lstm_cpu.py`" in written
+
+
 def test_the_page_has_every_sentence_of_a_docstring():
     source = '''
 def f(x: np.ndarray, *, y: int = 3) -> Iterator[int]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +20,6 @@ from trainer.workdir.formats import RunResult
 from trainer.workdir.layout import why_finished
 
 _STARTED = time.monotonic()
-
-EXIT_PEER_LOST = cli.EXIT_TRY_AGAIN
 
 USAGE = """--data=DIR --workdir=DIR [--preset=NAME | --config=FILE] [--FIELD=VALUE ...]
 
@@ -52,7 +49,7 @@ _CONFIG = flags.DEFINE(
 
 
 def _define_config_flags() -> dict[str, flags.FlagHolder]:
-    """Defines a flag for each field of the config; None stands for the value of the preset."""
+    """Defines a flag for each field of the config; without a value, the preset's applies."""
     define: dict[Any, Callable] = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool}
     holders = {}
     for field in dataclasses.fields(Config):
@@ -68,7 +65,7 @@ def _define_config_flags() -> dict[str, flags.FlagHolder]:
 
 
 def _defaults(field: str) -> str:
-    """Returns the value of a field in `base`, and in each preset that differs from it."""
+    """Returns the help text of a field's default in `base` and in the presets that differ."""
     base = getattr(PRESETS["base"], field)
     values = {name: getattr(values, field) for name, values in PRESETS.items()}
     differing = [f"; {name}: {_as_typed(value)}" for name, value in values.items() if value != base]
@@ -103,65 +100,57 @@ _PROFILE = flags.DEFINE_bool("profile", False, "Write a trace of the process's t
 
 
 def _config(workdir: str) -> Config:
-    """The config that the flags ask for."""
+    """Returns the config that the flags describe."""
     if _PRESET.value and _CONFIG.value:
-        raise UserError("--preset and --config: expected at most one of them, both say where to start from")
-    begun = os.path.join(workdir, CONFIG_NAME)
+        raise UserError("--preset and --config: got both, expected at most one. Drop one of them")
+    recorded = os.path.join(workdir, CONFIG_NAME)
     if _CONFIG.value:
         start = read_config(_CONFIG.value)
     elif _PRESET.value:
         start = preset(_PRESET.value)
-    elif storage.exists(begun):
-        start = read_config(begun)
+    elif storage.exists(recorded):
+        start = read_config(recorded)
     else:
         start = preset("base")
     changes = {name: holder.value for name, holder in _FIELDS.items() if holder.value is not None}
     if sum(bool(changes.get(name)) for name in LENGTH_FIELDS) > 1:
-        raise UserError("--steps, --epochs and --max_minutes: expected at most one of them")
+        raise UserError("--steps, --epochs and --max_minutes: got several, expected at most one. Drop the others")
     return start.replace(**changes)
 
 
 def main() -> int:
-    """Trains as the flags say."""
+    """Trains; returns the exit status."""
     data, workdir = cli.require_flag(_DATA), cli.require_flag(_WORKDIR)
     config = _config(workdir)
     cluster = resolve(_WORKERS.value, _WORKER_INDEX.value, os.environ)
-    # What it said is known; TensorFlow need not read it a second time, in its own way.
+    # TensorFlow would parse it again, in another way.
     os.environ.pop("TF_CONFIG", None)
     manifest = Manifest.load(data)
     startup.import_tensorflow()
+    from trainer.callbacks.standard import command_callbacks
     from trainer.engine import loop
 
+    callbacks = command_callbacks(num_samples=_SAMPLES.value, profile=_PROFILE.value)
     try:
-        result = loop.train(
-            config,
-            manifest,
-            workdir,
-            cluster=cluster,
-            profile=_PROFILE.value,
-            started=_STARTED,
-            num_samples=_SAMPLES.value,
-        )
+        result = loop.train(config, manifest, workdir, cluster=cluster, callbacks=callbacks, started=_STARTED)
     except loop.WorkerLostError as error:
-        cli.print_error(error, EXIT_PEER_LOST)
-        return EXIT_PEER_LOST
-    if result.reason == "peer":
-        return EXIT_PEER_LOST
-    if not result.is_final:
-        return 128 + getattr(signal, result.reason)
-    if cluster is None or cluster.is_chief:
-        cli.print_result(_in_words(result, config))
-    return 0
+        cli.print_error(error, cli.EXIT_TRY_AGAIN)
+        return cli.EXIT_TRY_AGAIN
+    if result.is_final and (cluster is None or cluster.is_chief):
+        cli.print_result(_format_result(result, config))
+    return result.reason.exit_status
 
 
-def _in_words(result: RunResult, config: Config) -> str:
-    """Returns how a run ended, and its best score."""
+def _format_result(result: RunResult, config: Config) -> str:
+    """Returns a line with a finished run's length, reason and best score."""
     score = ""
     if result.best is not None:
-        what = "validation score {:.3f} nats/note" if result.monitor == "val_nats" else "training loss {:.4f}"
-        score = f"; best {what.format(result.best)} at train_step {result.best_train_step:,}"
-    why = why_finished(result, config)
-    return f"finished after {result.train_step:,} train_steps ({why}){score}; the run is in {_WORKDIR.value}"
+        value = f"validation score {result.best:.3f} nats/note"
+        if result.monitor != "val_nats":
+            value = f"training loss {result.best:.4f}"
+        score = f"; best {value} at train_step {result.best_train_step:,}"
+    reason = why_finished(result, config)
+    return f"finished after {result.train_step:,} train_steps ({reason}){score}; the run is in {_WORKDIR.value}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from trainer.workdir.formats import (
     RunInfo,
 )
 from trainer.workdir.layout import METRICS_NAME, load_config, load_dataset, load_run, resolved
-from trainer.workdir.outputs import require_own_place, require_writable
+from trainer.workdir.outputs import check_output_directory, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -133,12 +133,12 @@ def _choose_output(workdir: str, manifest: Manifest, run: RunInfo) -> tuple[str,
             "the workdir"
         )
     if not is_of_run:
-        require_own_place(directory)
+        check_output_directory(directory)
         if storage.is_directory(path):
             raise UserError(f"--output={path}: is a directory. Pass the name of a file")
         if storage.exists(path) and not _is_evaluation(path):
             raise UserError(f"--output={path}: {path} exists, and is no evaluation. Move it, or pass another name")
-    require_writable(directory)
+    check_writable(directory)
     return path, is_of_run
 
 

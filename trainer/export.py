@@ -21,10 +21,10 @@ from trainer.model.density_heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.reporting import model_card
-from trainer.workdir import remote
 from trainer.workdir.json_record import write_json
 from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME
 from trainer.workdir.load_model import LoadedModel, load_model
+from trainer.workdir.transfer import upload_on_exit
 
 _Tensors = dict[str, tf.Tensor]
 
@@ -46,7 +46,7 @@ def export_model(workdir: str) -> str:
     trained = load_model(workdir)
     directory = os.path.join(workdir, EXPORT_NAME)
     if storage.is_remote(workdir):
-        with remote.uploaded(directory, last=EXPORT_LAST) as copy:
+        with upload_on_exit(directory, last=EXPORT_LAST) as copy:
             _write(trained, workdir, copy)
         return directory
     unfinished = storage.temporary_name(directory)

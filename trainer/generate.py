@@ -19,7 +19,7 @@ from trainer.generation.samples import DISTRIBUTIONS_NAME, INDEX_NAME, list_name
 from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.formats import RunInfo, SampleEntry, SamplesIndex
 from trainer.workdir.layout import absolute, dataset, load_run
-from trainer.workdir.outputs import require_own_place, require_writable
+from trainer.workdir.outputs import check_output_directory, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +102,9 @@ def main() -> int:
     files = list_names(num_samples, "mid", "png", *(["wav"] if _AUDIO.value else []))
     if num_notes > 1:
         files.append(DISTRIBUTIONS_NAME)
-    require_own_place(output)
+    check_output_directory(output)
     require_free(output, files)
-    require_writable(output)
+    check_writable(output)
     startup.import_tensorflow()
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model

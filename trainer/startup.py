@@ -1,4 +1,4 @@
-"""Loads TensorFlow without its chatter."""
+"""Import of TensorFlow without its log messages."""
 
 import importlib.util
 import logging
@@ -9,11 +9,17 @@ import tempfile
 logger = logging.getLogger(__name__)
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow; what its libraries write to stderr meanwhile is shown only if the import fails.
+def require_tensorflow() -> None:
+    """Raises a ModuleNotFoundError if TensorFlow is not installed, without importing it."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
-    It logs, before any log level is read, which CPU instructions and CUDA libraries it found; to a user who asked for
-    nothing of the kind that reads like a warning.
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow; stderr output of its libraries is shown only if the import fails.
+
+    Before it reads any log level, TensorFlow logs the CPU instructions and CUDA libraries that it found, which read
+    like warnings.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if importlib.util.find_spec("tensorflow"):

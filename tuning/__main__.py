@@ -126,12 +126,12 @@ def main() -> int:
         stop_weak=_STOP_WEAK.value,
         data=manifest.sha256,
     )
-    # Every role needs TensorFlow. If it is missing, the command ends before it creates the workdir.
-    startup.import_tensorflow()
+    startup.require_tensorflow()  # before a workdir is created
     from tuning.search import Search  # NumPy, gRPC and the reports, which `--help` does not need
 
     search = Search(space, config, manifest, workdir, quiet=cli.QUIET.value)
     if role.name == "worker":
+        startup.import_tensorflow()
         return search.worker(role, patience=_PATIENCE.value)
     if role.name == "chief":
         status = search.chief(role, overwrite=_OVERWRITE.value, max_idle=_MAX_IDLE.value)

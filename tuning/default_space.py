@@ -1,8 +1,8 @@
 """Hyperparameters that a search can vary by name, with their ranges, units and reasons.
 
-The weights of the step and the duration loss are relative to that of the pitch loss, which stays at the base config's
-(1 in every preset but `tutorial`). Only ratios matter, since Adam ignores a common factor of all losses. A file for
-`--space` may also search `pitch_weight` and other fields of the config.
+The weights of the step and the duration loss are relative to the base config's pitch_weight, 1 in every preset but
+`tutorial`. Only ratios matter, since Adam ignores a common factor of all losses. A file for `--space` may also search
+`pitch_weight` and other fields of the config.
 """
 
 from collections.abc import Sequence

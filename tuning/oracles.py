@@ -1,7 +1,7 @@
 """Search algorithms: KerasTuner's oracles, used only for their proposals.
 
-Trials, files, retries and locks belong to the study. Each call gets all trials of the study, so that a proposal depends
-only on them and on the seed, and a resumed search continues as an uninterrupted one. Only hyperband has a state of its
+Trials, files, retries and locks belong to the study. Each call gets all its trials, so that a proposal depends only on
+them and on the seed. Therefore a resumed search continues as an uninterrupted one. Only hyperband has a state of its
 own, its brackets.
 """
 
@@ -130,8 +130,8 @@ class _BayesianOracle(_StatelessOracle, keras_tuner.oracles.BayesianOptimization
 class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
     """Hyperband with a maximum number of configs, and with promotions despite failed trials.
 
-    KerasTuner promotes only when enough places of a round have scores: three failures of nine, or a space too small to
-    fill a round, block all promotions. Here a placeholder with the worst score fills each such place.
+    KerasTuner promotes only when enough places of a round have scores. Three failures of nine, or a space too small to
+    fill a round, would block all promotions. Here a placeholder with the worst score fills each such place.
     """
 
     def load_trials(self, trials: Sequence[Trial]) -> None:

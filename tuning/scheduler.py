@@ -228,8 +228,8 @@ class Scheduler:
 def is_below_median(trial: Trial, share: float, others: Iterable[Trial]) -> bool:
     """Returns whether a trial is weak, by the median rule of Golovin et al. 2017, Google Vizier, section 3.2.1.
 
-    From a third of the length on, and before its end, a trial is weak if its best score is worse than the median of the
-    others' best scores until the same share. At least four others must have got there.
+    The rule applies from a third of the length on, before the trial's end, if four others have got there. A trial is
+    weak if its best score is worse than the median of the others' best scores until the same share.
 
     Args:
         trial: the trial.

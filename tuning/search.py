@@ -156,7 +156,7 @@ class Search:
             with console.Progress(quiet=self._quiet) as shown:
                 while True:
                     is_last = stop.wait(_POLL_SECONDS)
-                    summary = self._summary(study)
+                    summary = StudySummary(study.trials(), self._space, self._config)
                     ended = [trial for trial in summary.trials if not trial.is_open]
                     if ended != written:
                         # A failed write is repeated; at the end, `_finish` reports the failure.
@@ -175,14 +175,11 @@ class Search:
             stop.set()
             thread.join()
 
-    def _summary(self, study: Study) -> StudySummary:
-        return StudySummary(study.trials(), self._space, self._config)
-
     def _finish(self, study: Study) -> None:
         """Writes and prints the final results."""
         from trainer.reporting import page  # imports packages of the extra "tune", as `artifacts.write` does
 
-        summary = self._summary(study)
+        summary = StudySummary(study.trials(), self._space, self._config)
         artifacts.write(summary, self._workdir)
         if summary.best is not None:
             trial_workdir = os.path.join(self._workdir, summary.best.directory)

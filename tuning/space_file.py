@@ -38,8 +38,8 @@ def create_space(
             `FIELD: {low, high, step, sampling}` (a range; missing keys are as declared).
 
     Raises:
-        UserError: a field is unknown, a range is empty, the config rejects a value, the file is not such YAML, or no
-            hyperparameter is left to search.
+        UserError: a field is unknown, a range is empty, the config rejects a value, the file is no such YAML, or every
+            field is fixed.
     """
     parameters = {field: _DECLARED[field] for field in (*SEARCHED_BY_DEFAULT, *_tuned_fields(tune))}
     fixed: dict[str, Any] = {}

@@ -136,8 +136,8 @@ def _describe_best(summary: StudySummary, best: Trial) -> str:
 def seconds_left(summary: StudySummary) -> float | None:
     """Returns an estimate of the study's remaining seconds; None before a trial has ended.
 
-    The mean duration of the ended trials counts for each later trial and for the rest of each running one, divided by
-    the number of workers with recent trials. Hyperband's promotions are unknown and not counted.
+    Each later trial, and the rest of each running one, counts with the mean duration of the ended trials. The workers
+    with recent trials share this time. Hyperband's promotions are unknown and not counted.
     """
     ended = [trial for trial in summary.trials if not trial.is_open]
     if not ended:

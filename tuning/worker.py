@@ -16,7 +16,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, LostError, UserError
 from sostenuto.progress import silenced
 from trainer.config import Config
-from trainer.workdir.formats import RunResult
+from trainer.workdir.formats import RunResult, StopReason
 from trainer.workdir.layout import WorkdirLockedError
 from tuning.space import Space
 from tuning.trial import Assignment, AttemptResult, Done, Outcome, StudyConfig, Verdict, Wait
@@ -148,9 +148,9 @@ class Worker:
             gc.collect()
         if reporter.error is not None:
             raise reporter.error
-        if result.reason in signal.Signals.__members__:
+        if result.reason.is_signal:
             return AttemptResult(Outcome.INTERRUPTED, result.best, result.reason, result.train_step)
-        if result.reason == "told" and stop.is_set():
+        if result.reason == StopReason.CALLER and stop.is_set():
             if reporter.verdict == Verdict.STOP:
                 return AttemptResult(Outcome.STOPPED, result.best, _WEAK, result.train_step)
             return AttemptResult(Outcome.INTERRUPTED, result.best, "given to another worker", result.train_step)
@@ -160,21 +160,25 @@ class Worker:
         self, config: Config, directory: str, stop_at: int, reporter: "_ScoreReporter", stop: threading.Event
     ) -> RunResult:
         """Trains after the trial's previous worker has unlocked the workdir."""
+        from trainer.callbacks.score import ScoreCallback
+        from trainer.callbacks.standard import report_writers
         from trainer.engine import loop
+
+        def report(train_step: int, score: float) -> None:
+            reporter.report(train_step, config.steps, score)
 
         deadline = time.monotonic() + self._lock_timeout
         while True:
             try:
-                return loop.train(
-                    config,
-                    self._manifest,
-                    directory,
-                    quiet=self._quiet,
-                    keepsakes=False,
-                    stop_at=stop_at,
-                    on_score=lambda train_step, score: reporter.report(train_step, config.steps, score),
-                    stop=stop,
-                )
+                with silenced(self._quiet):
+                    return loop.train(
+                        config,
+                        self._manifest,
+                        directory,
+                        callbacks=[*report_writers(), ScoreCallback(report)],
+                        stop=stop,
+                        stop_at=stop_at,
+                    )
             except WorkdirLockedError:
                 if time.monotonic() > deadline or stop.wait(1.0):
                     raise

@@ -58,8 +58,8 @@ def test_a_run_on_one_host_survives_a_kill_a_full_disk_and_sigterm(dataset, tmp_
     assert run.newest_checkpoint == 7
     line = refused(run, Fault("nearly_full", "os.mkdir", r"/checkpoints/\.unfinished", 2))
     assert "cannot be written (" in line
-    assert " MB are free; the last one, " in line
-    assert "/checkpoints/00000014, stays: make room, then give the same command again" in line
+    assert " MB are free; the last checkpoint, " in line
+    assert "/checkpoints/00000014, is unchanged. Make room, then repeat the command" in line
     assert run.newest_checkpoint == 14
     blow = strike(run, BEATS["training"]._replace(seconds=0.1), signal.SIGTERM, [0], choose)
     assert blow.hit
@@ -217,7 +217,7 @@ def test_a_disk_that_is_full_indeed(size, kills, dataset, tmp_path, untouched):
     print(f"{size}: {line}")
     assert "No space left on device" in line
     run = Run(dataset, kept, BUSY)
-    assert run.newest_checkpoint or "there is none before it" in line
+    assert run.newest_checkpoint or "there is no earlier checkpoint" in line
     assert_alike(run.completed(), untouched(1))
 
 

@@ -11,11 +11,11 @@ from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 from pydantic import ValidationError
 
 from sostenuto import cli
+from sostenuto.cli import EXIT_TRY_AGAIN
 from tests.k8s.checks import config_of, is_allowed, problems
 from tests.k8s.cluster import Object, all_pods, arguments, by_name, pods_of
 from tests.k8s.conftest import VARIANTS
 from tests.processes import REPOSITORY
-from trainer.__main__ import EXIT_PEER_LOST
 from trainer.distribution.cluster import resolve as resolve_cluster
 from tuning.roles import resolve_role
 from tuning.search import EXIT_NO_WORKER
@@ -248,7 +248,7 @@ def test_the_failure_policies_know_our_exit_statuses(renderings):
     train, chief = pods_of(renderings["local"], "train"), pods_of(renderings["local"], "tune-chief")
     assert train.action(cli.EXIT_OK) == chief.action(cli.EXIT_OK) == "Complete"
     assert train.action(cli.EXIT_BAD_INPUT) == chief.action(cli.EXIT_BAD_INPUT) == "FailJob"
-    assert train.action(EXIT_PEER_LOST) == chief.action(EXIT_NO_WORKER) == "Ignore"
+    assert train.action(EXIT_TRY_AGAIN) == chief.action(EXIT_NO_WORKER) == "Ignore"
 
 
 # Parses one command line after another with flags that are defined afresh, as each process does.

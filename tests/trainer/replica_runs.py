@@ -33,7 +33,7 @@ def build(config: Config, table: NoteTable, devices: list[str]) -> TrainState:
     strategy = create_strategy(devices)
     with strategy.scope():
         state = TrainState(config, WindowSampler(table, config), strategy)
-    state.horizon.assign(TRAIN_STEPS)
+    state.lr_decay_steps.assign(TRAIN_STEPS)
     return state
 
 

@@ -320,7 +320,7 @@ def processes(tmp_path_factory, dataset, places):
         "long": ["trainer.generate", workdir, f"--primer={places['long.mid']}", "--num_notes=30",
                  f"--output={here / 'of a long primer'}", "--quiet"],
         "evaluate": ["trainer.evaluate", workdir, "--log_json"],
-        "judge": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'judged.json'}",
+        "compare": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'compared.json'}",
                   "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95"],
         "finished": ["trainer", data, workdir],
         "report": ["trainer.report", f"--workdir={here / 'copy'}", data],
@@ -484,15 +484,15 @@ def test_scores_by_composer_stand_in_the_file_and_on_the_terminal(workdir, proce
 
 def test_a_comparison_with_real_music_writes_its_figures(processes, places):
     here, finished = processes
-    process = finished["judge"]
+    process = finished["compare"]
     assert_went_well(process)
-    figures = json.loads((here / "judged.json").read_text())
+    figures = json.loads((here / "compared.json").read_text())
     assert figures["distributions"].keys() == {
         "pitch", "pitch_class", "interval", "step", "duration", "velocity", "polyphony", "notes_per_second"
     }  # fmt: skip
     for by_name in figures["distributions"].values():
         assert by_name.keys() == {"generated", "real"}
-        assert all(0 <= nearness["overlap"] <= 1 and nearness["kl"] >= 0 for nearness in by_name.values())
+        assert all(0 <= distance["overlap"] <= 1 and distance["kl"] >= 0 for distance in by_name.values())
     assert 0 <= figures["mean_overlap"]["generated"] <= 1
     for figure in ("pitch_class_entropy", "longest_loop", "repeated_8grams", "copied_run"):
         assert figures[figure]["generated"]["max"] >= figures[figure]["generated"]["mean"]
@@ -501,7 +501,7 @@ def test_a_comparison_with_real_music_writes_its_figures(processes, places):
     assert figures["top_p"] == {"pitch": 1.0, "step": 0.95, "duration": 1.0, "velocity": 1.0}
     assert figures["held_out"] == {"performances": 3, "pieces": 3, "notes": 640 + 700 + 800}
     assert "overlap" in process.stdout
-    assert process.stdout.splitlines()[-1] == f"wrote {here / 'judged.json'}"
+    assert process.stdout.splitlines()[-1] == f"wrote {here / 'compared.json'}"
     assert str(places["long"]) in process.stdout
 
 

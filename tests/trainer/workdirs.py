@@ -11,7 +11,7 @@ from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import Music
 from trainer.generation import samples
-from trainer.workdir.formats import GenerationEvaluation, HeldOut
+from trainer.workdir.formats import GenerationEvaluation, HeldOut, RunInfo, RunResult
 
 CONFIG = Config(units=128, layers=1, steps=200, max_minutes=0, dropout=0.25)
 
@@ -73,7 +73,7 @@ def evaluation(split: str = "test", *, total: float = 7.5, ngram: float = 9.0, t
     }  # fmt: skip
 
 
-def judged(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
+def comparison(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
     """generated-SPLIT.json, of random music."""
     music = {
         name: Music([random_notes(300, seed + index) for index in range(4)], list("abcd"))
@@ -110,17 +110,17 @@ def write_run(
     directory.mkdir(parents=True)
     lines = reports() if lines is None else lines
     (directory / "config.json").write_text(config.to_json())
-    run = {"dataset": Manifest.load(data).sha256, "data": str(data), "sustain": "ignore", "steps": 200,
-           "versions": {"tensorflow": "2.21.0"}, "device": "2 x Thinking Machine", "hosts": 2, "parameters": 4321,
-           "targets_per_epoch": 5000}  # fmt: skip
-    (directory / "run.json").write_text(json.dumps(run))
+    sha256 = Manifest.load(data).sha256
+    RunInfo(
+        dataset=sha256, data=str(data), sustain="ignore", steps=200, versions={"tensorflow": "2.21.0"},
+        device="2 x Thinking Machine", hosts=2, parameters=4321, targets_per_epoch=5000,
+    ).save(str(directory / "run.json"))  # fmt: skip
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if finished:
-        result = {"train_step": 200, "best": 8.1, "best_train_step": 200, "monitor": "val_nats", "reason": "steps"}
-        (directory / "result.json").write_text(json.dumps(result))
+        RunResult(200, 8.1, 200, "val_nats", "steps").save(str(directory / "result.json"))
     for name, document in documents.items():
         (directory / f"{name.replace('_', '-')}.json").write_text(
-            json.dumps({**document, "dataset": document.get("dataset") or run["dataset"]})
+            json.dumps({**document, "dataset": document.get("dataset") or sha256})
         )
     return directory
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,10 +16,12 @@ from sostenuto.errors import FileError, UserError
 from tests.trainer.runs import metrics
 from trainer.distribution import strategy
 from trainer.engine import loop
+from trainer.engine.early_stopping import BestMetric
+from trainer.engine.schedule import Event
 from trainer.model.next_note import NextNoteModel
 from trainer.presets import preset
 from trainer.workdir import layout
-from trainer.workdir.formats import RunResult
+from trainer.workdir.formats import RunResult, StopReason
 from tuning.space_file import create_space
 from tuning.study import Study
 from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, Wait
@@ -127,8 +130,14 @@ def trains(monkeypatch):
     return replace
 
 
+def report_score(callbacks, train_step: int, score: float) -> None:
+    """Calls the worker's own callback, the last one, as the loop does after a score."""
+    callbacks[-1].run = SimpleNamespace(best=BestMetric(score, train_step))
+    callbacks[-1].on_step(train_step, Event.EVALUATE, None)
+
+
 def completed(best=8.0) -> RunResult:
-    return RunResult(TRAIN_STEPS, best, TRAIN_STEPS, "val_nats", "steps")
+    return RunResult(TRAIN_STEPS, best, TRAIN_STEPS, "val_nats", StopReason.STEPS)
 
 
 def test_a_trial_that_fails_is_recorded_and_the_next_one_runs(dataset, tmp_path, trains):
@@ -234,9 +243,9 @@ def test_signs_of_life_go_on_while_the_chief_is_away(dataset, tmp_path, monkeypa
     ],
 )
 def test_a_trial_ends_as_the_study_says(dataset, tmp_path, monkeypatch, verdict, outcome, reason):
-    def train(config, manifest, directory, *, on_score, stop, **_):
-        on_score(4, 9.0)
-        return RunResult(4, 9.0, 4, "val_nats", "told") if stop.is_set() else completed()
+    def train(config, manifest, directory, *, callbacks, stop, **_):
+        report_score(callbacks, 4, 9.0)
+        return RunResult(4, 9.0, 4, "val_nats", StopReason.CALLER) if stop.is_set() else completed()
 
     monkeypatch.setattr(loop, "train", train)
     source = Trials(trial(), trial("0001"), report=lambda *_: verdict)
@@ -247,10 +256,10 @@ def test_a_trial_ends_as_the_study_says(dataset, tmp_path, monkeypatch, verdict,
 def test_a_chief_that_is_away_too_long_is_no_fault_of_the_trial(dataset, tmp_path, monkeypatch):
     """The trainer saves what it has, the worker ends, and the trial is gone on with when it is started again."""
 
-    def train(config, manifest, directory, *, on_score, stop, **_):
-        on_score(4, 9.0)
+    def train(config, manifest, directory, *, callbacks, stop, **_):
+        report_score(callbacks, 4, 9.0)
         assert stop.is_set()
-        return RunResult(4, 9.0, 4, "val_nats", "told")
+        return RunResult(4, 9.0, 4, "val_nats", StopReason.CALLER)
 
     def no_answer(*_):
         raise UserError("the chief did not answer for 300 s")
@@ -264,12 +273,12 @@ def test_a_chief_that_is_away_too_long_is_no_fault_of_the_trial(dataset, tmp_pat
 
 def test_a_worker_waits_until_the_one_before_has_left_the_trial(dataset, tmp_path, monkeypatch):
     config = SPACE.trial_config(VALUES, TRAIN_STEPS)
-    held = layout.begin(config, Manifest.load(dataset), str(tmp_path / "trials" / "0000"), {})
+    held = layout.claim_workdir(config, Manifest.load(dataset), str(tmp_path / "trials" / "0000"), {})
     refused = []
 
     def train(config, manifest, directory, **_):
         try:
-            layout.begin(config, manifest, directory, {}).close()
+            layout.claim_workdir(config, manifest, directory, {}).close()
         except layout.WorkdirLockedError:
             refused.append(True)
             held.close()

@@ -1,4 +1,4 @@
-"""How workers wait until all of them are there."""
+"""Rendezvous of the workers before TensorFlow connects them."""
 
 import contextlib
 import selectors
@@ -8,15 +8,16 @@ import time
 from sostenuto.errors import UserError
 from trainer.distribution.cluster import Cluster
 
-_TRY_SECONDS = 0.2
-_ALL_ARE_THERE = b"!"
+_RETRY_SECONDS = 0.2
+_CONNECT_SECONDS = 5.0
+_ALL_PRESENT = b"!"
+_NAME = b"worker "
 
 
-def meet(cluster: Cluster) -> None:
-    """Waits until every worker is there: the others come to the chief's port, and it tells them when none is missing.
+def wait_for_workers(cluster: Cluster) -> None:
+    """Waits until every worker is present: the others connect to the chief's port, and the chief answers at the end.
 
-    TensorFlow would wait too, but it keeps Python from hearing signals meanwhile and takes SIGTERM without heeding it:
-    so it is called only when it finds all others at once.
+    TensorFlow's own wait would block Python's signal handlers, so it is called only when all workers are present.
 
     Raises:
         UserError: the chief's port is taken.
@@ -25,50 +26,51 @@ def meet(cluster: Cluster) -> None:
     if cluster.is_chief:
         _gather(int(port), cluster.size - 1)
         return
-    while not _was_told(host.strip("[]"), int(port), cluster.index):
-        time.sleep(_TRY_SECONDS)
+    while not _ask_chief(host.strip("[]"), int(port), cluster.index):
+        time.sleep(_RETRY_SECONDS)
 
 
 def _gather(port: int, others: int) -> None:
+    """Waits on the chief until all other workers are connected, and answers them."""
     with contextlib.ExitStack() as stack:
         try:
-            door = stack.enter_context(socket.create_server(("", port)))
+            server = stack.enter_context(socket.create_server(("", port)))
         except OSError as error:
             raise UserError(
-                f"port {port}: cannot be listened at ({error.strerror}): give this worker another one"
+                f"port {port}: cannot be opened ({error.strerror}). Choose another port for this worker"
             ) from error
         selector = stack.enter_context(selectors.DefaultSelector())
-        selector.register(door, selectors.EVENT_READ)
-        there: dict[bytes, socket.socket] = {}
-        while len(there) < others:
+        selector.register(server, selectors.EVENT_READ)
+        present: dict[bytes, socket.socket] = {}
+        while len(present) < others:
             for key, _ in selector.select():
-                if key.fileobj is door:
-                    selector.register(stack.enter_context(door.accept()[0]), selectors.EVENT_READ)
+                if key.fileobj is server:
+                    selector.register(stack.enter_context(server.accept()[0]), selectors.EVENT_READ)
                     continue
-                guest = key.fileobj
-                assert isinstance(guest, socket.socket)
-                name = _name_of(guest)
+                connection = key.fileobj
+                assert isinstance(connection, socket.socket)
+                name = _receive_name(connection)
                 if name:
-                    there[name] = guest  # One that was started again comes in place of itself.
+                    present[name] = connection  # A restarted worker replaces itself.
                 else:
-                    selector.unregister(guest)
-                    there = {name: other for name, other in there.items() if other is not guest}
-        for guest in there.values():
-            guest.sendall(_ALL_ARE_THERE)
+                    selector.unregister(connection)
+                    present = {name: other for name, other in present.items() if other is not connection}
+        for connection in present.values():
+            connection.sendall(_ALL_PRESENT)
 
 
-def _name_of(guest: socket.socket) -> bytes:
-    """Who a guest says it is; nobody if it has left, or is no worker, such as a probe of the port."""
+def _receive_name(connection: socket.socket) -> bytes:
+    """Returns a worker's name; empty if it disconnected or is no worker, such as a probe of the port."""
     with contextlib.suppress(OSError):
-        name = guest.recv(64)
-        return name if name.startswith(b"worker ") else b""
+        name = connection.recv(64)
+        return name if name.startswith(_NAME) else b""
     return b""
 
 
-def _was_told(host: str, port: int, index: int) -> bool:
-    """Whether the chief was there and said that all are; else it is to be asked again."""
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5) as chief:
-        chief.sendall(b"worker %d" % index)
+def _ask_chief(host: str, port: int, index: int) -> bool:
+    """Waits for the chief's answer; returns False if the chief must be asked again."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_CONNECT_SECONDS) as chief:
+        chief.sendall(_NAME + b"%d" % index)
         chief.settimeout(None)
-        return chief.recv(1) == _ALL_ARE_THERE
+        return chief.recv(1) == _ALL_PRESENT
     return False

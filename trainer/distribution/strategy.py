@@ -1,4 +1,4 @@
-"""Devices, replicas, precision and hosts: what the trainer runs on."""
+"""Devices, replicas, precision and hosts of the trainer."""
 
 import functools
 import os
@@ -11,34 +11,32 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.rendezvous import meet
+from trainer.distribution.rendezvous import wait_for_workers
 
 _CPU_FLAGS = "/proc/cpuinfo"
-# What a CPU calls its instructions for a type, on x86 and on ARM; without them TensorFlow computes in float32 and
-# rounds, more slowly than float32 itself.
+# CPU flags of the instructions for a type, on x86 and on ARM. Without them TensorFlow is slower than in float32.
 _CPU_INSTRUCTIONS = {
     "mixed_bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
     "mixed_float16": {"avx512_fp16", "amx_fp16", "fphp"},
 }
-_COMPUTE_CAPABILITY = {"mixed_bfloat16": (8, 0), "mixed_float16": (5, 3)}  # of a GPU, at least
+_COMPUTE_CAPABILITY = {"mixed_bfloat16": (8, 0), "mixed_float16": (5, 3)}  # minimum of a GPU
 
 
 def configure_devices(config: Config, cluster: Cluster | None = None) -> list[str]:
-    """Sets up the process's devices; to be called before TensorFlow runs its first operation.
+    """Configures the process's devices, before TensorFlow runs its first operation.
 
-    Several replicas without a GPU become logical devices of the CPU, so that what holds for many GPUs can be
-    tried anywhere.
+    Without a GPU, several replicas become logical devices of the CPU, to test the behavior of many GPUs anywhere.
 
     Args:
-        config: how many replicas, the batch that they share, and the precision.
-        cluster: the hosts that train together, or None for this one alone.
+        config: the run.
+        cluster: the hosts that train together, or None for this host alone.
 
     Returns:
-        The names of this host's devices, one a replica.
+        The names of this host's devices, one for each replica.
 
     Raises:
-        UserError: more replicas than GPUs, a batch that the replicas do not divide, or a precision that the devices
-            lack.
+        UserError: the config has more replicas than GPUs, a batch that the replicas do not divide, or a precision that
+            the devices lack.
     """
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -47,26 +45,28 @@ def configure_devices(config: Config, cluster: Cluster | None = None) -> list[st
     hosts = cluster.size if cluster else 1
     if config.batch_size % (replicas * hosts):
         raise UserError(
-            f"batch_size={config.batch_size} is no multiple of the {replicas * hosts} replicas: "
-            f"try {-(-config.batch_size // (replicas * hosts)) * replicas * hosts}"
+            f"batch_size={config.batch_size} is no multiple of the {replicas * hosts} replicas. "
+            f"Try {-(-config.batch_size // (replicas * hosts)) * replicas * hosts}"
         )
     if gpus:
         if replicas > len(gpus):
-            raise UserError(f"replicas={replicas}: only {len(gpus)} GPUs are visible, expected at most so many")
+            raise UserError(
+                f"replicas={replicas}: expected at most {len(gpus)}, the visible GPUs. Pass --replicas={len(gpus)}"
+            )
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus[:replicas]]
         for gpu in details:
-            _require_gpu_precision(config.precision, gpu.get("device_name", "GPU"), gpu.get("compute_capability"))
-        _set_up_gpus(replicas)
+            _check_gpu_precision(config.precision, gpu.get("device_name", "GPU"), gpu.get("compute_capability"))
+        _configure_gpus(replicas)
         return [f"GPU:{index}" for index in range(replicas)]
-    _require_cpu_precision(config.precision)
+    _check_cpu_precision(config.precision)
     if cluster and replicas > 1:
-        raise UserError(f"replicas={replicas}: several hosts without GPUs run one replica each, give --replicas=1")
+        raise UserError(f"replicas={replicas}: several hosts without GPUs run one replica each. Pass --replicas=1")
     _set_up_cpus(replicas)
     return [f"CPU:{index}" for index in range(replicas)]
 
 
 def device_name(devices: Sequence[str]) -> str:
-    """What a host's replicas run on, for a reader: as in "8 x NVIDIA H100 80GB HBM3"."""
+    """Returns the name of a host's devices, such as "8 x NVIDIA H100 80GB HBM3"."""
     if devices[0].startswith("GPU"):
         details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
         return f"{len(devices)} x {details.get('device_name', 'GPU')}"
@@ -77,11 +77,11 @@ def device_name(devices: Sequence[str]) -> str:
     return f"{len(devices)} x CPU ({name}, {os.cpu_count()} cores)"
 
 
-# Once a process: TensorFlow refuses to be told again, even the same, once it has run an operation.
+# Cached, because TensorFlow rejects a second configuration, even the same, after its first operation.
 
 
 @functools.cache
-def _set_up_gpus(replicas: int) -> None:
+def _configure_gpus(replicas: int) -> None:
     gpus = tf.config.list_physical_devices("GPU")[:replicas]
     tf.config.set_visible_devices(gpus, "GPU")
     for gpu in gpus:
@@ -94,16 +94,16 @@ def _set_up_cpus(replicas: int) -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
 
 
-def _require_gpu_precision(precision: str, name: str, capability: tuple[int, int] | None) -> None:
+def _check_gpu_precision(precision: str, name: str, capability: tuple[int, int] | None) -> None:
     needed = _COMPUTE_CAPABILITY.get(precision)
     if needed and capability and tuple(capability) < needed:
         raise UserError(
             f"precision={precision}: {name} has compute capability {capability[0]}.{capability[1]}, expected at least "
-            f"{needed[0]}.{needed[1]}: give --precision=float32"
+            f"{needed[0]}.{needed[1]}. Pass --precision=float32"
         )
 
 
-def _require_cpu_precision(precision: str) -> None:
+def _check_cpu_precision(precision: str) -> None:
     needed = _CPU_INSTRUCTIONS.get(precision)
     if not needed or not os.path.exists(_CPU_FLAGS):
         return
@@ -111,69 +111,28 @@ def _require_cpu_precision(precision: str) -> None:
         lines = [line for line in file if line.startswith(("flags", "Features"))]
     if lines and not needed & set(lines[0].split()):
         raise UserError(
-            f"precision={precision}: this CPU has no instructions for it ({', '.join(sorted(needed))}): "
-            "give --precision=float32"
+            f"precision={precision}: this CPU has no instructions for it ({', '.join(sorted(needed))}). "
+            "Pass --precision=float32"
         )
 
 
 def create_strategy(devices: Sequence[str], cluster: Cluster | None = None) -> tf.distribute.Strategy:
-    """A strategy with one replica on each device, on each host; with several, it waits until all of them are there."""
+    """Returns a strategy with one replica on each device of each host; waits for the other hosts."""
     if cluster is None:
-        # Among logical devices of one CPU a plain sum does; the collectives meant for GPUs would only queue up there.
+        # For logical devices of one CPU, a plain sum is faster than the collectives for GPUs.
         sums = tf.distribute.ReductionToOneDevice() if devices[0].startswith("CPU") else None
         return tf.distribute.MirroredStrategy(list(devices), cross_device_ops=sums)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.workers)}), task_type="worker", task_id=cluster.index,
         rpc_layer="grpc",
     )  # fmt: skip
-    meet(cluster)
-    # Where TensorFlow must still wait after all, Python's handlers would not be heard.
+    wait_for_workers(cluster)
+    # While TensorFlow still waits, Python's signal handlers would not run.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     finally:
-        # TensorFlow has taken SIGTERM, to do nothing with it. Until the run listens there is nothing to be saved.
+        # TensorFlow installs a SIGTERM handler that does nothing. There is nothing to save yet.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-
-
-class Workers:
-    """What the hosts that train together tell each other between calls; each must call the same, in the same order.
-
-    Args:
-        strategy: what `create_strategy` returned.
-        cluster: the hosts, or None for one alone.
-
-    Attributes:
-        size: how many hosts.
-        index: which of them this is.
-        is_chief: whether this host decides and writes.
-    """
-
-    def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster | None) -> None:
-        self.size = cluster.size if cluster else 1
-        self.index = cluster.index if cluster else 0
-        self.is_chief = not self.index
-
-        def sum_once(values: tf.Tensor) -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            # One replica of each host speaks for it.
-            speaks = context.replica_id_in_sync_group % (context.num_replicas_in_sync // self.size) == 0
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(speaks, values, 0))
-
-        @tf.function(autograph=False, input_signature=(tf.TensorSpec([None], tf.float64),))
-        def sum_over_hosts(values: tf.Tensor) -> tf.Tensor:
-            return strategy.experimental_local_results(strategy.run(sum_once, args=(values,)))[0]
-
-        self._sum = sum_over_hosts
-
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over all hosts."""
-        if self.size == 1:
-            return list(values)
-        return self._sum(tf.constant(values, tf.float64)).numpy().tolist()
-
-    def broadcast_from_chief(self, values: Sequence[float]) -> list[float]:
-        """What the chief gave; of the others only how many values they gave counts."""
-        return self.sum(values if self.is_chief else [0] * len(values))

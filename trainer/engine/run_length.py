@@ -1,159 +1,163 @@
-"""Length of a run and the fall of its learning rate, as run.json records them."""
+"""Length of a run and the decay of its learning rate, as run.json records them."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.workdir.formats import RunInfo
 
 OPEN = 2**31  # a train_step that no run reaches
 
-_FIELDS = ("steps", "horizon", "horizon_from", "shortened_from", "shortened_horizon", "evaluate_every")
+# The fields of a plan, and their keys in run.json.
+_KEYS = {
+    "steps": "steps",
+    "lr_decay_steps": "horizon",
+    "lr_decay_from": "horizon_from",
+    "shortened_from": "shortened_from",
+    "shortened_lr_decay_steps": "shortened_horizon",
+    "evaluate_every": "evaluate_every",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Length of a run and the fall of its learning rate.
+    """Length of a run and the decay of its learning rate.
 
-    The learning rate of a train_step follows from the plan alone, so that a run resumed from any checkpoint repeats it.
+    The learning rate of a train_step follows from the plan alone, so a run resumed from any checkpoint repeats it.
 
     Attributes:
-        steps: train_steps in all, or None until the speed has been measured.
-        horizon: the train_step at which the cosine ends as first planned, or None until it is planned.
-        horizon_from: the train_step from which `horizon` holds; before it the learning rate does not fall.
+        steps: total train_steps, or None until the speed has been measured.
+        lr_decay_steps: the train_step at which the cosine ends as first planned, or None until it is planned.
+        lr_decay_from: the train_step from which `lr_decay_steps` holds; before it the learning rate does not decay.
         shortened_from: the train_step from which the rest of the cosine is compressed, or None.
-        shortened_horizon: the train_step at which the compressed cosine ends, or None.
-        evaluate_every: train_steps between two scores of the validation split where the run chose that itself, or None.
+        shortened_lr_decay_steps: the train_step at which the compressed cosine ends, or None.
+        evaluate_every: train_steps between two scores of the validation split if the run chose that itself, or None.
     """
 
     steps: int | None = None
-    horizon: int | None = None
-    horizon_from: int = 0
+    lr_decay_steps: int | None = None
+    lr_decay_from: int = 0
     shortened_from: int | None = None
-    shortened_horizon: int | None = None
+    shortened_lr_decay_steps: int | None = None
     evaluate_every: int | None = None
 
     @staticmethod
     def from_record(run: RunInfo) -> "Plan":
-        """Returns the plan that run.json records; without one, a plan in which nothing is fixed."""
-        values = {name: getattr(run, name) for name in _FIELDS}
-        return Plan(**{name: value for name, value in values.items() if value is not None})
+        """Returns the plan that run.json records, or an empty plan."""
+        values = {field: getattr(run, key) for field, key in _KEYS.items()}
+        return Plan(**{field: value for field, value in values.items() if value is not None})
 
     def to_record(self) -> dict[str, Any]:
         """Returns the plan's entries of run.json."""
-        return {name: getattr(self, name) for name in _FIELDS}
+        return {key: getattr(self, field) for field, key in _KEYS.items()}
 
     @staticmethod
     def from_numbers(numbers: list[float]) -> "Plan":
-        """Returns the plan of which `to_numbers` made these."""
-        values = {name: int(number) for name, number in zip(_FIELDS, numbers, strict=True) if number >= 0}
-        return Plan(**values)
+        """Returns the plan that `to_numbers` encoded."""
+        return Plan(**{field: int(number) for field, number in zip(_KEYS, numbers, strict=True) if number >= 0})
 
     def to_numbers(self) -> list[float]:
-        """Returns the plan as numbers that workers can add up, -1 for None."""
+        """Returns the plan as numbers for an all-reduce, -1 for None."""
         return [-1.0 if value is None else float(value) for value in self.to_record().values()]
 
-    def with_steps(self, steps: int, train_step: int, *, warmup_steps: int, horizon_from: int) -> "Plan":
-        """Returns the plan with another length; once the learning rate has begun to fall, it falls as before.
+    def with_steps(self, steps: int, train_step: int, *, warmup_steps: int, lr_decay_from: int) -> "Plan":
+        """Returns the plan with another length; a learning rate that already decays keeps its decay.
 
         Args:
-            steps: train_steps in all.
+            steps: total train_steps.
             train_step: train_steps done.
-            warmup_steps: train_steps before the learning rate falls.
-            horizon_from: the train_step from which a new horizon holds.
+            warmup_steps: train_steps before the learning rate decays.
+            lr_decay_from: the train_step from which the new decay holds.
         """
-        if self.horizon is not None and train_step > warmup_steps:
+        if self.lr_decay_steps is not None and train_step > warmup_steps:
             return dataclasses.replace(self, steps=steps)
-        return Plan(steps, horizon=steps, horizon_from=horizon_from, evaluate_every=self.evaluate_every)
+        return Plan(steps, lr_decay_steps=steps, lr_decay_from=lr_decay_from, evaluate_every=self.evaluate_every)
 
     def shortened(self, steps: int, train_step: int) -> "Plan":
-        """Returns the plan with a shorter length at whose end the cosine ends too, compressed from `train_step` on."""
-        return dataclasses.replace(self, steps=steps, shortened_from=train_step, shortened_horizon=steps)
+        """Returns a shorter plan whose cosine is compressed from `train_step` on, to end with the run."""
+        return dataclasses.replace(self, steps=steps, shortened_from=train_step, shortened_lr_decay_steps=steps)
 
     def cosine(self, train_step: int, warmup_steps: int) -> tuple[float, float]:
-        """Returns where the cosine that holds after `train_step` updates begins and ends.
+        """Returns the begin and the end of the cosine that applies after `train_step` updates.
 
-        A compressed cosine continues from the learning rate that it begins with: its beginning lies where the first one
-        would have to begin to get there.
+        A compressed cosine continues from the current learning rate, so its begin is extrapolated.
 
         Args:
             train_step: train_steps done.
-            warmup_steps: train_steps before the learning rate falls.
+            warmup_steps: train_steps before the learning rate decays.
         """
         first = self._first_cosine(train_step, warmup_steps)
-        if self.shortened_from is None or self.shortened_horizon is None or train_step < self.shortened_from:
+        if self.shortened_from is None or self.shortened_lr_decay_steps is None or train_step < self.shortened_from:
             return first
         begin, end = self._first_cosine(self.shortened_from, warmup_steps)
-        fallen = max(self.shortened_from - begin, 0) / max(end - begin, 1)
-        if fallen >= 1:
+        decayed = max(self.shortened_from - begin, 0) / max(end - begin, 1)
+        if decayed >= 1:
             return first
-        return (self.shortened_from - fallen * self.shortened_horizon) / (1 - fallen), float(self.shortened_horizon)
+        begin = (self.shortened_from - decayed * self.shortened_lr_decay_steps) / (1 - decayed)
+        return begin, float(self.shortened_lr_decay_steps)
 
     def _first_cosine(self, train_step: int, warmup_steps: int) -> tuple[float, float]:
-        is_open = self.horizon is None or train_step < self.horizon_from
-        return float(warmup_steps), float(OPEN if is_open or self.horizon is None else self.horizon)
+        is_open = self.lr_decay_steps is None or train_step < self.lr_decay_from
+        return float(warmup_steps), float(OPEN if is_open or self.lr_decay_steps is None else self.lr_decay_steps)
 
     def boundaries(self) -> list[int]:
-        """Returns the train_steps at which the learning rate's fall changes, or the run ends."""
-        ends = (self.steps, self.horizon_from, self.shortened_from)
-        return [end for end in ends if end is not None]
+        """Returns the train_steps at which the decay changes or the run ends."""
+        return [end for end in (self.steps, self.lr_decay_from, self.shortened_from) if end is not None]
+
+
+class Costs(NamedTuple):
+    """Durations that a run consists of.
+
+    Attributes:
+        seconds_per_step: seconds of a train_step; infinite if unknown.
+        scoring_seconds: seconds of one score.
+        evaluate_every: train_steps between two scores, above 0.
+    """
+
+    seconds_per_step: float
+    scoring_seconds: float
+    evaluate_every: int
+
+    def steps_that_fit(self, seconds: float, train_step: int) -> int:
+        """Returns the number of train_steps that fit into the time, with the scores between them and at the end.
+
+        Args:
+            seconds: the available time.
+            train_step: train_steps done.
+        """
+        seconds -= self.scoring_seconds
+        steps_to_score = next_multiple(train_step, self.evaluate_every) - train_step
+        first_round = steps_to_score * self.seconds_per_step + self.scoring_seconds
+        if seconds < first_round:
+            return min(max(int(seconds / self.seconds_per_step), 0), steps_to_score)
+        round_seconds = self.evaluate_every * self.seconds_per_step + self.scoring_seconds
+        rounds, rest = divmod(seconds - first_round, round_seconds)
+        last_round = min(int(rest / self.seconds_per_step), self.evaluate_every)
+        return steps_to_score + int(rounds) * self.evaluate_every + last_round
+
+    def seconds_left(self, steps: int, train_step: int) -> float:
+        """Returns the seconds until the end of the run, scores included.
+
+        Args:
+            steps: the run's length in train_steps.
+            train_step: train_steps done.
+        """
+        if train_step >= steps:
+            return 0.0
+        scores = (steps - 1) // self.evaluate_every - train_step // self.evaluate_every + 1
+        return (steps - train_step) * self.seconds_per_step + scores * self.scoring_seconds
+
+    def affordable_interval(self, steps: int, *, scores: int, share: float) -> int:
+        """Returns the train_steps between two scores that the run can afford, at most `evaluate_every`.
+
+        Args:
+            steps: the run's length in train_steps.
+            scores: the wanted number of scores.
+            share: the largest share of the training time that scores may take, 0 to 1.
+        """
+        cheapest = self.scoring_seconds / (share * self.seconds_per_step)
+        return min(max(-(-steps // scores), int(cheapest) + 1), self.evaluate_every)
 
 
 def next_multiple(train_step: int, every: int) -> int:
-    """Returns the next train_step after this one that is a multiple of `every`."""
+    """Returns the next multiple of `every` after a train_step."""
     return (train_step // every + 1) * every
-
-
-def steps_that_fit(
-    seconds: float, train_step: int, *, seconds_per_step: float, scoring_seconds: float, evaluate_every: int
-) -> int:
-    """Returns how many train_steps fit into so many seconds, with the scores between them and at their end.
-
-    Args:
-        seconds: the time there is.
-        train_step: train_steps done.
-        seconds_per_step: the time that one takes.
-        scoring_seconds: the time that one score takes.
-        evaluate_every: train_steps between two scores, above 0.
-    """
-    seconds -= scoring_seconds
-    to_next = next_multiple(train_step, evaluate_every) - train_step
-    first_round = to_next * seconds_per_step + scoring_seconds
-    if seconds < first_round:
-        return min(max(int(seconds / seconds_per_step), 0), to_next)
-    rounds, rest = divmod(seconds - first_round, evaluate_every * seconds_per_step + scoring_seconds)
-    return to_next + int(rounds) * evaluate_every + min(int(rest / seconds_per_step), evaluate_every)
-
-
-def seconds_left(
-    steps: int, train_step: int, *, seconds_per_step: float, scoring_seconds: float, evaluate_every: int
-) -> float:
-    """Returns how long the rest of a run takes, with the scores between its train_steps and at its end.
-
-    Args:
-        steps: the run's length in train_steps.
-        train_step: train_steps done.
-        seconds_per_step: the time that one takes.
-        scoring_seconds: the time that one score takes.
-        evaluate_every: train_steps between two scores, above 0.
-    """
-    if train_step >= steps:
-        return 0.0
-    scores = (steps - 1) // evaluate_every - train_step // evaluate_every + 1
-    return (steps - train_step) * seconds_per_step + scores * scoring_seconds
-
-
-def affordable_interval(
-    steps: int, most: int, *, seconds_per_step: float, scoring_seconds: float, scores: int, share: float
-) -> int:
-    """Returns after how many train_steps to score, so that a run has so many scores if their cost allows it.
-
-    Args:
-        steps: the run's length in train_steps.
-        most: train_steps between two scores that are not exceeded, above 0.
-        seconds_per_step: the time that a train_step takes.
-        scoring_seconds: the time that one score takes.
-        scores: how many scores a run is to have.
-        share: how much of the time for training scores may take, 0 to 1.
-    """
-    cheapest = scoring_seconds / (share * seconds_per_step)
-    return min(max(-(-steps // scores), int(cheapest) + 1), most)

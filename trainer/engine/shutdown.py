@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as wishes: the call of train_steps is finished and saved, then the run ends."""
+"""Graceful shutdown on SIGTERM and SIGINT."""
 
 import contextlib
 import signal
@@ -6,49 +6,49 @@ from collections.abc import Iterator
 
 
 class ShutdownRequested(Exception):
-    """Raised within `GracefulShutdown.cancellable` when a signal comes."""
+    """A signal arrived within `GracefulShutdown.cancellable`."""
 
 
 class GracefulShutdown:
-    """Takes signals while it is entered; a context manager.
+    """Context manager that records SIGTERM and SIGINT instead of ending the process.
 
     Attributes:
-        received: the name of the first signal that came, or None.
+        received: the name of the first signal that arrived, or None.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._interrupts = False
+        self._raises = False
 
     def __enter__(self) -> "GracefulShutdown":
-        """Takes the signals from now on."""
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Installs the signal handlers."""
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives them back to whom they came before."""
-        for number, handler in self._before.items():
+        """Restores the previous handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     @contextlib.contextmanager
     def cancellable(self) -> Iterator[None]:
-        """Within, a signal ends the work at once: for what takes long and can be done again from the start.
+        """Lets a signal interrupt the work inside, which must be safe to repeat from its start.
 
         Raises:
-            Interrupted: a signal came, now or before.
+            ShutdownRequested: a signal arrived, now or earlier.
         """
         if self.received:
             raise ShutdownRequested
-        self._interrupts = True
+        self._raises = True
         try:
             yield
         finally:
-            self._interrupts = False
+            self._raises = False
 
-    def _note(self, number: int, _: object) -> None:
+    def _handle(self, number: int, _: object) -> None:
         if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # A second Ctrl-C does not wait.
+            raise KeyboardInterrupt  # A second Ctrl-C ends the process at once.
         self.received = self.received or signal.Signals(number).name
-        if self._interrupts:
-            self._interrupts = False
+        if self._raises:
+            self._raises = False
             raise ShutdownRequested

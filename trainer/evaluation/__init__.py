@@ -1,0 +1,1 @@
+"""Evaluation of a trained model: scores of its predictions, metrics of its music, and baselines."""

@@ -1,0 +1,1 @@
+"""Generation of music with a trained model."""

@@ -216,9 +216,9 @@ def replace_samples(directory: str, files: Sequence[str]) -> Iterator[str]:
     names = [INDEX_NAME, *sorted(own - {INDEX_NAME})]
     _remove(directory, names)
     try:
-        from trainer.workdir import remote
+        from trainer.workdir.transfer import upload_on_exit
 
-        with remote.uploaded(directory, last=[INDEX_NAME]) as copy:
+        with upload_on_exit(directory, last=[INDEX_NAME]) as copy:
             yield copy
     except BaseException:
         with contextlib.suppress(UserError):

@@ -1,0 +1,1 @@
+"""Files of a workdir: layout, formats, and remote copies."""

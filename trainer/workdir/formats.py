@@ -1,7 +1,10 @@
 """JSON files of a workdir: the fields of a class are the keys of its file, as docs/workdir.md explains them."""
 
 import dataclasses
+import enum
 import json
+import os
+import signal
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Final, Literal, Self, TypeAlias
 
@@ -92,17 +95,44 @@ class MetricsRecord(JsonRecord):
         return json.dumps(self.to_json()) + "\n"
 
 
+class StopReason(enum.StrEnum):
+    """Reasons for which a run, or this process's part of it, ends."""
+
+    STEPS = "steps"
+    PATIENCE = "patience"
+    SIGTERM = "SIGTERM"
+    SIGINT = "SIGINT"
+    WORKER = "worker"  # another worker received a signal
+    CALLER = "caller"  # the caller of `train` stopped it
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run is complete."""
+        return self in (StopReason.STEPS, StopReason.PATIENCE)
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether this process received a signal."""
+        return self in (StopReason.SIGTERM, StopReason.SIGINT)
+
+    @property
+    def exit_status(self) -> int:
+        """Exit status of the command: 128 and the number of the signal, or 75 if another worker received one."""
+        if self.is_signal:
+            return 128 + signal.Signals[self]
+        return os.EX_TEMPFAIL if self is StopReason.WORKER else 0
+
+
 @dataclasses.dataclass(frozen=True)
 class RunResult(JsonRecord):
     """Content of result.json: how a run ended.
 
     Attributes:
         train_step: train_steps done.
-        best: the best monitored score, or None where none was measured.
-        best_train_step: when it was measured.
-        monitor: what the score is.
-        reason: why the run ended: steps, patience, SIGTERM, SIGINT, peer where another host was told to end, or told
-            where the caller of `loop.train` stopped it.
+        best: the best monitored score, or None without a score.
+        best_train_step: train_steps done at the best score.
+        monitor: the monitored score.
+        reason: why the run ended.
     """
 
     REMEDY = "Delete the file and repeat the training command"
@@ -111,12 +141,12 @@ class RunResult(JsonRecord):
     best: float | None
     best_train_step: int
     monitor: str
-    reason: str
+    reason: StopReason
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.reason in ("steps", "patience")
+        """Whether the run is complete."""
+        return self.reason.is_final
 
     def _null_keys(self) -> Collection[str]:
         return ("best",)

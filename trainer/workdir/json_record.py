@@ -1,6 +1,7 @@
 """JSON objects as frozen dataclasses, checked as they are read."""
 
 import dataclasses
+import enum
 import functools
 import json
 import types
@@ -102,6 +103,8 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     if isinstance(value, list) and (origin is Sequence or (origin is tuple and len(value) == len(arguments))):
         parts = [_convert(arguments[0], part, f"{key}[{index}]") for index, part in enumerate(value)]
         return tuple(parts) if origin is tuple else parts
+    if isinstance(kind, type) and issubclass(kind, enum.StrEnum):
+        return kind(_convert(Literal.__getitem__(tuple(map(str, kind))), value, key))
     if value in arguments if origin is Literal else type(value) is kind or (kind is float and type(value) is int):
         return value
     expected = " or ".join(map(repr, arguments)) if origin is Literal else _EXPECTED.get(origin or kind, "an object")

@@ -1,4 +1,4 @@
-"""What lies in a workdir, under which name; whose it is, and who may train in it."""
+"""Workdir layout, ownership and locking."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from sostenuto.errors import FileError, UserError, mismatches
 from sostenuto.storage.lease import LOCK_NAME
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 from trainer.presets import read_config
-from trainer.workdir.formats import RunInfo, RunResult
+from trainer.workdir.formats import RunInfo, RunResult, StopReason
 
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
@@ -20,7 +20,7 @@ RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
 SUMMARIES_NAME = "summaries"
 EXPORT_NAME = "export"
-EXPORT_LAST = ("saved_model.pb", "export.json")  # without which it is none
+EXPORT_LAST = ("saved_model.pb", "export.json")  # the files that complete an export
 RESULT_NAME = "result.json"
 REPORT_NAME = "report.html"
 
@@ -30,22 +30,22 @@ class WorkdirLockedError(UserError):
 
 
 def why_finished(result: RunResult, config: Config) -> str:
-    """Returns the reason why a finished run ended, by the flag that ended it: "--steps reached"."""
-    if result.reason == "patience":
+    """Returns the reason why a finished run ended, as the flag that ended it: "--steps reached"."""
+    if result.reason == StopReason.PATIENCE:
         return f"no better score within --patience={config.patience}"
     return next(f"--{name} reached" for name in LENGTH_FIELDS if getattr(config, name))
 
 
 def load_config(workdir: str) -> Config:
-    """The config of a workdir.
+    """Returns the config of a workdir.
 
     Raises:
-        UserError: there is no such workdir.
+        UserError: the directory is no workdir.
     """
     path = os.path.join(workdir, CONFIG_NAME)
     if not storage.exists(path):
         raise UserError(
-            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}): train with sostenuto train"
+            f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}). Train with sostenuto train"
         )
     return read_config(path)
 
@@ -61,7 +61,7 @@ def update_run(workdir: str, values: Mapping[str, Any]) -> None:
 
 
 def absolute(path: str) -> str:
-    """A path that means the same in any directory; a URI is one already."""
+    """Returns a path as an absolute path; a URI is unchanged."""
     return path if storage.is_remote(path) else os.path.abspath(path)
 
 
@@ -102,25 +102,28 @@ def dataset(run: RunInfo) -> Manifest | None:
 
 
 def resolved(path: str) -> str:
-    """Returns the path of a place with symbolic links followed, or its URI without a slash at the end."""
+    """Returns a path with symbolic links followed, or a URI without its final slash."""
     return path.rstrip("/") if storage.is_remote(path) else os.path.realpath(path)
 
 
-def finished(config: Config, manifest: Manifest, workdir: str) -> RunResult | None:
-    """Checks that a workdir is new or this run's; returns the result if there is nothing left to do.
+def load_finished_result(config: Config, manifest: Manifest, workdir: str) -> RunResult | None:
+    """Checks that a workdir is new or belongs to this run; returns the result of a finished run, or None.
 
     Raises:
-        UserError: it is another run's, or holds something else.
+        UserError: it belongs to another run, or contains other files.
     """
     config_path, result_path = os.path.join(workdir, CONFIG_NAME), os.path.join(workdir, RESULT_NAME)
     if not storage.exists(config_path):
-        # A run that was killed as it began leaves its lock, or a file that was not whole yet.
+        # A run that was killed at its start leaves its lock, or a temporary file.
         names = storage.list_names(workdir) if storage.is_directory(workdir) else []
         if any(name != LOCK_NAME and not storage.TEMPORARY.search(name) for name in names):
-            raise UserError(f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME})")
+            raise UserError(
+                f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME}). "
+                "Pass another --workdir"
+            )
         return None
-    before = read_config(config_path)
-    differences = mismatches(config.fixed(), before.fixed())
+    recorded = read_config(config_path)
+    differences = mismatches(config.fixed(), recorded.fixed())
     if differences:
         raise UserError(
             f"{workdir}: the workdir has another config: {'; '.join(differences)}. "
@@ -133,34 +136,34 @@ def finished(config: Config, manifest: Manifest, workdir: str) -> RunResult | No
             f"{manifest.sha256[:12]}…, expected {str(run.dataset)[:12]}…, which was {run.data}. "
             "Pass that dataset as --data, or another --workdir"
         )
-    if before == config and storage.exists(result_path):
+    if recorded == config and storage.exists(result_path):
         return RunResult.load(result_path)
     return None
 
 
 def fingerprint(config: Config, manifest: Manifest) -> int:
-    """A number below 2**20 by which to tell runs of other configs or datasets apart."""
+    """Returns a number below 2**20 that tells runs of different configs or datasets apart."""
     digest = hashlib.sha256((config.to_json() + manifest.sha256).encode()).digest()
     return int.from_bytes(digest[:4]) >> 12
 
 
-def begin(config: Config, manifest: Manifest, workdir: str, versions: Mapping[str, str]) -> BinaryIO:
-    """Makes a workdir this run's; returns the open file that keeps other processes out of it.
+def claim_workdir(config: Config, manifest: Manifest, workdir: str, versions: Mapping[str, str]) -> BinaryIO:
+    """Claims a workdir for a run; returns the open lock file, which excludes other processes.
 
     Args:
         config: the run.
         manifest: its dataset.
-        workdir: created where it is missing.
-        versions: of the libraries, for the record.
+        workdir: created if missing.
+        versions: versions of the libraries, for the record.
 
     Raises:
-        Busy: another process trains in it.
+        WorkdirLockedError: another process trains in it.
         UserError: it cannot be written.
     """
     storage.make_directories(workdir)
     lock = storage.lock(os.path.join(workdir, LOCK_NAME))
     if lock is None:
-        raise WorkdirLockedError(f"{workdir}: another process is training in it: wait for it, or use another workdir")
+        raise WorkdirLockedError(f"{workdir}: another process is training in it. Wait for it, or use another workdir")
     storage.remove(os.path.join(workdir, RESULT_NAME))
     storage.write_bytes_atomic(os.path.join(workdir, CONFIG_NAME), config.to_json().encode())
     update_run(

@@ -7,8 +7,8 @@ from sostenuto.errors import UserError
 from trainer.checkpoints.manager import CheckpointManager, check_config, model_variables, restore
 from trainer.model.density_heads import ALL_PITCHES
 from trainer.model.next_note import NextNoteModel, build_model
-from trainer.workdir import remote
 from trainer.workdir.layout import BEST_NAME, CHECKPOINTS_NAME, load_config, load_run
+from trainer.workdir.transfer import download_weights
 
 
 class LoadedModel(NamedTuple):
@@ -34,13 +34,13 @@ def load_model(workdir: str) -> LoadedModel:
     """
     config = load_config(workdir)
     lowest, highest = load_run(workdir).pitch_range or ALL_PITCHES
-    with remote.copied(workdir) as directory:
+    with download_weights(workdir) as directory:
         for name in (BEST_NAME, CHECKPOINTS_NAME):
             saved = CheckpointManager(os.path.join(directory, name), max_to_keep=1).latest()
             if saved is not None:
                 break
         else:
-            raise UserError(f"{workdir}: holds no checkpoint yet: train with sostenuto train")
+            raise UserError(f"{workdir}: holds no checkpoint yet. Train with sostenuto train")
         check_config(saved, config)
         model = build_model(config.replace(precision=config.full_precision), (lowest, highest))
         restore(saved, model_variables(model))

@@ -1,4 +1,4 @@
-"""Checks of the place that a command is to write to, made before its work begins."""
+"""Checks of a command's output directory before its work."""
 
 import os
 import tempfile
@@ -9,38 +9,38 @@ from sostenuto.errors import FileError, UserError
 from trainer.config import CONFIG_NAME
 from trainer.workdir.layout import BEST_NAME, CHECKPOINTS_NAME, EXPORT_NAME, RUN_NAME, SUMMARIES_NAME, resolved
 
-_MARKS = [CONFIG_NAME, RUN_NAME]  # what every workdir has
+_MARKERS = [CONFIG_NAME, RUN_NAME]  # files of every workdir
 _PARTS = (CHECKPOINTS_NAME, BEST_NAME, EXPORT_NAME, SUMMARIES_NAME)
 
 
-def require_own_place(directory: str) -> None:
-    """Checks that a directory is no dataset, no workdir and no part of one, whose files have fixed names.
+def check_output_directory(directory: str) -> None:
+    """Checks that a directory is no dataset, no workdir and no part of one.
 
     Args:
-        directory: where --output leads; it need not exist.
+        directory: the value of --output; it need not exist.
 
     Raises:
         UserError: it is one of them, or a file.
     """
     is_file = storage.is_object(directory) if storage.is_remote(directory) else os.path.isfile(directory)
     if is_file:
-        raise UserError(f"--output: {directory} is a file. Expected a directory: choose another name")
+        raise UserError(f"--output: {directory} is a file, expected a directory. Choose another name")
     parent, name = os.path.split(resolved(directory))
-    kinds = [("a dataset", directory, [MANIFEST_NAME]), ("a workdir", directory, _MARKS)]
+    kinds = [("a dataset", directory, [MANIFEST_NAME]), ("a workdir", directory, _MARKERS)]
     if name in _PARTS:
-        kinds.append(("part of a workdir", parent, _MARKS))
-    for kind, place, marks in kinds:
-        if all(storage.exists(storage.join(place, mark)) for mark in marks):
+        kinds.append(("part of a workdir", parent, _MARKERS))
+    for kind, path, names in kinds:
+        if all(storage.exists(storage.join(path, name)) for name in names):
             raise UserError(
-                f"--output: {directory} is {kind}, which holds its own files alone. Choose another directory"
+                f"--output: {directory} is {kind}, which may contain only its own files. Choose another directory"
             )
 
 
-def require_writable(directory: str) -> None:
-    """Checks that files can be written in a directory, and leaves nothing there; it need not exist.
+def check_writable(directory: str) -> None:
+    """Checks that files can be written in a directory, without leaving any; it need not exist.
 
     Raises:
-        FileError: they cannot.
+        FileError: files cannot be written.
     """
     if storage.is_remote(directory):
         probe = storage.temporary_name(storage.join(directory, "probe"))

@@ -1,15 +1,10 @@
-"""Workdirs in a bucket: a run trains in a directory of this machine, and what it saves is uploaded while it goes on.
+"""Remote workdirs: a run trains in a local directory, whose files are uploaded in the background.
 
-The bucket is the truth. A run begins with what lies there, whatever this machine may still have of an earlier one; and
-at any moment the bucket holds a workdir from which another machine can go on as if nothing had happened:
+The bucket is authoritative: a run starts from its files, whatever an earlier run left on this machine. At any moment
+the bucket holds a workdir that another machine can resume (`trainer.workdir.upload_order`).
 
-- A checkpoint's manifest, without which it is none, follows its other files, and it is taken away before they are.
-- The best weights and the reports come before the checkpoint that tells of them, as they do on a disk. A resumed run
-  removes reports that are later than its checkpoint, but could not make up for those that are missing.
-- Older checkpoints are removed once a newer one is whole; and result.json, by which a run is over, comes last.
-
-What is uploaded is what there was right after a save: links to files that nobody changes any more, copies of those that
-grow. So training need not wait for the bucket; and where saves come faster than uploads, only the newest is uploaded.
+A snapshot is taken right after a save: hard links to files that no longer change, copies of those that grow. So
+training does not wait for the bucket, and if saves come faster than uploads, only the newest is uploaded.
 """
 
 import contextlib
@@ -18,345 +13,262 @@ import logging
 import os
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO, NamedTuple
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import ChangedError, FileError, HeldError, LostError, MissingError, UnavailableError, UserError
+from sostenuto.errors import ChangedError, FileError, HeldError, LostError, UserError
 from sostenuto.storage.lease import LOCK_NAME, Lease
 from trainer.checkpoints import manager
 from trainer.config import CONFIG_NAME, Config
 from trainer.workdir import layout
+from trainer.workdir.background_uploader import BackgroundUploader
+from trainer.workdir.transfer import fetch_newest_checkpoint, warn
+from trainer.workdir.upload_order import manifest_rank, stale_names, unit_of, upload_sort_key
 
 logger = logging.getLogger(__name__)
 
-_HOMES_NAME = "workdirs"  # in the cache, for the directories in which runs train
-_LEFT_SECONDS = 60.0  # after which a directory that no process holds was left by one that was killed
-_TRIES = 5  # to fetch a checkpoint while a run that goes on replaces it
-
-# In this order. What is not named comes with the reports.
-_BEFORE_REPORTS = (CONFIG_NAME, layout.BEST_NAME)
-_AFTER_REPORTS = (layout.RUN_NAME, layout.CHECKPOINTS_NAME, layout.EXPORT_NAME, layout.RESULT_NAME)
+_CACHE_NAME = "workdirs"  # directory of the cache in which remote runs train
+_ABANDONED_SECONDS = 60.0  # age after which an unlocked directory belongs to a killed process
 _GROWING = (layout.METRICS_NAME, layout.SUMMARIES_NAME)
-# Within a checkpoint and an export: what says that the other files are there.
-_LAST = (manager.MANIFEST, *layout.EXPORT_LAST)
 
 
 class LocalWorkdir:
-    """A workdir of this machine, which needs no mirror; it has the methods of `RemoteWorkdir`. A context manager.
+    """A local workdir; a context manager that holds its lock.
 
     Attributes:
-        directory: where the run reads and writes.
-        named: the workdir, as the user calls it.
+        directory: the local directory in which the run reads and writes.
+        name: the workdir, as the user named it.
     """
 
     def __init__(self, directory: str) -> None:
-        self.directory = self.named = directory
+        self.directory = self.name = directory
+        self._lock: BinaryIO | None = None
 
     def __enter__(self) -> "LocalWorkdir":
-        """Returns it."""
+        """Returns the workdir."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Lets go of it."""
+        """Releases the lock."""
+        if self._lock is not None:
+            self._lock.close()
 
-    def begin(self, config: Config, manifest: Manifest, versions: Mapping[str, str]) -> BinaryIO:
-        """As `workdir.begin`, after which the directory has all that a run goes on from."""
-        return layout.begin(config, manifest, self.directory, versions)
+    def claim(self, config: Config, manifest: Manifest, versions: Mapping[str, str]) -> None:
+        """Claims the workdir as `layout.claim_workdir`; then its directory has all files that a resumed run needs."""
+        self._lock = layout.claim_workdir(config, manifest, self.directory, versions)
 
     def fetch(self, train_step: int) -> None:
-        """Gets the checkpoint of that train_step, which the chief goes on from."""
+        """Downloads a checkpoint that the chief resumes from."""
 
     def publish(self) -> None:
-        """Has all uploaded that is in the directory now; returns at once."""
+        """Uploads the directory's current state in the background."""
 
     def wait(self) -> None:
-        """Waits until what was published is uploaded, or cannot be for now."""
+        """Waits until the published state is uploaded or has failed."""
 
-    def settle(self) -> None:
-        """Publishes, and waits until all is uploaded."""
+    def flush(self) -> None:
+        """Uploads the directory's current state and waits."""
 
 
 class RemoteWorkdir(LocalWorkdir):
-    """A workdir in a bucket, and the directory of this machine that it is mirrored in; a context manager.
+    """A workdir in a bucket, and the local directory in which its run trains; a context manager.
 
-    The directory is made on entering, and removed on leaving unless it holds what could not be uploaded.
+    The local directory is deleted on exit unless it holds files that could not be uploaded.
 
     Args:
         uri: the workdir.
-        max_to_keep: how many checkpoints there are to be.
+        max_to_keep: number of checkpoints to keep.
     """
 
     def __init__(self, uri: str, *, max_to_keep: int) -> None:
-        self._uri, self._max_to_keep = uri.rstrip("/"), max_to_keep
-        self.named = self._uri
+        super().__init__("")
+        self.name = uri.rstrip("/")
+        self._max_to_keep = max_to_keep
         self._lease: Lease | None = None
-        self._there: dict[str, int] = {}  # the bucket's objects and their generations
-        self._sent: dict[str, _Look] = {}  # how files looked when they were uploaded or fetched
-        self._changed = threading.Condition()
-        self._taken: str | None = None
-        self._begun, self._uploading, self._over = False, False, False
-        self._settling = True  # whether somebody waits, who will be told of an outage
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._upload_all, name="mirror", daemon=True)
+        self._remote: dict[str, int] = {}  # generation of each remote file
+        self._uploaded: dict[str, _FileState] = {}  # state of each local file at its transfer
+        self._uploader = BackgroundUploader(self._upload, self._warn_of_outage)
+        self._is_claimed = False
 
     def __enter__(self) -> "RemoteWorkdir":
-        """Returns it."""
-        self._home, self._held = _new_home(self._uri)
+        """Creates the local directory."""
+        self._home, self._home_lock = _create_home(self.name)
         self.directory = os.path.join(self._home, "workdir")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Uploads what a run that failed has saved, and lets go of the workdir."""
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Uploads what a failed run has saved, and releases the workdir."""
+        super().__exit__(kind, *error)
         is_clean = True
         if self._lease is not None:
-            # Who presses Ctrl-C twice does not want to wait, for a bucket least of all.
-            if self._begun and self._error is None and kind is not None and issubclass(kind, Exception):
+            # Skip the upload after a second Ctrl-C.
+            if self._is_claimed and self._uploader.error is None and kind is not None and issubclass(kind, Exception):
                 try:
-                    self.settle()
-                except UserError as error:
-                    _warn(error)
-            with self._changed:
-                is_lost = isinstance(self._error, LostError)
-                is_clean = is_lost or not self._begun or not (self._taken or self._uploading or self._error)
-                self._over = True
-                self._changed.notify_all()
+                    self.flush()
+                except UserError as flush_error:
+                    warn(flush_error)
+            is_uploaded = self._uploader.stop()
+            is_clean = is_uploaded or not self._is_claimed or isinstance(self._uploader.error, LostError)
             if kind is not KeyboardInterrupt:
                 self._lease.close()
         if is_clean:
             shutil.rmtree(self._home, ignore_errors=True)
-        self._held.close()
+        self._home_lock.close()
 
-    def begin(self, config: Config, manifest: Manifest, versions: Mapping[str, str]) -> BinaryIO:
-        """As `workdir.begin`, with what lies in the bucket; no other process trains in it from now on.
+    def claim(self, config: Config, manifest: Manifest, versions: Mapping[str, str]) -> None:
+        """Claims the workdir and downloads its files.
 
         Raises:
-            Busy: another process trains in it.
+            WorkdirLockedError: another process trains in it.
             UserError: the bucket cannot be read or written.
         """
         try:
-            self._lease = Lease(self._uri)
+            self._lease = Lease(self.name)
         except HeldError as error:
             raise layout.WorkdirLockedError(
-                f"{self._uri}: {error} is training in it: wait for it, or use another workdir"
+                f"{self.name}: {error} is training in it. Wait for it, or use another workdir"
             ) from error
-        self._there = storage.generations(self._uri)
-        if self._there:
-            logger.info(f"fetching what is in {self._uri}")
-        loose = (CONFIG_NAME, layout.RUN_NAME, *_GROWING)
-        storage.download_all(
-            self._uri, self.directory, [name for name in self._there if name.partition("/")[0] in loose]
-        )
-        for name in (layout.BEST_NAME, layout.CHECKPOINTS_NAME):
-            _fetch_newest(storage.join(self._uri, name), os.path.join(self.directory, name))
+        self._remote = storage.generations(self.name)
+        if self._remote:
+            logger.info(f"fetching what is in {self.name}")
+        groups = (CONFIG_NAME, layout.RUN_NAME, *_GROWING)
+        names = [name for name in self._remote if name.partition("/")[0] in groups]
+        storage.download_all(self.name, self.directory, names)
+        for group in (layout.BEST_NAME, layout.CHECKPOINTS_NAME):
+            fetch_newest_checkpoint(storage.join(self.name, group), os.path.join(self.directory, group))
         for name in storage.list_files(self.directory):
-            self._sent[name] = _look_at(os.path.join(self.directory, name))
-        lock = layout.begin(config, manifest, self.directory, versions)
-        try:
-            self._remove([layout.RESULT_NAME])
-            self._thread.start()
-            self.publish()
-            self.wait()
-            if self._error is not None:
-                raise self._error
-        except BaseException:
-            lock.close()
-            raise
-        self._begun, self._settling = True, False
-        return lock
-
-    def fetch(self, train_step: int) -> None:
-        """Gets the checkpoint of that train_step, which the chief goes on from."""
-        name = f"{layout.CHECKPOINTS_NAME}/{manager.name_of(train_step)}"
-        storage.download_all(storage.join(self._uri, name), os.path.join(self.directory, name))
-
-    def publish(self) -> None:
-        """Has all uploaded that is in the directory now, in place of what is not uploaded yet; returns at once.
-
-        Raises:
-            LostError: another process has taken the workdir over.
-            FileError: the bucket refused what was to be uploaded; not, if it only did not answer.
-        """
-        taken = self._take()
-        with self._changed:
-            if self._error is not None and not isinstance(self._error, UnavailableError):
-                shutil.rmtree(taken, ignore_errors=True)
-                raise self._error
-            if self._taken is not None:
-                shutil.rmtree(self._taken, ignore_errors=True)
-            self._taken = taken
-            self._changed.notify_all()
-
-    def wait(self) -> None:
-        """Waits until what was published is uploaded, or cannot be for now."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._taken and not self._uploading)
-
-    def settle(self) -> None:
-        """Publishes, and waits until all is uploaded.
-
-        Raises:
-            LostError: another process has taken the workdir over.
-            FileError: it cannot be; it stays in the directory, which the message names.
-        """
-        self._settling = True
-        logger.info(f"uploading to {self._uri}")
+            self._uploaded[name] = _file_state(os.path.join(self.directory, name))
+        super().claim(config, manifest, versions)
+        self._remove([layout.RESULT_NAME])
+        self._uploader.start()
         self.publish()
         self.wait()
-        if isinstance(self._error, FileError):
-            raise type(self._error)(
-                f"{self._error}; what could not be uploaded is in {self.directory} until training is started again, "
-                "which goes on from what the bucket has"
-            ) from self._error
-        if self._error is not None:
-            raise self._error
+        if self._uploader.error is not None:
+            raise self._uploader.error
+        self._is_claimed, self._uploader.is_awaited = True, False
 
-    def _take(self) -> str:
-        """Makes a directory with all files as they are now."""
-        taken = tempfile.mkdtemp(prefix="taken-", dir=self._home)
+    def fetch(self, train_step: int) -> None:
+        """Downloads a checkpoint that the chief resumes from."""
+        name = f"{layout.CHECKPOINTS_NAME}/{manager.checkpoint_name(train_step)}"
+        storage.download_all(storage.join(self.name, name), os.path.join(self.directory, name))
+
+    def publish(self) -> None:
+        """Uploads the directory's current state in the background, in place of a waiting one.
+
+        Raises:
+            LostError: another process has taken the workdir over.
+            FileError: the bucket rejected an earlier upload.
+        """
+        self._uploader.publish(self._snapshot())
+
+    def wait(self) -> None:
+        """Waits until the published state is uploaded or has failed."""
+        self._uploader.wait()
+
+    def flush(self) -> None:
+        """Uploads the directory's current state and waits.
+
+        Raises:
+            LostError: another process has taken the workdir over.
+            FileError: it cannot be uploaded; it stays in the directory, which the message names.
+        """
+        self._uploader.is_awaited = True
+        logger.info(f"uploading to {self.name}")
+        self.publish()
+        self.wait()
+        error = self._uploader.error
+        if isinstance(error, FileError):
+            raise type(error)(
+                f"{error}; the files that could not be uploaded are in {self.directory} until training is started "
+                "again, which resumes from the bucket's files"
+            ) from error
+        if error is not None:
+            raise error
+
+    def _snapshot(self) -> str:
+        """Creates a directory with the current state of all files."""
+        snapshot = tempfile.mkdtemp(prefix="snapshot-", dir=self._home)
         try:
-            for name in _files(self.directory):
-                source, target = os.path.join(self.directory, name), os.path.join(taken, name)
+            for name in _list_finished(self.directory):
+                source, target = os.path.join(self.directory, name), os.path.join(snapshot, name)
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 if name.partition("/")[0] in _GROWING:
                     shutil.copy2(source, target)
                 else:
                     os.link(source, target)
         except OSError as error:
-            shutil.rmtree(taken, ignore_errors=True)
+            shutil.rmtree(snapshot, ignore_errors=True)
             raise FileError(
-                f"{taken}: cannot be written ({error.strerror}): make room, then give the same command again"
+                f"{snapshot}: cannot be written ({error.strerror}). Make room, then repeat the command"
             ) from error
-        return taken
+        return snapshot
 
-    def _upload_all(self) -> None:
-        """The thread: uploads what was taken last, again and again."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._taken is not None or self._over)
-                if self._over:
-                    return
-                taken, self._taken, self._uploading = self._taken, None, True
-                assert taken is not None
-            error: BaseException | None = None
-            try:
-                self._upload(taken)
-            except BaseException as caught:  # To be raised where somebody waits for it.
-                error = caught
-            shutil.rmtree(taken, ignore_errors=True)
-            if isinstance(error, UnavailableError) and not self._settling:
-                _warn(f"{error}; training goes on, and the next save is uploaded with all before it")
-            with self._changed:
-                self._uploading, self._error = False, error
-                self._changed.notify_all()
-
-    def _upload(self, taken: str) -> None:
-        """Makes the bucket hold what was taken; what has not changed is there already."""
+    def _upload(self, snapshot: str) -> None:
+        """Uploads the changed files of a snapshot, and deletes stale remote files."""
         assert self._lease is not None
         self._lease.check_held()
-        names = storage.list_files(taken)
-        looks = {name: _look_at(os.path.join(taken, name)) for name in names}
-        changed = [name for name in names if looks[name] != self._sent.get(name)]
-        # Half replaced, a checkpoint or export must not pass for whole.
-        begun = {_whole(name) for name in changed if not _lateness(name)} - {""}
-        self._remove([name for name in self._there if _lateness(name) and _whole(name) in begun])
-        ordered = sorted(changed, key=_order)
+        names = storage.list_files(snapshot)
+        states = {name: _file_state(os.path.join(snapshot, name)) for name in names}
+        changed = [name for name in names if states[name] != self._uploaded.get(name)]
+        # Without its manifest, a half replaced checkpoint or export does not count as complete.
+        replaced = {unit_of(name) for name in changed if not manifest_rank(name)} - {""}
+        self._remove([name for name in self._remote if manifest_rank(name) and unit_of(name) in replaced])
+        ordered = sorted(changed, key=upload_sort_key)
         for name in ordered:
             if name != layout.RESULT_NAME:
-                self._put(taken, name, looks[name])
-        self._remove(sorted(self._stale(names), key=_lateness, reverse=True))
+                self._upload_file(snapshot, name, states[name])
+        self._remove(stale_names(self._remote, names, max_to_keep=self._max_to_keep))
         if layout.RESULT_NAME in ordered:
-            self._put(taken, layout.RESULT_NAME, looks[layout.RESULT_NAME])
+            self._upload_file(snapshot, layout.RESULT_NAME, states[layout.RESULT_NAME])
 
-    def _put(self, taken: str, name: str, look: "_Look") -> None:
+    def _upload_file(self, snapshot: str, name: str, state: "_FileState") -> None:
         assert self._lease is not None
-        source, target = os.path.join(taken, name), storage.join(self._uri, name)
+        source, target = os.path.join(snapshot, name), storage.join(self.name, name)
         try:
-            generation = storage.upload(source, target, if_generation=self._there.get(name, 0))
+            generation = storage.upload(source, target, if_generation=self._remote.get(name, 0))
         except ChangedError:
-            # One that has lost the workdir to this process was still uploading; this one's is the later word.
+            # A process that lost the workdir to this one may still have been uploading; this upload wins.
             self._lease.check_held(now=True)
             generation = storage.upload(source, target)
-        self._there[name], self._sent[name] = generation, look
+        self._remote[name], self._uploaded[name] = generation, state
 
     def _remove(self, names: Iterable[str]) -> None:
+        """Deletes remote files."""
         for name in names:
-            if name in self._there:
-                storage.remove(storage.join(self._uri, name))
-                del self._there[name]
-                self._sent.pop(name, None)
+            if name in self._remote:
+                storage.remove(storage.join(self.name, name))
+                del self._remote[name]
+                self._uploaded.pop(name, None)
 
-    def _stale(self, names: list[str]) -> list[str]:
-        """What the bucket has of checkpoints and exports that are no more."""
-        stale = []
-        for group, keep in ((layout.CHECKPOINTS_NAME, self._max_to_keep), (layout.BEST_NAME, 1)):
-            here, there = _train_steps(names, group), _train_steps(self._there, group)
-            if here:
-                gone = manager.steps_to_delete(there, max(here), keep)
-                stale += [name for name in self._there if _train_steps([name], group) & gone]
-        if any(name.startswith(f"{layout.EXPORT_NAME}/") for name in names):
-            stale += [name for name in self._there if name.startswith(f"{layout.EXPORT_NAME}/") and name not in names]
-        return stale
+    @staticmethod
+    def _warn_of_outage(error: Exception) -> None:
+        warn(f"{error}; training continues, and the next save is uploaded with all before it")
 
 
-def mirrored(directory: str, *, max_to_keep: int) -> LocalWorkdir:
-    """What a run trains in: the workdir itself, or the mirror of one in a bucket."""
-    return (
-        RemoteWorkdir(directory, max_to_keep=max_to_keep) if storage.is_remote(directory) else LocalWorkdir(directory)
-    )
+def open_workdir(directory: str, *, max_to_keep: int) -> LocalWorkdir:
+    """Returns a local or remote workdir to train in; a context manager."""
+    if storage.is_remote(directory):
+        return RemoteWorkdir(directory, max_to_keep=max_to_keep)
+    return LocalWorkdir(directory)
 
 
-@contextlib.contextmanager
-def copied(directory: str) -> Iterator[str]:
-    """A directory of this machine, while the context lasts, with a workdir's newest weights, best/ before others."""
-    if not storage.is_remote(directory):
-        yield directory
-        return
-    logger.info(f"fetching the newest weights of {directory}")
-    with tempfile.TemporaryDirectory() as copy:
-        for name in (layout.BEST_NAME, layout.CHECKPOINTS_NAME):
-            if _fetch_newest(storage.join(directory, name), os.path.join(copy, name)):
-                break
-        yield copy
-
-
-@contextlib.contextmanager
-def uploaded(directory: str, *, last: Sequence[str]) -> Iterator[str]:
-    """A directory of this machine to write into: the given one or, where that is in a bucket, one that is copied there.
-
-    Args:
-        directory: where the files go.
-        last: those that say that all others are there; in a bucket they come after them, in this order.
-    """
-    if not storage.is_remote(directory):
-        yield directory
-        return
-    with tempfile.TemporaryDirectory() as copy:
-        yield copy
-        logger.info(f"uploading to {directory}")
-        storage.remove_all(storage.join(directory, name) for name in last)
-        storage.upload_all(copy, directory, [name for name in storage.list_files(copy) if name not in last])
-        for name in last:
-            storage.upload_all(copy, directory, [name])
-
-
-class _Look(NamedTuple):
-    """What differs when a file has changed."""
+class _FileState(NamedTuple):
+    """Size and time of change of a file."""
 
     size: int
     changed_ns: int
 
 
-def _look_at(path: str) -> _Look:
-    found = os.stat(path)
-    return _Look(found.st_size, found.st_mtime_ns)
+def _file_state(path: str) -> _FileState:
+    status = os.stat(path)
+    return _FileState(status.st_size, status.st_mtime_ns)
 
 
-def _files(directory: str) -> list[str]:
-    """All files that have their own names by now."""
+def _list_finished(directory: str) -> list[str]:
+    """Lists all files but temporary ones and the lock."""
     return [
         name
         for name in storage.list_files(directory)
@@ -367,76 +279,16 @@ def _files(directory: str) -> list[str]:
     ]
 
 
-def _place(name: str) -> int:
-    """Where a file comes in the order of uploads; 0 among the reports."""
-    top = name.partition("/")[0]
-    if top in _BEFORE_REPORTS:
-        return _BEFORE_REPORTS.index(top) - len(_BEFORE_REPORTS)
-    return _AFTER_REPORTS.index(top) + 1 if top in _AFTER_REPORTS else 0
-
-
-def _whole(name: str) -> str:
-    """The checkpoint or export that a file is part of, which is of use only when it is whole; empty if of none."""
-    top, *_ = parts = name.split("/")
-    if top == layout.EXPORT_NAME:
-        return top
-    return "/".join(parts[:2]) if top in (layout.BEST_NAME, layout.CHECKPOINTS_NAME) else ""
-
-
-def _lateness(name: str) -> int:
-    """Above 0 for what says that all of a checkpoint or export is there, and so comes last."""
-    base = os.path.basename(name)
-    return _LAST.index(base) + 1 if _whole(name) and base in _LAST else 0
-
-
-def _order(name: str) -> tuple[int, int, int, str]:
-    """By what files are uploaded one after the other: the newest checkpoint first, each whole before the next."""
-    train_steps = _train_steps([name], name.partition("/")[0])
-    return _place(name), -max(train_steps, default=0), _lateness(name), name
-
-
-def _train_steps(names: Iterable[str], group: str) -> set[int]:
-    """Those of the checkpoints in checkpoints/ or best/ that files belong to."""
-    parts = (name.split("/") for name in names)
-    return {int(part[1]) for part in parts if len(part) > 2 and part[0] == group and part[1].isdigit()}
-
-
-def _fetch_newest(source: str, target: str) -> bool:
-    """Copies the newest whole checkpoint of a directory of a bucket; returns whether there was one."""
-    for attempt in range(_TRIES):
-        there = storage.generations(source)
-        found = [name.split("/")[0] for name in there if name.count("/") == 1 and name.endswith(manager.MANIFEST)]
-        try:
-            for name in sorted(filter(str.isdigit, found), key=int, reverse=True):
-                copy = os.path.join(target, name)
-                files = [file.partition("/")[2] for file in there if file.startswith(f"{name}/")]
-                storage.download_all(storage.join(source, name), copy, files)
-                if manager.is_whole(copy):
-                    return True
-                shutil.rmtree(copy)
-                _warn(f"checkpoint {storage.join(source, name)} is damaged: passed over")
-            return False
-        except MissingError:
-            # A run that goes on has removed it meanwhile, and has a newer one.
-            shutil.rmtree(target, ignore_errors=True)
-            if attempt == _TRIES - 1:
-                raise
-    raise AssertionError
-
-
-def _new_home(uri: str) -> tuple[str, BinaryIO]:
-    """Makes a directory for the mirror of a workdir; returns it with the lock that says that it is in use.
-
-    What processes that were killed have left of that workdir is removed.
-    """
-    homes = os.path.join(storage.cache_directory(), _HOMES_NAME)
+def _create_home(uri: str) -> tuple[str, BinaryIO]:
+    """Creates the local directory of a remote workdir, and deletes those of killed processes; returns its lock too."""
+    homes = os.path.join(storage.cache_directory(), _CACHE_NAME)
     storage.make_directories(homes)
     prefix = f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}-"
     for name in os.listdir(homes):
         path = os.path.join(homes, name)
         with contextlib.suppress(OSError, FileError):
-            # A new one may not have been locked yet.
-            if name.startswith(prefix) and time.time() - os.stat(path).st_mtime > _LEFT_SECONDS:
+            # A new directory may not be locked yet.
+            if name.startswith(prefix) and time.time() - os.stat(path).st_mtime > _ABANDONED_SECONDS:
                 lock = storage.lock(os.path.join(path, LOCK_NAME))
                 if lock is not None:
                     shutil.rmtree(path, ignore_errors=True)
@@ -445,11 +297,7 @@ def _new_home(uri: str) -> tuple[str, BinaryIO]:
         home = tempfile.mkdtemp(prefix=prefix, dir=homes)
         os.mkdir(os.path.join(home, "workdir"))
     except OSError as error:
-        raise FileError(f"{homes}: no directory can be made there ({error.strerror})") from error
+        raise FileError(f"{homes}: no directory can be created in it ({error.strerror})") from error
     lock = storage.lock(os.path.join(home, LOCK_NAME))
     assert lock is not None
     return home, lock
-
-
-def _warn(trouble: object) -> None:
-    logger.warning(" ".join(str(trouble).split()))

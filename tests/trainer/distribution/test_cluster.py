@@ -187,7 +187,7 @@ addresses = st.builds(
 def test_every_source_gives_the_same_cluster(workers, data):
     index = data.draw(st.integers(0, len(workers) - 1))
     cluster = Cluster(tuple(workers), index)
-    assert resolve(None, None, {"TF_CONFIG": cluster.tf_config()}) == cluster
+    assert resolve(None, None, tf_config({"worker": workers}, {"type": "worker", "index": index})) == cluster
     assert resolve(",".join(workers), index, {}) == cluster
     assert resolve(",".join(workers), None, {"JOB_COMPLETION_INDEX": str(index)}) == cluster
 
@@ -198,7 +198,8 @@ def test_tensorflow_reads_the_same_cluster(monkeypatch):
     environment = tf_config({**WORKERS, "chief": ["c:3"]}, SECOND)
     cluster = resolve(None, None, environment)
     assert cluster is not None
-    monkeypatch.setenv("TF_CONFIG", cluster.tf_config())
+    task = {"type": "worker", "index": cluster.index}
+    monkeypatch.setenv("TF_CONFIG", tf_config({"worker": cluster.workers}, task)["TF_CONFIG"])
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     assert resolver.cluster_spec().as_dict() == {"worker": ["c:3", "a:1", "b:2"]}
     assert (resolver.task_type, resolver.task_id) == ("worker", 2)
@@ -235,7 +236,7 @@ def test_an_index_by_flag_needs_the_workers():
 
 def test_workers_by_flag_need_a_place():
     message = refusal("a:1,b:2", None, {})
-    assert message.startswith("--workers='a:1,b:2' does not say which of them this process is")
+    assert message.startswith("--workers='a:1,b:2': the index of this process is missing")
     assert "--worker_index=N" in message
 
 
@@ -267,14 +268,14 @@ WRONG_ADDRESSES = [
 
 @pytest.mark.parametrize("address", WRONG_ADDRESSES)
 def test_what_is_no_address_is_refused(address):
-    message = f"{address!r} is no worker's address: expected HOST:PORT"
+    message = f"got {address!r}, expected HOST:PORT"
     assert refusal(f"b:2,{address}", 0, {}).startswith(f"--workers: {message}")
     environment = tf_config({"worker": ["b:2", address]}, {"type": "worker", "index": 0})
     assert refusal(None, None, environment).startswith(f"TF_CONFIG: {message}")
 
 
 def test_no_worker_is_named_twice():
-    assert refusal("a:1,b:2,a:1", 1, {}).startswith("--workers names this worker twice: a:1; expected each once")
+    assert refusal("a:1,b:2,a:1", 1, {}).startswith("--workers names this worker twice: a:1, expected each once")
     twice = tf_config({"worker": ["a:1", "b:2", "b:2"]}, SECOND)
     assert refusal(None, None, twice).startswith("TF_CONFIG names this worker twice: b:2")
     chief_too = tf_config({**WORKERS, "chief": ["a:1"]}, SECOND)
@@ -296,32 +297,32 @@ def test_no_worker_is_named_twice():
 def test_what_is_no_json_object_is_refused(text, start):
     message = refusal(None, None, {"TF_CONFIG": text})
     assert message.startswith(start)
-    assert message.endswith("correct or unset it")
+    assert message.endswith("Correct or unset it")
 
 
 @pytest.mark.parametrize(
     ("cluster", "task", "start"),
     [
-        (None, SECOND, "TF_CONFIG has no cluster (given: None)"),
-        ({}, SECOND, "TF_CONFIG has no cluster (given: {})"),
-        (["a:1"], SECOND, "TF_CONFIG has no cluster (given: ['a:1'])"),
+        (None, SECOND, "TF_CONFIG has no cluster: got None"),
+        ({}, SECOND, "TF_CONFIG has no cluster: got {}"),
+        (["a:1"], SECOND, "TF_CONFIG has no cluster: got ['a:1']"),
         ({**WORKERS, "ps": ["p:1"]}, SECOND, "TF_CONFIG names 'ps' tasks: expected only worker and at most one chief"),
         ({**WORKERS, "evaluator": ["e:1"]}, SECOND, "TF_CONFIG names 'evaluator' tasks"),
         ({"master": ["a:1"]}, SECOND, "TF_CONFIG names 'master' tasks"),
-        ({"worker": "a:1,b:2"}, SECOND, "TF_CONFIG: cluster.worker is 'a:1,b:2': expected a list of addresses"),
-        ({"worker": []}, SECOND, "TF_CONFIG: cluster.worker is []: expected a list of addresses"),
-        ({"worker": [1, "b:2"]}, SECOND, "TF_CONFIG: 1 is no worker's address: expected HOST:PORT"),
+        ({"worker": "a:1,b:2"}, SECOND, "TF_CONFIG: cluster.worker: got 'a:1,b:2', expected a list of addresses"),
+        ({"worker": []}, SECOND, "TF_CONFIG: cluster.worker: got [], expected a list of addresses"),
+        ({"worker": [1, "b:2"]}, SECOND, "TF_CONFIG: got 1, expected HOST:PORT"),
         ({**WORKERS, "chief": ["c:3", "d:4"]}, SECOND, "TF_CONFIG names 2 chiefs, ['c:3', 'd:4']: expected at most"),
-        (WORKERS, None, "TF_CONFIG has no task with a type and an index (given: None)"),
-        (WORKERS, "worker", "TF_CONFIG has no task with a type and an index (given: 'worker')"),
-        (WORKERS, {"index": 0}, "TF_CONFIG has no task with a type and an index (given: {'index': 0})"),
-        (WORKERS, {"type": "worker"}, "TF_CONFIG has no task with a type and an index (given: {'type': 'worker'})"),
+        (WORKERS, None, "TF_CONFIG has no task with a type and an index: got None"),
+        (WORKERS, "worker", "TF_CONFIG has no task with a type and an index: got 'worker'"),
+        (WORKERS, {"index": 0}, "TF_CONFIG has no task with a type and an index: got {'index': 0}"),
+        (WORKERS, {"type": "worker"}, "TF_CONFIG has no task with a type and an index: got {'type': 'worker'}"),
         (
             WORKERS, {"type": "chief", "index": 0},
-            "TF_CONFIG: task.type is 'chief', but the cluster names only worker: expected one of those",
+            "TF_CONFIG: task.type: got 'chief', expected worker, as the cluster names them",
         ),
-        (WORKERS, {"type": "evaluator", "index": 0}, "TF_CONFIG: task.type is 'evaluator'"),
-        (WORKERS, {"type": ["worker"], "index": 0}, "TF_CONFIG: task.type is ['worker']"),
+        (WORKERS, {"type": "evaluator", "index": 0}, "TF_CONFIG: task.type: got 'evaluator'"),
+        (WORKERS, {"type": ["worker"], "index": 0}, "TF_CONFIG: task.type: got ['worker']"),
         (
             WORKERS, {"type": "worker", "index": 2},
             "TF_CONFIG: task.index=2: cluster.worker has 2 workers, expected 0 to 1",
@@ -333,7 +334,7 @@ def test_what_is_no_json_object_is_refused(text, start):
         ),
         ({"worker": ["a:1"]}, {"type": "worker", "index": 1}, "TF_CONFIG: task.index=1: cluster.worker has one worker"),
         *(
-            (WORKERS, {"type": "worker", "index": index}, f"TF_CONFIG: task.index is {index!r}: expected a whole")
+            (WORKERS, {"type": "worker", "index": index}, f"TF_CONFIG: task.index: got {index!r}, expected a whole")
             for index in (-1, 0.5, True, None, "", "one", [0])
         ),
     ],
@@ -355,7 +356,7 @@ def test_a_tf_config_without_a_part_is_refused(name):
 def test_a_job_step_that_lacks_a_variable_is_refused(name):
     environment = {key: value for key, value in TWO_NODES.items() if key != name}
     message = refusal(None, None, environment)
-    assert message.startswith(f"{name} is not set, though SLURM_STEP_NUM_TASKS=2 speaks of several tasks: expected")
+    assert message.startswith(f"{name} is not set: expected")
     assert "srun" in message
 
 
@@ -374,8 +375,8 @@ def test_a_job_step_that_lacks_a_variable_is_refused(name):
             {"SLURM_STEP_NODELIST": "n[]"},
             "SLURM_STEP_NODELIST=n[] with SLURM_STEP_TASKS_PER_NODE=1(x2): cannot read []",
         ),
-        ({"SLURM_STEP_NODELIST": "n1,n[2"}, "SLURM_STEP_NODELIST=n1,n[2: 'n[2:12345' is no worker's address"),
-        ({"SLURM_STEP_NODELIST": "n1,"}, "SLURM_STEP_NODELIST=n1,: ':12345' is no worker's address"),
+        ({"SLURM_STEP_NODELIST": "n1,n[2"}, "SLURM_STEP_NODELIST=n1,n[2: got 'n[2:12345', expected HOST:PORT"),
+        ({"SLURM_STEP_NODELIST": "n1,"}, "SLURM_STEP_NODELIST=n1,: got ':12345', expected HOST:PORT"),
         ({"SLURM_STEP_NODELIST": "n1,n1"}, "SLURM_STEP_NODELIST=n1,n1 names this worker twice: n1:12345"),
         (
             {"SLURM_STEP_TASKS_PER_NODE": "1(y2)"},
@@ -387,11 +388,11 @@ def test_a_job_step_that_lacks_a_variable_is_refused(name):
         ),
         (
             {"SLURM_STEP_TASKS_PER_NODE": "2"},
-            "SLURM_STEP_NODELIST=n[1-2] with SLURM_STEP_TASKS_PER_NODE=2 gives 2 nodes and 2 tasks on 1: expected",
+            "SLURM_STEP_NODELIST=n[1-2] with SLURM_STEP_TASKS_PER_NODE=2: got 2 nodes and 2 tasks on 1, expected",
         ),
         (
             {"SLURM_STEP_NODELIST": "n[1-3]", "SLURM_STEP_TASKS_PER_NODE": "1(x3)"},
-            "SLURM_STEP_NODELIST=n[1-3] with SLURM_STEP_TASKS_PER_NODE=1(x3) gives 3 nodes and 3 tasks on 3",
+            "SLURM_STEP_NODELIST=n[1-3] with SLURM_STEP_TASKS_PER_NODE=1(x3): got 3 nodes and 3 tasks on 3",
         ),
     ],
 )
@@ -403,5 +404,5 @@ def test_tasks_that_are_not_laid_out_node_after_node_are_refused():
     """Of srun --distribution=cyclic; else this task would listen at the address of another host."""
     message = refusal(None, None, slurm(1, "n[1-2]", "2(x2)", tasks=4, place=(1, 0)))
     assert message.startswith(
-        "SLURM_PROCID=1 is task 0 of node 1, expected task 1 of node 0: start with srun --distribu"
+        "SLURM_PROCID=1: got task 0 of node 1, expected task 1 of node 0. Start with srun --distribu"
     )

@@ -6,7 +6,7 @@ import pytest
 
 from sostenuto.errors import UserError
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.rendezvous import meet
+from trainer.distribution.rendezvous import wait_for_workers
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def workers():
 
 def arrive(workers, index, arrived):
     def come():
-        meet(Cluster(workers, index))
+        wait_for_workers(Cluster(workers, index))
         arrived.append(index)
 
     thread = threading.Thread(target=come, daemon=True)
@@ -68,4 +68,4 @@ def test_a_port_that_is_taken_is_named(workers):
         socket.create_server(("", int(workers[0].split(":")[1]))),
         pytest.raises(UserError, match=r"^port \d+: cannot"),
     ):
-        meet(Cluster(workers, 0))
+        wait_for_workers(Cluster(workers, 0))

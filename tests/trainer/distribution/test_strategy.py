@@ -11,7 +11,8 @@ from sostenuto.errors import UserError
 from tests.trainer.datasets import write_dataset
 from trainer.distribution import strategy
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.strategy import Workers, configure_devices
+from trainer.distribution.strategy import configure_devices
+from trainer.distribution.workers import Workers
 from trainer.presets import preset
 from trainer.workdir import layout
 
@@ -49,7 +50,7 @@ def cpu(monkeypatch, tmp_path):
 )
 def test_a_batch_that_the_replicas_do_not_share_equally_is_refused(replicas, cluster, all_replicas, fits):
     line = refusal(cluster, replicas=replicas, batch_size=8)
-    assert line == f"batch_size=8 is no multiple of the {all_replicas} replicas: try {fits}"
+    assert line == f"batch_size=8 is no multiple of the {all_replicas} replicas. Try {fits}"
 
 
 def test_several_hosts_without_gpus_run_one_replica_each():
@@ -97,7 +98,7 @@ def test_a_precision_that_the_cpu_has_is_taken(monkeypatch, cpu, tmp_path, preci
         monkeypatch.setattr(strategy, "_CPU_FLAGS", str(tmp_path / "none"))
     else:
         cpu(cpuinfo)
-    strategy._require_cpu_precision(precision)
+    strategy._check_cpu_precision(precision)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_a_precision_that_the_cpu_has_is_taken(monkeypatch, cpu, tmp_path, preci
 )
 def test_a_precision_that_the_gpu_lacks_is_refused(precision, capability, needed):
     with pytest.raises(UserError) as error:
-        strategy._require_gpu_precision(precision, "Some GPU", capability)
+        strategy._check_gpu_precision(precision, "Some GPU", capability)
     (line,) = str(error.value).splitlines()
     had = ".".join(map(str, capability))
     assert line.startswith(
@@ -121,7 +122,7 @@ def test_a_precision_that_the_gpu_lacks_is_refused(precision, capability, needed
     ],
 )  # fmt: skip
 def test_a_precision_that_the_gpu_has_is_taken(precision, capability):
-    strategy._require_gpu_precision(precision, "Some GPU", capability)
+    strategy._check_gpu_precision(precision, "Some GPU", capability)
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def gpus(monkeypatch):
 
 
 def test_more_replicas_than_gpus_are_refused(gpus):
-    assert refusal(replicas=4, batch_size=8).startswith("replicas=4: only 2 GPUs are visible")
+    assert refusal(replicas=4, batch_size=8).startswith("replicas=4: expected at most 2")
 
 
 def test_a_precision_that_the_gpus_lack_is_refused_before_they_are_set_up(gpus):
@@ -143,13 +144,13 @@ def test_a_precision_that_the_gpus_lack_is_refused_before_they_are_set_up(gpus):
 
 
 def test_by_default_every_gpu_is_a_replica(gpus):
-    assert refusal(batch_size=7) == "batch_size=7 is no multiple of the 2 replicas: try 8"
+    assert refusal(batch_size=7) == "batch_size=7 is no multiple of the 2 replicas. Try 8"
 
 
 def test_a_host_alone_agrees_with_itself():
     workers = Workers(tf.distribute.get_strategy(), None)
     assert (workers.size, workers.index, workers.is_chief) == (1, 0, True)
-    assert workers.sum([1.5, 2.0]) == [1.5, 2.0]
+    assert workers.all_reduce_sum([1.5, 2.0]) == [1.5, 2.0]
     assert workers.broadcast_from_chief([3.0]) == [3.0]
 
 

@@ -74,7 +74,7 @@ def test_when_one_is_told_to_end_all_do_and_the_chief_saves(told_to_end):
     assert worker.returncode == 128 + signal.SIGTERM, worker.stderr
     assert chief.returncode == PEER_LOST, chief.stderr
     (saved,) = (workdir / "checkpoints").iterdir()
-    assert f"another worker was told to end: saved at train_step {int(saved.name):,}; the same" in chief.stderr
+    assert f"another worker received a signal: saved at train_step {int(saved.name):,}; the same" in chief.stderr
     assert f"SIGTERM: saved at train_step {int(saved.name):,}; the same" in worker.stderr
     assert "result.json" not in left
     assert "Traceback" not in chief.stderr + worker.stderr
@@ -157,7 +157,7 @@ def test_a_finished_run_is_left_alone_by_every_worker(dataset, told_to_end, alon
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{cluster: [a:1]}", ["TF_CONFIG=", "is not JSON", "correct or unset it"]),
+        ("{cluster: [a:1]}", ["TF_CONFIG=", "is not JSON", "Correct or unset it"]),
         (
             '{"cluster": {"worker": ["a:1", "b:2", "a:1"]}, "task": {"type": "worker", "index": 1}}',
             ["TF_CONFIG names this worker twice: a:1"],
@@ -191,7 +191,7 @@ def test_a_worker_whose_chief_cannot_begin_ends_too(dataset, tmp_path):
     assert chief.returncode == 2, chief.stderr
     assert one_line(chief).startswith(f"trainer: {tmp_path / 'w'}: another process is training in it")
     assert worker.returncode == PEER_LOST, worker.stderr
-    assert one_line(worker).startswith("trainer: worker 1 of 2 lost another one")
+    assert one_line(worker).startswith("trainer: worker 1 of 2: lost another worker")
     assert files(tmp_path / "w") == {".lock"}
 
 

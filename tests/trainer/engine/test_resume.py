@@ -17,7 +17,7 @@ def test_a_run_that_was_killed_as_it_began_begins_anew(dataset, tmp_path):
     (tmp_path / "w" / "config.json.tmp-0123456789ab").write_text("{")
     config, manifest = preset("base").replace(steps=1, replicas=7), Manifest.load(dataset)
     with pytest.raises(UserError, match="no multiple of the 7 replicas"):
-        loop.train(config, manifest, str(tmp_path / "w"), quiet=True)
+        loop.train(config, manifest, str(tmp_path / "w"))
 
 
 def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(dataset, tmp_path):

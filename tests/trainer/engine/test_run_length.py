@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from trainer.engine.run_length import OPEN, Plan, affordable_interval, seconds_left, steps_that_fit
+from trainer.engine.run_length import OPEN, Costs, Plan
+from trainer.workdir.formats import RunInfo
 
 WARMUP = 100
 
@@ -17,30 +18,30 @@ def fallen(plan: Plan, train_step: int) -> float:
 
 def test_a_plan_survives_its_record_and_the_way_to_other_workers():
     for plan in (Plan(), Plan(900, 1000, 40, 700, 850, 60)):
-        assert Plan.from_record(plan.to_record()) == plan
+        assert Plan.from_record(RunInfo(**plan.to_record())) == plan
         assert Plan.from_numbers(plan.to_numbers()) == plan
 
 
 def test_the_learning_rate_falls_from_the_end_of_warm_up_to_the_run_s_end():
-    plan = Plan().with_steps(1000, 0, warmup_steps=WARMUP, horizon_from=0)
+    plan = Plan().with_steps(1000, 0, warmup_steps=WARMUP, lr_decay_from=0)
     assert plan.cosine(0, WARMUP) == plan.cosine(999, WARMUP) == (WARMUP, 1000)
 
 
 def test_before_the_length_is_measured_the_learning_rate_does_not_fall():
-    plan = Plan().with_steps(1000, 300, warmup_steps=WARMUP, horizon_from=300)
+    plan = Plan().with_steps(1000, 300, warmup_steps=WARMUP, lr_decay_from=300)
     assert Plan().cosine(5, WARMUP) == plan.cosine(299, WARMUP) == (WARMUP, OPEN)
     assert plan.cosine(300, WARMUP) == (WARMUP, 1000)
 
 
 def test_a_longer_run_keeps_its_first_horizon_once_the_learning_rate_falls():
-    plan = Plan().with_steps(1000, 0, warmup_steps=WARMUP, horizon_from=0)
-    assert plan.with_steps(2000, 500, warmup_steps=WARMUP, horizon_from=0).cosine(500, WARMUP) == (WARMUP, 1000)
-    assert plan.with_steps(2000, 50, warmup_steps=WARMUP, horizon_from=0).cosine(500, WARMUP) == (WARMUP, 2000)
+    plan = Plan().with_steps(1000, 0, warmup_steps=WARMUP, lr_decay_from=0)
+    assert plan.with_steps(2000, 500, warmup_steps=WARMUP, lr_decay_from=0).cosine(500, WARMUP) == (WARMUP, 1000)
+    assert plan.with_steps(2000, 50, warmup_steps=WARMUP, lr_decay_from=0).cosine(500, WARMUP) == (WARMUP, 2000)
 
 
 @pytest.mark.parametrize("shortened_from", [0, 60, 300, 700, 990])
 def test_a_shortened_run_falls_from_where_it_was_to_the_floor_at_its_new_end(shortened_from):
-    before = Plan().with_steps(1000, 0, warmup_steps=WARMUP, horizon_from=0)
+    before = Plan().with_steps(1000, 0, warmup_steps=WARMUP, lr_decay_from=0)
     after = before.shortened(shortened_from + 50, shortened_from)
     assert all(after.cosine(step, WARMUP) == before.cosine(step, WARMUP) for step in range(shortened_from))
     assert fallen(after, shortened_from) == pytest.approx(fallen(before, shortened_from))
@@ -58,34 +59,32 @@ def test_a_run_that_is_at_the_floor_stays_there_when_it_is_shortened():
 @pytest.mark.parametrize("train_step", [0, 7, 49, 50])
 @pytest.mark.parametrize("scoring_seconds", [0.0, 3.0, 40.0])
 def test_what_fits_takes_the_time_there_is_and_one_train_step_more_does_not_fit(train_step, scoring_seconds):
-    cost = {"seconds_per_step": 0.5, "scoring_seconds": scoring_seconds, "evaluate_every": 50}
+    costs = Costs(0.5, scoring_seconds, 50)
     for seconds in (45, 100, 333, 1000):
-        steps = steps_that_fit(seconds, train_step, **cost)
+        steps = costs.steps_that_fit(seconds, train_step)
         end = train_step + steps
-        assert not steps or seconds_left(end, train_step, **cost) <= seconds
+        assert not steps or costs.seconds_left(end, train_step) <= seconds
         # One more may bring a score with it.
-        assert seconds_left(end + 1, train_step, **cost) > seconds - scoring_seconds - 0.5
+        assert costs.seconds_left(end + 1, train_step) > seconds - scoring_seconds - 0.5
 
 
 def test_nothing_fits_into_no_time_or_at_an_unknown_speed():
-    assert steps_that_fit(-5, 3, seconds_per_step=1, scoring_seconds=2, evaluate_every=10) == 0
-    assert steps_that_fit(60, 3, seconds_per_step=math.inf, scoring_seconds=2, evaluate_every=10) == 0
+    assert Costs(1, 2, 10).steps_that_fit(-5, 3) == 0
+    assert Costs(math.inf, 2, 10).steps_that_fit(60, 3) == 0
 
 
 def test_the_time_left_counts_each_score():
-    cost = {"seconds_per_step": 1.0, "scoring_seconds": 10.0, "evaluate_every": 20}
-    assert seconds_left(100, 0, **cost) == 100 + 5 * 10
-    assert seconds_left(105, 0, **cost) == 105 + 6 * 10
-    assert seconds_left(100, 99, **cost) == 11
-    assert seconds_left(100, 20, **cost) == 80 + 4 * 10
-    assert seconds_left(100, 100, **cost) == 0
+    costs = Costs(1.0, 10.0, 20)
+    assert costs.seconds_left(100, 0) == 100 + 5 * 10
+    assert costs.seconds_left(105, 0) == 105 + 6 * 10
+    assert costs.seconds_left(100, 99) == 11
+    assert costs.seconds_left(100, 20) == 80 + 4 * 10
+    assert costs.seconds_left(100, 100) == 0
 
 
 def test_scores_are_many_where_they_are_cheap_and_few_where_they_are_not():
     def interval(steps: int, scoring_seconds: float) -> int:
-        return affordable_interval(
-            steps, 500, seconds_per_step=1.0, scoring_seconds=scoring_seconds, scores=16, share=0.1
-        )
+        return Costs(1.0, scoring_seconds, 500).affordable_interval(steps, scores=16, share=0.1)
 
     assert interval(480, 0.5) == 30
     assert interval(480, 10.0) == 101

@@ -191,7 +191,7 @@ def test_a_loss_that_is_no_number_stops_before_its_train_step(monkeypatch, field
         variable.assign(value)
     run(state, 9)
     found = state.not_finite()
-    assert (found.train_step, found.field, found.what, found.performance) == (3, field, what, performance)
+    assert (found.train_step, found.field, found.quantity, found.performance) == (3, field, what, performance)
     assert found.first_note == note < found.last_note
     assert_equal(values_of(state), before)
 
@@ -207,5 +207,5 @@ def test_in_float16_an_infinite_gradient_stops_the_run_once_the_loss_scale_is_on
     assert state.train_step.numpy() == 2
     run(state, 1)
     found = state.not_finite()
-    assert (found.train_step, found.field, found.what) == (2, "step", "gradient")
+    assert (found.train_step, found.field, found.quantity) == (2, "step", "gradient")
     assert_equal(weights(state), before)

@@ -240,7 +240,7 @@ def beginnings(music, count):
 
 
 @pytest.mark.parametrize("primers", [1, 2, 12])
-def test_what_is_real_is_judged_alike_whoever_played_it(held_out, primers):
+def test_equal_music_has_equal_metrics(held_out, primers):
     real = beginnings(held_out, primers)
     metrics = generation_metrics.compare_generated(real, real, held_out, [random_music(100, seed=99)], first=128)
     assert metrics.distributions.keys() == DISTRIBUTIONS.keys()
@@ -254,7 +254,7 @@ def test_what_is_real_is_judged_alike_whoever_played_it(held_out, primers):
     assert sum(metrics.counts["held_out"]["pitch"]) == 12 * 700
 
 
-def test_music_unlike_any_other_is_told(held_out):
+def test_music_unlike_any_other_has_worse_metrics(held_out):
     real = beginnings(held_out, 12)
     loops = Music([notes_of([60, 61, 62, 63] * 160, step_us=3_000, velocity=127) for _ in range(12)], real.pieces)
     metrics = generation_metrics.compare_generated(loops, real, held_out, [random_music(100, seed=99)], first=128)
@@ -288,6 +288,6 @@ def test_pieces_take_turns_in_being_continued():
 
 
 @pytest.mark.parametrize(("lengths", "pieces"), [([], []), ([700, 639], ["a", "b"]), ([700, 700], ["a", "a"])])
-def test_too_few_performances_to_judge_by_are_a_user_error(lengths, pieces):
+def test_too_few_performances_to_compare_are_a_user_error(lengths, pieces):
     with pytest.raises(UserError, match="pieces of the split have a performance of 640 notes, expected at least 2"):
         generation_metrics.select_performances(lengths, pieces)

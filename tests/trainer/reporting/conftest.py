@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.trainer.workdirs import evaluation, judged, write_run, write_samples
+from tests.trainer.workdirs import comparison, evaluation, write_run, write_samples
 from trainer.reporting.load import load_report
 from trainer.reporting.page import render
 
@@ -11,7 +11,7 @@ from trainer.reporting.page import render
 def full(dataset, tmp_path_factory):
     """A workdir with all that a page shows."""
     directory = tmp_path_factory.mktemp("runs") / "full"
-    write_run(directory, dataset, evaluation_test=evaluation(), generated_test=judged())
+    write_run(directory, dataset, evaluation_test=evaluation(), generated_test=comparison())
     write_samples(directory, dataset)
     return directory
 

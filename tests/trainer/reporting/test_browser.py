@@ -4,7 +4,7 @@ import pytest
 
 from tests.trainer.browser import CHROMIUM, browser
 from tests.trainer.looks import faults
-from tests.trainer.workdirs import evaluation, judged, reports, write_run, write_samples
+from tests.trainer.workdirs import comparison, evaluation, reports, write_run, write_samples
 from trainer.reporting.page import write
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 @pytest.fixture(scope="module")
 def report(dataset, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "w"
-    write_run(directory, dataset, evaluation_test=evaluation(), generated_test=judged())
+    write_run(directory, dataset, evaluation_test=evaluation(), generated_test=comparison())
     write_samples(directory, dataset)
     write(str(directory))
     return directory / "report.html"
@@ -26,8 +26,8 @@ def with_warnings(dataset, tmp_path_factory):
     lines = reports((8.5, 8.1, 8.4, 8.9))
     documents = {
         "evaluation_test": evaluation(total=20.5, ngram=9.4, train_step=150),
-        "generated_test": judged(train_step=150),
-        "generated_validation": {**judged("validation"), "dataset": "5e" * 32},
+        "generated_test": comparison(train_step=150),
+        "generated_validation": {**comparison("validation"), "dataset": "5e" * 32},
     }
     write_run(directory, dataset, lines=lines, **documents)
     write_samples(directory, dataset, train_step=100)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.pages import Page
 from tests.trainer.report_pages import read_page, rows
-from tests.trainer.workdirs import judged, reports, write_run
+from tests.trainer.workdirs import comparison, reports, write_run
 
 
 def series_of(page: Page, title: str) -> dict[str, dict]:
@@ -46,7 +46,7 @@ def test_a_run_of_plain_times_has_their_errors_as_curves(dataset, tmp_path):
 
 
 def test_distributions_show_the_shares_of_each_kind_of_music(text):
-    document = judged()
+    document = comparison()
     music = series_of(Page(text), "Distribution of pitch class")
     counts = np.array(document["counts"]["generated"]["pitch_class"])
     assert music["generated"]["values"] == [f"{share:.1%}" for share in counts / counts.sum()]

@@ -11,7 +11,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.music.notes import Notes
 from tests.trainer.datasets import random_notes, write_dataset
 from tests.trainer.report_pages import advice, read_page, titles
-from tests.trainer.workdirs import CONFIG, StandInPlayer, evaluation, judged, reports, write_run
+from tests.trainer.workdirs import CONFIG, StandInPlayer, comparison, evaluation, reports, write_run
 from trainer.generation import samples
 from trainer.presets import preset
 from trainer.reporting.load import load_report
@@ -42,7 +42,7 @@ def _collapses(document):
     [(_copies, "copies its training music"), (_repeats, "repeats itself"), (_collapses, "steps are nearly all alike")],
 )
 def test_what_is_wrong_with_the_music_is_told(dataset, tmp_path, change, title):
-    document = judged()
+    document = comparison()
     change(document)
     found = titles(write_run(tmp_path / "w", dataset, generated_test=document))
     assert title in found
@@ -236,7 +236,7 @@ def test_a_run_that_has_not_come_to_its_first_score_is_not_blamed(dataset, tmp_p
 
 
 def test_music_gets_no_advice_to_play_as_it_was_played(dataset, tmp_path):
-    document, flat = judged(), reports((8.2, 8.1, 8.1, 8.1))
+    document, flat = comparison(), reports((8.2, 8.1, 8.1, 8.1))
     _repeats(document)
     _collapses(document)
     told = advice(write_run(tmp_path / "w", dataset, generated_test=document, lines=flat), "repeats itself")
@@ -253,7 +253,7 @@ def test_music_gets_no_advice_to_play_as_it_was_played(dataset, tmp_path):
 def test_an_evaluation_of_another_dataset_is_left_out_with_a_note(dataset, tmp_path):
     other = {**evaluation(), "dataset": "5e" * 32}
     directory = write_run(
-        tmp_path / "w", dataset, evaluation_test=other, generated_test={**judged(), "dataset": "5e" * 32}
+        tmp_path / "w", dataset, evaluation_test=other, generated_test={**comparison(), "dataset": "5e" * 32}
     )
     run = load_report(str(directory))
     assert (run.evaluations, run.generated) == ({}, {})

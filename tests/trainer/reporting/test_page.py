@@ -18,7 +18,7 @@ from tests.pages import Page
 from tests.processes import run_python
 from tests.trainer.datasets import random_notes, write_dataset
 from tests.trainer.report_pages import read_page, rows
-from tests.trainer.workdirs import StandInPlayer, evaluation, judged, reports, write_run, write_samples
+from tests.trainer.workdirs import StandInPlayer, comparison, evaluation, reports, write_run, write_samples
 from trainer.generation import samples
 from trainer.presets import preset
 from trainer.reporting.load import load_report
@@ -51,7 +51,7 @@ def test_names_from_elsewhere_are_escaped(dataset, tmp_path):
     evil = '</script><script>alert("x")</script>&\x00\x1b[31m\'>'
     document = evaluation()
     document["by_composer"] = {evil: document["by_composer"]["Fanny Hensel"], **document["by_composer"]}
-    directory = write_run(tmp_path / "w", dataset, evaluation_test=document, generated_test=judged())
+    directory = write_run(tmp_path / "w", dataset, evaluation_test=document, generated_test=comparison())
     write_samples(directory, dataset)
     run = json.loads((directory / "run.json").read_text())
     run |= {"device": evil, "versions": {evil: evil}, "data": evil}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sostenuto.errors import UserError
-from tests.trainer.workdirs import evaluation, judged, reports
+from tests.trainer.workdirs import comparison, evaluation, reports
 from trainer.workdir import layout
 from trainer.workdir.formats import (
     Evaluation,
@@ -46,7 +46,7 @@ REGRESSION = {"residuals": {name: {"kind": "laplace", "centre": 0.0, "scale": 1}
         (RunResult, RESULT),
         (RunResult, {**RESULT, "best": 1.5}),
         (Evaluation, {**evaluation(), **REGRESSION, "dataset": "5e", "sustain": None, "baselines": None}),
-        (GenerationEvaluation, judged()),
+        (GenerationEvaluation, comparison()),
         (SamplesIndex, INDEX),
         (SamplesIndex, BY_COMMAND),
     ],

@@ -21,31 +21,31 @@ def test_a_directory_that_holds_its_own_files_alone_is_refused_here_and_in_a_buc
     for store in (str(tmp_path / "store"), str(tmp_path / "link"), "gs://bucket/store"):
         directory = f"{store}/{below}" if below else store
         if below and len(marks) == 1:
-            outputs.require_own_place(directory)  # A dataset has no directories of its own.
+            outputs.check_output_directory(directory)  # A dataset has no directories of its own.
         else:
             with pytest.raises(
                 UserError, match=r"^--output: .*(store|link).* is (a dataset|a workdir|part of a workdir), "
             ):
-                outputs.require_own_place(directory)
-        outputs.require_own_place(f"{store}/music")
+                outputs.check_output_directory(directory)
+        outputs.check_output_directory(f"{store}/music")
 
 
 def test_a_directory_is_checked_for_writing_without_a_trace(gcs, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     (tmp_path / "nowhere").symlink_to("missing")
-    outputs.require_writable(str(tmp_path))
-    outputs.require_writable(str(tmp_path / "new" / "deeper"))
-    outputs.require_writable("gs://bucket/music")
+    outputs.check_writable(str(tmp_path))
+    outputs.check_writable(str(tmp_path / "new" / "deeper"))
+    outputs.check_writable("gs://bucket/music")
     assert sorted(os.listdir(tmp_path)) == ["letter.txt", "nowhere"]
     assert gcs.contents("gs://bucket/") == {}
     for bad in ("letter.txt", "letter.txt/music", "nowhere"):
         with pytest.raises(UserError, match=rf"{bad}: cannot be written .*Choose another --output"):
-            outputs.require_writable(str(tmp_path / bad))
+            outputs.check_writable(str(tmp_path / bad))
     gcs.forbid("bucket", "storage.objects.create")
     with pytest.raises(UserError, match=r"gs://bucket/music"):
-        outputs.require_writable("gs://bucket/music")
+        outputs.check_writable("gs://bucket/music")
     with pytest.raises(UserError, match=r"gs://none"):
-        outputs.require_writable("gs://none/music")
+        outputs.check_writable("gs://none/music")
 
 
 def test_samples_in_a_bucket_take_the_place_of_those_of_an_earlier_call_alone(gcs):

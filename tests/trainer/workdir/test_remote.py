@@ -13,11 +13,13 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UnavailableError, UserError
 from tests.gcs_server import GcsServer
 from tests.trainer.runs import metrics, weights
-from trainer.callbacks.metrics import Reports
+from trainer.callbacks.base import Callback
+from trainer.callbacks.standard import report_writers
 from trainer.checkpoints import manager
 from trainer.checkpoints.manager import CheckpointManager
 from trainer.distribution import strategy
 from trainer.engine import loop
+from trainer.engine.schedule import Event
 from trainer.export import export_model
 from trainer.presets import preset
 from trainer.workdir import remote
@@ -56,8 +58,8 @@ def get_directory(contents: dict[str, bytes], directory) -> pathlib.Path:
 
 
 def train(data, where: str, **options):
-    options = {"quiet": True, "keepsakes": False, **options}
-    return loop.train(options.pop("config", CONFIG), Manifest.load(data), where, **options)
+    callbacks = [*report_writers(), *options.pop("callbacks", ())]
+    return loop.train(options.pop("config", CONFIG), Manifest.load(data), where, callbacks=callbacks, **options)
 
 
 def assert_same_run(one, other) -> None:
@@ -204,9 +206,9 @@ def test_a_longer_run_takes_the_result_away_first_and_older_checkpoints_last(gcs
 def test_a_second_process_is_refused_and_changes_nothing(gcs, dataset, moments, filled):
     filled(moments[len(moments) // 2])
     with remote.RemoteWorkdir(W, max_to_keep=1) as other:
-        other.begin(CONFIG, Manifest.load(dataset), {}).close()
+        other.claim(CONFIG, Manifest.load(dataset), {})
         before = gcs.contents(f"{W}/")
-        with pytest.raises(WorkdirLockedError, match=rf"{W}: process \d+ on \S+ is training in it: wait for it"):
+        with pytest.raises(WorkdirLockedError, match=rf"{W}: process \d+ on \S+ is training in it\. Wait for it"):
             train(dataset, W)
         assert gcs.contents(f"{W}/") == before
 
@@ -227,12 +229,14 @@ def test_who_has_lost_the_workdir_to_another_one_leaves_it_alone(gcs, dataset, m
     monkeypatch.setattr("sostenuto.storage.lease.RENEW_SECONDS", 0.05)
     theirs = {}
 
-    def take_over(train_step, score):
-        gcs.put(f"{W}/.lock", b"{}")
-        theirs.update(theirs or gcs.contents(f"{W}/"))
+    class TakeOver(Callback):
+        def on_step(self, train_step, events, metrics):
+            if Event.EVALUATE in events:
+                gcs.put(f"{W}/.lock", b"{}")
+                theirs.update(theirs or gcs.contents(f"{W}/"))
 
     with pytest.raises(UserError, match=f"{W}: another process has taken it over"):
-        train(dataset, W, on_score=take_over)
+        train(dataset, W, callbacks=[TakeOver()])
     assert gcs.contents(f"{W}/") == theirs
     assert homes() == []
 
@@ -258,7 +262,7 @@ def test_a_bucket_that_is_away_for_a_while_does_not_end_training(gcs, dataset, u
     said = [line for line in capfd.readouterr().err.splitlines() if "answer" in line]
     assert len(said) == 1
     assert f"{W}/" in said[0]
-    assert "training goes on" in said[0]
+    assert "training continues" in said[0]
     assert_same_run(get_directory(gcs.contents(f"{W}/"), tmp_path / "w"), untouched)
 
 
@@ -293,10 +297,10 @@ def test_a_bucket_that_may_not_be_written_is_told_of_before_training(gcs, datase
 def test_a_worker_gets_the_checkpoint_that_the_chief_goes_on_from(gcs, moments, filled):
     filled(moments[-1])
     before = gcs.contents(f"{W}/")
-    with remote.mirrored(W, max_to_keep=1) as worker:
+    with remote.open_workdir(W, max_to_keep=1) as worker:
         worker.fetch(24)
         (directory,) = pathlib.Path(worker.directory).glob("*/*")
-        saved = CheckpointManager(str(directory.parent), max_to_keep=1).of_train_step(24)
+        saved = CheckpointManager(str(directory.parent), max_to_keep=1).load(24)
         assert saved.extra["config"]["units"] == 8
     assert gcs.contents(f"{W}/") == before
     assert homes() == []
@@ -307,11 +311,11 @@ def test_a_damaged_checkpoint_is_passed_over(gcs, dataset, moments, filled, capf
     name = f"{W}/checkpoints/00000030/variables.index"
     gcs.put(name, gcs.get(name)[:-1])
     with remote.RemoteWorkdir(W, max_to_keep=2) as one:
-        one.begin(CONFIG, Manifest.load(dataset), {}).close()
+        one.claim(CONFIG, Manifest.load(dataset), {})
         assert names_of_checkpoints(pathlib.Path(one.directory)) == {"00000024", "00000030"}
         assert CheckpointManager(f"{one.directory}/checkpoints", max_to_keep=2).latest().train_step == 24
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if "damaged" in line]
-    assert line == f"checkpoint {W}/checkpoints/00000030 is damaged: passed over"
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "corrupt" in line]
+    assert line == f"checkpoint {W}/checkpoints/00000030 is corrupt; skipping it"
 
 
 def test_the_best_weights_are_read_from_the_bucket_while_a_run_replaces_them(gcs, moments, filled, untouched):
@@ -328,7 +332,7 @@ def test_the_best_weights_are_read_from_the_bucket_while_a_run_replaces_them(gcs
             manifest = json.loads(gcs.get(f"{W}/best/00000099/checkpoint.json"))
             del manifest["sha256"]
             manifest["train_step"] = 99
-            manifest["sha256"] = manager._checksum_of(manifest)
+            manifest["sha256"] = manager._checksum_json(manifest)
             gcs.put(f"{W}/best/00000099/checkpoint.json", json.dumps(manifest).encode())
 
     gcs.before = replace
@@ -350,22 +354,3 @@ def test_the_model_of_a_bucket_is_exported_there(gcs, moments, filled, tmp_path)
         assert "export.json" not in state or state["export.json"] == b"of an earlier one"
         assert "saved_model.pb" not in state or "variables/variables.index" in state
     tf.saved_model.load(str(get_directory(gcs.contents(f"{W}/export/"), tmp_path / "export")))
-
-
-@pytest.mark.parametrize("directory", ["train", "validation"])
-def test_tensorboard_sees_each_report_once_however_often_a_run_goes_on(tmp_path, directory):
-    summaries = tmp_path / "summaries" / directory
-    for train_step, reports in ((0, [2, 4, 6]), (4, [6, 8]), (8, [10])):
-        with Reports(str(tmp_path), train_step, CONFIG, 0) as one:
-            for number in reports:
-                report = {"train_step": number, "loss": 1.0, "pitch_nll": 1.0, "val_nats": 3.0, "val_pitch_nll": 2.0}
-                one.write(report, 1.0, None)
-        # A kill leaves half an event, too.
-        newest = max(summaries.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        newest.write_bytes(newest.read_bytes() + b"half")
-    shown = []
-    for path in summaries.iterdir():
-        for record in tf.data.TFRecordDataset(str(path)).ignore_errors(log_warning=False).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            shown += [event.step for value in event.summary.value if value.tag == "pitch_nll"]
-    assert sorted(shown) == [2, 4, 6, 8, 10]

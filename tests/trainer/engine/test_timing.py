@@ -9,9 +9,10 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from tests.trainer.machine import Machine
 from tests.trainer.runs import metrics, weights
+from trainer.callbacks.standard import report_writers
 from trainer.config import Config
 from trainer.distribution import strategy
-from trainer.engine import loop
+from trainer.engine import loop, setup
 from trainer.presets import preset
 
 LIMIT = 60.0  # seconds
@@ -30,9 +31,9 @@ def _devices_as_they_are():
 
 
 def train_on(machine: Machine, patch: pytest.MonkeyPatch, data, workdir, config: Config = CONFIG, **options):
-    patch.setattr(loop, "TrainState", machine.state)
+    patch.setattr(setup, "TrainState", machine.state)
     manifest = Manifest.load(data)
-    return loop.train(config, manifest, str(workdir), quiet=True, keepsakes=False, clock=machine.clock, **options)
+    return loop.train(config, manifest, str(workdir), callbacks=report_writers(), clock=machine.clock, **options)
 
 
 @pytest.fixture

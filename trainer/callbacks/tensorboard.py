@@ -1,0 +1,107 @@
+"""Reports of a run for TensorBoard."""
+
+import dataclasses
+import os
+
+import tensorflow as tf
+
+from sostenuto import storage
+from sostenuto.data.tfrecord import write_records
+from trainer.callbacks.base import Callback, RunContext
+from trainer.engine.schedule import Event
+from trainer.presets import preset
+from trainer.workdir.formats import MetricsRecord
+from trainer.workdir.layout import SUMMARIES_NAME
+
+_MAIN_HYPERPARAMETERS = ("preset", "seq_length", "units", "layers", "dropout", "batch_size", "learning_rate")
+
+
+class TensorBoardWriter(Callback):
+    """Writes scalars and hyperparameters. A resumed run removes the summaries that it repeats.
+
+    Attributes:
+        directory: the directory that TensorBoard reads.
+        writer: the writer of the training's summaries.
+    """
+
+    def on_start(self, run: RunContext) -> None:
+        """Removes the summaries that the run repeats, and opens the writers."""
+        super().on_start(run)
+        self.directory = os.path.join(run.workdir.directory, SUMMARIES_NAME)
+        for name in storage.list_files(self.directory) if storage.is_directory(self.directory) else ():
+            if "tfevents" in name:
+                _truncate(os.path.join(self.directory, name), run.reported_step)
+        # TensorBoard draws the scalars of one name in one chart, with a line for each directory.
+        self.writer, self._validation_writer = (
+            tf.summary.create_file_writer(os.path.join(self.directory, name)) for name in ("train", "validation")
+        )
+        self._write_hyperparameters()
+
+    def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
+        """Writes a report's scalars."""
+        if metrics is None:
+            return
+        for writer, scalars in zip((self.writer, self._validation_writer), _split(metrics.to_json()), strict=True):
+            with writer.as_default():
+                for name, value in scalars.items():
+                    tf.summary.scalar(name, value, step=train_step)
+
+    def flush(self) -> None:
+        """Writes the summaries to disk."""
+        self.writer.flush()
+        self._validation_writer.flush()
+
+    def close(self) -> None:
+        """Closes the writers."""
+        self.writer.close()
+        self._validation_writer.close()
+
+    def _write_hyperparameters(self) -> None:
+        """Writes a row of TensorBoard's table: the main hyperparameters, and those that differ from the preset's.
+
+        The metrics of a row are the scalars of the same directory, here the validation scores. The table's columns are
+        not written, because TensorBoard would take those of one run for all runs.
+        """
+        from tensorboard.plugins.hparams import api
+
+        config = dataclasses.asdict(self.run.setup.config)
+        defaults = dataclasses.asdict(preset(self.run.setup.config.preset))
+        with self._validation_writer.as_default():
+            api.hparams(
+                {
+                    name: value
+                    for name, value in config.items()
+                    if name in _MAIN_HYPERPARAMETERS or value != defaults[name]
+                }
+            )
+
+
+def _truncate(path: str, train_step: int) -> None:
+    """Removes the summaries after a train_step from an event file, and a record that a kill cut short."""
+    from tensorboard.compat.proto.event_pb2 import Event as SummaryEvent
+
+    kept, is_cut = [], False
+    try:
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            if SummaryEvent.FromString(record).step <= train_step:
+                kept.append(record)
+            else:
+                is_cut = True
+    except tf.errors.DataLossError:
+        is_cut = True
+    if is_cut:
+        with storage.atomic_write(path) as file:
+            write_records(file, kept)
+
+
+def _split(metrics: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Splits a report into scalars of training and of validation, under the same names if both have a value.
+
+    `nats` of training is the sum of the losses that make up `nats` of validation, if the model has densities.
+    """
+    training = {name: value for name, value in metrics.items() if not name.startswith("val_") and name != "train_step"}
+    validation = {name.removeprefix("val_"): value for name, value in metrics.items() if name.startswith("val_")}
+    losses = [metrics[name] for name in ("pitch_nll", "step_nll", "duration_nll") if name in metrics]
+    if len(losses) == 3:
+        training["nats"] = sum(losses)
+    return training, validation

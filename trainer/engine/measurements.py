@@ -1,0 +1,70 @@
+"""Metrics of a run's reports."""
+
+from trainer.engine.schedule import Event
+from trainer.engine.setup import RunSetup
+from trainer.engine.shutdown import GracefulShutdown
+from trainer.engine.timing import RunTimer
+from trainer.evaluation.statistics import compute_metrics, sum_scores
+from trainer.workdir.formats import MetricsRecord
+
+
+class Measurements:
+    """Losses since the last report, and scores of the validation split.
+
+    Args:
+        setup: the run's parts.
+        timer: the run's times.
+        shutdown: the signals that arrived.
+    """
+
+    def __init__(self, setup: RunSetup, timer: RunTimer, shutdown: GracefulShutdown) -> None:
+        self._setup, self._timer, self._shutdown = setup, timer, shutdown
+        self._seconds = 0.0
+
+    def count_call(self, seconds: float) -> None:
+        """Counts the seconds of a call of train_steps."""
+        self._seconds += seconds
+
+    def measure(self, train_step: int, events: Event) -> MetricsRecord | None:
+        """Returns the report, or None if none is due.
+
+        Raises:
+            ShutdownRequested: a signal arrived while a single host scored.
+        """
+        if Event.REPORT not in events:
+            return None
+        scores = self._score() if Event.EVALUATE in events else {}
+        config, windows, state = self._setup.config, self._setup.windows, self._setup.state
+        totals = state.pop_sums()
+        names = state.model.heads.loss_names
+        seconds, self._seconds = self._seconds, 0.0
+        return MetricsRecord(
+            train_step=train_step,
+            epoch=round(train_step * config.windows_per_train_step / windows.per_epoch, 4),
+            loss=totals.objective / totals.targets,
+            **{names[field]: total / totals.targets for field, total in totals.by_field.items()},
+            learning_rate=float(state.optimizer.learning_rate),
+            **scores,
+            notes_per_second=totals.targets / max(seconds, 1e-9),
+        )
+
+    def _score(self) -> dict[str, float]:
+        """Scores the validation split, a part on each worker."""
+        validation, scorer, workers = self._setup.validation, self._setup.scorer, self._setup.workers
+        assert validation is not None
+        begin = self._timer.clock()
+        with self._setup.state.scored_weights():
+            if workers.size == 1:
+                with self._shutdown.cancellable():
+                    totals = sum_scores(scorer.score(validation, activity="scoring validation"))
+            else:
+                # Cancelled on one worker alone, the sum would break the others.
+                totals = workers.all_reduce_sum(sum_scores(scorer.score(validation)))
+        self._timer.count_score(begin)
+        scores = compute_metrics(totals)
+        nats = scores.nats_per_note
+        return {
+            "val_nats": nats["total"],
+            **{f"val_{field}_nll": nats[field] for field in ("pitch", "step", "duration")},
+            "val_pitch_top1": scores.pitch_top1,
+        }
