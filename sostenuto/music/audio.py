@@ -125,7 +125,10 @@ def downsample(samples: NDArray[np.int16]) -> NDArray[np.float32]:
 
 
 def truncate(notes: Notes, pedal: np.ndarray, seconds: float) -> tuple[Notes, np.ndarray]:
-    """Returns the notes that start before a time, ended there, and the pedal; the same object if no note is cut."""
+    """Returns the notes that start before a time, ended there, and their pedal, int64 `[spans, 2]`.
+
+    Without a note to cut, the notes are the same object.
+    """
     end_us = round(seconds * 1e6)
     pedal = np.minimum(pedal, end_us)
     pedal = pedal[pedal[:, 1] > pedal[:, 0]]

@@ -27,7 +27,7 @@ _UP_US, _EARLIEST_DOWN_US, _DOWN_US = 50_000, 80_000, 150_000
 
 
 def pedal_spans(tracks: list[Track]) -> np.ndarray:
-    """Returns when the pedal of any track is down, as `sostenuto.music.midi.read_pedal`; times in microseconds."""
+    """Returns when the pedal of any track is down: int64 `[spans, 2]`, microseconds from the first onset."""
     notes = concatenate(tracks)
     end = int(notes.offset.max(initial=0))
     spans = np.concatenate([NO_PEDAL, *[_track_spans(track, end) for track in tracks]])

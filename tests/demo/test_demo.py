@@ -207,7 +207,7 @@ def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_al
     assert page == "build/demo/latest/run-0.05min/report.html"
     text = (tmp_path / page).read_text()
     assert text.count("<audio") == text.count("data:audio/mpeg") == 8
-    assert "seed, tutorial-" in text
+    assert "tutorial, tutorial-" in text
     assert len(text) < 10e6
     (tutorial,) = (tmp_path / "build/demo/latest").glob("tutorial-*min")
     assert (tutorial / "result.json").exists()

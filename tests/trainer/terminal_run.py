@@ -16,7 +16,7 @@ STEPS, EVALUATE_EVERY = 120, 20
 STEP_SECONDS, SCORING_SECONDS = 0.1, 5.0
 
 if __name__ == "__main__":
-    console.configure()
+    console.configure_console()
     machine = Machine({0.0: STEP_SECONDS}, SCORING_SECONDS)
     setup.TrainState, setup.Scorer = machine.state, machine.scorer  # type: ignore[misc, assignment]
     config = preset("base").replace(

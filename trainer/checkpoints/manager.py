@@ -202,7 +202,7 @@ def restore(checkpoint: Checkpoint, variables: Variables) -> None:
         }
         if saved != expected:
             raise UserError(
-                f"{checkpoint.path}: not a checkpoint of this config: its {name} has {len(saved)} variables of which "
+                f"{checkpoint.path}: not a checkpoint of this config: its {name} has {len(saved)} variables, and "
                 f"{sum(saved.get(key) == value for key, value in expected.items())} fit, expected {len(expected)}. "
                 "Restore the checkpoints of this workdir, or pass another --workdir"
             )
