@@ -51,6 +51,7 @@ TRAIN = [
     f"tensorflow{TENSORFLOW_VERSIONS}",
     "jinja2>=3.1.4",
     "keras>=3.15.1,<4",
+    "markupsafe>=2.1.5",
     "matplotlib>=3.9.2",
     "midirenderer>=0.1.3",
     "scipy>=1.14.1",

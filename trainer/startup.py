@@ -9,6 +9,12 @@ import tempfile
 logger = logging.getLogger(__name__)
 
 
+def require_tensorflow() -> None:
+    """Raises a ModuleNotFoundError if TensorFlow is not installed, without importing it."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+
 def import_tensorflow() -> None:
     """Imports TensorFlow; stderr output of its libraries is shown only if the import fails.
 

@@ -126,6 +126,7 @@ def main() -> int:
         stop_weak=_STOP_WEAK.value,
         data=manifest.sha256,
     )
+    startup.require_tensorflow()  # before a workdir is created
     from tuning.search import Search  # NumPy, gRPC and the reports, which `--help` does not need
 
     search = Search(space, config, manifest, workdir, quiet=cli.QUIET.value)

@@ -12,7 +12,6 @@ from typing import Any
 
 from sostenuto import storage
 from trainer.workdir.json_record import write_json
-from tuning.report.page import render
 from tuning.space import Parameter, notes_per_train_step
 from tuning.summary import BEST_CONFIG_NAME, StudySummary
 from tuning.trial import Trial, TrialStatus
@@ -34,6 +33,9 @@ def write(summary: StudySummary, directory: str) -> None:
     Raises:
         UserError: a file cannot be written.
     """
+    # The page needs packages of the extra "tune"; a command without them starts, and names what is missing.
+    from tuning.report.page import render
+
     write_json(os.path.join(directory, TRIALS_NAME), trials_document(summary))
     if summary.best is not None:
         config = summary.space.full_config(summary.best.values)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from sostenuto import progress, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from trainer.reporting import page
 from trainer.workdir.layout import METRICS_NAME
 from tuning import artifacts, console
 from tuning.roles import Role
@@ -178,6 +177,8 @@ class Search:
 
     def _finish(self, study: Study) -> None:
         """Writes and prints the final results."""
+        from trainer.reporting import page  # imports packages of the extra "tune", as `artifacts.write` does
+
         summary = StudySummary(study.trials(), self._space, self._config)
         artifacts.write(summary, self._workdir)
         if summary.best is not None:

@@ -78,7 +78,7 @@ def test_the_keys_of_a_file_have_the_order_of_the_fields():
         (SamplesIndex, {"samples": [{}]}, r"samples\[0\]\.midi is missing"),
         (RunResult, {"train_step": 1.5}, r"train_step: got 1\.5, expected an integer"),
         (RunResult, {"train_step": True}, r"train_step: got true, expected an integer"),
-        (RunResult, {"reason": ["x" * 50]}, r"reason: got \[\"x{30,}…, expected a string"),
+        (RunResult, {"monitor": ["x" * 50]}, r"monitor: got \[\"x{30,}…, expected a string"),
         (RunInfo, {"sustain": "half"}, r"sustain: got \"half\", expected 'ignore' or 'extend'"),
         (RunInfo, {"pitch_range": [1]}, r"pitch_range: got \[1\], expected a list"),
         (RunInfo, {"versions": []}, r"versions: got \[\], expected an object"),
