@@ -305,18 +305,21 @@ def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None
         ProgressCounter(total=len(missing), unit="sample", description="sounding", quiet=quiet) as counter,
         ThreadPoolExecutor(min(os.cpu_count() or 1, NUM_SAMPLES)) as pool,
     ):
-        for _ in pool.map(functools.partial(_render, directory, index), missing):
+        # This thread writes the files, so that none appears after an interruption has removed them.
+        sounds = pool.map(functools.partial(_render, directory, index), missing)
+        for entry, mp3 in zip(missing, sounds, strict=True):
+            storage.write_bytes_atomic(storage.join(directory, _mp3_name(entry)), mp3)
             counter.advance()
 
 
-def _render(directory: str, index: SamplesIndex, entry: SampleEntry) -> None:
-    """Writes the MP3 file of an excerpt."""
+def _render(directory: str, index: SamplesIndex, entry: SampleEntry) -> bytes:
+    """Returns the MP3 file of an excerpt."""
     from sostenuto.music import audio
 
     midi = storage.read_bytes(storage.join(directory, entry.midi))
     notes, _, pedal = _excerpt(midi, entry.midi, index.primer_of(entry)[1])
     samples, _ = audio.render(notes, pedal)
-    storage.write_bytes_atomic(storage.join(directory, _mp3_name(entry)), audio.to_mp3(samples))
+    return audio.to_mp3(samples)
 
 
 def _mp3_name(entry: SampleEntry) -> str:

@@ -1,11 +1,15 @@
 """Samples take the place of those of an earlier call, and of nothing else."""
 
+import itertools
 import json
 import pathlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from sostenuto.errors import UserError
+from sostenuto.music import audio
 from tests.trainer.workdirs import write_run, write_samples
 from trainer.generation import samples
 
@@ -57,3 +61,29 @@ def test_after_a_failure_no_sample_is_left_and_after_a_kill_the_next_call_knows_
     assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "samples.json.unfinished"}
     write("sample-000.mid", "sample-001.mid")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "sample-001.mid"}
+
+
+def test_no_sound_appears_after_two_interruptions_have_removed_the_samples(dataset, tmp_path, monkeypatch):
+    """The second Ctrl-C ends the wait for the threads that still render."""
+    pools, removed, calls = [], threading.Event(), itertools.count()
+
+    class ImpatientPool(ThreadPoolExecutor):
+        def __exit__(self, *_):
+            pools.append(self)
+
+    def to_mp3(_):
+        assert next(calls) == 0 or removed.wait(30)
+        return b"sound"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(samples, "ThreadPoolExecutor", ImpatientPool)
+    monkeypatch.setattr(samples.ProgressCounter, "advance", interrupt)
+    monkeypatch.setattr(audio, "to_mp3", to_mp3)
+    directory = write_run(tmp_path / "w", dataset)
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(directory, dataset)
+    removed.set()
+    pools[0].shutdown()
+    assert list((directory / "samples").iterdir()) == []
