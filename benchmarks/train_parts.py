@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -220,8 +220,8 @@ def windows_alone(windows: WindowSampler, config: Config) -> Measurement:
     """Measures windows per second, batch after batch in one graph that does nothing else."""
 
     @tf.function(autograph=False, input_signature=(tf.TensorSpec([], tf.int64),))
-    def make(count):
-        def one(number, total):
+    def make(count: tf.Tensor) -> tf.Tensor:
+        def one(number: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch = windows.batch(number * config.batch_size, config.batch_size)
             # Every field is used, so that the graph optimizer removes none.
             parts = [tf.reduce_sum(tf.cast(field, tf.int32)) for field in tf.nest.flatten(batch)]
@@ -273,14 +273,16 @@ class PlainModel(keras.Model):
         self._model = build_model(config)
         self._model.cudnn = True  # Keras runs its layers on any device
 
-    def build(self, *_):
+    def build(self, *_: Any) -> None:
         """Does nothing: all variables exist."""
 
-    def call(self, inputs):
+    def call(self, inputs: tuple[tf.Tensor, ...]) -> tf.Tensor:
         """Returns the input of the heads."""
         return self._model.forward(NoteTensors(*inputs))[0]
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> tf.Tensor:
         """Returns the mean over all targets of the weighted sum of the losses; `sample_weight` is the mask."""
         losses = self._model.heads.losses(y_pred, NoteTensors(*y))
         weighted = [getattr(self._config, f"{field}_weight") * loss for field, loss in losses.items()]
@@ -291,11 +293,11 @@ class PlainModel(keras.Model):
 class EpochTimer(keras.callbacks.Callback):
     """Times an epoch, without the work of `fit` before its first train_step."""
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts."""
         self._started = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Stops."""
         self.seconds = time.perf_counter() - self._started
 
@@ -418,7 +420,7 @@ def gflops_of_products(size: int, dtype: tf.DType) -> Measurement:
     matrix = tf.cast(tf.random.normal([size, size]) / size**0.5, dtype)
 
     @tf.function(autograph=False, input_signature=(tf.TensorSpec([], tf.int32),))
-    def multiply(count):
+    def multiply(count: tf.Tensor) -> tf.Tensor:
         product = tf.while_loop(
             lambda number, _: number < count,
             lambda number, product: (number + 1, tf.matmul(matrix, product)),

@@ -1,4 +1,4 @@
-"""Result files of a study: trials.json.json, report.html and TensorBoard's HParams.
+"""Result files of a study: trials.json, report.html and TensorBoard's HParams.
 
 All of them follow from the trials; nothing reads them back.
 """

@@ -17,7 +17,7 @@ from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_den
 from trainer.evaluation.statistics import FIELDS, Ints, NoteScores
 from trainer.model import time_distribution
 from trainer.model.density_heads import DensityHeads
-from trainer.model.next_note import NextNoteModel
+from trainer.model.next_note import ModelState, NextNoteModel
 
 _CHUNK = 256  # notes per call of a model that carries its state
 _LANES = 64  # performances that such a model reads at once
@@ -58,14 +58,16 @@ class Scorer:
         )
 
         @tf.function(autograph=False, input_signature=(notes_spec(None, None), notes_spec(None, None), state_spec))
-        def read_chunk(inputs, targets, state):
+        def read_chunk(
+            inputs: NoteTensors, targets: NoteTensors, state: ModelState
+        ) -> tuple[dict[str, tf.Tensor], ModelState]:
             hidden, state = model.forward(inputs, state)
             return compute_outputs(model, hidden, targets), state
 
         window_spec = notes_spec(None, model.config.seq_length)
 
         @tf.function(autograph=False, input_signature=(window_spec, tf.TensorSpec([None], tf.int32), notes_spec(None)))
-        def read_windows(inputs, last, targets):
+        def read_windows(inputs: NoteTensors, last: tf.Tensor, targets: NoteTensors) -> dict[str, tf.Tensor]:
             hidden, _ = model.forward(inputs)
             return compute_outputs(model, tf.gather(hidden, last, batch_dims=1), targets)
 
