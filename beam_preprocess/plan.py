@@ -65,7 +65,8 @@ def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, lis
 
     Orders the files of a split by the SHA-256 of their paths and cuts them into `num_shards` parts that differ by at
     most one file; for 0, into one part per `PERFORMANCES_PER_SHARD` files. The result depends only on the set of files,
-    and no shard is empty.
+    and no shard gets no file. All notes of a file
+    become one record. `beam_preprocess.corpus` has assigned the split before.
     """
     shards: dict[str, list[CorpusFile]] = {}
     for split in SPLITS:

@@ -67,6 +67,9 @@ _report = functools.partial(_field, group="reports and checkpoints")
 class Config:
     """All settings of a training run. The help of each field is the help of its flag.
 
+    A new field gets its flag from `trainer.__main__`. `CHANGEABLE_ON_RESUME` lists the fields that do not change what
+    is computed. tests/trainer/test_config.py lists valid and invalid values of each field.
+
     Raises:
         UserError: a field is out of its bounds, or fields contradict each other; the message names them.
     """

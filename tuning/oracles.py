@@ -1,4 +1,4 @@
-"""Search algorithms: KerasTuner's oracles, used only for their proposals.
+"""Search algorithms (--tuner): KerasTuner's oracles, used only for their proposals.
 
 Trials, files, retries and locks belong to the study. Each call gets all its trials, so that a proposal depends only on
 them and on the seed. Therefore a resumed search continues as an uninterrupted one. Only hyperband has a state of its
@@ -178,6 +178,7 @@ class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
         trial.status, trial.score = _COMPLETED, math.inf
 
 
+# The names are those of tuning.trial.TUNERS, which the flag --tuner accepts without importing KerasTuner.
 _ORACLES = {"random": _RandomOracle, "bayesian": _BayesianOracle, "hyperband": _HyperbandOracle}
 _STATE_FIELDS = ("_brackets", "_current_bracket", "_current_iteration")
 
@@ -212,7 +213,7 @@ class Oracle:
             setattr(self._oracle, f"_{name}", value)
 
     def propose(self, trial_id: str, trials: Sequence[Trial]) -> Proposal | None:
-        """Returns the next trial; None if there is no other, or none before a running trial ends.
+        """Returns the next trial; None if the search is complete, or if a running trial must end first.
 
         Args:
             trial_id: id of the next trial.

@@ -148,7 +148,10 @@ def _report(error: BaseException) -> int:
 
 
 def _explain_end(error: BaseException) -> tuple[int, object]:
-    """Returns the exit status for an exception, and the message if there is one."""
+    """Returns the exit status for an exception, and the message if there is one.
+
+    Commands return other statuses themselves: see StopReason.exit_status and the `__main__` modules.
+    """
     match error:
         case UnavailableError():
             return EXIT_TRY_AGAIN, error

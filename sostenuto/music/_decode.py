@@ -1,7 +1,8 @@
 """Readers of MIDI files, with limits on hostile ones.
 
 symusic reads a hundred times as fast as pretty_midi, which is the reference: pretty_midi reads the files that the two
-could read differently. docs/data-format.md has the rules.
+could read differently. docs/data-format.md has the rules. `beam_preprocess.parser` also limits time and
+memory, in a child process.
 """
 
 import io
@@ -103,7 +104,8 @@ def read_tracks(data: bytes, name: str, *, with_pedal: bool) -> Tracks:
     Args:
         data: the file's bytes.
         name: the file's name in an error.
-        with_pedal: whether the pedal is used; else files are also accepted in which its order is ambiguous.
+        with_pedal: whether the pedal matters. If not, symusic also reads files whose pedal events have an ambiguous
+            order.
 
     Raises:
         MidiDecodeError: the bytes are no MIDI file, or are corrupt or exceed a limit.
@@ -118,7 +120,7 @@ def read_tracks(data: bytes, name: str, *, with_pedal: bool) -> Tracks:
 
 
 def concatenate(tracks: list[Track]) -> Track:
-    """Returns the notes of all tracks; their pedals are concatenated too, which means nothing."""
+    """Returns the notes of all tracks; ignore the pedal of the result."""
     empty = Track(*[np.zeros(0, np.int64)] * len(Track._fields))
     return Track(*(np.concatenate(values) for values in zip(empty, *tracks, strict=True)))
 

@@ -1,4 +1,4 @@
-"""Reports of a run in metrics.jsonl."""
+"""Writer of metrics.jsonl; `trainer.engine.measurements` computes the values."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Training windows, sampled from a table of notes by a stateless shuffle."""
+"""Training windows, drawn by a stateless shuffle: a resumed run gets the same batches from the train_step alone."""
 
 import logging
 from typing import NamedTuple
@@ -49,9 +49,9 @@ class WindowSampler:
     """The windows of a split, drawn by a stateless shuffle.
 
     If every position is a target, an epoch cuts each performance of n notes into ceil(n / seq_length) windows that do
-    not overlap. The first window's length, and with it all borders, is redrawn each epoch: at least what fills the last
-    window, at most seq_length. So each epoch has the same number of windows and has every note as a target once. If
-    only the last position is a target, a window starts at every note that has seq_length notes after it.
+    not overlap. Each epoch draws a new length for the first window, which moves all borders: at least what fills the
+    last window, at most seq_length. So each epoch has the same number of windows and has every note as a target once.
+    If only the last position is a target, a window starts at every note that has seq_length notes after it.
 
     Attributes:
         per_epoch: windows in an epoch.

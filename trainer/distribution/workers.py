@@ -1,4 +1,4 @@
-"""Communication between the hosts of a run."""
+"""Communication between the hosts of a run; `trainer.engine.loop` turns errors of it into WorkerLostError."""
 
 from collections.abc import Sequence
 

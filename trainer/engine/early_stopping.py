@@ -1,4 +1,4 @@
-"""Best score of a run, and the reasons for which a run ends."""
+"""Best score of a run, and whether the run's patience is used up."""
 
 import dataclasses
 import math

@@ -125,7 +125,8 @@ class TrainingLoop:
         self._checkpoints = RunCheckpoints(setup, workdir, self._callbacks)
         if is_chief:
             claim_workdir(setup, workdir)
-        # Due until the actions of the current train_step have run; a signal may arrive before.
+        # `_due` is True from a call until its scores and reports are done. A checkpoint records it, since a signal may
+        # arrive in between.
         self._train_step, self._due = 0, False
         checkpoint = self._checkpoints.resume()
         if checkpoint is not None:
@@ -156,7 +157,7 @@ class TrainingLoop:
         return self._result(reason)
 
     def _train(self) -> tuple[StopReason, bool]:
-        """Trains; returns why it ended, and whether other workers may wait in a collective for this one's end."""
+        """Trains; returns why it ended, and whether other workers may be blocked until this process exits."""
         self._sync_workers()
         try:
             if self._due:
@@ -241,7 +242,7 @@ class TrainingLoop:
         previous = self._schedule.plan
         if self._planner and (plan := self._planner.revise(self._train_step)):
             self._planner.log_shortening(plan, self._train_step)
-            # The checkpoint comes before the record, so that no earlier train_step is repeated under the new plan.
+            # Saved before run.json has the new plan: a resumed run then repeats no train_step at another rate.
             self._save()
             self._checkpoints.wait()
             self._workdir.wait()

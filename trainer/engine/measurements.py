@@ -1,4 +1,4 @@
-"""Metrics of a run's reports."""
+"""Values of a run's reports: the lines of metrics.jsonl."""
 
 from trainer.engine.schedule import Event
 from trainer.engine.setup import RunSetup
@@ -26,7 +26,7 @@ class Measurements:
         self._seconds += seconds
 
     def measure(self, train_step: int, events: Event) -> MetricsRecord | None:
-        """Returns the report, or None if none is due.
+        """Returns the report, a line of metrics.jsonl, or None if none is due.
 
         Raises:
             ShutdownRequested: a signal arrived while a single host scored.

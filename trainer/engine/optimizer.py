@@ -1,4 +1,7 @@
-"""The optimizer and its learning rate: Keras' own, for gradients that are already summed, checked and clipped."""
+"""The optimizer and its learning-rate schedule; gradients are already summed, checked and clipped.
+
+`trainer.engine.run_length` has the train_steps between which the rate decays.
+"""
 
 import math
 from collections.abc import Sequence

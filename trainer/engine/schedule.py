@@ -1,4 +1,4 @@
-"""Train_steps at which a run evaluates, reports and saves."""
+"""Train_steps at which a run evaluates, reports and saves; the learning rate's schedule is in optimizer.py."""
 
 import enum
 

@@ -1,4 +1,7 @@
-"""Graceful shutdown on SIGTERM and SIGINT."""
+"""Graceful shutdown on SIGTERM and SIGINT: records the signal, on which the training loop saves and ends.
+
+`TrainingLoop.run` checks for a signal between calls of train_steps. `StopReason.exit_status` gives the exit status.
+"""
 
 import contextlib
 import signal

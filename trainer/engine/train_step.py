@@ -58,15 +58,15 @@ class ReplicaStep:
             gradients = [gradient * shrink for gradient in gradients]
         return gradients, totals, norm
 
-    def losses(self, first_window: tf.Tensor, count: int) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def losses(self, first_example: tf.Tensor, count: int) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """Returns the loss of each field, 0 where masked, and the mask: `[count, positions]`.
 
         Args:
-            first_window: int64 scalar, number of the first window since the start of training.
+            first_example: int64 scalar, the example index of the first window (`trainer.data.random`).
             count: number of windows.
         """
-        batch = self.windows.batch(first_window, count)
-        dropout = Dropout(self._config.seed, self._config.dropout, first_window)
+        batch = self.windows.batch(first_example, count)
+        dropout = Dropout(self._config.seed, self._config.dropout, first_example)
         hidden, _ = self._model.forward(batch.inputs, dropout=dropout)
         losses = self._model.heads.losses(hidden[:, -batch.mask.shape[1] :], batch.targets)
         return {field: tf.where(batch.mask, loss, 0) for field, loss in losses.items()}, batch.mask
@@ -78,8 +78,8 @@ class ReplicaStep:
         replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
 
         def batch_gradients(batch: tf.Tensor) -> tuple[Gradients, tf.Tensor]:
-            first_window = (train_step * config.accumulation_steps + batch) * config.batch_size + replica * count
-            return self._gradients(first_window, count)
+            first_example = (train_step * config.accumulation_steps + batch) * config.batch_size + replica * count
+            return self._gradients(first_example, count)
 
         first = batch_gradients(tf.constant(0, tf.int64))
         if config.accumulation_steps == 1:
@@ -95,10 +95,10 @@ class ReplicaStep:
             parallel_iterations=1,
         )[1]
 
-    def _gradients(self, first_window: tf.Tensor, count: int) -> tuple[Gradients, tf.Tensor]:
+    def _gradients(self, first_example: tf.Tensor, count: int) -> tuple[Gradients, tf.Tensor]:
         """Returns the gradients of the scaled loss of some windows, and their totals as in `__call__`."""
         with tf.GradientTape() as tape:
-            losses, mask = self.losses(first_window, count)
+            losses, mask = self.losses(first_example, count)
             sums = {field: tf.reduce_sum(loss) for field, loss in losses.items()}
             objective = tf.add_n([self._loss_weights[field] * total for field, total in sums.items()])
             scaled = objective / self._nominal_targets * tf.cast(self._loss_scale, objective.dtype)

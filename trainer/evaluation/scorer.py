@@ -3,6 +3,8 @@
 The score is the negative log likelihood of pitch, step and duration, times as ticks 0…1000
 (`sostenuto.music.notes.ticks`), over every note of a performance after its first. It depends neither on loss weights
 nor on the length of training windows, so it compares any two models.
+
+`trainer.evaluation.statistics` computes means and confidence intervals from the scores of the notes.
 """
 
 from typing import TypeAlias

@@ -1,4 +1,4 @@
-"""The last notes relative to the newest onset: recently struck keys, sounding keys and pending releases.
+"""The last 32 notes, relative to the newest onset: recently struck keys, sounding keys and pending releases.
 
 An LSTM would have to sum steps and durations to know them, which it does badly. They are counted exactly, in integers,
 so reading all notes at once or one by one gives the same result.

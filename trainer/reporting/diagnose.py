@@ -1,4 +1,4 @@
-"""All diagnostics of a run, and its missing parts with the commands that add them."""
+"""The warnings of report.html, and its missing parts with the commands that add them."""
 
 from trainer.evaluation.generation_metrics import COMPARED_NOTES, CONTINUATION_NOTES, PRIMER_NOTES
 from trainer.generation.samples import SAMPLES_NAME

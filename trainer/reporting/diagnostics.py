@@ -1,4 +1,4 @@
-"""Diagnostics of a run's curves and scores, each with advice that can work for it.
+"""Warnings about a run's curves and scores, each with advice that can work for it; diagnose.py lists all.
 
 Every diagnostic states its numbers. Advice names no flag value that the run already has, and nothing that its model or
 its dataset rules out.
@@ -85,7 +85,7 @@ def _diagnose_unscored(report: RunReport) -> Diagnostic:
 
 
 def overfits(report: RunReport) -> bool:
-    """Whether the validation score got worse while training continued."""
+    """Returns whether the last validation score is clearly worse than the best one."""
     best = report.best_score
     return best is not None and report.scores[-1][1] > best[1] * (1 + _OVERFITTING)
 

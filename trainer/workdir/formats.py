@@ -53,7 +53,11 @@ class RunInfo(JsonRecord):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetricsRecord(JsonRecord):
-    """A line of metrics.jsonl; a loss that the model does not have, or a score not measured here, is None."""
+    """A line of metrics.jsonl; a loss that the model does not have, or a score not measured here, is None.
+
+    `Measurements.measure` fills it. A new field needs the default None, so that older files can be read, and a row in
+    docs/workdir.md.
+    """
 
     REMEDY = "Delete the line"
 
