@@ -1,8 +1,8 @@
 """Counter-based random numbers: a pure function of seed, purpose and example index.
 
-An example is one window of the whole run: index = train_step x windows per train_step + position in the
-train_step. Every draw is keyed by its example index, so one replica, two replicas and a resumed run use the same windows, augmentation and
-dropout.
+An example is one window of the whole run: index = train_step x windows per train_step + position in the train_step.
+Every draw is keyed by its example index, so one replica, two replicas and a resumed run use the same windows,
+augmentation and dropout.
 """
 
 import enum
