@@ -99,9 +99,8 @@ def test_help_loads_neither_tensorflow_nor_beam(command):
 
 
 def test_help_names_the_train_steps_that_are_profiled():
-    first, last = re.search(
-        r"_PROFILED = \((\d+), (\d+)\)", (REPOSITORY / "trainer" / "engine" / "loop.py").read_text()
-    ).groups()
+    source = (REPOSITORY / "trainer" / "callbacks" / "profiler.py").read_text()
+    first, last = re.search(r"_TRACED = \((\d+), (\d+)\)", source).groups()
     profiled = f"train_steps {int(first) + 1} to {last}"  # The trace begins after the first of the two.
     assert profiled in " ".join(run("trainer", "--help").stdout.split())
     assert profiled in (REPOSITORY / "docs" / "training.md").read_text()

@@ -110,7 +110,7 @@ def test_a_precision_that_the_gpu_lacks_is_refused(precision, capability, needed
     (line,) = str(error.value).splitlines()
     had = ".".join(map(str, capability))
     assert line.startswith(
-        f"precision={precision}: Some GPU has compute capability {had}, expected at least {needed}: "
+        f"precision={precision}: Some GPU has compute capability {had}, expected at least {needed}. Pass "
     )
 
 
