@@ -185,7 +185,8 @@ def _decorators(node: Documented) -> list[str]:
 
 def _head(lines: list[str], node: Documented) -> list[str]:
     """The source of a definition up to its colon."""
-    head = inspect.cleandoc("\n".join(lines[node.lineno - 1 : node.body[0].lineno - 1])).rstrip()
+    source = lines[node.lineno - 1 : node.body[0].lineno - 1]
+    head = inspect.cleandoc("\n".join(line for line in source if not line.lstrip().startswith("#"))).rstrip()
     return head[: head.rindex(":")].splitlines() if head.endswith(":") else head.splitlines()
 
 
