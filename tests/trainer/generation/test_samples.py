@@ -68,6 +68,9 @@ def test_no_sound_appears_after_two_interruptions_have_removed_the_samples(datas
     pools, removed, calls = [], threading.Event(), itertools.count()
 
     class ImpatientPool(ThreadPoolExecutor):
+        def __init__(self, *_):
+            super().__init__(1)  # The first sample is rendered first.
+
         def __exit__(self, *_):
             pools.append(self)
 
