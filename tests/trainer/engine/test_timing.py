@@ -125,16 +125,21 @@ def test_a_run_with_hardly_any_time_still_leaves_weights(train, tmp_path):
     assert list((tmp_path / "w" / "best").iterdir())
 
 
+def copy_unfinished(workdir, target, *, until):
+    """Copies a workdir without its result, its best weights and the checkpoints after a train_step."""
+    shutil.copytree(workdir, target)
+    (target / "result.json").unlink()
+    shutil.rmtree(target / "best")
+    for checkpoint in (target / "checkpoints").iterdir():
+        if int(checkpoint.name) > until:
+            shutil.rmtree(checkpoint)
+
+
 def test_a_shortened_run_that_is_resumed_ends_as_if_nothing_had_happened(slower, train, tmp_path):
     """Also from a checkpoint that is older than the shortening, as after damage to the later ones."""
     workdir, _ = slower
     run = record(workdir)
-    shutil.copytree(workdir, tmp_path / "older")
-    (tmp_path / "older" / "result.json").unlink()
-    shutil.rmtree(tmp_path / "older" / "best")
-    for checkpoint in (tmp_path / "older" / "checkpoints").iterdir():
-        if int(checkpoint.name) >= run["shortened_from"] - 20:
-            shutil.rmtree(checkpoint)
+    copy_unfinished(workdir, tmp_path / "older", until=run["shortened_from"] - 21)
 
     interrupted, stop = Machine(SLOWER), threading.Event()
     interrupted.after_call = lambda train_step: train_step > run["shortened_from"] and stop.set()
@@ -151,12 +156,7 @@ def test_a_shortened_run_that_is_resumed_ends_as_if_nothing_had_happened(slower,
 def test_a_kill_between_the_checkpoint_and_the_shorter_plan_does_no_harm(slower, train, tmp_path):
     workdir, _ = slower
     run = record(workdir)
-    shutil.copytree(workdir, tmp_path / "killed")
-    (tmp_path / "killed" / "result.json").unlink()
-    shutil.rmtree(tmp_path / "killed" / "best")
-    for checkpoint in (tmp_path / "killed" / "checkpoints").iterdir():
-        if int(checkpoint.name) > run["shortened_from"]:
-            shutil.rmtree(checkpoint)
+    copy_unfinished(workdir, tmp_path / "killed", until=run["shortened_from"])
     before = {**run, "steps": run["horizon"], "shortened_from": None, "shortened_horizon": None}
     (tmp_path / "killed" / "run.json").write_text(json.dumps(before))
     machine = Machine({0.0: 0.5})
