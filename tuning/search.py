@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 BEST_NAME = "best"
 
-EXIT_NO_WORKER = 75  # EX_TEMPFAIL of sysexits.h: try again
+EXIT_NO_WORKER = os.EX_TEMPFAIL
 
 _POLL_SECONDS = 1.0
 _GOODBYE_SECONDS = 15.0  # for which the chief of an ended study still answers workers

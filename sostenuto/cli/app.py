@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
-EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the user is invited to try again
+EXIT_TRY_AGAIN = os.EX_TEMPFAIL
 
 # The flags of all commands.
 start_group(COMMON)

@@ -125,8 +125,7 @@ class TrainingLoop:
         self._checkpoints = RunCheckpoints(setup, workdir, self._callbacks)
         if is_chief:
             claim_workdir(setup, workdir)
-        # `_due` is True from a call until its scores and reports are done. A checkpoint records it, since a signal may
-        # arrive in between.
+        # `_due` is True from a call until its scores and reports are done; a checkpoint records it.
         self._train_step, self._due = 0, False
         checkpoint = self._checkpoints.resume()
         if checkpoint is not None:

@@ -201,7 +201,7 @@ class Evaluation(SplitRecord):
     """Content of evaluation-SPLIT.json."""
 
     PREFIX = "evaluation"
-    REMEDY = "Delete the file, then run python -m trainer.evaluate again"
+    REMEDY = "Delete the file, then run sostenuto evaluate again"
 
     nats_per_note: NatsPerNote
     pitch_top1: float
@@ -251,7 +251,7 @@ class GenerationEvaluation(SplitRecord):
     """Content of generated-SPLIT.json."""
 
     PREFIX = "generated"
-    REMEDY = "Delete the file, then run python -m trainer.evaluate --generated again"
+    REMEDY = "Delete the file, then run sostenuto evaluate --generated again"
 
     distributions: Mapping[str, Mapping[Continuation, DistributionDistance]]
     mean_overlap: Mapping[Continuation, float]
