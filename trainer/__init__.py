@@ -1,6 +1,9 @@
 """Training, evaluation and generation with a next-note model."""
 
+import sys
+
 from sostenuto._exports import export
+from trainer.startup import QuietTensorFlow
 
 _EXPORTS = {
     "Config": "trainer.config",
@@ -28,4 +31,6 @@ _EXPORTS = {
     "export_model": "trainer.export",
 }
 __all__ = [*_EXPORTS]
+
+sys.meta_path.insert(0, QuietTensorFlow())
 __getattr__ = export(__name__, _EXPORTS)

@@ -11,7 +11,6 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from trainer import startup
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
@@ -126,7 +125,6 @@ def main() -> int:
     # TensorFlow would parse it again, in another way.
     os.environ.pop("TF_CONFIG", None)
     manifest = Manifest.load(data)
-    startup.import_tensorflow()
     from trainer.callbacks.standard import command_callbacks
     from trainer.engine import loop
 

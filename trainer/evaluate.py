@@ -15,7 +15,6 @@ from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
-from trainer import startup
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import COMPARED_NOTES, CONTINUATION_NOTES, PRIMER_NOTES, Music
 from trainer.generation.sampling_flags import define_sampling_flags
@@ -160,7 +159,6 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
             f"{manifest.directory}: no performance of the {split} split has a second note, so there is nothing to "
             "score. Pass another --split"
         )
-    startup.import_tensorflow()
     from trainer.data.note_table import load_table
     from trainer.evaluation.baselines import score_baselines
     from trainer.evaluation.scorer import Scorer
@@ -229,7 +227,6 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     sampling = _SAMPLING.parse()
     held_out, num_primers = _select_held_out(manifest, split)
     continued = held_out[:num_primers]
-    startup.import_tensorflow()
     from trainer.data.note_table import track_performances
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model

@@ -14,7 +14,6 @@ from sostenuto.music.midi import Sustain, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import track
-from trainer import startup
 from trainer.generation.samples import DISTRIBUTIONS_NAME, INDEX_NAME, list_names, replace_samples, require_free
 from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.formats import RunInfo, SampleEntry, SamplesIndex
@@ -105,7 +104,6 @@ def main() -> int:
     check_output_directory(output)
     require_free(output, files)
     check_writable(output)
-    startup.import_tensorflow()
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 

@@ -11,7 +11,6 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from trainer import startup
 from trainer.workdir.formats import RunInfo
 from trainer.workdir.layout import dataset, load_config, load_run
 
@@ -73,7 +72,6 @@ def _load_dataset(workdir: str, run: RunInfo) -> Manifest | None:
 
 
 def _write_samples(workdir: str, manifest: Manifest | None, sustain: str) -> None:
-    startup.import_tensorflow()
     from trainer.generation import samples
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model

@@ -13,7 +13,6 @@ from typing import Any, Self
 from sostenuto import storage
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
 from sostenuto.storage.lease import Lease, Lock, hold
-from trainer import startup
 from tuning.scheduler import TRIALS_NAME, Scheduler
 from tuning.space import Space
 from tuning.trial import Assignment, AttemptResult, Done, Score, StudyConfig, Trial, Verdict, Wait, best_trial
@@ -64,8 +63,7 @@ class Study:
         self._directory_lock = _lock(directory)
         try:
             state = _load(directory, space, config, overwrite=overwrite)
-            # KerasTuner takes seconds to import, and workers do not need it. It loads TensorFlow, which logs.
-            startup.import_tensorflow()
+            # KerasTuner takes seconds to import, and workers do not need it.
             from tuning.oracles import Oracle
 
             self.fingerprint = fingerprint(space, config)
