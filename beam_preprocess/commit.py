@@ -19,6 +19,7 @@ from beam_preprocess.stats import Rejection, ShardReport, SplitStats, count_reas
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest, Shard, Split
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
 
@@ -98,11 +99,11 @@ def commit_dataset(plan: DatasetPlan, reports: Sequence[ShardReport]) -> None:
 def _check_complete(plan: DatasetPlan, reports: list[ShardReport]) -> None:
     """Checks that all planned shards and files were reported."""
     if [report.name for report in reports] != list(plan.shards):
-        raise RuntimeError(f"{len(reports)} shards were reported of {len(plan.shards)} planned")
+        raise RuntimeError(f"{counted(len(reports), 'shard')} reported of {len(plan.shards)} planned")
     for report in reports:
         planned, reported = plan.shards[report.name], report.records + len(report.rejections)
         if reported != planned:
-            raise RuntimeError(f"{report.name}: {reported} files were written or rejected of {planned} planned")
+            raise RuntimeError(f"{report.name}: {counted(reported, 'file')} written or rejected of {planned} planned")
 
 
 def _check_rejections(plan: DatasetPlan, reports: list[ShardReport], rejections: list[Rejection]) -> None:
@@ -110,8 +111,9 @@ def _check_rejections(plan: DatasetPlan, reports: list[ShardReport], rejections:
     total = sum(plan.shards.values())
     if len(rejections) > plan.max_rejected_fraction * total:
         reasons = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejections).items())
+        verb = "was" if len(rejections) == 1 else "were"
         raise UserError(
-            f"{len(rejections)} of {total} files were rejected ({reasons}), more than "
+            f"{len(rejections)} of {counted(total, 'file')} {verb} rejected ({reasons}), more than "
             f"--max_rejected_fraction={plan.max_rejected_fraction:g} permits, so nothing was written; such as "
             f"{rejections[0].path} {rejections[0].detail}"
         )

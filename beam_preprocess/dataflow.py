@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from beam_preprocess.config import Config
 from sostenuto import extras
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import apache_beam
@@ -171,7 +172,9 @@ class Jobs:
             job = self._client.get_job(job.id)
             now = time.monotonic()
             if job.current_state != state or now >= next_line:
-                waited = f", waited {round((now - start) / 60):,} minutes" if job.current_state == state else ""
+                waited = (
+                    f", waited {counted(round((now - start) / 60), 'minute')}" if job.current_state == state else ""
+                )
                 state, next_line = job.current_state, now + LINE_SECONDS
                 figures = {"job": job.id, "state": state.name}
                 logger.info(f"{self.name}: {state.name}{waited}", extra={"figures": figures})

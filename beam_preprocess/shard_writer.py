@@ -15,6 +15,7 @@ from sostenuto.data.performance import Performance, encode_performance, summariz
 from sostenuto.data.tfrecord import parse_records, write_records
 from sostenuto.errors import MidiDecodeError, UnavailableError, UserError
 from sostenuto.music import midi
+from sostenuto.text import counted
 
 # One byte above the limit, so that the decoder recognizes a file that is too large.
 _READ_BYTES = midi.MAX_BYTES + 1
@@ -126,8 +127,8 @@ def _verify(path: str, digest: str, written: list[tuple[str, int]]) -> None:
     actual_digest = hashlib.sha256(data).hexdigest()
     if (records, actual_digest) != (written, digest):
         raise UserError(
-            f"{path}: got {len(records)} performances with sha256 {actual_digest[:12]}… on reading, expected "
-            f"{len(written)} with {digest[:12]}…. Check the disk and run again"
+            f"{path}: got {counted(len(records), 'performance')} with sha256 {actual_digest[:12]}… on reading, "
+            f"expected {len(written)} with {digest[:12]}…. Check the disk and run again"
         )
 
 

@@ -19,6 +19,7 @@ from sostenuto import cli
 from sostenuto.errors import UserError
 from sostenuto.music import notes
 from sostenuto.progress import track
+from sostenuto.text import counted
 
 # music21 and pretty_midi take seconds to import, for which `--help` need not wait.
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet:
     try:
         exported = _export_into(unfinished, chorales, quiet=quiet)
         if not exported.written:
-            raise UserError(f"none of {len(chorales)} chorales could be exported: {exported.failed}")
+            raise UserError(f"none of {counted(len(chorales), 'chorale')} could be exported: {exported.failed}")
         unfinished.chmod(0o755)
         unfinished.rename(target)
     finally:
@@ -150,7 +151,7 @@ def main() -> None:
     output = cli.require_flag(_OUTPUT)
     exported = export(output, list_chorales(), quiet=cli.QUIET.value)
     left_out = f"{len(exported.repeated)} repeated and {len(exported.failed)} unreadable ones left out"
-    cli.print_result(f"{len(exported.written)} chorales in {output} ({left_out})")
+    cli.print_result(f"{counted(len(exported.written), 'chorale')} in {output} ({left_out})")
     for name, reason in exported.failed.items():
         cli.print_result(f"  {name}: {reason}")
 

@@ -11,6 +11,7 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
@@ -148,7 +149,9 @@ def _format_result(result: RunResult, config: Config) -> str:
             value = f"training loss {result.best:.4f}"
         score = f"; best {value} at train_step {result.best_train_step:,}"
     reason = why_finished(result, config)
-    return f"finished after {result.train_step:,} train_steps ({reason}){score}; the run is in {_WORKDIR.value}"
+    return (
+        f"finished after {counted(result.train_step, 'train_step')} ({reason}){score}; the run is in {_WORKDIR.value}"
+    )
 
 
 if __name__ == "__main__":

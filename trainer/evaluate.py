@@ -15,6 +15,7 @@ from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import COMPARED_NOTES, CONTINUATION_NOTES, PRIMER_NOTES, Music
 from trainer.generation.sampling_flags import define_sampling_flags
@@ -172,7 +173,7 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
         residuals = scorer.fit_residuals(load_table(manifest, "validation"), activity="reading validation")
     table = load_table(manifest, split)
     logger.info(
-        f"scoring the {split} split: {notes:,} notes, all but the first of each performance",
+        f"scoring the {split} split: {counted(notes, 'note')}, all but the first of each performance",
         extra={"figures": {"notes": notes}},
     )
     scores = scorer.score(table, residuals, activity=f"scoring {split}")
@@ -200,7 +201,7 @@ def format_scores(evaluation: Evaluation, dataset: str) -> str:
         f"{evaluation.split}: {evaluation.nats_per_note['total']:.3f} nats/note ({low:.3f} to {high:.3f}) = "
         f"{_by_field(evaluation.nats_per_note, named=True)}; pitch right {evaluation.pitch_top1:.1%}, among the first "
         f"five {evaluation.pitch_top5:.1%}; step within 30 ms {evaluation.step_within_30ms:.1%}; "
-        f"{evaluation.notes:,} notes of {dataset}"
+        f"{counted(evaluation.notes, 'note')} of {dataset}"
     ]
     if evaluation.baselines:
         named = {"n-gram": evaluation.baselines["ngram"], "histogram": evaluation.baselines["histogram"]}
@@ -210,7 +211,7 @@ def format_scores(evaluation: Evaluation, dataset: str) -> str:
         width = max(map(len, evaluation.by_composer))
         lines += [
             f"  {name:{width}} {scores.nats_per_note['total']:7.3f} = {_by_field(scores.nats_per_note)}; "
-            f"{scores.notes:,} notes of {scores.performances} performance{'s' * (scores.performances > 1)}"
+            f"{counted(scores.notes, 'note')} of {counted(scores.performances, 'performance')}"
             for name, scores in evaluation.by_composer.items()
         ]
     return "\n".join(lines)
@@ -267,8 +268,8 @@ def _select_held_out(manifest: Manifest, split: str) -> tuple[list[Performance],
     available, requested = len(selected), _NUM_PRIMERS.value
     if requested is not None and requested > available:
         raise UserError(
-            f"--num_primers={requested}: only {available} performances of the {split} split have {COMPARED_NOTES} "
-            f"notes or more. Pass --num_primers={available} or less"
+            f"--num_primers={requested}: the {split} split has only {counted(available, 'performance')} of "
+            f"{COMPARED_NOTES} notes or more. Pass --num_primers={available} or less"
         )
     num_primers = requested or min(available, generation_metrics.MAX_DEFAULT_PRIMERS)
     return [performances[index] for index in selected], num_primers
@@ -277,9 +278,9 @@ def _select_held_out(manifest: Manifest, split: str) -> tuple[list[Performance],
 def format_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
     """Returns the tables of distances and of each continuation's metrics."""
     lines = [
-        f"{comparison.split}: {len(comparison.primers)} continuations of {comparison.num_notes} notes, and the "
-        f"performers' own, each compared with other pieces of {comparison.held_out.performances} performances of "
-        f"{dataset}",
+        f"{comparison.split}: {counted(len(comparison.primers), 'continuation')} of "
+        f"{counted(comparison.num_notes, 'note')}, and the performers' own, each compared with other pieces of "
+        f"{counted(comparison.held_out.performances, 'performance')} of {dataset}",
         "",
         f"{'':22}{'overlap':>10}{'':10}{'KL, nats':>12}",
         f"{'':22}{'generated':>10}{'real':>10}{'generated':>12}{'real':>10}",

@@ -14,10 +14,11 @@ from sostenuto.music.midi import Sustain, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import track
+from sostenuto.text import counted
 from trainer.generation.samples import DISTRIBUTIONS_NAME, INDEX_NAME, list_names, replace_samples, require_free
 from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.formats import RunInfo, SampleEntry, SamplesIndex
-from trainer.workdir.layout import absolute, dataset, load_run
+from trainer.workdir.layout import absolute, dataset, load_config, load_run
 from trainer.workdir.outputs import check_output_directory, check_writable
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def main() -> int:
             f"--num_notes={num_notes} --num_samples={num_samples}: got {num_notes * num_samples:,} notes in all, "
             f"expected at most {_MAX_TOTAL:,}. Pass a smaller --num_samples"
         )
+    load_config(workdir)
     run = load_run(workdir)
     sustain = run.sustain or "ignore"
     has_pedal = _choose_pedal(workdir, sustain)
@@ -109,7 +111,7 @@ def main() -> int:
 
     trained = load_model(workdir)
     samples = NoteSampler(trained.model).sample(primer.notes, **sampling, quiet=False)
-    logger.info(f"writing {num_samples:,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
+    logger.info(f"writing {counted(num_samples, 'sample')}, each with its piano roll{' and sound' * _AUDIO.value}")
     with replace_samples(output, files) as directory:
         tracked = track(samples.notes, total=num_samples, unit="sample", description="writing")
         entries = [_write_sample(directory, index, notes, primer, has_pedal) for index, notes in enumerate(tracked)]
@@ -121,7 +123,7 @@ def main() -> int:
             sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files, samples=entries,
         ).save(os.path.join(directory, INDEX_NAME))  # fmt: skip
     cli.print_result(
-        f"done: {num_samples} x {num_notes} notes at {samples.notes_per_second:,.0f} notes/s"
+        f"done: {num_samples} x {counted(num_notes, 'note')} at {samples.notes_per_second:,.0f} notes/s"
         + (f", sound by {entries[0].synthesizer}" if _AUDIO.value else "")
         + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, INDEX_NAME)}"
     )

@@ -45,7 +45,8 @@ def main() -> int:
     from trainer.reporting import load, page
 
     workdir = cli.require_flag(_WORKDIR)
-    load_config(workdir)
+    for directory in (workdir, *_COMPARE_WITH.value):
+        load_config(directory)
     load.load_records(workdir)
     run = load_run(workdir)
     manifest = _load_dataset(workdir, run)

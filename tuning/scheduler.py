@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from sostenuto.text import counted
 from tuning.trial import (
     SHARE_TOLERANCE,
     Assignment,
@@ -204,7 +205,7 @@ class Scheduler:
         lost_workers = trial.lost_workers + 1
         changes: dict[str, Any] = {"status": TrialStatus.QUEUED}
         if lost_workers >= self._config.max_attempts:
-            reason = f"{lost_workers} workers were lost in a row without a new score, the last was {trial.worker}"
+            reason = f"lost {counted(lost_workers, 'worker')} in a row without a new score, the last was {trial.worker}"
             # A new attempt number, so that messages of the last worker are rejected too.
             changes = {"status": TrialStatus.FAILED, "attempt": trial.attempt + 1, "reason": reason}
         else:
@@ -247,11 +248,11 @@ def is_below_median(trial: Trial, share: float, others: Iterable[Trial]) -> bool
 def _summarize(trials: list[Trial], max_trials: int) -> str:
     """Returns why a study is done."""
     if not any(trial.has_score for trial in trials):
-        return f"all {len(trials)} trials failed, the last one with: {trials[-1].reason}"
+        return f"no score from {counted(len(trials), 'trial')}, the last one failed with: {trials[-1].reason}"
     states = [trial.status for trial in trials]
     ended = (TrialStatus.COMPLETED, TrialStatus.STOPPED, TrialStatus.FAILED)
     counts = ", ".join(f"{states.count(status)} {status}" for status in ended if status in states)
-    summary = f"{len(trials)} trials: {counts}"
+    summary = f"{counted(len(trials), 'trial')}: {counts}"
     return (
         summary if sum(trial.parent is None for trial in trials) >= max_trials else f"space exhausted after {summary}"
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sostenuto import progress, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.workdir.layout import METRICS_NAME
 from tuning import artifacts, console
 from tuning.roles import Role
@@ -78,7 +79,7 @@ class Search:
             trials = self._config.max_trials
             if not self._quiet:
                 logger.info(
-                    f"chief: listening on {role.address}, {trials} trials",
+                    f"chief: listening on {role.address}, {counted(trials, 'trial')}",
                     extra={"figures": {"address": role.address, "max_trials": trials}},
                 )
             with self._updates(study):

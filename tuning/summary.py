@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sostenuto.text import counted
 from tuning.space import Parameter, Space
 from tuning.trial import SHARE_TOLERANCE, StudyConfig, Trial, TrialStatus, best_trial
 
@@ -107,9 +108,9 @@ def format_summary(summary: StudySummary) -> list[str]:
     states = [trial.status for trial in trials]
     order = ("completed", "stopped", "failed", "running", "queued")
     counts = ", ".join(f"{states.count(TrialStatus(name))} {name}" for name in order if name in states)
-    counts = f"{len(trials)} {'trial' if len(trials) == 1 else 'trials'}: {counts}."
+    counts = f"{counted(len(trials), 'trial')}: {counts}."
     if len(summary.chains) < len(trials):
-        counts += f" They are {len(summary.chains)} configs: the better ones continue in further trials."
+        counts += f" They try {counted(len(summary.chains), 'config')}: the better ones continue in further trials."
     if best is not None:
         return [counts, _describe_best(summary, best)]
     if all(status == TrialStatus.FAILED for status in states):

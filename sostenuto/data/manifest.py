@@ -181,7 +181,7 @@ class Manifest:
                     raise RecordError(f"{path}: record {count}: {error}") from error
                 count += 1
             if count != shard.records:
-                raise _shard_error(path, f"{count} records", f"{shard.records}")
+                raise _shard_error(path, counted(count, "record"), f"{shard.records}")
 
     def _split(self, name: str) -> Split:
         """Returns a split."""
@@ -209,7 +209,7 @@ def _parse_statistics(document: Mapping[str, Any]) -> Statistics:
 def _check_shard(path: str, data: bytes, shard: Shard) -> None:
     """Compares a shard with its entry in dataset.json."""
     if len(data) != shard.bytes:
-        raise _shard_error(path, f"{len(data):,} bytes", f"{shard.bytes:,}")
+        raise _shard_error(path, counted(len(data), "byte"), f"{shard.bytes:,}")
     digest = hashlib.sha256(data).hexdigest()
     if digest != shard.sha256:
         raise _shard_error(path, f"sha256 {digest[:12]}…", f"{shard.sha256[:12]}…")

@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 
 from sostenuto.errors import RecordError
 from sostenuto.music.notes import Notes
+from sostenuto.text import counted
 
 # Increase it when a reader of the former records would misread the new ones.
 SCHEMA_VERSION = 1
@@ -99,7 +100,7 @@ def decode_performance(record: bytes) -> Performance:
     try:
         feature = _Example.FromString(record).features.feature
     except message.DecodeError as error:
-        raise RecordError(f"not a tf.train.Example ({len(record)} bytes)") from error
+        raise RecordError(f"not a tf.train.Example ({counted(len(record), 'byte')})") from error
     missing = [name for name in (*_TEXTS, "year", "schema_version", *_ARRAYS) if name not in feature]
     if missing:
         raise RecordError(f"lacks {', '.join(missing)}: not a performance of this project")
@@ -133,7 +134,7 @@ def summarize_record(record: bytes) -> tuple[str, int]:
         version, path = feature["schema_version"].int64_list.value[0], feature["path"].bytes_list.value[0].decode()
         counts = {len(feature[name].int64_list.value) for name in _ARRAYS}
     except (message.DecodeError, IndexError, UnicodeDecodeError) as error:
-        raise RecordError(f"not a performance of this project ({len(record)} bytes)") from error
+        raise RecordError(f"not a performance of this project ({counted(len(record), 'byte')})") from error
     if version != SCHEMA_VERSION or len(counts) != 1:
         raise RecordError(f"got schema version {version} and fields of {sorted(counts)} notes")
     return path, counts.pop()

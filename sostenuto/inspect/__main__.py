@@ -14,6 +14,7 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UnavailableError, UserError
 from sostenuto.progress import ProgressCounter, track
+from sostenuto.text import counted
 
 # NumPy and the readers of MIDI are imported by the functions below: `--help` need not wait for them.
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]
                 table.add(notes, path)
         _print(*describe_files(base, summaries, rejected, histograms, width=_terminal_width()))
         if not summaries:
-            raise UserError(f"none of the {len(rejected):,} files can be read")
+            raise UserError(f"none of the {counted(len(rejected), 'file')} can be read")
     if _OUTPUT.value:
-        _draw_distributions({"all": histograms}, title=f"{len(summaries):,} MIDI files")
+        _draw_distributions({"all": histograms}, title=counted(len(summaries), "MIDI file"))
 
 
 @contextlib.contextmanager

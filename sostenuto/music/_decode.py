@@ -17,6 +17,7 @@ import symusic
 
 from sostenuto.errors import MidiDecodeError
 from sostenuto.music._scan import count_events
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -154,7 +155,7 @@ def _split_chunks(data: bytes, name: str) -> _Chunks:
     start = 8 + header_length
     while len(bodies) < declared:
         if len(data) < start + 8:
-            detail = f"ends at byte {len(data)}, after {len(bodies)} of its {declared} tracks"
+            detail = f"ends at byte {len(data)}, after {len(bodies)} of {counted(declared, 'track')}"
             raise MidiDecodeError(name, "truncated", detail)
         end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "big")
         if len(data) < end:

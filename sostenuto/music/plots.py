@@ -23,6 +23,7 @@ from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import TICK_US, Notes, note_name
 from sostenuto.storage import atomic_write
 from sostenuto.storage.paths import StrPath
+from sostenuto.text import counted
 
 BLUE: Final = "#0072b2"
 ORANGE: Final = "#d55e00"
@@ -257,7 +258,7 @@ def _mix(colour: str, other: str, share: float) -> str:
 
 
 def _summary(notes: Notes, shown: Notes) -> str:
-    count = f"{len(notes):,} notes" if len(shown) == len(notes) else f"first {len(shown):,} of {len(notes):,} notes"
+    count = counted(len(notes), "note") if len(shown) == len(notes) else f"first {len(shown):,} of {len(notes):,} notes"
     length = f"{shown.seconds:.1f} s" if shown.seconds < 60 else f"{_clock(shown.seconds)} min"
     return f"{count} · {length}"
 
@@ -286,7 +287,7 @@ def _draw_pitches(axes: Axes, histograms: Mapping[str, Histograms]) -> None:
     low, high = int(pitches[0]), int(pitches[-1])
     edges = np.arange(low, high + 2) - 0.5
     for index, (name, histogram) in enumerate(histograms.items()):
-        label = f"{name} ({int(histogram.pitch.sum()):,} notes)"
+        label = f"{name} ({counted(int(histogram.pitch.sum()), 'note')})"
         _draw_shares(axes, index, edges, shares(histogram.pitch)[low : high + 1], label)
     _label_octaves(axes.set_xticks, low, high)
     axes.set_xlim(edges[0], edges[-1])

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.data import random
 from trainer.data.augment import augment
@@ -86,7 +87,7 @@ class WindowSampler:
     @property
     def _seq_length_problem(self) -> str:
         length = self._config.seq_length
-        return f"--seq_length={length}: the longest training performance has {self.longest:,} notes"
+        return f"--seq_length={length}: the longest training performance has {counted(self.longest, 'note')}"
 
     def require_fit(self) -> None:
         """Checks that windows and batches suit the size of the corpus; warns if windows are a little too long.
@@ -103,8 +104,8 @@ class WindowSampler:
             if config.batch_size <= limit:
                 flag, other = "accumulation_steps", config.batch_size
             raise UserError(
-                f"--{flag}={windows // other}: an epoch has {self.per_epoch:,} windows, got {windows:,} a train_step. "
-                f"Give at most {max(limit // other, 1)}"
+                f"--{flag}={windows // other}: an epoch has {counted(self.per_epoch, 'window')}, got {windows:,} a "
+                f"train_step. Give at most {max(limit // other, 1)}"
             )
         if config.seq_length > self.longest:
             logger.warning(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.rendezvous import wait_for_workers
@@ -74,7 +75,7 @@ def device_name(devices: Sequence[str]) -> str:
     if os.path.exists(_CPU_FLAGS):
         with open(_CPU_FLAGS, encoding="utf-8") as file:
             name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
-    return f"{len(devices)} x CPU ({name}, {os.cpu_count()} cores)"
+    return f"{len(devices)} x CPU ({name}, {counted(os.cpu_count() or 1, 'core')})"
 
 
 # Cached, because TensorFlow rejects a second configuration, even the same, after its first operation.

@@ -11,6 +11,7 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from sostenuto.progress import ProgressCounter, silenced
+from sostenuto.text import counted
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model.density_heads import UNIFORMS_PER_NOTE, TopP
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
@@ -96,7 +97,7 @@ class NoteSampler:
         )
         with silenced(quiet):
             logger.info(
-                f"playing {samples:,} x {num_notes:,} notes",
+                f"playing {samples:,} x {counted(num_notes, 'note')}",
                 extra={"figures": {"samples": samples, "num_notes": num_notes}},
             )
         notes, seconds = self._generate(prefix, options, seed, num_notes=num_notes, quiet=quiet)

@@ -20,7 +20,7 @@ from sostenuto.html.elements import element
 from sostenuto.html.pages import command, environment
 from sostenuto.html.piano_roll import piano_roll
 from sostenuto.music.notes import note_name
-from sostenuto.text import duration
+from sostenuto.text import counted, duration
 from trainer.generation.samples import Sample
 from trainer.presets import preset
 from trainer.reporting import curves
@@ -101,10 +101,10 @@ def _view_sample(index: int, sample: Sample) -> dict[str, Any]:
     low, high = (note_name(int(pitch)) for pitch in (notes.pitch.min(), notes.pitch.max()))
     origin = f"after {sample.primer}" if sample.primer else "from silence"
     generated = len(notes) - primer_notes
-    primer = f"{primer_notes} notes of the primer, then from {seam:.0f} seconds on " if primer_notes else ""
+    primer = f"{counted(primer_notes, 'note')} of the primer, then from {seam:.0f} s on " if primer_notes else ""
     description = (
-        f"Piano roll of sample {index}, {origin}: {notes.seconds:.0f} seconds, {low} to {high}; "
-        f"{primer}{generated} notes by the model."
+        f"Piano roll of sample {index}, {origin}: {notes.seconds:.0f} s, {low} to {high}; "
+        f"{primer}{counted(generated, 'note')} by the model."
     )
     return {
         "index": index,
