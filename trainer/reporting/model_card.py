@@ -94,7 +94,7 @@ def _template() -> jinja2.Template:
 
 def _split_row(manifest: Manifest, split: str) -> list[str]:
     hours = manifest.splits[split].seconds / 3600
-    return [split, f"{manifest.performances(split):,}", f"{manifest.notes(split):,}", f"{hours:,.1f}"]
+    return [split, f"{manifest.performances(split):,}", f"{manifest.notes(split):,}", f"{hours:,.2f}"]
 
 
 def _score_rows(workdir: str, run: RunInfo, train_step: int) -> list[list[str]]:

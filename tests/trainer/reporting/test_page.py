@@ -101,6 +101,18 @@ def test_it_says_what_was_trained_on_what(text, dataset):
     assert "batch_size" not in dict(changed)
 
 
+@pytest.mark.parametrize(("epoch", "shown"), [(2.0, "2.0 epochs"), (9.96, "10.0 epochs"), (2080.04, "2,080 epochs")])
+def test_many_epochs_are_a_whole_number(epoch, shown, dataset, tmp_path):
+    lines = [*reports()[:-1], {**reports()[-1], "epoch": epoch}]
+    assert shown in Page(render(load_report(str(write_run(tmp_path / "w", dataset, lines=lines))))).words
+
+
+def test_a_page_writes_shares_and_hours_as_the_terminal_does(text, dataset):
+    assert "95% confidence interval" in Page(text).words
+    hours = Manifest.load(dataset).splits["train"].seconds / 3600
+    assert rows(text, "The dataset's splits")[1][3] == f"{hours:.2f}"
+
+
 def test_the_scores_stand_beside_those_of_counting(text):
     assert rows(text, "and models that only count")[1:] == [
         ["this model", "7.500 7.400 to 7.600", *["2.500 2.400 to 2.600"] * 3],
