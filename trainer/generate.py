@@ -110,7 +110,7 @@ def main() -> int:
     from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
-    samples = NoteSampler(trained.model).sample(primer.notes, **sampling, quiet=False)
+    samples = NoteSampler(trained).sample(primer.notes, **sampling, quiet=False)
     logger.info(f"writing {num_samples:,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with replace_samples(output, files) as directory:
         tracked = track(samples.notes, total=num_samples, unit="sample", description="writing")

@@ -243,7 +243,7 @@ def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
         (["--workdir={w}", "--output={o}", "--temperature=warm"], ["--temperature=warm", "above 0"]),
         (["--workdir={w}", "--output={o}", "--temperature=tempo=1"], ["--temperature=tempo=1", "step, duration"]),
         (["--workdir={w}", "--output={o}", "--temperature=step=1,0.9"], ["--temperature=step=1,0.9", "0.9,pitch=1"]),
-        (["--workdir={w}", "--output={o}", "--top_p=0"], ["--top_p=0", "above 0, at most 1"]),
+        (["--workdir={w}", "--output={o}", "--top_p=0"], ["--top_p=0", "above 0 and at most 1"]),
         (["--workdir={w}", "--output={o}", "--top_p=pitch=1.5"], ["--top_p=pitch=1.5", "at most 1"]),
         (["--workdir={w}", "--output={o}", "--primer_seconds=5"], ["--primer_seconds=5", "no --primer"]),
         (["--workdir={w}", "--output={o}", "--primer={primer.mid}", "--primer_seconds=0"], ["--primer_seconds=0"]),

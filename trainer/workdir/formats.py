@@ -6,10 +6,11 @@ import json
 import os
 import signal
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, Final, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS
+from trainer.config import Config
 from trainer.workdir.json_record import JsonRecord
 
 Field: TypeAlias = Literal["pitch", "step", "duration", "velocity"]
@@ -273,6 +274,21 @@ class GenerationEvaluation(SplitRecord):
 
     def _null_keys(self) -> Collection[str]:
         return ("sustain",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportInfo(JsonRecord):
+    """Content of export.json: the exported model."""
+
+    REMEDY = "Delete result.json of the workdir and repeat the training command, which exports again"
+
+    train_step: int
+    pitch_range: tuple[int, int]
+    config: Config
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object."""
+        return {**super().to_json(), "config": dataclasses.asdict(self.config)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
