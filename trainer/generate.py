@@ -2,7 +2,6 @@
 
 import logging
 import os
-from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -12,7 +11,7 @@ from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import Sustain, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import NO_PEDAL
+from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import track
 from trainer import startup
 from trainer.generation.samples import DISTRIBUTIONS_NAME, INDEX_NAME, list_names, replace_samples, require_free
@@ -41,11 +40,9 @@ EXAMPLES = (
 cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
 _OUTPUT = flags.DEFINE(
-    cli.Path("DIR"),
-    "output",
-    None,
+    cli.Path("DIR"), "output", None,
     "Directory for the samples. It replaces those of an earlier call, and no other file.",
-)
+)  # fmt: skip
 _PRIMER = flags.DEFINE(cli.Path("FILE"), "primer", None, "MIDI file to continue. (default: start from silence)")
 _PRIMER_SECONDS = flags.DEFINE_float(
     "primer_seconds", None, "Seconds of the primer to use, from its first note. (default: all of it)"
@@ -53,36 +50,22 @@ _PRIMER_SECONDS = flags.DEFINE_float(
 _AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
 cli.start_group("sampling")
 _NUM_NOTES = flags.DEFINE_integer(
-    "num_notes",
-    512,
-    f"Notes to generate for each sample, at most {_MAX_NOTES:,}.",
-    lower_bound=1,
-    upper_bound=_MAX_NOTES,
-)
+    "num_notes", 512, f"Notes to generate for each sample, at most {_MAX_NOTES:,}.",
+    lower_bound=1, upper_bound=_MAX_NOTES,
+)  # fmt: skip
 _NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples",
-    1,
+    "num_samples", 1,
     f"Samples to generate, all at once: at most {_MAX_SAMPLES:,}, and {_MAX_TOTAL:,} notes in all.",
-    lower_bound=1,
-    upper_bound=_MAX_SAMPLES,
-)
+    lower_bound=1, upper_bound=_MAX_SAMPLES,
+)  # fmt: skip
 _SAMPLING = define_sampling_flags()
 _PEDAL = flags.DEFINE_bool(
-    "pedal",
-    None,
-    "Add a sustain pedal (controller 64) by a rule. (default: true for a dataset with --sustain=ignore)",
+    "pedal", None, "Add a sustain pedal (controller 64) by a rule. (default: true for a dataset with --sustain=ignore)"
 )
 
 # Notes of a piano roll, and those of them before the continuation.
 _ROLL_NOTES = 2000
 _ROLL_PRIMER_NOTES = 200
-
-
-class _Primer(NamedTuple):
-    """Notes to continue, with durations as in training, and the spans of their pedal."""
-
-    notes: Notes
-    pedal: np.ndarray
 
 
 def main() -> int:
@@ -97,8 +80,12 @@ def main() -> int:
         )
     run = load_run(workdir)
     sustain = run.sustain or "ignore"
-    has_pedal = _choose_pedal(workdir, sustain)
-    primer = _read_primer(sustain)
+    if _PEDAL.value and sustain == "extend":
+        raise UserError(
+            f"--pedal: the durations of {workdir} include the pedal already (sustain=extend). Leave the flag out"
+        )
+    has_pedal = sustain == "ignore" if _PEDAL.value is None else _PEDAL.value
+    primer, primer_pedal = _read_primer(sustain)
     files = list_names(num_samples, "mid", "png", *(["wav"] if _AUDIO.value else []))
     if num_notes > 1:
         files.append(DISTRIBUTIONS_NAME)
@@ -110,16 +97,19 @@ def main() -> int:
     from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
-    samples = NoteSampler(trained).sample(primer.notes, **sampling, quiet=False)
+    samples = NoteSampler(trained).sample(primer, **sampling, quiet=False)
     logger.info(f"writing {num_samples:,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with replace_samples(output, files) as directory:
         tracked = track(samples.notes, total=num_samples, unit="sample", description="writing")
-        entries = [_write_sample(directory, index, notes, primer, has_pedal) for index, notes in enumerate(tracked)]
+        entries = []
+        for index, notes in enumerate(tracked):
+            pedal = continued_pedal(primer_pedal, notes, len(primer), by_rule=has_pedal)
+            entries.append(_write_sample(os.path.join(directory, f"sample-{index:03d}"), notes, pedal, len(primer)))
         if num_notes > 1:
-            _draw_distributions(run, directory, samples.notes, len(primer.notes))
+            _draw_distributions(run, directory, samples.notes, len(primer))
         SamplesIndex(
             workdir=absolute(workdir), train_step=trained.train_step,
-            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=len(primer.notes), **sampling,
+            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=len(primer), **sampling,
             sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files, samples=entries,
         ).save(os.path.join(directory, INDEX_NAME))  # fmt: skip
     cli.print_result(
@@ -130,22 +120,13 @@ def main() -> int:
     return 0
 
 
-def _choose_pedal(workdir: str, sustain: Sustain) -> bool:
-    """Returns whether the samples get a pedal by rule."""
-    if _PEDAL.value and sustain == "extend":
-        raise UserError(
-            f"--pedal: the durations of {workdir} include the pedal already (sustain=extend). Leave the flag out"
-        )
-    return sustain == "ignore" if _PEDAL.value is None else _PEDAL.value
-
-
-def _read_primer(sustain: Sustain) -> _Primer:
-    """Reads the primer; without --primer it is silence."""
+def _read_primer(sustain: Sustain) -> tuple[Notes, np.ndarray]:
+    """Reads the notes to continue, with durations as in training, and their pedal; silence without --primer."""
     seconds = _PRIMER_SECONDS.value
     if not _PRIMER.value:
         if seconds is not None:
             raise UserError(f"--primer_seconds={seconds:g}: there is no --primer to cut. Pass both")
-        return _Primer(Notes.empty(), NO_PEDAL)
+        return Notes.empty(), NO_PEDAL
     if seconds is not None and not seconds > 0:
         raise UserError(f"--primer_seconds={seconds:g}: expected a number above 0")
     data = storage.read_bytes(_PRIMER.value)
@@ -155,42 +136,32 @@ def _read_primer(sustain: Sustain) -> _Primer:
     if seconds is not None:
         notes = notes[: int(np.searchsorted(notes.onset_us, seconds * 1e6))]
     # Extended durations include the pedal already.
-    return _Primer(notes, read_pedal(data, _PRIMER.value) if sustain == "ignore" else NO_PEDAL)
+    return notes, read_pedal(data, _PRIMER.value) if sustain == "ignore" else NO_PEDAL
 
 
-def _write_sample(directory: str, index: int, notes: Notes, primer: _Primer, has_pedal: bool) -> SampleEntry:
+def _write_sample(stem: str, notes: Notes, pedal: np.ndarray, primer_notes: int) -> SampleEntry:
     """Writes the files of a sample; returns its entry of samples.json."""
     from sostenuto.music import audio, plots
-    from sostenuto.music.pedal import continued_pedal
 
-    primer_notes = len(primer.notes)
-    pedal = continued_pedal(primer.pedal, notes, primer_notes, by_rule=has_pedal)
-    name = f"sample-{index:03d}"
-    stem = os.path.join(directory, name)
     write_midi(notes, f"{stem}.mid", pedal)
     # The roll shows only the end of a long primer, so that it includes the continuation.
     first = max(min(len(notes) - _ROLL_NOTES, primer_notes - _ROLL_PRIMER_NOTES), 0)
+    title = f"from note {first + 1:,}, at {notes.onset_us[first] / 1e6:,.1f} s" if first else ""
     plots.piano_roll(
-        notes[first:],
-        f"{stem}.png",
-        title=f"from note {first + 1:,}, at {notes.onset_us[first] / 1e6:,.1f} s" if first else "",
-        max_notes=_ROLL_NOTES,
-        primer_notes=primer_notes - first,
+        notes[first:], f"{stem}.png", title=title, max_notes=_ROLL_NOTES, primer_notes=primer_notes - first
     )
     synthesizer = audio.render_wav(notes, f"{stem}.wav", pedal) if _AUDIO.value else None
-    return SampleEntry(midi=f"{name}.mid", seconds=notes.seconds, synthesizer=synthesizer)
+    return SampleEntry(midi=f"{os.path.basename(stem)}.mid", seconds=notes.seconds, synthesizer=synthesizer)
 
 
 def _draw_distributions(run: RunInfo, directory: str, samples: list[Notes], primer_notes: int) -> None:
     """Draws the distributions of the generated notes over those of the run's train split."""
     from sostenuto.music import plots
 
-    histograms = {
-        "generated": sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())
-    }
-    if (manifest := dataset(run)) is not None:
-        histograms = {"corpus": manifest.histograms("train"), **histograms}
-    plots.distributions(histograms, os.path.join(directory, DISTRIBUTIONS_NAME))
+    manifest = dataset(run)
+    histograms = {"corpus": manifest.histograms("train")} if manifest else {}
+    generated = sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())
+    plots.distributions(histograms | {"generated": generated}, os.path.join(directory, DISTRIBUTIONS_NAME))
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ def define_sampling_flags() -> SamplingFlags:
         flags.DEFINE(
             cli.Text("NUMBER[,FIELD=NUMBER...]"), "temperature", "1",
             "Temperature of sampling, above 0: below 1 likely values are drawn more often. For one field: "
-            "0.9,pitch=1.",
+            "0.9,pitch=1."
         ),
         flags.DEFINE(
             cli.Text("NUMBER[,FIELD=NUMBER...]"), "top_p", "1",
             "Draw from the most likely values whose probabilities add up to this; 1 draws from all. For one field: "
-            "pitch=0.95.",
+            "pitch=0.95."
         ),
         flags.DEFINE_integer(
             "seed", 0, "Seed of sampling: the same seed plays the same music.", lower_bound=0, upper_bound=2**63 - 1
