@@ -185,6 +185,8 @@ def test_each_sample_is_shown_and_heard_with_its_primer(full, text):
         assert mp3 == one.mp3
         assert soundfile.info(io.BytesIO(mp3)).duration == pytest.approx(one.notes.seconds + 2, abs=8)
         assert soundfile.info(io.BytesIO(mp3)).format == "MP3"
+    captions = re.findall(r"<figcaption><b>Sample \d</b> after [^<]*; from \d+ s, (\d+) notes by the model<", text)
+    assert list(map(int, captions)) == [len(one.notes) - one.primer_notes for one in found.samples]
     rolls = re.findall(r'<div class="roll">.*?class="times"', text, re.S)
     for one, roll in zip(found.samples, rolls, strict=True):
         bars = {
