@@ -10,12 +10,20 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import Sustain, read_midi, read_pedal, write_midi
+from sostenuto.music.midi import Sustain, as_written, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import track
+from sostenuto.text import counted
 from trainer import startup
-from trainer.generation.samples import DISTRIBUTIONS_NAME, INDEX_NAME, list_names, replace_samples, require_free
+from trainer.generation.samples import (
+    DISTRIBUTIONS_NAME,
+    INDEX_NAME,
+    count_written,
+    list_names,
+    replace_samples,
+    require_free,
+)
 from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.formats import RunInfo, SampleEntry, SamplesIndex
 from trainer.workdir.layout import absolute, dataset, load_run
@@ -114,16 +122,25 @@ def main() -> int:
     logger.info(f"writing {num_samples:,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with replace_samples(output, files) as directory:
         tracked = track(samples.notes, total=num_samples, unit="sample", description="writing")
-        entries = [_write_sample(directory, index, notes, primer, has_pedal) for index, notes in enumerate(tracked)]
-        if num_notes > 1:
-            _draw_distributions(run, directory, samples.notes, len(primer.notes))
+        written = [_write_sample(directory, index, notes, primer, has_pedal) for index, notes in enumerate(tracked)]
+        entries = [entry for entry, _ in written]
+        generated = sum((Histograms.from_notes(notes) for _, notes in written), Histograms.zeros())
+        if generated.step.any():
+            _draw_distributions(run, directory, generated)
+        else:
+            files = [name for name in files if name != DISTRIBUTIONS_NAME]
         SamplesIndex(
             workdir=absolute(workdir), train_step=trained.train_step,
-            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=len(primer.notes), **sampling,
-            sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files, samples=entries,
+            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=count_written(primer.notes),
+            **sampling, sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files,
+            samples=entries,
         ).save(os.path.join(directory, INDEX_NAME))  # fmt: skip
+    count = int(generated.pitch.sum())
+    joined = num_samples * num_notes - count
     cli.print_result(
-        f"done: {num_samples} x {num_notes} notes at {samples.notes_per_second:,.0f} notes/s"
+        f"done: {counted(num_samples, 'sample')} with {counted(count, 'generated note')}"
+        + (f" ({joined:,} more were joined with another of the same pitch and onset)" if joined else "")
+        + f" at {samples.notes_per_second:,.0f} notes/s"
         + (f", sound by {entries[0].synthesizer}" if _AUDIO.value else "")
         + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, INDEX_NAME)}"
     )
@@ -158,16 +175,19 @@ def _read_primer(sustain: Sustain) -> _Primer:
     return _Primer(notes, read_pedal(data, _PRIMER.value) if sustain == "ignore" else NO_PEDAL)
 
 
-def _write_sample(directory: str, index: int, notes: Notes, primer: _Primer, has_pedal: bool) -> SampleEntry:
-    """Writes the files of a sample; returns its entry of samples.json."""
+def _write_sample(
+    directory: str, index: int, notes: Notes, primer: _Primer, has_pedal: bool
+) -> tuple[SampleEntry, Notes]:
+    """Writes the files of a sample; returns its entry of samples.json and its generated notes."""
     from sostenuto.music import audio, plots
     from sostenuto.music.pedal import continued_pedal
 
-    primer_notes = len(primer.notes)
-    pedal = continued_pedal(primer.pedal, notes, primer_notes, by_rule=has_pedal)
+    pedal = continued_pedal(primer.pedal, notes, len(primer.notes), by_rule=has_pedal)
     name = f"sample-{index:03d}"
     stem = os.path.join(directory, name)
     write_midi(notes, f"{stem}.mid", pedal)
+    # Pictures and counts show the notes of the MIDI file, which may be fewer.
+    notes, primer_notes = as_written(notes, pedal), count_written(primer.notes)
     # The roll shows only the end of a long primer, so that it includes the continuation.
     first = max(min(len(notes) - _ROLL_NOTES, primer_notes - _ROLL_PRIMER_NOTES), 0)
     plots.piano_roll(
@@ -178,19 +198,17 @@ def _write_sample(directory: str, index: int, notes: Notes, primer: _Primer, has
         primer_notes=primer_notes - first,
     )
     synthesizer = audio.render_wav(notes, f"{stem}.wav", pedal) if _AUDIO.value else None
-    return SampleEntry(midi=f"{name}.mid", seconds=notes.seconds, synthesizer=synthesizer)
+    entry = SampleEntry(midi=f"{name}.mid", notes=len(notes), seconds=notes.seconds, synthesizer=synthesizer)
+    return entry, notes[primer_notes:]
 
 
-def _draw_distributions(run: RunInfo, directory: str, samples: list[Notes], primer_notes: int) -> None:
+def _draw_distributions(run: RunInfo, directory: str, generated: Histograms) -> None:
     """Draws the distributions of the generated notes over those of the run's train split."""
     from sostenuto.music import plots
 
-    histograms = {
-        "generated": sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())
-    }
-    if (manifest := dataset(run)) is not None:
-        histograms = {"corpus": manifest.histograms("train"), **histograms}
-    plots.distributions(histograms, os.path.join(directory, DISTRIBUTIONS_NAME))
+    manifest = dataset(run)
+    corpus = {} if manifest is None else {"corpus": manifest.histograms("train")}
+    plots.distributions({**corpus, "generated": generated}, os.path.join(directory, DISTRIBUTIONS_NAME))
 
 
 if __name__ == "__main__":

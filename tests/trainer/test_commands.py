@@ -317,7 +317,7 @@ def processes(tmp_path_factory, dataset, places):
             "--top_p=step=0.95",
         ],
         "long": ["trainer.generate", workdir, f"--primer={places['long.mid']}", "--num_notes=30",
-                 f"--output={here / 'of a long primer'}", "--quiet"],
+                 f"--output={here / 'of a long primer'}", "--quiet", "--temperature=0.01"],
         "evaluate": ["trainer.evaluate", workdir, "--log_json"],
         "compare": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'compared.json'}",
                   "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95"],
@@ -590,6 +590,21 @@ def test_a_sample_begins_with_the_primer_and_has_the_notes_that_were_asked_for(p
         np.testing.assert_array_equal(notes.pitch[: len(PRIMER) - 1], primer.pitch[:-1])
         np.testing.assert_array_equal(notes.onset_us[: len(PRIMER) - 1], primer.onset_us[:-1])
         assert len(notes) == len(PRIMER) + 30
+
+
+def test_all_that_generation_writes_counts_the_notes_of_its_midi_files(processes):
+    here, finished = processes
+    for name, directory in (("generate", "two"), ("long", "of a long primer")):
+        document = json.loads((here / directory / "samples.json").read_text())
+        counts = []
+        for sample in document["samples"]:
+            notes = read_midi((here / directory / sample["midi"]).read_bytes(), "sample").notes
+            assert (sample["notes"], sample["seconds"]) == (len(notes), notes.seconds)
+            counts.append(len(notes) - document["primer_notes"])
+        requested = document["num_notes"] * document["num_samples"]
+        joined = f" ({requested - sum(counts)} more were joined" if sum(counts) < requested else ""
+        assert f"with {sum(counts)} generated notes{joined}" in finished[name].stdout
+    assert joined  # A cold model repeats its likeliest note.
 
 
 def test_a_sample_begins_with_the_primers_pedal(processes):
