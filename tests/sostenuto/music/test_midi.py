@@ -14,7 +14,7 @@ from sostenuto.music.midi import (
     write_midi,
 )
 from sostenuto.music.notes import Notes, merge_overlapping_notes
-from tests.midi_files import melody, midi_bytes, off, on, pedal, program, random_notes, tempo
+from tests.factories import melody, midi_bytes, off, on, pedal, program, random_notes, tempo
 from tests.sostenuto.music.rows import rows, written_and_read
 
 
