@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 
@@ -112,7 +113,7 @@ def distributions(histograms: Mapping[str, Histograms], path: StrPath, *, title:
         axes.set_ylim(bottom=0)
     handles, names = panels[0].get_legend_handles_labels()
     legend = figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, alignment="left")
-    legend.set_title(title, {"size": 12, "weight": "bold"})
+    legend.set_title(title, FontProperties(size=12, weight="bold"))
     legend.get_title().set(color=_INK, parse_math=False)
     _save_figure(figure, path)
 
