@@ -9,14 +9,22 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import Sustain, read_midi, read_pedal, write_midi
+from sostenuto.music.midi import Sustain, as_written, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import track
+from sostenuto.text import counted
 from trainer import startup
-from trainer.generation.samples import DISTRIBUTIONS_NAME, INDEX_NAME, list_names, replace_samples, require_free
+from trainer.generation.samples import (
+    DISTRIBUTIONS_NAME,
+    INDEX_NAME,
+    count_written,
+    list_names,
+    replace_samples,
+    require_free,
+)
 from trainer.generation.sampling_flags import define_sampling_flags
-from trainer.workdir.formats import RunInfo, SampleEntry, SamplesIndex
+from trainer.workdir.formats import SampleEntry, SamplesIndex
 from trainer.workdir.layout import absolute, dataset, load_run
 from trainer.workdir.outputs import check_output_directory, check_writable
 
@@ -80,19 +88,14 @@ def main() -> int:
         )
     run = load_run(workdir)
     sustain = run.sustain or "ignore"
-    if _PEDAL.value and sustain == "extend":
-        raise UserError(
-            f"--pedal: the durations of {workdir} include the pedal already (sustain=extend). Leave the flag out"
-        )
-    has_pedal = sustain == "ignore" if _PEDAL.value is None else _PEDAL.value
+    has_pedal = _choose_pedal(workdir, sustain)
     primer, primer_pedal = _read_primer(sustain)
-    files = list_names(num_samples, "mid", "png", *(["wav"] if _AUDIO.value else []))
-    if num_notes > 1:
-        files.append(DISTRIBUTIONS_NAME)
+    files = list_names(num_samples, "mid", "png", *["wav"] * _AUDIO.value) + [DISTRIBUTIONS_NAME] * (num_notes > 1)
     check_output_directory(output)
     require_free(output, files)
     check_writable(output)
     startup.import_tensorflow()
+    from sostenuto.music import plots
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
@@ -100,24 +103,37 @@ def main() -> int:
     samples = NoteSampler(trained).sample(primer, **sampling, quiet=False)
     logger.info(f"writing {num_samples:,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with replace_samples(output, files) as directory:
-        tracked = track(samples.notes, total=num_samples, unit="sample", description="writing")
-        entries = []
-        for index, notes in enumerate(tracked):
-            pedal = continued_pedal(primer_pedal, notes, len(primer), by_rule=has_pedal)
-            entries.append(_write_sample(os.path.join(directory, f"sample-{index:03d}"), notes, pedal, len(primer)))
-        if num_notes > 1:
-            _draw_distributions(run, directory, samples.notes, len(primer))
+        entries, generated = _write_samples(directory, samples.notes, primer, primer_pedal, has_pedal)
+        if generated.step.any():
+            corpus = {"corpus": manifest.histograms("train")} if (manifest := dataset(run)) else {}
+            plots.distributions({**corpus, "generated": generated}, os.path.join(directory, DISTRIBUTIONS_NAME))
+        else:
+            files = [name for name in files if name != DISTRIBUTIONS_NAME]
         SamplesIndex(
             workdir=absolute(workdir), train_step=trained.train_step,
-            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=len(primer), **sampling,
-            sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files, samples=entries,
+            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=count_written(primer),
+            **sampling, sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files,
+            samples=entries,
         ).save(os.path.join(directory, INDEX_NAME))  # fmt: skip
+    count = int(generated.pitch.sum())
+    joined = num_samples * num_notes - count
     cli.print_result(
-        f"done: {num_samples} x {num_notes} notes at {samples.notes_per_second:,.0f} notes/s"
+        f"done: {counted(num_samples, 'sample')} with {counted(count, 'generated note')}"
+        + (f" ({joined:,} more were joined with another of the same pitch and onset)" if joined else "")
+        + f" at {samples.notes_per_second:,.0f} notes/s"
         + (f", sound by {entries[0].synthesizer}" if _AUDIO.value else "")
         + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, INDEX_NAME)}"
     )
     return 0
+
+
+def _choose_pedal(workdir: str, sustain: Sustain) -> bool:
+    """Returns whether the samples get a pedal by rule."""
+    if _PEDAL.value and sustain == "extend":
+        raise UserError(
+            f"--pedal: the durations of {workdir} include the pedal already (sustain=extend). Leave the flag out"
+        )
+    return sustain == "ignore" if _PEDAL.value is None else _PEDAL.value
 
 
 def _read_primer(sustain: Sustain) -> tuple[Notes, np.ndarray]:
@@ -139,29 +155,31 @@ def _read_primer(sustain: Sustain) -> tuple[Notes, np.ndarray]:
     return notes, read_pedal(data, _PRIMER.value) if sustain == "ignore" else NO_PEDAL
 
 
-def _write_sample(stem: str, notes: Notes, pedal: np.ndarray, primer_notes: int) -> SampleEntry:
-    """Writes the files of a sample; returns its entry of samples.json."""
+def _write_samples(
+    directory: str, played: list[Notes], primer: Notes, primer_pedal: np.ndarray, has_pedal: bool
+) -> tuple[list[SampleEntry], Histograms]:
+    """Writes the files of the samples; returns their entries of samples.json and what was generated."""
     from sostenuto.music import audio, plots
 
-    write_midi(notes, f"{stem}.mid", pedal)
-    # The roll shows only the end of a long primer, so that it includes the continuation.
-    first = max(min(len(notes) - _ROLL_NOTES, primer_notes - _ROLL_PRIMER_NOTES), 0)
-    title = f"from note {first + 1:,}, at {notes.onset_us[first] / 1e6:,.1f} s" if first else ""
-    plots.piano_roll(
-        notes[first:], f"{stem}.png", title=title, max_notes=_ROLL_NOTES, primer_notes=primer_notes - first
-    )
-    synthesizer = audio.render_wav(notes, f"{stem}.wav", pedal) if _AUDIO.value else None
-    return SampleEntry(midi=f"{os.path.basename(stem)}.mid", seconds=notes.seconds, synthesizer=synthesizer)
-
-
-def _draw_distributions(run: RunInfo, directory: str, samples: list[Notes], primer_notes: int) -> None:
-    """Draws the distributions of the generated notes over those of the run's train split."""
-    from sostenuto.music import plots
-
-    manifest = dataset(run)
-    histograms = {"corpus": manifest.histograms("train")} if manifest else {}
-    generated = sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())
-    plots.distributions(histograms | {"generated": generated}, os.path.join(directory, DISTRIBUTIONS_NAME))
+    primer_notes = count_written(primer)
+    entries, generated = [], Histograms.zeros()
+    for index, whole in enumerate(track(played, total=len(played), unit="sample", description="writing")):
+        name = f"sample-{index:03d}"
+        stem = os.path.join(directory, name)
+        pedal = continued_pedal(primer_pedal, whole, len(primer), by_rule=has_pedal)
+        write_midi(whole, f"{stem}.mid", pedal)
+        # Pictures and counts show the notes of the MIDI file, which may be fewer.
+        notes = as_written(whole, pedal)
+        # The roll shows only the end of a long primer, so that it includes the continuation.
+        first = max(min(len(notes) - _ROLL_NOTES, primer_notes - _ROLL_PRIMER_NOTES), 0)
+        title = f"from note {first + 1:,}, at {notes.onset_us[first] / 1e6:,.1f} s" if first else ""
+        plots.piano_roll(
+            notes[first:], f"{stem}.png", title=title, max_notes=_ROLL_NOTES, primer_notes=primer_notes - first
+        )
+        player = audio.render_wav(notes, f"{stem}.wav", pedal) if _AUDIO.value else None
+        entries.append(SampleEntry(midi=f"{name}.mid", notes=len(notes), seconds=notes.seconds, synthesizer=player))
+        generated += Histograms.from_notes(notes[primer_notes:])
+    return entries, generated
 
 
 if __name__ == "__main__":

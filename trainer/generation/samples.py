@@ -19,8 +19,8 @@ import numpy as np
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import CannotCompressError, UserError
-from sostenuto.music.midi import read_midi, read_pedal, write_midi
-from sostenuto.music.notes import Notes, merge_overlapping_notes
+from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi
+from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.formats import SampleEntry, SamplesIndex
@@ -129,10 +129,16 @@ def _write_midi(directory: str, index: int, primer: Primer, notes: Notes, has_pe
     pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
     name = f"sample-{index:03d}.mid"
     write_midi(notes, os.path.join(directory, name), pedal)
-    # A MIDI file joins overlapping notes of one pitch.
-    given = primer.notes
-    merged = merge_overlapping_notes(given.pitch, given.onset_us, given.offset_us, given.velocity)
-    return SampleEntry(midi=name, primer=primer.name or None, primer_notes=len(merged.pitch), seconds=notes.seconds)
+    written = as_written(notes, pedal)
+    return SampleEntry(
+        midi=name, primer=primer.name or None, primer_notes=count_written(primer.notes), notes=len(written),
+        seconds=written.seconds,
+    )  # fmt: skip
+
+
+def count_written(primer: Notes) -> int:
+    """Returns the number of a primer's notes in a MIDI file, which joins those of one pitch and onset."""
+    return len(set(zip(primer.pitch.tolist(), primer.onset_us.tolist(), strict=True)))
 
 
 def list_names(count: int, *kinds: str) -> list[str]:

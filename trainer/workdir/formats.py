@@ -299,6 +299,7 @@ class SampleEntry(JsonRecord):
         midi: its file's name.
         primer: whose music it continues; None where it started from silence, or where the index says it for all.
         primer_notes: notes of the primer; None where the index says it for all.
+        notes: in the file, those of the primer included; None in an index of an earlier version.
         seconds: to the end of its last note.
         synthesizer: what rendered its .wav file; None where there is none.
     """
@@ -306,6 +307,7 @@ class SampleEntry(JsonRecord):
     midi: str
     primer: str | None = None
     primer_notes: int | None = None
+    notes: int | None = None
     seconds: float
     synthesizer: str | None = None
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sostenuto.errors import UserError
-from tests.trainer.workdirs import CONFIG, comparison, evaluation, reports
+from tests.factories import CONFIG, comparison, evaluation, reports
 from trainer.workdir import layout
 from trainer.workdir.formats import (
     Evaluation,
