@@ -85,7 +85,6 @@ def main() -> int:
             f"--num_notes={num_notes} --num_samples={num_samples}: got {num_notes * num_samples:,} notes in all, "
             f"expected at most {_MAX_TOTAL:,}. Pass a smaller --num_samples"
         )
-    load_config(workdir)
     run = load_run(workdir)
     sustain = run.sustain or "ignore"
     has_pedal = _choose_pedal(workdir, sustain)
@@ -94,6 +93,7 @@ def main() -> int:
     check_output_directory(output)
     require_free(output, files)
     check_writable(output)
+    load_config(workdir)
     from sostenuto.music import plots
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model

@@ -107,7 +107,7 @@ def test_a_shard_or_file_without_report_stops_the_run(tmp_path):
     plan, reports = reported(tmp_path)
     with pytest.raises(RuntimeError, match="1 shard reported of 2"):
         commit_dataset(plan, reports[:1])
-    with pytest.raises(RuntimeError, match="2 files were written or rejected of 3"):
+    with pytest.raises(RuntimeError, match="2 files written or rejected of 3"):
         commit_dataset(plan, [reports[0], dataclasses.replace(reports[1], rejections=[])])
 
 
