@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
 from trainer.presets import PRESETS, preset, read_config
 from trainer.workdir.formats import RunResult
-from trainer.workdir.layout import why_finished
+from trainer.workdir.layout import REPORT_NAME, why_finished
 
 _STARTED = time.monotonic()
 
@@ -142,15 +143,22 @@ def main() -> int:
 
 
 def _format_result(result: RunResult, config: Config) -> str:
-    """Returns a line with a finished run's length, reason and best score."""
+    """Returns a finished run's length, reason and best score, the next commands and the report's page."""
     score = ""
     if result.best is not None:
         value = f"validation score {result.best:.3f} nats/note"
         if result.monitor != "val_nats":
             value = f"training loss {result.best:.4f}"
         score = f"; best {value} at train_step {result.best_train_step:,}"
-    reason = why_finished(result, config)
-    return f"finished after {result.train_step:,} train_steps ({reason}){score}; the run is in {_WORKDIR.value}"
+    workdir = cli.require_flag(_WORKDIR)
+    primer = " --primer=FILE.mid" if config.positions == "last" else ""  # Such a model cannot start from silence.
+    flag = f"--workdir={shlex.quote(workdir)}"
+    return (
+        f"finished after {result.train_step:,} train_steps ({why_finished(result, config)}){score}\n"
+        f"next: sostenuto evaluate {flag}\n"
+        f"      sostenuto generate {flag} --output=music{primer}\n"
+        f"report: {storage.join(workdir, REPORT_NAME)}"
+    )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def run(command: str, *flags: str) -> CompletedProcess[str]:
 def assert_went_well(process) -> None:
     """Status 0, and on stderr nothing but lines of our own that say what is being done."""
     assert process.returncode == 0, process.stderr
-    ours = r"(loading|scoring|counting|playing|sounding|comparing|drawing|writing|reading) .+|\w+: \d.+"
+    ours = r"(loading|scoring|counting|playing|sounding|rendering|comparing|drawing|writing|reading) .+|\w+: \d.+"
     assert not [line for line in process.stderr.splitlines() if not re.fullmatch(ours, line)]
 
 
@@ -400,6 +400,10 @@ def test_training_reports_as_the_contract_says(workdir, processes):
     assert (
         f"finished after {STEPS} train_steps (--steps reached); best validation score" in processes[1]["train"].stdout
     )
+    *_, evaluate, generate, page = processes[1]["train"].stdout.splitlines()
+    assert evaluate == f"next: sostenuto evaluate --workdir={workdir}"
+    assert generate == f"      sostenuto generate --workdir={workdir} --output=music"
+    assert page == f"report: {workdir / 'report.html'}"
     assert "notes/s" in processes[1]["train"].stderr
 
 
@@ -465,7 +469,8 @@ def test_the_figures_of_a_line_are_its_fields(workdir, processes):
     assert len(told) == len(reports)
     for line, report in zip(told, reports, strict=True):
         assert line.items() >= report.items()
-        assert f"train_step {report['train_step']}: train loss {report['loss']:.3f}" in line["message"]
+        nats = report["pitch_nll"] + report["step_nll"] + report["duration_nll"]
+        assert f"train_step {report['train_step']}: training {nats:.3f}" in line["message"]
         assert line["planned"] == STEPS
         assert line["seconds_left"] is None or line["seconds_left"] >= 0
 

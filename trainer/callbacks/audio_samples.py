@@ -42,7 +42,7 @@ class AudioSamples(Callback):
     def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
         """Plays, unless a signal arrived."""
         if Event.PLAY in events and not self.run.shutdown.received:
-            with self.run.setup.state.scored_weights(), phase("playing for TensorBoard"):
+            with self.run.setup.state.scored_weights(), phase("rendering samples for TensorBoard"):
                 self._play(train_step)
 
     def on_finish(self, result: RunResult) -> None:

@@ -11,11 +11,7 @@ class Exporter(Callback):
     """Exports the best weights at the end."""
 
     def on_finish(self, result: RunResult) -> None:
-        """Writes export/.
-
-        Raises:
-            ShutdownRequested: a signal arrived.
-        """
+        """Writes export/; raises ShutdownRequested if a signal arrived."""
         with self.run.shutdown.cancellable(), phase("exporting the best weights"):
             export_model(self.run.workdir.directory)
 
@@ -24,10 +20,6 @@ class PageWriter(Callback):
     """Writes the report's page at the end."""
 
     def on_finish(self, result: RunResult) -> None:
-        """Writes report.html.
-
-        Raises:
-            ShutdownRequested: a signal arrived.
-        """
+        """Writes report.html; raises ShutdownRequested if a signal arrived."""
         with self.run.shutdown.cancellable(), phase("writing the report's page"):
             page.write(self.run.workdir.directory, named=self.run.workdir.name, result=result)

@@ -41,7 +41,7 @@ class TensorBoardWriter(Callback):
         """Writes a report's scalars."""
         if metrics is None:
             return
-        for writer, scalars in zip((self.writer, self._validation_writer), _split(metrics.to_json()), strict=True):
+        for writer, scalars in zip((self.writer, self._validation_writer), _split(metrics), strict=True):
             with writer.as_default():
                 for name, value in scalars.items():
                     tf.summary.scalar(name, value, step=train_step)
@@ -94,14 +94,9 @@ def _truncate(path: str, train_step: int) -> None:
             write_records(file, kept)
 
 
-def _split(metrics: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """Splits a report into scalars of training and of validation, under the same names if both have a value.
-
-    `nats` of training is the sum of the losses that make up `nats` of validation, if the model has densities.
-    """
-    training = {name: value for name, value in metrics.items() if not name.startswith("val_") and name != "train_step"}
-    validation = {name.removeprefix("val_"): value for name, value in metrics.items() if name.startswith("val_")}
-    losses = [metrics[name] for name in ("pitch_nll", "step_nll", "duration_nll") if name in metrics]
-    if len(losses) == 3:
-        training["nats"] = sum(losses)
-    return training, validation
+def _split(metrics: MetricsRecord) -> tuple[dict[str, float], dict[str, float]]:
+    """Splits a report into scalars of training and of validation, under the same names if both have a value."""
+    values = metrics.to_json()
+    training = {name: value for name, value in values.items() if not name.startswith("val_") and name != "train_step"}
+    validation = {name.removeprefix("val_"): value for name, value in values.items() if name.startswith("val_")}
+    return training if metrics.nats is None else {**training, "nats": metrics.nats}, validation

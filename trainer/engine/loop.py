@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from sostenuto import progress
 from sostenuto.data.manifest import Manifest
+from sostenuto.text import duration
 from trainer.callbacks.base import Callback, RunContext
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
@@ -257,6 +258,7 @@ class TrainingLoop:
             # Without a score, the last weights count as the best.
             self._checkpoints.save_best(self._train_step, None)
         self._checkpoints.wait()
+        _log_times(self._timer)
         result = self._result(reason)
         try:
             for callback in self._callbacks:
@@ -302,6 +304,13 @@ class TrainingLoop:
 
     def _result(self, reason: StopReason) -> RunResult:
         return RunResult(self._train_step, self._best.best, self._best.best_train_step, self._config.monitor, reason)
+
+
+def _log_times(timer: RunTimer) -> None:
+    """Logs how long a run took, and its activities."""
+    shares = timer.shares()
+    parts = ", ".join(f"{duration(seconds)} {activity}" for activity, seconds in shares.items() if seconds)
+    logger.info(f"trained for {duration(sum(shares.values()))}: {parts}", extra={"figures": {"seconds": shares}})
 
 
 def _log_stop(reason: StopReason, train_step: int) -> None:

@@ -78,6 +78,13 @@ class MetricsRecord(JsonRecord):
     val_pitch_top1: float | None = None
     notes_per_second: float
 
+    @property
+    def nats(self) -> float | None:
+        """Nats/note of training, of pitch, step and duration as in `val_nats`; None for a model without densities."""
+        if self.pitch_nll is None or self.step_nll is None or self.duration_nll is None:
+            return None
+        return self.pitch_nll + self.step_nll + self.duration_nll
+
     @classmethod
     def load_all(cls, path: str) -> list[Self]:
         """Reads metrics.jsonl in the order of train_steps; of two lines of one train_step the later one counts.
