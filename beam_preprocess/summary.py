@@ -32,5 +32,7 @@ def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str
         dropped = sum(getattr(statistics, key) for statistics in manifest.statistics.values())
         if dropped:
             lines.append(f"left out {counted(dropped, noun)}")
+    if warning := manifest.size_warning():
+        lines.append(f"warning: {warning}")
     lines.append(f"{'wrote' if is_new else 'checked'} {manifest.directory} in {seconds:.1f} s")
     return "\n".join(lines)

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.factories import TINY
 from tests.processes import on_terminal
-from tests.trainer.runs import TINY, files, train
+from tests.trainer.runs import files, train
 from tests.trainer.terminal_run import EVALUATE_EVERY, SCORING_SECONDS, STEP_SECONDS, STEPS
 from trainer.callbacks.console import Console
 from trainer.engine.run_length import Plan
