@@ -26,12 +26,7 @@ _SOUND_SECONDS = 10  # of the first sample; TensorBoard keeps sound uncompressed
 
 
 class AudioSamples(Callback):
-    """Plays for TensorBoard during training, and writes the workdir's samples at its end.
-
-    Args:
-        tensorboard: the writer of summaries.
-        count: number of samples, above 0.
-    """
+    """Renders `count` samples, above 0, for TensorBoard during training and for the workdir at its end."""
 
     play_seconds = 3.0
 
@@ -40,17 +35,13 @@ class AudioSamples(Callback):
         self._sampler: NoteSampler | None = None
 
     def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
-        """Plays, unless a signal arrived."""
+        """Renders samples for TensorBoard, unless a signal arrived."""
         if Event.PLAY in events and not self.run.shutdown.received:
             with self.run.setup.state.scored_weights(), phase("rendering samples for TensorBoard"):
                 self._play(train_step)
 
     def on_finish(self, result: RunResult) -> None:
-        """Writes the samples of the best weights, continuations of the validation split.
-
-        Raises:
-            ShutdownRequested: a signal arrived.
-        """
+        """Writes continuations of the validation split by the best weights; raises ShutdownRequested on a signal."""
         model, directory = self.run.setup.state.model, self.run.workdir.directory
         with self.run.shutdown.cancellable():
             best = CheckpointManager(os.path.join(directory, BEST_NAME), max_to_keep=1).latest()

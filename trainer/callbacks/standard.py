@@ -15,16 +15,8 @@ def report_writers() -> list[Callback]:
 
 
 def command_callbacks(*, num_samples: int, profile: bool) -> list[Callback]:
-    """Returns the callbacks of the command.
-
-    Args:
-        num_samples: samples to play at the end and for TensorBoard; 0 plays none.
-        profile: writes a trace for TensorBoard.
-    """
+    """Returns the callbacks of the command; `num_samples` 0 renders none, `profile` writes a trace."""
     tensorboard = TensorBoardWriter()
-    callbacks: list[Callback] = [MetricsWriter(), tensorboard, Console(), Exporter()]
-    if num_samples:
-        callbacks.append(AudioSamples(tensorboard, num_samples))
-    if profile:
-        callbacks.append(Profiler(tensorboard))
-    return [*callbacks, PageWriter()]
+    samples = [AudioSamples(tensorboard, num_samples)] if num_samples else []
+    profilers = [Profiler(tensorboard)] if profile else []
+    return [MetricsWriter(), tensorboard, Console(), Exporter(), *samples, *profilers, PageWriter()]

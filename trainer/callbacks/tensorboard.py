@@ -17,12 +17,7 @@ _MAIN_HYPERPARAMETERS = ("preset", "seq_length", "units", "layers", "dropout", "
 
 
 class TensorBoardWriter(Callback):
-    """Writes scalars and hyperparameters. A resumed run removes the summaries that it repeats.
-
-    Attributes:
-        directory: the directory that TensorBoard reads.
-        writer: the writer of the training's summaries.
-    """
+    """Writes scalars and hyperparameters. A resumed run removes the summaries that it repeats."""
 
     def on_start(self, run: RunContext) -> None:
         """Removes the summaries that the run repeats, and opens the writers."""
@@ -57,23 +52,17 @@ class TensorBoardWriter(Callback):
         self._validation_writer.close()
 
     def _write_hyperparameters(self) -> None:
-        """Writes a row of TensorBoard's table: the main hyperparameters, and those that differ from the preset's.
-
-        The metrics of a row are the scalars of the same directory, here the validation scores. The table's columns are
-        not written, because TensorBoard would take those of one run for all runs.
-        """
+        """Writes a row of TensorBoard's table: the main hyperparameters, and those that differ from the preset's."""
         from tensorboard.plugins.hparams import api
 
         config = dataclasses.asdict(self.run.setup.config)
         defaults = dataclasses.asdict(preset(self.run.setup.config.preset))
+        changed = {name for name, value in config.items() if value != defaults[name]}
+        shown = {name: value for name, value in config.items() if name in changed.union(_MAIN_HYPERPARAMETERS)}
+        # The metrics of a row are the scalars of the same directory. The table's columns are not written, because
+        # TensorBoard would take those of one run for all runs.
         with self._validation_writer.as_default():
-            api.hparams(
-                {
-                    name: value
-                    for name, value in config.items()
-                    if name in _MAIN_HYPERPARAMETERS or value != defaults[name]
-                }
-            )
+            api.hparams(shown)
 
 
 def _truncate(path: str, train_step: int) -> None:

@@ -22,21 +22,10 @@ _COMPUTE_CAPABILITY = {"mixed_bfloat16": (8, 0), "mixed_float16": (5, 3)}  # min
 
 
 def configure_devices(config: Config, cluster: Cluster | None = None, cpu_flags: str = CPU_FLAGS) -> list[str]:
-    """Configures the process's devices, before TensorFlow runs its first operation.
+    """Configures and names this host's devices, one for each replica, before TensorFlow runs its first operation.
 
     Without a GPU, several replicas become logical devices of the CPU, to test the behavior of many GPUs anywhere.
-
-    Args:
-        config: the run.
-        cluster: the hosts that train together, or None for this host alone.
-        cpu_flags: the file in which Linux lists the instructions of the CPU.
-
-    Returns:
-        The names of this host's devices, one for each replica.
-
-    Raises:
-        UserError: the config has more replicas than GPUs, a batch that the replicas do not divide, or a precision that
-            the devices lack.
+    Raises UserError if they do not fit the batch size, the GPUs or the precision.
     """
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -53,9 +42,9 @@ def configure_devices(config: Config, cluster: Cluster | None = None, cpu_flags:
             raise UserError(
                 f"replicas={replicas}: expected at most {len(gpus)}, the visible GPUs. Pass --replicas={len(gpus)}"
             )
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus[:replicas]]
-        for gpu in details:
-            check_gpu_precision(config.precision, gpu.get("device_name", "GPU"), gpu.get("compute_capability"))
+        for gpu in gpus[:replicas]:
+            details = tf.config.experimental.get_device_details(gpu)
+            check_gpu_precision(config.precision, details.get("device_name", "GPU"), details.get("compute_capability"))
         tf.config.set_visible_devices(gpus[:replicas], "GPU")
         for gpu in gpus[:replicas]:
             tf.config.experimental.set_memory_growth(gpu, True)

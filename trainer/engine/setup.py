@@ -51,8 +51,7 @@ class RunSetup:
         if self.validation is None:
             return 0.0
         # A forward pass costs about a third of training on as many notes, so this leaves a margin.
-        windows = self.config.windows_per_train_step
-        notes_per_step = self.windows.targets_per_epoch / self.windows.per_epoch * windows
+        notes_per_step = self.windows.targets_per_epoch / self.windows.per_epoch * self.config.windows_per_train_step
         return len(self.validation.notes) * self.workers.size / notes_per_step / 2
 
     def log_summary(self, train_step: int) -> None:
@@ -76,7 +75,7 @@ class RunSetup:
 
 
 def build_setup(config: Config, manifest: Manifest, cluster: Cluster | None) -> RunSetup:
-    """Builds a run's parts and waits for other hosts; raises UserError if the config fits not all of them or the data."""
+    """Builds a run's parts, and waits for other hosts; raises UserError if the config does not fit hosts or data."""
     if config.evaluate_every and manifest.notes("validation") <= manifest.performances("validation"):
         raise UserError(
             f"{manifest.directory}: the validation split has nothing to score. Pass --evaluate_every=0 to train "

@@ -323,7 +323,7 @@ def test_the_best_weights_are_read_from_the_bucket_while_a_run_replaces_them(gcs
             manifest = json.loads(gcs.get(f"{W}/best/00000099/checkpoint.json"))
             del manifest["sha256"]
             manifest["train_step"] = 99
-            manifest["sha256"] = manager._checksum_json(manifest)
+            manifest["sha256"] = manager.checksum_json(manifest)
             gcs.put(f"{W}/best/00000099/checkpoint.json", json.dumps(manifest).encode())
 
     gcs.before = replace
