@@ -1,5 +1,6 @@
 """Music that the model plays during training and at its end."""
 
+import functools
 import os
 import tempfile
 
@@ -32,7 +33,6 @@ class AudioSamples(Callback):
 
     def __init__(self, tensorboard: TensorBoardWriter, count: int) -> None:
         self._tensorboard, self._count = tensorboard, count
-        self._sampler: NoteSampler | None = None
 
     def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
         """Renders samples for TensorBoard, unless a signal arrived."""
@@ -51,7 +51,7 @@ class AudioSamples(Callback):
             if not primers and model.config.positions == "last":
                 return  # Such a model cannot start from silence.
             samples.write_samples(
-                self._get_sampler(), primers, directory, train_step=best.train_step, sustain=self._sustain,
+                self._sampler, primers, directory, train_step=best.train_step, sustain=self._sustain,
                 count=self._count, quiet=False,
             )  # fmt: skip
 
@@ -59,13 +59,13 @@ class AudioSamples(Callback):
     def _sustain(self) -> str:
         return self.run.setup.manifest.options.get("sustain", "ignore")
 
-    def _get_sampler(self) -> NoteSampler:
-        self._sampler = self._sampler or NoteSampler(self.run.setup.state.model)
-        return self._sampler
+    @functools.cached_property
+    def _sampler(self) -> NoteSampler:
+        return NoteSampler(self.run.setup.state.model)
 
     def _play(self, train_step: int) -> None:
         """Shows samples in TensorBoard: a piano roll, its sound, and their distributions over the corpus'."""
-        played = self._get_sampler().sample(
+        played = self._sampler.sample(
             Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=self._count, temperature=1.0, seed=train_step
         )
         notes = played.notes[0]

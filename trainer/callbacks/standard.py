@@ -3,10 +3,31 @@
 from trainer.callbacks.audio_samples import AudioSamples
 from trainer.callbacks.base import Callback
 from trainer.callbacks.console import Console
-from trainer.callbacks.finish import Exporter, PageWriter
 from trainer.callbacks.metrics import MetricsWriter
 from trainer.callbacks.profiler import Profiler
 from trainer.callbacks.tensorboard import TensorBoardWriter
+from trainer.engine.phase import phase
+from trainer.export import export_model
+from trainer.reporting import page
+from trainer.workdir.formats import RunResult
+
+
+class Exporter(Callback):
+    """Exports the best weights at the end."""
+
+    def on_finish(self, result: RunResult) -> None:
+        """Writes export/; raises ShutdownRequested if a signal arrived."""
+        with self.run.shutdown.cancellable(), phase("exporting the best weights"):
+            export_model(self.run.workdir.directory)
+
+
+class PageWriter(Callback):
+    """Writes the report's page at the end."""
+
+    def on_finish(self, result: RunResult) -> None:
+        """Writes report.html; raises ShutdownRequested if a signal arrived."""
+        with self.run.shutdown.cancellable(), phase("writing the report's page"):
+            page.write(self.run.workdir.directory, named=self.run.workdir.name, result=result)
 
 
 def report_writers() -> list[Callback]:

@@ -1,6 +1,7 @@
 """Checkpoints written in the background."""
 
 import concurrent.futures
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import tensorflow as tf
 from trainer.checkpoints.manager import CheckpointManager, Variables
 
 
-class AsyncCheckpointer:
+class AsyncCheckpointer(contextlib.AbstractContextManager):
     """Writes checkpoints in a thread, in the order of the calls, while training continues; a context manager.
 
     Each method raises FileError if this or an earlier checkpoint cannot be written.
@@ -18,10 +19,6 @@ class AsyncCheckpointer:
     def __init__(self) -> None:
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._writing: list[concurrent.futures.Future] = []
-
-    def __enter__(self) -> "AsyncCheckpointer":
-        """Returns the checkpointer."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Waits until everything is written, also after another error."""

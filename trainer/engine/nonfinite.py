@@ -1,5 +1,6 @@
 """Diagnosis of a loss or gradient that is infinite or not a number."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,11 +57,7 @@ def find_nonfinite(step: ReplicaStep, train_step: int, windows: int) -> NonFinit
 
 def nonfinite_error(origin: NonFinite, manifest: Manifest, performances: Sequence[int]) -> UserError:
     """Returns the error that ends a run trained on these performances, given as indices in the train split."""
-    path = next(
-        performance.path
-        for index, performance in enumerate(manifest.read_performances("train"))
-        if index == performances[origin.performance]
-    )
+    path = next(itertools.islice(manifest.read_performances("train"), performances[origin.performance], None)).path
     return UserError(
         f"train_step {origin.train_step + 1}: the {origin.quantity} of {origin.field} is infinite or not a number. "
         f"The worst window is notes {origin.first_note} to {origin.last_note} of {path}. "
