@@ -109,7 +109,7 @@ def _split_row(manifest: Manifest, survey: Survey, split: str) -> tuple[str, ...
         f"{entry.performances:,}",
         f"{len(survey.pieces[split]):,}",
         f"{entry.notes:,}",
-        f"{entry.seconds / 3600:.2f}",
+        f"{entry.seconds / 3600:,.2f}",
         f"{len(sizes):,}",
         " to ".join(size_range),
     )
@@ -128,7 +128,7 @@ def _list_composers(survey: Survey, width: int | None) -> list[str]:
         notes = sum(survey.notes[composer] for composer in group)
         hours = sum(survey.seconds[composer] for composer in group) / 3600
         rows.append(
-            (name, f"{splits.total():,}", *(f"{splits[split]:,}" for split in SPLITS), f"{notes:,}", f"{hours:.2f}")
+            (name, f"{splits.total():,}", *(f"{splits[split]:,}" for split in SPLITS), f"{notes:,}", f"{hours:,.2f}")
         )
     return format_table(("composer", "performances", *SPLITS, "notes", "hours"), rows, "<>>>>>>", width)
 
