@@ -456,8 +456,9 @@ def test_for_a_machine_every_line_on_stderr_is_an_object(processes, command):
     lines = [json.loads(line) for line in processes[1][command].stderr.splitlines()]
     for line in lines:
         assert datetime.datetime.fromisoformat(line["time"]).utcoffset() == datetime.timedelta(0)
-        assert line["severity"] == "INFO"
+        assert line["severity"] == ("NOTICE" if "the training split has" in line["message"] else "INFO")
     messages = [line["message"] for line in lines]
+    assert sum(message.startswith("warning: the training split has") for message in messages) == (command == "train")
     assert (messages[0], messages[-1]) == ("loading TensorFlow", "writing the report's page")
 
 

@@ -99,7 +99,10 @@ class CheckpointManager:
 
     def _describe_failure(self, train_step: int, variables: Variables, error: OSError | tf.errors.OpError) -> str:
         """Returns the message for a failed save, with the space that it needs."""
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else op_error_reason(error)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        else:  # TensorFlow's message, without the temporary file's name
+            reason = error.message.rpartition("; ")[2].split(" [")[0]
         if os.path.isdir(self._directory):
             self._remove_unfinished()
         existing = self._directory
@@ -182,11 +185,6 @@ def check_config(checkpoint: Checkpoint, config: Config) -> None:
             f"{checkpoint.path}: the checkpoint has another config: {'; '.join(differences)}. "
             "Restore the checkpoints of this workdir, or pass another --workdir"
         )
-
-
-def op_error_reason(error: tf.errors.OpError) -> str:
-    """Returns TensorFlow's reason for a failed write, without the temporary file's name."""
-    return error.message.rpartition("; ")[2].split(" [")[0]
 
 
 def read_checkpoint(path: str) -> Checkpoint | None:

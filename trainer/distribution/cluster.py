@@ -50,7 +50,7 @@ def resolve(workers: str | None, worker_index: int | None, environment: Mapping[
         )
     if "TF_CONFIG" in environment:
         return _resolve_tf_config(environment["TF_CONFIG"])
-    # A batch script outside a job step is one host, whatever SLURM_NTASKS contains. So is a pod with a
+    # A batch script outside a job step is one host, even if SLURM_NTASKS is above 1. So is a pod with a
     # JOB_COMPLETION_INDEX alone, because an Indexed Job may consist of many runs of one host each.
     return _resolve_slurm(environment) if "SLURM_STEP_NUM_TASKS" in environment else None
 

@@ -47,7 +47,7 @@ class RunTimer:
             "scoring": int(sum(self._scoring_seconds)),
             "samples for TensorBoard": int(sum(self._play_seconds[1:])),
         }
-        rest = "earlier processes" if self._earlier_seconds else "start-up and all else"
+        rest = "earlier processes" if self._earlier_seconds else "start-up, compilation and all else"
         return {**shares, rest: max(round(self.used_seconds) - sum(shares.values()), 0)}
 
     def count_call(self, train_steps: int, begin: float) -> float:

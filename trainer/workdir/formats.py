@@ -82,9 +82,8 @@ class MetricsRecord(JsonRecord):
     @property
     def nats(self) -> float | None:
         """Nats/note of training, of pitch, step and duration as in `val_nats`; None for a model without densities."""
-        if self.pitch_nll is None or self.step_nll is None or self.duration_nll is None:
-            return None
-        return self.pitch_nll + self.step_nll + self.duration_nll
+        losses = [loss for loss in (self.pitch_nll, self.step_nll, self.duration_nll) if loss is not None]
+        return sum(losses) if len(losses) == 3 else None
 
     @classmethod
     def load_all(cls, path: str) -> list[Self]:
