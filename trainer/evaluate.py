@@ -180,7 +180,7 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
     scores = scorer.score(table, residuals, activity=f"scoring {split}")
     # The table has the order of the records.
     composers = [performance.composer for performance in manifest.read_performances(split)]
-    logger.info("counting notes: the baselines to compare with")
+    logger.info("scoring the baselines: n-gram and histogram")
     return Evaluation(
         split=split,
         **compute_metrics(sum_scores(scores))._asdict(),
@@ -197,9 +197,8 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
 
 def format_scores(evaluation: Evaluation, dataset: str) -> str:
     """Returns a line of scores, one of the baselines and, if there are several composers, one for each."""
-    low, high = evaluation.confidence_95["total"]
     lines = [
-        f"{evaluation.split}: {evaluation.nats_per_note['total']:.3f} nats/note ({low:.3f} to {high:.3f}) = "
+        f"{evaluation.split}: {evaluation.nats_per_note['total']:.3f} nats/note ({evaluation.describe_interval()}) = "
         f"{_by_field(evaluation.nats_per_note, named=True)}; pitch right {evaluation.pitch_top1:.1%}, among the first "
         f"five {evaluation.pitch_top5:.1%}; step within 30 ms {evaluation.step_within_30ms:.1%}; "
         f"{evaluation.notes:,} notes of {dataset}"
@@ -207,7 +206,7 @@ def format_scores(evaluation: Evaluation, dataset: str) -> str:
     if evaluation.baselines:
         named = {"n-gram": evaluation.baselines["ngram"], "histogram": evaluation.baselines["histogram"]}
         scores = (f"{name} {nats['total']:.3f} = {_by_field(nats)}" for name, nats in named.items())
-        lines.append(f"by counting alone: {'; '.join(scores)}")
+        lines.append(f"baselines: {'; '.join(scores)}")
     if len(evaluation.by_composer) > 1:
         width = max(map(len, evaluation.by_composer))
         lines += [

@@ -66,7 +66,7 @@ def _load_dataset(workdir: str, run: RunInfo) -> Manifest | None:
     manifest = Manifest.load(_DATA.value)
     if manifest.sha256 != run.dataset:
         raise UserError(
-            f"--data={_DATA.value}: is another dataset than that of {workdir}: got sha256 {manifest.sha256[:12]}…, "
+            f"--data={_DATA.value}: is another dataset than that of {workdir}: got the fingerprint {manifest.sha256[:12]}…, "
             f"expected {str(run.dataset)[:12]}…. Pass the dataset that the run was trained on"
         )
     return manifest

@@ -674,7 +674,7 @@ def test_a_workdir_of_another_dataset_is_refused(places, workdir):
     from trainer.engine import loop
 
     before = (workdir / "run.json").read_bytes()
-    with pytest.raises(UserError, match=r"sha256 \w+…, expected \w+…, .*--data.*--workdir"):
+    with pytest.raises(UserError, match=r"fingerprint \w+…, expected \w+…, .*--data.*--workdir"):
         loop.train(read_config(workdir / "config.json"), Manifest.load(places["single"]), str(workdir))
     assert (workdir / "run.json").read_bytes() == before
 

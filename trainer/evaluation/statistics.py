@@ -64,20 +64,23 @@ def with_total(nats: NatsPerNote) -> NatsPerNote:
     return {**nats, "total": sum(nats.values())}
 
 
-def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField, tuple[float, float]]:
+def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField, tuple[float, float]] | None:
     """Computes 95 % confidence intervals of nats/note over performances, by field and in total.
 
     The percentile bootstrap (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13) resamples
     performances, not notes, since the notes of a performance are alike. Equal scores give equal intervals.
+    One performance gives none: every resample would be that performance.
 
     Args:
         scores: of a split.
         lengths: `[performances]`, notes of each, its first one included.
 
     Returns:
-        The lower and upper end of each interval.
+        The lower and upper end of each interval; None if fewer than two performances have a scored note.
     """
     nats, scored = _sum_by_performance(scores, lengths)
+    if np.count_nonzero(scored) < 2:
+        return None
     draws = np.random.default_rng(0).multinomial(len(scored), np.full(len(scored), 1 / len(scored)), _RESAMPLES)
     notes = draws @ scored
     # A sample of performances of a single note has no mean.

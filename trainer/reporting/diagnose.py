@@ -37,7 +37,7 @@ def checked_for(report: RunReport) -> list[str]:
         *(["overfitting"] if len(report.scores) > 1 else []),
         *(["copied music", "repetition"] if report.generated else []),
         *(["a rhythm that has collapsed"] if report.generated or report.samples else []),
-        *(["counting that does as well"] if has_ngram else []),
+        *(["an n-gram that does as well"] if has_ngram else []),
     ]
 
 
@@ -80,7 +80,7 @@ def _diagnose_other_datasets(report: RunReport) -> list[Diagnostic]:
         result.append(
             Diagnostic(
                 f"{record.PREFIX}-{record.split}.json is of another dataset",
-                f"It is left out here. Its dataset has sha256 {record.dataset[:12]}…, the run's "
+                f"It is left out here. Its dataset has the fingerprint {record.dataset[:12]}…, the run's "
                 f"{str(report.run.dataset)[:12]}….",
                 f"Evaluate on the run's dataset: {report.command('evaluate', *flags)}",
             )

@@ -143,13 +143,12 @@ def diagnose_evaluation(evaluation: Evaluation, report: RunReport) -> list[Diagn
         return []
     gaps = ngram_gaps(evaluation)
     far = "far " if gaps["total"] >= FAR_NATS else ""
-    title = "Counting is about level with this model"
+    title = "The n-gram is about level with this model"
     if standing == "behind":
-        title = f"Counting is {far}ahead of this model, by {gaps['total']:.2f} nats/note"
-    low, high = evaluation.confidence_95["total"]
+        title = f"The n-gram is {far}ahead of this model, by {gaps['total']:.2f} nats/note"
     detail = (
         f"On the {evaluation.split} split the model has {evaluation.nats_per_note['total']:.3f} nats/note "
-        f"({low:.3f} to {high:.3f}), and an n-gram, which only counts the values that followed the same few notes, has "
+        f"({evaluation.describe_interval()}), and the n-gram, which only counts the values that followed the same few notes, has "
         f"{evaluation.baselines['ngram']['total']:.3f}. {describe_ngram_gaps(evaluation)}"
     )
     costs = {} if report.config.model == "regression" else _bin_costs(report)

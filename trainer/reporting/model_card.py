@@ -94,7 +94,7 @@ def _template() -> jinja2.Template:
 
 def _split_row(manifest: Manifest, split: str) -> list[str]:
     hours = manifest.splits[split].seconds / 3600
-    return [split, f"{manifest.performances(split):,}", f"{manifest.notes(split):,}", f"{hours:,.1f}"]
+    return [split, f"{manifest.performances(split):,}", f"{manifest.notes(split):,}", f"{hours:,.2f}"]
 
 
 def _score_rows(workdir: str, run: RunInfo, train_step: int) -> list[list[str]]:
@@ -107,7 +107,6 @@ def _score_rows(workdir: str, run: RunInfo, train_step: int) -> list[list[str]]:
             rows.append(["validation, while training", *(f"{value:.3f}" for value in nats)])
     for split, evaluation in Evaluation.load_splits(workdir).items():
         if (evaluation.dataset, evaluation.train_step) == (run.dataset, train_step):
-            low, high = evaluation.confidence_95["total"]
             total, *others = (f"{evaluation.nats_per_note[field]:.3f}" for field in SCORED_FIELDS)
-            rows.append([split, f"{total} ({low:.3f} to {high:.3f})", *others])
+            rows.append([split, f"{total} ({evaluation.describe_interval()})", *others])
     return rows

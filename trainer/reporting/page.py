@@ -20,11 +20,11 @@ from sostenuto.html.elements import element
 from sostenuto.html.pages import command, environment
 from sostenuto.html.piano_roll import piano_roll
 from sostenuto.music.notes import note_name
-from sostenuto.text import duration
+from sostenuto.text import counted, duration
 from trainer.generation.samples import Sample
 from trainer.presets import preset
 from trainer.reporting import curves
-from trainer.reporting.diagnose import checked_for, diagnose, not_compared, not_evaluated
+from trainer.reporting.diagnose import checked_for, diagnose
 from trainer.reporting.distributions import plot_distributions
 from trainer.reporting.load import PROGRAM, RunReport, load_report
 from trainer.reporting.scores import compare_with_ngram, describe_ngram_gaps, ngram_gaps
@@ -51,7 +51,7 @@ def write(
 def render(report: RunReport) -> str:
     """Returns the page as HTML."""
     templates = environment(Path(__file__).parent)
-    templates.filters["advice"] = _mark_code
+    templates.filters |= {"advice": _mark_code, "counted": counted}
     return templates.get_template("report.html.j2").render(
         report=report,
         diagnostics=diagnose(report),
@@ -59,8 +59,6 @@ def render(report: RunReport) -> str:
         samples=[_view_sample(index, sample) for index, sample in enumerate(_samples(report), 1)],
         curves=curves.plot_curves(report),
         scored_records=curves.select_scored_records(report),
-        not_evaluated=not_evaluated(report),
-        not_compared=not_compared(report),
         compare_with_ngram=compare_with_ngram,
         ngram_gaps=ngram_gaps,
         describe_ngram_gaps=describe_ngram_gaps,

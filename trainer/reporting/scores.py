@@ -19,8 +19,9 @@ def compare_with_ngram(evaluation: Evaluation) -> str:
     if not evaluation.baselines or evaluation.split == "train":
         return ""
     ngram = evaluation.baselines["ngram"]["total"]
-    low, high = evaluation.confidence_95["total"]
-    if low <= ngram <= high or abs(ngram_gaps(evaluation)["total"]) < LEVEL_NATS:
+    total = evaluation.nats_per_note["total"]
+    low, high = evaluation.confidence_95["total"] if evaluation.confidence_95 else (total, total)
+    if low <= ngram <= high or abs(total - ngram) < LEVEL_NATS:
         return "level"
     return "ahead" if ngram > high else "behind"
 

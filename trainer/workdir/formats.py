@@ -208,7 +208,7 @@ class Evaluation(SplitRecord):
     pitch_top5: float
     step_within_30ms: float
     notes: int
-    confidence_95: Mapping[ScoredField, tuple[float, float]]
+    confidence_95: Mapping[ScoredField, tuple[float, float]] | None = None
     by_composer: Mapping[str, ComposerScores]
     performances: int
     train_step: int
@@ -218,7 +218,13 @@ class Evaluation(SplitRecord):
     residuals: Mapping[Literal["step", "duration"], ResidualDensity] | None = None
 
     def _null_keys(self) -> Collection[str]:
-        return ("sustain", "baselines")
+        return ("confidence_95", "sustain", "baselines")
+
+    def describe_interval(self, digits: int = 3) -> str:
+        """Returns the 95 % interval of the total as "7.400 to 7.600", or a text that says why there is none."""
+        if self.confidence_95 is None:
+            return "one performance: no interval"
+        return " to ".join(f"{end:.{digits}f}" for end in self.confidence_95["total"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,7 +86,7 @@ def load_dataset(workdir: str, run: RunInfo) -> Manifest:
         ) from error
     if manifest.sha256 != run.dataset:
         raise UserError(
-            f"{run.data}: is not the dataset that {workdir} was trained on: got sha256 {manifest.sha256[:12]}…, "
+            f"{run.data}: is not the dataset that {workdir} was trained on: got the fingerprint {manifest.sha256[:12]}…, "
             f"expected {str(run.dataset)[:12]}…. Pass --data=DIR if that one was moved, or --data={run.data} "
             "with --output=FILE to take this one"
         )
@@ -132,7 +132,7 @@ def load_finished_result(config: Config, manifest: Manifest, workdir: str) -> Ru
     run = load_run(workdir)
     if run.dataset not in (None, manifest.sha256):
         raise UserError(
-            f"{workdir}: the workdir is of another dataset: got {manifest.directory} with sha256 "
+            f"{workdir}: the workdir is of another dataset: got {manifest.directory} with the fingerprint "
             f"{manifest.sha256[:12]}…, expected {str(run.dataset)[:12]}…, which was {run.data}. "
             "Pass that dataset as --data, or another --workdir"
         )
