@@ -19,11 +19,9 @@ from sostenuto.errors import UserError
 from sostenuto.music import plots
 from sostenuto.music.midi import read_midi, read_pedal, write_midi
 from sostenuto.music.notes import FIELDS
-from tests.midi_files import melody, midi_bytes
+from tests.factories import melody, midi_bytes, tiny_model, write_dataset
 from tests.pages import Page
 from tests.processes import REPOSITORY, run_python
-from tests.trainer.datasets import write_dataset
-from tests.trainer.models import tiny_model
 from trainer.config import Config
 from trainer.presets import PRESETS, read_config
 

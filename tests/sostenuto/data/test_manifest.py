@@ -12,7 +12,7 @@ from sostenuto.data.manifest import MANIFEST_NAME, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import RecordError, UserError
 from sostenuto.music.histograms import Histograms
-from tests.midi_files import random_notes
+from tests.factories import random_notes
 
 PERFORMANCES = {
     "train": [Performance(f"{seed}.mid", f"{seed}.mid", "train", "", "", 0, random_notes(seed)) for seed in range(3)],

@@ -14,7 +14,7 @@ from sostenuto.errors import MidiDecodeError
 from sostenuto.music import _decode
 from sostenuto.music.midi import read_midi
 from sostenuto.music.notes import Notes
-from tests.midi_files import END_OF_TRACK, melody, midi_bytes, off, on, pedal, program, tempo, track
+from tests.factories import END_OF_TRACK, melody, midi_bytes, off, on, pedal, program, tempo, track
 from tests.sostenuto.music.rows import read, rows
 
 

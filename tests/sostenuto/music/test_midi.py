@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sostenuto.errors import MidiDecodeError
 from sostenuto.music.midi import Instrument, read_contents, read_midi, read_pedal, to_pretty_midi, write_midi
 from sostenuto.music.notes import Notes, merge_overlapping_notes
-from tests.midi_files import melody, midi_bytes, off, on, pedal, program, random_notes, tempo
+from tests.factories import melody, midi_bytes, off, on, pedal, program, random_notes, tempo
 from tests.sostenuto.music.rows import rows, written_and_read
 
 

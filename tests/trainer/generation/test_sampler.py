@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
-from tests.trainer.datasets import random_notes
-from tests.trainer.models import random_arrays, surprise, tiny_model
+from tests.factories import random_arrays, regular_notes, tiny_model
+from tests.trainer.draws import surprise
 from trainer.data.note_tensors import NoteTensors
 from trainer.generation.sampler import NoteSampler
 from trainer.model.next_note import start_note
@@ -24,7 +24,7 @@ def player():
 
 @pytest.fixture(scope="module")
 def primer():
-    return random_notes(12, seed=3)
+    return regular_notes(12, seed=3)
 
 
 def play(player, primers=None, *, num_notes=20, num_samples=MANY, temperature=1.0, seed=0, **options):
@@ -64,7 +64,7 @@ def test_the_primer_is_the_beginning_of_every_sample(player, primer):
 
 
 def test_each_primer_of_several_is_continued_as_it_is_alone(player):
-    primers = [random_notes(length, seed=length) for length in (30, 7, 30, 1, 7)] + [Notes.empty()]
+    primers = [regular_notes(length, seed=length) for length in (30, 7, 30, 1, 7)] + [Notes.empty()]
     together = play(player, primers, num_samples=1, temperature=1e-6).notes
     assert len({notes[len(primer) :].step_us.tobytes() for primer, notes in zip(primers, together, strict=True)}) > 3
     for primer, notes in zip(primers, together, strict=True):
@@ -76,8 +76,8 @@ def test_each_primer_of_several_is_continued_as_it_is_alone(player):
 
 
 def test_a_sample_depends_on_its_own_primer_and_place_alone(player):
-    primers = [random_notes(length, seed=length) for length in (9, 30, 9, 14)]
-    others = [random_notes(30, seed=77), primers[1], Notes.empty(), primers[3], random_notes(3, seed=78), primers[0]]
+    primers = [regular_notes(length, seed=length) for length in (9, 30, 9, 14)]
+    others = [regular_notes(30, seed=77), primers[1], Notes.empty(), primers[3], regular_notes(3, seed=78), primers[0]]
     some, more = (play(player, each, num_samples=1, num_notes=70).notes for each in (primers, others))
     for place in (1, 3):
         assert some[place] == more[place]
@@ -87,7 +87,7 @@ def test_a_sample_depends_on_its_own_primer_and_place_alone(player):
 
 
 def test_the_samples_of_each_primer_lie_together(player, primer):
-    other = random_notes(5, seed=4)
+    other = regular_notes(5, seed=4)
     twice = play(player, [primer, other], num_samples=2).notes
     assert same(twice, play(player, [primer, primer, other, other], num_samples=1).notes)
     assert len({notes.pitch.tobytes() for notes in twice}) == 4
@@ -130,7 +130,7 @@ class CountingModel:
 
 
 def test_what_a_state_counts_goes_on_from_each_primer():
-    primers = [random_notes(length, seed=length) for length in (5, 3, 5)]
+    primers = [regular_notes(length, seed=length) for length in (5, 3, 5)]
     played = play(NoteSampler(CountingModel()), primers, num_samples=1, num_notes=4).notes
     for primer, notes in zip(primers, played, strict=True):
         # One more, since the beginning of a performance is read too.
@@ -252,7 +252,7 @@ def test_a_last_position_model_needs_a_primer(tutorial):
 
 
 def test_a_last_position_model_reads_the_last_notes_of_the_primer(tutorial):
-    primer = random_notes(20, seed=1)
+    primer = regular_notes(20, seed=1)
     step_us = primer.step_us.copy()
     step_us[[0, 12]] = 0
     primer = Notes(primer.pitch, step_us, primer.duration_us, primer.velocity)

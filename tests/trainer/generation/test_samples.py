@@ -10,7 +10,7 @@ import pytest
 
 from sostenuto.errors import UserError
 from sostenuto.music import audio
-from tests.trainer.workdirs import write_run, write_samples
+from tests.factories import write_run, write_samples
 from trainer.generation import samples
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainer.models import random_arrays, tiny_model
+from tests.factories import random_arrays, tiny_model
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH
 from trainer.model.dropout import Dropout

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from sostenuto.data.manifest import Manifest
-from tests.trainer.workdirs import CONFIG, evaluation, reports, write_run
+from tests.factories import CONFIG, evaluation, reports, write_run
 from trainer.reporting import model_card
 
 DESCRIPTION = {"train_step": 200, "pitch_range": [40, 90], "config": dataclasses.asdict(CONFIG)}

@@ -14,11 +14,19 @@ import soundfile
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from sostenuto.music.midi import read_midi, write_midi
+from tests.factories import (
+    StandInPlayer,
+    comparison,
+    evaluation,
+    regular_notes,
+    reports,
+    write_dataset,
+    write_run,
+    write_samples,
+)
 from tests.pages import Page
 from tests.processes import run_python
-from tests.trainer.datasets import random_notes, write_dataset
 from tests.trainer.report_pages import read_page, rows
-from tests.trainer.workdirs import StandInPlayer, comparison, evaluation, reports, write_run, write_samples
 from trainer.generation import samples
 from trainer.presets import preset
 from trainer.reporting.load import load_report
@@ -220,7 +228,7 @@ def test_each_sample_is_shown_and_heard_with_its_primer(full, text):
 def test_music_that_generate_wrote_is_taken_and_shown_around_its_seam(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset)
     (directory / "samples").mkdir()
-    notes = random_notes(600, 3)
+    notes = regular_notes(600, 3)
     write_midi(notes, directory / "samples" / "sample-000.mid")
     seam = read_midi((directory / "samples" / "sample-000.mid").read_bytes(), "sample").notes.onset_us[300] / 1e6
     SamplesIndex(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sostenuto.errors import UserError
-from tests.trainer.workdirs import comparison, evaluation, reports
+from tests.factories import comparison, evaluation, reports
 from trainer.workdir import layout
 from trainer.workdir.formats import (
     Evaluation,
