@@ -1,19 +1,14 @@
-"""Model card of an export, README.md: model, data, scores, use and limits.
-
-It has no times and no speeds: runs of one config on one dataset and machine have equal cards.
-"""
+"""Model card of an export, README.md, without times and speeds: equal runs have equal cards."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
-
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
+from sostenuto.html.pages import environment
 from sostenuto.music.notes import PITCHES, note_name
 from sostenuto.text import markdown_table
 from trainer.config import Config
@@ -26,12 +21,9 @@ DESCRIPTION_NAME: Final = "export.json"
 
 
 def text(workdir: str, description: Mapping[str, Any], manifest: Manifest | None = None) -> str:
-    """Returns the card of an export as Markdown.
+    """Returns the card of an export, whose export.json has the description, as Markdown.
 
-    Args:
-        workdir: of the run, a local directory or a gs:// URI.
-        description: content of export.json.
-        manifest: the run's dataset; None reads it from its path, if it is still there.
+    Without a manifest, the run's dataset is read from its path, if it is still there.
     """
     run = load_run(workdir)
     config = Config(**description["config"])
@@ -39,7 +31,9 @@ def text(workdir: str, description: Mapping[str, Any], manifest: Manifest | None
     defaults = dataclasses.asdict(preset(config.preset))
     values = dataclasses.asdict(config)
     lowest, highest = description["pitch_range"]
-    return _template().render(
+    # The card is Markdown: nothing in it is escaped.
+    templates = environment(Path(__file__).parent).overlay(autoescape=False, finalize=None, keep_trailing_newline=True)
+    return templates.get_template("model_card.md.j2").render(
         config=config,
         changed=[f"`{name}={value}`" for name, value in values.items() if value != defaults[name]],
         run=run,
@@ -56,40 +50,13 @@ def text(workdir: str, description: Mapping[str, Any], manifest: Manifest | None
 
 
 def refresh(workdir: str, manifest: Manifest) -> str | None:
-    """Writes the card of a workdir's export again, with the workdir's current scores.
-
-    Args:
-        workdir: a local directory or a gs:// URI.
-        manifest: the run's dataset.
-
-    Returns:
-        The card's path, or None if the workdir has no export.
-
-    Raises:
-        FileError: it cannot be written.
-    """
-    directory = storage.join(workdir, EXPORT_NAME)
-    description_path = storage.join(directory, DESCRIPTION_NAME)
-    if not storage.exists(description_path):
+    """Writes the card of a workdir's export again, with the current scores; returns its path, or None without one."""
+    description, path = (storage.join(workdir, EXPORT_NAME, name) for name in (DESCRIPTION_NAME, CARD_NAME))
+    if not storage.exists(description):
         return None
-    card = text(workdir, json.loads(storage.read_bytes(description_path)), manifest)
-    path = storage.join(directory, CARD_NAME)
+    card = text(workdir, json.loads(storage.read_bytes(description)), manifest)
     storage.write_bytes_atomic(path, card.encode())
     return path
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    """Returns the card's template, which is Markdown: nothing in it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=False,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("model_card.md.j2")
 
 
 def _split_row(manifest: Manifest, split: str) -> list[str]:

@@ -1,8 +1,4 @@
-"""A workdir as one HTML page, report.html: curves, scores, diagnostics, eight samples, dataset and config.
-
-The page is made from the workdir's files, without TensorFlow. A missing part leaves a note with the command that adds
-it.
-"""
+"""A workdir as one HTML page, report.html: curves, scores, diagnostics, samples, dataset and config."""
 
 import base64
 import dataclasses
@@ -27,7 +23,7 @@ from trainer.reporting import curves
 from trainer.reporting.diagnose import checked_for, diagnose
 from trainer.reporting.distributions import plot_distributions
 from trainer.reporting.load import PROGRAM, RunReport, load_report
-from trainer.reporting.scores import compare_with_ngram, describe_ngram_gaps, ngram_gaps
+from trainer.reporting.score_diagnostics import compare_with_ngram, describe_ngram_gaps, ngram_gaps
 from trainer.workdir.formats import RunResult
 from trainer.workdir.layout import REPORT_NAME
 
@@ -37,11 +33,7 @@ _FLAG: Final = re.compile(r"(--[a-z]\w*(?:=[\w.,=]*\w)?)")
 def write(
     workdir: str, *, named: str | None = None, result: RunResult | None = None, comparisons: Sequence[str] = ()
 ) -> str:
-    """Writes the page of a workdir; returns its path. Arguments and errors are those of `load_report`.
-
-    Raises:
-        UserError: also if the page cannot be written.
-    """
+    """Writes the page of a workdir; returns its path. The arguments are those of `load_report`."""
     path = storage.join(workdir, REPORT_NAME)
     report = load_report(workdir, named=named, result=result, comparisons=comparisons)
     storage.write_bytes_atomic(path, render(report).encode())
@@ -51,12 +43,13 @@ def write(
 def render(report: RunReport) -> str:
     """Returns the page as HTML."""
     templates = environment(Path(__file__).parent)
+    samples = report.samples.samples if report.samples else []
     templates.filters |= {"advice": _mark_code, "counted": counted}
     return templates.get_template("report.html.j2").render(
         report=report,
         diagnostics=diagnose(report),
         checked_for=checked_for(report),
-        samples=[_view_sample(index, sample) for index, sample in enumerate(_samples(report), 1)],
+        samples=[_view_sample(index, sample) for index, sample in enumerate(samples, 1)],
         curves=curves.plot_curves(report),
         scored_records=curves.select_scored_records(report),
         compare_with_ngram=compare_with_ngram,
@@ -86,10 +79,6 @@ def _training_time(report: RunReport) -> str | None:
     epochs = np.diff([0.0, *(record.epoch for record in report.records)])
     speeds = np.array([record.notes_per_second for record in report.records])
     return duration(float(np.sum(epochs * targets / speeds)))
-
-
-def _samples(report: RunReport) -> Sequence[Sample]:
-    return report.samples.samples if report.samples else []
 
 
 def _view_sample(index: int, sample: Sample) -> dict[str, Any]:

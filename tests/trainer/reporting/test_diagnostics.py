@@ -68,7 +68,7 @@ def test_a_model_that_counting_equals_and_weights_of_another_time_are_told(datas
     directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation(total=9.5, ngram=9.4, train_step=150))
     found = titles(directory)
     assert "The n-gram is about level with this model" in found
-    assert "against the n-gram 0.10 nats/note worse" in read_page(directory).words
+    assert "against n-gram 0.10 nats/note worse" in read_page(directory).words
     assert "The evaluation (test split) is of other weights" in found
 
 

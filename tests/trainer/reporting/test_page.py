@@ -116,7 +116,7 @@ def test_the_scores_stand_beside_those_of_counting(text):
         ["histogram", "10.500", "3.500", "3.500", "3.500"],
     ]
     assert [row[0] for row in rows(text, "by composer")[1:]] == ["Fanny Hensel", "Clara Schumann"]
-    assert "against the n-gram 1.50 nats/note better" in Page(text).words
+    assert "against n-gram 1.50 nats/note better" in Page(text).words
 
 
 def test_other_runs_stand_beside_it(full, dataset, tmp_path):
