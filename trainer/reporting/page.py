@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from markupsafe import Markup
@@ -17,7 +17,6 @@ from sostenuto.html.pages import command, environment
 from sostenuto.html.piano_roll import piano_roll
 from sostenuto.music.notes import note_name
 from sostenuto.text import counted, duration
-from trainer.generation.samples import Sample
 from trainer.presets import preset
 from trainer.reporting import curves
 from trainer.reporting.diagnose import checked_for, diagnose
@@ -43,13 +42,13 @@ def write(
 def render(report: RunReport) -> str:
     """Returns the page as HTML."""
     templates = environment(Path(__file__).parent)
-    samples = report.samples.samples if report.samples else []
-    templates.filters |= {"advice": _mark_code, "counted": counted}
+    templates.filters |= {"advice": _mark_code, "base64": _encode, "counted": counted, "note_name": note_name}
     return templates.get_template("report.html.j2").render(
         report=report,
         diagnostics=diagnose(report),
         checked_for=checked_for(report),
-        samples=[_view_sample(index, sample) for index, sample in enumerate(samples, 1)],
+        samples=report.samples.samples if report.samples else [],
+        piano_roll=piano_roll,
         curves=curves.plot_curves(report),
         scored_records=curves.select_scored_records(report),
         compare_with_ngram=compare_with_ngram,
@@ -71,6 +70,10 @@ def _mark_code(text: str) -> Markup:
     return Markup("").join([*parts, command(program + rest)] if program else parts)
 
 
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 def _training_time(report: RunReport) -> str | None:
     """Returns the time of the train_steps over all processes that trained the run; None if it is unknown."""
     targets = report.run.targets_per_epoch
@@ -79,28 +82,3 @@ def _training_time(report: RunReport) -> str | None:
     epochs = np.diff([0.0, *(record.epoch for record in report.records)])
     speeds = np.array([record.notes_per_second for record in report.records])
     return duration(float(np.sum(epochs * targets / speeds)))
-
-
-def _view_sample(index: int, sample: Sample) -> dict[str, Any]:
-    """Returns what the template shows of a sample."""
-    notes, primer_notes = sample.notes, sample.primer_notes
-    seam = notes.onset_us[primer_notes] / 1e6 if 0 < primer_notes < len(notes) else 0.0
-    low, high = (note_name(int(pitch)) for pitch in (notes.pitch.min(), notes.pitch.max()))
-    origin = f"after {sample.primer}" if sample.primer else "from silence"
-    generated = len(notes) - primer_notes
-    primer = f"{primer_notes} notes of the primer, then from {seam:.0f} seconds on " if primer_notes else ""
-    description = (
-        f"Piano roll of sample {index}, {origin}: {notes.seconds:.0f} seconds, {low} to {high}; "
-        f"{primer}{generated} notes by the model."
-    )
-    return {
-        "index": index,
-        "name": sample.name,
-        "origin": origin,
-        "generated_notes": generated,
-        "seam": seam,
-        "roll": piano_roll(notes, primer_notes, description=description),
-        "midi": base64.b64encode(sample.midi).decode(),
-        "mp3": base64.b64encode(sample.mp3).decode() if sample.mp3 else None,
-        "has_primer": primer_notes > 0,
-    }
