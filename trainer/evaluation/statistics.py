@@ -12,7 +12,7 @@ FIELDS: Final[tuple[ScoredField, ...]] = ("pitch", "step", "duration")
 """The fields of a note that are scored."""
 
 _RESAMPLES: Final = 10_000
-_TAILS: Final = (1 - 0.975, 0.975)  # of a 95 % interval
+_TAILS: Final = (1 - 0.975, 0.975)  # of a 95% interval
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,7 +51,7 @@ def with_total(nats: NatsPerNote) -> NatsPerNote:
 
 
 def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField, tuple[float, float]] | None:
-    """Computes 95 % intervals of nats/note; None if fewer than two performances have a scored note.
+    """Computes 95% intervals of nats/note; None if fewer than two performances have a scored note.
 
     The percentile bootstrap (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13) resamples
     performances, `lengths` notes each, since the notes of a performance are alike. Equal scores give equal intervals.

@@ -1,46 +1,39 @@
 """Model card of an export, README.md, without times and speeds: equal runs have equal cards."""
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.html.pages import environment
 from sostenuto.music.notes import PITCHES, note_name
 from sostenuto.text import markdown_table
-from trainer.config import Config
 from trainer.presets import preset
-from trainer.workdir.formats import SCORED_FIELDS, Evaluation, MetricsRecord, RunInfo
+from trainer.workdir.formats import SCORED_FIELDS, Evaluation, ExportInfo, MetricsRecord, RunInfo
 from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, dataset, load_run
 
 CARD_NAME: Final = "README.md"
 DESCRIPTION_NAME: Final = "export.json"
 
 
-def text(workdir: str, description: Mapping[str, Any], manifest: Manifest | None = None) -> str:
-    """Returns the card of an export, whose export.json has the description, as Markdown.
-
-    Without a manifest, the run's dataset is read from its path, if it is still there.
-    """
-    run = load_run(workdir)
-    config = Config(**description["config"])
+def text(workdir: str, exported: ExportInfo, manifest: Manifest | None = None) -> str:
+    """Returns the card of an export as Markdown; without a manifest, the run's dataset is read, if it is there."""
+    run, config = load_run(workdir), exported.config
     manifest = manifest or dataset(run)
     defaults = dataclasses.asdict(preset(config.preset))
     values = dataclasses.asdict(config)
-    lowest, highest = description["pitch_range"]
+    lowest, highest = exported.pitch_range
     # The card is Markdown: nothing in it is escaped.
     templates = environment(Path(__file__).parent).overlay(autoescape=False, finalize=None, keep_trailing_newline=True)
     return templates.get_template("model_card.md.j2").render(
         config=config,
         changed=[f"`{name}={value}`" for name, value in values.items() if value != defaults[name]],
         run=run,
-        train_step=description["train_step"],
+        train_step=exported.train_step,
         manifest=manifest,
         splits=[_split_row(manifest, split) for split in SPLITS] if manifest else [],
-        scores=_score_rows(workdir, run, description["train_step"]),
+        scores=_score_rows(workdir, run, exported.train_step),
         pitch_range=(lowest, highest),
         pitch_names=[] if (lowest, highest) == (0, PITCHES - 1) else [note_name(lowest), note_name(highest)],
         versions=[f"{name} {version}" for name, version in (run.versions or {}).items()],
@@ -51,10 +44,11 @@ def text(workdir: str, description: Mapping[str, Any], manifest: Manifest | None
 
 def refresh(workdir: str, manifest: Manifest) -> str | None:
     """Writes the card of a workdir's export again, with the current scores; returns its path, or None without one."""
-    description, path = (storage.join(workdir, EXPORT_NAME, name) for name in (DESCRIPTION_NAME, CARD_NAME))
-    if not storage.exists(description):
+    info, path = (storage.join(workdir, EXPORT_NAME, name) for name in (DESCRIPTION_NAME, CARD_NAME))
+    exported = ExportInfo.load_if_exists(info)
+    if exported is None:
         return None
-    card = text(workdir, json.loads(storage.read_bytes(description)), manifest)
+    card = text(workdir, exported, manifest)
     storage.write_bytes_atomic(path, card.encode())
     return path
 

@@ -6,10 +6,11 @@ import json
 import os
 import signal
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, Final, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS
+from trainer.config import Config
 from trainer.workdir.json_record import JsonRecord
 
 Field: TypeAlias = Literal["pitch", "step", "duration", "velocity"]
@@ -221,7 +222,7 @@ class Evaluation(SplitScores, SplitRecord):
         return (*super()._null_keys(), "confidence_95", "baselines")
 
     def describe_interval(self, digits: int = 3) -> str:
-        """Returns the 95 % interval of the total as "7.400 to 7.600", or a text that says why there is none."""
+        """Returns the 95% interval of the total as "7.400 to 7.600", or a text that says why there is none."""
         if self.confidence_95 is None:
             return "one performance: no interval"
         return " to ".join(f"{end:.{digits}f}" for end in self.confidence_95["total"])
@@ -281,6 +282,21 @@ class GenerationEvaluation(GenerationMetrics, SplitRecord):
     seed: int
 
 
+@dataclasses.dataclass(frozen=True)
+class ExportInfo(JsonRecord):
+    """Content of export.json: the exported model."""
+
+    REMEDY = "Delete result.json of the workdir and repeat the training command, which exports again"
+
+    train_step: int
+    pitch_range: tuple[int, int]
+    config: Config
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object."""
+        return {**super().to_json(), "config": dataclasses.asdict(self.config)}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleEntry(JsonRecord):
     """A sample of samples.json; what the index records for all samples, or what it does not have, is None."""
@@ -288,6 +304,7 @@ class SampleEntry(JsonRecord):
     midi: str
     primer: str | None = None
     primer_notes: int | None = None
+    notes: int | None = None
     seconds: float
     synthesizer: str | None = None
 
