@@ -39,7 +39,7 @@ def test_a_card_has_the_model_the_data_and_the_scores(dataset, tmp_path):
 
 def test_a_card_of_one_performance_has_no_interval(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation() | {"confidence_95": None})
-    assert "| test | 7.500 (one performance: no interval) | 2.500 |" in model_card.text(str(directory), DESCRIPTION)
+    assert "| test | 7.500 (one performance: no interval) | 2.500 |" in model_card.text(str(directory), EXPORTED)
 
 
 def test_a_card_names_the_licence_that_the_dataset_records(dataset, tmp_path):

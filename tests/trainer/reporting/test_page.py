@@ -100,7 +100,7 @@ def test_it_says_what_was_trained_on_what(text, dataset):
     manifest = Manifest.load(dataset)
     for words in (manifest.sha256, "2 x Thinking Machine on each of 2 hosts", "tensorflow 2.21.0", "4,321 parameters"):
         assert words in page.text
-    assert f"<dt>dataset sha256</dt><dd>{manifest.sha256}</dd>" in text
+    assert f"<dt>fingerprint</dt><dd>{manifest.sha256}</dd>" in text
     # Two epochs of 5,000 targets at 1,000 a second.
     assert "0:00:10" in page.text
     assert rows(text, "The dataset's splits")[1][:3] == ["train", "4", "228"]
