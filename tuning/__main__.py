@@ -32,7 +32,7 @@ EXAMPLES = (
 )
 
 cli.start_group("input and output")
-_DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that beam_preprocess wrote.")
+_DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that `sostenuto preprocess` wrote.")
 _WORKDIR = flags.DEFINE(
     cli.Path("DIR"), "workdir", None, "Directory for the study and its trials. An unfinished study is resumed."
 )
@@ -129,7 +129,7 @@ def main() -> int:
     startup.require_tensorflow()  # before a workdir is created
     from tuning.search import Search  # NumPy, gRPC and the reports, which `--help` does not need
 
-    search = Search(space, config, manifest, workdir, quiet=cli.QUIET.value)
+    search = Search(space, config, manifest, workdir, quiet=cli.QUIET.value, retrain=_RETRAIN_BEST.value)
     if role.name == "worker":
         startup.import_tensorflow()
         return search.worker(role, patience=_PATIENCE.value)

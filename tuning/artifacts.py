@@ -23,19 +23,12 @@ SUMMARIES_NAME = "summaries"
 _EVENTS_NAME = "events.out.tfevents.study"  # TensorBoard reads files with tfevents in their names
 
 
-def write(summary: StudySummary, directory: str) -> None:
-    """Writes the results of a study, each file atomically. It is fast enough to call after each trial.
-
-    Args:
-        summary: the study.
-        directory: its workdir.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
+def write(summary: StudySummary) -> None:
+    """Writes the results of a study, each file atomically; raises a UserError if a file cannot be written."""
     # The page needs packages of the extra "tune"; a command without them starts, and names what is missing.
     from tuning.report.page import render
 
+    directory = summary.workdir
     write_json(os.path.join(directory, TRIALS_NAME), trials_document(summary))
     if summary.best is not None:
         config = summary.space.full_config(summary.best.values)
@@ -64,7 +57,7 @@ def trials_document(summary: StudySummary) -> dict[str, Any]:
         "seed": config.seed,
         "max_trials": config.max_trials,
         "train_steps": config.train_steps,
-        "notes_per_trial": config.train_steps * notes_per_train_step(summary.space.base_config),
+        "notes_per_trial": config.train_steps * notes_per_train_step(summary.space.start),
         "dataset": config.data,
         "space": summary.space.to_json(),
         "start": dataclasses.asdict(summary.space.base_config),

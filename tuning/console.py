@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sostenuto import progress
-from sostenuto.text import duration
-from tuning.artifacts import TRIALS_NAME
+from sostenuto.text import duration, labelled
+from tuning.artifacts import REPORT_NAME, TRIALS_NAME
 from tuning.space import Parameter
 from tuning.summary import (
+    BEST_CONFIG_NAME,
     StudySummary,
     format_summary,
     format_value,
@@ -89,13 +90,18 @@ class Progress:
             logger.info(_status(summary), extra={"figures": figures})
 
 
-def final_table(summary: StudySummary) -> str:
-    """Returns the trials, best first, and the results as lines for a terminal, or for a log of 100 columns."""
+def final_report(summary: StudySummary, retrain: bool = False) -> str:
+    """Returns the trials, best first, the results, the files and, unless `retrain` does it, the next command."""
     table = _Table(summary, _FINAL_FACTS)
     lines = [*table.head, *(table.row(trial) for trial in ranked(summary.trials))]
     if table.omitted:
         lines.append(f"{', '.join(table.omitted)}: see {TRIALS_NAME}")
-    return "\n".join([*lines, "", *format_summary(summary)]) + "\n"
+    facts = [("report", summary.path(REPORT_NAME))]
+    if summary.best is not None:
+        best = f"trial {summary.best.id}, {summary.best.score:.3f} nats/note"
+        facts = [("best", best), ("config", summary.path(BEST_CONFIG_NAME)), *facts]
+        facts += [("next step", summary.train_command)] * (not retrain)
+    return "\n".join([*lines, "", *format_summary(summary), "", *labelled(facts, width=None)])
 
 
 def _log_ended(trial: Trial, table: "_Table") -> None:

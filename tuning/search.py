@@ -19,7 +19,7 @@ from tuning import artifacts, console
 from tuning.roles import Role
 from tuning.space import Space
 from tuning.study import Study, fingerprint
-from tuning.summary import BEST_CONFIG_NAME, StudySummary
+from tuning.summary import BEST_CONFIG_NAME, BEST_NAME, StudySummary
 from tuning.trial import StudyConfig
 from tuning.worker import Worker
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from tuning.rpc import StudyClient
 
 logger = logging.getLogger(__name__)
-
-BEST_NAME = "best"
 
 EXIT_NO_WORKER = os.EX_TEMPFAIL
 
@@ -45,11 +43,21 @@ class Search:
         manifest: the dataset.
         workdir: the study's.
         quiet: shows only errors.
+        retrain: whether `retrain_best` follows.
     """
 
-    def __init__(self, space: Space, config: StudyConfig, manifest: Manifest, workdir: str, *, quiet: bool) -> None:
+    def __init__(
+        self,
+        space: Space,
+        config: StudyConfig,
+        manifest: Manifest,
+        workdir: str,
+        *,
+        quiet: bool = False,
+        retrain: bool = False,
+    ) -> None:
         self._space, self._config = space, config
-        self._manifest, self._workdir, self._quiet = manifest, workdir, quiet
+        self._manifest, self._workdir, self._quiet, self._retrain = manifest, workdir, quiet, retrain
 
     def alone(self, role: Role, *, overwrite: bool) -> int:
         """Runs the study and its trials in one process; returns the exit status."""
@@ -156,12 +164,12 @@ class Search:
             with console.Progress(quiet=self._quiet) as shown:
                 while True:
                     is_last = stop.wait(_POLL_SECONDS)
-                    summary = StudySummary(study.trials(), self._space, self._config)
+                    summary = self._summarize(study)
                     ended = [trial for trial in summary.trials if not trial.is_open]
                     if ended != written:
                         # A failed write is repeated; at the end, `_finish` reports the failure.
                         with contextlib.suppress(UserError):
-                            artifacts.write(summary, self._workdir)
+                            artifacts.write(summary)
                             written = ended
                     shown.show(summary)
                     if is_last:
@@ -175,19 +183,21 @@ class Search:
             stop.set()
             thread.join()
 
+    def _summarize(self, study: Study) -> StudySummary:
+        return StudySummary(study.trials(), self._space, self._config, self._workdir, self._manifest.directory)
+
     def _finish(self, study: Study) -> None:
         """Writes and prints the final results."""
         from trainer.reporting import page  # imports packages of the extra "tune", as `artifacts.write` does
 
-        summary = StudySummary(study.trials(), self._space, self._config)
-        artifacts.write(summary, self._workdir)
+        summary = self._summarize(study)
+        artifacts.write(summary)
         if summary.best is not None:
             trial_workdir = os.path.join(self._workdir, summary.best.directory)
             if storage.exists(os.path.join(trial_workdir, METRICS_NAME)):
                 page.write(trial_workdir)
         if not self._quiet:
-            print(console.final_table(summary))
-            print(os.path.join(self._workdir, artifacts.REPORT_NAME))
+            print(console.final_report(summary, self._retrain), flush=True)
 
     def _check_best(self, study: Study) -> None:
         """Raises a UserError if no trial completed."""

@@ -1,6 +1,7 @@
 """Search spaces: hyperparameters over fields of the trainer's config, with units and reasons."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -119,8 +120,7 @@ class Space:
     """Search space of a study.
 
     Attributes:
-        base_config: the config that all trials vary, with the fixed fields; the first trial, even if its values lie
-            outside of the ranges.
+        base_config: the config that the user passed.
         parameters: the hyperparameters, in a fixed order.
         fixed: fields that the user fixed, by name.
     """
@@ -128,6 +128,11 @@ class Space:
     base_config: Config
     parameters: tuple[Parameter, ...]
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def start(self) -> Config:
+        """The base config with the fixed fields: the first trial, even if its values lie outside of the ranges."""
+        return self.base_config.replace(**self.fixed)
 
     @property
     def base_values(self) -> dict[str, Any]:
@@ -162,13 +167,13 @@ class Space:
         Raises:
             UserError: the values contradict each other, or the model is no density and has no score.
         """
-        model = self.base_config.model
+        model = self.start.model
         if model != "density":
             raise UserError(
                 f"model={model}: a {model} model gives no nats/note, the score of a trial. Pass model=density"
             )
-        config = self.base_config.replace(**values) if values else self.base_config
-        steps = steps_for_equal_notes(config, self.base_config, train_steps)
+        config = self.start.replace(**values)
+        steps = steps_for_equal_notes(config, self.start, train_steps)
         return config.replace(
             steps=steps,
             monitor="val_nats",
@@ -184,10 +189,10 @@ class Space:
 
         A length in train_steps becomes the one in which the trial reads as many notes.
         """
-        config = self.base_config.replace(**values)
-        if not self.base_config.steps:
+        config = self.start.replace(**values)
+        if not self.start.steps:
             return config
-        return config.replace(steps=steps_for_equal_notes(config, self.base_config, self.base_config.steps))
+        return config.replace(steps=steps_for_equal_notes(config, self.start, self.start.steps))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the hyperparameters without their units and reasons, and the fixed fields, as a JSON object."""

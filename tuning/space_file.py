@@ -68,7 +68,7 @@ def create_space(
     searched = [parameters[field] for field in order if field in parameters and field not in fixed]
     if not searched:
         raise UserError("--fix and --space: every hyperparameter is fixed. Pass others with --tune")
-    space = Space(base_config.replace(**fixed), tuple(searched), dict(sorted(fixed.items())))
+    space = Space(base_config, tuple(searched), dict(sorted(fixed.items())))
     space.trial_config({}, 1)
     return space
 

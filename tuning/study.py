@@ -73,7 +73,7 @@ class Study:
             self._path = os.path.join(directory, STUDY_NAME)
             self._header = {
                 **_identity(space, config),
-                "start": dataclasses.asdict(space.base_config),
+                "start": dataclasses.asdict(space.start),
                 "settings": dataclasses.asdict(config),
             }
             self._clock = clock
@@ -205,7 +205,7 @@ def _identity(space: Space, config: StudyConfig) -> dict[str, Any]:
     """Returns what identifies a study, as a JSON object."""
     return {
         "space": space.to_json(),
-        "start": space.base_config.fixed(),
+        "start": space.start.fixed(),
         "settings": {name: value for name, value in dataclasses.asdict(config).items() if name not in _CHANGEABLE},
     }
 

@@ -2,15 +2,18 @@
 
 import dataclasses
 import itertools
+import os
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from trainer.workdir.layout import absolute
 from tuning.space import Parameter, Space
 from tuning.trial import SHARE_TOLERANCE, StudyConfig, Trial, TrialStatus, best_trial
 
-BEST_CONFIG_NAME = "best_config.json"
+BEST_CONFIG_NAME, BEST_NAME = "best_config.json", "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +24,15 @@ class StudySummary:
         trials: all trials, in the order of their starts; the first one has the base config.
         space: the searched hyperparameters.
         config: settings of the search.
+        workdir: its directory.
+        data: directory of the dataset.
     """
 
     trials: Sequence[Trial]
     space: Space
     config: StudyConfig
+    workdir: str
+    data: str
 
     @property
     def best(self) -> Trial | None:
@@ -46,6 +53,16 @@ class StudySummary:
     def first(self) -> "TrialChain | None":
         """The trials of the base config; None before the first one."""
         return self.chains[0] if self.trials else None
+
+    def path(self, name: str) -> str:
+        """Returns the absolute path of a file of the study."""
+        return os.path.join(absolute(self.workdir), name)
+
+    @property
+    def train_command(self) -> str:
+        """The command that trains the best config at full length, to be pasted into a shell."""
+        flags = {"config": self.path(BEST_CONFIG_NAME), "data": absolute(self.data), "workdir": self.path(BEST_NAME)}
+        return shlex.join(["sostenuto", "train", *(f"--{name}={value}" for name, value in flags.items())])
 
     def value(self, trial: Trial, parameter: Parameter) -> Any:
         """Returns a trial's value of a hyperparameter."""

@@ -135,8 +135,12 @@ class StudyCharts:
         for y, axis, name in zip(ys, axes, names, strict=True):
             axis_lines.append(rule(margin, y, width - margin, y, "axis"))
             labels.append(label(margin, y - 9, name, "name"))
+            bar = _SPREAD / 2 * axis.room
             for place, text in axis.ticks:
-                axis_lines.append(rule(x(place), y - 4, x(place), y + 4, "axis"))
+                if bar:
+                    labels.append(rule(x(place - bar), y, x(place + bar), y, "choice"))
+                else:
+                    axis_lines.append(rule(x(place), y - 4, x(place), y + 4, "axis"))
                 labels.append(label(x(place), y + 18, text, "tick middle"))
         return svg(
             width,

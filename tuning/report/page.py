@@ -9,7 +9,6 @@ from tuning.report.charts import StudyCharts
 from tuning.report.importance import MIN_CONFIGS, SHUFFLES, Importance, comparable_scores, importance, is_number
 from tuning.space import notes_per_train_step
 from tuning.summary import (
-    BEST_CONFIG_NAME,
     StudySummary,
     format_summary,
     format_value,
@@ -33,9 +32,8 @@ def render(study: StudySummary) -> str:
     has_scores = any(chain.last_scored for chain in study.chains)
     return templates.get_template("study.html.j2").render(
         study=study,
-        best_config_name=BEST_CONFIG_NAME,
         lead=[*format_summary(study), *_describe_importance(study, ranking)],
-        notes=study.config.train_steps * notes_per_train_step(study.space.base_config),
+        notes=study.config.train_steps * notes_per_train_step(study.space.start),
         best_values=_best_values(study),
         charts=StudyCharts(study) if has_scores else None,
         importance=ranking,
@@ -67,9 +65,6 @@ def _best_values(study: StudySummary) -> list[tuple[str, Any, Any, str]]:
     if best is None:
         return []
     start = study.space.base_config
-    tuned = [
-        (parameter.field, study.value(best, parameter), getattr(start, parameter.field), parameter.unit)
-        for parameter in study.space.parameters
-    ]
-    fixed = [(field, value, getattr(start, field), "fixed") for field, value in study.space.fixed.items()]
-    return [*tuned, *fixed]
+    tuned = [(parameter.field, study.value(best, parameter), parameter.unit) for parameter in study.space.parameters]
+    fixed = [(field, value, "fixed") for field, value in study.space.fixed.items()]
+    return [(field, value, getattr(start, field), unit) for field, value, unit in (*tuned, *fixed)]
