@@ -1,7 +1,4 @@
-"""Result files of a study: trials.json, report.html and TensorBoard's HParams.
-
-All of them follow from the trials; nothing reads them back.
-"""
+"""Result files of a study, which nothing reads back: trials.json, report.html and TensorBoard's HParams."""
 
 import dataclasses
 import io
@@ -38,11 +35,7 @@ def write(summary: StudySummary) -> None:
 
 
 def remove(directory: str) -> None:
-    """Deletes the files that `write` wrote into a study's workdir.
-
-    Raises:
-        UserError: a file cannot be deleted.
-    """
+    """Deletes the files that `write` wrote into a study's workdir."""
     for name in (TRIALS_NAME, BEST_CONFIG_NAME, REPORT_NAME):
         storage.remove(os.path.join(directory, name))
     storage.remove_directory(os.path.join(directory, SUMMARIES_NAME))
@@ -53,10 +46,7 @@ def trials_document(summary: StudySummary) -> dict[str, Any]:
     config, best = summary.config, summary.best
     return {
         "objective": {"name": "val_nats", "unit": "nats/note", "direction": "min", "split": "validation"},
-        "tuner": config.tuner,
-        "seed": config.seed,
-        "max_trials": config.max_trials,
-        "train_steps": config.train_steps,
+        **{name: getattr(config, name) for name in ("tuner", "seed", "max_trials", "train_steps")},
         "notes_per_trial": config.train_steps * notes_per_train_step(summary.space.start),
         "dataset": config.data,
         "space": summary.space.to_json(),
@@ -90,45 +80,42 @@ def _trial_object(trial: Trial, summary: StudySummary) -> dict[str, Any]:
 def _write_hparams(summary: StudySummary, directory: str) -> None:
     """Writes TensorBoard's HParams: the space, and a run for each ended trial that has none yet.
 
-    TensorFlow's own writers would start TensorFlow with all its devices, which a chief does not need, and would append
-    to files in place.
+    TensorFlow's own writers would start TensorFlow with all its devices, and would append to files in place.
     """
     from tensorboard.plugins.hparams import summary_v2
-    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
     now = time.time()
     path = os.path.join(directory, _EVENTS_NAME)
     if not storage.exists(path):
-        storage.make_directories(directory)
         experiment = summary_v2.hparams_config_pb(
             hparams=[_domain(parameter) for parameter in summary.space.parameters],
             metrics=[summary_v2.Metric("score", display_name="score, nats/note")],
         )
-        storage.write_bytes_atomic(path, _events([(0, experiment)], now))
+        _write_events(path, [(0, experiment)], now)
     for trial in summary.trials:
         path = os.path.join(directory, trial.id, _EVENTS_NAME)
-        if trial.is_open or storage.exists(path):
-            continue
-        values = {parameter.field: summary.value(trial, parameter) for parameter in summary.space.parameters}
-        messages = [(0, summary_v2.hparams_pb(values, trial_id=trial.id, start_time_secs=now - trial.seconds))]
-        messages += [(s.train_step, scalar_pb("val_nats", s.score)) for s in trial.scores if s.score is not None]
-        if trial.score is not None:
-            messages.append((trial.train_step, scalar_pb("score", trial.score)))
-        messages.append((trial.train_step, _session_end(trial, now)))
-        storage.make_directories(os.path.dirname(path))
-        storage.write_bytes_atomic(path, _events(messages, now))
+        if not trial.is_open and not storage.exists(path):
+            _write_events(path, _trial_messages(trial, summary, now), now)
 
 
-def _session_end(trial: Trial, wall_time: float) -> Any:
-    """Returns the message for a trial's end; TensorBoard's own function for it imports TensorFlow."""
+def _trial_messages(trial: Trial, summary: StudySummary, now: float) -> list[tuple[int, Any]]:
+    """Returns the (train_step, message) of an ended trial; TensorBoard's function for its end imports TensorFlow."""
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
+    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
+    values = {parameter.field: summary.value(trial, parameter) for parameter in summary.space.parameters}
+    messages = [(0, summary_v2.hparams_pb(values, trial_id=trial.id, start_time_secs=now - trial.seconds))]
+    messages += [
+        (score.train_step, scalar_pb("val_nats", score.score)) for score in trial.scores if score.score is not None
+    ]
+    if trial.score is not None:
+        messages.append((trial.train_step, scalar_pb("score", trial.score)))
     status = api_pb2.STATUS_FAILURE if trial.status == TrialStatus.FAILED else api_pb2.STATUS_SUCCESS
-    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=wall_time)
+    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=now)
     data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=info))
     value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data, tensor=metadata.NULL_TENSOR)
-    return Summary(value=[value])
+    return [*messages, (trial.train_step, Summary(value=[value]))]
 
 
 def _domain(parameter: Parameter) -> Any:
@@ -144,8 +131,7 @@ def _domain(parameter: Parameter) -> Any:
     return summary_v2.HParam(parameter.field, domain, description=f"{parameter.unit}: {parameter.why}")
 
 
-def _events(messages: Sequence[tuple[int, Any]], wall_time: float) -> bytes:
-    """Returns the bytes of an event file."""
+def _write_events(path: str, messages: Sequence[tuple[int, Any]], wall_time: float) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -154,4 +140,5 @@ def _events(messages: Sequence[tuple[int, Any]], wall_time: float) -> bytes:
     writer.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
     for train_step, message in messages:
         writer.write(Event(wall_time=wall_time, step=train_step, summary=message).SerializeToString())
-    return file.getvalue()
+    storage.make_directories(os.path.dirname(path))
+    storage.write_bytes_atomic(path, file.getvalue())

@@ -1,6 +1,6 @@
 """Progress and results of a study on the terminal."""
 
-import itertools
+import contextlib
 import logging
 import shutil
 import sys
@@ -36,24 +36,16 @@ _ENDED_FACTS = ("trial", "state", "trained", "nats/note", "best", "took", "left"
 _FINAL_FACTS = ("trial", "state", "trained", "nats/note", "to base", "took")
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager["Progress"]):
     """Shows a running study on stderr: a line for each ended trial, and the state of the others.
 
-    A terminal shows the state in one updated line, a log in a line now and then. A context manager.
-
-    Args:
-        quiet: shows nothing.
+    A terminal shows the state in one updated line, a log in a line now and then.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self) -> None:
         self._shown: set[str] | None = None
         self._bar: tqdm.tqdm | None = None
         self._next_line = time.monotonic() + _STATUS_SECONDS
-
-    def __enter__(self) -> "Progress":
-        """Returns the progress."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Closes the updated line."""
@@ -62,17 +54,13 @@ class Progress:
 
     def show(self, summary: StudySummary) -> None:
         """Shows the changes since the last call; the first call summarizes the trials that have ended before."""
-        if self._quiet:
-            return
         ended = [trial for trial in summary.trials if not trial.is_open]
         table = _Table(summary, _ENDED_FACTS)
         if self._shown is None:
             self._shown = {trial.id for trial in ended}
-            if ended:
-                logger.info(f"resumed: {' '.join(format_summary(summary))}")
-            if not progress.has_json_lines():
-                for line in table.head:
-                    logger.info(line)
+            head = [] if progress.has_json_lines() else table.head
+            for line in [f"resumed: {' '.join(format_summary(summary))}"] * bool(ended) + head:
+                logger.info(line)
             self._bar = progress.bar(total=None, unit="trial", description="", bar_format="{desc}", leave=False)
         for trial in ended:
             if trial.id not in self._shown:
@@ -82,11 +70,8 @@ class Progress:
             self._bar.set_description_str(_status(summary))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _STATUS_SECONDS
-            figures = {
-                "ended": len(ended),
-                "best": summary.best.score if summary.best else None,
-                "seconds_left": seconds_left(summary),
-            }
+            best = summary.best.score if summary.best else None
+            figures = {"ended": len(ended), "best": best, "seconds_left": seconds_left(summary)}
             logger.info(_status(summary), extra={"figures": figures})
 
 
@@ -122,33 +107,26 @@ def _status(summary: StudySummary) -> str:
     parts = [f"{ended} of {summary.config.max_trials} {noun} ended"]
     if summary.best is not None:
         parts.append(f"best {summary.best.score:.3f} ({summary.best.id})")
-    running = []
-    for trial in summary.trials:
-        if trial.status == TrialStatus.RUNNING:
-            scores = [score.score for score in trial.scores if score.score is not None]
-            score = f" {scores[-1]:.3f}" if scores else ""
-            running.append(f"{trial.id} {percent(trained_share(trial))}{score}")
+    running = [trial for trial in summary.trials if trial.status == TrialStatus.RUNNING]
     if running:
-        parts.append(", ".join(running))
+        parts.append(", ".join(f"{trial.id} {percent(trained_share(trial))}{_last_score(trial)}" for trial in running))
     if time_left := _time_left(summary):
         parts.append(f"{time_left} left")
     return " | ".join(parts)
 
 
+def _last_score(trial: Trial) -> str:
+    return next((f" {score.score:.3f}" for score in reversed(trial.scores) if score.score is not None), "")
+
+
 def _time_left(summary: StudySummary) -> str:
     seconds = seconds_left(summary)
-    if seconds is None:
-        return ""
-    return ("> " if summary.config.tuner == "hyperband" else "") + duration(seconds)
+    sign = "> " if summary.config.tuner == "hyperband" else ""
+    return "" if seconds is None else sign + duration(seconds)
 
 
 class _Table:
-    """Lines of fixed columns: facts about a trial, then the hyperparameters that fit.
-
-    Attributes:
-        head: the head's lines.
-        omitted: names of the hyperparameters that do not fit.
-    """
+    """Lines of fixed columns: facts about a trial, then the hyperparameters that fit."""
 
     def __init__(self, summary: StudySummary, facts: Sequence[str]) -> None:
         self._summary, self._facts = summary, facts
@@ -172,7 +150,7 @@ class _Table:
         """Returns the line of a trial; a failed trial's reason replaces its values."""
         facts = self._fact_cells(trial)
         if trial.status == TrialStatus.FAILED:
-            line = self._line(facts).ljust(self._length(self._widths[: len(facts)])) + "  " + trial.reason
+            line = f"{self._line(facts):{self._length(self._widths[: len(facts)])}}  {trial.reason}"
             return line if len(line) <= self._columns else line[: self._columns - 1] + "…"
         values = (self._summary.value(trial, parameter) for parameter in self._parameters)
         return self._line([*facts, *map(format_value, values)])
@@ -197,8 +175,6 @@ class _Table:
         return sum(widths) + 2 * (len(widths) - 1)
 
     def _line(self, cells: Sequence[str]) -> str:
-        aligned = [
-            cell.ljust(width) if name in ("trial", "state") else cell.rjust(width)
-            for cell, width, name in itertools.zip_longest(cells, self._widths[: len(cells)], self._facts[: len(cells)])
-        ]
-        return "  ".join(aligned).rstrip()
+        sides = "<<" + ">" * len(cells)  # The first two columns are texts.
+        columns = zip(cells, sides, self._widths, strict=False)
+        return "  ".join(f"{cell:{side}{width}}" for cell, side, width in columns).rstrip()

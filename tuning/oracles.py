@@ -1,8 +1,7 @@
 """Search algorithms (--tuner): KerasTuner's oracles, used only for their proposals.
 
-Trials, files, retries and locks belong to the study. Each call gets all its trials, so that a proposal depends only on
-them and on the seed. Therefore a resumed search continues as an uninterrupted one. Only hyperband has a state of its
-own, its brackets.
+A proposal depends only on the study's trials and the seed, so a resumed search continues as an uninterrupted one. Only
+hyperband has a state of its own, its brackets.
 """
 
 import hashlib
@@ -32,7 +31,7 @@ _RUNNING, _COMPLETED = tuner_trial.TrialStatus.RUNNING, tuner_trial.TrialStatus.
 
 
 class _StatelessOracle:
-    """Common part of the oracles: trials come from the study, and values depend only on them and the seed.
+    """Common part of the oracles.
 
     KerasTuner's own sampling treats seed 0 as no seed, gives consecutive seeds common values, and gives up on a small
     space after 20 collisions.
@@ -42,6 +41,7 @@ class _StatelessOracle:
     max_trials: int
     seed: int
     hyperparameters: keras_tuner.HyperParameters
+    failed_score: float | None = None  # of a failed trial; None for the worst of the others
 
     def load_trials(self, trials: Sequence[Trial]) -> None:
         """Replaces the oracle's trials by the study's."""
@@ -56,17 +56,13 @@ class _StatelessOracle:
             elif trial.has_score or scores:
                 # A failed trial counts as the worst, so that the search avoids its neighbourhood.
                 loaded.status = _COMPLETED
-                loaded.score = trial.score if trial.has_score else self.score_of_failed(scores)
+                loaded.score = trial.score if trial.has_score else self.failed_score or max(scores)
             else:
                 loaded.status = tuner_trial.TrialStatus.FAILED
 
     def clamp_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a trial's values for the oracle."""
         return dict(values)
-
-    def score_of_failed(self, scores: Sequence[float]) -> float:
-        """Returns the score of a failed trial, given the scores of the others."""
-        return max(scores)
 
     def _random_values(self) -> dict[str, Any] | None:
         if not self.num_configs:
@@ -130,8 +126,7 @@ class _BayesianOracle(_StatelessOracle, keras_tuner.oracles.BayesianOptimization
 class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
     """Hyperband with a maximum number of configs, and with promotions despite failed trials.
 
-    KerasTuner promotes only when enough places of a round have scores. Three failures of nine, or a space too small to
-    fill a round, would block all promotions. Here a placeholder with the worst score fills each such place.
+    Failures, or a space too small to fill a round, would block KerasTuner's promotions. Placeholders fill their places.
     """
 
     def load_trials(self, trials: Sequence[Trial]) -> None:
@@ -140,8 +135,7 @@ class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
             if place["id"] not in self.trials:
                 self._add_placeholder(place["id"])
 
-    def score_of_failed(self, scores: Sequence[float]) -> float:
-        return math.inf
+    failed_score = math.inf
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         answer = super().populate_space(trial_id)
@@ -184,13 +178,7 @@ _STATE_FIELDS = ("_brackets", "_current_bracket", "_current_iteration")
 
 
 class Oracle:
-    """Proposes trials.
-
-    Args:
-        space: the searched hyperparameters.
-        config: settings of the study.
-        state: as `state` returned it, to continue from there.
-    """
+    """Proposes trials, from a state that `state` returned."""
 
     def __init__(self, space: Space, config: StudyConfig, state: Mapping[str, Any] | None = None) -> None:
         options: dict[str, Any] = {
@@ -204,7 +192,6 @@ class Oracle:
         if config.tuner == "hyperband":
             options |= {"max_epochs": _RUNG_UNITS, "factor": _FACTOR, "hyperband_iterations": None}
         self._arguments = (space, config)
-        self._max_trials = config.max_trials
         oracle_class: Any = _ORACLES[config.tuner]
         self._oracle = oracle_class(**options)
         self._oracle.space = space
@@ -213,15 +200,10 @@ class Oracle:
             setattr(self._oracle, f"_{name}", value)
 
     def propose(self, trial_id: str, trials: Sequence[Trial]) -> Proposal | None:
-        """Returns the next trial; None if the search is complete, or if a running trial must end first.
-
-        Args:
-            trial_id: id of the next trial.
-            trials: all trials of the study, in the order of their starts.
-        """
+        """Returns the next trial; None if the search is complete, or if a running trial must end first."""
         oracle = self._oracle
         oracle.load_trials(trials)
-        if oracle.num_configs >= self._max_trials and not isinstance(oracle, _HyperbandOracle):
+        if oracle.num_configs >= oracle.max_trials and not isinstance(oracle, _HyperbandOracle):
             return None
         answer = oracle.populate_space(trial_id)
         if answer["status"] != _RUNNING:

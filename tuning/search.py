@@ -1,6 +1,7 @@
 """The part of this process in a search: alone, as chief or as worker."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from tuning.roles import Role
 from tuning.space import Space
 from tuning.study import Study, fingerprint
 from tuning.summary import BEST_CONFIG_NAME, BEST_NAME, StudySummary
-from tuning.trial import StudyConfig
+from tuning.trial import StudyConfig, best_trial
 from tuning.worker import Worker
 
 if TYPE_CHECKING:
@@ -34,30 +35,16 @@ _POLL_SECONDS = 1.0
 _GOODBYE_SECONDS = 15.0  # for which the chief of an ended study still answers workers
 
 
+@dataclasses.dataclass
 class Search:
-    """A search in a workdir.
+    """A search in a workdir."""
 
-    Args:
-        space: the searched hyperparameters.
-        config: settings of the search.
-        manifest: the dataset.
-        workdir: the study's.
-        quiet: shows only errors.
-        retrain: whether `retrain_best` follows.
-    """
-
-    def __init__(
-        self,
-        space: Space,
-        config: StudyConfig,
-        manifest: Manifest,
-        workdir: str,
-        *,
-        quiet: bool = False,
-        retrain: bool = False,
-    ) -> None:
-        self._space, self._config = space, config
-        self._manifest, self._workdir, self._quiet, self._retrain = manifest, workdir, quiet, retrain
+    space: Space
+    config: StudyConfig
+    manifest: Manifest
+    workdir: str
+    quiet: bool = False  # shows only errors
+    retrain: bool = False  # whether `retrain_best` follows
 
     def alone(self, role: Role, *, overwrite: bool) -> int:
         """Runs the study and its trials in one process; returns the exit status."""
@@ -65,30 +52,20 @@ class Search:
             with self._updates(study):
                 status = self._worker(study, role, quiet=True).run()
             if status:
-                if not self._quiet:
-                    logger.info("interrupted: run the same command to resume the study")
+                logger.info("interrupted: run the same command to resume the study")
             else:
                 self._finish(study)
                 self._check_best(study)
             return status
 
     def chief(self, role: Role, *, overwrite: bool, max_idle: float) -> int:
-        """Runs the study for workers and trains nothing; returns the exit status.
-
-        Args:
-            role: address to listen on.
-            overwrite: deletes an existing study first.
-            max_idle: seconds without a call from any worker after which the chief exits.
-        """
+        """Runs the study for workers until `max_idle` seconds without a call; returns the exit status."""
         from tuning import rpc
 
         with self._open(overwrite) as study, rpc.serve(study, role.address) as workers:
-            trials = self._config.max_trials
-            if not self._quiet:
-                logger.info(
-                    f"chief: listening on {role.address}, {trials} trials",
-                    extra={"figures": {"address": role.address, "max_trials": trials}},
-                )
+            trials = self.config.max_trials
+            figures = {"address": role.address, "max_trials": trials}
+            logger.info(f"chief: listening on {role.address}, {trials} trials", extra={"figures": figures})
             with self._updates(study):
                 while not study.is_done:
                     time.sleep(_POLL_SECONDS)
@@ -108,24 +85,18 @@ class Search:
         return 0
 
     def worker(self, role: Role, *, patience: float) -> int:
-        """Trains the trials that a chief assigns; returns the exit status.
-
-        Args:
-            role: address of the chief, and this worker's id.
-            patience: seconds to wait for an absent chief.
-        """
+        """Trains the trials of a chief, absent for at most `patience` seconds; returns the exit status."""
         from tuning import rpc
 
-        identity = fingerprint(self._space, self._config)
-        with rpc.StudyClient(role.address, identity, patience=patience) as client:
-            return self._worker(client, role, quiet=self._quiet).run()
+        with rpc.StudyClient(role.address, fingerprint(self.space, self.config), patience=patience) as client:
+            return self._worker(client, role, quiet=False).run()
 
     def retrain_best(self, data: str) -> int:
         """Trains the best config at full length with the trainer's command; returns its exit status."""
-        config = os.path.join(self._workdir, BEST_CONFIG_NAME)
-        workdir = os.path.join(self._workdir, BEST_NAME)
+        config = os.path.join(self.workdir, BEST_CONFIG_NAME)
+        workdir = os.path.join(self.workdir, BEST_NAME)
         command = [sys.executable, "-m", "trainer", f"--data={data}", f"--workdir={workdir}", f"--config={config}"]
-        command += ["--quiet"] * self._quiet + ["--log_json"] * progress.has_json_lines()
+        command += ["--quiet"] * self.quiet + ["--log_json"] * progress.has_json_lines()
         # A process of its own, since TensorFlow in this one may hold the devices' memory.
         process = subprocess.Popen(command)
         handler = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -140,18 +111,18 @@ class Search:
         return Worker(
             source,
             role.worker,
-            space=self._space,
-            config=self._config,
-            manifest=self._manifest,
-            workdir=self._workdir,
+            space=self.space,
+            config=self.config,
+            manifest=self.manifest,
+            workdir=self.workdir,
             quiet=quiet,
         )
 
     @contextlib.contextmanager
     def _open(self, overwrite: bool) -> Iterator[Study]:
-        with Study(self._workdir, self._space, self._config, overwrite=overwrite) as study:
+        with Study(self.workdir, self.space, self.config, overwrite=overwrite) as study:
             if overwrite:
-                artifacts.remove(self._workdir)
+                artifacts.remove(self.workdir)
             yield study
 
     @contextlib.contextmanager
@@ -161,7 +132,7 @@ class Search:
 
         def update() -> None:
             written = None
-            with console.Progress(quiet=self._quiet) as shown:
+            with console.Progress() as shown:
                 while True:
                     is_last = stop.wait(_POLL_SECONDS)
                     summary = self._summarize(study)
@@ -184,7 +155,7 @@ class Search:
             thread.join()
 
     def _summarize(self, study: Study) -> StudySummary:
-        return StudySummary(study.trials(), self._space, self._config, self._workdir, self._manifest.directory)
+        return StudySummary(study.trials(), self.space, self.config, self.workdir, self.manifest.directory)
 
     def _finish(self, study: Study) -> None:
         """Writes and prints the final results."""
@@ -193,16 +164,16 @@ class Search:
         summary = self._summarize(study)
         artifacts.write(summary)
         if summary.best is not None:
-            trial_workdir = os.path.join(self._workdir, summary.best.directory)
+            trial_workdir = os.path.join(self.workdir, summary.best.directory)
             if storage.exists(os.path.join(trial_workdir, METRICS_NAME)):
                 page.write(trial_workdir)
-        if not self._quiet:
-            print(console.final_report(summary, self._retrain), flush=True)
+        if not self.quiet:
+            print(console.final_report(summary, self.retrain), flush=True)
 
     def _check_best(self, study: Study) -> None:
         """Raises a UserError if no trial completed."""
-        if study.best() is None:
+        if best_trial(trials := study.trials()) is None:
             raise UserError(
-                f"{self._workdir}: no trial completed, the last one ended with: {study.trials()[-1].reason}. "
+                f"{self.workdir}: no trial completed, the last one ended with: {trials[-1].reason}. "
                 "Correct the cause, then pass --overwrite or another --workdir"
             )

@@ -78,10 +78,8 @@ class Parameter:
         if self.kind == "choice":
             return ", ".join(format_number(value) for value in self.values)
         low, high = map(format_number, self.bounds)
-        step = ""
-        if self.step is not None:
-            step = f" {'times' if self.sampling == 'log' else 'by'} {format_number(self.step)}"
-        return f"{low} to {high}{step}{', log' if self.sampling == 'log' else ''}"
+        by, log = (" times ", ", log") if self.sampling == "log" else (" by ", "")
+        return f"{low} to {high}{by + format_number(self.step) if self.step is not None else ''}{log}"
 
     def clamp(self, value: Any) -> Any:
         """Returns the nearest possible value; an unknown text gives the first one."""
@@ -161,8 +159,7 @@ class Space:
 
         Args:
             values: hyperparameters; the base config's values replace missing ones.
-            train_steps: train_steps of a trial with the base config's windows. A trial with other windows has as many
-                as read the same number of notes.
+            train_steps: those with the base config's windows; with others, as many as read the same number of notes.
 
         Raises:
             UserError: the values contradict each other, or the model is no density and has no score.
@@ -190,9 +187,8 @@ class Space:
         A length in train_steps becomes the one in which the trial reads as many notes.
         """
         config = self.start.replace(**values)
-        if not self.start.steps:
-            return config
-        return config.replace(steps=steps_for_equal_notes(config, self.start, self.start.steps))
+        steps = self.start.steps
+        return config.replace(steps=steps_for_equal_notes(config, self.start, steps)) if steps else config
 
     def to_json(self) -> dict[str, Any]:
         """Returns the hyperparameters without their units and reasons, and the fixed fields, as a JSON object."""

@@ -9,30 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from sostenuto.text import counted
 from trainer.workdir.layout import absolute
 from tuning.space import Parameter, Space
-from tuning.trial import SHARE_TOLERANCE, StudyConfig, Trial, TrialStatus, best_trial
+from tuning.trial import SHARE_TOLERANCE, StudyConfig, Trial, TrialStatus, best_trial, count_states
 
 BEST_CONFIG_NAME, BEST_NAME = "best_config.json", "best"
 
 
 @dataclasses.dataclass(frozen=True)
 class StudySummary:
-    """State of a study.
+    """State of a study."""
 
-    Attributes:
-        trials: all trials, in the order of their starts; the first one has the base config.
-        space: the searched hyperparameters.
-        config: settings of the search.
-        workdir: its directory.
-        data: directory of the dataset.
-    """
-
-    trials: Sequence[Trial]
+    trials: Sequence[Trial]  # in the order of their starts; the first one has the base config
     space: Space
     config: StudyConfig
     workdir: str
-    data: str
+    data: str  # directory of the dataset
 
     @property
     def best(self) -> Trial | None:
@@ -71,11 +64,7 @@ class StudySummary:
 
 @dataclasses.dataclass(frozen=True)
 class TrialChain:
-    """The trials of one config: a single one, or with hyperband one per rung, each continuing the previous one.
-
-    Attributes:
-        trials: in order, at least one.
-    """
+    """The trials of one config: a single one, or with hyperband one per rung, each continuing the previous one."""
 
     trials: tuple[Trial, ...]
 
@@ -102,11 +91,10 @@ class TrialChain:
 
     def score_at(self, share: float) -> float | None:
         """Returns the best score up to a share of the full length, interpolated linearly; None outside of scores."""
-        shares = [score_share for _, score_share, _ in self.curve]
-        best = list(itertools.accumulate((score for _, _, score in self.curve), min))
+        _, shares, scores = zip(*self.curve, strict=True) if self.curve else ((), (), ())
         if not shares or not shares[0] - SHARE_TOLERANCE <= share <= shares[-1] + SHARE_TOLERANCE:
             return None
-        return float(np.interp(share, shares, best))
+        return float(np.interp(share, shares, list(itertools.accumulate(scores, min))))
 
 
 def trained_share(trial: Trial) -> float:
@@ -121,15 +109,12 @@ def format_summary(summary: StudySummary) -> list[str]:
     trials, best = summary.trials, summary.best
     if not trials:
         return ["No trial has started."]
-    states = [trial.status for trial in trials]
-    order = ("completed", "stopped", "failed", "running", "queued")
-    counts = ", ".join(f"{states.count(TrialStatus(name))} {name}" for name in order if name in states)
-    counts = f"{len(trials)} {'trial' if len(trials) == 1 else 'trials'}: {counts}."
+    counts = f"{counted(len(trials), 'trial')}: {count_states(trials)}."
     if len(summary.chains) < len(trials):
         counts += f" They are {len(summary.chains)} configs: the better ones continue in further trials."
     if best is not None:
         return [counts, _describe_best(summary, best)]
-    if all(status == TrialStatus.FAILED for status in states):
+    if all(trial.status == TrialStatus.FAILED for trial in trials):
         return [counts, f"All failed, the last one with: {trials[-1].reason}."]
     return [counts, "None has completed yet."]
 
@@ -153,8 +138,7 @@ def _describe_best(summary: StudySummary, best: Trial) -> str:
 def seconds_left(summary: StudySummary) -> float | None:
     """Returns an estimate of the study's remaining seconds; None before a trial has ended.
 
-    Each later trial, and the rest of each running one, counts with the mean duration of the ended trials. The workers
-    with recent trials share this time. Hyperband's promotions are unknown and not counted.
+    Workers with recent trials share the work, at the mean duration of ended trials. Promotions do not count.
     """
     ended = [trial for trial in summary.trials if not trial.is_open]
     if not ended:

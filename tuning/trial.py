@@ -13,18 +13,12 @@ TUNERS = ("random", "bayesian", "hyperband")
 # Trials are scored at whole train_steps, so that equal shares of their lengths differ slightly between trials.
 SHARE_TOLERANCE = 0.02
 
-# Names of fields in study.json where they differ.
-_JSON_NAMES = {"status": "state", "lost_workers": "vanished"}
-_FIELD_NAMES = {name: field for field, name in _JSON_NAMES.items()}
+_JSON_NAMES = {"status": "state", "lost_workers": "vanished"}  # of fields in study.json, where they differ
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """Settings of a search.
-
-    Raises:
-        UserError: on construction, if a value is out of range.
-    """
+    """Settings of a search; raises a UserError if a value is out of range."""
 
     tuner: str  # random, bayesian or hyperband
     max_trials: int  # configs to try, including failed ones; hyperband's continuations do not count
@@ -53,11 +47,11 @@ class StudyConfig:
 class TrialStatus(enum.StrEnum):
     """State of a trial. A queued trial waits for a worker after an interruption."""
 
-    QUEUED = "queued"
-    RUNNING = "running"
     COMPLETED = "completed"
     STOPPED = "stopped"
     FAILED = "failed"
+    RUNNING = "running"
+    QUEUED = "queued"
 
 
 class Outcome(enum.StrEnum):
@@ -156,9 +150,9 @@ class Trial:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "Trial":
         """Returns the trial that `to_json` wrote."""
-        fields = {_FIELD_NAMES.get(name, name): value for name, value in values.items()}
-        scores = tuple(Score(**score) for score in values["scores"])
-        return Trial(**{**fields, "status": TrialStatus(values["state"]), "scores": scores})
+        fields = {**values, "scores": tuple(Score(**score) for score in values["scores"])}
+        renamed = {field: fields.pop(name) for field, name in _JSON_NAMES.items()}
+        return Trial(**fields, **{**renamed, "status": TrialStatus(renamed["status"])})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the trial as a JSON object."""
@@ -182,6 +176,12 @@ class Trial:
     def has_score_from(self, share: float) -> bool:
         """Returns whether a finite score exists at or after a share of the full length."""
         return any(score.score is not None and score.share >= share - SHARE_TOLERANCE for score in self.scores)
+
+
+def count_states(trials: Iterable[Trial]) -> str:
+    """Returns the numbers of trials in each state: "3 completed, 1 failed"."""
+    states = [trial.status for trial in trials]
+    return ", ".join(f"{states.count(status)} {status}" for status in TrialStatus if status in states)
 
 
 def best_trial(trials: Iterable[Trial]) -> Trial | None:

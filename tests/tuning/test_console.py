@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from sostenuto.progress import silenced
 from tests.tuning.summaries import searched, summarize, trial
 from tuning.console import Progress, final_report
 
@@ -45,7 +46,7 @@ def test_a_resumed_study_sums_up_what_was_there(capsys: pytest.CaptureFixture[st
 
 
 def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(quiet=True) as progress:
+    with silenced(), Progress() as progress:
         progress.show(searched())
     assert capsys.readouterr() == ("", "")
 
@@ -95,4 +96,7 @@ def test_the_last_lines_name_the_best_trial_the_files_and_the_command_to_paste()
         "--workdir=/my studies/first/best",
     ]  # fmt: skip
     assert final_report(study, retrain=True).splitlines()[-1] == "report  /my studies/first/report.html"
-    assert final_report(summarize(trial(0, "failed", reason="no"))).splitlines()[-2:] == ["", "report  /my studies/first/report.html"]
+    assert final_report(summarize(trial(0, "failed", reason="no"))).splitlines()[-2:] == [
+        "",
+        "report  /my studies/first/report.html",
+    ]

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sostenuto.html.pages import environment
 from sostenuto.text import duration
 from tuning.report.charts import StudyCharts
-from tuning.report.importance import MIN_CONFIGS, SHUFFLES, Importance, comparable_scores, importance, is_number
+from tuning.report.importance import MIN_CONFIGS, SHUFFLES, Importance, importance, is_number
 from tuning.space import notes_per_train_step
 from tuning.summary import (
     StudySummary,
@@ -21,11 +21,7 @@ _MARKS: Final = {"completed": "✓", "stopped": "■", "failed": "✗", "running
 
 
 def render(study: StudySummary) -> str:
-    """Returns the page as HTML.
-
-    Args:
-        study: the study at any stage.
-    """
+    """Returns the page of a study at any stage as HTML."""
     templates = environment(Path(__file__).parent)
     templates.filters |= {"duration": duration, "percent": percent, "shown": format_value}
     ranking = importance(study)
@@ -37,7 +33,6 @@ def render(study: StudySummary) -> str:
         best_values=_best_values(study),
         charts=StudyCharts(study) if has_scores else None,
         importance=ranking,
-        comparable=len(comparable_scores(study.chains)[1]),
         fewest_configs=MIN_CONFIGS,
         shuffles=SHUFFLES,
         trials=ranked(study.trials),
