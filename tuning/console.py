@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sostenuto import progress
 from sostenuto.text import duration, labelled
@@ -20,12 +20,8 @@ from tuning.summary import (
     percent,
     ranked,
     seconds_left,
-    trained_share,
 )
 from tuning.trial import Trial, TrialStatus
-
-if TYPE_CHECKING:
-    import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +40,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
 
     def __init__(self) -> None:
         self._shown: set[str] | None = None
-        self._bar: tqdm.tqdm | None = None
+        self._bar: Any = None
         self._next_line = time.monotonic() + _STATUS_SECONDS
 
     def __exit__(self, *_: object) -> None:
@@ -109,7 +105,7 @@ def _status(summary: StudySummary) -> str:
         parts.append(f"best {summary.best.score:.3f} ({summary.best.id})")
     running = [trial for trial in summary.trials if trial.status == TrialStatus.RUNNING]
     if running:
-        parts.append(", ".join(f"{trial.id} {percent(trained_share(trial))}{_last_score(trial)}" for trial in running))
+        parts.append(", ".join(f"{trial.id} {percent(trial.trained_share)}{_last_score(trial)}" for trial in running))
     if time_left := _time_left(summary):
         parts.append(f"{time_left} left")
     return " | ".join(parts)
@@ -157,11 +153,11 @@ class _Table:
 
     def _fact_cells(self, trial: Trial) -> list[str]:
         summary = self._summary
-        base_score = summary.first.score_at(trained_share(trial)) if summary.first else None
+        base_score = summary.first.score_at(trial.trained_share) if summary.first else None
         cells = {
             "trial": trial.id,
             "state": trial.status,
-            "trained": percent(trained_share(trial)),
+            "trained": percent(trial.trained_share),
             "nats/note": "" if trial.score is None else f"{trial.score:.3f}",
             "to base": "" if trial.score is None or base_score is None else f"{trial.score - base_score:+.3f}",
             "best": f"{summary.best.score:.3f}" if summary.best else "",

@@ -68,10 +68,9 @@ class _StatelessOracle:
         if not self.num_configs:
             return self.space.base_values
         for attempt in range(_MAX_COLLISIONS):
+            seed = f"{self.seed}/{self.num_configs}/{attempt}"
             values = {
-                parameter.field: parameter.round_value(
-                    hyperparameter.random_sample(f"{self.seed}/{self.num_configs}/{attempt}/{parameter.field}")
-                )
+                parameter.field: parameter.round_value(hyperparameter.random_sample(f"{seed}/{parameter.field}"))
                 for parameter, hyperparameter in zip(self.space.parameters, self.hyperparameters.space, strict=True)
             }
             if not self._duplicate(values):
@@ -129,13 +128,13 @@ class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
     Failures, or a space too small to fill a round, would block KerasTuner's promotions. Placeholders fill their places.
     """
 
+    failed_score = math.inf
+
     def load_trials(self, trials: Sequence[Trial]) -> None:
         super().load_trials(trials)
         for place in self._places():
             if place["id"] not in self.trials:
                 self._add_placeholder(place["id"])
-
-    failed_score = math.inf
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         answer = super().populate_space(trial_id)
@@ -144,7 +143,7 @@ class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
             return answer
         # All better trials are promoted already.
         (place,) = (place for place in self._places() if place["id"] == trial_id)
-        place["id"] = self._new_placeholder()
+        place["id"] = self._add_placeholder()
         return self.populate_space(trial_id)
 
     def _places(self) -> Iterator[dict[str, Any]]:
@@ -159,17 +158,14 @@ class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
         if not places:
             return {"status": tuner_trial.TrialStatus.STOPPED, "values": None}
         while len(places) < self._get_size(bracket["bracket_num"], 0):
-            places.append({"past_id": None, "id": self._new_placeholder()})
+            places.append({"past_id": None, "id": self._add_placeholder()})
         return self.populate_space(trial_id)
 
-    def _new_placeholder(self) -> str:
-        name = next(name for name in map("absent-{}".format, itertools.count()) if name not in self.trials)
-        self._add_placeholder(name)
-        return name
-
-    def _add_placeholder(self, name: str) -> None:
+    def _add_placeholder(self, name: str = "") -> str:
+        name = name or next(name for name in map("absent-{}".format, itertools.count()) if name not in self.trials)
         trial = self.trials[name] = _tuner_trial(name, {})
         trial.status, trial.score = _COMPLETED, math.inf
+        return name
 
 
 # The names are those of tuning.trial.TUNERS, which the flag --tuner accepts without importing KerasTuner.

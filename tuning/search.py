@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sostenuto import progress, storage
@@ -20,12 +20,12 @@ from tuning import artifacts, console
 from tuning.roles import Role
 from tuning.space import Space
 from tuning.study import Study, fingerprint
-from tuning.summary import BEST_CONFIG_NAME, BEST_NAME, StudySummary
-from tuning.trial import StudyConfig, best_trial
+from tuning.summary import StudySummary
+from tuning.trial import StudyConfig, Trial
 from tuning.worker import Worker
 
 if TYPE_CHECKING:
-    from tuning.rpc import StudyClient
+    from tuning.rpc import StudyClient, WorkerRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,6 @@ class Search:
                 logger.info("interrupted: run the same command to resume the study")
             else:
                 self._finish(study)
-                self._check_best(study)
             return status
 
     def chief(self, role: Role, *, overwrite: bool, max_idle: float) -> int:
@@ -76,12 +75,7 @@ class Search:
                             extra={"figures": {"exit_status": EXIT_NO_WORKER}},
                         )
                         return EXIT_NO_WORKER
-            self._finish(study)
-            # Workers ask again within seconds and exit when they learn that the study has ended.
-            deadline = time.monotonic() + _GOODBYE_SECONDS
-            while workers.active_workers and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
-            self._check_best(study)
+            self._finish(study, workers)
         return 0
 
     def worker(self, role: Role, *, patience: float) -> int:
@@ -91,11 +85,9 @@ class Search:
         with rpc.StudyClient(role.address, fingerprint(self.space, self.config), patience=patience) as client:
             return self._worker(client, role, quiet=False).run()
 
-    def retrain_best(self, data: str) -> int:
+    def retrain_best(self) -> int:
         """Trains the best config at full length with the trainer's command; returns its exit status."""
-        config = os.path.join(self.workdir, BEST_CONFIG_NAME)
-        workdir = os.path.join(self.workdir, BEST_NAME)
-        command = [sys.executable, "-m", "trainer", f"--data={data}", f"--workdir={workdir}", f"--config={config}"]
+        command = [sys.executable, "-m", "trainer", *self._summarize([]).train_flags]
         command += ["--quiet"] * self.quiet + ["--log_json"] * progress.has_json_lines()
         # A process of its own, since TensorFlow in this one may hold the devices' memory.
         process = subprocess.Popen(command)
@@ -108,15 +100,7 @@ class Search:
             signal.signal(signal.SIGTERM, handler)
 
     def _worker(self, source: "Study | StudyClient", role: Role, *, quiet: bool) -> Worker:
-        return Worker(
-            source,
-            role.worker,
-            space=self.space,
-            config=self.config,
-            manifest=self.manifest,
-            workdir=self.workdir,
-            quiet=quiet,
-        )
+        return Worker(source, role.worker, self.space, self.config, self.manifest, self.workdir, quiet)
 
     @contextlib.contextmanager
     def _open(self, overwrite: bool) -> Iterator[Study]:
@@ -135,7 +119,7 @@ class Search:
             with console.Progress() as shown:
                 while True:
                     is_last = stop.wait(_POLL_SECONDS)
-                    summary = self._summarize(study)
+                    summary = self._summarize(study.trials())
                     ended = [trial for trial in summary.trials if not trial.is_open]
                     if ended != written:
                         # A failed write is repeated; at the end, `_finish` reports the failure.
@@ -154,14 +138,14 @@ class Search:
             stop.set()
             thread.join()
 
-    def _summarize(self, study: Study) -> StudySummary:
-        return StudySummary(study.trials(), self.space, self.config, self.workdir, self.manifest.directory)
+    def _summarize(self, trials: Sequence[Trial]) -> StudySummary:
+        return StudySummary(trials, self.space, self.config, self.workdir, self.manifest.directory)
 
-    def _finish(self, study: Study) -> None:
-        """Writes and prints the final results."""
+    def _finish(self, study: Study, workers: "WorkerRegistry | None" = None) -> None:
+        """Writes and prints the final results; raises a UserError if no trial completed."""
         from trainer.reporting import page  # imports packages of the extra "tune", as `artifacts.write` does
 
-        summary = self._summarize(study)
+        summary = self._summarize(study.trials())
         artifacts.write(summary)
         if summary.best is not None:
             trial_workdir = os.path.join(self.workdir, summary.best.directory)
@@ -169,11 +153,12 @@ class Search:
                 page.write(trial_workdir)
         if not self.quiet:
             print(console.final_report(summary, self.retrain), flush=True)
-
-    def _check_best(self, study: Study) -> None:
-        """Raises a UserError if no trial completed."""
-        if best_trial(trials := study.trials()) is None:
+        # Workers ask again within seconds and exit when they learn that the study has ended.
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        while workers and workers.active_workers and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        if summary.best is None:
             raise UserError(
-                f"{self.workdir}: no trial completed, the last one ended with: {trials[-1].reason}. "
+                f"{self.workdir}: no trial completed, the last one ended with: {summary.trials[-1].reason}. "
                 "Correct the cause, then pass --overwrite or another --workdir"
             )

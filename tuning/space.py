@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sostenuto.errors import UserError, mismatches
@@ -59,18 +59,13 @@ class Parameter:
             return (self.low,)
         if self.step is None:
             return None
-        if self.kind == "int":
-            return tuple(dict.fromkeys(round(value) for value in self._steps(self.step)))
-        return tuple(float(f"{value:.10g}") for value in self._steps(self.step))
-
-    def _steps(self, step: float) -> Iterator[float]:
-        low, high = self.bounds
+        (low, high), step = self.bounds, self.step
+        is_log = self.sampling == "log"
+        steps = math.log(high / low) / math.log(step) if is_log else (high - low) / step
         # The margin covers divisions such as 0.5 / 0.1 that round to just below a whole number.
-        if self.sampling == "log":
-            count = math.floor(math.log(high / low) / math.log(step) + 1e-9)
-            return (low * step**index for index in range(count + 1))
-        count = math.floor((high - low) / step + 1e-9)
-        return (low + step * index for index in range(count + 1))
+        indices = range(math.floor(steps + 1e-9) + 1)
+        values = [low * step**index if is_log else low + step * index for index in indices]
+        return tuple(dict.fromkeys(round(value) if self.kind == "int" else float(f"{value:.10g}") for value in values))
 
     @property
     def text(self) -> str:
@@ -87,9 +82,9 @@ class Parameter:
         if grid is None:
             low, high = self.bounds
             return min(max(value, low), high)
-        if value in grid or isinstance(value, str):
-            return value if value in grid else grid[0]
-        return min(grid, key=lambda known: abs(known - value))
+        if value in grid:
+            return value
+        return grid[0] if isinstance(value, str) else min(grid, key=lambda known: abs(known - value))
 
     def round_value(self, value: Any) -> Any:
         """Returns a sampled value as a config has it: of the field's type, floats with three digits."""
@@ -106,11 +101,6 @@ def format_number(value: Any) -> str:
 def notes_per_train_step(config: Config) -> int:
     """Returns the number of notes in the windows of one optimizer update."""
     return config.windows_per_train_step * config.seq_length
-
-
-def steps_for_equal_notes(config: Config, reference: Config, train_steps: int) -> int:
-    """Returns the train_steps in which a config reads as many notes as a reference in `train_steps`, at least 1."""
-    return max(round(train_steps * notes_per_train_step(reference) / notes_per_train_step(config)), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +160,7 @@ class Space:
                 f"model={model}: a {model} model gives no nats/note, the score of a trial. Pass model=density"
             )
         config = self.start.replace(**values)
-        steps = steps_for_equal_notes(config, self.start, train_steps)
+        steps = self._steps_for_equal_notes(config, train_steps)
         return config.replace(
             steps=steps,
             monitor="val_nats",
@@ -188,7 +178,11 @@ class Space:
         """
         config = self.start.replace(**values)
         steps = self.start.steps
-        return config.replace(steps=steps_for_equal_notes(config, self.start, steps)) if steps else config
+        return config.replace(steps=self._steps_for_equal_notes(config, steps)) if steps else config
+
+    def _steps_for_equal_notes(self, config: Config, train_steps: int) -> int:
+        """Returns the train_steps in which a config reads as many notes as `start` in `train_steps`, at least 1."""
+        return max(round(train_steps * notes_per_train_step(self.start) / notes_per_train_step(config)), 1)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the hyperparameters without their units and reasons, and the fixed fields, as a JSON object."""

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import operator
 import os
 import threading
 import time
@@ -201,25 +202,23 @@ def _load(directory: str, space: Space, config: StudyConfig, *, overwrite: bool)
         return {}
     try:
         state = json.loads(storage.read_bytes(path))
-        is_study = state.keys() >= {"space", "start", "settings", "trials", "queue", "oracle"}
-    except (ValueError, AttributeError):
-        is_study = False
-    if not is_study:
+        operator.itemgetter("space", "start", "settings", "trials", "queue", "oracle")(state)
+    except (ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{path}: the file is corrupt: got no JSON state of a study. "
             "Pass another --workdir, or --overwrite to delete the study"
-        )
+        ) from error
     _check_same(directory, state, space, config)
     return state
 
 
 def _check_same(directory: str, state: Mapping[str, Any], space: Space, config: StudyConfig) -> None:
     """Raises a UserError that names each difference between a recorded study and the requested one."""
-    requested = _identity(space, config)
     differences = {"search space": space.differences(state["space"])}
     for part, title in (("start", "base config"), ("settings", "settings")):
-        recorded = {name: value for name, value in state[part].items() if name in requested[part]}
-        differences[title] = mismatches(requested[part], recorded)
+        requested = _identity(space, config)[part]
+        recorded = {name: value for name, value in state[part].items() if name in requested}
+        differences[title] = mismatches(requested, recorded)
     for title, lines in differences.items():
         if lines:
             raise UserError(

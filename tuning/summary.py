@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -36,10 +37,8 @@ class StudySummary:
     def chains(self) -> list["TrialChain"]:
         """The trials grouped by config, in the order of the first ones."""
         chains: dict[str, list[Trial]] = {}
-        first_ids: dict[str | None, str] = {}
         for trial in self.trials:
-            first_ids[trial.id] = first_ids.get(trial.parent, trial.id)
-            chains.setdefault(first_ids[trial.id], []).append(trial)
+            chains.setdefault(trial.directory, []).append(trial)
         return [TrialChain(tuple(trials)) for trials in chains.values()]
 
     @property
@@ -52,10 +51,15 @@ class StudySummary:
         return os.path.join(absolute(self.workdir), name)
 
     @property
+    def train_flags(self) -> list[str]:
+        """The trainer's flags for the best config at full length."""
+        values = {"config": self.path(BEST_CONFIG_NAME), "data": absolute(self.data), "workdir": self.path(BEST_NAME)}
+        return [f"--{name}={value}" for name, value in values.items()]
+
+    @property
     def train_command(self) -> str:
         """The command that trains the best config at full length, to be pasted into a shell."""
-        flags = {"config": self.path(BEST_CONFIG_NAME), "data": absolute(self.data), "workdir": self.path(BEST_NAME)}
-        return shlex.join(["sostenuto", "train", *(f"--{name}={value}" for name, value in flags.items())])
+        return shlex.join(["sostenuto", "train", *self.train_flags])
 
     def value(self, trial: Trial, parameter: Parameter) -> Any:
         """Returns a trial's value of a hyperparameter."""
@@ -95,13 +99,6 @@ class TrialChain:
         if not shares or not shares[0] - SHARE_TOLERANCE <= share <= shares[-1] + SHARE_TOLERANCE:
             return None
         return float(np.interp(share, shares, list(itertools.accumulate(scores, min))))
-
-
-def trained_share(trial: Trial) -> float:
-    """Returns the share of the full length up to a trial's last score."""
-    if trial.status == TrialStatus.COMPLETED:
-        return trial.share
-    return max((score.share for score in trial.scores), default=0.0)
 
 
 def format_summary(summary: StudySummary) -> list[str]:
@@ -145,7 +142,7 @@ def seconds_left(summary: StudySummary) -> float | None:
         return None
     open_trials = [trial for trial in summary.trials if trial.is_open]
     later_trials = max(summary.config.max_trials - len(summary.chains), 0)
-    trials_left = later_trials + sum(1 - min(trained_share(trial) / trial.share, 1) for trial in open_trials)
+    trials_left = later_trials + sum(1 - min(trial.trained_share / trial.share, 1) for trial in open_trials)
     # A worker between two trials counts too, although others may have started some since.
     recent = [*open_trials, *summary.trials[-2 * (len(open_trials) + 1) :]]
     workers = len({trial.worker for trial in recent})
@@ -157,8 +154,8 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     order = ("completed", "stopped", "running", "queued", "failed")
 
     def key(trial: Trial) -> tuple[int, float, float, str]:
-        score = float("inf") if trial.score is None else trial.score
-        return order.index(trial.status), -trial.share if trial.status == "completed" else 0.0, score, trial.id
+        length = trial.share if trial.status == "completed" else 0.0
+        return order.index(trial.status), -length, math.inf if trial.score is None else trial.score, trial.id
 
     return sorted(trials, key=key)
 

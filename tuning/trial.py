@@ -168,6 +168,13 @@ class Trial:
         """Whether the trial ended with a score."""
         return self.status in (TrialStatus.COMPLETED, TrialStatus.STOPPED)
 
+    @property
+    def trained_share(self) -> float:
+        """Share of the full length up to the last score."""
+        if self.status == TrialStatus.COMPLETED:
+            return self.share
+        return max((score.share for score in self.scores), default=0.0)
+
     def best_score_until(self, share: float) -> float | None:
         """Returns the best score up to a share of the full length; None without scores."""
         scores = [score.score for score in self.scores if score.share <= share + SHARE_TOLERANCE]

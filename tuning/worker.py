@@ -38,7 +38,6 @@ class Worker:
 
     source: "TrialSource"
     worker_id: str  # which a restart does not change
-    _: dataclasses.KW_ONLY
     space: Space
     config: StudyConfig
     manifest: Manifest

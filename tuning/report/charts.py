@@ -13,7 +13,7 @@ from sostenuto.html.charts import Figure, Plane
 from sostenuto.html.elements import disc, element, label, rule, svg
 from tuning.report.importance import comparable_scores, outlier_limit, sort_key
 from tuning.space import Parameter
-from tuning.summary import StudySummary, TrialChain, format_value, percent, trained_share
+from tuning.summary import StudySummary, TrialChain, format_value, percent
 
 _SHADES: Final = 7  # of the score's colour, from s0, the worst, to s6
 _WIDTHS: Final = {"broad": 840, "narrow": 320}  # of large drawings; the style sheet shows the one that fits the screen
@@ -69,7 +69,7 @@ class StudyCharts:
         study, record = self._study, chain.last_scored or chain.last
         first = ", the base config" if chain.trials[0] is study.trials[0] else ""
         score = f"{record.score:.3f} nats/note" if record.score is not None else f"{record.status}: {record.reason}"
-        length = f" after {percent(trained_share(record))}" if _is_shorter(chain) else ""
+        length = f" after {percent(record.trained_share)}" if _is_shorter(chain) else ""
         values = ", ".join(
             f"{parameter.field} {format_value(study.value(record, parameter))}" for parameter in study.space.parameters
         )
@@ -196,7 +196,7 @@ def _score(chain: TrialChain) -> float:
 
 
 def _is_shorter(chain: TrialChain) -> bool:
-    return chain.last_scored is not None and trained_share(chain.last_scored) < 1
+    return chain.last_scored is not None and chain.last_scored.trained_share < 1
 
 
 def _score_axis(scores: Sequence[float]) -> Axis:

@@ -14,7 +14,6 @@ from tuning.summary import (
     format_value,
     percent,
     ranked,
-    trained_share,
 )
 
 _MARKS: Final = {"completed": "✓", "stopped": "■", "failed": "✗", "running": "▶", "queued": "·"}
@@ -38,7 +37,6 @@ def render(study: StudySummary) -> str:
         trials=ranked(study.trials),
         marks=_MARKS,
         is_number=is_number,
-        trained_share=trained_share,
     )
 
 
