@@ -12,15 +12,7 @@ from sostenuto import progress
 from sostenuto.text import duration, labelled
 from tuning.artifacts import REPORT_NAME, TRIALS_NAME
 from tuning.space import Parameter
-from tuning.summary import (
-    BEST_CONFIG_NAME,
-    StudySummary,
-    format_summary,
-    format_value,
-    percent,
-    ranked,
-    seconds_left,
-)
+from tuning.summary import BEST_CONFIG_NAME, StudySummary, format_summary, format_value, percent, ranked, seconds_left
 from tuning.trial import Trial, TrialStatus
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from keras_tuner.engine import trial as tuner_trial
 from sklearn.exceptions import ConvergenceWarning
 
 from tuning.space import Space
-from tuning.trial import Proposal, StudyConfig, Trial
+from tuning.trial import TRIALS_NAME, StudyConfig, Trial, TrialStatus
 
 _MAX_COLLISIONS = 1000  # samples in a row that were tried before; then the space counts as exhausted
 
@@ -195,7 +195,7 @@ class Oracle:
         for name, value in (state or {}).items():
             setattr(self._oracle, f"_{name}", value)
 
-    def propose(self, trial_id: str, trials: Sequence[Trial]) -> Proposal | None:
+    def propose(self, trial_id: str, trials: Sequence[Trial]) -> Trial | None:
         """Returns the next trial; None if the search is complete, or if a running trial must end first."""
         oracle = self._oracle
         oracle.load_trials(trials)
@@ -207,7 +207,9 @@ class Oracle:
         values = answer["values"]
         share = values.pop("tuner/epochs", _RUNG_UNITS) / _RUNG_UNITS
         parent = values.pop("tuner/trial_id", None)
-        return Proposal({name: value for name, value in values.items() if "/" not in name}, share, parent)
+        directory = next((trial.directory for trial in trials if trial.id == parent), f"{TRIALS_NAME}/{trial_id}")
+        values = {name: value for name, value in values.items() if "/" not in name}
+        return Trial(trial_id, TrialStatus.QUEUED, values, share, directory, parent)
 
     def can_propose(self, trial_id: str, trials: Sequence[Trial]) -> bool:
         """Returns whether `propose` would return a trial, without a change of state."""

@@ -143,8 +143,7 @@ class StudyClient(contextlib.AbstractContextManager["StudyClient"]):
         )
         request = {"study": self._fingerprint, "arguments": arguments}
         patience = self._patience if patience is None else patience
-        deadline = time.monotonic() + patience
-        pause = _MIN_PAUSE
+        deadline, pause = time.monotonic() + patience, _MIN_PAUSE
         while True:
             try:
                 seconds = deadline - time.monotonic()

@@ -15,7 +15,6 @@ from tuning.trial import (
     AttemptResult,
     Done,
     Outcome,
-    Proposal,
     Score,
     StudyConfig,
     Trial,
@@ -27,8 +26,6 @@ from tuning.trial import (
 
 if TYPE_CHECKING:
     from tuning.oracles import Oracle
-
-TRIALS_NAME = "trials"  # directory of the trials' workdirs
 
 _MAX_WAIT, _MIN_WAIT = 5.0, 0.2  # seconds
 _HEARTBEATS_PER_TIMEOUT = 5  # so that losing a few does no harm
@@ -88,8 +85,8 @@ class Scheduler:
                 self._requeue(trial)
         if self.queue:
             return self._assign(self._trials[self.queue.pop(0)], worker, request, now)
-        if (proposal := self._oracle.propose(self._next_id, self.trials)) is not None:
-            return self._assign(self._new_trial(proposal), worker, request, now)
+        if (proposed := self._oracle.propose(self._next_id, self.trials)) is not None:
+            return self._assign(proposed, worker, request, now)
         if not self._last_heartbeat:
             return Done(_summarize(self.trials, self._config.max_trials))
         seconds = min(self._last_heartbeat.values()) + self._config.worker_timeout - now
@@ -117,12 +114,9 @@ class Scheduler:
         scores = {known.train_step: known for known in trial.scores}
         is_new = all(score.train_step > train_step for train_step in scores)
         scores[score.train_step] = score if is_finite else dataclasses.replace(score, score=None)
-        trial = self._update(
-            trial,
-            scores=tuple(scores[train_step] for train_step in sorted(scores)),
-            train_step=max(trial.train_step, score.train_step),
-            lost_workers=0 if is_new else trial.lost_workers,
-        )
+        changes: dict[str, Any] = {"lost_workers": 0} if is_new else {}
+        ordered = tuple(scores[train_step] for train_step in sorted(scores))
+        trial = self._update(trial, scores=ordered, train_step=max(trial.train_step, score.train_step), **changes)
         return Verdict.STOP if not is_finite or self._is_weak(trial, score.share) else Verdict.CONTINUE
 
     def end_trial(self, trial_id: str, attempt: int, result: AttemptResult) -> bool:
@@ -158,11 +152,6 @@ class Scheduler:
         changed = self._trials[trial.id] = dataclasses.replace(trial, **changes)
         self.version += 1
         return changed
-
-    def _new_trial(self, proposal: Proposal) -> Trial:
-        parent = self._trials.get(proposal.parent or "")
-        directory = parent.directory if parent else f"{TRIALS_NAME}/{self._next_id}"
-        return Trial(self._next_id, TrialStatus.QUEUED, proposal.values, proposal.share, directory, proposal.parent)
 
     def _assign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment:
         self._last_heartbeat[trial.id] = self._last_score[trial.id] = now

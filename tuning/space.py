@@ -12,9 +12,8 @@ from trainer.config import Config
 if TYPE_CHECKING:
     import keras_tuner
 
-_SCORES_PER_TRIAL = 6
-_CHECKPOINTS_PER_TRIAL = 12  # so that a killed worker loses little
-_LOGS_PER_TRIAL = 24
+# Scores, checkpoints (so many that a killed worker loses little) and lines of the log of a trial
+_COUNTS_PER_TRIAL = {"evaluate_every": 6, "checkpoint_every": 12, "log_every": 24}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,22 +153,14 @@ class Space:
         Raises:
             UserError: the values contradict each other, or the model is no density and has no score.
         """
-        model = self.start.model
-        if model != "density":
+        if (model := self.start.model) != "density":
             raise UserError(
                 f"model={model}: a {model} model gives no nats/note, the score of a trial. Pass model=density"
             )
         config = self.start.replace(**values)
         steps = self._steps_for_equal_notes(config, train_steps)
-        return config.replace(
-            steps=steps,
-            monitor="val_nats",
-            patience=0,
-            evaluate_every=math.ceil(steps / _SCORES_PER_TRIAL),
-            checkpoint_every=math.ceil(steps / _CHECKPOINTS_PER_TRIAL),
-            log_every=math.ceil(steps / _LOGS_PER_TRIAL),
-            max_to_keep=1,
-        )
+        intervals = {name: math.ceil(steps / count) for name, count in _COUNTS_PER_TRIAL.items()}
+        return config.replace(steps=steps, monitor="val_nats", patience=0, max_to_keep=1, **intervals)
 
     def full_config(self, values: Mapping[str, Any]) -> Config:
         """Returns the config of a trial with the base config's length, evaluation and checkpoints.

@@ -15,9 +15,9 @@ from sostenuto import storage
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
 from sostenuto.storage.lease import hold
 from trainer import startup
-from tuning.scheduler import TRIALS_NAME, Scheduler
+from tuning.scheduler import Scheduler
 from tuning.space import Space
-from tuning.trial import Assignment, AttemptResult, Done, Score, StudyConfig, Trial, Verdict, Wait
+from tuning.trial import TRIALS_NAME, Assignment, AttemptResult, Done, Score, StudyConfig, Trial, Verdict, Wait
 
 STUDY_NAME = "study.json"
 
@@ -64,11 +64,8 @@ class Study(contextlib.AbstractContextManager["Study"]):
             self.fingerprint = fingerprint(space, config)
             self.write_timeout: float | None = None  # seconds that a call waits for another call's write
             self._path = os.path.join(directory, STUDY_NAME)
-            self._header = {
-                **_identity(space, config),
-                "start": dataclasses.asdict(space.start),
-                "settings": dataclasses.asdict(config),
-            }
+            whole = {"start": dataclasses.asdict(space.start), "settings": dataclasses.asdict(config)}
+            self._header = _identity(space, config) | whole
             self._clock = clock
             self._oracle = Oracle(space, config, state.get("oracle"))
             trials = [Trial.from_json(values) for values in state.get("trials", ())]
@@ -156,12 +153,8 @@ class Study(contextlib.AbstractContextManager["Study"]):
         with self._unlocked():
             time.sleep(max(self._next_write_time - time.monotonic(), 0))
         version = self._scheduler.version
-        state = {
-            **self._header,
-            "trials": [trial.to_json() for trial in self._scheduler.trials],
-            "queue": self._scheduler.queue,
-            "oracle": self._oracle.state(),
-        }
+        trials = [trial.to_json() for trial in self._scheduler.trials]
+        state = self._header | {"trials": trials, "queue": self._scheduler.queue, "oracle": self._oracle.state()}
         content = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
         with self._unlocked():
             self._directory_lock.check_held()

@@ -8,6 +8,7 @@ from typing import Any
 
 from sostenuto.errors import UserError
 
+TRIALS_NAME = "trials"  # directory of the trials' workdirs
 TUNERS = ("random", "bayesian", "hyperband")
 
 # Trials are scored at whole train_steps, so that equal shares of their lengths differ slightly between trials.
@@ -116,15 +117,6 @@ class Score:
     train_step: int
     share: float
     score: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Proposal:
-    """Next trial, as an oracle suggests it."""
-
-    values: dict[str, Any]  # hyperparameters, by field of the config
-    share: float  # share of the full length at which it ends
-    parent: str | None  # id of the trial that it continues
 
 
 @dataclasses.dataclass(frozen=True)

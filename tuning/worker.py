@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, LostError, UserError
@@ -65,10 +65,8 @@ class Worker:
     def _run_trial(self, assignment: Assignment) -> AttemptResult:
         """Trains a trial and reports its end."""
         with silenced(self.quiet):
-            logger.info(
-                f"trial {assignment.trial}, attempt {assignment.attempt}",
-                extra={"figures": {"trial": assignment.trial, "attempt": assignment.attempt}},
-            )
+            figures: dict[str, Any] = {"trial": assignment.trial, "attempt": assignment.attempt}
+            logger.info(f"trial {assignment.trial}, attempt {assignment.attempt}", extra={"figures": figures})
         start = time.monotonic()
         file_error: FileError | None = None
         with _heartbeats(self.source, assignment) as stop:
@@ -80,9 +78,9 @@ class Worker:
         result = dataclasses.replace(result, seconds=time.monotonic() - start)
         with silenced(self.quiet):
             score = "" if result.score is None else f", {result.score:.3f} nats/note"
+            figures = {"trial": assignment.trial, "outcome": result.outcome, "score": result.score}
             logger.info(
-                f"trial {assignment.trial}: {result.outcome} ({result.reason}){score}",
-                extra={"figures": {"trial": assignment.trial, "outcome": result.outcome, "score": result.score}},
+                f"trial {assignment.trial}: {result.outcome} ({result.reason}){score}", extra={"figures": figures}
             )
         self.source.end_trial(assignment.trial, assignment.attempt, result)
         if file_error is not None:
@@ -182,12 +180,10 @@ def _heartbeats(source: "TrialSource", assignment: Assignment) -> Iterator[threa
 
     def send() -> None:
         while not ended.wait(assignment.beat_seconds):
-            try:
+            with contextlib.suppress(UserError):  # The chief is absent; the next score waits for it and reports so.
                 if not source.heartbeat(assignment.trial, assignment.attempt):
                     reassigned.set()
                     return
-            except UserError:
-                pass  # The chief is absent; the next score waits for it and reports so.
 
     thread = threading.Thread(target=send, name=f"heartbeat-{assignment.trial}", daemon=True)
     thread.start()

@@ -8,13 +8,7 @@ from sostenuto.text import duration
 from tuning.report.charts import StudyCharts
 from tuning.report.importance import MIN_CONFIGS, SHUFFLES, Importance, importance, is_number
 from tuning.space import notes_per_train_step
-from tuning.summary import (
-    StudySummary,
-    format_summary,
-    format_value,
-    percent,
-    ranked,
-)
+from tuning.summary import StudySummary, format_summary, format_value, percent, ranked
 
 _MARKS: Final = {"completed": "✓", "stopped": "■", "failed": "✗", "running": "▶", "queued": "·"}
 
