@@ -17,6 +17,10 @@ TRIALS_NAME = "trials.json"
 REPORT_NAME = "report.html"
 SUMMARIES_NAME = "summaries"
 
+_TRIAL_KEYS = (
+    "trial", "state", "parent", "directory", "values", "changed", "share", "score", "scores", "train_step", "seconds",
+    "attempts", "worker", "reason",
+)  # fmt: skip
 _EVENTS_NAME = "events.out.tfevents.study"  # TensorBoard reads files with tfevents in their names
 
 
@@ -57,24 +61,11 @@ def trials_document(summary: StudySummary) -> dict[str, Any]:
 
 
 def _trial_object(trial: Trial, summary: StudySummary) -> dict[str, Any]:
-    base = summary.space.base_config
+    base, record = summary.space.base_config, trial.to_json()
     config = dataclasses.asdict(summary.space.full_config(trial.values))
-    return {
-        "trial": trial.id,
-        "state": trial.status,
-        "parent": trial.parent,
-        "directory": trial.directory,
-        "values": dict(trial.values),
-        "changed": {name: value for name, value in config.items() if value != getattr(base, name)},
-        "share": trial.share,
-        "score": trial.score,
-        "scores": [dataclasses.asdict(score) for score in trial.scores],
-        "train_step": trial.train_step,
-        "seconds": trial.seconds,
-        "attempts": trial.attempt,
-        "worker": trial.worker,
-        "reason": trial.reason,
-    }
+    changed = {name: value for name, value in config.items() if value != getattr(base, name)}
+    record |= {"trial": trial.id, "changed": changed, "scores": list(record["scores"]), "attempts": trial.attempt}
+    return {key: record[key] for key in _TRIAL_KEYS}
 
 
 def _write_hparams(summary: StudySummary, directory: str) -> None:

@@ -121,12 +121,13 @@ class _Table:
         on_terminal = sys.stderr.isatty()
         self._columns = shutil.get_terminal_size((_LOG_WIDTH, 24)).columns - 1 if on_terminal else _LOG_WIDTH
         self._widths = [_WIDTHS[name] for name in facts]
+        self._facts_width = sum(self._widths) + 2 * len(facts)
         self._parameters: list[Parameter] = []
         names = [("", name) for name in facts]
         for parameter in summary.space.parameters:
             first, _, rest = parameter.field.rpartition("_")
             width = max(len(first), len(rest), *(len(format_value(value)) for value in parameter.grid or (0.1234,)))
-            if self._length([*self._widths, width]) > self._columns:
+            if sum(self._widths) + 2 * len(self._widths) + width > self._columns:
                 break
             self._parameters.append(parameter)
             self._widths.append(width)
@@ -138,7 +139,7 @@ class _Table:
         """Returns the line of a trial; a failed trial's reason replaces its values."""
         facts = self._fact_cells(trial)
         if trial.status == TrialStatus.FAILED:
-            line = f"{self._line(facts):{self._length(self._widths[: len(facts)])}}  {trial.reason}"
+            line = f"{self._line(facts):{self._facts_width}}{trial.reason}"
             return line if len(line) <= self._columns else line[: self._columns - 1] + "…"
         values = (self._summary.value(trial, parameter) for parameter in self._parameters)
         return self._line([*facts, *map(format_value, values)])
@@ -157,10 +158,6 @@ class _Table:
             "left": _time_left(summary),
         }
         return [cells[name] for name in self._facts]
-
-    @staticmethod
-    def _length(widths: Sequence[int]) -> int:
-        return sum(widths) + 2 * (len(widths) - 1)
 
     def _line(self, cells: Sequence[str]) -> str:
         sides = "<<" + ">" * len(cells)  # The first two columns are texts.

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -31,13 +31,13 @@ _ANSWERS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Assignment
 _ABSENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
+@dataclasses.dataclass
 class WorkerRegistry:
     """Workers that a chief knows: those that called, and those that had trials before it started."""
 
-    def __init__(self, workers: Iterable[str]) -> None:
-        self.last_call = time.monotonic()
-        self._workers = set(workers)
-        self._finished: set[str] = set()
+    workers: set[str]
+    finished: set[str] = dataclasses.field(default_factory=set)
+    last_call: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def idle_seconds(self) -> float:
@@ -47,19 +47,19 @@ class WorkerRegistry:
     @property
     def active_workers(self) -> set[str]:
         """Workers that do not know yet that the study is done."""
-        return self._workers - self._finished
+        return self.workers - self.finished
 
     def record_answer(self, worker: str, answer: Assignment | Wait | Done) -> None:
         """Records the reply to a worker's request for a trial."""
-        self._workers.add(worker)
+        self.workers.add(worker)
         if isinstance(answer, Done):
-            self._finished.add(worker)
+            self.finished.add(worker)
 
 
 @contextlib.contextmanager
 def serve(study: Study, address: str) -> Iterator[WorkerRegistry]:
     """Serves a study on HOST:PORT until the context ends; raises a UserError if the address is not available."""
-    registry = WorkerRegistry(trial.worker for trial in study.trials() if trial.worker)
+    registry = WorkerRegistry({trial.worker for trial in study.trials() if trial.worker})
     # An absent bucket must not block all threads, which also serve heartbeats; workers repeat the call.
     study.write_timeout = _CALL_SECONDS
 

@@ -12,7 +12,7 @@ from trainer.config import Config
 if TYPE_CHECKING:
     import keras_tuner
 
-# Scores, checkpoints (so many that a killed worker loses little) and lines of the log of a trial
+# Numbers of scores, checkpoints and log lines of a trial; with 12 checkpoints, a killed worker loses little
 _COUNTS_PER_TRIAL = {"evaluate_every": 6, "checkpoint_every": 12, "log_every": 24}
 
 
