@@ -31,8 +31,8 @@ from sostenuto.cli.main import COMMANDS as COMMANDS_OF_OURS
 from sostenuto.music.midi import write_midi
 from tests import documented_program
 from tests.documented_program import OURS, PROGRAMS, REPOSITORY
+from tests.factories import random_notes
 from tests.k8s.cluster import kubectl
-from tests.midi_files import random_notes
 from tests.processes import run_python
 from trainer.presets import preset
 from tuning.space_file import create_space

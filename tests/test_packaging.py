@@ -19,8 +19,7 @@ from sostenuto.cli import main
 from sostenuto.extras import EXTRAS
 from tests import bare_site
 from tests.checkout import copy_tracked, tracked_files
-from tests.midi_files import melody
-from tests.trainer.datasets import write_dataset
+from tests.factories import melody, write_dataset
 
 PACKAGES = sorted(EXTRAS)
 COMMANDS = sorted(entry.module for entry in main.COMMANDS.values())

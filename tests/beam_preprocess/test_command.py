@@ -21,7 +21,7 @@ from beam_preprocess.summary import summarize
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.errors import UserError
 from sostenuto.music import midi
-from tests.midi_files import melody, midi_bytes, off, on, pedal, write_corpus
+from tests.factories import melody, midi_bytes, off, on, pedal, read_files, write_files
 from tests.processes import REPOSITORY, run_python
 
 BROKEN = {
@@ -37,7 +37,7 @@ def sound_files(count: int = 30) -> dict[str, bytes]:
 
 @pytest.fixture
 def corpus_directory(tmp_path):
-    return write_corpus(tmp_path / "corpus", sound_files())
+    return write_files(tmp_path / "corpus", sound_files())
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +51,8 @@ def run(input_, output, *, beam_args=(), quiet=True, **config) -> Manifest:
     return preprocess(Config(str(input_), str(output), **config), beam_args=beam_args, quiet=quiet)
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
 def test_the_command_writes_a_dataset_and_prints_what_it_contains(corpus_directory, tmp_path):
-    write_corpus(corpus_directory, BROKEN)
+    write_files(corpus_directory, BROKEN)
     output = tmp_path / "new" / "dataset"
     process = run_python(
         "-m",
@@ -85,20 +81,22 @@ def test_the_command_writes_a_dataset_and_prints_what_it_contains(corpus_directo
     assert [row["path"] for row in rejected] == sorted(BROKEN)
     assert "rejected 3 files (1 no_notes, 1 not_midi, 1 truncated)" in process.stdout
     assert str(output) in process.stdout.splitlines()[-1]
+    warning = f"warning: the training split has {notes['train']} notes, too few for a model that generalizes. Add MIDI"
+    assert process.stdout.count(warning) == 1
 
 
 def test_two_runs_of_any_kind_write_the_same_bytes(corpus_directory, tmp_path):
-    write_corpus(corpus_directory, BROKEN)
+    write_files(corpus_directory, BROKEN)
     run(corpus_directory, tmp_path / "one", num_shards=3)
-    expected = contents(tmp_path / "one")
+    expected = read_files(tmp_path / "one")
     with zipfile.ZipFile(tmp_path / "corpus.zip", "w") as archive:
         for path in sorted(corpus_directory.rglob("*.mid"), reverse=True):
             archive.write(path, path.relative_to(tmp_path))
     run(tmp_path / "corpus.zip", tmp_path / "two", num_shards=3)
-    assert contents(tmp_path / "two") == expected
+    assert read_files(tmp_path / "two") == expected
     workers = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
     run(corpus_directory, tmp_path / "three", num_shards=3, beam_args=workers)
-    assert contents(tmp_path / "three") == expected
+    assert read_files(tmp_path / "three") == expected
 
 
 def test_help_knows_the_flags():
@@ -114,7 +112,7 @@ def test_help_knows_the_flags():
     [
         (["--output={out}"], "--input is missing"),
         (["--input={in}"], "--output is missing"),
-        (["--input={in}/nowhere", "--output={out}"], "no such file or directory"),
+        (["--input={in}/nowhere", "--output={out}"], "nowhere: no such directory"),
         (["--input={in}/*.mid", "--output={out}"], "matches no file"),
         (["--input={in}/empty", "--output={out}"], "holds no MIDI file"),
         (["--input={in}", "--output={out}", "--split_fractions=0.5,0.5"], "expected three numbers"),
@@ -143,7 +141,7 @@ def test_a_mistake_is_one_line_and_status_2_and_writes_nothing(corpus_directory,
 
 
 def test_a_mistake_found_while_running_is_one_line_and_leaves_nothing(corpus_directory, tmp_path):
-    write_corpus(corpus_directory, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
+    write_files(corpus_directory, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
     process = run_python(
         "-m", "beam_preprocess", f"--input={corpus_directory}", f"--output={tmp_path / 'out'}", "--quiet"
     )
@@ -184,24 +182,24 @@ def test_an_existing_dataset_is_not_written_again(corpus_directory, tmp_path, ca
 def test_another_dataset_is_replaced_only_with_overwrite(corpus_directory, tmp_path):
     output = tmp_path / "out"
     run(corpus_directory, output, num_shards=4)
-    before = contents(output)
+    before = read_files(output)
     (corpus_directory / "0" / "0.mid").write_bytes(melody([1, 2, 3]))
     with pytest.raises(UserError, match="already holds a dataset"):
         run(corpus_directory, output, num_shards=2)
-    assert contents(output) == before
+    assert read_files(output) == before
     run(corpus_directory, tmp_path / "fresh", num_shards=2)
     run(corpus_directory, output, num_shards=2, overwrite=True)
-    assert contents(output) == contents(tmp_path / "fresh")
+    assert read_files(output) == read_files(tmp_path / "fresh")
 
 
 def test_a_failed_replacement_leaves_the_former_dataset(corpus_directory, tmp_path):
     output = tmp_path / "out"
     run(corpus_directory, output)
-    before = contents(output)
-    write_corpus(corpus_directory, BROKEN)
+    before = read_files(output)
+    write_files(corpus_directory, BROKEN)
     with pytest.raises(UserError, match="3 of 33 files were rejected"):
         run(corpus_directory, output, overwrite=True, max_rejected_fraction=0.0)
-    assert contents(output) == before
+    assert read_files(output) == before
 
 
 def test_an_output_that_cannot_be_written_is_a_users_mistake(corpus_directory, tmp_path, monkeypatch):
@@ -269,7 +267,7 @@ def test_a_killed_run_leaves_no_dataset_and_the_next_one_cleans_up(corpus_direct
         Manifest.load(output)
     run(corpus_directory, output)
     run(corpus_directory, tmp_path / "fresh")
-    assert contents(output) == contents(tmp_path / "fresh")
+    assert read_files(output) == read_files(tmp_path / "fresh")
 
 
 def test_an_interrupted_run_reports_it_and_leaves_nothing(corpus_directory, tmp_path):
@@ -280,7 +278,7 @@ def test_an_interrupted_run_reports_it_and_leaves_nothing(corpus_directory, tmp_
 
 def test_the_sustain_pedal_counts_when_asked(tmp_path):
     data = midi_bytes([pedal(0, 127), on(0, 60), off(100, 60), pedal(900, 0)])
-    write_corpus(tmp_path / "in", {f"{index}.mid": data for index in range(3)})
+    write_files(tmp_path / "in", {f"{index}.mid": data for index in range(3)})
     durations = {}
     for sustain in ("ignore", "extend"):
         manifest = run(tmp_path / "in", tmp_path / sustain, sustain=sustain)
@@ -301,7 +299,7 @@ def test_metadata_reaches_the_records(tmp_path):
         "canonical_composer,canonical_title,split,year,midi_filename\n"
         "Clara Schumann,Scherzo,train,2011,a.mid\n,,validation,,b.mid\n,,test,,c.mid\n"
     )
-    write_corpus(tmp_path / "in", {**{f"{name}.mid": melody([60]) for name in "abcd"}, "m.csv": csv.encode()})
+    write_files(tmp_path / "in", {**{f"{name}.mid": melody([60]) for name in "abcd"}, "m.csv": csv.encode()})
     manifest = run(tmp_path / "in", tmp_path / "out")
     (performance,) = manifest.read_performances("train")
     assert (performance.path, performance.piece, performance.split) == ("a.mid", "Clara Schumann: Scherzo", "train")
@@ -316,7 +314,7 @@ def test_a_piece_that_the_csv_puts_into_two_splits_is_reported(tmp_path):
         "canonical_composer,canonical_title,split,year,midi_filename\n"
         "Scarlatti,Sonata,train,2011,a.mid\nScarlatti,Sonata,test,2011,b.mid\nHaydn,Sonata,validation,2011,c.mid\n"
     )
-    write_corpus(tmp_path / "in", {**{f"{name}.mid": melody([60]) for name in "abc"}, "m.csv": csv.encode()})
+    write_files(tmp_path / "in", {**{f"{name}.mid": melody([60]) for name in "abc"}, "m.csv": csv.encode()})
     manifest = run(tmp_path / "in", tmp_path / "out")
     assert manifest.source["straddling_pieces"] == 1
     assert "m.csv puts 1 piece into more than one split" in summarize(manifest, seconds=1)
@@ -346,4 +344,4 @@ def test_the_corpus_gives_exactly_its_notes(corpus, tmp_path):
     assert sum(manifest.statistics[split].zero_length_dropped for split in SPLITS) == 3
     copy = shutil.make_archive(str(tmp_path / "zip"), "zip", root_dir=corpus.parent, base_dir=corpus.name)
     run(copy, tmp_path / "two")
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert read_files(tmp_path / "two") == read_files(tmp_path / "one")

@@ -14,7 +14,7 @@ from sostenuto.data.manifest import MANIFEST_NAME, Manifest, Split
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
-from tests.midi_files import random_notes
+from tests.factories import random_notes
 
 NAMES = ["train-00000-of-00002.tfrecord", "train-00001-of-00002.tfrecord"]
 

@@ -20,8 +20,8 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from tests import bare_site
 from tests.dataflow_server import DataflowServer, Job
+from tests.factories import melody, write_files
 from tests.gcs_server import GcsServer
-from tests.midi_files import melody, write_corpus
 from tests.processes import REPOSITORY, run_python
 
 pytest.importorskip("google.cloud.dataflow_v1beta3", reason="Beam is installed without its parts for Google Cloud")
@@ -65,7 +65,7 @@ def server() -> Iterator[DataflowServer]:
 def expected(tmp_path_factory) -> dict[str, bytes]:
     """The dataset that the local runner makes of the same files."""
     directory = tmp_path_factory.mktemp("local")
-    write_corpus(directory / "midi", FILES)
+    write_files(directory / "midi", FILES)
     preprocess(Config(str(directory / "midi"), str(directory / "dataset"), num_shards=2), quiet=True)
     return {path.name: path.read_bytes() for path in (directory / "dataset").iterdir()}
 
@@ -374,11 +374,11 @@ def job_server() -> Iterator[str]:
 
 
 def test_a_job_server_writes_the_same_bytes(job_server, expected, tmp_path):
-    corpus = write_corpus(tmp_path / "midi", FILES)
+    corpus = write_files(tmp_path / "midi", FILES)
     args = ["--runner=PortableRunner", f"--job_endpoint={job_server}", "--environment_type=LOOPBACK"]
     preprocess(Config(str(corpus), str(tmp_path / "dataset"), num_shards=2), beam_args=args, quiet=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "dataset").iterdir()} == expected
-    write_corpus(corpus, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
+    write_files(corpus, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
     with pytest.raises(UserError, match=r"^20 of 32 files were rejected \(20 not_midi\), more than"):
         preprocess(Config(str(corpus), str(tmp_path / "other")), beam_args=args, quiet=True)
     assert not (tmp_path / "other").exists()

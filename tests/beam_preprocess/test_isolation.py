@@ -16,7 +16,7 @@ from beam_preprocess.config import Config
 from beam_preprocess.preprocess import preprocess
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from tests.midi_files import melody, write_corpus
+from tests.factories import melody, read_files, write_files
 from tests.processes import REPOSITORY
 
 # Every child process imports it: a parser with faults that no file is known to bring about. A file whose name holds
@@ -48,7 +48,7 @@ WORKERS = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 @pytest.fixture
 def faults(tmp_path, monkeypatch) -> Path:
-    write_corpus(tmp_path / "faults", {"sitecustomize.py": FAULTS.encode()})
+    write_files(tmp_path / "faults", {"sitecustomize.py": FAULTS.encode()})
     # As first of the paths that children inherit.
     monkeypatch.syspath_prepend(str(tmp_path / "faults"))
     return tmp_path / "faults"
@@ -56,15 +56,11 @@ def faults(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def corpus_directory(tmp_path):
-    return write_corpus(tmp_path / "corpus", {f"{index % 3}/{index}.mid": melody(range(40, 70)) for index in range(30)})
+    return write_files(tmp_path / "corpus", {f"{index % 3}/{index}.mid": melody(range(40, 70)) for index in range(30)})
 
 
 def run(input_, output, *, beam_args=(), **config) -> Manifest:
     return preprocess(Config(str(input_), str(output), **config), beam_args=beam_args, quiet=True)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 @pytest.mark.parametrize("beam_args", [(), WORKERS], ids=["one worker", "two workers"])
@@ -89,13 +85,13 @@ def test_a_file_that_ends_the_parser_is_rejected_and_the_others_are_not(
 
 
 def test_isolation_and_workers_change_no_byte(corpus_directory, tmp_path):
-    write_corpus(corpus_directory, {"bad.mid": b"no MIDI", "short.mid": melody([60, 62])[:-8]})
+    write_files(corpus_directory, {"bad.mid": b"no MIDI", "short.mid": melody([60, 62])[:-8]})
     run(corpus_directory, tmp_path / "one", num_shards=3)
-    expected = contents(tmp_path / "one")
+    expected = read_files(tmp_path / "one")
     for number, (beam_args, isolate) in enumerate([((), True), (WORKERS, False), (WORKERS, True)]):
         output = tmp_path / f"other{number}"
         run(corpus_directory, output, num_shards=3, beam_args=beam_args, isolate_parsing=isolate)
-        assert contents(output) == expected
+        assert read_files(output) == expected
 
 
 def start_with_a_worker_that_waits(corpus_directory, output, faults) -> tuple[subprocess.Popen, int]:
@@ -127,7 +123,7 @@ def test_a_killed_worker_costs_nothing(corpus_directory, tmp_path, faults):
     said, _ = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
     run(corpus_directory, tmp_path / "sound", num_shards=2)
-    assert contents(tmp_path / "out") == contents(tmp_path / "sound")
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "sound")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -146,11 +142,11 @@ def test_a_worker_that_hangs_is_replaced(corpus_directory, tmp_path, faults, mon
     os.rename(corpus_directory / "0" / "0.mid", corpus_directory / "0" / "once.mid")
     run(corpus_directory, tmp_path / "out", num_shards=2, beam_args=WORKERS)
     run(corpus_directory, tmp_path / "sound", num_shards=2)
-    assert contents(tmp_path / "out") == contents(tmp_path / "sound")
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "sound")
 
 
 def test_workers_that_all_die_of_one_file_stop_the_run_with_advice(corpus_directory, tmp_path, faults):
-    write_corpus(corpus_directory, {"segfault.mid": melody([60])})
+    write_files(corpus_directory, {"segfault.mid": melody([60])})
     with pytest.raises(UserError, match=r"a worker process crashed \(SIGSEGV\).*--isolate_parsing"):
         run(corpus_directory, tmp_path / "out", beam_args=WORKERS)
     assert not (tmp_path / "out").exists()
@@ -158,7 +154,7 @@ def test_workers_that_all_die_of_one_file_stop_the_run_with_advice(corpus_direct
 
 def test_a_mistake_found_by_a_worker_is_one_line(corpus_directory, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir(mode=0o755)
-    write_corpus(corpus_directory, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
+    write_files(corpus_directory, {f"bad/{index}.mid": b"no MIDI" for index in range(20)})
     with pytest.raises(UserError, match=r"^20 of 50 files were rejected \(20 not_midi\)"):
         run(corpus_directory, tmp_path / "out", beam_args=WORKERS)
     assert not os.listdir(tmp_path / "out")

@@ -18,7 +18,7 @@ from beam_preprocess.preprocess import preprocess
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.errors import RecordError, UserError
 from sostenuto.storage import gcs_client
-from tests.midi_files import melody, write_corpus
+from tests.factories import melody, read_files, write_files
 from tests.processes import REPOSITORY, run_python
 
 CSV = "canonical_composer,canonical_title,split,year,midi_filename\n" + "".join(
@@ -40,16 +40,12 @@ def _cache_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def corpus_directory(tmp_path):
-    return write_corpus(tmp_path / "corpus", FILES)
+    return write_files(tmp_path / "corpus", FILES)
 
 
 def run(input_, output, **config) -> Manifest:
     config = {"num_shards": 3, "max_rejected_fraction": 0.2, **config}
     return preprocess(Config(str(input_), str(output), **config), quiet=True)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def put_corpus(gcs, directory: Path, uri: str) -> None:
@@ -68,7 +64,7 @@ def zip_of(directory: Path) -> bytes:
 
 def test_a_bucket_has_the_same_bytes_as_the_disk_despite_errors(gcs, corpus_directory, tmp_path):
     run(corpus_directory, tmp_path / "local")
-    expected = contents(tmp_path / "local")
+    expected = read_files(tmp_path / "local")
     put_corpus(gcs, corpus_directory, "gs://bucket/in/corpus")
     gcs.put("gs://bucket/corpus.zip", zip_of(corpus_directory))
     gcs.page_size = 7
@@ -86,8 +82,8 @@ def test_a_bucket_has_the_same_bytes_as_the_disk_despite_errors(gcs, corpus_dire
 
 
 def test_the_metadata_may_be_in_a_bucket(gcs, corpus_directory, tmp_path):
-    run(write_corpus(corpus_directory, {"m.csv": CSV.encode()}), tmp_path / "local")
-    expected = contents(tmp_path / "local")
+    run(write_files(corpus_directory, {"m.csv": CSV.encode()}), tmp_path / "local")
+    expected = read_files(tmp_path / "local")
     put_corpus(gcs, corpus_directory, "gs://bucket/in")
     run("gs://bucket/in", "gs://bucket/own")
     run("gs://bucket/in/[0-9]/*.mid", "gs://bucket/glob")
@@ -158,7 +154,7 @@ def test_a_failed_replacement_leaves_the_former_dataset(gcs, corpus_directory, t
     shutil.rmtree(corpus_directory / "1")
     run(corpus_directory, "gs://bucket/out", overwrite=True)
     run(corpus_directory, tmp_path / "fresh")
-    assert gcs.contents("gs://bucket/out/") == contents(tmp_path / "fresh")
+    assert gcs.contents("gs://bucket/out/") == read_files(tmp_path / "fresh")
 
 
 def test_no_manifest_ever_names_shards_of_other_content(gcs, corpus_directory, tmp_path):
@@ -204,7 +200,7 @@ def test_a_killed_run_leaves_no_dataset_and_the_next_one_cleans_up(gcs, corpus_d
         Manifest.load("gs://bucket/out")
     run(corpus_directory, "gs://bucket/out")
     run(corpus_directory, tmp_path / "fresh")
-    assert gcs.contents("gs://bucket/out/") == contents(tmp_path / "fresh")
+    assert gcs.contents("gs://bucket/out/") == read_files(tmp_path / "fresh")
 
 
 def test_an_exchanged_shard_is_noticed(gcs, corpus_directory):

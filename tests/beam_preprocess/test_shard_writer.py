@@ -7,7 +7,7 @@ from beam_preprocess.shard_writer import write_shard
 from sostenuto import storage
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
-from tests.midi_files import random_notes
+from tests.factories import random_notes
 
 NAMES = ["train-00000-of-00002.tfrecord", "train-00001-of-00002.tfrecord"]
 

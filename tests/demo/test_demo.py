@@ -16,7 +16,7 @@ import pytest
 
 from demo.__main__ import Stage, link_latest, list_stages, name_folder
 from sostenuto.music.midi import read_midi
-from tests.midi_files import melody
+from tests.factories import melody
 from tests.processes import REPOSITORY
 
 

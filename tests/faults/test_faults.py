@@ -7,9 +7,10 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.factories import TINY
 from tests.faults.runs import PEER_LOST, Fault, Run, assert_alike, moments, strike
 from tests.processes import REPOSITORY
-from tests.trainer.runs import TINY, TRAIN, weights
+from tests.trainer.runs import TRAIN, weights
 
 TRAIN_STEPS = 120
 RANDOM = ["--dropout=0.2", "--transpose=3", "--layers=1"]

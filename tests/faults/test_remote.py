@@ -11,9 +11,10 @@ import signal
 import numpy as np
 import pytest
 
+from tests.factories import TINY
 from tests.gcs_server import GcsServer
 from tests.processes import run_python
-from tests.trainer.runs import TINY, TRAIN, ended, metrics, run_all, started, train, weights, workers
+from tests.trainer.runs import TRAIN, ended, metrics, run_all, started, train, weights, workers
 from tests.trainer.workdir.test_remote import get_directory, put_directory
 from tests.tuning.runs import START, free_address
 

@@ -21,8 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.midi_files import melody, write_corpus
-from tests.trainer.datasets import write_dataset
+from tests.factories import melody, write_dataset, write_files
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "k8s" / "Dockerfile"
@@ -319,7 +318,7 @@ def test_ten_train_steps(image: Image, data: str) -> None:
 
 
 def test_preprocessing(image: Image) -> None:
-    write_corpus(image.volume / "corpus", {f"{n}.mid": melody(range(40 + n, 60 + n)) for n in range(20)})
+    write_files(image.volume / "corpus", {f"{n}.mid": melody(range(40 + n, 60 + n)) for n in range(20)})
     image.run("-m", "beam_preprocess", "--input=/mnt/corpus", "--output=/mnt/dataset")
     splits = json.loads((image.volume / "dataset" / "dataset.json").read_text())["splits"]
     assert sum(split["performances"] for split in splits.values()) == 20

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from sostenuto import progress
-from tests.midi_files import melody
+from tests.factories import melody
 from tests.processes import on_terminal, run_python
 
 PROGRAM = """

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.trainer.datasets import write_dataset
+from tests.factories import write_dataset
 
 
 @pytest.fixture(scope="session", autouse=True)

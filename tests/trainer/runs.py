@@ -17,15 +17,6 @@ from tests.processes import REPOSITORY
 # A process of its own for each run: devices and determinism are settings of a whole TensorFlow process.
 TRAIN = [sys.executable, "-m", "trainer"]
 
-# Without samples, which take longer than such a run.
-TINY = {
-    "base": [
-        *("--preset=base", "--units=16", "--head_units=16", "--seq_length=16", "--batch_size=8", "--warmup_steps=5"),
-        "--samples=0",
-    ],
-    "tutorial": ["--preset=tutorial", "--units=16", "--seq_length=8", "--batch_size=8", "--samples=0"],
-}
-
 _PATIENCE = 180  # seconds for what takes some ten on a free machine
 
 

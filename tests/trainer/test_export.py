@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sostenuto.errors import UserError
+from tests.factories import random_arrays, read_files, tiny_model
 from tests.processes import REPOSITORY
-from tests.trainer.models import random_arrays, tiny_model
 from trainer import export
 from trainer.checkpoints.manager import CheckpointManager, model_variables
 from trainer.config import Config
@@ -330,10 +330,6 @@ def test_an_export_is_the_same_on_every_machine(tmp_path, monkeypatch):
     assert written[0] == written[1]
 
 
-def contents(directory):
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-
 @pytest.fixture
 def exported(tmp_path):
     """A workdir that holds an export, and by now better weights."""
@@ -344,10 +340,10 @@ def exported(tmp_path):
 
 
 def test_an_export_takes_the_place_of_an_older_one(exported):
-    older = contents(exported / "export")
+    older = read_files(exported / "export")
     (exported / "export.tmp-0123456789ab" / "variables").mkdir(parents=True)  # What a killed export left.
     assert export_model(str(exported)) == str(exported / "export")
-    newer = contents(exported / "export")
+    newer = read_files(exported / "export")
     assert newer.keys() == older.keys()
     assert newer["variables/variables.data-00000-of-00001"] != older["variables/variables.data-00000-of-00001"]
     assert json.loads(newer["export.json"])["train_step"] == 7
@@ -356,7 +352,7 @@ def test_an_export_takes_the_place_of_an_older_one(exported):
 
 @pytest.mark.parametrize("function", ["sync", "rename"])
 def test_an_interrupted_export_leaves_the_older_one_whole(exported, monkeypatch, function):
-    older = contents(exported)
+    older = read_files(exported)
     original = getattr(export.storage, function)
 
     def interrupt(path, *target):
@@ -367,11 +363,11 @@ def test_an_interrupted_export_leaves_the_older_one_whole(exported, monkeypatch,
     monkeypatch.setattr(export.storage, function, interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_model(str(exported))
-    assert contents(exported) == older
+    assert read_files(exported) == older
 
 
 def test_where_nothing_can_be_written_one_line_says_so(exported):
-    older = contents(exported)
+    older = read_files(exported)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
@@ -380,7 +376,7 @@ def test_where_nothing_can_be_written_one_line_says_so(exported):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(str(error.value).splitlines()) == 1
-    assert contents(exported) == older
+    assert read_files(exported) == older
 
 
 def test_an_export_is_about_as_large_as_the_weights(tmp_path):
@@ -390,4 +386,4 @@ def test_an_export_is_about_as_large_as_the_weights(tmp_path):
     numbers = sum(int(np.prod(shape)) for name, shape in written if "VARIABLE" in name)
     # In place of the embeddings and what multiplies them are their products.
     assert 1 < numbers / sum(int(np.prod(variable.shape)) for variable in model.weights) < 1.2
-    assert len(contents(tmp_path / "workdir" / "export")["saved_model.pb"]) < 1_000_000
+    assert len(read_files(tmp_path / "workdir" / "export")["saved_model.pb"]) < 1_000_000

@@ -1,9 +1,10 @@
 import pytest
 
-from tests.beam_preprocess.corpus_files import CSV, FILES
-from tests.midi_files import write_corpus
+from tests.factories import MAESTRO_CSV, MAESTRO_FILES, write_files
 
 
 @pytest.fixture
 def maestro(tmp_path):
-    return write_corpus(tmp_path / "in" / "maestro-v9.0.0", {**FILES, "maestro-v9.0.0.csv": CSV.encode()})
+    return write_files(
+        tmp_path / "in" / "maestro-v9.0.0", {**MAESTRO_FILES, "maestro-v9.0.0.csv": MAESTRO_CSV.encode()}
+    )

@@ -10,8 +10,7 @@ from beam_preprocess.corpus import find_corpus
 from beam_preprocess.corpus.archive import Reader, list_zip, open_zip
 from sostenuto.errors import UserError
 from sostenuto.music import midi
-from tests.beam_preprocess.corpus_files import write_zip
-from tests.midi_files import melody
+from tests.factories import melody, write_zip
 
 # Names that would be dangerous to extract.
 HOSTILE_NAMES = {

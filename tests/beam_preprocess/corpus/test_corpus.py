@@ -3,14 +3,14 @@ import pytest
 from beam_preprocess.corpus import find_corpus
 from sostenuto.data.manifest import SPLITS
 from sostenuto.errors import UserError
-from tests.beam_preprocess.corpus_files import CSV, FILES, contents, write_zip
-from tests.midi_files import melody, write_corpus
+from tests.beam_preprocess.corpus.reading import contents
+from tests.factories import MAESTRO_CSV, MAESTRO_FILES, melody, write_files, write_zip
 
 
-@pytest.mark.parametrize("csv", [CSV.encode(), None], ids=["csv", "no csv"])
+@pytest.mark.parametrize("csv", [MAESTRO_CSV.encode(), None], ids=["csv", "no csv"])
 def test_directory_its_parent_glob_and_zip_hold_the_same(tmp_path, csv):
-    files = {**FILES, **({"maestro.csv": csv} if csv else {})}
-    directory = write_corpus(tmp_path / "in" / "top", files)
+    files = {**MAESTRO_FILES, **({"maestro.csv": csv} if csv else {})}
+    directory = write_files(tmp_path / "in" / "top", files)
     zipped = write_zip(tmp_path / "top.zip", files, top="top/")
     flat = write_zip(tmp_path / "flat.zip", files)
     expected = contents(find_corpus(str(directory)))
@@ -20,13 +20,13 @@ def test_directory_its_parent_glob_and_zip_hold_the_same(tmp_path, csv):
 
 
 def test_one_midi_file_is_a_corpus_if_empty_splits_are_asked_for(tmp_path):
-    path = write_corpus(tmp_path, {"a.mid": melody([60])}) / "a.mid"
+    path = write_files(tmp_path, {"a.mid": melody([60])}) / "a.mid"
     (file,) = find_corpus(str(path), split_fractions=(1, 0, 0)).files
     assert (file.path, file.split) == ("a.mid", "train")
 
 
 def test_directories_as_pieces_stay_within_a_split(tmp_path):
-    write_corpus(tmp_path, {f"piece{number}/{take}.mid": melody([60]) for number in range(12) for take in range(3)})
+    write_files(tmp_path, {f"piece{number}/{take}.mid": melody([60]) for number in range(12) for take in range(3)})
     files = find_corpus(str(tmp_path), piece_from="directory").files
     splits = {}
     for file in files:
@@ -37,7 +37,7 @@ def test_directories_as_pieces_stay_within_a_split(tmp_path):
 
 
 def test_too_few_pieces_for_the_splits_are_rejected(tmp_path):
-    write_corpus(tmp_path, {"a.mid": melody([60]), "b.mid": melody([60])})
+    write_files(tmp_path, {"a.mid": melody([60]), "b.mid": melody([60])})
     with pytest.raises(UserError, match="would be empty: 2 files are too few"):
         find_corpus(str(tmp_path))
     assert len(find_corpus(str(tmp_path), split_fractions=(0.5, 0.5, 0)).files) == 2

@@ -4,13 +4,12 @@ import pytest
 
 from beam_preprocess.corpus import find_corpus
 from sostenuto.errors import UserError
-from tests.beam_preprocess.corpus_files import write_zip
-from tests.midi_files import melody, write_corpus
+from tests.factories import melody, write_files, write_zip
 
 
 def test_midi_files_are_found_at_any_depth_and_in_any_case(tmp_path):
     names = ["a.mid", "b/c.MIDI", "b/d/e/f.Mid"]
-    write_corpus(tmp_path, {name: melody([60]) for name in [*names, "x.txt", "b/._c.mid", "midi"]})
+    write_files(tmp_path, {name: melody([60]) for name in [*names, "x.txt", "b/._c.mid", "midi"]})
     assert [file.path for file in find_corpus(str(tmp_path)).files] == names
 
 
@@ -36,10 +35,12 @@ def test_a_fifo_with_a_midi_files_name_is_not_waited_for(maestro):
 
 
 def test_input_without_midi_is_rejected(tmp_path):
-    write_corpus(tmp_path, {"empty/README": b"", "not.zip": b"PK, but no more"})
+    write_files(tmp_path, {"empty/README": b"", "not.zip": b"PK, but no more"})
     for uri, message in (
         (tmp_path / "empty", "holds no MIDI file"),
-        (tmp_path / "absent", "no such file or directory"),
+        (tmp_path / "absent", "absent: no such directory. Expected a directory, a glob"),
+        (tmp_path / "absent.zip", "absent.zip: no such file"),
+        (tmp_path / "absent" / "*.mid", "no such directory: .*absent$"),
         (tmp_path / "*.mid", "matches no file"),
         (write_zip(tmp_path / "none.zip", {"README": b""}), "holds no MIDI file"),
         (tmp_path / "not.zip", "cannot be read as a zip file"),

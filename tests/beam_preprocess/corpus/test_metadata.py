@@ -6,8 +6,8 @@ from beam_preprocess.corpus import find_corpus
 from beam_preprocess.corpus.listing import list_input
 from beam_preprocess.corpus.metadata import find_metadata
 from sostenuto.errors import UserError
-from tests.beam_preprocess.corpus_files import CSV, FILES, contents, write_zip
-from tests.midi_files import melody, write_corpus
+from tests.beam_preprocess.corpus.reading import contents
+from tests.factories import MAESTRO_CSV, MAESTRO_FILES, melody, write_files, write_zip
 
 
 def test_maestros_csv_gives_splits_and_names(maestro):
@@ -23,17 +23,17 @@ def test_maestros_csv_gives_splits_and_names(maestro):
 
 
 def test_files_that_the_csv_does_not_list_are_left_out_and_counted(maestro):
-    write_corpus(maestro, {"2018/extra.midi": melody([70]), "other.mid": melody([71])})
+    write_files(maestro, {"2018/extra.midi": melody([70]), "other.mid": melody([71])})
     corpus = find_corpus(str(maestro))
     assert (len(corpus.files), corpus.unlisted) == (4, 2)
 
 
 def test_a_csv_from_elsewhere_and_none(maestro, tmp_path):
     own = maestro / "maestro-v9.0.0.csv"
-    elsewhere = write_corpus(tmp_path, {"mine.csv": own.read_bytes().replace(b"validation", b"train")}) / "mine.csv"
+    elsewhere = write_files(tmp_path, {"mine.csv": own.read_bytes().replace(b"validation", b"train")}) / "mine.csv"
     corpus = find_corpus(str(maestro), metadata=str(elsewhere), split_fractions=(0.9, 0, 0.1))
     assert {file.split for file in corpus.files} == {"train", "test"}
-    # Also with the parent as input: the CSV defines the root.
+    # Also with the parent as input: the MAESTRO_CSV defines the root.
     assert contents(
         find_corpus(str(maestro.parent), metadata=str(elsewhere), split_fractions=(0.9, 0, 0.1))
     ) == contents(corpus)
@@ -45,7 +45,7 @@ def test_a_csv_from_elsewhere_and_none(maestro, tmp_path):
 def test_the_columns_may_come_in_any_order_with_others_and_a_byte_order_mark(tmp_path):
     rows = "split,duration,midi_filename,extra\ntrain,1,a.mid,x\nvalidation,1,b.mid,\ntest,1,c.mid,y\n"
     files = {f"{name}.mid": melody([60]) for name in "abc"}
-    corpus = find_corpus(str(write_corpus(tmp_path, {**files, "m.csv": b"\xef\xbb\xbf" + rows.encode()})))
+    corpus = find_corpus(str(write_files(tmp_path, {**files, "m.csv": b"\xef\xbb\xbf" + rows.encode()})))
     assert [(file.split, file.piece, file.year) for file in corpus.files] == [
         ("train", "a.mid", 0),
         ("validation", "b.mid", 0),
@@ -72,14 +72,14 @@ def test_an_invalid_csv_is_rejected(maestro, old, new, message):
 
 
 def test_two_csvs_need_metadata(maestro):
-    write_corpus(maestro, {"second.csv": CSV.encode(), "unrelated.csv": b"a,b\n1,2\n"})
+    write_files(maestro, {"second.csv": MAESTRO_CSV.encode(), "unrelated.csv": b"a,b\n1,2\n"})
     with pytest.raises(UserError, match=r"2 metadata CSVs \(maestro-v9\.0\.0\.csv, second\.csv\)"):
         find_corpus(str(maestro))
     assert find_corpus(str(maestro), metadata=str(maestro / "second.csv")).metadata == "second.csv"
 
 
 def test_a_named_csv_without_the_columns_is_rejected(maestro):
-    write_corpus(maestro, {"bad.csv": b"a,b\n1,2\n"})
+    write_files(maestro, {"bad.csv": b"a,b\n1,2\n"})
     with pytest.raises(UserError, match="lacks a column of midi_filename, split"):
         find_corpus(str(maestro), metadata=str(maestro / "bad.csv"))
 
@@ -89,25 +89,25 @@ UNREADABLE_CSVS = {"lone returns": b"a,b\r1,2\r", "huge field": b"a," + b"x" * 2
 
 @pytest.mark.parametrize("stray", UNREADABLE_CSVS.values(), ids=UNREADABLE_CSVS)
 def test_a_stray_csv_that_cannot_be_parsed_is_no_metadata(maestro, stray):
-    write_corpus(maestro, {"stray.csv": stray})
+    write_files(maestro, {"stray.csv": stray})
     assert find_corpus(str(maestro)).metadata == "maestro-v9.0.0.csv"
-    with pytest.raises(UserError, match=r"stray\.csv: not a CSV"):
+    with pytest.raises(UserError, match=r"stray\.csv: not a MAESTRO_CSV"):
         find_corpus(str(maestro), metadata=str(maestro / "stray.csv"))
 
 
 def test_a_metadata_csv_that_is_too_large_is_rejected(tmp_path):
-    listing = list_input(str(write_zip(tmp_path / "x.zip", {**FILES, "maestro.csv": CSV.encode()})))
+    listing = list_input(str(write_zip(tmp_path / "x.zip", {**MAESTRO_FILES, "maestro.csv": MAESTRO_CSV.encode()})))
     with pytest.raises(UserError, match=r"maestro\.csv: holds more than"):
-        find_metadata(None, listing, max_bytes=len(CSV.encode()) - 1)
+        find_metadata(None, listing, max_bytes=len(MAESTRO_CSV.encode()) - 1)
 
 
 def test_a_thousand_csvs_are_looked_at_once_each(tmp_path):
-    """Of the directories that hold every MIDI file there is one list, not one a CSV."""
-    write_corpus(tmp_path, {f"d{number % 9}/{number}.mid": b"" for number in range(3_000)})
+    """Of the directories that hold every MIDI file there is one list, not one a MAESTRO_CSV."""
+    write_files(tmp_path, {f"d{number % 9}/{number}.mid": b"" for number in range(3_000)})
     started = time.process_time()
     find_corpus(str(tmp_path))
     without = time.process_time() - started
-    write_corpus(tmp_path, {f"d1/{number}.csv": b"a,b\n" for number in range(1_000)})
+    write_files(tmp_path, {f"d1/{number}.csv": b"a,b\n" for number in range(1_000)})
     started = time.process_time()
     find_corpus(str(tmp_path))
     assert time.process_time() - started < 10 * without + 0.5

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from sostenuto.cli.main import COMMANDS
-from tests.midi_files import melody, write_corpus
+from tests.factories import melody, write_files
 from tests.processes import run_python
 
 # What the console script of an installed package holds.
@@ -41,7 +41,7 @@ def test_a_mistake_has_the_same_status_and_line(name):
 
 
 def test_a_command_works_and_has_the_same_output(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", {f"{number}.mid": melody([60, 62, 64]) for number in range(3)})
+    corpus = write_files(tmp_path / "corpus", {f"{number}.mid": melody([60, 62, 64]) for number in range(3)})
     arguments = [f"--input={corpus}", "--output={}", "--split_fractions=1,0,0", "--quiet"]
     for output in ("ours", "theirs"):
         given = [argument.format(tmp_path / output) for argument in arguments]

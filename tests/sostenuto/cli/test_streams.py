@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from sostenuto.cli.main import COMMANDS
-from tests.midi_files import melody
+from tests.factories import melody
 from tests.processes import REPOSITORY
 
 COMMAND = """

@@ -7,7 +7,7 @@ from sostenuto.data.performance import Performance, decode_performance, encode_p
 from sostenuto.data.tfrecord import write_records
 from sostenuto.errors import RecordError
 from sostenuto.music.notes import MAX_TIME_US, Notes
-from tests.midi_files import random_notes
+from tests.factories import random_notes
 from tests.processes import run_python
 
 PERFORMANCE = Performance(

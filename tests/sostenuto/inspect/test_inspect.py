@@ -15,7 +15,8 @@ from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import read_midi
 from sostenuto.music.notes import Notes, note_name
 from sostenuto.music.plots import GREEN, NOTES_COLOUR, ORANGE
-from tests.midi_files import melody, midi_bytes, off, on, pedal, program, random_notes, tempo, write_corpus
+from sostenuto.text import file_size
+from tests.factories import melody, midi_bytes, off, on, pedal, program, random_notes, tempo, write_files
 from tests.pictures import picture, pixels_of
 from tests.processes import run_python
 
@@ -96,7 +97,7 @@ def notes_of(rows: list[dict[str, str]]) -> Notes:
 
 
 def test_a_file_is_shown_as_it_is(tmp_path):
-    write_corpus(tmp_path, {"song.mid": SONG})
+    write_files(tmp_path, {"song.mid": SONG})
     text = shown(tmp_path / "song.mid", f"--output={tmp_path / 'look'}", f"--csv={tmp_path / 'tables' / 'song.csv'}")
     drawn = [f"drawn: {tmp_path / 'look' / name}" for name in ("piano-roll.png", "distributions.png")]
     assert text.removeprefix(f"{tmp_path}/") == SONG_TEXT + "\n".join(drawn) + "\n"
@@ -110,7 +111,7 @@ def test_a_file_is_shown_as_it_is(tmp_path):
 
 
 def test_only_the_first_notes_are_listed_and_drawn(tmp_path):
-    path = write_corpus(tmp_path, {"long.mid": melody([*range(40, 90), *range(40, 90)])}) / "long.mid"
+    path = write_files(tmp_path, {"long.mid": melody([*range(40, 90), *range(40, 90)])}) / "long.mid"
     text = shown(path, "--notes=5", f"--output={tmp_path / 'some'}", "--roll_notes=3")
     assert "first 5 of 100 notes, times" in text
     assert text.count("\n     5     44") == 1
@@ -122,7 +123,7 @@ def test_only_the_first_notes_are_listed_and_drawn(tmp_path):
 
 def test_no_line_is_wider_than_the_terminal(tmp_path):
     long = "MIDI-Unprocessed_" + "_".join(map(str, range(30)))
-    write_corpus(tmp_path, {f"{long}.mid": SONG, f"sub/{long}.mid": SONG, f"{long}-broken.mid": b"Dear diary"})
+    write_files(tmp_path, {f"{long}.mid": SONG, f"sub/{long}.mid": SONG, f"{long}-broken.mid": b"Dear diary"})
     for arguments in ([tmp_path], [tmp_path / f"{long}.mid"]):
         for columns in (70, 80, 132):
             lines = shown(*arguments, COLUMNS=str(columns)).splitlines()
@@ -142,7 +143,7 @@ def test_many_files_get_a_line_each_and_are_summed_up(tmp_path):
         "silent.mid": midi_bytes([program(0, 12)]),
         "notes.txt": b"not listed",
     }
-    write_corpus(tmp_path / "midi", files)
+    write_files(tmp_path / "midi", files)
     outputs = [f"--csv={tmp_path / 'all.csv'}", f"--output={tmp_path / 'look'}"]
     assert shown(tmp_path / "midi", "nowhere.mid", *outputs).startswith(f"""\
 {tmp_path / "midi"}
@@ -169,14 +170,14 @@ rejected: 3 files
 
 
 def test_paths_may_be_several_and_globs_and_overlap(tmp_path):
-    write_corpus(tmp_path, {f"{name}/{number}.mid": melody([60, 62]) for name in "ab" for number in range(3)})
+    write_files(tmp_path, {f"{name}/{number}.mid": melody([60, 62]) for name in "ab" for number in range(3)})
     text = shown(tmp_path / "a" / "*.mid", tmp_path / "a" / "0.mid", tmp_path / "**" / "1.mid")
     assert "together     4 files, 8 notes" in text
     assert [line.split()[-1] for line in text.splitlines()[3:7]] == ["a/0.mid", "a/1.mid", "a/2.mid", "b/1.mid"]
 
 
 def test_unreadable_files_are_one_line_and_leave_no_csv(tmp_path):
-    write_corpus(tmp_path, {"empty.mid": b"", "cut.mid": SONG[:50], "x/readme.txt": b"", "a.zip": b"PK"})
+    write_files(tmp_path, {"empty.mid": b"", "cut.mid": SONG[:50], "x/readme.txt": b"", "a.zip": b"PK"})
     assert "empty.mid: is not a standard MIDI file: it is empty" in rejected(tmp_path / "empty.mid")
     assert "nowhere.mid: no such file" in rejected(tmp_path / "nowhere.mid")
     assert "x: is a directory without dataset.json and without names that end in .mid" in rejected(tmp_path / "x")
@@ -189,7 +190,7 @@ def test_unreadable_files_are_one_line_and_leave_no_csv(tmp_path):
 
 def test_missing_pictures_are_explained(tmp_path):
     drums = midi_bytes([on(0, 36, channel=9), off(9, 36, channel=9)])
-    write_corpus(tmp_path, {"silent.mid": drums, "one.mid": melody([60])})
+    write_files(tmp_path, {"silent.mid": drums, "one.mid": melody([60])})
     text = shown(tmp_path / "silent.mid", f"--output={tmp_path / 'silent'}")
     assert "\n  notes        none\n  instruments  drums (1 note)\n" in text
     assert text.endswith("no notes, so no piano roll\nno two notes in a row, so no distributions\n")
@@ -228,7 +229,7 @@ def dataset(tmp_path_factory):
         "unlisted.mid": SONG,
         "metadata.csv": METADATA.encode(),
     }
-    config = Config(str(write_corpus(here / "midi", files)), str(here / "data"), max_rejected_fraction=0.5)
+    config = Config(str(write_files(here / "midi", files)), str(here / "data"), max_rejected_fraction=0.5)
     preprocess(config, quiet=True)
     return here / "data"
 
@@ -241,10 +242,11 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
     assert "6 MIDI files; splits and composers from metadata.csv" in facts
     assert "rejected  2 files" in facts
     assert "left out  1 drum note, 1 unlisted file" in facts
-    sizes = {split: os.path.getsize(manifest.shard_paths(split)[0]) / 1e6 for split in ("train", "validation", "test")}
+    assert "beware    the training split has 42 notes, too few" in facts
+    sizes = {split: os.path.getsize(manifest.shard_paths(split)[0]) for split in ("train", "validation", "test")}
     hours = {split: manifest.splits[split].seconds / 3600 for split in sizes}
     assert [line.split() for line in splits.splitlines()[1:]] == [
-        [split, performances, pieces, notes, f"{hours[split]:.2f}", "1", f"{sizes[split]:.2f}"]
+        [split, performances, pieces, notes, f"{hours[split]:.2f}", "1", *file_size(sizes[split]).split()]
         for split, performances, pieces, notes in (
             ("train", "2", "1", "42"),
             ("validation", "1", "1", "24"),
@@ -272,7 +274,7 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
 
 
 def test_an_incomplete_dataset_is_rejected_in_one_line(dataset, tmp_path):
-    copy = write_corpus(tmp_path / "data", {path.name: path.read_bytes() for path in dataset.iterdir()})
+    copy = write_files(tmp_path / "data", {path.name: path.read_bytes() for path in dataset.iterdir()})
     table = tmp_path / "all.csv"
     (shard,) = copy.glob("test-*")
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -294,7 +296,7 @@ def test_buckets_are_read_and_written_like_local_files(gcs, dataset, tmp_path):
     files = {"a.mid": melody([60, 62]), "b/song.mid": SONG, "b/cut.mid": SONG[:50]}
     for name, data in files.items():
         gcs.put(f"gs://bucket/midi/{name}", data)
-    write_corpus(tmp_path / "midi", files)
+    write_files(tmp_path / "midi", files)
     here, there = shown(tmp_path / "midi"), shown("gs://bucket/midi", "--csv=gs://bucket/look/all.csv")
     assert there == here.replace(f"{tmp_path}/midi", "gs://bucket/midi")
     assert gcs.get("gs://bucket/look/all.csv").decode().count("gs://bucket/midi/b/song.mid,") == 3

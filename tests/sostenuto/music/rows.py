@@ -4,7 +4,7 @@ from io import BytesIO
 
 from sostenuto.music.midi import read_midi, to_pretty_midi
 from sostenuto.music.notes import Notes
-from tests.midi_files import midi_bytes
+from tests.factories import midi_bytes
 
 
 def rows(notes: Notes) -> list[tuple[int, int, int, int]]:

@@ -6,7 +6,7 @@ import pytest
 
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import Notes
-from tests.midi_files import random_notes
+from tests.factories import random_notes
 
 CHORD = Notes.from_onsets(
     pitch=[60, 64, 67], onset_us=[0, 0, 250_000], offset_us=[500_000, 12_000_000, 254_000], velocity=[10, 20, 20]

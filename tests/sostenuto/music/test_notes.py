@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sostenuto.music.notes import MAX_TICK, Notes, merge_overlapping_notes, note_name, ticks
-from tests.midi_files import random_notes
+from tests.factories import random_notes
 
 
 def test_ticks_round_half_up_and_stop_at_ten_seconds():

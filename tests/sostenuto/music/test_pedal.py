@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sostenuto.music.midi import read_midi, read_pedal, to_pretty_midi
 from sostenuto.music.pedal import NO_PEDAL, apply_sustain
-from tests.midi_files import midi_bytes, off, on, pedal, random_notes, tempo
+from tests.factories import midi_bytes, off, on, pedal, random_notes, tempo
 from tests.sostenuto.music.rows import read, rows, written_and_read
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sostenuto.music.midi import read_midi, read_pedal, to_pretty_midi
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, apply_sustain, continued_pedal, infer_pedal
-from tests.midi_files import random_notes
+from tests.factories import random_notes
 
 BEAT_US = 250_000
 

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sostenuto.music._scan import EventCounts, count_events
-from tests.midi_files import midi_bytes, off, on, pedal, program, tempo, track
+from tests.factories import midi_bytes, off, on, pedal, program, tempo, track
 
 SYSTEM = st.sampled_from(
     [

@@ -15,8 +15,8 @@ import pytest
 from sostenuto import storage
 from sostenuto.errors import ChangedError, MissingError, UserError
 from sostenuto.storage import gcs as remote
+from tests.factories import read_files, write_files
 from tests.gcs_server import GcsServer
-from tests.sostenuto.storage.files import contents, fill
 
 
 def test_what_is_written_is_read(gcs):
@@ -118,13 +118,13 @@ def test_faults_change_nothing(tmp_path, monkeypatch, quick_retries, seed):
     generator = random.Random(seed)
     files = {f"{index:02}": generator.randbytes(generator.randrange(300_000)) for index in range(40)}
     files["large"] = generator.randbytes(5 * remote.CHUNK_BYTES // 2)
-    source = fill(tmp_path / "source", files)
+    source = write_files(tmp_path / "source", files)
     with GcsServer(error_rate=0.25, seed=seed) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         storage.upload_all(source, "gs://bucket/a", files)
         assert server.contents("gs://bucket/a/") == files
         storage.download_all("gs://bucket/a", tmp_path / "target")
-        assert contents(tmp_path / "target") == files
+        assert read_files(tmp_path / "target") == files
         for name in files:
             storage.rename(f"gs://bucket/a/{name}", f"gs://bucket/b/{name}")
         assert server.contents("gs://bucket/") == {f"b/{name}": data for name, data in files.items()}
@@ -224,12 +224,12 @@ def emulator(tmp_path, monkeypatch):
 
 def test_another_emulator_agrees(emulator, tmp_path):
     files = {"a": b"", "b/c": b"data", "b/d": os.urandom(100_000), "large": os.urandom(2 * remote.CHUNK_BYTES + 5)}
-    source = fill(tmp_path / "source", files)
+    source = write_files(tmp_path / "source", files)
     storage.upload_all(source, "gs://bucket/copy", files)
     assert storage.list_files("gs://bucket/copy") == sorted(files)
     assert storage.list_names("gs://bucket/copy") == ["a", "b", "large"]
     storage.download_all("gs://bucket/copy", tmp_path / "target")
-    assert contents(tmp_path / "target") == files
+    assert read_files(tmp_path / "target") == files
     assert storage.read_bytes("gs://bucket/copy/large", limit=1000) == files["large"][:1000]
     storage.write_bytes_atomic("gs://bucket/copy/a", b"new")
     storage.rename("gs://bucket/copy/a", "gs://bucket/copy/b/c")

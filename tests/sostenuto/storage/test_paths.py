@@ -5,12 +5,12 @@ import pytest
 
 from sostenuto import storage
 from sostenuto.errors import UserError
-from tests.sostenuto.storage.files import fill
+from tests.factories import write_files
 
 
 def test_patterns_match_as_on_the_disk(tmp_path):
     names = ["a.mid", "b.midi", ".c.mid", "x/a.mid", "x/y/a.mid", "x/.y/a.mid", "x/y/z/[1].mid", "X/a.MID"]
-    fill(tmp_path, dict.fromkeys(names, b""))
+    write_files(tmp_path, dict.fromkeys(names, b""))
     for pattern in (
         "*.mid",
         "**/*.mid",

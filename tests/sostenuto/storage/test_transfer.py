@@ -9,23 +9,23 @@ import pytest
 
 from sostenuto import storage
 from sostenuto.errors import ChangedError, MissingError, UserError
-from tests.sostenuto.storage.files import contents, fill
+from tests.factories import read_files, write_files
 
 
 def test_files_are_copied_there_and_back(gcs, tmp_path):
     files = {f"{index % 3}/{index}": os.urandom(index * 1000) for index in range(40)}
-    source = fill(tmp_path / "source", files)
+    source = write_files(tmp_path / "source", files)
     generations = storage.upload_all(source, "gs://bucket/copy", files)
     assert gcs.contents("gs://bucket/copy/") == files
     assert generations == {name: gcs.generation(f"gs://bucket/copy/{name}") for name in files}
     assert storage.generations("gs://bucket/copy") == dict(sorted(generations.items()))
     assert storage.download_all("gs://bucket/copy", tmp_path / "target") == generations
-    assert contents(tmp_path / "target") == files
+    assert read_files(tmp_path / "target") == files
     storage.download_all("gs://bucket/copy", tmp_path / "some", ["0/3", "1/1"])
-    assert contents(tmp_path / "some") == {name: files[name] for name in ("0/3", "1/1")}
+    assert read_files(tmp_path / "some") == {name: files[name] for name in ("0/3", "1/1")}
     with pytest.raises(MissingError, match="gs://bucket/copy/absent: no such object"):
         storage.download_all("gs://bucket/copy", tmp_path / "other", ["absent"])
-    assert contents(tmp_path / "other") == {}
+    assert read_files(tmp_path / "other") == {}
     with pytest.raises(ChangedError):
         storage.upload(source / "0/3", "gs://bucket/copy/0/3", if_generation=0)
 
@@ -35,7 +35,7 @@ def test_a_name_that_leads_out_of_the_directory_is_refused(gcs, tmp_path, name):
     gcs.put(f"gs://bucket/in/{name}", b"evil")
     with pytest.raises(UserError, match="cannot be a file below"):
         storage.download_all("gs://bucket/in", tmp_path / "in")
-    assert contents(tmp_path) == {}
+    assert read_files(tmp_path) == {}
 
 
 def test_a_cached_object_is_fetched_again_only_when_it_has_changed(gcs, tmp_path, monkeypatch):
@@ -79,11 +79,11 @@ def test_results_come_in_order_and_an_error_at_its_turn():
 
 def test_many_small_objects_are_moved_at_once(gcs, tmp_path):
     files = {f"{index:02}": b"data" for index in range(48)}
-    source = fill(tmp_path / "source", files)
+    source = write_files(tmp_path / "source", files)
     gcs.latency = 0.05
     started = time.monotonic()
     storage.upload_all(source, "gs://bucket/a", files)
     storage.download_all("gs://bucket/a", tmp_path / "target")
     # One after the other they would take 3 requests of 0.05 s each: 7.2 s.
     assert time.monotonic() - started < 3.6
-    assert contents(tmp_path / "target") == files
+    assert read_files(tmp_path / "target") == files

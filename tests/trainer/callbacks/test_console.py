@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from tests.factories import TINY
 from tests.processes import on_terminal
-from tests.trainer.runs import TINY, files, train
+from tests.trainer.runs import files, train
 from tests.trainer.terminal_run import EVALUATE_EVERY, SCORING_SECONDS, STEP_SECONDS, STEPS
 
 

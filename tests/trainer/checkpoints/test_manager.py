@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from sostenuto.errors import UserError
-from tests.trainer.models import tiny_model
+from tests.factories import tiny_model
 from trainer.checkpoints.manager import CheckpointManager, check_config, restore
 from trainer.config import Config
 from trainer.workdir.load_model import load_model

@@ -6,8 +6,8 @@ import pytest
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from tests.factories import write_dataset
 from tests.trainer.data.windows import table_of
-from tests.trainer.datasets import write_dataset
 from trainer.data.note_table import load_table, select_fraction
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from tests.trainer.datasets import write_dataset
+from tests.factories import write_dataset
 from trainer.distribution import strategy
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.strategy import configure_devices

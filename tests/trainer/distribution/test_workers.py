@@ -10,8 +10,9 @@ import wave
 import numpy as np
 import pytest
 
+from tests.factories import TINY
 from tests.processes import run_python
-from tests.trainer.runs import TINY, TRAIN, ended, files, metrics, run_all, started, wait_for_report, weights, workers
+from tests.trainer.runs import TRAIN, ended, files, metrics, run_all, started, wait_for_report, weights, workers
 
 FLAGS = [
     "--preset=base", "--units=16", "--layers=1", "--head_units=16", "--seq_length=16", "--batch_size=12",

@@ -7,9 +7,9 @@ import pytest
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from tests.factories import TINY, write_dataset
 from tests.processes import run_python
-from tests.trainer.datasets import write_dataset
-from tests.trainer.runs import TINY, files, metrics, train
+from tests.trainer.runs import files, metrics, train
 from trainer.engine import loop
 from trainer.presets import preset, read_config
 

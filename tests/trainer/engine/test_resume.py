@@ -5,7 +5,8 @@ import pytest
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from tests.trainer.runs import TINY, train, weights
+from tests.factories import TINY
+from tests.trainer.runs import train, weights
 from trainer.engine import loop
 from trainer.presets import preset
 

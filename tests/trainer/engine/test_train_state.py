@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from sostenuto.music.notes import Notes
-from tests.trainer.datasets import random_notes
+from tests.factories import regular_notes
 from tests.trainer.replica_runs import MARK, build, overflowing
 from trainer.config import Config
 from trainer.data.note_table import NoteTable
@@ -26,7 +26,7 @@ TINY = {
 
 def table_of(lengths) -> NoteTable:
     rows = np.empty(sum(lengths), [("pitch", "u1"), ("velocity", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
-    notes = [random_notes(length, seed) for seed, length in enumerate(lengths)]
+    notes = [regular_notes(length, seed) for seed, length in enumerate(lengths)]
     for field in rows.dtype.names:
         rows[field] = np.concatenate([getattr(performance, field) for performance in notes])
     return NoteTable(rows, np.cumsum([0, *lengths]))

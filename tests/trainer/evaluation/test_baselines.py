@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.music.notes import MAX_TICK, PITCHES, TICK_US
+from tests.factories import regular_notes, write_dataset
 from tests.processes import run_python
-from tests.trainer.datasets import random_notes, write_dataset
 from trainer.data.note_table import NoteTable, load_table
 from trainer.evaluation import baselines
 from trainer.evaluation.baselines import Histogram, Ngram
@@ -28,7 +28,7 @@ def table(*performances) -> NoteTable:
 
 
 def music(length, seed) -> np.ndarray:
-    notes = random_notes(length, seed)
+    notes = regular_notes(length, seed)
     return performance(notes.pitch, step_us=notes.step_us, duration_us=notes.duration_us, velocity=notes.velocity)
 
 

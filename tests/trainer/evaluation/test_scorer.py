@@ -4,7 +4,7 @@ import tensorflow as tf
 from scipy import stats
 
 from sostenuto.music.notes import ticks
-from tests.trainer.models import random_arrays, tiny_model
+from tests.factories import random_arrays, tiny_model
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH
 from trainer.evaluation.residuals import TimeResiduals, residual_nats

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -7,12 +8,13 @@ import tensorflow as tf
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
-from tests.trainer.datasets import random_notes
-from tests.trainer.models import random_arrays, surprise, tiny_model
+from tests.factories import random_arrays, regular_notes, tiny_model
+from tests.trainer.draws import surprise
 from trainer.data.note_tensors import NoteTensors
 from trainer.generation.sampler import NoteSampler
 from trainer.model.next_note import start_note
 from trainer.model.time_distribution import tick_probabilities, ticks
+from trainer.workdir.load_model import LoadedModel
 
 MANY = 256
 
@@ -24,7 +26,7 @@ def player():
 
 @pytest.fixture(scope="module")
 def primer():
-    return random_notes(12, seed=3)
+    return regular_notes(12, seed=3)
 
 
 def play(player, primers=None, *, num_notes=20, num_samples=MANY, temperature=1.0, seed=0, **options):
@@ -55,6 +57,58 @@ def test_a_sample_depends_neither_on_how_many_there_are_nor_on_how_long_they_are
         assert shorter.notes_per_second > 0
 
 
+def refused(player, words, *, primers=None, **options):
+    with pytest.raises(UserError, match=words) as error:
+        play(player, primers, **options)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("num_notes", [0, -1, 2.0, True, "20", None], "an integer at least 1"),
+        ("num_samples", [0, -1, 1.5, None], "an integer at least 1"),
+        ("seed", [-1, 2**63, 0.5, None], f"an integer at least 0 and at most {2**63 - 1}"),
+        ("temperature", [0, -1.0, np.nan, np.inf, "warm", None, True, np.float32(0)], "a number above 0"),
+        ("top_p", [0, 1.01, np.nan, "all", None, np.array([0.5])], "a number above 0 and at most 1"),
+    ],
+)
+def test_a_number_out_of_its_range_is_an_error_that_names_it(name, values, expected, player, primer):
+    for value in values:
+        refused(
+            player, rf"^{name}: got {re.escape(repr(value))}, expected {expected}$", primers=primer, **{name: value}
+        )
+
+
+def test_a_value_for_each_field_is_checked_like_one_for_all(player, primer):
+    values = dict.fromkeys(FIELDS, 1.0)
+    refused(player, r"^temperature\['step'\]: got 0, .* above 0$", primers=primer, temperature={**values, "step": 0})
+    refused(player, r"^top_p\['pitch'\]: got nan, .* at most 1$", primers=primer, top_p={**values, "pitch": np.nan})
+    refused(player, r"^top_p: got pitch, expected pitch, step, duration, velocity$", top_p={"pitch": 0.9})
+    refused(player, r"^temperature: got pitch, .*, tempo, expected", temperature={**values, "tempo": 1.0})
+    refused(player, r"^temperature: got no field, expected", temperature={})
+
+
+@pytest.mark.parametrize("primers", [3, "song.mid", [None], random_arrays(4), [random_arrays(4)], [[60, 62]]])
+def test_primers_of_another_type_are_an_error(player, primers):
+    refused(player, r"^primers: got .+, expected Notes or a list of Notes$", primers=primers)
+
+
+def test_no_primer_at_all_is_an_error(player):
+    refused(player, r"^primers: got an empty list, expected at least one\. Pass Notes\.empty\(\)", primers=[])
+
+
+def test_numbers_of_numpy_are_numbers(player, primer):
+    options = {"num_notes": 3, "num_samples": 2, "seed": 4, "temperature": 0.5, "top_p": 0.5}
+    arrays = {name: np.array(value)[()] for name, value in options.items()}
+    assert same(play(player, primer, **options).notes, play(player, primer, **arrays).notes)
+
+
+def test_a_loaded_model_is_played_as_it_is(player, primer):
+    loaded = NoteSampler(LoadedModel(player._model, 7))
+    assert same(play(loaded, primer, num_samples=2).notes, play(player, primer, num_samples=2).notes)
+
+
 def test_the_primer_is_the_beginning_of_every_sample(player, primer):
     samples = play(player, primer)
     assert all(len(notes) == 32 for notes in samples.notes)
@@ -64,7 +118,7 @@ def test_the_primer_is_the_beginning_of_every_sample(player, primer):
 
 
 def test_each_primer_of_several_is_continued_as_it_is_alone(player):
-    primers = [random_notes(length, seed=length) for length in (30, 7, 30, 1, 7)] + [Notes.empty()]
+    primers = [regular_notes(length, seed=length) for length in (30, 7, 30, 1, 7)] + [Notes.empty()]
     together = play(player, primers, num_samples=1, temperature=1e-6).notes
     assert len({notes[len(primer) :].step_us.tobytes() for primer, notes in zip(primers, together, strict=True)}) > 3
     for primer, notes in zip(primers, together, strict=True):
@@ -76,8 +130,8 @@ def test_each_primer_of_several_is_continued_as_it_is_alone(player):
 
 
 def test_a_sample_depends_on_its_own_primer_and_place_alone(player):
-    primers = [random_notes(length, seed=length) for length in (9, 30, 9, 14)]
-    others = [random_notes(30, seed=77), primers[1], Notes.empty(), primers[3], random_notes(3, seed=78), primers[0]]
+    primers = [regular_notes(length, seed=length) for length in (9, 30, 9, 14)]
+    others = [regular_notes(30, seed=77), primers[1], Notes.empty(), primers[3], regular_notes(3, seed=78), primers[0]]
     some, more = (play(player, each, num_samples=1, num_notes=70).notes for each in (primers, others))
     for place in (1, 3):
         assert some[place] == more[place]
@@ -87,7 +141,7 @@ def test_a_sample_depends_on_its_own_primer_and_place_alone(player):
 
 
 def test_the_samples_of_each_primer_lie_together(player, primer):
-    other = random_notes(5, seed=4)
+    other = regular_notes(5, seed=4)
     twice = play(player, [primer, other], num_samples=2).notes
     assert same(twice, play(player, [primer, primer, other, other], num_samples=1).notes)
     assert len({notes.pitch.tobytes() for notes in twice}) == 4
@@ -130,7 +184,7 @@ class CountingModel:
 
 
 def test_what_a_state_counts_goes_on_from_each_primer():
-    primers = [random_notes(length, seed=length) for length in (5, 3, 5)]
+    primers = [regular_notes(length, seed=length) for length in (5, 3, 5)]
     played = play(NoteSampler(CountingModel()), primers, num_samples=1, num_notes=4).notes
     for primer, notes in zip(primers, played, strict=True):
         # One more, since the beginning of a performance is read too.
@@ -252,7 +306,7 @@ def test_a_last_position_model_needs_a_primer(tutorial):
 
 
 def test_a_last_position_model_reads_the_last_notes_of_the_primer(tutorial):
-    primer = random_notes(20, seed=1)
+    primer = regular_notes(20, seed=1)
     step_us = primer.step_us.copy()
     step_us[[0, 12]] = 0
     primer = Notes(primer.pitch, step_us, primer.duration_us, primer.velocity)

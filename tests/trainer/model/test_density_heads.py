@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from sostenuto.music.notes import MAX_TICK, TICK_US
-from tests.trainer.models import random_arrays, surprise, tiny_model
+from tests.factories import random_arrays, tiny_model
+from tests.trainer.draws import surprise
 from trainer.data.note_tensors import NoteTensors
 from trainer.model import density_heads, time_distribution
 from trainer.model.note_history import HISTORY_LENGTH

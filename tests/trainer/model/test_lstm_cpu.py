@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainer.models import random_arrays, tiny_model
+from tests.factories import random_arrays, tiny_model
 from trainer.config import Config
 from trainer.model import lstm_cpu
 from trainer.model.next_note import build_model

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sostenuto.music.notes import PITCHES
-from tests.trainer.models import random_arrays
+from tests.factories import random_arrays
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model import note_history
 from trainer.model.note_history import HISTORY_LENGTH, NoteHistory

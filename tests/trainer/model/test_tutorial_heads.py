@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainer.models import random_arrays, tiny_model
+from tests.factories import random_arrays, tiny_model
 from trainer.model.density_heads import UNIFORMS_PER_NOTE
 
 

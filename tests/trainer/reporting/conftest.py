@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.trainer.workdirs import comparison, evaluation, write_run, write_samples
+from tests.factories import comparison, evaluation, write_run, write_samples
 from trainer.reporting.load import load_report
 from trainer.reporting.page import render
 

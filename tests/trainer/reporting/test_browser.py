@@ -2,9 +2,9 @@
 
 import pytest
 
+from tests.factories import comparison, evaluation, reports, write_run, write_samples
 from tests.trainer.browser import CHROMIUM, browser
 from tests.trainer.looks import faults
-from tests.trainer.workdirs import comparison, evaluation, reports, write_run, write_samples
 from trainer.reporting.page import write
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")

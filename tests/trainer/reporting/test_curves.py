@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from tests.factories import comparison, reports, write_run
 from tests.pages import Page
 from tests.trainer.report_pages import read_page, rows
-from tests.trainer.workdirs import comparison, reports, write_run
 
 
 def series_of(page: Page, title: str) -> dict[str, dict]:

@@ -9,9 +9,17 @@ import pytest
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.music.notes import Notes
-from tests.trainer.datasets import random_notes, write_dataset
+from tests.factories import (
+    CONFIG,
+    StandInPlayer,
+    comparison,
+    evaluation,
+    regular_notes,
+    reports,
+    write_dataset,
+    write_run,
+)
 from tests.trainer.report_pages import advice, read_page, titles
-from tests.trainer.workdirs import CONFIG, StandInPlayer, comparison, evaluation, reports, write_run
 from trainer.generation import samples
 from trainer.presets import preset
 from trainer.reporting.load import load_report
@@ -67,7 +75,7 @@ def test_a_model_that_counting_equals_and_weights_of_another_time_are_told(datas
 def test_a_rhythm_that_has_collapsed_is_heard_in_the_samples_alone(dataset, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     varied, alike = write_run(tmp_path / "varied", dataset), write_run(tmp_path / "alike", dataset)
-    primers = [samples.Primer(random_notes(60, seed), "") for seed in range(8)]
+    primers = [samples.Primer(regular_notes(60, seed), "") for seed in range(8)]
     samples.write_samples(StandInPlayer(), primers, str(varied), train_step=200, sustain="ignore")
     assert titles(varied) == ""
 

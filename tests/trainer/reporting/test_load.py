@@ -3,7 +3,7 @@
 import pytest
 
 from sostenuto.errors import UserError
-from tests.trainer.workdirs import write_run
+from tests.factories import write_run
 from trainer.reporting.load import load_report
 from trainer.reporting.page import write
 
