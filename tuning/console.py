@@ -12,7 +12,7 @@ from sostenuto import progress
 from sostenuto.text import duration, labelled
 from tuning.artifacts import REPORT_NAME, TRIALS_NAME
 from tuning.space import Parameter
-from tuning.summary import BEST_CONFIG_NAME, StudySummary, format_summary, format_value, percent, ranked, seconds_left
+from tuning.summary import BEST_CONFIG_NAME, StudySummary, format_summary, format_value, ranked, seconds_left
 from tuning.trial import Trial, TrialStatus
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _status(summary: StudySummary) -> str:
         parts.append(f"best {summary.best.score:.3f} ({summary.best.id})")
     running = [trial for trial in summary.trials if trial.status == TrialStatus.RUNNING]
     if running:
-        parts.append(", ".join(f"{trial.id} {percent(trial.trained_share)}{_last_score(trial)}" for trial in running))
+        parts.append(", ".join(f"{trial.id} {trial.trained_share:.0%}{_last_score(trial)}" for trial in running))
     if time_left := _time_left(summary):
         parts.append(f"{time_left} left")
     return " | ".join(parts)
@@ -150,7 +150,7 @@ class _Table:
         cells = {
             "trial": trial.id,
             "state": trial.status,
-            "trained": percent(trial.trained_share),
+            "trained": f"{trial.trained_share:.0%}",
             "nats/note": "" if trial.score is None else f"{trial.score:.3f}",
             "to base": "" if trial.score is None or base_score is None else f"{trial.score - base_score:+.3f}",
             "best": f"{summary.best.score:.3f}" if summary.best else "",

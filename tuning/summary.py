@@ -118,7 +118,7 @@ def format_summary(summary: StudySummary) -> list[str]:
 
 def _describe_best(summary: StudySummary, best: Trial) -> str:
     base_chain, *others = summary.chains
-    length = "" if best.share == 1 else f" after {percent(best.share)} of the full length"
+    length = "" if best.share == 1 else f" after {best.share:.0%} of the full length"
     text = f"The best, trial {best.id}, scores {best.score:.3f} nats/note on the validation split{length}"
     if best in base_chain.trials:
         suffix = ", which no other trial beat" if any(chain.last_scored for chain in others) else ""
@@ -127,7 +127,7 @@ def _describe_best(summary: StudySummary, best: Trial) -> str:
     if base is None or base.score is None or best.score is None:
         return f"{text}; the base config has no score to compare with."
     margin = base.score - best.score
-    suffix = "" if base.share == best.share else f", after only {percent(base.share)} of the full length"
+    suffix = "" if base.share == best.share else f", after only {base.share:.0%} of the full length"
     side = "below" if margin >= 0 else "above"
     return f"{text}, {abs(margin):.3f} {side} the base config's {base.score:.3f}{suffix}."
 
@@ -163,8 +163,3 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 def format_value(value: Any) -> str:
     """Returns a hyperparameter's value as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def percent(share: float) -> str:
-    """Returns a share as text."""
-    return f"{share:.0%}"

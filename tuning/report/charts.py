@@ -13,7 +13,7 @@ from sostenuto.html.charts import Figure, Plane
 from sostenuto.html.elements import disc, element, label, rule, svg
 from tuning.report.importance import comparable_scores, outlier_limit, sort_key
 from tuning.space import Parameter
-from tuning.summary import StudySummary, TrialChain, format_value, percent
+from tuning.summary import StudySummary, TrialChain, format_value
 
 _SHADES: Final = 7  # of the score's colour, from s0, the worst, to s6
 _WIDTHS: Final = {"broad": 840, "narrow": 320}  # of large drawings; the style sheet shows the one that fits the screen
@@ -69,7 +69,7 @@ class StudyCharts:
         study, record = self._study, chain.last_scored or chain.last
         first = ", the base config" if chain.trials[0] is study.trials[0] else ""
         score = f"{record.score:.3f} nats/note" if record.score is not None else f"{record.status}: {record.reason}"
-        length = f" after {percent(record.trained_share)}" if _is_shorter(chain) else ""
+        length = f" after {record.trained_share:.0%}" if _is_shorter(chain) else ""
         values = ", ".join(
             f"{parameter.field} {format_value(study.value(record, parameter))}" for parameter in study.space.parameters
         )
@@ -153,7 +153,7 @@ class StudyCharts:
         plane = Plane(40, 14, width - 62, 200 + width // 6)
         scores = [score for chain in self.curved for _, _, score in chain.curve]
         up = _score_axis(scores)
-        along = Axis(lambda share: share, [(share, percent(share)) for share in (0, 0.25, 0.5, 0.75, 1)])
+        along = Axis(lambda share: share, [(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)])
         lines, marks = [], []
         for chain in self.curved:
             points = [(plane.x(share), plane.y(up.place(score))) for _, share, score in chain.curve]
@@ -180,7 +180,7 @@ class StudyCharts:
         marks = []
         for (train_step, share, score), (x, y) in zip(chain.curve, points, strict=True):
             if y >= plane.top:
-                title = f"trial {chain.last.id}, train_step {train_step:,} ({percent(share)}): {score:.3f} nats/note"
+                title = f"trial {chain.last.id}, train_step {train_step:,} ({share:.0%}): {score:.3f} nats/note"
                 marks.append(self._path(chain, disc(x, y, 2.4), title))
         x, y = points[-1]
         if chain.last.status in ("stopped", "failed") and y >= plane.top:

@@ -8,7 +8,7 @@ from sostenuto.text import duration
 from tuning.report.charts import StudyCharts
 from tuning.report.importance import MIN_CONFIGS, SHUFFLES, Importance, importance, is_number
 from tuning.space import notes_per_train_step
-from tuning.summary import StudySummary, format_summary, format_value, percent, ranked
+from tuning.summary import StudySummary, format_summary, format_value, ranked
 
 _MARKS: Final = {"completed": "✓", "stopped": "■", "failed": "✗", "running": "▶", "queued": "·"}
 
@@ -16,7 +16,7 @@ _MARKS: Final = {"completed": "✓", "stopped": "■", "failed": "✗", "running
 def render(study: StudySummary) -> str:
     """Returns the page of a study at any stage as HTML."""
     templates = environment(Path(__file__).parent)
-    templates.filters |= {"duration": duration, "percent": percent, "shown": format_value}
+    templates.filters |= {"duration": duration, "percent": "{:.0%}".format, "shown": format_value}
     ranking = importance(study)
     has_scores = any(chain.last_scored for chain in study.chains)
     return templates.get_template("study.html.j2").render(
