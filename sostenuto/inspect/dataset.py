@@ -79,7 +79,7 @@ def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -
 
 def _list_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     source, statistics = manifest.source, manifest.statistics
-    yield "sha256", manifest.sha256[:16]
+    yield "fingerprint", manifest.sha256[:16]
     splits = f"splits and composers from {source['metadata']}" if source["metadata"] else "splits by fractions"
     yield "source", f"{counted(source['files'], 'MIDI file')}; {splits}"
     yield "options", " ".join(f"{name}={_format_option(value)}" for name, value in manifest.options.items())
@@ -109,7 +109,7 @@ def _split_row(manifest: Manifest, survey: Survey, split: str) -> tuple[str, ...
         f"{entry.performances:,}",
         f"{len(survey.pieces[split]):,}",
         f"{entry.notes:,}",
-        f"{entry.seconds / 3600:.2f}",
+        f"{entry.seconds / 3600:,.2f}",
         f"{len(sizes):,}",
         " to ".join(size_range),
     )
@@ -128,7 +128,7 @@ def _list_composers(survey: Survey, width: int | None) -> list[str]:
         notes = sum(survey.notes[composer] for composer in group)
         hours = sum(survey.seconds[composer] for composer in group) / 3600
         rows.append(
-            (name, f"{splits.total():,}", *(f"{splits[split]:,}" for split in SPLITS), f"{notes:,}", f"{hours:.2f}")
+            (name, f"{splits.total():,}", *(f"{splits[split]:,}" for split in SPLITS), f"{notes:,}", f"{hours:,.2f}")
         )
     return format_table(("composer", "performances", *SPLITS, "notes", "hours"), rows, "<>>>>>>", width)
 

@@ -148,7 +148,8 @@ def places(tmp_path_factory, dataset):
     paths["cut.mid"].write_bytes(melody(PRIMER)[:-20])
     paths["text.mid"].write_text("Ceci n'est pas un fichier MIDI.\n")
     write_midi(read_midi(melody(PRIMER), "primer").notes, paths["primer.mid"], PRIMER_PEDAL)
-    paths["long.mid"].write_bytes(melody(PRIMER * 350))
+    # Two tracks in unison: a sample's file has each note once.
+    paths["long.mid"].write_bytes(midi_bytes(*[melody(PRIMER * 350)[14:]] * 2))
     paths["unknown.json"].write_text('{"lstm_units": 8, "unit": 9}')
     paths["wrong.json"].write_text('{"dropout": 1.5}')
     return paths
@@ -193,8 +194,8 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
         (["--workdir={moved}"], ["none: the dataset that", "moved", "not there any more", "--data=DIR"]),
         (["--workdir={exchanged}"], ["long: is not the dataset that", "exchanged", "--output=FILE"]),
         (["--data={unfinished}", "--workdir={trained}"], ["unfinished: has no dataset.json"]),
-        (["--data={long}", "--workdir={trained}"], ["long: is another dataset", "--output=FILE"]),
-        (["--data={long}", "--workdir={trained}", "--generated"], ["long: is another dataset", "--output=FILE"]),
+        (["--data={long}", "--workdir={trained}"], ["long: is not the dataset", "--output=FILE"]),
+        (["--data={long}", "--workdir={trained}", "--generated"], ["long: is not the dataset", "--output=FILE"]),
         (["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-test.json"], ["another dataset"]),
         (
             ["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-train.json"],
@@ -241,7 +242,7 @@ def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
         (["--workdir={w}", "--output={o}", "--temperature=warm"], ["--temperature=warm", "above 0"]),
         (["--workdir={w}", "--output={o}", "--temperature=tempo=1"], ["--temperature=tempo=1", "step, duration"]),
         (["--workdir={w}", "--output={o}", "--temperature=step=1,0.9"], ["--temperature=step=1,0.9", "0.9,pitch=1"]),
-        (["--workdir={w}", "--output={o}", "--top_p=0"], ["--top_p=0", "above 0, at most 1"]),
+        (["--workdir={w}", "--output={o}", "--top_p=0"], ["--top_p=0", "above 0 and at most 1"]),
         (["--workdir={w}", "--output={o}", "--top_p=pitch=1.5"], ["--top_p=pitch=1.5", "at most 1"]),
         (["--workdir={w}", "--output={o}", "--primer_seconds=5"], ["--primer_seconds=5", "no --primer"]),
         (["--workdir={w}", "--output={o}", "--primer={primer.mid}", "--primer_seconds=0"], ["--primer_seconds=0"]),
@@ -590,6 +591,18 @@ def test_a_sample_begins_with_the_primer_and_has_the_notes_that_were_asked_for(p
         assert len(notes) == len(PRIMER) + 30
 
 
+def test_all_that_generation_writes_counts_the_notes_of_its_midi_files(processes):
+    here, finished = processes
+    for directory, primer_notes in (("two", len(PRIMER)), ("of a long primer", 350 * len(PRIMER))):
+        document = json.loads((here / directory / "samples.json").read_text())
+        assert document["primer_notes"] == primer_notes
+        for sample in document["samples"]:
+            notes = read_midi((here / directory / sample["midi"]).read_bytes(), "sample").notes
+            assert (sample["notes"], sample["seconds"]) == (len(notes), notes.seconds)
+            assert len(notes) == primer_notes + 30
+    assert "2 samples with 60 generated notes at " in finished["generate"].stdout
+
+
 def test_a_sample_begins_with_the_primers_pedal(processes):
     here, finished = processes
     assert finished["cut"].returncode == 0, finished["cut"].stderr
@@ -672,7 +685,7 @@ def test_a_workdir_of_another_dataset_is_refused(places, workdir):
     from trainer.engine import loop
 
     before = (workdir / "run.json").read_bytes()
-    with pytest.raises(UserError, match=r"sha256 \w+…, expected \w+…, .*--data.*--workdir"):
+    with pytest.raises(UserError, match=r"fingerprint \w+…, expected \w+…\..*--data.*--workdir"):
         loop.train(read_config(workdir / "config.json"), Manifest.load(places["single"]), str(workdir))
     assert (workdir / "run.json").read_bytes() == before
 
