@@ -13,7 +13,7 @@ from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model.categorical import categorical_nll
-from trainer.model.density_heads import UNIFORMS_PER_NOTE, DensityHeads
+from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.reporting import model_card

@@ -26,7 +26,7 @@ from trainer.data.note_tensors import NoteTensors
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
 from trainer.model import time_distribution
-from trainer.model.density_heads import UNIFORMS_PER_NOTE
+from trainer.model.heads import UNIFORMS_PER_NOTE
 from trainer.model.next_note import build_model, start_note
 from trainer.model.time_bins import BIN_STARTS
 from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME

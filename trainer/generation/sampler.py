@@ -15,7 +15,7 @@ from sostenuto.progress import ProgressCounter, silenced
 from trainer.config import Bounds
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
-from trainer.model.density_heads import UNIFORMS_PER_NOTE, TopP
+from trainer.model.heads import UNIFORMS_PER_NOTE, TopP
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
 from trainer.workdir.load_model import LoadedModel
 

@@ -14,7 +14,7 @@ from trainer.engine import train_state
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.generation.sampler import NoteSampler
-from trainer.model.density_heads import DensityHeads
+from trainer.model.heads import DensityHeads
 from trainer.presets import preset
 
 LENGTHS = [70, 33, 120, 5]
