@@ -107,11 +107,9 @@ class NoteSampler:
             # None compiles to less where top_p has no effect.
             tuple(None if value == 1 else tf.constant(value, dtype) for value in top_ps),
         )
+        figures = {"samples": samples, "num_notes": num_notes}
         with silenced(quiet):
-            logger.info(
-                f"playing {samples:,} x {num_notes:,} notes",
-                extra={"figures": {"samples": samples, "num_notes": num_notes}},
-            )
+            logger.info(f"playing {samples:,} x {num_notes:,} notes", extra={"figures": figures})
         notes, seconds = self._generate(prefix, options, seed, num_notes=num_notes, quiet=quiet)
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
         return Samples(continued, num_notes * samples / seconds)
