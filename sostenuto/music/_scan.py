@@ -29,11 +29,7 @@ class EventCounts(NamedTuple):
 
 
 def count_events(track: bytes) -> EventCounts:
-    """Returns the counts of a track, given the body of its chunk.
-
-    Raises:
-        ValueError: the bytes are no sequence of events that ends where the track ends; names the position.
-    """
+    """Returns the counts of a track's chunk; raises ValueError, with the position, if it is no sequence of events."""
     position = events = notes = program_changes = midi_tick = 0
     status = None
     try:
@@ -58,8 +54,7 @@ def count_events(track: bytes) -> EventCounts:
             if status not in _DATA_BYTES:
                 raise ValueError(f"has the undefined status {status:#x} (byte {position - 1} of a track)")
             if status & 0xF0 == _NOTE_ON:
-                # A velocity of 0 ends a note.
-                notes += track[position + 1] > 0
+                notes += track[position + 1] > 0  # A velocity of 0 ends a note.
             elif status & 0xF0 == _PROGRAM_CHANGE:
                 program_changes += 1
             position += _DATA_BYTES[status]

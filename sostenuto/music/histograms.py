@@ -31,7 +31,6 @@ class Histograms:
     velocity: np.ndarray
 
     def __post_init__(self) -> None:
-        """Checks shapes and counts, and converts the types."""
         for field in FIELDS:
             counts = np.asarray(getattr(self, field), np.int64)
             if counts.shape != (_BINS[field],) or counts.min() < 0:
@@ -58,7 +57,6 @@ class Histograms:
         return Histograms(**{field: getattr(self, field) + getattr(other, field) for field in FIELDS})
 
     def __eq__(self, other: object) -> bool:
-        """Returns whether all counts are equal."""
         if not isinstance(other, Histograms):
             return NotImplemented
         return all(np.array_equal(getattr(self, field), getattr(other, field)) for field in FIELDS)
