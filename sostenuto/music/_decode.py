@@ -41,18 +41,13 @@ _END_OF_TRACK = b"\xff\x2f\x00"
 # Replaces a track's end: much later than any event, a note-off for every key. symusic would silently drop the notes
 # that the file never ends; these note-offs make them recognizable.
 _LATE = 2**28 - 1
-_CLOSE_EVERY_KEY = b"".join(
-    [
-        b"\xff\x01\x00",  # An empty text takes the delta time of the end.
-        b"\xff\xff\xff\x7f",  # _LATE as the delta time of the first note-off.
-        b"\x00".join(
-            bytes([0x80 | channel]) + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
-            for channel in range(16)
-            if channel != _DRUM_CHANNEL
-        ),
-        b"\x00" + _END_OF_TRACK,
-    ]
+_NOTE_OFFS = b"\x00".join(
+    bytes([0x80 | channel]) + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
+    for channel in range(16)
+    if channel != _DRUM_CHANNEL
 )
+# An empty text takes the delta time of the end. Then _LATE is the delta time of the first note-off.
+_CLOSE_EVERY_KEY = b"\xff\x01\x00" + b"\xff\xff\xff\x7f" + _NOTE_OFFS + b"\x00" + _END_OF_TRACK
 
 # `warnings.catch_warnings` changes the whole process, so two threads must not run it at once.
 _warnings_lock = threading.Lock()
@@ -111,38 +106,31 @@ def drop_zero_length(tracks: list[Track]) -> list[Track]:
 
 def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
     """Checks header, size and length of a file; returns its ticks per quarter note and the bodies of its tracks."""
-
-    def error(reason: str, detail: str) -> MidiDecodeError:
-        return MidiDecodeError(name, reason, detail)
-
-    if data[:4] != b"MThd":
-        start = f"starts with {data[:4]!r}" if data else "is empty"
-        raise error("not_midi", f"is not a standard MIDI file: it {start}, expected b'MThd'")
-    if len(data) > MAX_BYTES:
-        raise error("too_large", f"has more than the {MAX_BYTES:,} bytes allowed")
-    if len(data) < 14:
-        raise error("truncated", f"ends at byte {len(data)}, within the MIDI header of 14 bytes")
-    header_length, _, declared, division = struct.unpack(">IHHH", data[4:14])
-    if header_length < 6:
-        raise error("damaged", f"has a MIDI header of {header_length} bytes (byte 8), expected 6")
-    if division & 0x8000:
-        raise error("smpte", "counts time in SMPTE frames, expected ticks per quarter note (byte 12)")
-    if division == 0:
-        raise error("damaged", "has 0 ticks per quarter note (byte 12), expected at least 1")
-    if declared > MAX_TRACKS:
-        raise error("too_large", f"declares {declared:,} tracks (byte 10), at most {MAX_TRACKS} allowed")
+    start = f"starts with {data[:4]!r}" if data else "is empty"
+    header_length, _, declared, division = struct.unpack(">IHHH", data[4:14].ljust(10, b"\0"))
+    for is_wrong, reason, detail in (
+        (data[:4] != b"MThd", "not_midi", f"is not a standard MIDI file: it {start}, expected b'MThd'"),
+        (len(data) > MAX_BYTES, "too_large", f"has more than the {MAX_BYTES:,} bytes allowed"),
+        (len(data) < 14, "truncated", f"ends at byte {len(data)}, within the MIDI header of 14 bytes"),
+        (header_length < 6, "damaged", f"has a MIDI header of {header_length} bytes (byte 8), expected 6"),
+        (division & 0x8000, "smpte", "counts time in SMPTE frames, expected ticks per quarter note (byte 12)"),
+        (division == 0, "damaged", "has 0 ticks per quarter note (byte 12), expected at least 1"),
+        (declared > MAX_TRACKS, "too_large", f"declares {declared:,} tracks (byte 10), at most {MAX_TRACKS} allowed"),
+    ):
+        if is_wrong:
+            raise MidiDecodeError(name, reason, detail)
     bodies: list[bytes] = []
-    start = 8 + header_length
+    end = 8 + header_length
     while len(bodies) < declared:
-        if len(data) < start + 8:
-            raise error("truncated", f"ends at byte {len(data)}, after {len(bodies)} of its {declared} tracks")
-        end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "big")
+        kind, body = data[end : end + 4], end + 8
+        end = body + int.from_bytes(data[body - 4 : body], "big")
         if len(data) < end:
-            raise error("truncated", f"ends at byte {len(data)}, within a chunk that should reach byte {end}")
-        # The standard requires readers to skip chunks of an unknown kind.
-        if data[start : start + 4] == b"MTrk":
-            bodies.append(data[start + 8 : end])
-        start = end
+            problem = f"within a chunk that should reach byte {end}"
+            if len(data) < body:
+                problem = f"after {len(bodies)} of its {declared} tracks"
+            raise MidiDecodeError(name, "truncated", f"ends at byte {len(data)}, {problem}")
+        if kind == b"MTrk":  # The standard requires readers to skip chunks of an unknown kind.
+            bodies.append(data[body:end])
     return division, bodies
 
 
@@ -210,13 +198,9 @@ def _symusic_track(track: Any) -> Track:
     notes, controls = track.notes.numpy(), track.controls.numpy()
     pedal = controls["number"] == SUSTAIN_PEDAL
     onset = notes["time"].astype(np.int64)
+    pedal_time = controls["time"][pedal].astype(np.int64)
     return Track(
-        pitch=notes["pitch"],
-        onset=onset,
-        offset=onset + notes["duration"],
-        velocity=notes["velocity"],
-        pedal_time=controls["time"][pedal].astype(np.int64),
-        pedal_value=controls["value"][pedal],
+        notes["pitch"], onset, onset + notes["duration"], notes["velocity"], pedal_time, controls["value"][pedal]
     )
 
 
@@ -286,19 +270,10 @@ def _read_with_pretty_midi(resolution: int, bodies: list[bytes], name: str) -> T
 
 def _pretty_midi_track(instrument: "pretty_midi.Instrument") -> Track:
     """Returns pretty_midi's instrument as a track, in microseconds."""
-
-    def microseconds(seconds: list[float]) -> np.ndarray:
-        return np.round(np.array(seconds, np.float64) * 1e6).astype(np.int64)
-
-    pedal = [change for change in instrument.control_changes if change.number == SUSTAIN_PEDAL]
-    return Track(
-        pitch=np.array([note.pitch for note in instrument.notes], np.int64),
-        onset=microseconds([note.start for note in instrument.notes]),
-        offset=microseconds([note.end for note in instrument.notes]),
-        velocity=np.array([note.velocity for note in instrument.notes], np.int64),
-        pedal_time=microseconds([change.time for change in pedal]),
-        pedal_value=np.array([change.value for change in pedal], np.int64),
-    )
+    notes = [(note.pitch, note.start * 1e6, note.end * 1e6, note.velocity) for note in instrument.notes]
+    pedal = [(each.time * 1e6, each.value) for each in instrument.control_changes if each.number == SUSTAIN_PEDAL]
+    columns = (*np.array(notes, np.float64).reshape(-1, 4).T, *np.array(pedal, np.float64).reshape(-1, 2).T)
+    return Track(*(np.round(column).astype(np.int64) for column in columns))
 
 
 def _select(track: Track, keep: np.ndarray) -> Track:

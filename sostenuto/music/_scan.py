@@ -9,14 +9,9 @@ _NOTE_ON = 0x90
 _PROGRAM_CHANGE = 0xC0
 _META = 0xFF
 _SYSTEM_EXCLUSIVE = (0xF0, 0xF7)
-# Data bytes of a message by its status; those of a channel are the same for all 16 channels.
-_DATA_BYTES = {
-    **{status: 2 for kind in (0x80, 0x90, 0xA0, 0xB0, 0xE0) for status in range(kind, kind + 16)},
-    **{status: 1 for kind in (0xC0, 0xD0) for status in range(kind, kind + 16)},
-    **dict.fromkeys((0xF6, 0xF8, 0xFA, 0xFB, 0xFC, 0xFE), 0),
-    **dict.fromkeys((0xF1, 0xF3), 1),
-    0xF2: 2,
-}
+# Data bytes of a message by its status: first those of a channel, then those of the system.
+_DATA_BYTES = {status: 1 if status & 0xF0 in (0xC0, 0xD0) else 2 for status in range(0x80, 0xF0)}
+_DATA_BYTES |= {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
 
 
 class EventCounts(NamedTuple):

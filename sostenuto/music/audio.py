@@ -45,7 +45,7 @@ def render_wav(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> str
     Args:
         notes: the notes.
         path: the file.
-        pedal: int64 `[spans, 2]`, as `sostenuto.music.midi.read_pedal` returns it: when the sustain pedal is down.
+        pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
 
     Returns:
         The name of the player, for the user, and whether the notes were truncated.

@@ -82,11 +82,9 @@ def read_midi(data: bytes, name: str, *, sustain: Sustain = "ignore") -> Decoded
 
 
 def read_pedal(data: bytes, name: str) -> np.ndarray:
-    """Returns when the sustain pedal is down, on any track and channel, in a file that `read_midi` reads.
+    """Returns when the sustain pedal, on any track and channel, goes down and comes up: int64 `[spans, 2]`, ascending.
 
-    Returns:
-        int64 `[spans, 2]`, microseconds from the first onset, ascending: when the pedal goes down, and when it comes
-        up. A pedal that the file never releases comes up at the last note-off.
+    Times are microseconds from the first onset. A pedal that the file never releases comes up at the last note-off.
 
     Raises:
         MidiDecodeError: as `read_midi`.
@@ -142,16 +140,11 @@ def as_written(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> Notes:
 
 
 def write_midi(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> None:
-    """Writes notes and pedal atomically to a MIDI file, local or in a bucket.
+    """Writes notes and pedal, int64 `[spans, 2]` as of `read_pedal`, atomically to a MIDI file.
 
     Times are rounded to MIDI ticks: 20 microseconds for music up to 200 seconds, 100 up to 1,000 seconds, 500 up to
     5,000 seconds and 2,500 beyond. A note ends, at the latest, at the next one of its pitch; notes of one pitch and
     onset are joined.
-
-    Args:
-        notes: the notes.
-        path: the file.
-        pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
 
     Raises:
         FileError: the file cannot be written.

@@ -24,10 +24,9 @@ Values = Sequence[int] | np.ndarray
 
 
 def ticks(microseconds: np.ndarray) -> np.ndarray:
-    """Returns times on the scoring grid: int64 ticks of 10 ms, rounded half up, capped at `MAX_TICK` (10 s).
+    """Returns microseconds, an array of any shape, on the scoring grid: int64 ticks of 10 ms.
 
-    Args:
-        microseconds: integer array of any shape, not negative.
+    They are rounded half up and capped at `MAX_TICK` (10 s).
     """
     return np.minimum((np.asarray(microseconds, np.int64) + TICK_US // 2) // TICK_US, MAX_TICK)
 
@@ -120,9 +119,9 @@ class Notes:
         arrays = [np.asarray(values) for values in (pitch, onset_us, offset_us, velocity)]
         if len({values.shape for values in arrays}) > 1:
             raise ValueError(f"shapes: got {[values.shape for values in arrays]}, expected equal ones")
-        if not arrays[0].size:
-            return cls.empty()
         pitch, onset_us, offset_us, velocity = arrays
+        if not len(pitch):
+            return cls.empty()
         onset_us, offset_us = onset_us.astype(np.int64), offset_us.astype(np.int64)
         # Sorting by one key is several times as fast, and rarely leaves a tie.
         order = np.argsort(onset_us * PITCHES + pitch, kind="stable")

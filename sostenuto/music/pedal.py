@@ -67,13 +67,10 @@ def apply_sustain(notes: Notes, pedal: np.ndarray) -> Notes:
 
 
 def infer_pedal(notes: Notes) -> np.ndarray:
-    """Returns when a pianist might have held the sustain pedal.
+    """Returns when a pianist might have held the sustain pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
 
     The pedal is down where the texture is wide. It changes just after a chord that brings a lower note, or several
     notes close to those struck since the last change.
-
-    Returns:
-        int64 `[spans, 2]`, microseconds from the first onset: when the pedal goes down, and when it comes up.
     """
     if not len(notes):
         return NO_PEDAL

@@ -45,16 +45,16 @@ _LEFT, _RIGHT, _BOTTOM, _TOP = 0.6, 0.3, 0.55, 0.7
 def piano_roll(
     notes: Notes, path: StrPath, *, title: str = "", max_notes: int | None = None, primer_notes: int = 0
 ) -> None:
-    """Draws notes as bars over time, the louder the darker, on a keyboard whose black keys are shaded.
+    """Draws notes as bars over time, the louder the darker, in a PNG file, written atomically.
 
-    A long performance is broken into rows.
+    A long performance is broken into rows. Black keys are shaded.
 
     Args:
         notes: the notes.
-        path: the PNG file, written atomically.
+        path: the PNG file.
         title: the heading.
         max_notes: the number of notes to draw, from the start; None draws all.
-        primer_notes: the number of notes at the start that are a primer, drawn in `PRIMER_COLOUR`.
+        primer_notes: the number of notes at the start that are a primer, drawn in another colour.
 
     Raises:
         UserError: there are no notes.
@@ -99,6 +99,8 @@ def distributions(histograms: Mapping[str, Histograms], path: StrPath, *, title:
             raise UserError(f"{path}: {name} has no two notes in a row, so there is nothing to draw")
     figure = Figure(figsize=(15, 4.4), dpi=_DPI, facecolor="white", layout="constrained")
     panels = figure.subplots(1, 3)
+    for axes in panels:
+        _style_axes(axes)
     _draw_pitches(panels[0], histograms)
     _draw_times(panels[1], histograms, "step")
     _draw_times(panels[2], histograms, "duration")
@@ -254,7 +256,6 @@ def _draw_velocity_key(figure: Figure, shades: Mapping[str, Colormap]) -> None:
 
 
 def _draw_pitches(axes: Axes, histograms: Mapping[str, Histograms]) -> None:
-    _style_axes(axes)
     pitches = np.flatnonzero(sum(histogram.pitch for histogram in histograms.values()))
     low, high = int(pitches[0]), int(pitches[-1])
     edges = np.arange(low, high + 2) - 0.5
@@ -267,7 +268,6 @@ def _draw_pitches(axes: Axes, histograms: Mapping[str, Histograms]) -> None:
 
 
 def _draw_times(axes: Axes, histograms: Mapping[str, Histograms], field: str) -> None:
-    _style_axes(axes)
     first = next(iter(histograms.values()))
     last_tick = max(round(first.quantile(field, _CUT_QUANTILE) * 1e6 / TICK_US), 10)
     bin_width = math.ceil((last_tick + 1) / _MAX_BINS)
