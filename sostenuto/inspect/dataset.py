@@ -59,7 +59,7 @@ def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -
 
 def _list_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     source, statistics = manifest.source, manifest.statistics
-    yield "sha256", manifest.sha256[:16]
+    yield "fingerprint", manifest.sha256[:16]
     splits = f"splits and composers from {source['metadata']}" if source["metadata"] else "splits by fractions"
     yield "source", f"{counted(source['files'], 'MIDI file')}; {splits}"
     yield "options", " ".join(f"{name}={_format_option(value)}" for name, value in manifest.options.items())
@@ -85,7 +85,7 @@ def _split_row(manifest: Manifest, survey: Survey, split: str) -> list[str]:
     sizes = [shard.bytes for shard in entry.shards]
     size_range = dict.fromkeys(map(file_size, (min(sizes), max(sizes)))) if sizes else ["–"]
     counts = [f"{count:,}" for count in (entry.performances, len(survey.pieces[split]), entry.notes)]
-    return [split, *counts, f"{entry.seconds / 3600:.2f}", f"{len(sizes):,}", " to ".join(size_range)]
+    return [split, *counts, f"{entry.seconds / 3600:,.2f}", f"{len(sizes):,}", " to ".join(size_range)]
 
 
 def _list_composers(survey: Survey, width: int | None) -> list[str]:
@@ -101,7 +101,7 @@ def _list_composers(survey: Survey, width: int | None) -> list[str]:
         notes = sum(survey.notes[composer] for composer in group)
         hours = sum(survey.seconds[composer] for composer in group) / 3600
         counts = [f"{count:,}" for count in (splits.total(), *(splits[split] for split in SPLITS), notes)]
-        rows.append((name, *counts, f"{hours:.2f}"))
+        rows.append((name, *counts, f"{hours:,.2f}"))
     return format_table(("composer", "performances", *SPLITS, "notes", "hours"), rows, "<>>>>>>", width)
 
 
