@@ -247,10 +247,10 @@ def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_al
     assert (tutorial / "result.json").exists()
     assert not (tutorial / "samples").exists()
 
-    begun = time.monotonic()
+    started = time.monotonic()
     second = subprocess.run(command, capture_output=True, timeout=60, **options)
     assert second.returncode == 0, second.stderr
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - started < 10
     assert [line for line in second.stdout.splitlines() if line[:2] == "$ "] == []
     assert second.stdout.partition("The music")[2] == first.stdout.partition("The music")[2]
 

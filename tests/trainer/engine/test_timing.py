@@ -87,7 +87,7 @@ def test_at_a_constant_speed_the_first_plan_holds_and_more_minutes_go_on_from_it
     assert record(workdir)["horizon"] == run["horizon"]
 
 
-def test_measurements_of_patience_are_as_many_as_asked_for(train, tmp_path):
+def test_patience_takes_the_requested_number_of_measurements(train, tmp_path):
     train(Machine(CONSTANT), tmp_path / "w", CONFIG.replace(patience=100, evaluate_every=50, max_minutes=0.2))
     scored = [line["train_step"] for line in metrics(tmp_path / "w") if "val_nats" in line]
     assert scored[:-1] == [50, 100]

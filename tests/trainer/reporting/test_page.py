@@ -109,7 +109,7 @@ def test_it_says_what_was_trained_on_what(text, dataset):
     assert "batch_size" not in dict(changed)
 
 
-def test_the_scores_stand_beside_those_of_counting(text):
+def test_the_scores_stand_next_to_those_of_counting(text):
     assert rows(text, "and models that only count")[1:] == [
         ["this model", "7.500 7.400 to 7.600", *["2.500 2.400 to 2.600"] * 3],
         ["n-gram", "9.000", "3.000", "3.000", "3.000"],
@@ -119,7 +119,7 @@ def test_the_scores_stand_beside_those_of_counting(text):
     assert "1.50 nats/note better than the n-gram baseline" in Page(text).words
 
 
-def test_other_runs_stand_beside_it(full, dataset, tmp_path):
+def test_other_runs_stand_next_to_it(full, dataset, tmp_path):
     seed = write_run(tmp_path / "tutorial", dataset, evaluation_test=evaluation(total=12), config=preset("tutorial"))
     elsewhere = {**evaluation(), "dataset": "another"}
     other = write_run(tmp_path / "other", dataset, evaluation_test=elsewhere)
