@@ -13,7 +13,7 @@ def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str
         is_new: True for a dataset that was written, False for one that existed.
     """
     rows = [
-        (name, f"{split.performances:,}", f"{split.notes:,}", f"{split.seconds / 3600:.2f}")
+        (name, f"{split.performances:,}", f"{split.notes:,}", f"{split.seconds / 3600:,.2f}")
         for name, split in manifest.splits.items()
     ]
     lines = table(("split", "performances", "notes", "hours"), rows, align="<>>>", width=None)
@@ -32,5 +32,7 @@ def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str
         dropped = sum(getattr(statistics, key) for statistics in manifest.statistics.values())
         if dropped:
             lines.append(f"left out {counted(dropped, noun)}")
+    if warning := manifest.size_warning():
+        lines.append(f"warning: {warning}")
     lines.append(f"{'wrote' if is_new else 'checked'} {manifest.directory} in {seconds:.1f} s")
     return "\n".join(lines)

@@ -118,7 +118,7 @@ def compare_generation(files: list[Path], dataset: Path, directory: Path, batch:
     print(f"\nnotes/s, generating: `predict` per note {baseline:,.1f}")
     workdir = directory / "base"
     train(dataset, workdir, "--preset=base", "--steps=1", "--evaluate_every=0")
-    player = NoteSampler(load_model(str(workdir)).model)
+    player = NoteSampler(load_model(str(workdir)))
     for voices, notes in ((1, 4096), (batch, 512)):
         trainer = statistics.median(
             player.sample(

@@ -42,6 +42,15 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {first}{'s' if number != 1 else ''}{space}{rest}"
 
 
+def file_size(count: float) -> str:
+    """Returns a number of bytes with three digits, in a unit that fits: "999 B", "1.21 kB", "56.3 MB"."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.2f} GB"
+
+
 def duration(seconds: float) -> str:
     """Returns a duration as h:mm:ss."""
     return str(datetime.timedelta(seconds=round(seconds)))

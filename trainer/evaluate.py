@@ -236,7 +236,7 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
 
     trained = load_model(workdir)
     primers = [performance.notes[:PRIMER_NOTES] for performance in continued]
-    generated = NoteSampler(trained.model).sample(primers, num_notes=CONTINUATION_NOTES, **sampling, quiet=False)
+    generated = NoteSampler(trained).sample(primers, num_notes=CONTINUATION_NOTES, **sampling, quiet=False)
     train = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and searching for copied runs")
     pieces = [performance.piece for performance in held_out]

@@ -4,7 +4,6 @@ docs/export.md describes the signatures.
 """
 
 import contextlib
-import dataclasses
 import functools
 import os
 import shutil
@@ -21,7 +20,7 @@ from trainer.model.density_heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.reporting import model_card
-from trainer.workdir.json_record import write_json
+from trainer.workdir.formats import ExportInfo
 from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME
 from trainer.workdir.load_model import LoadedModel, load_model
 from trainer.workdir.transfer import upload_on_exit
@@ -75,13 +74,9 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     # Only what the graphs read: without Keras objects, loading needs no Keras.
     module.weights = list({id(weight): weight for graph in signatures.values() for weight in graph.variables}.values())
     tf.saved_model.save(module, directory, signatures=signatures)
-    description = {
-        "train_step": trained.train_step,
-        "pitch_range": trained.model.heads.pitch_range,
-        "config": dataclasses.asdict(trained.model.config),
-    }
-    write_json(os.path.join(directory, model_card.DESCRIPTION_NAME), description)
-    card = model_card.text(workdir, description)
+    exported = ExportInfo(trained.train_step, trained.model.heads.pitch_range, trained.model.config)
+    exported.save(os.path.join(directory, model_card.DESCRIPTION_NAME))
+    card = model_card.text(workdir, exported)
     storage.write_bytes_atomic(os.path.join(directory, model_card.CARD_NAME), card.encode())
     for parent, _, names in os.walk(directory):
         for path in (*(os.path.join(parent, name) for name in names), parent):

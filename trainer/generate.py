@@ -2,7 +2,6 @@
 
 import logging
 import os
-from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -10,14 +9,22 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import Sustain, read_midi, read_pedal, write_midi
+from sostenuto.music.midi import Sustain, as_written, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import NO_PEDAL
+from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import track
+from sostenuto.text import counted
 from trainer import startup
-from trainer.generation.samples import DISTRIBUTIONS_NAME, INDEX_NAME, list_names, replace_samples, require_free
+from trainer.generation.samples import (
+    DISTRIBUTIONS_NAME,
+    INDEX_NAME,
+    count_written,
+    list_names,
+    replace_samples,
+    require_free,
+)
 from trainer.generation.sampling_flags import define_sampling_flags
-from trainer.workdir.formats import RunInfo, SampleEntry, SamplesIndex
+from trainer.workdir.formats import SampleEntry, SamplesIndex
 from trainer.workdir.layout import absolute, dataset, load_run
 from trainer.workdir.outputs import check_output_directory, check_writable
 
@@ -41,11 +48,9 @@ EXAMPLES = (
 cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
 _OUTPUT = flags.DEFINE(
-    cli.Path("DIR"),
-    "output",
-    None,
+    cli.Path("DIR"), "output", None,
     "Directory for the samples. It replaces those of an earlier call, and no other file.",
-)
+)  # fmt: skip
 _PRIMER = flags.DEFINE(cli.Path("FILE"), "primer", None, "MIDI file to continue. (default: start from silence)")
 _PRIMER_SECONDS = flags.DEFINE_float(
     "primer_seconds", None, "Seconds of the primer to use, from its first note. (default: all of it)"
@@ -53,36 +58,22 @@ _PRIMER_SECONDS = flags.DEFINE_float(
 _AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
 cli.start_group("sampling")
 _NUM_NOTES = flags.DEFINE_integer(
-    "num_notes",
-    512,
-    f"Notes to generate for each sample, at most {_MAX_NOTES:,}.",
-    lower_bound=1,
-    upper_bound=_MAX_NOTES,
-)
+    "num_notes", 512, f"Notes to generate for each sample, at most {_MAX_NOTES:,}.",
+    lower_bound=1, upper_bound=_MAX_NOTES,
+)  # fmt: skip
 _NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples",
-    1,
+    "num_samples", 1,
     f"Samples to generate, all at once: at most {_MAX_SAMPLES:,}, and {_MAX_TOTAL:,} notes in all.",
-    lower_bound=1,
-    upper_bound=_MAX_SAMPLES,
-)
+    lower_bound=1, upper_bound=_MAX_SAMPLES,
+)  # fmt: skip
 _SAMPLING = define_sampling_flags()
 _PEDAL = flags.DEFINE_bool(
-    "pedal",
-    None,
-    "Add a sustain pedal (controller 64) by a rule. (default: true for a dataset with --sustain=ignore)",
+    "pedal", None, "Add a sustain pedal (controller 64) by a rule. (default: true for a dataset with --sustain=ignore)"
 )
 
 # Notes of a piano roll, and those of them before the continuation.
 _ROLL_NOTES = 2000
 _ROLL_PRIMER_NOTES = 200
-
-
-class _Primer(NamedTuple):
-    """Notes to continue, with durations as in training, and the spans of their pedal."""
-
-    notes: Notes
-    pedal: np.ndarray
 
 
 def main() -> int:
@@ -98,32 +89,38 @@ def main() -> int:
     run = load_run(workdir)
     sustain = run.sustain or "ignore"
     has_pedal = _choose_pedal(workdir, sustain)
-    primer = _read_primer(sustain)
-    files = list_names(num_samples, "mid", "png", *(["wav"] if _AUDIO.value else []))
-    if num_notes > 1:
-        files.append(DISTRIBUTIONS_NAME)
+    primer, primer_pedal = _read_primer(sustain)
+    files = list_names(num_samples, "mid", "png", *["wav"] * _AUDIO.value) + [DISTRIBUTIONS_NAME] * (num_notes > 1)
     check_output_directory(output)
     require_free(output, files)
     check_writable(output)
     startup.import_tensorflow()
+    from sostenuto.music import plots
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
-    samples = NoteSampler(trained.model).sample(primer.notes, **sampling, quiet=False)
+    samples = NoteSampler(trained).sample(primer, **sampling, quiet=False)
     logger.info(f"writing {num_samples:,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
     with replace_samples(output, files) as directory:
-        tracked = track(samples.notes, total=num_samples, unit="sample", description="writing")
-        entries = [_write_sample(directory, index, notes, primer, has_pedal) for index, notes in enumerate(tracked)]
-        if num_notes > 1:
-            _draw_distributions(run, directory, samples.notes, len(primer.notes))
+        entries, generated = _write_samples(directory, samples.notes, primer, primer_pedal, has_pedal)
+        if generated.step.any():
+            corpus = {"corpus": manifest.histograms("train")} if (manifest := dataset(run)) else {}
+            plots.distributions({**corpus, "generated": generated}, os.path.join(directory, DISTRIBUTIONS_NAME))
+        else:
+            files = [name for name in files if name != DISTRIBUTIONS_NAME]
         SamplesIndex(
             workdir=absolute(workdir), train_step=trained.train_step,
-            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=len(primer.notes), **sampling,
-            sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files, samples=entries,
+            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=count_written(primer),
+            **sampling, sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files,
+            samples=entries,
         ).save(os.path.join(directory, INDEX_NAME))  # fmt: skip
+    count = int(generated.pitch.sum())
+    joined = num_samples * num_notes - count
     cli.print_result(
-        f"done: {num_samples} x {num_notes} notes at {samples.notes_per_second:,.0f} notes/s"
+        f"done: {counted(num_samples, 'sample')} with {counted(count, 'generated note')}"
+        + (f" ({joined:,} more were joined with another of the same pitch and onset)" if joined else "")
+        + f" at {samples.notes_per_second:,.0f} notes/s"
         + (f", sound by {entries[0].synthesizer}" if _AUDIO.value else "")
         + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, INDEX_NAME)}"
     )
@@ -139,13 +136,13 @@ def _choose_pedal(workdir: str, sustain: Sustain) -> bool:
     return sustain == "ignore" if _PEDAL.value is None else _PEDAL.value
 
 
-def _read_primer(sustain: Sustain) -> _Primer:
-    """Reads the primer; without --primer it is silence."""
+def _read_primer(sustain: Sustain) -> tuple[Notes, np.ndarray]:
+    """Reads the notes to continue, with durations as in training, and their pedal; silence without --primer."""
     seconds = _PRIMER_SECONDS.value
     if not _PRIMER.value:
         if seconds is not None:
             raise UserError(f"--primer_seconds={seconds:g}: there is no --primer to cut. Pass both")
-        return _Primer(Notes.empty(), NO_PEDAL)
+        return Notes.empty(), NO_PEDAL
     if seconds is not None and not seconds > 0:
         raise UserError(f"--primer_seconds={seconds:g}: expected a number above 0")
     data = storage.read_bytes(_PRIMER.value)
@@ -155,42 +152,34 @@ def _read_primer(sustain: Sustain) -> _Primer:
     if seconds is not None:
         notes = notes[: int(np.searchsorted(notes.onset_us, seconds * 1e6))]
     # Extended durations include the pedal already.
-    return _Primer(notes, read_pedal(data, _PRIMER.value) if sustain == "ignore" else NO_PEDAL)
+    return notes, read_pedal(data, _PRIMER.value) if sustain == "ignore" else NO_PEDAL
 
 
-def _write_sample(directory: str, index: int, notes: Notes, primer: _Primer, has_pedal: bool) -> SampleEntry:
-    """Writes the files of a sample; returns its entry of samples.json."""
+def _write_samples(
+    directory: str, played: list[Notes], primer: Notes, primer_pedal: np.ndarray, has_pedal: bool
+) -> tuple[list[SampleEntry], Histograms]:
+    """Writes the files of the samples; returns their entries of samples.json and what was generated."""
     from sostenuto.music import audio, plots
-    from sostenuto.music.pedal import continued_pedal
 
-    primer_notes = len(primer.notes)
-    pedal = continued_pedal(primer.pedal, notes, primer_notes, by_rule=has_pedal)
-    name = f"sample-{index:03d}"
-    stem = os.path.join(directory, name)
-    write_midi(notes, f"{stem}.mid", pedal)
-    # The roll shows only the end of a long primer, so that it includes the continuation.
-    first = max(min(len(notes) - _ROLL_NOTES, primer_notes - _ROLL_PRIMER_NOTES), 0)
-    plots.piano_roll(
-        notes[first:],
-        f"{stem}.png",
-        title=f"from note {first + 1:,}, at {notes.onset_us[first] / 1e6:,.1f} s" if first else "",
-        max_notes=_ROLL_NOTES,
-        primer_notes=primer_notes - first,
-    )
-    synthesizer = audio.render_wav(notes, f"{stem}.wav", pedal) if _AUDIO.value else None
-    return SampleEntry(midi=f"{name}.mid", seconds=notes.seconds, synthesizer=synthesizer)
-
-
-def _draw_distributions(run: RunInfo, directory: str, samples: list[Notes], primer_notes: int) -> None:
-    """Draws the distributions of the generated notes over those of the run's train split."""
-    from sostenuto.music import plots
-
-    histograms = {
-        "generated": sum((Histograms.from_notes(notes[primer_notes:]) for notes in samples), Histograms.zeros())
-    }
-    if (manifest := dataset(run)) is not None:
-        histograms = {"corpus": manifest.histograms("train"), **histograms}
-    plots.distributions(histograms, os.path.join(directory, DISTRIBUTIONS_NAME))
+    primer_notes = count_written(primer)
+    entries, generated = [], Histograms.zeros()
+    for index, whole in enumerate(track(played, total=len(played), unit="sample", description="writing")):
+        name = f"sample-{index:03d}"
+        stem = os.path.join(directory, name)
+        pedal = continued_pedal(primer_pedal, whole, len(primer), by_rule=has_pedal)
+        write_midi(whole, f"{stem}.mid", pedal)
+        # Pictures and counts show the notes of the MIDI file, which may be fewer.
+        notes = as_written(whole, pedal)
+        # The roll shows only the end of a long primer, so that it includes the continuation.
+        first = max(min(len(notes) - _ROLL_NOTES, primer_notes - _ROLL_PRIMER_NOTES), 0)
+        title = f"from note {first + 1:,}, at {notes.onset_us[first] / 1e6:,.1f} s" if first else ""
+        plots.piano_roll(
+            notes[first:], f"{stem}.png", title=title, max_notes=_ROLL_NOTES, primer_notes=primer_notes - first
+        )
+        player = audio.render_wav(notes, f"{stem}.wav", pedal) if _AUDIO.value else None
+        entries.append(SampleEntry(midi=f"{name}.mid", notes=len(notes), seconds=notes.seconds, synthesizer=player))
+        generated += Histograms.from_notes(notes[primer_notes:])
+    return entries, generated
 
 
 if __name__ == "__main__":

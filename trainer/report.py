@@ -83,7 +83,7 @@ def _write_samples(workdir: str, manifest: Manifest | None, sustain: str) -> Non
     if not primers and loaded.model.config.positions == "last":
         return  # The model never saw how a performance starts.
     samples.write_samples(
-        NoteSampler(loaded.model), primers, workdir, train_step=loaded.train_step, sustain=sustain, quiet=False
+        NoteSampler(loaded), primers, workdir, train_step=loaded.train_step, sustain=sustain, quiet=False
     )
 
 

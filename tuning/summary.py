@@ -169,4 +169,4 @@ def format_value(value: Any) -> str:
 
 def percent(share: float) -> str:
     """Returns a share as text."""
-    return f"{share:.0%}".replace("%", " %")
+    return f"{share:.0%}"

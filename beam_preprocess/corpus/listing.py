@@ -94,18 +94,17 @@ def list_input(uri: str) -> Listing:
     """
     is_remote = storage.is_remote(uri)
     path = uri if is_remote else storage.local_path(uri)
+    is_zip = path.lower().endswith(".zip")
     if storage.is_object(path) if is_remote else os.path.isfile(path):
-        if path.lower().endswith(".zip") or (not is_remote and zipfile.is_zipfile(path)):
+        if is_zip or (not is_remote and zipfile.is_zipfile(path)):
             return Listing(uri, list_zip(path), archive=path)
         return Listing(uri, {_encodable(posixpath.basename(path)): path})
     if storage.is_directory(path):
         return Listing(uri, {_encodable(name): storage.join(path, name) for name in storage.list_files(path)})
     if glob.has_magic(path):
         return _list_remote_glob(uri) if is_remote else _list_glob(uri, os.path.normpath(path))
-    raise UserError(
-        f"{uri}: no such {'object' if is_remote else 'file'} or directory. Expected a directory, a glob, a .zip or a "
-        "MIDI file"
-    )
+    kind = "object or directory" if is_remote else "file" if is_zip or is_midi_name(path) else "directory"
+    raise UserError(f"{uri}: no such {kind}. Expected a directory, a glob, a .zip or a MIDI file")
 
 
 def _list_remote_glob(uri: str) -> Listing:
@@ -127,10 +126,12 @@ def _list_remote_glob(uri: str) -> Listing:
 
 def _list_glob(uri: str, pattern: str) -> Listing:
     """Returns the files that a glob matches, and the CSVs in the directories above them."""
+    base = _glob_base(pattern)
+    if not os.path.isdir(base or "."):
+        raise UserError(f"{uri}: no such directory: {base}")
     paths = [path for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path)]
     if not paths:
         raise UserError(f"{uri}: matches no file. Quote a pattern, so that the shell does not expand it")
-    base = _glob_base(pattern)
     # A pattern for MIDI files does not match the metadata CSV, which usually is in a directory above them.
     parent = os.path.commonpath([os.path.dirname(path) for path in paths])
     while len(parent) >= len(base):

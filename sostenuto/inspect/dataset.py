@@ -18,7 +18,7 @@ from sostenuto.inspect.describe import (
     format_title,
 )
 from sostenuto.music.histograms import Histograms
-from sostenuto.text import counted, indented
+from sostenuto.text import counted, file_size, indented
 
 _MAX_COMPOSERS = 30
 _EXAMPLES = 3  # of rejected files, for each reason
@@ -61,7 +61,7 @@ def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -
         UserError: dataset.json or rejected.jsonl is not in the format of beam_preprocess.
     """
     rows = [_split_row(manifest, survey, split) for split in SPLITS]
-    header = ("split", "performances", "pieces", "notes", "hours", "shards", "MB per shard")
+    header = ("split", "performances", "pieces", "notes", "hours", "shards", "shard size")
     try:
         facts = list(_list_facts(manifest))
     except (KeyError, TypeError, AttributeError) as error:
@@ -92,6 +92,8 @@ def _list_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from format_nonzero([*left_out, (source["unlisted"], "unlisted file")])
     if source["straddling_pieces"]:
         yield "beware", f"{counted(source['straddling_pieces'], 'piece')} in more than one split"
+    if warning := manifest.size_warning():
+        yield "beware", warning
 
 
 def _format_option(value: object) -> str:
@@ -100,14 +102,14 @@ def _format_option(value: object) -> str:
 
 def _split_row(manifest: Manifest, survey: Survey, split: str) -> tuple[str, ...]:
     entry = manifest.splits[split]
-    sizes = [shard.bytes / 1e6 for shard in entry.shards]
-    size_range = dict.fromkeys(f"{size:.2f}" for size in (min(sizes), max(sizes))) if sizes else ["–"]
+    sizes = [shard.bytes for shard in entry.shards]
+    size_range = dict.fromkeys(map(file_size, (min(sizes), max(sizes)))) if sizes else ["–"]
     return (
         split,
         f"{entry.performances:,}",
         f"{len(survey.pieces[split]):,}",
         f"{entry.notes:,}",
-        f"{entry.seconds / 3600:.2f}",
+        f"{entry.seconds / 3600:,.2f}",
         f"{len(sizes):,}",
         " to ".join(size_range),
     )
@@ -126,7 +128,7 @@ def _list_composers(survey: Survey, width: int | None) -> list[str]:
         notes = sum(survey.notes[composer] for composer in group)
         hours = sum(survey.seconds[composer] for composer in group) / 3600
         rows.append(
-            (name, f"{splits.total():,}", *(f"{splits[split]:,}" for split in SPLITS), f"{notes:,}", f"{hours:.2f}")
+            (name, f"{splits.total():,}", *(f"{splits[split]:,}" for split in SPLITS), f"{notes:,}", f"{hours:,.2f}")
         )
     return format_table(("composer", "performances", *SPLITS, "notes", "hours"), rows, "<>>>>>>", width)
 

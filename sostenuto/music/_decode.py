@@ -132,11 +132,11 @@ def drop_zero_length(tracks: list[Track]) -> list[Track]:
 
 def _split_chunks(data: bytes, name: str) -> _Chunks:
     """Checks size, header and length of a file, and returns its parts."""
-    if len(data) > MAX_BYTES:
-        raise MidiDecodeError(name, "too_large", f"has more than the {MAX_BYTES:,} bytes allowed")
     if data[:4] != b"MThd":
         start = f"starts with {data[:4]!r}" if data else "is empty"
         raise MidiDecodeError(name, "not_midi", f"is not a standard MIDI file: it {start}, expected b'MThd'")
+    if len(data) > MAX_BYTES:
+        raise MidiDecodeError(name, "too_large", f"has more than the {MAX_BYTES:,} bytes allowed")
     if len(data) < 14:
         raise MidiDecodeError(name, "truncated", f"ends at byte {len(data)}, within the MIDI header of 14 bytes")
     header_length, _, declared, division = struct.unpack(">IHHH", data[4:14])

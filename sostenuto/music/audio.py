@@ -74,7 +74,7 @@ def render(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> tuple[NDArray[np.int16
     """Returns the sound of at least one note under a pedal, and the name of the player.
 
     Returns:
-        int16 `[frames, channels]` at `SAMPLE_RATE`, the loudest at 90 % of full scale; and the name.
+        int16 `[frames, channels]` at `SAMPLE_RATE`, the loudest at 90% of full scale; and the name.
     """
     sustained = apply_sustain(notes, pedal)
     try:

@@ -20,7 +20,7 @@ from sostenuto.music._decode import (
     read_tracks,
 )
 from sostenuto.music._decode import MAX_BYTES as MAX_BYTES
-from sostenuto.music.notes import Notes, merge_overlapping_notes
+from sostenuto.music.notes import MergedNotes, Notes, merge_overlapping_notes
 from sostenuto.music.pedal import NO_PEDAL, extended_offsets, pedal_spans
 from sostenuto.storage.paths import StrPath
 
@@ -152,16 +152,11 @@ def to_pretty_midi(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> "pretty_midi.P
     """
     import pretty_midi  # Takes half a second, and only writers and a few ambiguous files need it.
 
-    end_us = max(notes.seconds * 1e6, pedal.max(initial=0))
-    midi_tick_us = next((us for us in (20, 100, 500) if end_us / us < MAX_MIDI_TICK), 2500)
+    midi_tick_us, written = _as_written(notes, pedal)
     midi = pretty_midi.PrettyMIDI(resolution=DEFAULT_TEMPO_US // midi_tick_us, initial_tempo=6e7 / DEFAULT_TEMPO_US)
     piano = pretty_midi.Instrument(program=0, name="Acoustic Grand Piano")
-    onset = (notes.onset_us + midi_tick_us // 2) // midi_tick_us
-    offset = np.maximum((notes.offset_us + midi_tick_us // 2) // midi_tick_us, onset + 1)
-    # After rounding, which may have moved two onsets of a pitch together.
-    merged = merge_overlapping_notes(notes.pitch, onset, offset, notes.velocity)
     seconds = midi_tick_us / 1e6
-    for pitch, start, end, velocity in zip(*(values.tolist() for values in merged), strict=True):
+    for pitch, start, end, velocity in zip(*(values.tolist() for values in written), strict=True):
         piano.notes.append(pretty_midi.Note(velocity, pitch, start * seconds, end * seconds))
     # Of changes at one MIDI tick pretty_midi writes the lower value first: up, then down again.
     for down, up in ((pedal + midi_tick_us // 2) // midi_tick_us).tolist():
@@ -169,6 +164,12 @@ def to_pretty_midi(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> "pretty_midi.P
         piano.control_changes.append(pretty_midi.ControlChange(SUSTAIN_PEDAL, 0, max(up, down + 1) * seconds))
     midi.instruments.append(piano)
     return midi
+
+
+def as_written(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> Notes:
+    """Returns the notes that `write_midi` writes: on MIDI ticks, and overlapping ones of one pitch joined."""
+    midi_tick_us, (pitch, onset, offset, velocity) = _as_written(notes, pedal)
+    return Notes.from_onsets(pitch, onset * midi_tick_us, offset * midi_tick_us, velocity)
 
 
 def write_midi(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> None:
@@ -185,6 +186,16 @@ def write_midi(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> Non
     buffer = io.BytesIO()
     to_pretty_midi(notes, pedal).write(buffer)
     storage.write_bytes_atomic(path, buffer.getvalue())
+
+
+def _as_written(notes: Notes, pedal: np.ndarray) -> tuple[int, MergedNotes]:
+    """Returns the microseconds of a MIDI tick, and the notes as `to_pretty_midi` writes them, in MIDI ticks."""
+    end_us = max(notes.seconds * 1e6, pedal.max(initial=0))
+    midi_tick_us = next((us for us in (20, 100, 500) if end_us / us < MAX_MIDI_TICK), 2500)
+    onset = (notes.onset_us + midi_tick_us // 2) // midi_tick_us
+    offset = np.maximum((notes.offset_us + midi_tick_us // 2) // midi_tick_us, onset + 1)
+    # After rounding, which may have moved two onsets of a pitch together.
+    return midi_tick_us, merge_overlapping_notes(notes.pitch, onset, offset, notes.velocity)
 
 
 def _decode(content: Tracks, name: str, *, sustain: Sustain) -> DecodedMidi:

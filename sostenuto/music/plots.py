@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 
@@ -87,7 +88,7 @@ def distributions(histograms: Mapping[str, Histograms], path: StrPath, *, title:
     """Draws the distributions of pitch, step and duration of several sets of notes over each other.
 
     Sets of unequal size are comparable, because fractions are drawn. Steps and durations end at a quantile of the
-    first set; the panel states the fraction of each set beyond.
+    first set; a line below the panel states the fraction of each set beyond.
 
     Args:
         histograms: by their names in the legend; the first is drawn as an area, the others as lines.
@@ -101,8 +102,8 @@ def distributions(histograms: Mapping[str, Histograms], path: StrPath, *, title:
         if not histogram.step.sum():
             raise UserError(f"{path}: {name} has no two notes in a row, so there is nothing to draw")
     figure = _new_figure(15, 4.4)
+    figure.set_layout_engine("constrained")
     panels = figure.subplots(1, 3)
-    figure.subplots_adjust(left=0.05, right=0.985, bottom=0.08, top=0.75, wspace=0.19)
     _draw_pitches(panels[0], histograms)
     _draw_times(panels[1], histograms, "step")
     _draw_times(panels[2], histograms, "duration")
@@ -110,9 +111,10 @@ def distributions(histograms: Mapping[str, Histograms], path: StrPath, *, title:
     for axes in panels:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.set_ylim(bottom=0)
-    figure.text(0.05, 0.955, title, fontsize=12, weight="bold", va="top", color=_INK, parse_math=False)
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="upper left", bbox_to_anchor=(0.043, 0.9), ncols=len(names), frameon=False)
+    legend = figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, alignment="left")
+    legend.set_title(title, FontProperties(size=12, weight="bold"))
+    legend.get_title().set(color=_INK, parse_math=False)
     _save_figure(figure, path)
 
 
@@ -302,13 +304,13 @@ def _draw_times(axes: Axes, histograms: Mapping[str, Histograms], field: str) ->
     tick = TICK_US / 1e6
     # A tick's times range from half a tick before it to half a tick after.
     edges = (np.arange(bins + 1) * bin_width - 0.5) * tick
-    lines = [f"beyond {edges[-1]:.2f} s:"]
+    beyond = []
     for index, (name, histogram) in enumerate(histograms.items()):
-        drawn = shares(getattr(histogram, field), bin_width)[:bins]
-        _draw_shares(axes, index, edges, drawn, name)
-        lines.append(f"{name} {1 - drawn.sum():.1%}")
+        counts = getattr(histogram, field)
+        _draw_shares(axes, index, edges, shares(counts, bin_width)[:bins], name)
+        beyond.append((name, counts[bins * bin_width :].sum() / counts.sum()))
     axes.set_xlim(edges[0], edges[-1])
     axes.set_title(f"{field} (seconds, bins of {bin_width * tick * 1000:.0f} ms)", loc="left", fontsize=10, color=_INK)
-    style = {"ha": "right", "va": "top", "fontsize": 8.5, "color": _FAINT_INK, "parse_math": False}
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-    axes.text(0.98, 0.95, "\n".join(lines), style, transform=axes.transAxes, bbox=box)
+    if any(share for _, share in beyond):
+        text = f"beyond {edges[-1]:.2f} s: " + ", ".join(f"{name} {share:.1%}" for name, share in beyond)
+        axes.set_xlabel(text, loc="right", fontsize=8.5, color=_FAINT_INK, parse_math=False)

@@ -81,6 +81,8 @@ def test_the_command_writes_a_dataset_and_prints_what_it_contains(corpus_directo
     assert [row["path"] for row in rejected] == sorted(BROKEN)
     assert "rejected 3 files (1 no_notes, 1 not_midi, 1 truncated)" in process.stdout
     assert str(output) in process.stdout.splitlines()[-1]
+    warning = f"warning: the training split has {notes['train']} notes, too few for a model that generalizes. Add MIDI"
+    assert process.stdout.count(warning) == 1
 
 
 def test_two_runs_of_any_kind_write_the_same_bytes(corpus_directory, tmp_path):
@@ -110,7 +112,7 @@ def test_help_knows_the_flags():
     [
         (["--output={out}"], "--input is missing"),
         (["--input={in}"], "--output is missing"),
-        (["--input={in}/nowhere", "--output={out}"], "no such file or directory"),
+        (["--input={in}/nowhere", "--output={out}"], "nowhere: no such directory"),
         (["--input={in}/*.mid", "--output={out}"], "matches no file"),
         (["--input={in}/empty", "--output={out}"], "holds no MIDI file"),
         (["--input={in}", "--output={out}", "--split_fractions=0.5,0.5"], "expected three numbers"),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sostenuto.text import cells, labelled, printable, shorten, table
+from sostenuto.text import cells, file_size, labelled, printable, shorten, table
 
 
 def test_columns_are_aligned():
@@ -34,6 +34,23 @@ def test_a_shortened_text_fits_and_keeps_both_ends(text, width):
         head, _, tail = short.rpartition("…")
         assert text.startswith(head)
         assert text.endswith(tail)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_000, "1 kB"),
+        (3_496, "3.5 kB"),
+        (999_499, "999 kB"),
+        (999_999, "1 MB"),
+        (56_300_000, "56.3 MB"),
+        (1_234_560_000_000, "1,234.56 GB"),
+    ],
+)
+def test_a_size_has_a_unit_that_fits(count, text):
+    assert file_size(count) == text
 
 
 def test_wide_and_combining_characters_count_as_a_terminal_shows_them():

@@ -148,7 +148,8 @@ def places(tmp_path_factory, dataset):
     paths["cut.mid"].write_bytes(melody(PRIMER)[:-20])
     paths["text.mid"].write_text("Ceci n'est pas un fichier MIDI.\n")
     write_midi(read_midi(melody(PRIMER), "primer").notes, paths["primer.mid"], PRIMER_PEDAL)
-    paths["long.mid"].write_bytes(melody(PRIMER * 350))
+    # Two tracks in unison: a sample's file has each note once.
+    paths["long.mid"].write_bytes(midi_bytes(*[melody(PRIMER * 350)[14:]] * 2))
     paths["unknown.json"].write_text('{"lstm_units": 8, "unit": 9}')
     paths["wrong.json"].write_text('{"dropout": 1.5}')
     return paths
@@ -241,7 +242,7 @@ def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
         (["--workdir={w}", "--output={o}", "--temperature=warm"], ["--temperature=warm", "above 0"]),
         (["--workdir={w}", "--output={o}", "--temperature=tempo=1"], ["--temperature=tempo=1", "step, duration"]),
         (["--workdir={w}", "--output={o}", "--temperature=step=1,0.9"], ["--temperature=step=1,0.9", "0.9,pitch=1"]),
-        (["--workdir={w}", "--output={o}", "--top_p=0"], ["--top_p=0", "above 0, at most 1"]),
+        (["--workdir={w}", "--output={o}", "--top_p=0"], ["--top_p=0", "above 0 and at most 1"]),
         (["--workdir={w}", "--output={o}", "--top_p=pitch=1.5"], ["--top_p=pitch=1.5", "at most 1"]),
         (["--workdir={w}", "--output={o}", "--primer_seconds=5"], ["--primer_seconds=5", "no --primer"]),
         (["--workdir={w}", "--output={o}", "--primer={primer.mid}", "--primer_seconds=0"], ["--primer_seconds=0"]),
@@ -588,6 +589,18 @@ def test_a_sample_begins_with_the_primer_and_has_the_notes_that_were_asked_for(p
         np.testing.assert_array_equal(notes.pitch[: len(PRIMER) - 1], primer.pitch[:-1])
         np.testing.assert_array_equal(notes.onset_us[: len(PRIMER) - 1], primer.onset_us[:-1])
         assert len(notes) == len(PRIMER) + 30
+
+
+def test_all_that_generation_writes_counts_the_notes_of_its_midi_files(processes):
+    here, finished = processes
+    for directory, primer_notes in (("two", len(PRIMER)), ("of a long primer", 350 * len(PRIMER))):
+        document = json.loads((here / directory / "samples.json").read_text())
+        assert document["primer_notes"] == primer_notes
+        for sample in document["samples"]:
+            notes = read_midi((here / directory / sample["midi"]).read_bytes(), "sample").notes
+            assert (sample["notes"], sample["seconds"]) == (len(notes), notes.seconds)
+            assert len(notes) == primer_notes + 30
+    assert "2 samples with 60 generated notes at " in finished["generate"].stdout
 
 
 def test_a_sample_begins_with_the_primers_pedal(processes):

@@ -83,7 +83,7 @@ def test_a_study_ends_with_a_table_a_page_and_a_config_that_the_trainer_takes(en
     assert read_config(ended.workdir / "best" / "config.json") == config
     assert best["trial"] in (ended.workdir / "report.html").read_text()
     for trial in ended.trials:
-        shown = rf"{trial['trial']} +completed +100 % +{trial['score']:.3f} "
+        shown = rf"{trial['trial']} +completed +100% +{trial['score']:.3f} "
         assert any(re.match(shown, line) for line in ended.said()), trial
 
 

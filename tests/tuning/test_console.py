@@ -26,10 +26,10 @@ def test_a_log_gets_a_line_for_each_trial_that_ended_and_each_once(capsys: pytes
     assert "\r" not in captured.err
     assert [line.split()[0] for line in lines[1:]] == ["trial", "0000", "0001", "0002", "0003", "0004"]
     assert lines[2] == (
-        "0000   completed    100 %      8.875    8.875  0:01:40    0:18:20      32     64       1         1"
+        "0000   completed     100%      8.875    8.875  0:01:40    0:18:20      32     64       1         1"
     )
-    assert lines[5].split()[4:6] == ["8.625", "8.625"]
-    assert lines[6].split()[:5] == ["0004", "failed", "0", "%", "8.625"]
+    assert lines[5].split()[3:5] == ["8.625", "8.625"]
+    assert lines[6].split()[:4] == ["0004", "failed", "0%", "8.625"]
     assert lines[6].endswith("…")
     assert max(map(len, lines)) <= 100
 
@@ -61,7 +61,7 @@ def test_a_terminal_gets_a_line_that_is_kept_up_to_date(monkeypatch: pytest.Monk
         progress.show(summarize(trial(0, "running")))
         progress.show(summarize(trial(0, score=8.0), trial(1, "running", score=8.5)))
     assert "\r" in terminal.getvalue()
-    assert "1 of 12 trials ended | best 8.000 (0000) | 0001 33 % 8.500 | 0:17:47 left" in terminal.getvalue()
+    assert "1 of 12 trials ended | best 8.000 (0000) | 0001 33% 8.500 | 0:17:47 left" in terminal.getvalue()
     assert "0000   completed" in terminal.getvalue()
 
 
@@ -76,8 +76,8 @@ def test_the_final_table_is_sorted_and_fits_a_log_for_every_study() -> None:
     lines = final_table(study).splitlines()
     assert [line[:4] for line in lines[2:6]] == ["0003", "0000", "0002", "0001"]
     assert max(map(len, lines[:6])) <= 100
-    assert lines[2].split()[4:6] == ["7.500", "-0.500"]
+    assert lines[2].split()[3:5] == ["7.500", "-0.500"]
     # The base config's score was 9 when the stopped one had 7.
-    assert lines[4].split()[4:6] == ["7.000", "-2.000"]
+    assert lines[4].split()[3:5] == ["7.000", "-2.000"]
     assert lines[6].endswith("head_blocks: see trials.json")
     assert lines[-1].endswith("0.500 below the base config's 8.000.")

@@ -28,7 +28,7 @@ def test_the_best_is_the_lowest_of_those_trained_longest() -> None:
                            "split, 0.100 below the base config's 8.000."),
         ("hyperband", "8 trials: 8 completed. They are 5 configs: the better ones continue in further trials. "
                       "The best, trial 0007, scores 8.100 nats/note on the validation split, 1.400 below the "
-                      "base config's 9.500, after only 11 % of the full length."),
+                      "base config's 9.500, after only 11% of the full length."),
     ],
 )  # fmt: skip
 def test_the_conclusion(study: str, said: str) -> None:

@@ -13,13 +13,9 @@ _NUMBERS_PER_WINDOW = 4
 
 
 def augment(config: Config, notes: NoteTensors, is_note: tf.Tensor, first_example: tf.Tensor) -> NoteTensors:
-    """Transposes within the keyboard and stretches time, each window by its own amounts.
+    """Transposes windows `[windows, notes]` within the keyboard and stretches time, each by its own amounts.
 
-    Args:
-        config: seed, `transpose` and `stretch`.
-        notes: `[windows, notes]`.
-        is_note: bool `[windows, notes]`, False for the start marker and padding.
-        first_example: int64 scalar, example index of the first window.
+    `is_note` is False for the start marker and padding; the first window has example index `first_example`, int64.
     """
     windows = tf.shape(notes.pitch)[0]
     uniform = random.uniform_rows(config.seed, random.Purpose.AUGMENT, first_example, windows, _NUMBERS_PER_WINDOW)

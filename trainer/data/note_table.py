@@ -1,7 +1,6 @@
-"""A split of the dataset as one table of notes in memory.
+"""A split of the dataset as one table of notes in memory, ten bytes a note.
 
-A parsed corpus takes ten bytes a note, so the trainer holds each split as one array. A batch is then a pure function of
-the config and the train_step: any replica, worker or resumed run computes its part of any batch directly.
+So a batch is a pure function of the config and the train_step: any replica, worker or resumed run computes its part.
 """
 
 import hashlib
@@ -15,6 +14,7 @@ import numpy as np
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.data.performance import Performance
+from sostenuto.music.notes import Notes
 from sostenuto.progress import track
 from trainer.data.note_tensors import NoteTensors
 
@@ -47,22 +47,14 @@ class NoteTable(NamedTuple):
     def subset(self, performances: Sequence[int]) -> "NoteTable":
         """Returns a table of the given performances, in the given order."""
         rows = [self._rows(index) for index in performances]
-        return NoteTable(np.concatenate([self.notes[:0], *rows]), np.cumsum([0, *map(len, rows)], dtype=np.int64))
+        return NoteTable(np.concatenate([self.notes[:0], *rows]), _offsets(rows))
 
     def _rows(self, index: int) -> np.ndarray:
         return self.notes[self.offsets[index] : self.offsets[index + 1]]
 
 
 def select_fraction(performances: int, fraction: float) -> list[int]:
-    """Selects a fixed pseudo-random fraction of the performances: at least one; a larger fraction is a superset.
-
-    Args:
-        performances: the number of performances.
-        fraction: above 0, at most 1.
-
-    Returns:
-        Indices in ascending order.
-    """
+    """Selects a fixed pseudo-random fraction of the performances, at least one; a larger fraction is a superset."""
     permuted = sorted(range(performances), key=lambda index: hashlib.sha256(str(index).encode()).digest())
     return sorted(permuted[: math.ceil(fraction * performances)])
 
@@ -86,7 +78,8 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
     try:
         return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), np.load(f"{stem}.offsets.npy"))
     except (FileNotFoundError, ValueError, EOFError):
-        table = _build_table(manifest, split)
+        rows = [_to_rows(performance.notes) for performance in track_performances(manifest, split)]
+        table = NoteTable(np.concatenate(rows), _offsets(rows))
     for name, array in (("notes", table.notes), ("offsets", table.offsets)):
         with storage.atomic_write(f"{stem}.{name}.npy") as file:
             np.save(file, array)
@@ -94,24 +87,19 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
 
 
 def track_performances(manifest: Manifest, split: str) -> Iterator[Performance]:
-    """Yields the performances of a split and shows the progress.
-
-    Raises:
-        UserError: a shard is corrupt.
-    """
+    """Yields the performances of a split and shows the progress; raises `UserError` if a shard is corrupt."""
+    total = manifest.performances(split)
     return track(
-        manifest.read_performances(split),
-        total=manifest.performances(split),
-        unit="performance",
-        description=f"reading the {split} split",
+        manifest.read_performances(split), total=total, unit="performance", description=f"reading the {split} split"
     )
 
 
-def _build_table(manifest: Manifest, split: str) -> NoteTable:
-    tables = []
-    for performance in track_performances(manifest, split):
-        rows = np.empty(len(performance.notes), list(_COLUMNS.items()))
-        for field in _COLUMNS:
-            rows[field] = getattr(performance.notes, field)
-        tables.append(rows)
-    return NoteTable(np.concatenate(tables), np.cumsum([0, *map(len, tables)], dtype=np.int64))
+def _offsets(rows: Sequence[np.ndarray]) -> np.ndarray:
+    return np.cumsum([0, *map(len, rows)], dtype=np.int64)
+
+
+def _to_rows(notes: Notes) -> np.ndarray:
+    rows = np.empty(len(notes), list(_COLUMNS.items()))
+    for field in _COLUMNS:
+        rows[field] = getattr(notes, field)
+    return rows

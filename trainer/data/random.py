@@ -23,21 +23,8 @@ class Purpose(enum.IntEnum):
 
 
 def uniform_rows(seed: int, purpose: int, first_row: tf.Tensor, rows: tf.Tensor, columns: int) -> tf.Tensor:
-    """Returns rows `first_row`, `first_row + 1`, … of an endless table of uniform numbers in [0, 1).
-
-    Philox computes its i-th block of four numbers from counter i alone, so any slice of the table can be computed
-    directly.
-
-    Args:
-        seed: the run's seed.
-        purpose: selects the table; a `Purpose` or a number derived from one.
-        first_row: int64 scalar.
-        rows: int32 scalar, the number of rows.
-        columns: numbers in a row.
-
-    Returns:
-        float32 `[rows, columns]`.
-    """
+    """Returns rows from `first_row` (int64) of a purpose's endless table of uniform numbers in [0, 1), float32."""
+    # Philox computes its i-th block of numbers from counter i alone, so any slice can be computed directly.
     counts = -(-columns // _NUMBERS_PER_COUNT)
     counter = tf.stack([tf.cast(first_row * counts, tf.uint64), tf.constant(0, tf.uint64)])
     numbers = tf.raw_ops.StatelessRandomUniformV2(
@@ -51,18 +38,7 @@ def uniform_rows(seed: int, purpose: int, first_row: tf.Tensor, rows: tf.Tensor,
 
 
 def permute_index(seed: int, purpose: int, epoch: tf.Tensor, index: tf.Tensor, *, size: int) -> tf.Tensor:
-    """Returns the position of each index of `range(size)` in the shuffle of its epoch.
-
-    Args:
-        seed: the run's seed.
-        purpose: selects the shuffle; a `Purpose`.
-        epoch: int64 `[n]`; each epoch has its own permutation.
-        index: int64 `[n]` in `[0, size)`.
-        size: length of the shuffled range.
-
-    Returns:
-        int64 `[n]` in `[0, size)`, a bijection of `index` for each epoch.
-    """
+    """Returns the position of each index `[n]` of `range(size)` in the shuffle of its epoch `[n]`, int64."""
     # The op uses few low bits of each seed word (8 for a small size) and mixes them little in its default of 4 rounds:
     # with plain words the shuffles would repeat after 256 epochs, and look alike under near seeds.
     key = _mix(tf.constant(seed << 16 | purpose, tf.uint64))

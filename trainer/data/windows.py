@@ -49,8 +49,8 @@ class WindowSampler:
     """The windows of a split, drawn by a stateless shuffle.
 
     If every position is a target, an epoch cuts each performance of n notes into ceil(n / seq_length) windows that do
-    not overlap. Each epoch draws a new length for the first window, which moves all borders: at least what fills the
-    last window, at most seq_length. So each epoch has the same number of windows and has every note as a target once.
+    not overlap. Each epoch draws a new length for the first window, which moves all borders. So each epoch has the same
+    number of windows and has every note as a target once.
     If only the last position is a target, a window starts at every note that has seq_length notes after it.
 
     Attributes:
@@ -63,18 +63,16 @@ class WindowSampler:
     def __init__(self, table: NoteTable, config: Config) -> None:
         self._config = config
         lengths = table.lengths
-        if config.positions == "every":
-            counts = -(-lengths // config.seq_length)
-            self.targets_per_epoch = int(lengths.sum())
-        else:
-            counts = np.maximum(lengths - config.seq_length, 0)
-            self.targets_per_epoch = int(counts.sum())
+        is_every = config.positions == "every"
+        counts = -(-lengths // config.seq_length) if is_every else np.maximum(lengths - config.seq_length, 0)
         self.per_epoch = int(counts.sum())
+        self.targets_per_epoch = int(lengths.sum()) if is_every else self.per_epoch
         self.longest = int(lengths.max(initial=0))
+        self._problem = f"--seq_length={config.seq_length}: the longest training performance has {self.longest:,} notes"
         if not self.per_epoch:
             # A window of a last-position model has its target after it.
             remedy = f"Give at most {self.longest - 1}" if self.longest > 1 else "Add longer performances"
-            raise UserError(f"{self._seq_length_problem}. {remedy}")
+            raise UserError(f"{self._problem}. {remedy}")
         self.pitch_range = int(table.notes["pitch"].min()), int(table.notes["pitch"].max())
         with tf.device("CPU:0"):
             # A graph captures eager tensors by reference; it would copy NumPy arrays.
@@ -82,11 +80,6 @@ class WindowSampler:
             self._offsets = tf.constant(table.offsets[:-1])
             self._lengths = tf.constant(lengths)
             self._first_window = tf.constant(np.cumsum(counts) - counts)
-
-    @property
-    def _seq_length_problem(self) -> str:
-        length = self._config.seq_length
-        return f"--seq_length={length}: the longest training performance has {self.longest:,} notes"
 
     def require_fit(self) -> None:
         """Checks that windows and batches suit the size of the corpus; warns if windows are a little too long.
@@ -96,7 +89,7 @@ class WindowSampler:
         """
         config = self._config
         if config.seq_length > _MAX_LENGTHS_PER_WINDOW * self.longest:
-            raise UserError(f"{self._seq_length_problem}. Give at most {self.longest}")
+            raise UserError(f"{self._problem}. Give at most {self.longest}")
         windows, limit = config.windows_per_train_step, _MAX_EPOCHS_PER_TRAIN_STEP * self.per_epoch
         if windows > limit:
             flag, other = "batch_size", config.accumulation_steps
@@ -107,17 +100,10 @@ class WindowSampler:
                 f"Give at most {max(limit // other, 1)}"
             )
         if config.seq_length > self.longest:
-            logger.warning(
-                f"{self._seq_length_problem}, so part of each window is empty. Give {self.longest} to train faster"
-            )
+            logger.warning(f"{self._problem}, so part of each window is empty. Give {self.longest} to train faster")
 
     def batch(self, first_example: tf.Tensor, windows: int) -> Batch:
-        """Returns the windows of examples `first_example` to `first_example + windows - 1`, augmented.
-
-        Args:
-            first_example: int64 scalar, an example index (`trainer.data.random`).
-            windows: the number of windows.
-        """
+        """Returns augmented windows, the first of which has an example index (int64 scalar, `trainer.data.random`)."""
         with tf.device("CPU:0"):
             location = self._locate(first_example + tf.range(windows, dtype=tf.int64))
             notes, is_note = self._gather(location)

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from trainer.config import Config
 from trainer.data.windows import WindowSampler
-from trainer.model.dropout import Dropout
+from trainer.model.layers import Dropout
 from trainer.model.next_note import NextNoteModel
 
 Gradients = list[tf.Tensor]

@@ -65,7 +65,7 @@ def with_total(nats: NatsPerNote) -> NatsPerNote:
 
 
 def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField, tuple[float, float]]:
-    """Computes 95 % confidence intervals of nats/note over performances, by field and in total.
+    """Computes 95% confidence intervals of nats/note over performances, by field and in total.
 
     The percentile bootstrap (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13) resamples
     performances, not notes, since the notes of a performance are alike. Equal scores give equal intervals.

@@ -1,9 +1,10 @@
 """Autoregressive sampling: each sampled note is the model's next input."""
 
 import logging
+import reprlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,13 +12,19 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from sostenuto.progress import ProgressCounter, silenced
+from trainer.config import Bounds
 from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
 from trainer.model.density_heads import UNIFORMS_PER_NOTE, TopP
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
+from trainer.workdir.load_model import LoadedModel
 
 logger = logging.getLogger(__name__)
 
 _NOTES_PER_CALL = 128  # Fixed, so that the loop is compiled once for any number of notes.
+
+_AT_LEAST_1: Final = Bounds(minimum=1)
+_SEEDS: Final = Bounds(minimum=0, maximum=2**63 - 1)
 
 
 class Samples(NamedTuple):
@@ -48,12 +55,16 @@ class _Options(NamedTuple):
 
 
 class NoteSampler:
-    """Samples from one model; the compiled loop is reused by calls with the same number of samples."""
+    """Samples from one model; the compiled loop is reused by calls with the same number of samples.
 
-    def __init__(self, model: NextNoteModel) -> None:
-        self._model = model
+    Args:
+        model: the model, or what `load_model` returns.
+    """
+
+    def __init__(self, model: NextNoteModel | LoadedModel) -> None:
+        self._model = model.model if isinstance(model, LoadedModel) else model
         self._decode = tf.function(self._decode_notes, autograph=False, jit_compile=True)
-        self._forward = tf.function(model.forward, autograph=False, reduce_retracing=True)
+        self._forward = tf.function(self._model.forward, autograph=False, reduce_retracing=True)
 
     def sample(
         self,
@@ -72,27 +83,33 @@ class NoteSampler:
 
         Args:
             primers: one or several, of any lengths; after an empty one, a sample starts with its first note.
-            num_notes: notes to generate for each sample; all pitches are within the model's range.
-            num_samples: samples of each primer; those of the first primer come first.
+            num_notes: notes to generate for each sample, at least 1; all pitches are within the model's range.
+            num_samples: samples of each primer, at least 1; those of the first primer come first.
             temperature: above 0; values below 1 favour likely notes, values above 1 unlikely ones. One for all, or one
                 for each of `sostenuto.music.notes.FIELDS`.
-            seed: of the random numbers.
+            seed: of the random numbers, 0 to 2**63 - 1.
             top_p: above 0, at most 1: a field is sampled from its smallest set of likeliest values whose probability,
                 at that temperature, reaches it. One for all, or one for each field.
             quiet: shows no progress.
 
         Raises:
-            UserError: a primer is empty and the model cannot start without one.
+            UserError: an argument is of a wrong type or out of its range, or a primer is empty and the model cannot
+                start without one.
         """
-        primers = [primers] if isinstance(primers, Notes) else primers
+        primers = _list_primers(primers)
+        num_notes = _number("num_notes", num_notes, _AT_LEAST_1, int)
+        num_samples = _number("num_samples", num_samples, _AT_LEAST_1, int)
+        seed = _number("seed", seed, _SEEDS, int)
+        temperatures = _list_by_field("temperature", temperature, TEMPERATURES)
+        top_ps = _list_by_field("top_p", top_p, TOP_PS)
         prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), self._read_primers(primers))
         samples = len(primers) * num_samples
         dtype = prefix.head_input.dtype
         options = _Options(
             self._model.decode_weights(),
-            tf.constant(_list_by_field(temperature), dtype),
+            tf.constant(temperatures, dtype),
             # None compiles to less where top_p has no effect.
-            tuple(None if value == 1 else tf.constant(value, dtype) for value in _list_by_field(top_p)),
+            tuple(None if value == 1 else tf.constant(value, dtype) for value in top_ps),
         )
         with silenced(quiet):
             logger.info(
@@ -176,8 +193,32 @@ class NoteSampler:
         return NoteTensors(*(np.append(first, field) for first, field in zip(start, fields, strict=True)))
 
 
-def _list_by_field(values: float | Mapping[str, float]) -> list[float]:
-    return [values[field] if isinstance(values, Mapping) else values for field in FIELDS]
+def _list_primers(primers: Any) -> Sequence[Notes]:
+    """Checks the primers, and returns one as a list."""
+    if isinstance(primers, Notes):
+        return [primers]
+    if not isinstance(primers, Sequence) or not all(isinstance(primer, Notes) for primer in primers):
+        raise UserError(f"primers: got {reprlib.repr(primers)}, expected Notes or a list of Notes")
+    if not primers:
+        raise UserError("primers: got an empty list, expected at least one. Pass Notes.empty() to start from silence")
+    return primers
+
+
+def _list_by_field(name: str, values: Any, bounds: Bounds) -> list[float]:
+    """Checks an argument that is a number or one for each field; returns one for each field."""
+    by_field = values if isinstance(values, Mapping) else dict.fromkeys(FIELDS, values)
+    if {*by_field} != {*FIELDS}:
+        raise UserError(f"{name}: got {', '.join(map(str, by_field)) or 'no field'}, expected {', '.join(FIELDS)}")
+    return [_number(f"{name}[{field!r}]" if by_field is values else name, by_field[field], bounds) for field in FIELDS]
+
+
+def _number(name: str, value: Any, bounds: Bounds, kind: type = float) -> Any:
+    """Checks that an argument is an integer or, by default, any number within bounds; returns Python's for NumPy's."""
+    number = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(number, (int, kind)) or isinstance(number, bool) or number not in bounds:
+        expected = "an integer" if kind is int else "a number"
+        raise UserError(f"{name}: got {reprlib.repr(value)}, expected {expected} {bounds}")
+    return number
 
 
 def _uniforms(streams: Sequence[np.random.Generator]) -> np.ndarray:

@@ -6,7 +6,6 @@ there. An excerpt is the end of a sample's primer and the start of its continuat
 
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 import os
@@ -20,8 +19,8 @@ import numpy as np
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import CannotCompressError, UserError
-from sostenuto.music.midi import read_midi, read_pedal, write_midi
-from sostenuto.music.notes import Notes, merge_overlapping_notes
+from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi
+from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.formats import SampleEntry, SamplesIndex
@@ -38,10 +37,8 @@ UNFINISHED_NAME: Final = "samples.json.unfinished"
 DISTRIBUTIONS_NAME: Final = "distributions.png"
 
 NUM_SAMPLES: Final = 8
-SECONDS: Final = 64
-"""Maximum length of an excerpt."""
-PRIMER_SECONDS: Final = 12
-"""Maximum length of the primer in an excerpt."""
+SECONDS: Final = 64  # Maximum length of an excerpt.
+PRIMER_SECONDS: Final = 12  # Maximum length of the primer in an excerpt.
 
 # 640 notes mostly last longer than an excerpt.
 _SAMPLING: Final[dict[str, Any]] = {"num_notes": 640, "temperature": 1.0, "top_p": 1.0, "seed": 0}
@@ -56,22 +53,13 @@ class Primer(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """An excerpt of a sample.
+    """An excerpt of a sample."""
 
-    Attributes:
-        name: of its files, such as sample-000.
-        primer: the name of the primer's piece; "" for a sample that starts from silence.
-        notes: the end of the primer, then the continuation.
-        primer_notes: how many of the notes belong to the primer.
-        midi: the file of the whole sample.
-        mp3: the sound of the excerpt, or None.
-    """
-
-    name: str
-    primer: str
-    notes: Notes
+    name: str  # of its files, such as sample-000
+    primer: str  # the name of the primer's piece; "" for a sample that starts from silence
+    notes: Notes  # the end of the primer, then the continuation
     primer_notes: int
-    midi: bytes
+    midi: bytes  # the file of the whole sample
     mp3: bytes | None
 
 
@@ -99,10 +87,8 @@ def select_primers(manifest: Manifest, count: int = NUM_SAMPLES) -> list[Primer]
     pieces = [by_piece[piece] for piece in sorted(by_piece)]
     if len(pieces) > count:
         pieces = [pieces[index * len(pieces) // count] for index in range(count)]
-    if not pieces:
-        return []
     # All pieces take a turn before one gets a second performance.
-    turns = [(pieces[turn % len(pieces)], turn // len(pieces)) for turn in range(count)]
+    turns = [(pieces[turn % len(pieces)], turn // len(pieces)) for turn in range(count if pieces else 0)]
     return [piece[number % len(piece)] for piece, number in turns]
 
 
@@ -116,21 +102,7 @@ def write_samples(
     count: int = NUM_SAMPLES,
     quiet: bool = True,
 ) -> None:
-    """Generates the samples of a workdir and replaces those of earlier calls; samples.json comes last.
-
-    Args:
-        sampler: of the model.
-        primers: to continue; none starts `count` samples from silence.
-        workdir: a local directory or a gs:// URI.
-        train_step: of the weights.
-        sustain: the `sustain` option of the run's dataset.
-        count: the number of samples without primers.
-        quiet: shows no progress.
-
-    Raises:
-        UserError: the model cannot start from silence, a file cannot be written, or a file of another origin has a
-            sample's name.
-    """
+    """Generates the samples of a workdir, `count` without primers, and replaces those of earlier calls."""
     primers = primers or [Primer(Notes.empty(), "")] * count
     played = sampler.sample([primer.notes for primer in primers], **_SAMPLING, quiet=quiet)
     has_pedal = sustain == "ignore"
@@ -157,10 +129,16 @@ def _write_midi(directory: str, index: int, primer: Primer, notes: Notes, has_pe
     pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
     name = f"sample-{index:03d}.mid"
     write_midi(notes, os.path.join(directory, name), pedal)
-    # A MIDI file joins overlapping notes of one pitch.
-    written = primer.notes
-    merged = merge_overlapping_notes(written.pitch, written.onset_us, written.offset_us, written.velocity)
-    return SampleEntry(midi=name, primer=primer.name or None, primer_notes=len(merged.pitch), seconds=notes.seconds)
+    written = as_written(notes, pedal)
+    return SampleEntry(
+        midi=name, primer=primer.name or None, primer_notes=count_written(primer.notes), notes=len(written),
+        seconds=written.seconds,
+    )  # fmt: skip
+
+
+def count_written(primer: Notes) -> int:
+    """Returns the number of a primer's notes in a MIDI file, which joins those of one pitch and onset."""
+    return len(set(zip(primer.pitch.tolist(), primer.onset_us.tolist(), strict=True)))
 
 
 def list_names(count: int, *kinds: str) -> list[str]:
@@ -169,17 +147,9 @@ def list_names(count: int, *kinds: str) -> list[str]:
 
 
 def require_free(directory: str, files: Sequence[str]) -> set[str]:
-    """Checks that new samples replace no file of another origin.
+    """Returns the files that earlier calls wrote to a directory, according to their samples.json.
 
-    Args:
-        directory: of the samples; it may not exist yet.
-        files: the names to write, without samples.json.
-
-    Returns:
-        The names of the files that earlier calls wrote there, according to their samples.json.
-
-    Raises:
-        UserError: a file that no earlier call wrote has one of the names.
+    Raises `UserError` if a file of another origin has a name to write: one of `files`, or samples.json.
     """
     if not storage.is_directory(directory):
         return set()
@@ -196,17 +166,10 @@ def require_free(directory: str, files: Sequence[str]) -> set[str]:
 
 @contextlib.contextmanager
 def replace_samples(directory: str, files: Sequence[str]) -> Iterator[str]:
-    """Yields a local directory for new samples, which replace those of earlier calls.
+    """Yields a local directory for new samples, which replace those of earlier calls; raises as `require_free`.
 
-    Files of another origin stay. Until all are written, samples.json.unfinished lists the files, so the next call after
-    a kill can delete them. After an exception none of them remains.
-
-    Args:
-        directory: where they go: a local directory or a gs:// URI.
-        files: the names to write, without samples.json.
-
-    Raises:
-        UserError: as `require_free`, or a file cannot be written.
+    Until all are written, samples.json.unfinished lists the files, so the next call after a kill can delete them. After
+    an exception none of them remains.
     """
     earlier = require_free(directory, files)
     storage.make_directories(directory)
@@ -246,11 +209,7 @@ def _remove(directory: str, names: Sequence[str]) -> None:
 
 
 def load_samples(workdir: str) -> Samples | None:
-    """Reads the samples of a workdir; returns None if there are none.
-
-    Raises:
-        UserError: a file that samples.json names is missing or corrupt.
-    """
+    """Reads the samples of a workdir, or None; raises `UserError` if one of its files is missing or corrupt."""
     directory = storage.join(workdir, SAMPLES_NAME)
     index = SamplesIndex.load_if_exists(storage.join(directory, INDEX_NAME))
     if index is None:
@@ -268,13 +227,7 @@ def load_samples(workdir: str) -> Samples | None:
 
 
 def add_sounds(workdir: str, *, quiet: bool) -> None:
-    """Renders the excerpts of a workdir that have no MP3 file yet.
-
-    Without the library that compresses them, a line on stderr says so and they stay silent.
-
-    Raises:
-        UserError: a file cannot be read or written.
-    """
+    """Renders the excerpts of a workdir that have no MP3 file yet, if the library that compresses them is there."""
     directory = storage.join(workdir, SAMPLES_NAME)
     index = SamplesIndex.load_if_exists(storage.join(directory, INDEX_NAME))
     if index is not None:
@@ -300,30 +253,24 @@ def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None
     if unlisted:
         index = dataclasses.replace(index, files=sorted({*index.files, *unlisted}))
         index.save(storage.join(directory, INDEX_NAME))
+
+    def render(entry: SampleEntry) -> bytes:
+        midi = storage.read_bytes(storage.join(directory, entry.midi))
+        notes, _, pedal = _excerpt(midi, entry.midi, index.primer_of(entry)[1])
+        return audio.to_mp3(audio.render(notes, pedal)[0])
+
     # The libraries that render and compress release the interpreter lock.
     with (
         ProgressCounter(total=len(missing), unit="sample", description="sounding", quiet=quiet) as counter,
         ThreadPoolExecutor(min(os.cpu_count() or 1, NUM_SAMPLES)) as pool,
     ):
         # This thread writes the files, so that none appears after an interruption has removed them.
-        sounds = pool.map(functools.partial(_render, directory, index), missing)
-        for entry, mp3 in zip(missing, sounds, strict=True):
+        for entry, mp3 in zip(missing, pool.map(render, missing), strict=True):
             storage.write_bytes_atomic(storage.join(directory, _mp3_name(entry)), mp3)
             counter.advance()
 
 
-def _render(directory: str, index: SamplesIndex, entry: SampleEntry) -> bytes:
-    """Returns the MP3 file of an excerpt."""
-    from sostenuto.music import audio
-
-    midi = storage.read_bytes(storage.join(directory, entry.midi))
-    notes, _, pedal = _excerpt(midi, entry.midi, index.primer_of(entry)[1])
-    samples, _ = audio.render(notes, pedal)
-    return audio.to_mp3(samples)
-
-
 def _mp3_name(entry: SampleEntry) -> str:
-    """Returns the name of a sample's MP3 file."""
     return entry.midi.removesuffix(".mid") + ".mp3"
 
 

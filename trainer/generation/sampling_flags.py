@@ -8,8 +8,11 @@ from absl import flags
 
 from sostenuto import cli
 from sostenuto.errors import UserError
+from trainer.config import Bounds
 from trainer.workdir.formats import Field
 
+TEMPERATURES: Final = Bounds(above=0)
+TOP_PS: Final = Bounds(above=0, maximum=1)
 _FIELDS: Final[tuple[Field, ...]] = get_args(Field)
 
 
@@ -21,14 +24,10 @@ class SamplingFlags(NamedTuple):
     seed: flags.FlagHolder[int]
 
     def parse(self) -> dict[str, Any]:
-        """Returns the values as keyword arguments of `NoteSampler`.
-
-        Raises:
-            UserError: a value has a wrong form.
-        """
+        """Returns the values as keyword arguments of `NoteSampler.sample`."""
         return {
-            "temperature": parse_by_field(self.temperature.value, flag="temperature"),
-            "top_p": parse_by_field(self.top_p.value, flag="top_p", highest=1),
+            "temperature": _parse(self.temperature, TEMPERATURES),
+            "top_p": _parse(self.top_p, TOP_PS),
             "seed": self.seed.value,
         }
 
@@ -39,12 +38,12 @@ def define_sampling_flags() -> SamplingFlags:
         flags.DEFINE(
             cli.Text("NUMBER[,FIELD=NUMBER...]"), "temperature", "1",
             "Temperature of sampling, above 0: below 1 likely values are drawn more often. For one field: "
-            "0.9,pitch=1.",
+            "0.9,pitch=1."
         ),
         flags.DEFINE(
             cli.Text("NUMBER[,FIELD=NUMBER...]"), "top_p", "1",
             "Draw from the most likely values whose probabilities add up to this; 1 draws from all. For one field: "
-            "pitch=0.95.",
+            "pitch=0.95."
         ),
         flags.DEFINE_integer(
             "seed", 0, "Seed of sampling: the same seed plays the same music.", lower_bound=0, upper_bound=2**63 - 1
@@ -52,38 +51,26 @@ def define_sampling_flags() -> SamplingFlags:
     )  # fmt: skip
 
 
-def parse_by_field(text: str, *, flag: str, highest: float = math.inf) -> dict[Field, float]:
-    """Returns a number for each field: `0.9` sets all, `pitch=0.9` sets one, `0.9,pitch=1` all but one.
-
-    The default is 1.
-
-    Args:
-        text: the flag's value.
-        flag: its name, for errors.
-        highest: the largest number allowed; the smallest is above 0.
-
-    Raises:
-        UserError: a field is unknown, a number out of range, or the text has another form.
-    """
+def _parse(flag: flags.FlagHolder[str], bounds: Bounds) -> dict[Field, float]:
+    """Returns a number for each field, by default 1: `0.9` sets all, `pitch=0.9` one, `0.9,pitch=1` all but one."""
     values: dict[Field, float] = dict.fromkeys(_FIELDS, 1.0)
-    for index, part in enumerate(text.split(",")):
+    for index, part in enumerate(flag.value.split(",")):
         name, equals, number = (word.strip() for word in part.rpartition("="))
         chosen = [field for field in _FIELDS if field == name or not equals]
         if not chosen:
             near = difflib.get_close_matches(name, _FIELDS, 1)
             raise UserError(
-                f"--{flag}={text}: unknown field {name!r}, expected one of {', '.join(_FIELDS)}"
+                f"--{flag.name}={flag.value}: unknown field {name!r}, expected one of {', '.join(_FIELDS)}"
                 + (f". Did you mean {near[0]}?" if near else "")
             )
         try:
             value = float(number)
         except ValueError:
             value = math.nan
-        if (index and not equals) or not 0 < value <= highest or value == math.inf:
+        if (index and not equals) or value not in bounds:
             raise UserError(
-                f"--{flag}={text}: expected a number above 0"
-                + (f", at most {highest:g}" if highest < math.inf else "")
-                + f", or one for a field ({', '.join(_FIELDS)}), as in 0.9,pitch=1; got {part!r}"
+                f"--{flag.name}={flag.value}: got {part!r}, expected a number {bounds}, or one for a field "
+                f"({', '.join(_FIELDS)}), as in 0.9,pitch=1"
             )
         values.update(dict.fromkeys(chosen, value))
     return values

@@ -18,7 +18,7 @@ def sample_categorical(
     top_p: tf.Tensor | None = None,
     bounds: tuple[int, int] | None = None,
 ) -> tf.Tensor:
-    """Samples from softmax(logits / temperature) by inverting its distribution function.
+    """Samples from softmax(logits / temperature) by inverting its distribution function: int32 `[batch]`.
 
     With bounds, it samples from the same distribution restricted to the classes within them. A uniform number that
     yields a class within the bounds without them yields the same class with them, if the likeliest class is within.
@@ -30,19 +30,17 @@ def sample_categorical(
         top_p: scalar above 0, at most 1: samples from the smallest set of likeliest classes whose probability reaches
             it; None samples from all of them.
         bounds: the lowest and the highest class to sample; None permits all.
-
-    Returns:
-        int32 `[batch]`.
     """
     classes = logits.shape[-1]
     lowest, highest = bounds or (0, classes - 1)
+    is_bounded = (lowest, highest) != (0, classes - 1)
     # Relative to the likeliest class, so that it remains at a temperature near 0, and nothing is divided by 0.
     relative = logits - tf.reduce_max(logits[:, lowest : highest + 1], axis=-1, keepdims=True)
-    if bounds:
+    if is_bounded:
         relative = tf.minimum(relative, 0)  # A likelier class outside must not overflow.
     likelihood = tf.exp(relative / tf.maximum(temperature, _MIN_TEMPERATURE))
     if top_p is not None:
-        if bounds:
+        if is_bounded:
             within = (np.arange(classes) >= lowest) & (np.arange(classes) <= highest)
             likelihood = tf.where(within, likelihood, 0)
         likelihood = _nucleus(likelihood, top_p)
@@ -50,20 +48,17 @@ def sample_categorical(
     # compared with a fraction of their own total, which coarse rounding on some GPUs makes differ from a plain sum.
     cumulative = tf.matmul(likelihood, tf.constant(np.triu(np.ones((classes, classes))), logits.dtype))
     threshold = tf.cast(uniform, logits.dtype)[:, tf.newaxis] * cumulative[:, -1:]
-    if bounds:
+    if is_bounded:
         threshold = _move_within(threshold, cumulative, lowest, highest)
     sampled = tf.reduce_sum(tf.cast(cumulative[:, :-1] <= threshold, tf.int32), axis=-1)
-    return tf.clip_by_value(sampled, lowest, highest) if bounds else sampled
+    return tf.clip_by_value(sampled, lowest, highest) if is_bounded else sampled
 
 
 def _move_within(threshold: tf.Tensor, cumulative: tf.Tensor, lowest: int, highest: int) -> tf.Tensor:
-    """Moves thresholds `[batch, 1]` of classes outside the bounds to the classes within, and keeps the others.
-
-    A threshold outside is uniform over the mass of the classes outside, so it serves as a new uniform number: the
-    sampled class has the distribution of the classes within, and no second number is needed.
-    """
+    """Moves thresholds `[batch, 1]` of classes outside the bounds to the classes within, and keeps the others."""
     begin = cumulative[:, lowest - 1 : lowest] if lowest else tf.zeros_like(threshold)
     end = cumulative[:, highest : highest + 1]
+    # A threshold outside is uniform over the mass of the classes outside, so it serves as a new uniform number.
     outside = begin + cumulative[:, -1:] - end
     position = tf.where(threshold < begin, threshold, threshold - end + begin)
     moved = begin + tf.math.divide_no_nan(position, outside) * (end - begin)

@@ -10,52 +10,35 @@ from trainer.config import Config
 from trainer.data.note_tensors import NoteTensors
 from trainer.model import time_distribution
 from trainer.model.categorical import categorical_nll, sample_categorical
-from trainer.model.dense import MixedDense
+from trainer.model.layers import MixedDense
 from trainer.model.note_history import release_histogram
 from trainer.model.time_bins import BINS
 
-_LATER_FIELDS = {
-    "pitch": ("step", "duration", "velocity"),
-    "step": ("duration", "velocity"),
-    "duration": ("velocity",),
-}
+_LATER_FIELDS = {field: FIELDS[index + 1 :] for index, field in enumerate(FIELDS[:-1])}
 _UNIFORM_IN_BIN = {"step": 4, "duration": 5}  # Columns of a note's uniform numbers that draw a time within its bin.
 
-UNIFORMS_PER_NOTE = 6
-"""Uniform numbers that sampling one note takes."""
+UNIFORMS_PER_NOTE = 6  # Uniform numbers that sampling one note takes.
 
-TopP = tuple[tf.Tensor | None, ...]
-"""For pitch, step, duration and velocity, as in `sample_categorical`."""
-
+TopP = tuple[tf.Tensor | None, ...]  # For pitch, step, duration and velocity, as in `sample_categorical`.
 NO_TOP_P: TopP = (None, None, None, None)
-"""Samples from all classes of every field."""
 
-PitchRange = tuple[int, int]
-"""The lowest and the highest pitch that a model samples; it does not affect scores."""
-
+PitchRange = tuple[int, int]  # The lowest and the highest pitch that a model samples; it does not affect scores.
 ALL_PITCHES: PitchRange = (0, PITCHES - 1)
 
-# As the scale in `trainer.model.embedding`, for the fields that condition later heads.
+# As the scale in `trainer.model.layers`, for the fields that condition later heads.
 _FIELD_SCALE = 8.0
 
+# Tick 0 stands for all durations below 5 ms, and a sampled note must last.
 SHORTEST_US = TICK_US // 2 - 1
-"""Duration of the shortest sampled note: tick 0 stands for all durations below 5 ms, and a note must last."""
 
 
 class DensityHeads(keras.layers.Layer):
-    """Pitch, then step given pitch, then duration given both, then velocity given all.
-
-    Pitch and velocity are categoricals; step and duration are distributions over the 1,001 ticks of 10 ms
-    (`trainer.model.time_distribution`). A head's loss is the negative log likelihood in nats.
+    """Pitch, then step given pitch, then duration given both, then velocity given all; losses are nats.
 
     Hidden layers multiply in the run's precision; sums, normalizations and logits are in `dtype`.
-
-    Attributes:
-        pitch_range: the lowest and the highest pitch that `sample` draws.
     """
 
-    loss_names: ClassVar[dict[str, str]] = {field: f"{field}_nll" for field in FIELDS}
-    """The name under which the loss of each field is reported."""
+    loss_names: ClassVar[dict[str, str]] = {field: f"{field}_nll" for field in FIELDS}  # as reported
 
     def __init__(self, config: Config, dtype: str, pitch_range: PitchRange) -> None:
         super().__init__(dtype=dtype, name="heads")
@@ -88,21 +71,15 @@ class DensityHeads(keras.layers.Layer):
         }
 
     def logits(self, head_input: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
-        """Returns each head's logits, given the fields before it in the same note.
+        """Returns each head's logits `[..., classes]`, given the fields before it in the predicted notes `[...]`.
 
-        Args:
-            head_input: the body's output and, for a model with note history, the microseconds until each of the last
-                notes is released, `[..., width]`.
-            notes: the predicted notes, `[...]`.
-
-        Returns:
-            Logits of pitch and velocity `[..., 128]`, of step and duration `[..., BINS]`.
+        The input is the body's output and, for a model with note history, the microseconds until each of the last notes
+        is released, `[..., width]`.
         """
         layers = self._hidden_layers(head_input)
-        self._condition_on(layers, "pitch", notes.pitch, head_input)
-        self._condition_on(layers, "step", notes.step_us, head_input)
-        self._condition_on(layers, "duration", notes.duration_us, head_input)
-        return {field: self._head_logits(layers, field) for field in self._logits}
+        for field, value in zip(_LATER_FIELDS, notes[:3], strict=True):
+            self._condition_on(layers, field, value, head_input)
+        return {field: self._head_logits(layers, field) for field in FIELDS}
 
     def nll(self, logits: dict[str, tf.Tensor], notes: NoteTensors) -> dict[str, tf.Tensor]:
         """Returns the negative log likelihood `[...]` of each field of the true notes in nats, times as ticks."""
@@ -120,16 +97,13 @@ class DensityHeads(keras.layers.Layer):
     def sample(
         self, head_input: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = NO_TOP_P
     ) -> NoteTensors:
-        """Samples one note for each row.
+        """Samples one note for each row, int32 `[batch]` each.
 
         Args:
             head_input: as for `logits`, `[batch, width]`.
             uniforms: `[batch, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
             top_p: for the same fields, as in `sample_categorical`; the classes of times are the bins.
-
-        Returns:
-            int32 `[batch]` each.
         """
         layers = self._hidden_layers(head_input)
         temperatures = tf.unstack(tf.broadcast_to(temperature, [len(FIELDS)]))
@@ -141,8 +115,7 @@ class DensityHeads(keras.layers.Layer):
                 uniform_in_bin = uniforms[:, _UNIFORM_IN_BIN[field]]
                 note[field] = time_distribution.sample_time(logits, *options, uniform_in_bin=uniform_in_bin)
             else:
-                bounds = pitch_bounds(self.pitch_range) if field == "pitch" else None
-                note[field] = sample_categorical(logits, *options, bounds)
+                note[field] = sample_categorical(logits, *options, self.pitch_range if field == "pitch" else None)
             if field in _LATER_FIELDS:
                 self._condition_on(layers, field, note[field], head_input)
         duration_us = tf.maximum(note["duration"], SHORTEST_US)
@@ -151,7 +124,7 @@ class DensityHeads(keras.layers.Layer):
     def _hidden_layers(self, head_input: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the hidden layer of each head, `[..., head_units]`, before any field of the note is known."""
         body = self._hidden(head_input[..., : self._units])
-        layers = dict(zip(self._logits, tf.split(body, len(self._logits), axis=-1), strict=True))
+        layers = dict(zip(FIELDS, tf.split(body, len(FIELDS), axis=-1), strict=True))
         self._add_release_features(layers, "step", head_input, 0)
         return layers
 
@@ -180,11 +153,6 @@ class DensityHeads(keras.layers.Layer):
         for block in self._blocks[field]:
             hidden += block(hidden)
         return self._logits[field](self._last[field](hidden))
-
-
-def pitch_bounds(pitch_range: PitchRange) -> PitchRange | None:
-    """Returns the bounds of a pitch for `sample_categorical`; None, which compiles to less, if all are allowed."""
-    return None if pitch_range == ALL_PITCHES else pitch_range
 
 
 def _gelu(values: tf.Tensor) -> tf.Tensor:

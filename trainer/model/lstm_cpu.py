@@ -15,37 +15,23 @@ _State = tuple[tf.Tensor, tf.Tensor]
 
 
 class _Trace(NamedTuple):
-    """Values of all notes for the backward pass: TensorArrays of `[batch, units]`.
+    """Values of all notes for the backward pass: TensorArrays of `[batch, units]`."""
 
-    Attributes:
-        hidden: the state before the first note and after each note.
-        cell: likewise.
-        tanh_cell: after each note.
-        gates: input, forget, candidate and output gate of each note.
-    """
-
-    hidden: tf.TensorArray
-    cell: tf.TensorArray
+    hidden: tf.TensorArray  # before the first note and after each note
+    cell: tf.TensorArray  # likewise
     tanh_cell: tf.TensorArray
-    gates: list[tf.TensorArray]
+    gates: list[tf.TensorArray]  # input, forget, candidate and output gate
 
 
 @tf.custom_gradient
 def lstm(
     inputs: tf.Tensor, state: _State, weights: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 ) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], Callable[..., Any]]:
-    """Runs an LSTM layer over all notes; computes the same as `keras.layers.LSTM` with the same weights.
+    """Runs an LSTM layer over all notes `[batch, notes, features]`, at least one, as `keras.layers.LSTM` does.
 
-    Differentiable once, with respect to every argument. All tensors have one floating type, which is used throughout.
-
-    Args:
-        inputs: `[batch, notes, features]`, at least one note.
-        state: hidden and cell before the first note, `[batch, units]` each.
-        weights: kernel `[features, 4 * units]`, recurrent kernel `[units, 4 * units]` and bias `[4 * units]`; the gates
-            in Keras' order: input, forget, candidate, output.
-
-    Returns:
-        The output after each note `[batch, notes, units]`, and hidden and cell after the last one.
+    The state is hidden and cell `[batch, units]`; the weights are kernel, recurrent kernel and bias in Keras' order of
+    gates. Returns the output after each note `[batch, notes, units]`, and the state after the last one. Differentiable
+    once, with respect to every argument. All tensors have one floating type.
     """
     # While tracing, the loop requires static shapes of the state that do not change.
     inputs = tf.ensure_shape(inputs, [state[0].shape[0], None, None])
@@ -132,12 +118,14 @@ def _backward(
         input_gate, forget_gate, candidate, output_gate = (gate.read(note) for gate in trace.gates)
         tanh_cell = trace.tanh_cell.read(note)
         d_hidden += d_outputs[note]
-        d_cell += _tanh_gradient(tanh_cell, d_hidden * output_gate)
+        # One operation for the gradient of an activation, instead of three.
+        sigmoid_grad, tanh_grad = tf.raw_ops.SigmoidGrad, tf.raw_ops.TanhGrad
+        d_cell += tanh_grad(y=tanh_cell, dy=d_hidden * output_gate)
         d_gate = (
-            _sigmoid_gradient(input_gate, d_cell * candidate),
-            _sigmoid_gradient(forget_gate, d_cell * trace.cell.read(note)),
-            _tanh_gradient(candidate, d_cell * input_gate),
-            _sigmoid_gradient(output_gate, d_hidden * tanh_cell),
+            sigmoid_grad(y=input_gate, dy=d_cell * candidate),
+            sigmoid_grad(y=forget_gate, dy=d_cell * trace.cell.read(note)),
+            tanh_grad(y=candidate, dy=d_cell * input_gate),
+            sigmoid_grad(y=output_gate, dy=d_hidden * tanh_cell),
         )
         d_hidden = tf.add_n([tf.matmul(value, matrix) for value, matrix in zip(d_gate, transposed, strict=True)])
         return note - 1, (d_hidden, d_cell * forget_gate), _write_all(d_gates, note, d_gate)
@@ -155,12 +143,3 @@ def _swap_batch_and_notes(sequence: tf.Tensor) -> tf.Tensor:
 
 def _write_all(arrays: list[tf.TensorArray], index: tf.Tensor, values: tuple[tf.Tensor, ...]) -> list[tf.TensorArray]:
     return [array.write(index, value) for array, value in zip(arrays, values, strict=True)]
-
-
-def _sigmoid_gradient(sigmoid: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
-    """Returns the gradient of the sigmoid's argument; one operation instead of three."""
-    return tf.raw_ops.SigmoidGrad(y=sigmoid, dy=gradient)
-
-
-def _tanh_gradient(tanh: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
-    return tf.raw_ops.TanhGrad(y=tanh, dy=gradient)

@@ -11,11 +11,9 @@ import tensorflow as tf
 from sostenuto.music.notes import PITCHES
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.model import blocked_matmul, lstm_cpu, note_history
-from trainer.model.dense import MixedDense
+from trainer.model import lstm_cpu, note_history
 from trainer.model.density_heads import ALL_PITCHES, DensityHeads, PitchRange
-from trainer.model.dropout import Dropout
-from trainer.model.embedding import NoteEmbedding
+from trainer.model.layers import Dropout, MixedDense, NoteEmbedding, blocked_matmul, lookup_sum, split_columns
 from trainer.model.tutorial_heads import RegressionHeads
 
 _History = note_history.NoteHistory | tuple[()]
@@ -41,17 +39,12 @@ class ModelState(NamedTuple):
 
 
 class DecodeWeights(NamedTuple):
-    """Weights of an LSTM layer in the form that `decode_step` uses.
+    """Weights of an LSTM layer in the form that `decode_step` uses, each with `4 * units` columns."""
 
-    Attributes:
-        tables: for a layer that reads embeddings, each embedding table times its rows of the kernel, `[rows, 4 *
-            units]`: a lookup replaces the product. None for other layers.
-        matrix: kernel (without the rows in the tables) above recurrent kernel, `[inputs, 4 * units]`, in blocks.
-        bias: `[4 * units]`.
-    """
-
+    # For the layer that reads embeddings, each embedding table times its rows of the kernel: a lookup replaces the
+    # product. None for other layers.
     tables: list[tf.Tensor] | None
-    matrix: tf.Tensor
+    matrix: tf.Tensor  # kernel, without the rows in the tables, above recurrent kernel, in blocks
     bias: tf.Tensor
 
 
@@ -61,7 +54,7 @@ class NextNoteModel(keras.Model):
     Attributes:
         config: the config that it was built from.
         width: columns of the heads' input.
-        heads: `DensityHeads` or `RegressionHeads`.
+        heads: the layers that predict a note, or its losses, from that input.
         cudnn: True runs Keras' LSTM layers, which use cuDNN on a GPU; False runs `lstm_cpu.lstm`. By default True if a
             GPU is visible. Set it to False before tracing for a CPU on a machine with GPUs.
     """
@@ -88,8 +81,7 @@ class NextNoteModel(keras.Model):
                     config.recent_embedding, use_bias=False, dtype=config.precision, name="recent"
                 )
             self._norms = [
-                keras.layers.LayerNormalization(dtype=full, name=f"norm_{layer}")
-                for layer in range(1, config.layers + 1)
+                keras.layers.LayerNormalization(dtype=full, name=f"norm_{layer + 1}") for layer in range(config.layers)
             ]
             self.heads = DensityHeads(config, full, pitch_range)
         else:
@@ -127,7 +119,7 @@ class NextNoteModel(keras.Model):
             if self.config.model == "density" and not index:
                 embedding_kernel, kernel = kernel[: self._embedding.size], kernel[self._embedding.size :]
                 tables = self._embedding.project_tables(embedding_kernel)
-            matrix = blocked_matmul.split_columns(tf.concat([kernel, lstm.cell.recurrent_kernel], axis=0))
+            matrix = split_columns(tf.concat([kernel, lstm.cell.recurrent_kernel], axis=0))
             weights.append(DecodeWeights(tables, matrix, tf.convert_to_tensor(lstm.cell.bias)))
         return weights
 
@@ -147,16 +139,12 @@ class NextNoteModel(keras.Model):
         sequence = self._update_history(inputs.map(lambda field: field[:, tf.newaxis]), state.history)
         history, history_features = tf.nest.map_structure(lambda value: value[:, 0], sequence)
         layers = []
-        stream = None
+        stream = None if weights[0].tables else self._encode(inputs)
         for index, (layer, before) in enumerate(zip(weights, state.layers, strict=True)):
+            features = history_features if layer.tables else [self._normalize(index, stream)]
+            gates = blocked_matmul(tf.concat([*features, before.hidden], axis=-1), layer.matrix)
             if layer.tables:
-                features = tf.concat([*history_features, before.hidden], axis=-1)
-                gates = blocked_matmul.matmul(features, layer.matrix)
-                gates += self._embedding.lookup_sum(layer.tables, inputs)
-            else:
-                stream = self._encode(inputs) if stream is None else stream
-                features = tf.concat([self._normalize(index, stream), before.hidden], axis=-1)
-                gates = blocked_matmul.matmul(features, layer.matrix)
+                gates += lookup_sum(layer.tables, inputs)
             input_gate, forget_gate, candidate, output_gate = tf.split(gates + layer.bias, 4, axis=-1)
             cell = tf.sigmoid(forget_gate) * before.cell + tf.sigmoid(input_gate) * tf.tanh(candidate)
             output = tf.sigmoid(output_gate) * tf.tanh(cell)
@@ -166,10 +154,8 @@ class NextNoteModel(keras.Model):
 
     def initial_state(self, batch: int | tf.Tensor) -> ModelState:
         """Returns the state of `batch`, a scalar number of performances, before they start: zeros, no history."""
-        layers = tuple(
-            LayerState(*(tf.zeros([batch, self.config.units], lstm.compute_dtype) for _ in LayerState._fields))
-            for lstm in self._lstm
-        )
+        zeros = [tf.zeros([batch, self.config.units], lstm.compute_dtype) for lstm in self._lstm]
+        layers = tuple(LayerState(zero, zero) for zero in zeros)
         return ModelState(layers, note_history.empty_history(batch) if self._recent else ())
 
     def _run_layer(
@@ -182,8 +168,8 @@ class NextNoteModel(keras.Model):
         else:
             if not lstm.built:
                 lstm.build(stream.shape)
-            weights = (lstm.cell.kernel, lstm.cell.recurrent_kernel, lstm.cell.bias)
-            weights = tuple(tf.cast(weight, lstm.compute_dtype) for weight in weights)
+            variables = (lstm.cell.kernel, lstm.cell.recurrent_kernel, lstm.cell.bias)
+            weights = tuple(tf.cast(variable, lstm.compute_dtype) for variable in variables)
             output, hidden, cell = lstm_cpu.lstm(stream, (hidden, cell), weights)
         return output, LayerState(hidden, cell)
 

@@ -13,8 +13,7 @@ from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model.time_bins import BINS
 from trainer.model.time_distribution import bins
 
-HISTORY_LENGTH: Final = 32
-"""The number of remembered notes."""
+HISTORY_LENGTH: Final = 32  # The number of remembered notes.
 
 # Longer ages are not counted. Below 2 ** 24, so that float32 is exact too.
 _MAX_AGE_US: Final = 16_000_000
@@ -22,12 +21,9 @@ _TRACE_SECONDS: Final = (0.3, 3.0)  # Decay times to 1/e of a struck key's trace
 
 
 class NoteHistory(NamedTuple):
-    """The last `HISTORY_LENGTH` notes, oldest first: int32 `[..., HISTORY_LENGTH]` each.
+    """The last `HISTORY_LENGTH` notes, oldest first: int32 `[..., HISTORY_LENGTH]` each, times at most 16 s.
 
-    Attributes:
-        pitch: arbitrary before the first note.
-        age_us: time since the onset, at most 16 s; 16 s also before the first note.
-        remaining_us: time until the release, at most 16 s; 0 after the release.
+    Before the first note, the pitch is arbitrary and the age is 16 s. After a release, 0 remains.
     """
 
     pitch: tf.Tensor
@@ -42,14 +38,9 @@ def empty_history(batch: int | tf.Tensor) -> NoteHistory:
 
 
 def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
-    """Returns the history at the onset of each note, the note included.
+    """Returns the history at the onset of each note `[batch, notes]`, from that of the note before them.
 
-    Args:
-        notes: `[batch, notes]`; `START_PITCH` where a performance starts, which is not a note.
-        before: at the onset of the note before them, `[batch, HISTORY_LENGTH]`.
-
-    Returns:
-        `[batch, notes, HISTORY_LENGTH]`.
+    The note itself is included, but for `START_PITCH`, which is not a note.
     """
     is_note = notes.pitch != START_PITCH
     # In 64 bits, because the rests of a long window add up to more than int32 holds. Time 0 is the previous note.

@@ -18,9 +18,7 @@ def _bin_starts() -> NDArray[np.int32]:
     return np.array(starts, np.int32)
 
 
-BIN_STARTS: Final = _bin_starts()
-"""int32 `[bins]`: the first tick of each bin; the last bin is the tick that stands for 10 s and more."""
-
+BIN_STARTS: Final = _bin_starts()  # The first tick of each bin; the last bin is the tick of 10 s and more.
 BINS: Final = len(BIN_STARTS)
 BIN_WIDTHS: Final = np.diff([*BIN_STARTS, MAX_TICK + 1]).astype(np.int32)
 
@@ -28,16 +26,13 @@ BIN_WIDTHS: Final = np.diff([*BIN_STARTS, MAX_TICK + 1]).astype(np.int32)
 def spread_nats(counts: NDArray[np.integer]) -> float:
     """Returns the nats per time that bins lose if the ticks within a bin are not equally frequent.
 
-    The loss is the divergence of the ticks of each bin from a uniform distribution. It is about zero for performed
-    music, and large for a score in strict time, whose times fall on few ticks. Training cannot reduce it.
-
-    Args:
-        counts: occurrences of each tick, `[MAX_TICK + 1]`.
+    It is the divergence of the ticks from a uniform distribution in each bin, from the occurrences of each tick
+    `[MAX_TICK + 1]`. It is about zero for performed music, and large for a score in strict time; training cannot
+    reduce it.
     """
     total = counts.sum()
     if not total:
         return 0.0
-    bin_counts = np.repeat(np.add.reduceat(counts, BIN_STARTS), BIN_WIDTHS)
     occurring = counts > 0
-    uniform = bin_counts / np.repeat(BIN_WIDTHS, BIN_WIDTHS)
+    uniform = np.repeat(np.add.reduceat(counts, BIN_STARTS) / BIN_WIDTHS, BIN_WIDTHS)
     return float(np.sum(counts[occurring] / total * np.log(counts[occurring] / uniform[occurring])))

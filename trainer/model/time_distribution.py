@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.music.notes import MAX_TICK, TICK_US
-from trainer.model.categorical import sample_categorical
+from trainer.model.categorical import categorical_nll, sample_categorical
 from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS, BINS
 
 _BIN_OF_TICK = np.repeat(np.arange(BINS, dtype=np.int32), BIN_WIDTHS)
@@ -25,20 +25,19 @@ def bins(microseconds: tf.Tensor) -> tf.Tensor:
 
 
 def nll(logits: tf.Tensor, microseconds: tf.Tensor) -> tf.Tensor:
-    """Returns the negative log probability of the ticks of int32 times `[...]`, in nats, from logits `[..., BINS]`."""
+    """Returns the negative log probability of the ticks of int32 times `[...]`, in nats."""
     label = bins(microseconds)
-    log_width = tf.gather(tf.math.log(tf.constant(BIN_WIDTHS, logits.dtype)), label)
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits) + log_width
+    return categorical_nll(logits, label) + tf.gather(tf.math.log(tf.constant(BIN_WIDTHS, logits.dtype)), label)
 
 
 def tick_probabilities(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the probabilities of all ticks, `[..., MAX_TICK + 1]`, from logits `[..., BINS]`."""
+    """Returns the probabilities of all ticks, `[..., MAX_TICK + 1]`."""
     probability_per_tick = tf.nn.softmax(logits) / tf.constant(BIN_WIDTHS, logits.dtype)
     return tf.gather(probability_per_tick, _BIN_OF_TICK, axis=-1)
 
 
 def median_tick(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the first tick at which the probabilities sum to a half, int32 `[...]`, from logits `[..., BINS]`."""
+    """Returns the first tick at which the probabilities sum to a half, int32 `[...]`."""
     cumulative = tf.cumsum(tick_probabilities(logits), axis=-1)
     return tf.reduce_sum(tf.cast(cumulative < 0.5, tf.int32), axis=-1)
 
@@ -51,18 +50,7 @@ def sample_time(
     *,
     uniform_in_bin: tf.Tensor,
 ) -> tf.Tensor:
-    """Draws a time for each row: first its bin, then a tick of the bin.
-
-    Args:
-        logits: `[batch, BINS]`.
-        uniform: `[batch]` in [0, 1), draws the bin.
-        temperature: scalar, applied to the bins as in `sample_categorical`.
-        top_p: scalar or None, likewise.
-        uniform_in_bin: `[batch]` in [0, 1), draws the tick.
-
-    Returns:
-        Microseconds of the tick, int32 `[batch]`.
-    """
+    """Draws the bin of a time for each row as `sample_categorical`, then a tick of the bin: microseconds `[batch]`."""
     sampled = sample_categorical(logits, uniform, temperature, top_p)
     width = tf.gather(tf.constant(BIN_WIDTHS), sampled)
     offset = tf.cast(uniform_in_bin * tf.cast(width, uniform_in_bin.dtype), tf.int32)

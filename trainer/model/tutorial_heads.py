@@ -8,20 +8,15 @@ import tensorflow as tf
 from sostenuto.music.notes import FIELDS, PITCHES
 from trainer.data.note_tensors import NoteTensors
 from trainer.model.categorical import categorical_nll, sample_categorical
-from trainer.model.density_heads import NO_TOP_P, SHORTEST_US, PitchRange, TopP, pitch_bounds
+from trainer.model.density_heads import NO_TOP_P, SHORTEST_US, PitchRange, TopP
 
 _VELOCITY = 100  # of all sampled notes
 
 
 class RegressionHeads(keras.layers.Layer):
-    """Pitch logits, and step and duration in seconds as one number each; their input is the body's `[..., width]`.
-
-    Attributes:
-        pitch_range: the lowest and the highest pitch that `sample` draws.
-    """
+    """Pitch logits, and step and duration in seconds as one number each; their input is the body's `[..., width]`."""
 
     loss_names: ClassVar[dict[str, str]] = {"pitch": "pitch_nll", "step": "step_mse", "duration": "duration_mse"}
-    """The name under which the loss of each field is reported."""
 
     def __init__(self, dtype: str, pitch_range: PitchRange) -> None:
         super().__init__(dtype=dtype, name="heads")
@@ -50,21 +45,15 @@ class RegressionHeads(keras.layers.Layer):
     def sample(
         self, head_input: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = NO_TOP_P
     ) -> NoteTensors:
-        """Samples one note for each row: a random pitch, and the predicted step and duration.
-
-        Arguments as for `DensityHeads.sample`; only those of the pitch have an effect.
-        """
+        """Samples a pitch for each row as `DensityHeads.sample`; step and duration are the predicted ones."""
         predicted = self.predict_fields(head_input)
         temperature = tf.broadcast_to(temperature, [len(FIELDS)])[0]
-        bounds = pitch_bounds(self.pitch_range)
-        pitch = sample_categorical(predicted["pitch"], uniforms[:, 0], temperature, top_p[0], bounds)
-        step_us, duration_us = _to_microseconds(predicted["step"]), _to_microseconds(predicted["duration"])
+        pitch = sample_categorical(predicted["pitch"], uniforms[:, 0], temperature, top_p[0], self.pitch_range)
+        step_us, duration_us = (
+            tf.cast(tf.round(tf.maximum(predicted[field], 0) * 1e6), tf.int32) for field in ("step", "duration")
+        )
         velocity = tf.fill(tf.shape(pitch), _VELOCITY)
         return NoteTensors(pitch, step_us, tf.maximum(duration_us, SHORTEST_US), velocity)
-
-
-def _to_microseconds(seconds: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.round(tf.maximum(seconds, 0) * 1e6), tf.int32)
 
 
 def _squared_error_with_positive_pressure(target_us: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:

@@ -5,10 +5,8 @@ It has no times and no speeds: runs of one config on one dataset and machine hav
 
 import dataclasses
 import functools
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jinja2
 
@@ -16,37 +14,35 @@ from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.music.notes import PITCHES, note_name
 from sostenuto.text import markdown_table
-from trainer.config import Config
 from trainer.presets import preset
-from trainer.workdir.formats import SCORED_FIELDS, Evaluation, MetricsRecord, RunInfo
+from trainer.workdir.formats import SCORED_FIELDS, Evaluation, ExportInfo, MetricsRecord, RunInfo
 from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, dataset, load_run
 
 CARD_NAME: Final = "README.md"
 DESCRIPTION_NAME: Final = "export.json"
 
 
-def text(workdir: str, description: Mapping[str, Any], manifest: Manifest | None = None) -> str:
+def text(workdir: str, exported: ExportInfo, manifest: Manifest | None = None) -> str:
     """Returns the card of an export as Markdown.
 
     Args:
         workdir: of the run, a local directory or a gs:// URI.
-        description: content of export.json.
+        exported: content of export.json.
         manifest: the run's dataset; None reads it from its path, if it is still there.
     """
-    run = load_run(workdir)
-    config = Config(**description["config"])
+    run, config = load_run(workdir), exported.config
     manifest = manifest or dataset(run)
     defaults = dataclasses.asdict(preset(config.preset))
     values = dataclasses.asdict(config)
-    lowest, highest = description["pitch_range"]
+    lowest, highest = exported.pitch_range
     return _template().render(
         config=config,
         changed=[f"`{name}={value}`" for name, value in values.items() if value != defaults[name]],
         run=run,
-        train_step=description["train_step"],
+        train_step=exported.train_step,
         manifest=manifest,
         splits=[_split_row(manifest, split) for split in SPLITS] if manifest else [],
-        scores=_score_rows(workdir, run, description["train_step"]),
+        scores=_score_rows(workdir, run, exported.train_step),
         pitch_range=(lowest, highest),
         pitch_names=[] if (lowest, highest) == (0, PITCHES - 1) else [note_name(lowest), note_name(highest)],
         versions=[f"{name} {version}" for name, version in (run.versions or {}).items()],
@@ -66,13 +62,13 @@ def refresh(workdir: str, manifest: Manifest) -> str | None:
         The card's path, or None if the workdir has no export.
 
     Raises:
-        FileError: it cannot be written.
+        UserError: export.json is corrupt, or the card cannot be written.
     """
     directory = storage.join(workdir, EXPORT_NAME)
-    description_path = storage.join(directory, DESCRIPTION_NAME)
-    if not storage.exists(description_path):
+    exported = ExportInfo.load_if_exists(storage.join(directory, DESCRIPTION_NAME))
+    if exported is None:
         return None
-    card = text(workdir, json.loads(storage.read_bytes(description_path)), manifest)
+    card = text(workdir, exported, manifest)
     path = storage.join(directory, CARD_NAME)
     storage.write_bytes_atomic(path, card.encode())
     return path
@@ -94,7 +90,7 @@ def _template() -> jinja2.Template:
 
 def _split_row(manifest: Manifest, split: str) -> list[str]:
     hours = manifest.splits[split].seconds / 3600
-    return [split, f"{manifest.performances(split):,}", f"{manifest.notes(split):,}", f"{hours:,.1f}"]
+    return [split, f"{manifest.performances(split):,}", f"{manifest.notes(split):,}", f"{hours:,.2f}"]
 
 
 def _score_rows(workdir: str, run: RunInfo, train_step: int) -> list[list[str]]:

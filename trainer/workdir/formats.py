@@ -6,10 +6,11 @@ import json
 import os
 import signal
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, Final, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS
+from trainer.config import Config
 from trainer.workdir.json_record import JsonRecord
 
 Field: TypeAlias = Literal["pitch", "step", "duration", "velocity"]
@@ -275,6 +276,21 @@ class GenerationEvaluation(SplitRecord):
         return ("sustain",)
 
 
+@dataclasses.dataclass(frozen=True)
+class ExportInfo(JsonRecord):
+    """Content of export.json: the exported model."""
+
+    REMEDY = "Delete result.json of the workdir and repeat the training command, which exports again"
+
+    train_step: int
+    pitch_range: tuple[int, int]
+    config: Config
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object."""
+        return {**super().to_json(), "config": dataclasses.asdict(self.config)}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleEntry(JsonRecord):
     """A sample of samples.json.
@@ -283,6 +299,7 @@ class SampleEntry(JsonRecord):
         midi: its file's name.
         primer: whose music it continues; None where it started from silence, or where the index says it for all.
         primer_notes: notes of the primer; None where the index says it for all.
+        notes: in the file, those of the primer included; None in an index of an earlier version.
         seconds: to the end of its last note.
         synthesizer: what rendered its .wav file; None where there is none.
     """
@@ -290,6 +307,7 @@ class SampleEntry(JsonRecord):
     midi: str
     primer: str | None = None
     primer_notes: int | None = None
+    notes: int | None = None
     seconds: float
     synthesizer: str | None = None
 

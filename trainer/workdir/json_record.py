@@ -47,7 +47,7 @@ class JsonRecord:
         """Converts a parsed JSON value; `name` is its file's, for errors. Raises as `load`."""
         try:
             return _convert(cls, value, "")
-        except _MismatchError as error:
+        except (_MismatchError, UserError) as error:  # UserError: of a `Config`
             raise UserError(f"{name}: {error}. {cls.REMEDY}") from None
 
     def save(self, path: str) -> None:

@@ -38,7 +38,9 @@ def test_input_without_midi_is_rejected(tmp_path):
     write_files(tmp_path, {"empty/README": b"", "not.zip": b"PK, but no more"})
     for uri, message in (
         (tmp_path / "empty", "holds no MIDI file"),
-        (tmp_path / "absent", "no such file or directory"),
+        (tmp_path / "absent", "absent: no such directory. Expected a directory, a glob"),
+        (tmp_path / "absent.zip", "absent.zip: no such file"),
+        (tmp_path / "absent" / "*.mid", "no such directory: .*absent$"),
         (tmp_path / "*.mid", "matches no file"),
         (write_zip(tmp_path / "none.zip", {"README": b""}), "holds no MIDI file"),
         (tmp_path / "not.zip", "cannot be read as a zip file"),

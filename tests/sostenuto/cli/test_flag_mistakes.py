@@ -111,7 +111,7 @@ def test_an_option_of_beam_is_shown_behind_the_dashes(options, shown):
     # It parses: what is wrong now is the input.
     process = run_python(*corrected[1:])
     assert process.returncode == 2
-    assert "a b: no such file or directory" in process.stderr
+    assert "a b: no such directory" in process.stderr
 
 
 def test_beam_is_not_loaded_for_a_mistyped_flag_of_ours():

@@ -8,7 +8,7 @@ from beam_preprocess.commit import commit_dataset
 from beam_preprocess.plan import DatasetPlan
 from beam_preprocess.shard_writer import write_shard
 from beam_preprocess.stats import ShardReport, SplitStats
-from sostenuto.data.manifest import MANIFEST_NAME, Manifest
+from sostenuto.data.manifest import FEW_TRAIN_NOTES, MANIFEST_NAME, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import RecordError, UserError
 from sostenuto.music.histograms import Histograms
@@ -54,6 +54,14 @@ def test_a_dataset_is_read_through_its_manifest(dataset):
     assert all(one.notes == other.notes for one, other in zip(read, PERFORMANCES["train"], strict=True))
     assert manifest.notes("train") == sum(len(one.notes) for one in read)
     assert manifest.histograms("train") == sum((Histograms.from_notes(p.notes) for p in read), Histograms.zeros())
+
+
+def test_only_a_training_split_of_few_notes_is_warned_of(dataset):
+    manifest = Manifest.load(dataset)
+    assert f"{manifest.notes('train'):,} notes, too few for a model that generalizes. Add" in manifest.size_warning()
+    assert f"{FEW_TRAIN_NOTES:,} notes are the least" in manifest.size_warning()
+    train = dataclasses.replace(manifest.splits["train"], notes=FEW_TRAIN_NOTES)
+    assert not dataclasses.replace(manifest, splits={**manifest.splits, "train": train}).size_warning()
 
 
 def test_files_that_the_manifest_does_not_name_are_not_read(dataset):

@@ -15,6 +15,7 @@ from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import read_midi
 from sostenuto.music.notes import Notes, note_name
 from sostenuto.music.plots import GREEN, NOTES_COLOUR, ORANGE
+from sostenuto.text import file_size
 from tests.factories import melody, midi_bytes, off, on, pedal, program, random_notes, tempo, write_files
 from tests.pictures import picture, pixels_of
 from tests.processes import run_python
@@ -241,10 +242,11 @@ def test_a_dataset_is_shown_as_it_is(dataset, tmp_path):
     assert "6 MIDI files; splits and composers from metadata.csv" in facts
     assert "rejected  2 files" in facts
     assert "left out  1 drum note, 1 unlisted file" in facts
-    sizes = {split: os.path.getsize(manifest.shard_paths(split)[0]) / 1e6 for split in ("train", "validation", "test")}
+    assert "beware    the training split has 42 notes, too few" in facts
+    sizes = {split: os.path.getsize(manifest.shard_paths(split)[0]) for split in ("train", "validation", "test")}
     hours = {split: manifest.splits[split].seconds / 3600 for split in sizes}
     assert [line.split() for line in splits.splitlines()[1:]] == [
-        [split, performances, pieces, notes, f"{hours[split]:.2f}", "1", f"{sizes[split]:.2f}"]
+        [split, performances, pieces, notes, f"{hours[split]:.2f}", "1", *file_size(sizes[split]).split()]
         for split, performances, pieces, notes in (
             ("train", "2", "1", "42"),
             ("validation", "1", "1", "24"),

@@ -160,6 +160,7 @@ def test_a_file_without_notes_gives_no_notes():
     [
         (b"", "not_midi", "is empty"),
         (b"Notes for Monday:\n- practise", "not_midi", "expected b'MThd'"),
+        (b"<!doctype html>" + bytes(_decode.MAX_BYTES), "not_midi", "starts with b'<!do', expected b'MThd'"),
         (melody([60])[:10], "truncated", "ends at byte 10"),
         (melody([60, 62, 64])[:-9], "truncated", "within a chunk"),
         (midi_bytes([on(0, 60), off(9, 60)], declared_tracks=2), "truncated", "1 of its 2 tracks"),

@@ -4,7 +4,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sostenuto.errors import MidiDecodeError
-from sostenuto.music.midi import Instrument, read_contents, read_midi, read_pedal, to_pretty_midi, write_midi
+from sostenuto.music.midi import (
+    Instrument,
+    as_written,
+    read_contents,
+    read_midi,
+    read_pedal,
+    to_pretty_midi,
+    write_midi,
+)
 from sostenuto.music.notes import Notes, merge_overlapping_notes
 from tests.factories import melody, midi_bytes, off, on, pedal, program, random_notes, tempo
 from tests.sostenuto.music.rows import rows, written_and_read
@@ -48,7 +56,7 @@ def test_notes_that_meet_on_one_key_are_written_as_the_rule_joins_them(listed):
     # Times in 90 ms, which MIDI ticks of 20 µs hold exactly.
     pitch, onset, duration, velocity = (np.array(values) for values in zip(*listed, strict=True))
     notes = Notes.from_onsets(pitch, onset * 90_000, (onset + duration) * 90_000, velocity)
-    assert rows(written_and_read(notes)) == rows(joined(notes))
+    assert rows(written_and_read(notes)) == rows(joined(notes)) == rows(as_written(notes))
 
 
 @example([(60, 0, 1, 64), (60, 9, 5, 64)])  # Two onsets of a pitch that round to one MIDI tick.
@@ -59,6 +67,7 @@ def test_times_between_midi_ticks_are_rounded_and_then_joined(listed):
     start = (notes.onset_us + 10) // 20 * 20
     end = np.maximum((notes.offset_us + 10) // 20 * 20, start + 20)
     assert rows(written_and_read(notes)) == rows(joined(Notes.from_onsets(notes.pitch, start, end, notes.velocity)))
+    assert as_written(notes) == as_written(as_written(notes)) == written_and_read(notes)
 
 
 def test_a_written_file_is_one_acoustic_grand_piano():

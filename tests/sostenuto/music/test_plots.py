@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from matplotlib.colors import rgb_to_hsv
+from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from sostenuto.errors import UserError
 from sostenuto.music import plots
@@ -98,6 +98,19 @@ def test_distributions_show_the_range_of_the_first_set(tmp_path):
     # The corpus' area is where it was, but for the generated line over it.
     before = pixels_of(picture(tmp_path / "corpus.png"), plots.BLUE)
     assert pixels_of(picture(tmp_path / "slow.png"), plots.BLUE) > 0.8 * before
+
+
+@pytest.mark.parametrize("title", ["", "A title"])
+def test_distributions_hide_no_bar_and_leave_no_band_empty(tmp_path, title):
+    # All steps are equal, so that one bar fills the end of the panel in the middle.
+    plots.distributions({"all": Histograms.from_notes(melody(500))}, tmp_path / "sheet.png", title=title)
+    image = picture(tmp_path / "sheet.png")
+    height, width, _ = image.shape
+    blue = np.abs(rgb_to_hsv(image)[:, :, 0] - rgb_to_hsv(to_rgb(plots.BLUE))[0]) < 0.02
+    highest = blue[:, 2 * width // 5 : 2 * width // 3].sum(axis=0)
+    assert 0.6 * height < highest[highest > 0].min() == highest.max()
+    has_ink = (image < 0.9).any(axis=(1, 2))
+    assert np.diff(np.flatnonzero(np.concatenate([[True], has_ink, [True]]))).max() < 0.05 * height
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from trainer.data.note_tensors import NoteTensors
 from trainer.generation.sampler import NoteSampler
 from trainer.model.next_note import start_note
 from trainer.model.time_distribution import tick_probabilities, ticks
+from trainer.workdir.load_model import LoadedModel
 
 MANY = 256
 
@@ -53,6 +55,58 @@ def test_a_sample_depends_neither_on_how_many_there_are_nor_on_how_long_they_are
         shorter = play(player, primer, num_samples=3, num_notes=num_notes)
         assert same(shorter.notes, [notes[: 12 + num_notes] for notes in few.notes])
         assert shorter.notes_per_second > 0
+
+
+def refused(player, words, *, primers=None, **options):
+    with pytest.raises(UserError, match=words) as error:
+        play(player, primers, **options)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("num_notes", [0, -1, 2.0, True, "20", None], "an integer at least 1"),
+        ("num_samples", [0, -1, 1.5, None], "an integer at least 1"),
+        ("seed", [-1, 2**63, 0.5, None], f"an integer at least 0 and at most {2**63 - 1}"),
+        ("temperature", [0, -1.0, np.nan, np.inf, "warm", None, True, np.float32(0)], "a number above 0"),
+        ("top_p", [0, 1.01, np.nan, "all", None, np.array([0.5])], "a number above 0 and at most 1"),
+    ],
+)
+def test_a_number_out_of_its_range_is_an_error_that_names_it(name, values, expected, player, primer):
+    for value in values:
+        refused(
+            player, rf"^{name}: got {re.escape(repr(value))}, expected {expected}$", primers=primer, **{name: value}
+        )
+
+
+def test_a_value_for_each_field_is_checked_like_one_for_all(player, primer):
+    values = dict.fromkeys(FIELDS, 1.0)
+    refused(player, r"^temperature\['step'\]: got 0, .* above 0$", primers=primer, temperature={**values, "step": 0})
+    refused(player, r"^top_p\['pitch'\]: got nan, .* at most 1$", primers=primer, top_p={**values, "pitch": np.nan})
+    refused(player, r"^top_p: got pitch, expected pitch, step, duration, velocity$", top_p={"pitch": 0.9})
+    refused(player, r"^temperature: got pitch, .*, tempo, expected", temperature={**values, "tempo": 1.0})
+    refused(player, r"^temperature: got no field, expected", temperature={})
+
+
+@pytest.mark.parametrize("primers", [3, "song.mid", [None], random_arrays(4), [random_arrays(4)], [[60, 62]]])
+def test_primers_of_another_type_are_an_error(player, primers):
+    refused(player, r"^primers: got .+, expected Notes or a list of Notes$", primers=primers)
+
+
+def test_no_primer_at_all_is_an_error(player):
+    refused(player, r"^primers: got an empty list, expected at least one\. Pass Notes\.empty\(\)", primers=[])
+
+
+def test_numbers_of_numpy_are_numbers(player, primer):
+    options = {"num_notes": 3, "num_samples": 2, "seed": 4, "temperature": 0.5, "top_p": 0.5}
+    arrays = {name: np.array(value)[()] for name, value in options.items()}
+    assert same(play(player, primer, **options).notes, play(player, primer, **arrays).notes)
+
+
+def test_a_loaded_model_is_played_as_it_is(player, primer):
+    loaded = NoteSampler(LoadedModel(player._model, 7))
+    assert same(play(loaded, primer, num_samples=2).notes, play(player, primer, num_samples=2).notes)
 
 
 def test_the_primer_is_the_beginning_of_every_sample(player, primer):

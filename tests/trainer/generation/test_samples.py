@@ -6,11 +6,14 @@ import pathlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from sostenuto.errors import UserError
 from sostenuto.music import audio
-from tests.factories import write_run, write_samples
+from sostenuto.music.midi import read_midi
+from sostenuto.music.notes import Notes
+from tests.factories import StandInPlayer, write_run, write_samples
 from trainer.generation import samples
 
 
@@ -39,6 +42,28 @@ def test_a_samples_json_of_another_origin_removes_nothing(listing, tmp_path):
     assert len(list(tmp_path.rglob("*"))) == 5
 
 
+def test_samples_json_counts_the_notes_of_each_file(dataset, tmp_path):
+    class TwicePlayer(StandInPlayer):
+        """Plays each note twice."""
+
+        def sample(self, primers, **options):
+            played = super().sample(primers, **options)
+            return played._replace(notes=[self._double(notes) for notes in played.notes])
+
+        def _double(self, notes):
+            twice = np.repeat(np.arange(len(notes)), 2)
+            step_us = np.where(np.arange(len(twice)) % 2, 0, notes.step_us[twice])
+            return Notes(notes.pitch[twice], step_us, notes.duration_us[twice], notes.velocity[twice])
+
+    directory = write_run(tmp_path / "w", dataset)
+    samples.write_samples(TwicePlayer(), [], str(directory), train_step=200, sustain="ignore", count=2)
+    index = json.loads((directory / "samples" / "samples.json").read_text())
+    for sample in index["samples"]:
+        notes = read_midi((directory / "samples" / sample["midi"]).read_bytes(), "sample").notes
+        assert (sample["notes"], sample["seconds"]) == (len(notes), notes.seconds)
+        assert len(set(zip(notes.pitch.tolist(), notes.onset_us.tolist(), strict=True))) == len(notes)
+
+
 def test_after_a_failure_no_sample_is_left_and_after_a_kill_the_next_call_knows_them(tmp_path):
     def write(*names, error=None):
         with samples.replace_samples(str(tmp_path), ["sample-000.mid", "sample-001.mid"]) as here:
@@ -52,12 +77,8 @@ def test_after_a_failure_no_sample_is_left_and_after_a_kill_the_next_call_knows_
         write("sample-000.mid", error=OSError("full"))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.mid"]
 
-    class Kill(BaseException):
-        pass
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Kill):
-        patch.setattr(samples, "_remove", lambda *_: None)  # A killed process cleans up nothing.
-        write("sample-000.mid", error=Kill())
+    killed = samples.replace_samples(str(tmp_path), ["sample-000.mid", "sample-001.mid"])  # it never ends
+    (pathlib.Path(killed.__enter__()) / "sample-000.mid").write_text("generated")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "samples.json.unfinished"}
     write("sample-000.mid", "sample-001.mid")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "sample-001.mid"}

@@ -4,7 +4,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.model.dropout import Dropout
+from trainer.model.layers import Dropout
 
 SEEDS = st.integers(0, 2**31 - 1)
 

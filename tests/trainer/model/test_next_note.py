@@ -5,7 +5,7 @@ import tensorflow as tf
 from tests.factories import random_arrays, tiny_model
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH
-from trainer.model.dropout import Dropout
+from trainer.model.layers import Dropout
 from trainer.model.next_note import build_model, start_note
 from trainer.presets import PRESETS
 

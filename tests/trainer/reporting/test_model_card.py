@@ -9,8 +9,9 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from tests.factories import CONFIG, evaluation, reports, write_run
 from trainer.reporting import model_card
+from trainer.workdir.formats import ExportInfo
 
-DESCRIPTION = {"train_step": 200, "pitch_range": [40, 90], "config": dataclasses.asdict(CONFIG)}
+EXPORTED = ExportInfo(200, (40, 90), CONFIG)
 
 
 def rows(card: str) -> dict[str, list[str]]:
@@ -21,7 +22,7 @@ def rows(card: str) -> dict[str, list[str]]:
 
 def test_a_card_has_the_model_the_data_and_the_scores(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation(total=7.5))
-    card = model_card.text(str(directory), DESCRIPTION)
+    card = model_card.text(str(directory), EXPORTED)
     found = rows(card)
     assert found["parameters"] == ["4,321"]
     assert found["path when training began"] == [f"`{dataset}`"]
@@ -41,14 +42,14 @@ def test_a_card_names_the_licence_that_the_dataset_records(dataset, tmp_path):
     document = json.loads((copy / "dataset.json").read_text())
     document["options"]["licence"] = "CC BY | SA"
     (copy / "dataset.json").write_text(json.dumps(document))
-    card = model_card.text(str(write_run(tmp_path / "w", copy)), DESCRIPTION)
+    card = model_card.text(str(write_run(tmp_path / "w", copy)), EXPORTED)
     assert rows(card)["licence"] == ["CC BY \\| SA"]
 
 
 @pytest.mark.parametrize("change", [{"train_step": 100}, {"dataset": "5e" * 32}])
 def test_a_card_has_no_score_of_other_weights_or_another_dataset(dataset, tmp_path, change):
     directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation(total=7.5) | change)
-    card = model_card.text(str(directory), DESCRIPTION)
+    card = model_card.text(str(directory), EXPORTED)
     assert "7.500" not in card
     assert "The test split has not been scored" in card
 
@@ -57,12 +58,12 @@ def test_equal_runs_have_equal_cards_wherever_they_are_and_however_fast(dataset,
     cards = []
     for name, speed in (("one", 1.0), ("other", 2.0)):
         lines = [{**line, "notes_per_second": speed} for line in reports()]
-        cards.append(model_card.text(str(write_run(tmp_path / name, dataset, lines=lines)), DESCRIPTION))
+        cards.append(model_card.text(str(write_run(tmp_path / name, dataset, lines=lines)), EXPORTED))
     assert cards[0] == cards[1]
 
 
 def test_a_card_without_the_records_of_a_run_says_so(tmp_path):
-    card = model_card.text(str(tmp_path), DESCRIPTION | {"pitch_range": [0, 127]})
+    card = model_card.text(str(tmp_path), dataclasses.replace(EXPORTED, pitch_range=(0, 127)))
     assert rows(card)["parameters"] == rows(card)["sha256 of its dataset.json"] == ["not recorded"]
     assert "any MIDI pitch" in card
     assert "These weights have not been scored." in card
@@ -75,7 +76,7 @@ def test_evaluation_writes_the_card_again_where_there_is_an_export(dataset, tmp_
     manifest = Manifest.load(moved)
     assert model_card.refresh(str(directory), manifest) is None
     (directory / "export").mkdir()
-    (directory / "export" / "export.json").write_text(json.dumps(DESCRIPTION))
+    EXPORTED.save(str(directory / "export" / "export.json"))
     path = model_card.refresh(str(directory), manifest)
     assert path == str(directory / "export" / "README.md")
     before = (directory / "export" / "README.md").read_text()

@@ -100,6 +100,7 @@ def test_it_says_what_was_trained_on_what(text, dataset):
     manifest = Manifest.load(dataset)
     for words in (manifest.sha256, "2 x Thinking Machine on each of 2 hosts", "tensorflow 2.21.0", "4,321 parameters"):
         assert words in page.text
+    assert f"<dt>dataset sha256</dt><dd>{manifest.sha256}</dd>" in text
     # Two epochs of 5,000 targets at 1,000 a second.
     assert "0:00:10" in page.text
     assert rows(text, "The dataset's splits")[1][:3] == ["train", "4", "228"]
@@ -107,6 +108,18 @@ def test_it_says_what_was_trained_on_what(text, dataset):
     assert ("units", "128") in changed
     assert ("dropout", "0.25") in changed
     assert "batch_size" not in dict(changed)
+
+
+@pytest.mark.parametrize(("epoch", "shown"), [(2.0, "2.0 epochs"), (9.96, "10.0 epochs"), (2080.04, "2,080 epochs")])
+def test_many_epochs_are_a_whole_number(epoch, shown, dataset, tmp_path):
+    lines = [*reports()[:-1], {**reports()[-1], "epoch": epoch}]
+    assert shown in Page(render(load_report(str(write_run(tmp_path / "w", dataset, lines=lines))))).words
+
+
+def test_a_page_writes_shares_and_hours_as_the_terminal_does(text, dataset):
+    assert "95% confidence interval" in Page(text).words
+    hours = Manifest.load(dataset).splits["train"].seconds / 3600
+    assert rows(text, "The dataset's splits")[1][3] == f"{hours:.2f}"
 
 
 def test_the_scores_stand_next_to_those_of_counting(text):
@@ -193,6 +206,8 @@ def test_each_sample_is_shown_and_heard_with_its_primer(full, text):
         assert mp3 == one.mp3
         assert soundfile.info(io.BytesIO(mp3)).duration == pytest.approx(one.notes.seconds + 2, abs=8)
         assert soundfile.info(io.BytesIO(mp3)).format == "MP3"
+    captions = re.findall(r"<figcaption><b>Sample \d</b> after [^<]*; from \d+ s, (\d+) notes by the model<", text)
+    assert list(map(int, captions)) == [len(one.notes) - one.primer_notes for one in found.samples]
     rolls = re.findall(r'<div class="roll">.*?class="times"', text, re.S)
     for one, roll in zip(found.samples, rolls, strict=True):
         bars = {

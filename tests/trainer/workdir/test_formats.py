@@ -1,14 +1,16 @@
 """JSON files of a workdir: what is written is read back, and a wrong file is an error that names file and key."""
 
+import dataclasses
 import json
 
 import pytest
 
 from sostenuto.errors import UserError
-from tests.factories import comparison, evaluation, reports
+from tests.factories import CONFIG, comparison, evaluation, reports
 from trainer.workdir import layout
 from trainer.workdir.formats import (
     Evaluation,
+    ExportInfo,
     GenerationEvaluation,
     MetricsRecord,
     RunInfo,
@@ -31,6 +33,7 @@ BY_COMMAND = {
     "samples": [{"midi": "sample-000.mid", "seconds": 2.5, "synthesizer": "sines"}],
 }  # fmt: skip
 RESULT = {"train_step": 9, "best": None, "best_train_step": 0, "monitor": "loss", "reason": "steps"}
+EXPORT = {"train_step": 3, "pitch_range": [21, 108], "config": dataclasses.asdict(CONFIG)}
 LENGTH = dict.fromkeys(
     ("steps", "horizon", "horizon_from", "shortened_from", "shortened_horizon", "evaluate_every", "max_minutes")
 )
@@ -47,6 +50,7 @@ REGRESSION = {"residuals": {name: {"kind": "laplace", "centre": 0.0, "scale": 1}
         (RunResult, {**RESULT, "best": 1.5}),
         (Evaluation, {**evaluation(), **REGRESSION, "dataset": "5e", "sustain": None, "baselines": None}),
         (GenerationEvaluation, comparison()),
+        (ExportInfo, EXPORT),
         (SamplesIndex, INDEX),
         (SamplesIndex, BY_COMMAND),
     ],
@@ -82,10 +86,14 @@ def test_the_keys_of_a_file_have_the_order_of_the_fields():
         (RunInfo, {"sustain": "half"}, r"sustain: got \"half\", expected 'ignore' or 'extend'"),
         (RunInfo, {"pitch_range": [1]}, r"pitch_range: got \[1\], expected a list"),
         (RunInfo, {"versions": []}, r"versions: got \[\], expected an object"),
+        (ExportInfo, {"train_step": "3"}, r'file\.json: train_step: got "3", expected an integer\. Delete'),
+        (ExportInfo, {"config": None}, r"config: got null, expected an object"),
+        (ExportInfo, {"config": {"units": "many"}}, r'config\.units: got "many", expected an integer'),
+        (ExportInfo, {"config": {"units": 0}}, r"file\.json: config: units=0: expected at least 1\. Delete result"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_file_and_key(kind, change, words, tmp_path):
-    document = {SamplesIndex: INDEX, RunResult: RESULT, RunInfo: {}}[kind]
+    document = {SamplesIndex: INDEX, RunResult: RESULT, RunInfo: {}, ExportInfo: EXPORT}[kind]
     (tmp_path / "file.json").write_text(json.dumps({**document, **change}))
     with pytest.raises(UserError, match=words) as error:
         kind.load(str(tmp_path / "file.json"))

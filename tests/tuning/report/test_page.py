@@ -58,10 +58,10 @@ def test_the_table_has_every_trial_best_first() -> None:
         trial(2, score=7.5, values={"units": 384}, attempt=3), trial(3, "stopped", score=9.0),
     )))  # fmt: skip
     assert table == [
-        ["0002", "✓ completed", "7.500", "128", "384", "1", "1", "100 %", "0:01:40", "3", "tuner0", ""],
-        ["0000", "✓ completed", "8.000", "128", "256", "1", "1", "100 %", "0:01:40", "1", "tuner0", ""],
-        ["0003", "■ stopped", "9.000", "128", "256", "1", "1", "33 %", "0:01:40", "1", "tuner0", ""],
-        ["0001", "✗ failed", "", "128", "256", "1", "1", "0 %", "0:01:40", "1", "tuner0", "no room"],
+        ["0002", "✓ completed", "7.500", "128", "384", "1", "1", "100%", "0:01:40", "3", "tuner0", ""],
+        ["0000", "✓ completed", "8.000", "128", "256", "1", "1", "100%", "0:01:40", "1", "tuner0", ""],
+        ["0003", "■ stopped", "9.000", "128", "256", "1", "1", "33%", "0:01:40", "1", "tuner0", ""],
+        ["0001", "✗ failed", "", "128", "256", "1", "1", "0%", "0:01:40", "1", "tuner0", "no room"],
     ]
 
 
@@ -122,7 +122,7 @@ def test_a_config_that_was_trained_on_is_one_line_and_compared_at_one_length() -
     assert study.chains[0].score_at(1 / 3) is None
     page = Page(render(study))
     assert len(page.all("path", **{"data-trial": "0004"})) == 2 + 4 + 2 * (1 + 3)  # lines, scatter, curves with dots
-    assert "after 11 % of the full length" in page.words
+    assert "after 11% of the full length" in page.words
     assert "continues" in page.words
     assert trials_document(study)["trials"][7]["parent"] == "0005"
 
