@@ -136,7 +136,7 @@ def main() -> int:
     except loop.WorkerLostError as error:
         cli.print_error(error, cli.EXIT_TRY_AGAIN)
         return cli.EXIT_TRY_AGAIN
-    if result.is_final and (cluster is None or cluster.is_chief):
+    if result.reason.is_final and (cluster is None or cluster.is_chief):
         cli.print_result(_format_result(result, config))
     return result.reason.exit_status
 

@@ -79,7 +79,7 @@ def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -
 
 def _list_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     source, statistics = manifest.source, manifest.statistics
-    yield "sha256", manifest.sha256[:16]
+    yield "fingerprint", manifest.sha256[:16]
     splits = f"splits and composers from {source['metadata']}" if source["metadata"] else "splits by fractions"
     yield "source", f"{counted(source['files'], 'MIDI file')}; {splits}"
     yield "options", " ".join(f"{name}={_format_option(value)}" for name, value in manifest.options.items())

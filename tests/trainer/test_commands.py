@@ -194,8 +194,8 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
         (["--workdir={moved}"], ["none: the dataset that", "moved", "not there any more", "--data=DIR"]),
         (["--workdir={exchanged}"], ["long: is not the dataset that", "exchanged", "--output=FILE"]),
         (["--data={unfinished}", "--workdir={trained}"], ["unfinished: has no dataset.json"]),
-        (["--data={long}", "--workdir={trained}"], ["long: is another dataset", "--output=FILE"]),
-        (["--data={long}", "--workdir={trained}", "--generated"], ["long: is another dataset", "--output=FILE"]),
+        (["--data={long}", "--workdir={trained}"], ["long: is not the dataset", "--output=FILE"]),
+        (["--data={long}", "--workdir={trained}", "--generated"], ["long: is not the dataset", "--output=FILE"]),
         (["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-test.json"], ["another dataset"]),
         (
             ["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-train.json"],
@@ -685,7 +685,7 @@ def test_a_workdir_of_another_dataset_is_refused(places, workdir):
     from trainer.engine import loop
 
     before = (workdir / "run.json").read_bytes()
-    with pytest.raises(UserError, match=r"sha256 \w+…, expected \w+…, .*--data.*--workdir"):
+    with pytest.raises(UserError, match=r"fingerprint \w+…, expected \w+…\..*--data.*--workdir"):
         loop.train(read_config(workdir / "config.json"), Manifest.load(places["single"]), str(workdir))
     assert (workdir / "run.json").read_bytes() == before
 

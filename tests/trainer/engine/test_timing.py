@@ -143,11 +143,11 @@ def test_a_shortened_run_that_is_resumed_ends_as_if_nothing_had_happened(slower,
 
     interrupted, stop = Machine(SLOWER), threading.Event()
     interrupted.after_call = lambda train_step: train_step > run["shortened_from"] and stop.set()
-    assert not train(interrupted, tmp_path / "interrupted", stop=stop).is_final
+    assert not train(interrupted, tmp_path / "interrupted", stop=stop).reason.is_final
     interrupted.after_call = lambda train_step: None
     interrupted.now += 1e6  # a night
     for name, machine in (("interrupted", interrupted), ("older", Machine(CONSTANT))):
-        assert train(machine, tmp_path / name).is_final
+        assert train(machine, tmp_path / name).reason.is_final
         assert record(tmp_path / name) == run
         assert_same_weights(tmp_path / name, workdir)
         assert metrics(tmp_path / name) == metrics(workdir)
@@ -171,10 +171,10 @@ def test_interruptions_neither_add_to_the_time_nor_take_from_it(train, tmp_path)
     for train_steps in (10, 450):
         stop = threading.Event()
         machine.after_call = lambda train_step, after=train_steps, stop=stop: train_step >= after and stop.set()
-        assert not train(machine, tmp_path / "w", config, stop=stop).is_final
+        assert not train(machine, tmp_path / "w", config, stop=stop).reason.is_final
         machine.now += 1e6
     machine.after_call = lambda train_step: None
     result = train(machine, tmp_path / "w", config)
-    assert result.is_final
+    assert result.reason.is_final
     assert 0.95 * LIMIT <= 0.1 * result.train_step <= LIMIT + 0.5
     assert record(tmp_path / "w")["shortened_from"] is None
