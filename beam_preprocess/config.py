@@ -17,23 +17,12 @@ MAX_LICENCE = 200  # characters
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The options of a run.
+    """The options of a run. The help of the flag with its name explains each field: `sostenuto preprocess --help`.
 
     Attributes:
-        input: a directory, a glob, a .zip file or one MIDI file.
-        output: the dataset's directory.
         metadata: path of a CSV with MAESTRO's columns; "none" for no CSV; None for the one in the input, if any.
-        split_fractions: fractions of train, validation and test among the pieces, unless a CSV splits them; 0 allows
-            an empty split, also with a CSV.
-        piece_from: the unit that stays in one split, unless a CSV names the pieces: "path" for each file, or
-            "directory".
-        num_shards: files per split; 0 for one per 100 performances.
-        sustain: "ignore" ends a note at its key's release, "extend" at the sustain pedal's.
-        licence: of the corpus, such as "CC BY-NC-SA 4.0", for model cards; "" if unknown.
-        max_rejected_fraction: maximum fraction of rejected files.
-        overwrite: replaces a dataset in the output.
-        isolate_parsing: parses in child processes with time and memory limits, so that no file can end the run; None
-            for only with another runner than FnApiRunner. The dataset is the same, except for files that end a child.
+        isolate_parsing: None for only with another runner than FnApiRunner. The dataset is the same, except for files
+            that end a child process.
 
     Raises:
         UserError: a value is out of range; the message names the flag.

@@ -24,7 +24,7 @@ from trainer.workdir import layout
 from trainer.workdir.formats import RunResult, StopReason
 from tuning.space_file import create_space
 from tuning.study import Study
-from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, Wait
+from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, Wait, best_trial
 from tuning.worker import Worker
 
 TRAIN_STEPS = 20
@@ -181,7 +181,7 @@ def test_a_study_outlives_three_failing_trials_in_a_row(dataset, tmp_path, train
         assert study.is_done
         assert [record.status for record in study.trials()] == ["completed", *["failed"] * 3, "completed", "completed"]
         assert {record.reason for record in study.trials()[1:4]} == {"RuntimeError: out of luck"}
-        best = study.best()
+        best = best_trial(study.trials())
     assert not left
     assert best is not None
     assert best.id == "0004"

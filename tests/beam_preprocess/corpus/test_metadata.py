@@ -91,7 +91,7 @@ UNREADABLE_CSVS = {"lone returns": b"a,b\r1,2\r", "huge field": b"a," + b"x" * 2
 def test_a_stray_csv_that_cannot_be_parsed_is_no_metadata(maestro, stray):
     write_files(maestro, {"stray.csv": stray})
     assert find_corpus(str(maestro)).metadata == "maestro-v9.0.0.csv"
-    with pytest.raises(UserError, match=r"stray\.csv: not a CSV"):
+    with pytest.raises(UserError, match=r"stray\.csv: not a CSV in UTF-8"):
         find_corpus(str(maestro), metadata=str(maestro / "stray.csv"))
 
 

@@ -25,4 +25,5 @@ def test_no_importance_is_shown_for_a_few_trials_or_for_noise() -> None:
     equal = importance(STUDIES["equal scores"])
     assert equal is not None
     assert set(equal.means.values()) == {0.0}
+    assert "±" not in render(STUDIES["equal scores"])
     assert "No hyperparameter stands out" in Page(render(STUDIES["equal scores"])).words
