@@ -54,7 +54,7 @@ def run(command: str, *flags: str) -> CompletedProcess[str]:
 def assert_went_well(process) -> None:
     """Status 0, and on stderr nothing but lines of our own that say what is being done."""
     assert process.returncode == 0, process.stderr
-    ours = r"(loading|scoring|counting|playing|sounding|comparing|drawing|writing|reading) .+|\w+: \d.+"
+    ours = r"(loading|scoring|counting|playing|sounding|rendering|comparing|drawing|writing|reading) .+|\w+: \d.+"
     assert not [line for line in process.stderr.splitlines() if not re.fullmatch(ours, line)]
 
 
@@ -399,6 +399,10 @@ def test_training_reports_as_the_contract_says(workdir, processes):
     assert (
         f"finished after {STEPS} train_steps (--steps reached); best validation score" in processes[1]["train"].stdout
     )
+    *_, evaluate, generate, page = processes[1]["train"].stdout.splitlines()
+    assert evaluate == f"next: sostenuto evaluate --workdir={workdir}"
+    assert generate == f"      sostenuto generate --workdir={workdir} --output=music"
+    assert page == f"report: {workdir / 'report.html'}"
     assert "notes/s" in processes[1]["train"].stderr
 
 
@@ -452,8 +456,9 @@ def test_for_a_machine_every_line_on_stderr_is_an_object(processes, command):
     lines = [json.loads(line) for line in processes[1][command].stderr.splitlines()]
     for line in lines:
         assert datetime.datetime.fromisoformat(line["time"]).utcoffset() == datetime.timedelta(0)
-        assert line["severity"] == "INFO"
+        assert line["severity"] == ("NOTICE" if "the training split has" in line["message"] else "INFO")
     messages = [line["message"] for line in lines]
+    assert sum(message.startswith("warning: the training split has") for message in messages) == (command == "train")
     assert (messages[0], messages[-1]) == ("loading TensorFlow", "writing the report's page")
 
 
@@ -464,7 +469,8 @@ def test_the_figures_of_a_line_are_its_fields(workdir, processes):
     assert len(told) == len(reports)
     for line, report in zip(told, reports, strict=True):
         assert line.items() >= report.items()
-        assert f"train_step {report['train_step']}: train loss {report['loss']:.3f}" in line["message"]
+        nats = report["pitch_nll"] + report["step_nll"] + report["duration_nll"]
+        assert f"train_step {report['train_step']}: training {nats:.3f}" in line["message"]
         assert line["planned"] == STEPS
         assert line["seconds_left"] is None or line["seconds_left"] >= 0
 

@@ -9,7 +9,7 @@ import pytest
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from tests.trainer.workdir.test_remote import _devices_as_they_are, put_directory  # noqa: F401
+from tests.trainer.workdir.test_remote import put_directory
 from tests.tuning.test_worker import SPACE, Trials
 from tuning import artifacts
 from tuning.roles import ALONE_ID, Role

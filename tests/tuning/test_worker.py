@@ -14,7 +14,6 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError
 from tests.trainer.runs import metrics
-from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.engine.early_stopping import BestMetric
 from trainer.engine.schedule import Event
@@ -35,12 +34,6 @@ START = preset("base").replace(
 SPACE = create_space(START, fix=["units=8", "seq_length=16"])
 CONFIG = StudyConfig("random", 6, TRAIN_STEPS, worker_timeout=20.0)
 VALUES = {"step_weight": 1.0, "duration_weight": 1.0}
-
-
-@pytest.fixture(autouse=True)
-def _devices_as_they_are(monkeypatch):
-    """A process sets up its devices once, and other tests may have done so."""
-    monkeypatch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
 
 
 def trial(name="0000", *, attempt=1, directory=None, values=VALUES, share=1.0, beat_seconds=5.0) -> Assignment:
@@ -309,10 +302,8 @@ def test_a_trial_that_another_process_never_leaves_fails(dataset, tmp_path, trai
 def untouched(dataset, tmp_path_factory):
     """The workdir of a trial that was left in peace."""
     directory = tmp_path_factory.mktemp("untouched")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
-        source = Trials(trial())
-        assert do(source, dataset, directory) == 0
+    source = Trials(trial())
+    assert do(source, dataset, directory) == 0
     assert [train_step for _, train_step, _ in source.reports] == [4, 8, 12, 16, 20]
     assert source.results[0].score == min(score for _, _, score in source.reports)
     return directory / "trials" / "0000"

@@ -17,7 +17,6 @@ from trainer.callbacks.base import Callback
 from trainer.callbacks.standard import report_writers
 from trainer.checkpoints import manager
 from trainer.checkpoints.manager import CheckpointManager
-from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.engine.schedule import Event
 from trainer.export import export_model
@@ -32,14 +31,6 @@ CONFIG = preset("base").replace(
     pitch_embedding=8, time_embedding=8, velocity_embedding=8, steps=30, log_every=2, evaluate_every=6,
     checkpoint_every=8, max_to_keep=2,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _devices_as_they_are():
-    """A process sets up its devices once, and other tests may have done so."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
-        yield
 
 
 def put_directory(gcs, directory, uri: str) -> None:
@@ -332,7 +323,7 @@ def test_the_best_weights_are_read_from_the_bucket_while_a_run_replaces_them(gcs
             manifest = json.loads(gcs.get(f"{W}/best/00000099/checkpoint.json"))
             del manifest["sha256"]
             manifest["train_step"] = 99
-            manifest["sha256"] = manager._checksum_json(manifest)
+            manifest["sha256"] = manager.checksum_json(manifest)
             gcs.put(f"{W}/best/00000099/checkpoint.json", json.dumps(manifest).encode())
 
     gcs.before = replace
