@@ -327,7 +327,7 @@ def comparison(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
     }
     metrics = generation_metrics.compare_generated(**music, train=[regular_notes(300, 50)], first=20)
     return GenerationEvaluation(
-        split=split, **metrics._asdict(), primers=["a", "b", "c", "d"], primer_notes=20, num_notes=280,
+        split=split, **vars(metrics), primers=["a", "b", "c", "d"], primer_notes=20, num_notes=280,
         held_out=HeldOut(4, 4, 1200), temperature=dict.fromkeys(FIELDS, 1.0), top_p=dict.fromkeys(FIELDS, 1.0), seed=0,
         train_step=train_step, sustain="ignore", dataset="",
     ).to_json()  # fmt: skip

@@ -1,9 +1,4 @@
-"""Scores a trained model on a split, or compares the music that it generates with real music.
-
-`sostenuto evaluate --workdir=DIR --split=test` scores the model's predictions of each note. With `--generated`, the
-model continues performances of the split, and the command compares the continuations with real music. The split belongs
-to the run's dataset. `--data=DIR` evaluates on another dataset and needs `--output=FILE`.
-"""
+"""Scores a trained model on a split, or compares the music that it generates with real music: `sostenuto evaluate`."""
 
 import json
 import logging
@@ -15,6 +10,7 @@ from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
+from sostenuto.text import counted, table
 from trainer import startup
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import COMPARED_NOTES, CONTINUATION_NOTES, PRIMER_NOTES, Music
@@ -28,7 +24,7 @@ from trainer.workdir.formats import (
     NatsPerNote,
     RunInfo,
 )
-from trainer.workdir.layout import METRICS_NAME, load_config, load_dataset, load_run, resolved
+from trainer.workdir.layout import METRICS_NAME, check_dataset, load_config, load_dataset, load_run, resolved
 from trainer.workdir.outputs import check_output_directory, check_writable
 
 logger = logging.getLogger(__name__)
@@ -82,23 +78,17 @@ def main() -> int:
     run = load_run(workdir)
     manifest = Manifest.load(_DATA.value) if _DATA.value else load_dataset(workdir, run)
     path, is_of_run = _choose_output(workdir, manifest, run)
-    if _GENERATED.value:
-        comparison = _compare(workdir, manifest)
-        _save(comparison, path)
-        cli.print_result(format_comparison(comparison, manifest.directory))
+    record = _compare(workdir, manifest) if _GENERATED.value else _score(workdir, manifest)
+    storage.make_directories(os.path.dirname(path) or ".")
+    record.save(path)
+    dataset = manifest.directory
+    if isinstance(record, Evaluation):
+        cli.print_result(_describe_scores(record, dataset))
     else:
-        evaluation = _score(workdir, manifest)
-        _save(evaluation, path)
-        cli.print_result(format_scores(evaluation, manifest.directory))
+        cli.print_result(_describe_comparison(record, dataset))
     written = [path, *(_update_reports(workdir, manifest) if is_of_run else [])]
     cli.print_result(f"wrote {', '.join(written)}")
     return 0
-
-
-def _save(record: Evaluation | GenerationEvaluation, path: str) -> None:
-    """Writes the file; creates its directory."""
-    storage.make_directories(os.path.dirname(path) or ".")
-    record.save(path)
 
 
 def _update_reports(workdir: str, manifest: Manifest) -> list[str]:
@@ -112,27 +102,20 @@ def _update_reports(workdir: str, manifest: Manifest) -> list[str]:
     if not _GENERATED.value:
         from trainer.reporting import model_card
 
-        card = model_card.refresh(workdir, manifest)
-        written += [card] if card else []
+        if card := model_card.refresh(workdir, manifest):
+            written.append(card)
     return written
 
 
 def _choose_output(workdir: str, manifest: Manifest, run: RunInfo) -> tuple[str, bool]:
-    """Returns the file to write, and whether the run's page reads it.
-
-    Raises:
-        UserError: another dataset needs --output, the file cannot be written, or it exists and is not an evaluation.
-    """
+    """Returns the file to write, after checks that it may be written, and whether the run's page reads it."""
     own = (GenerationEvaluation if _GENERATED.value else Evaluation).path(workdir, _SPLIT.value)
     path = _OUTPUT.value or own
     directory = os.path.dirname(path) or "."
     is_of_run = resolved(path) == resolved(own)
-    if is_of_run and manifest.sha256 != run.dataset:
-        raise UserError(
-            f"{manifest.directory}: is another dataset than that of {workdir}. Pass --output=FILE, outside of "
-            "the workdir"
-        )
-    if not is_of_run:
+    if is_of_run:
+        check_dataset(manifest, run, workdir, remedy="Pass --output=FILE, outside of the workdir")
+    else:
         check_output_directory(directory)
         if storage.is_directory(path):
             raise UserError(f"--output={path}: is a directory. Pass the name of a file")
@@ -143,12 +126,12 @@ def _choose_output(workdir: str, manifest: Manifest, run: RunInfo) -> tuple[str,
 
 
 def _is_evaluation(path: str) -> bool:
-    """Tests whether an earlier call wrote a file."""
+    """Tests whether an earlier call wrote a file, or it is an empty object."""
     try:
         document = json.loads(storage.read_bytes(path))
     except ValueError:
         return False
-    return isinstance(document, dict) and (not document or {"split", "dataset", "train_step"} <= document.keys())
+    return document == {} or (isinstance(document, dict) and {"split", "dataset", "train_step"} <= document.keys())
 
 
 def _score(workdir: str, manifest: Manifest) -> Evaluation:
@@ -174,16 +157,16 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
         residuals = scorer.fit_residuals(load_table(manifest, "validation"), activity="reading validation")
     table = load_table(manifest, split)
     logger.info(
-        f"scoring the {split} split: {notes:,} notes, all but the first of each performance",
+        f"scoring the {split} split: {counted(notes, 'note')}, all but the first of each performance",
         extra={"figures": {"notes": notes}},
     )
     scores = scorer.score(table, residuals, activity=f"scoring {split}")
     # The table has the order of the records.
     composers = [performance.composer for performance in manifest.read_performances(split)]
-    logger.info("counting notes: the baselines to compare with")
+    logger.info("scoring the baselines: n-gram and histogram")
     return Evaluation(
         split=split,
-        **compute_metrics(sum_scores(scores))._asdict(),
+        **vars(compute_metrics(sum_scores(scores))),
         confidence_95=confidence_intervals(scores, table.lengths),
         by_composer=score_composers(scores, table.lengths, composers),
         performances=manifest.performances(split),
@@ -195,24 +178,23 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
     )
 
 
-def format_scores(evaluation: Evaluation, dataset: str) -> str:
+def _describe_scores(evaluation: Evaluation, dataset: str) -> str:
     """Returns a line of scores, one of the baselines and, if there are several composers, one for each."""
-    low, high = evaluation.confidence_95["total"]
     lines = [
-        f"{evaluation.split}: {evaluation.nats_per_note['total']:.3f} nats/note ({low:.3f} to {high:.3f}) = "
+        f"{evaluation.split}: {evaluation.nats_per_note['total']:.3f} nats/note ({evaluation.describe_interval()}) = "
         f"{_by_field(evaluation.nats_per_note, named=True)}; pitch right {evaluation.pitch_top1:.1%}, among the first "
         f"five {evaluation.pitch_top5:.1%}; step within 30 ms {evaluation.step_within_30ms:.1%}; "
-        f"{evaluation.notes:,} notes of {dataset}"
+        f"{counted(evaluation.notes, 'note')} of {dataset}"
     ]
     if evaluation.baselines:
         named = {"n-gram": evaluation.baselines["ngram"], "histogram": evaluation.baselines["histogram"]}
         scores = (f"{name} {nats['total']:.3f} = {_by_field(nats)}" for name, nats in named.items())
-        lines.append(f"by counting alone: {'; '.join(scores)}")
+        lines.append(f"baselines: {'; '.join(scores)}")
     if len(evaluation.by_composer) > 1:
         width = max(map(len, evaluation.by_composer))
         lines += [
             f"  {name:{width}} {scores.nats_per_note['total']:7.3f} = {_by_field(scores.nats_per_note)}; "
-            f"{scores.notes:,} notes of {scores.performances} performance{'s' * (scores.performances > 1)}"
+            f"{counted(scores.notes, 'note')} of {counted(scores.performances, 'performance')}"
             for name, scores in evaluation.by_composer.items()
         ]
     return "\n".join(lines)
@@ -249,7 +231,7 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     )
     return GenerationEvaluation(
         split=split,
-        **metrics._asdict(),
+        **vars(metrics),
         primers=[performance.path for performance in continued],
         primer_notes=PRIMER_NOTES,
         num_notes=CONTINUATION_NOTES,
@@ -277,36 +259,32 @@ def _select_held_out(manifest: Manifest, split: str) -> tuple[list[Performance],
     return [performances[index] for index in selected], num_primers
 
 
-def format_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
+def _describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
     """Returns the tables of distances and of each continuation's metrics."""
+    distances = [
+        [name.replace("_", " "), *(f"{pair[kind].overlap:.3f}" for kind in CONTINUATIONS)]
+        + [f"{pair[kind].kl:.3f}" for kind in CONTINUATIONS]
+        for name, pair in comparison.distributions.items()
+    ]
+    distances.append(["mean", *(f"{comparison.mean_overlap[kind]:.3f}" for kind in CONTINUATIONS), "", ""])
+    metrics = [
+        [title, *(f"{summaries[kind].mean:{mean}} ({summaries[kind].max:{most}})" for kind in CONTINUATIONS)]
+        for title, summaries, mean, most in (
+            ("pitch-class entropy, bits", comparison.pitch_class_entropy, ".2f", ".2f"),
+            ("longest loop, notes", comparison.longest_loop, ".1f", ".0f"),
+            ("repeated 8-grams of pitches", comparison.repeated_8grams, ".1%", ".1%"),
+            ("longest run copied from train", comparison.copied_run, ".1f", ".0f"),
+        )
+    ]
     lines = [
-        f"{comparison.split}: {len(comparison.primers)} continuations of {comparison.num_notes} notes, and the "
-        f"performers' own, each compared with other pieces of {comparison.held_out.performances} performances of "
+        f"{comparison.split}: {counted(len(comparison.primers), 'continuation')} of {comparison.num_notes} notes, and "
+        f"the performers' own, each compared with other pieces of {comparison.held_out.performances} performances of "
         f"{dataset}",
         "",
-        f"{'':22}{'overlap':>10}{'':10}{'KL, nats':>12}",
-        f"{'':22}{'generated':>10}{'real':>10}{'generated':>12}{'real':>10}",
-    ]
-    for name, distances in comparison.distributions.items():
-        generated, real = (distances[kind] for kind in CONTINUATIONS)
-        lines.append(
-            f"{name.replace('_', ' '):22}{generated.overlap:10.3f}{real.overlap:10.3f}"
-            f"{generated.kl:12.3f}{real.kl:10.3f}"
-        )
-    mean = comparison.mean_overlap
-    lines += [
-        f"{'mean':22}{mean['generated']:10.3f}{mean['real']:10.3f}",
+        *table(["", "overlap: generated", "real", "KL, nats: generated", "real"], distances, align="<>>>>", width=None),
         "",
-        f"{'mean (maximum)':34}{'generated':>18}{'real':>18}",
+        *table(["mean (maximum)", "generated", "real"], metrics, align="<>>", width=None),
     ]
-    for title, summaries, mean_form, max_form in (
-        ("pitch-class entropy, bits", comparison.pitch_class_entropy, ".2f", ".2f"),
-        ("longest loop, notes", comparison.longest_loop, ".1f", ".0f"),
-        ("repeated 8-grams of pitches", comparison.repeated_8grams, ".1%", ".1%"),
-        ("longest run copied from train", comparison.copied_run, ".1f", ".0f"),
-    ):
-        cells = (f"{summaries[kind].mean:{mean_form}} ({summaries[kind].max:{max_form}})" for kind in CONTINUATIONS)
-        lines.append(f"{title:34}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)
 
 

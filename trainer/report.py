@@ -1,8 +1,4 @@
-"""Writes a workdir's page: `sostenuto report --workdir=DIR`.
-
-The page shows the run's curves, scores and warnings, and plays eight samples, which are generated first if the workdir
-has none. It is one file that needs no network.
-"""
+"""Writes a workdir's page: `sostenuto report --workdir=DIR`."""
 
 import logging
 
@@ -10,10 +6,9 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import UserError
 from trainer import startup
 from trainer.workdir.formats import RunInfo
-from trainer.workdir.layout import dataset, load_config, load_run
+from trainer.workdir.layout import check_dataset, dataset, load_config, load_run
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +59,7 @@ def _load_dataset(workdir: str, run: RunInfo) -> Manifest | None:
     if not _DATA.value:
         return dataset(run)
     manifest = Manifest.load(_DATA.value)
-    if manifest.sha256 != run.dataset:
-        raise UserError(
-            f"--data={_DATA.value}: is another dataset than that of {workdir}: got sha256 {manifest.sha256[:12]}…, "
-            f"expected {str(run.dataset)[:12]}…. Pass the dataset that the run was trained on"
-        )
+    check_dataset(manifest, run, workdir, remedy="Pass the dataset of the run as --data")
     return manifest
 
 

@@ -221,7 +221,7 @@ def test_the_example_of_the_docs_plays_from_silence(elsewhere, models):
         assert line == [onset_us, *(int(field[0]) for field in (note.pitch, note.duration_us, note.velocity))]
 
 
-def test_the_program_with_a_primer_goes_on_after_it(elsewhere):
+def test_the_program_with_a_primer_continues_it(elsewhere):
     _, printed = elsewhere
     printed = printed.partition("end of density\n")[2].partition("end of last")[0]
     lines = [[int(number) for number in line.split()] for line in printed.splitlines()]

@@ -1,13 +1,11 @@
-"""Baselines that only count, scored as a model is, on any dataset.
+"""Baselines that only count: a histogram and an n-gram, scored on the same notes as a model is.
 
-`Histogram` counts the values of each field in the train split. `Ngram` also uses the preceding notes, and the earlier
-fields of the same note: pitch, then step, then duration, as the density heads do. Both score the same notes as
-`trainer.evaluation.scorer`, with times as ticks 0 to 1000. After any history the probabilities of all pitches sum to
-one, and so do those of all ticks.
+After any history the probabilities of all pitches sum to one, and so do those of all ticks.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,21 +47,13 @@ def score_baselines(manifest: Manifest, scored: "NoteTable") -> dict[Baseline, N
 
 
 def scores(train: "NoteTable", validation: "NoteTable", scored: "NoteTable") -> dict[Baseline, NatsPerNote]:
-    """Computes nats/note of the histogram and of the n-gram, by field and in total.
+    """Computes nats/note of both baselines; each of the three splits needs a performance of two notes.
 
     The n-gram's few hundred weights fit the validation split, so its score of that split is slightly too good. Its
     score of the train split means little: those notes were counted.
-
-    Args:
-        train: the split to count.
-        validation: the split that chooses the n-gram's weights.
-        scored: the split to score. Each of the three needs a performance of two notes.
     """
     histogram = Histogram(train)
-    models: dict[Baseline, Histogram | Ngram] = {
-        "histogram": histogram,
-        "ngram": Ngram(histogram, train, validation),
-    }
+    models: dict[Baseline, Histogram | Ngram] = {"histogram": histogram, "ngram": Ngram(histogram, train, validation)}
     return {
         name: with_total({field: float(np.mean(nats)) for field, nats in model.nats(scored).items()})
         for name, model in models.items()
@@ -94,17 +84,12 @@ class Histogram:
 
     Half a note is added to each count (Krichevsky and Trofimov 1981, The performance of universal encoding), so every
     value is possible.
-
-    Attributes:
-        probabilities: by field, `[values]`.
     """
 
     def __init__(self, train: "NoteTable") -> None:
         notes = _ScoredNotes(train)
-        self.probabilities: dict[ScoredField, Floats] = {}
-        for field, values in _VALUES.items():
-            counts = np.bincount(notes.values(field), minlength=values) + 0.5
-            self.probabilities[field] = counts / counts.sum()
+        counts = {field: np.bincount(notes.values(field), minlength=_VALUES[field]) + 0.5 for field in _VALUES}
+        self.probabilities = {field: values / values.sum() for field, values in counts.items()}
 
     def nats(self, table: "NoteTable") -> dict[ScoredField, Floats]:
         """Computes the nats of each scored note by field, `[notes]`."""
@@ -122,9 +107,8 @@ class Ngram:
 
     where C counts in the train split, p_0 is the histogram, and the weight w depends on the context's count:
     interpolated estimation (Jelinek and Mercer 1980, Interpolated estimation of Markov source parameters from sparse
-    data). The weights of a context, one for each bit length of n_k, maximize the likelihood of the validation split by
-    expectation maximization. A context that does not raise it is left out, so the validation split chooses the order of
-    the n-gram too.
+    data). The weights, one for each bit length of n_k, maximize the likelihood of the validation split; a context that
+    does not raise it is left out.
 
     Pitches are counted as intervals from the previous pitch, modulo 128: music is alike in all keys, and after a given
     pitch, intervals and pitches are equivalent. Times are counted in bins, five to a doubling; within a bin the
@@ -176,12 +160,7 @@ def _motion(notes: _ScoredNotes) -> Ints:
 
 def _time(field: str, back: int, classes: Ints) -> _Part:
     """Returns the class of a time of the note, or of the note `back` before."""
-
-    def part(notes: _ScoredNotes) -> Ints:
-        tick = notes.values(field, back)
-        return np.where(tick < 0, _ABSENT, classes[tick])
-
-    return part
+    return lambda notes: np.where((tick := notes.values(field, back)) < 0, _ABSENT, classes[tick])
 
 
 def _times(field: str, last: int, classes: Ints) -> _Context:
@@ -230,23 +209,15 @@ _CONTEXTS: Final[dict[ScoredField, Sequence[_Context]]] = {
 }
 
 
-class _Level(NamedTuple):
-    """A context, the counts of what followed it, and its weights by size, `[sizes]`."""
-
-    parts: _Context
-    counts: "_Counts"
-    weights: Floats
-
-
 class _Chain:
-    """The contexts of one field."""
+    """The contexts of one field, each with the counts of what followed it, and its weights by size, `[sizes]`."""
 
     def __init__(self, field: ScoredField, histogram: Floats, train: _ScoredNotes, validation: _ScoredNotes) -> None:
         self._field = field
         self._bins = np.arange(PITCHES) if field == "pitch" else _FINE
         self._histogram = histogram
         self._bin_probability = np.bincount(self._bins, histogram).astype(np.float64)
-        self._levels: list[_Level] = []
+        self._levels: list[tuple[_Context, _Counts, Floats]] = []
         train_symbols, symbols = self._symbols(train), self._symbols(validation)
         probability = self._prior(validation)
         for parts in _CONTEXTS[field]:
@@ -255,7 +226,7 @@ class _Chain:
             weights = _fit_weights(share, size, probability)
             mixed = _mix(share, weights[size], probability)
             if np.sum(np.log(mixed)) > np.sum(np.log(probability)):
-                self._levels.append(_Level(parts, counts, weights))
+                self._levels.append((parts, counts, weights))
                 probability = mixed
 
     def nats(self, notes: _ScoredNotes) -> Floats:
@@ -285,15 +256,10 @@ def _mix(share: Floats, weight: Floats, probability: Floats) -> Floats:
 
 
 def _fit_weights(share: Floats, size: Ints, probability: Floats) -> Floats:
-    """Fits the weight of a context by its size: `[sizes]`.
+    """Fits the weight of a context by its size, `[sizes]`, on validation notes.
 
     Each iteration sets a weight to the mean posterior probability that a note of that size was drawn from the context
     (Dempster, Laird and Rubin 1977, Maximum likelihood from incomplete data via the EM algorithm).
-
-    Args:
-        share: frequency of each validation note after its context, `[notes]`.
-        size: bit length of that context's count, `[notes]`.
-        probability: of each validation note without this context, `[notes]`.
     """
     notes = np.bincount(size, minlength=_SIZES)
     weights = np.full(_SIZES, 0.5)  # kept where no validation note has the size
@@ -308,10 +274,7 @@ def _fit_weights(share: Floats, size: Ints, probability: Floats) -> Floats:
 
 def _pack(parts: _Context, notes: _ScoredNotes) -> Ints:
     """Packs the context of each scored note into one number, with room for a symbol below: `[notes]`."""
-    packed = parts[0](notes)
-    for part in parts[1:]:
-        packed = packed << _BITS | part(notes)
-    return packed << _BITS
+    return functools.reduce(lambda packed, part: packed << _BITS | part(notes), parts[1:], parts[0](notes)) << _BITS
 
 
 class _Counts:

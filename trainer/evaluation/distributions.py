@@ -1,5 +1,6 @@
 """Distributions of notes and their distance (NumPy only)."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -23,13 +24,7 @@ def _time_edges() -> NDArray[np.int64]:
 
 
 class Distribution(NamedTuple):
-    """Title and bins of a distribution.
-
-    Attributes:
-        title: with the unit.
-        edges: `[bins + 1]`; bin b has the values from `edges[b]` to below `edges[b + 1]`. The first and the last bin
-            also have the values beyond them.
-    """
+    """Title with the unit, and edges of the bins, `[bins + 1]`; the outer bins have the values beyond them too."""
 
     title: str
     edges: NDArray[np.int64]
@@ -52,12 +47,7 @@ Counts = Mapping[str, NDArray[np.int64]]
 
 
 def count_bins(notes: Notes, first: int = 0) -> Counts:
-    """Counts the bins of `DISTRIBUTIONS` in `notes[first:]`.
-
-    Args:
-        notes: at least two.
-        first: the first note to count. Its interval, step and polyphony depend on the notes before it.
-    """
+    """Counts the bins of `DISTRIBUTIONS` in `notes[first:]`, at least two notes; some depend on the notes before."""
     successor = max(first, 1)  # The first note of a performance has neither an interval nor a step.
     pitch = notes.pitch.astype(np.int64)
     values = {
@@ -74,12 +64,8 @@ def count_bins(notes: Notes, first: int = 0) -> Counts:
 
 
 def sum_counts(parts: Iterable[Counts]) -> Counts:
-    """Adds up the counts of several performances."""
-    sums = {name: np.zeros(len(distribution.edges) - 1, np.int64) for name, distribution in DISTRIBUTIONS.items()}
-    for part in parts:
-        for name, values in sums.items():
-            values += part[name]
-    return sums
+    """Adds up the counts of one or more performances."""
+    return functools.reduce(lambda total, part: {name: total[name] + part[name] for name in DISTRIBUTIONS}, parts)
 
 
 def _bin_values(values: NDArray, edges: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -98,15 +84,9 @@ def polyphony(notes: Notes) -> NDArray[np.int64]:
 
 
 def notes_per_second(onset_us: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Computes onsets per second in successive windows of `WINDOW_US` from the first onset.
+    """Computes onsets per second in successive windows of `WINDOW_US` from the first onset, `[windows]`.
 
     The incomplete last window is left out, unless it is the only one.
-
-    Args:
-        onset_us: `[notes]`, microseconds, ascending.
-
-    Returns:
-        `[windows]`.
     """
     window = (onset_us - onset_us[0]) // WINDOW_US
     return np.bincount(window)[: max(int(window[-1]), 1)] / (WINDOW_US / 1e6)
@@ -128,10 +108,6 @@ def overlap(counts: NDArray[np.int64], others: NDArray[np.int64]) -> float:
 
     This is the overlapping coefficient of Inman and Bradley (1989). Yang and Lerch (2020, On the evaluation of
     generative models in music) smooth with a kernel first; without a kernel there is no bandwidth to choose.
-
-    Args:
-        counts: `[bins]`, at least one above 0.
-        others: likewise, `[bins]`.
     """
     return float(np.minimum(to_shares(counts), to_shares(others)).sum())
 
@@ -140,10 +116,6 @@ def divergence(counts: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
     """Computes the Kullback-Leibler divergence of a histogram from that of held-out music, in nats.
 
     A thousandth of both is first spread over all bins, so a bin that held-out music lacks has a finite cost.
-
-    Args:
-        counts: `[bins]`, at least one above 0.
-        held_out: likewise, `[bins]`.
     """
     share, held_out_share = ((1 - _SMOOTHING) * to_shares(bins) + _SMOOTHING / len(bins) for bins in (counts, held_out))
     return float(np.sum(share * np.log(share / held_out_share)))
@@ -154,18 +126,9 @@ def measure_distances(
 ) -> dict[str, DistributionDistance]:
     """Measures the distance of continuations' distributions from those of held-out music of other pieces.
 
-    The pieces are divided at random into two halves, and the continuations of each half are compared with the
-    performances of the other half. The result is the mean over 100 divisions, which do not change from call to call: a
-    single division depends on which piece falls into which half.
-
-    Args:
-        continuations: the counts of each.
-        pieces: of each continuation.
-        held_out: the counts of each performance.
-        held_out_pieces: of each performance; at least two, and all of `pieces`.
-
-    Returns:
-        The distance for each of `DISTRIBUTIONS`.
+    The pieces, at least two, are divided at random into two halves, and the continuations of each half are compared
+    with the performances of the other half. The result is the mean over 100 fixed divisions: a single one depends on
+    which piece falls into which half.
     """
     names, held_out_piece = np.unique(held_out_pieces, return_inverse=True)
     piece = np.searchsorted(names, pieces)

@@ -15,7 +15,7 @@ from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES, Notes, ticks
 from trainer.evaluation.distributions import DISTRIBUTIONS, Counts, count_bins, entropy, measure_distances, sum_counts
-from trainer.workdir.formats import CONTINUATIONS, Continuation, DistributionDistance, MusicKind, Summary
+from trainer.workdir.formats import CONTINUATIONS, GenerationMetrics, MusicKind, Summary
 
 PRIMER_NOTES: Final = 128
 CONTINUATION_NOTES: Final = 512
@@ -35,19 +35,10 @@ PER_CONTINUATION: Final = ("pitch_class_entropy", "longest_loop", "repeated_8gra
 
 
 def select_performances(lengths: Sequence[int], pieces: Sequence[str]) -> list[int]:
-    """Selects the performances that are long enough for a primer and a continuation.
+    """Returns the indices of the performances that are long enough for a primer and a continuation.
 
     They are in the order in which they are continued: one of each piece by the pieces' names, then a second of each.
-
-    Args:
-        lengths: the notes of each performance.
-        pieces: of each performance.
-
-    Returns:
-        Indices of performances.
-
-    Raises:
-        UserError: fewer than two pieces have such a performance.
+    It raises UserError if fewer than two pieces have such a performance.
     """
     ranked: list[tuple[int, str, int]] = []
     seen: Counter[str] = Counter()
@@ -81,18 +72,6 @@ class Music(NamedTuple):
     pieces: Sequence[str]
 
 
-class GenerationMetrics(NamedTuple):
-    """Metrics of generated and of real continuations, under the names of generated-SPLIT.json."""
-
-    distributions: dict[str, dict[Continuation, DistributionDistance]]
-    mean_overlap: dict[Continuation, float]
-    pitch_class_entropy: dict[Continuation, Summary]
-    longest_loop: dict[Continuation, Summary]
-    repeated_8grams: dict[Continuation, Summary]
-    copied_run: dict[Continuation, Summary]
-    counts: dict[MusicKind, dict[str, list[int]]]
-
-
 def compare_generated(
     generated: Music, real: Music, held_out: Music, train: Sequence[Notes], *, first: int
 ) -> GenerationMetrics:
@@ -106,33 +85,34 @@ def compare_generated(
         first: notes of each primer. They are not counted themselves.
     """
     reference = [count_bins(notes) for notes in held_out.notes]
-    counts: dict[MusicKind, Counts] = {"held_out": sum_counts(reference)}
-    distances: dict[Continuation, dict[str, DistributionDistance]] = {}
-    summaries: dict[str, dict[Continuation, Summary]] = {name: {} for name in PER_CONTINUATION}
-    for kind, music in zip(CONTINUATIONS, (generated, real), strict=True):
-        parts = [count_bins(notes, first) for notes in music.notes]
-        counts[kind] = sum_counts(parts)
-        distances[kind] = measure_distances(parts, music.pieces, reference, held_out.pieces)
-        for name, values in _measure_continuations([notes[first:] for notes in music.notes], train).items():
-            summaries[name][kind] = Summary(float(np.mean(values)), values.max().item())
+    music = dict(zip(CONTINUATIONS, (generated, real), strict=True))
+    parts = {kind: [count_bins(notes, first) for notes in music[kind].notes] for kind in music}
+    distances = {kind: measure_distances(parts[kind], music[kind].pieces, reference, held_out.pieces) for kind in music}
+    summaries = {kind: _summarize([notes[first:] for notes in music[kind].notes], train) for kind in music}
+    counts: dict[MusicKind, Sequence[Counts]] = {
+        "held_out": reference,
+        "generated": parts["generated"],
+        "real": parts["real"],
+    }
     return GenerationMetrics(
-        distributions={name: {kind: distances[kind][name] for kind in CONTINUATIONS} for name in DISTRIBUTIONS},
+        distributions={name: {kind: distances[kind][name] for kind in music} for name in DISTRIBUTIONS},
         mean_overlap={
-            kind: float(np.mean([distance.overlap for distance in distances[kind].values()])) for kind in CONTINUATIONS
+            kind: float(np.mean([distance.overlap for distance in distances[kind].values()])) for kind in music
         },
-        counts={kind: {name: bins.tolist() for name, bins in total.items()} for kind, total in counts.items()},
-        **summaries,
+        counts={kind: {name: bins.tolist() for name, bins in sum_counts(counts[kind]).items()} for kind in counts},
+        **{name: {kind: summaries[kind][name] for kind in music} for name in PER_CONTINUATION},
     )
 
 
-def _measure_continuations(continuations: Sequence[Notes], train: Sequence[Notes]) -> dict[str, NDArray]:
-    """Computes the metrics that each continuation has for itself, `[continuations]`."""
-    return {
+def _summarize(continuations: Sequence[Notes], train: Sequence[Notes]) -> dict[str, Summary]:
+    """Computes the metrics that each continuation has for itself."""
+    values = {
         "pitch_class_entropy": np.array([pitch_class_entropy(notes) for notes in continuations]),
         "longest_loop": np.array([longest_loop(notes) for notes in continuations]),
         "repeated_8grams": np.array([repeated_8grams(notes) for notes in continuations]),
         "copied_run": copied_runs(continuations, train),
     }
+    return {name: Summary(float(np.mean(numbers)), numbers.max().item()) for name, numbers in values.items()}
 
 
 def pitch_class_entropy(notes: Notes) -> float:
@@ -169,16 +149,11 @@ def repeated_8grams(notes: Notes) -> float:
 
 
 def copied_runs(excerpts: Sequence[Notes], train: Sequence[Notes]) -> NDArray[np.int64]:
-    """Finds the longest run of notes of each excerpt that occurs in one of the training performances.
+    """Counts the notes of each excerpt's longest run that occurs in a training performance, `[excerpts]`; 0 for none.
 
-    Runs are equal if their intervals are, and their steps are in the same classes: below 40 ms, 80, 160, 320, 640,
-    1280 ms, or longer. This finds transposed copies, and copies with a slightly different rhythm.
-
-    The search starts with all pairs of positions that agree in one move, and extends them by one move at a time. It
-    compares moves, not hashes. Few pairs agree for more than some notes.
-
-    Returns:
-        The number of notes of each excerpt's longest run, `[excerpts]`; 0 where no two successive notes occur.
+    Runs are equal if their intervals are, and their steps are in the same classes. This finds transposed copies, and
+    copies with a slightly different rhythm. The search extends all pairs of positions that agree by one move at a time:
+    few agree for more than some notes.
     """
     corpus = _moves(train, end=_MOVES)
     query = _moves(excerpts, end=_MOVES + 1)

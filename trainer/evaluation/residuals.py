@@ -22,14 +22,9 @@ class TimeResiduals(NamedTuple):
 
 
 def residual_nats(density: ResidualDensity, predicted: Floats, tick: Ints) -> Floats:
-    """Computes the negative log mass of each note's tick, `[notes]`.
+    """Computes the negative log mass of each note's tick around its predicted time in seconds, `[notes]`.
 
-    The density is integrated over the tick's 10 ms. Tick 0 takes everything below, the last tick everything above.
-
-    Args:
-        density: around a predicted time.
-        predicted: seconds, `[notes]`.
-        tick: of each note, `[notes]`.
+    Tick 0 takes all mass below its 10 ms too, the last tick all mass above.
     """
     edges = (tick * TICK_US - TICK_US // 2) * 1e-6
     low = np.where(tick == 0, -np.inf, (edges - predicted - density.centre) / density.scale)
@@ -44,12 +39,7 @@ def residual_nats(density: ResidualDensity, predicted: Floats, tick: Ints) -> Fl
 
 
 def fit_density(predicted: Floats, target_us: Ints) -> ResidualDensity:
-    """Fits a Laplace and a Gaussian density; returns the one with fewer nats/note.
-
-    Args:
-        predicted: seconds, `[notes]`.
-        target_us: the notes' times in microseconds, `[notes]`.
-    """
+    """Fits a Laplace and a Gaussian density around predicted seconds; returns the one with fewer nats/note."""
     error = target_us * 1e-6 - predicted
     median = float(np.median(error))
     candidates = [
@@ -63,14 +53,7 @@ def fit_density(predicted: Floats, target_us: Ints) -> ResidualDensity:
 def score_with_residuals(
     outputs: Mapping[str, Floats], step_us: Ints, duration_us: Ints, residuals: TimeResiduals
 ) -> NoteScores:
-    """Scores notes by predicted times and residual densities.
-
-    Args:
-        outputs: by name, `[notes]`: nats and hits of the pitch, and the predicted `step` and `duration` in seconds.
-        step_us: microseconds, `[notes]`.
-        duration_us: microseconds, `[notes]`.
-        residuals: the densities.
-    """
+    """Scores notes by the outputs of a regression model, `[notes]` each, and residual densities."""
     step_tick = ticks(step_us)
     predicted_tick = ticks(np.maximum(np.rint(outputs["step"] * 1e6), 0).astype(np.int64))
     return NoteScores(

@@ -1,10 +1,7 @@
 """Nats per note of a model on a split, by field, on the 10 ms grid.
 
-The score is the negative log likelihood of pitch, step and duration, times as ticks 0…1000
-(`sostenuto.music.notes.ticks`), over every note of a performance after its first. It depends neither on loss weights
-nor on the length of training windows, so it compares any two models.
-
-`trainer.evaluation.statistics` computes means and confidence intervals from the scores of the notes.
+The score is the negative log likelihood of pitch, step and duration, times as ticks, of every note of a performance
+after its first. It depends neither on loss weights nor on training windows, so it compares any two models.
 """
 
 from typing import TypeAlias
@@ -21,10 +18,6 @@ from trainer.model import time_distribution
 from trainer.model.heads import DensityHeads
 from trainer.model.next_note import ModelState, NextNoteModel
 
-_CHUNK = 256  # notes per call of a model that carries its state
-_LANES = 64  # performances that such a model reads at once
-_WINDOWS = 1024  # windows per call of a last-position model
-
 Outputs: TypeAlias = dict[str, np.ndarray]
 """Outputs of scored notes by name, `[notes]` each."""
 
@@ -36,9 +29,7 @@ class Scorer:
     position alone reads, for each note, the `seq_length` notes before it, or fewer at a performance's start.
     """
 
-    def __init__(
-        self, model: NextNoteModel, *, chunk: int = _CHUNK, lanes: int = _LANES, windows: int = _WINDOWS
-    ) -> None:
+    def __init__(self, model: NextNoteModel, *, chunk: int = 256, lanes: int = 64, windows: int = 1024) -> None:
         """Compiles nothing yet: that happens at the first call.
 
         Args:
@@ -53,7 +44,7 @@ class Scorer:
         compute_outputs = _density_outputs if self._has_densities else _regression_outputs
 
         def notes_spec(*shape: int | None) -> NoteTensors:
-            return NoteTensors(*(tf.TensorSpec(shape, tf.int32) for _ in NoteTensors._fields))
+            return NoteTensors(*[tf.TensorSpec(shape, tf.int32)] * len(NoteTensors._fields))
 
         state_spec = tf.nest.map_structure(
             lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), model.initial_state(1)
@@ -87,7 +78,7 @@ class Scorer:
         """
         if not len(table.notes):
             # With more workers than performances, a worker's share is empty.
-            return NoteScores(*(np.empty(0) for _ in NoteScores._fields))
+            return NoteScores(*[np.empty(0)] * len(NoteScores._fields))
         outputs = self._read(table, activity)
         if self._has_densities:
             return NoteScores(**outputs)
@@ -95,12 +86,7 @@ class Scorer:
         return score_with_residuals(outputs, *_scored_times(table), residuals)
 
     def fit_residuals(self, table: NoteTable, *, activity: str | None = None) -> TimeResiduals:
-        """Fits densities around the predicted times of a model without densities.
-
-        Args:
-            table: the validation split.
-            activity: description of the progress, such as "reading validation"; None shows no progress.
-        """
+        """Fits densities around the times that a model without densities predicts in a table, the validation split."""
         outputs = self._read(table, activity)
         step_us, duration_us = _scored_times(table)
         return TimeResiduals(fit_density(outputs["step"], step_us), fit_density(outputs["duration"], duration_us))
@@ -179,12 +165,8 @@ def _regression_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteTens
     """Computes the scores of pitches; step and duration are the predicted seconds."""
     predicted = model.heads.predict_fields(hidden)
     nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=notes.pitch, logits=predicted["pitch"])
-    return {
-        "pitch": nats,
-        "step": predicted["step"],
-        "duration": predicted["duration"],
-        **_pitch_hits(predicted["pitch"], notes.pitch),
-    }
+    times = {field: predicted[field] for field in ("step", "duration")}
+    return {"pitch": nats, **times, **_pitch_hits(predicted["pitch"], notes.pitch)}
 
 
 def _pitch_hits(logits: tf.Tensor, pitch: tf.Tensor) -> dict[str, tf.Tensor]:

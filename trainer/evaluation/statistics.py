@@ -6,13 +6,13 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.workdir.formats import ComposerScores, NatsPerNote, ScoredField
+from trainer.workdir.formats import ComposerScores, NatsPerNote, ScoredField, SplitScores
 
 FIELDS: Final[tuple[ScoredField, ...]] = ("pitch", "step", "duration")
 """The fields of a note that are scored."""
 
 _RESAMPLES: Final = 10_000
-_CONFIDENCE: Final = 0.95
+_TAILS: Final = (1 - 0.975, 0.975)  # of a 95% interval
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,31 +32,17 @@ class NoteScores(NamedTuple):
     step_within_30ms: Floats
 
 
-class SplitScores(NamedTuple):
-    """Means over the scored notes of a split, under the names of evaluation-SPLIT.json."""
-
-    nats_per_note: NatsPerNote
-    pitch_top1: float
-    pitch_top5: float
-    step_within_30ms: float
-    notes: int
-
-
 def sum_scores(scores: NoteScores) -> list[float]:
     """Returns the sum of each score over all notes, then the number of notes; parts of a split add up."""
     return [*(float(np.sum(values)) for values in scores), float(len(scores.pitch))]
 
 
 def compute_metrics(sums: Sequence[float]) -> SplitScores:
-    """Returns the means of a split.
-
-    Args:
-        sums: the result of `sum_scores`, for a split or added up over its parts.
-    """
+    """Returns the means of a split from the result of `sum_scores`, or from several added up."""
     *values, notes = sums
     means = {name: value / notes for name, value in zip(NoteScores._fields, values, strict=True)}
     nats = with_total({field: means.pop(field) for field in FIELDS})
-    return SplitScores(nats, notes=int(notes), **means)
+    return SplitScores(nats_per_note=nats, notes=int(notes), **means)
 
 
 def with_total(nats: NatsPerNote) -> NatsPerNote:
@@ -64,40 +50,25 @@ def with_total(nats: NatsPerNote) -> NatsPerNote:
     return {**nats, "total": sum(nats.values())}
 
 
-def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField, tuple[float, float]]:
-    """Computes 95% confidence intervals of nats/note over performances, by field and in total.
+def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField, tuple[float, float]] | None:
+    """Computes 95% intervals of nats/note; None if fewer than two performances have a scored note.
 
     The percentile bootstrap (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13) resamples
-    performances, not notes, since the notes of a performance are alike. Equal scores give equal intervals.
-
-    Args:
-        scores: of a split.
-        lengths: `[performances]`, notes of each, its first one included.
-
-    Returns:
-        The lower and upper end of each interval.
+    performances, `lengths` notes each, since the notes of a performance are alike. Equal scores give equal intervals.
     """
     nats, scored = _sum_by_performance(scores, lengths)
+    if np.count_nonzero(scored) < 2:
+        return None
     draws = np.random.default_rng(0).multinomial(len(scored), np.full(len(scored), 1 / len(scored)), _RESAMPLES)
     notes = draws @ scored
     # A sample of performances of a single note has no mean.
     means = (draws[notes > 0] @ nats) / notes[notes > 0, np.newaxis]
-    tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(np.column_stack([means, means.sum(axis=1)]), [tail, 1 - tail], axis=0).tolist()
+    low, high = np.quantile(np.column_stack([means, means.sum(axis=1)]), _TAILS, axis=0).tolist()
     return dict(zip((*FIELDS, "total"), zip(low, high, strict=True), strict=True))
 
 
 def score_composers(scores: NoteScores, lengths: Ints, composers: Sequence[str]) -> dict[str, ComposerScores]:
-    """Computes the scores of each composer's performances.
-
-    Args:
-        scores: of a split.
-        lengths: `[performances]`, notes of each, its first one included.
-        composers: of each performance; "" becomes "unknown".
-
-    Returns:
-        Scores by name, in order; a composer without a scored note is left out.
-    """
+    """Computes the scores of each composer's performances, of `lengths` notes each; "" becomes "unknown"."""
     nats, scored = _sum_by_performance(scores, lengths)
     names = np.array([composer or "unknown" for composer in composers])
     by_composer = {}
@@ -113,6 +84,6 @@ def _sum_by_performance(scores: NoteScores, lengths: Ints) -> tuple[Floats, Ints
     """Returns the nats of each performance, `[performances, fields]`, and its scored notes, `[performances]`."""
     scored = np.maximum(lengths - 1, 0)
     ends = np.cumsum(scored)
-    nats = np.stack([getattr(scores, field) for field in FIELDS], axis=1)
-    cumulative = np.concatenate([np.zeros((1, nats.shape[1])), np.cumsum(nats, axis=0)])
+    nats = np.column_stack(scores[: len(FIELDS)])
+    cumulative = np.concatenate([np.zeros((1, len(FIELDS))), np.cumsum(nats, axis=0)])
     return cumulative[ends] - cumulative[ends - scored], scored

@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from sostenuto.html.axes import Axis, continuous
 from sostenuto.html.charts import Figure, Series, plot
 from trainer.reporting.load import RunReport
-from trainer.workdir.formats import MetricsRecord
-
-FIELDS: Final = ("pitch", "step", "duration")
+from trainer.workdir.formats import SCORED_FIELDS, MetricsRecord
 
 _MAX_POINTS: Final = 400  # of a curve; more would be indistinguishable
 _MAX_DOTS: Final = 60  # of a curve whose points are marked
 _MAX_ROWS: Final = 40  # of the table of scores
 _WARM_UP: Final = 0.03  # fraction of the train_steps at the start, while the loss falls from its random value
+_FIELDS: Final = SCORED_FIELDS[1:]
 
-Points = list[tuple[float, float]]
+T = TypeVar("T")
 
 
 class _Panel(NamedTuple):
@@ -30,8 +29,8 @@ class _Panel(NamedTuple):
 
 _PANELS: Final = (
     _Panel("loss", "weighted, as it is minimized", ("loss",)),
-    _Panel("total", "nats/note", tuple(f"{field}_nll" for field in FIELDS), ("val_nats",)),
-    *(_Panel(field, "nats/note", (f"{field}_nll",), (f"val_{field}_nll",)) for field in FIELDS),
+    _Panel("total", "nats/note", tuple(f"{field}_nll" for field in _FIELDS), ("val_nats",)),
+    *(_Panel(field, "nats/note", (f"{field}_nll",), (f"val_{field}_nll",)) for field in _FIELDS),
     _Panel("velocity", "nats/note", ("velocity_nll",)),
     _Panel("step", "squared error, seconds²", ("step_mse",)),
     _Panel("duration", "squared error, seconds²", ("duration_mse",)),
@@ -45,13 +44,10 @@ def plot_curves(report: RunReport) -> list[Figure]:
     along = continuous(0, last, count=4)
     figures = []
     for panel in _PANELS:
-        series = []
-        if training := _points(records, panel.training):
-            series.append(_series("training", "train thin", training, "{:.3f}"))
-        if panel.validation and (validation := _points(records, panel.validation)):
-            kind = "validation dots" if len(validation) <= _MAX_DOTS else "validation"
-            series.append(_series("validation", kind, validation, "{:.3f}"))
-        if series:
+        training, validation = _points(records, panel.training), _points(records, panel.validation)
+        dots = " dots" if len(validation) <= _MAX_DOTS else ""
+        curves = [("training", "train thin", training), ("validation", f"validation{dots}", validation)]
+        if series := [_series(name, kind, points, "{:.3f}") for name, kind, points in curves if points]:
             figures.append(_plot(panel.title, panel.unit, series, along, _late_range(series, last)))
     for title, unit, metric, form in (
         ("learning rate", "of the next update", "learning_rate", "{:.3g}"),
@@ -63,25 +59,27 @@ def plot_curves(report: RunReport) -> list[Figure]:
     return figures
 
 
-def select_scored_records(report: RunReport) -> list[MetricsRecord]:
-    """Returns the records with a validation score, thinned to what a table has room for; keeps the last one."""
-    records = report.scored_records
-    return records[::-1][:: max(-(-len(records) // _MAX_ROWS), 1)][::-1]
+def select_scored_records(report: RunReport) -> Sequence[MetricsRecord]:
+    """Returns the records with a validation score, thinned to what a table has room for."""
+    return _thin([record for record in report.records if record.val_nats is not None], _MAX_ROWS)
 
 
-def _points(records: Sequence[MetricsRecord], metrics: Sequence[str]) -> Points:
-    """Returns (train_step, sum of some metrics) of the records that have them all, thinned; keeps the last point."""
-    points = [
-        (float(record.train_step), float(sum(getattr(record, metric) for metric in metrics)))
-        for record in records
-        if all(getattr(record, metric) is not None for metric in metrics)
-    ]
-    points = [point for point in points if math.isfinite(point[1])]
-    gap = max(-(-len(points) // _MAX_POINTS), 1)
-    return points[::-1][::gap][::-1]
+def _points(records: Sequence[MetricsRecord], metrics: Sequence[str]) -> Sequence[tuple[float, float]]:
+    """Returns (train_step, sum of some metrics) of the records that have them all, thinned."""
+    points = []
+    for record in records if metrics else []:
+        values = [getattr(record, metric) for metric in metrics]
+        if None not in values and math.isfinite(sum(values)):
+            points.append((float(record.train_step), float(sum(values))))
+    return _thin(points, _MAX_POINTS)
 
 
-def _series(name: str, kind: str, points: Points, form: str) -> Series:
+def _thin(values: Sequence[T], limit: int) -> Sequence[T]:
+    """Returns evenly spaced values, no more than the limit; keeps the last one."""
+    return values[::-1][:: max(-(-len(values) // limit), 1)][::-1]
+
+
+def _series(name: str, kind: str, points: Sequence[tuple[float, float]], form: str) -> Series:
     at = [f"train_step {train_step:,.0f}" for train_step, _ in points]
     return Series(name, kind, points, at, [form.format(value) for _, value in points])
 

@@ -2,98 +2,90 @@
 
 from trainer.evaluation.generation_metrics import COMPARED_NOTES, CONTINUATION_NOTES, PRIMER_NOTES
 from trainer.generation.samples import SAMPLES_NAME
-from trainer.reporting import diagnostics, music_diagnostics
-from trainer.reporting.diagnostics import Diagnostic
+from trainer.reporting import music_diagnostics, score_diagnostics
 from trainer.reporting.load import RunReport
-from trainer.reporting.scores import compare_with_ngram
-from trainer.workdir.formats import Evaluation, GenerationEvaluation
+from trainer.reporting.score_diagnostics import Diagnostic
+from trainer.workdir.formats import GenerationEvaluation, SplitRecord
 
 
 def diagnose(report: RunReport) -> list[Diagnostic]:
     """Returns all diagnostics of a run, warnings first."""
-    result = [*diagnostics.diagnose_training(report), *_diagnose_other_datasets(report)]
-    if not report.evaluations:
-        result.append(not_evaluated(report))
+    result = score_diagnostics.diagnose_training(report)
+    result += [_diagnose_other_dataset(report, record) for record in report.other_datasets]
     for evaluation in report.evaluations.values():
-        result += diagnostics.diagnose_evaluation(evaluation, report)
-        result += _diagnose_stale_scores(report, evaluation, "The evaluation")
-    if not report.generated:
-        result.append(not_compared(report))
+        result += score_diagnostics.diagnose_evaluation(evaluation, report)
+        result += _diagnose_stale_record(report, evaluation, "The evaluation")
     for generated in report.generated.values():
         result += music_diagnostics.diagnose_generated(generated, report)
-        result += _diagnose_stale_scores(report, generated, "The comparison with real music", "--generated")
+        result += _diagnose_stale_record(report, generated, "The comparison with real music")
     if report.samples:
         if not report.generated:
             result += music_diagnostics.diagnose_samples(report)
         advice = f"Remove {SAMPLES_NAME}/ from the workdir, then: {report.command('report')}"
         result += _diagnose_stale(report, report.samples.index.train_step, "The music below", advice)
-    return sorted(result, key=lambda diagnostic: not diagnostic.is_warning)
+    if not report.evaluations:
+        result.append(_not_evaluated(report))
+    if not report.generated:
+        result.append(_not_compared(report))
+    return result
 
 
 def checked_for(report: RunReport) -> list[str]:
     """Returns the problems that this workdir's files can show."""
-    has_ngram = any(compare_with_ngram(evaluation) for evaluation in report.evaluations.values())
-    return [
-        *(["overfitting"] if len(report.scores) > 1 else []),
-        *(["copied music", "repetition"] if report.generated else []),
-        *(["a rhythm that has collapsed"] if report.generated or report.samples else []),
-        *(["counting that does as well"] if has_ngram else []),
-    ]
+    problems = {
+        "overfitting": len(report.scores) > 1,
+        "copied music": report.generated,
+        "repetition": report.generated,
+        "a rhythm that has collapsed": report.generated or report.samples,
+        "an n-gram that does as well": any(map(score_diagnostics.compare_with_ngram, report.evaluations.values())),
+    }
+    return [problem for problem, can_show in problems.items() if can_show]
 
 
-def not_evaluated(report: RunReport) -> Diagnostic:
-    """Returns the diagnostic of a run without an evaluation."""
-    title = "Not evaluated yet"
+def _not_evaluated(report: RunReport) -> Diagnostic:
     if report.scorable_split is None:
-        return Diagnostic(
-            title,
-            "The dataset has no notes to score it on.",
-            "Preprocess the corpus again with shares for validation and test, such as --split_fractions=0.8,0.1,0.1.",
-            is_warning=False,
+        detail = "The dataset has no notes to score it on."
+        advice = (
+            "Preprocess the corpus again with shares for validation and test, such as --split_fractions=0.8,0.1,0.1."
         )
-    command = report.command("evaluate", f"--split={report.scorable_split}")
-    return Diagnostic(title, "No split has been scored note by note.", f"Score one: {command}", is_warning=False)
+    else:
+        detail = "No split has been scored note by note."
+        advice = f"Score one: {report.command('evaluate', f'--split={report.scorable_split}')}"
+    return Diagnostic("Not evaluated yet", detail, advice, is_warning=False)
 
 
-def not_compared(report: RunReport) -> Diagnostic:
-    """Returns the diagnostic of a run whose music was not compared with real music."""
+def _not_compared(report: RunReport) -> Diagnostic:
     if report.continuable_split is None:
-        return Diagnostic(
-            "The music cannot be compared with real music",
+        title, advice = "The music cannot be compared with real music", ""
+        detail = (
             f"That takes two pieces of {COMPARED_NOTES} notes in the test or the validation split, {PRIMER_NOTES} to "
-            f"start from and {CONTINUATION_NOTES} to compare with. The pieces of this dataset are shorter.",
-            is_warning=False,
+            f"start from and {CONTINUATION_NOTES} to compare with. The pieces of this dataset are shorter."
         )
-    command = report.command("evaluate", f"--split={report.continuable_split}", "--generated")
+    else:
+        title = "The music is not compared with real music yet"
+        detail = "Distributions, repetition and copies were not measured."
+        command = report.command("evaluate", f"--split={report.continuable_split}", "--generated")
+        advice = f"Measure them: {command}"
+    return Diagnostic(title, detail, advice, is_warning=False)
+
+
+def _evaluation_command(report: RunReport, record: SplitRecord) -> str:
+    generated = ["--generated"] if isinstance(record, GenerationEvaluation) else []
+    return report.command("evaluate", f"--split={record.split}", *generated)
+
+
+def _diagnose_other_dataset(report: RunReport, record: SplitRecord) -> Diagnostic:
     return Diagnostic(
-        "The music is not compared with real music yet",
-        "Distributions, repetition and copies were not measured.",
-        f"Measure them: {command}",
-        is_warning=False,
+        f"{record.PREFIX}-{record.split}.json is of another dataset",
+        f"It is left out here. Its dataset has the fingerprint {record.dataset[:12]}…, the run's "
+        f"{str(report.run.dataset)[:12]}….",
+        f"Evaluate on the run's dataset: {_evaluation_command(report, record)}",
     )
 
 
-def _diagnose_other_datasets(report: RunReport) -> list[Diagnostic]:
-    result = []
-    for record in report.other_datasets:
-        flags = [f"--split={record.split}", *(["--generated"] if isinstance(record, GenerationEvaluation) else [])]
-        result.append(
-            Diagnostic(
-                f"{record.PREFIX}-{record.split}.json is of another dataset",
-                f"It is left out here. Its dataset has sha256 {record.dataset[:12]}…, the run's "
-                f"{str(report.run.dataset)[:12]}….",
-                f"Evaluate on the run's dataset: {report.command('evaluate', *flags)}",
-            )
-        )
-    return result
-
-
-def _diagnose_stale_scores(
-    report: RunReport, evaluation: Evaluation | GenerationEvaluation, subject: str, *flags: str
-) -> list[Diagnostic]:
-    split = evaluation.split
-    advice = f"Evaluate again: {report.command('evaluate', f'--split={split}', *flags)}"
-    return _diagnose_stale(report, evaluation.train_step, f"{subject} ({split} split)", advice)
+def _diagnose_stale_record(report: RunReport, record: SplitRecord, subject: str) -> list[Diagnostic]:
+    advice = f"Evaluate again: {_evaluation_command(report, record)}"
+    return _diagnose_stale(report, record.train_step, f"{subject} ({record.split} split)", advice)
 
 
 def _diagnose_stale(report: RunReport, train_step: int, subject: str, advice: str) -> list[Diagnostic]:

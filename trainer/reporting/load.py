@@ -10,11 +10,10 @@ from typing import Final
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from sostenuto.music.histograms import Histograms
 from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.generation import samples
-from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult
+from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult, SplitRecord
 from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_run
 
 PROGRAM: Final = "sostenuto"
@@ -25,35 +24,20 @@ _EVALUATION_SPLITS: Final = ("test", "validation")  # in order of preference
 
 @dataclasses.dataclass(frozen=True)
 class RunReport:
-    """The content of a workdir.
+    """The content of a workdir; an evaluation of another dataset than the run's is kept apart."""
 
-    Attributes:
-        workdir: its path as the user named it.
-        config: config of the run.
-        run: content of run.json.
-        records: lines of metrics.jsonl by train_step, at least one.
-        result: how the run ended, or None.
-        evaluations: evaluation-SPLIT.json of the run's dataset by split, test first.
-        generated: generated-SPLIT.json likewise.
-        other_datasets: the same files of other datasets than the run's.
-        samples: content of samples/, or None.
-        manifest: the dataset, or None if it is no longer at its path.
-        continuable_split: a split with performances that are long enough to continue and compare, or None.
-        comparisons: other runs: the name that the page gives each, and its evaluation-SPLIT.json by split.
-    """
-
-    workdir: str
+    workdir: str  # as the user named it
     config: Config
     run: RunInfo
-    records: Sequence[MetricsRecord]
+    records: Sequence[MetricsRecord]  # by train_step, at least one
     result: RunResult | None
-    evaluations: Mapping[str, Evaluation]
-    generated: Mapping[str, GenerationEvaluation]
-    other_datasets: Sequence[Evaluation | GenerationEvaluation]
+    evaluations: Mapping[str, Evaluation]  # by split, test first
+    generated: Mapping[str, GenerationEvaluation]  # by split, test first
+    other_datasets: Sequence[SplitRecord]
     samples: samples.Samples | None
-    manifest: Manifest | None
-    continuable_split: str | None
-    comparisons: Sequence[tuple[str, Mapping[str, Evaluation]]]
+    manifest: Manifest | None  # None if it is no longer at its path
+    continuable_split: str | None  # one with performances that are long enough to continue and compare
+    comparisons: Sequence[tuple[str, Mapping[str, Evaluation]]]  # other runs: name, and evaluations by split
 
     @property
     def name(self) -> str:
@@ -66,11 +50,6 @@ class RunReport:
         return None if self.result is None else self.result.best_train_step or self.result.train_step
 
     @property
-    def scored_records(self) -> list[MetricsRecord]:
-        """The records with a validation score."""
-        return [record for record in self.records if record.val_nats is not None]
-
-    @property
     def scores(self) -> list[tuple[int, float]]:
         """The validation scores, as (train_step, nats/note)."""
         return [(record.train_step, record.val_nats) for record in self.records if record.val_nats is not None]
@@ -79,11 +58,6 @@ class RunReport:
     def best_score(self) -> tuple[int, float] | None:
         """The lowest validation score, as (train_step, nats/note)."""
         return min(self.scores, key=lambda score: score[1], default=None)
-
-    @property
-    def histograms(self) -> Histograms | None:
-        """Histograms of the train split, or None without the dataset."""
-        return self.manifest.histograms("train") if self.manifest else None
 
     @property
     def scorable_split(self) -> str | None:
@@ -95,13 +69,6 @@ class RunReport:
         if self.config.model == "regression" and "validation" not in filled:
             return None  # The spread of its errors is measured on the validation split.
         return filled[0] if filled else None
-
-    @property
-    def can_score_validation(self) -> bool:
-        """Whether `sostenuto evaluate` can score the validation split, as far as the workdir shows."""
-        if self.manifest is None or self.scorable_split == "validation":
-            return True
-        return self.manifest.notes("validation") > 0
 
     def comparisons_on(self, split: str) -> list[tuple[str, Evaluation]]:
         """Returns the names and evaluations of the other runs that have a score on a split."""
@@ -122,33 +89,24 @@ def load_report(
         workdir: a local path or a gs:// URI.
         named: its name on the page, if it is the local copy of a remote workdir.
         result: how the run ended, if result.json is not yet written.
-        comparisons: workdirs of other runs, whose scores are added to this run's tables.
-
-    Raises:
-        UserError: it is no workdir, has no metrics yet, a file cannot be read, or a run in `comparisons` has no score
-            of the same split and dataset.
+        comparisons: workdirs of other runs, each with a score of the same split and dataset.
     """
-    config = load_config(workdir)
-    records = load_records(workdir)
-    run = load_run(workdir)
-    if result is None:
-        result = RunResult.load_if_exists(storage.join(workdir, RESULT_NAME))
-    evaluations, generated = Evaluation.load_splits(workdir), GenerationEvaluation.load_splits(workdir)
-    other_datasets = [
-        record for records in (evaluations, generated) for record in records.values() if record.dataset != run.dataset
-    ]
-    evaluations = {split: record for split, record in evaluations.items() if record.dataset == run.dataset}
-    generated = {split: record for split, record in generated.items() if record.dataset == run.dataset}
+    config, records, run = load_config(workdir), load_records(workdir), load_run(workdir)
+    all_evaluations, all_generated = Evaluation.load_splits(workdir), GenerationEvaluation.load_splits(workdir)
+    evaluations = {split: record for split, record in all_evaluations.items() if record.dataset == run.dataset}
+    generated = {split: record for split, record in all_generated.items() if record.dataset == run.dataset}
     manifest = dataset(run)
     return RunReport(
         workdir=named or workdir,
         config=config,
         run=run,
         records=records,
-        result=result,
+        result=result or RunResult.load_if_exists(storage.join(workdir, RESULT_NAME)),
         evaluations=evaluations,
         generated=generated,
-        other_datasets=other_datasets,
+        other_datasets=[
+            record for record in (*all_evaluations.values(), *all_generated.values()) if record.dataset != run.dataset
+        ],
         samples=samples.load_samples(workdir),
         manifest=manifest,
         continuable_split=find_continuable_split(manifest) if manifest and not generated else "test",
@@ -157,11 +115,7 @@ def load_report(
 
 
 def load_records(workdir: str) -> list[MetricsRecord]:
-    """Returns the lines of metrics.jsonl by train_step, at least one.
-
-    Raises:
-        UserError: there are none, or one has a wrong format.
-    """
+    """Returns the lines of metrics.jsonl by train_step; raises UserError if there are none."""
     path = storage.join(workdir, METRICS_NAME)
     records = MetricsRecord.load_all(path) if storage.exists(path) else []
     if not records:

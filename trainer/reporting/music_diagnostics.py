@@ -6,8 +6,8 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from trainer.evaluation import distributions
-from trainer.reporting.diagnostics import TIMES, Diagnostic, Time, advise_longer_training, regularization_flags
 from trainer.reporting.load import RunReport
+from trainer.reporting.score_diagnostics import TIMES, Diagnostic, Time, advise_longer_training, regularization_flags
 from trainer.workdir.formats import CONTINUATIONS, Continuation, Field, GenerationEvaluation, Summary
 
 _COPIED_NOTES: Final = 16  # shorter runs of equal notes are common: scales, trills, cadences

@@ -1,15 +1,11 @@
-"""A workdir as one HTML page, report.html: curves, scores, diagnostics, eight samples, dataset and config.
-
-The page is made from the workdir's files, without TensorFlow. A missing part leaves a note with the command that adds
-it.
-"""
+"""A workdir as one HTML page, report.html: curves, scores, diagnostics, samples, dataset and config."""
 
 import base64
 import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from markupsafe import Markup
@@ -20,14 +16,13 @@ from sostenuto.html.elements import element
 from sostenuto.html.pages import command, environment
 from sostenuto.html.piano_roll import piano_roll
 from sostenuto.music.notes import note_name
-from sostenuto.text import duration
-from trainer.generation.samples import Sample
+from sostenuto.text import counted, duration
 from trainer.presets import preset
 from trainer.reporting import curves
-from trainer.reporting.diagnose import checked_for, diagnose, not_compared, not_evaluated
+from trainer.reporting.diagnose import checked_for, diagnose
 from trainer.reporting.distributions import plot_distributions
 from trainer.reporting.load import PROGRAM, RunReport, load_report
-from trainer.reporting.scores import compare_with_ngram, describe_ngram_gaps, ngram_gaps
+from trainer.reporting.score_diagnostics import compare_with_ngram, describe_ngram_gaps, ngram_gaps
 from trainer.workdir.formats import RunResult
 from trainer.workdir.layout import REPORT_NAME
 
@@ -37,11 +32,7 @@ _FLAG: Final = re.compile(r"(--[a-z]\w*(?:=[\w.,=]*\w)?)")
 def write(
     workdir: str, *, named: str | None = None, result: RunResult | None = None, comparisons: Sequence[str] = ()
 ) -> str:
-    """Writes the page of a workdir; returns its path. Arguments and errors are those of `load_report`.
-
-    Raises:
-        UserError: also if the page cannot be written.
-    """
+    """Writes the page of a workdir; returns its path. The arguments are those of `load_report`."""
     path = storage.join(workdir, REPORT_NAME)
     report = load_report(workdir, named=named, result=result, comparisons=comparisons)
     storage.write_bytes_atomic(path, render(report).encode())
@@ -51,16 +42,15 @@ def write(
 def render(report: RunReport) -> str:
     """Returns the page as HTML."""
     templates = environment(Path(__file__).parent)
-    templates.filters["advice"] = _mark_code
+    templates.filters |= {"advice": _mark_code, "base64": _encode, "counted": counted, "note_name": note_name}
     return templates.get_template("report.html.j2").render(
         report=report,
         diagnostics=diagnose(report),
         checked_for=checked_for(report),
-        samples=[_view_sample(index, sample) for index, sample in enumerate(_samples(report), 1)],
+        samples=report.samples.samples if report.samples else [],
+        piano_roll=piano_roll,
         curves=curves.plot_curves(report),
         scored_records=curves.select_scored_records(report),
-        not_evaluated=not_evaluated(report),
-        not_compared=not_compared(report),
         compare_with_ngram=compare_with_ngram,
         ngram_gaps=ngram_gaps,
         describe_ngram_gaps=describe_ngram_gaps,
@@ -80,6 +70,10 @@ def _mark_code(text: str) -> Markup:
     return Markup("").join([*parts, command(program + rest)] if program else parts)
 
 
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 def _training_time(report: RunReport) -> str | None:
     """Returns the time of the train_steps over all processes that trained the run; None if it is unknown."""
     targets = report.run.targets_per_epoch
@@ -88,32 +82,3 @@ def _training_time(report: RunReport) -> str | None:
     epochs = np.diff([0.0, *(record.epoch for record in report.records)])
     speeds = np.array([record.notes_per_second for record in report.records])
     return duration(float(np.sum(epochs * targets / speeds)))
-
-
-def _samples(report: RunReport) -> Sequence[Sample]:
-    return report.samples.samples if report.samples else []
-
-
-def _view_sample(index: int, sample: Sample) -> dict[str, Any]:
-    """Returns what the template shows of a sample."""
-    notes, primer_notes = sample.notes, sample.primer_notes
-    seam = notes.onset_us[primer_notes] / 1e6 if 0 < primer_notes < len(notes) else 0.0
-    low, high = (note_name(int(pitch)) for pitch in (notes.pitch.min(), notes.pitch.max()))
-    origin = f"after {sample.primer}" if sample.primer else "from silence"
-    generated = len(notes) - primer_notes
-    primer = f"{primer_notes} notes of the primer, then from {seam:.0f} seconds on " if primer_notes else ""
-    description = (
-        f"Piano roll of sample {index}, {origin}: {notes.seconds:.0f} seconds, {low} to {high}; "
-        f"{primer}{generated} notes by the model."
-    )
-    return {
-        "index": index,
-        "name": sample.name,
-        "origin": origin,
-        "generated_notes": generated,
-        "seam": seam,
-        "roll": piano_roll(notes, primer_notes, description=description),
-        "midi": base64.b64encode(sample.midi).decode(),
-        "mp3": base64.b64encode(sample.mp3).decode() if sample.mp3 else None,
-        "has_primer": primer_notes > 0,
-    }

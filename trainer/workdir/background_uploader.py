@@ -10,18 +10,12 @@ from sostenuto.errors import UnavailableError
 class BackgroundUploader:
     """Uploads snapshots in a thread; if they come faster than uploads, only the newest.
 
-    Args:
-        upload: uploads a snapshot's directory.
-        on_outage: called with the error if the storage does not answer while nobody waits.
-
-    Attributes:
-        error: the error of the last upload, or None.
-        is_awaited: whether the caller waits for the upload, and so reports an outage itself.
+    While `is_awaited` is False, `on_outage` is called with the error of a storage that does not answer.
     """
 
     def __init__(self, upload: Callable[[str], None], on_outage: Callable[[UnavailableError], None]) -> None:
         self._upload, self._on_outage = upload, on_outage
-        self.error: BaseException | None = None
+        self.error: BaseException | None = None  # of the last upload
         self.is_awaited = True
         self._changed = threading.Condition()
         self._snapshot: str | None = None
@@ -35,8 +29,7 @@ class BackgroundUploader:
     def publish(self, snapshot: str) -> None:
         """Uploads a snapshot in place of a waiting one, and deletes its directory; returns at once.
 
-        Raises:
-            BaseException: the error of the last upload, unless the storage only did not answer.
+        It raises the error of the last upload, unless the storage only did not answer.
         """
         with self._changed:
             if self.error is not None and not isinstance(self.error, UnavailableError):
@@ -67,7 +60,7 @@ class BackgroundUploader:
                     return
                 snapshot, self._snapshot, self._is_uploading = self._snapshot, None, True
                 assert snapshot is not None
-            error: BaseException | None = None
+            error = None
             try:
                 self._upload(snapshot)
             except BaseException as caught:  # Raised later, in the thread that waits.

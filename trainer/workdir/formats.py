@@ -48,16 +48,14 @@ class RunInfo(JsonRecord):
 
     def _null_keys(self) -> Collection[str]:
         # The length is recorded as a whole, `max_minutes` last.
-        names = [field.name for field in dataclasses.fields(self)]
-        return () if self.max_minutes is None else names[names.index("steps") :]
+        return () if self.max_minutes is None else [*vars(self)][[*vars(self)].index("steps") :]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetricsRecord(JsonRecord):
-    """A line of metrics.jsonl; a loss that the model does not have, or a score not measured here, is None.
+    """A line of metrics.jsonl, as `Measurements.measure` fills it; a value that was not measured is None.
 
-    `Measurements.measure` fills it. A new field needs the default None, so that older files can be read, and a row in
-    docs/workdir.md.
+    A new field needs the default None, so that older files can be read, and a row in docs/workdir.md.
     """
 
     REMEDY = "Delete the line"
@@ -79,18 +77,21 @@ class MetricsRecord(JsonRecord):
     val_pitch_top1: float | None = None
     notes_per_second: float
 
+    @property
+    def nats(self) -> float | None:
+        """Nats/note of training, of pitch, step and duration as in `val_nats`; None for a model without densities."""
+        losses = [loss for loss in (self.pitch_nll, self.step_nll, self.duration_nll) if loss is not None]
+        return sum(losses) if len(losses) == 3 else None
+
     @classmethod
     def load_all(cls, path: str) -> list[Self]:
-        """Reads metrics.jsonl in the order of train_steps; of two lines of one train_step the later one counts.
-
-        A line that is not JSON is skipped: a kill may cut one short.
-        """
+        """Reads metrics.jsonl in the order of train_steps; of two lines of one train_step the later one counts."""
         by_train_step: dict[int, Self] = {}
         for number, line in enumerate(storage.read_bytes(path).decode().splitlines(), 1):
             try:
                 value = json.loads(line)
             except ValueError:
-                continue
+                continue  # A kill may cut a line short.
             record = cls.from_json(value, f"{path}, line {number}")
             by_train_step[record.train_step] = record
         return [by_train_step[train_step] for train_step in sorted(by_train_step)]
@@ -148,21 +149,20 @@ class RunResult(JsonRecord):
     monitor: str
     reason: StopReason
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the run is complete."""
-        return self.reason.is_final
-
     def _null_keys(self) -> Collection[str]:
         return ("best",)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitRecord(JsonRecord):
     """Base class of the files that a workdir has for each split."""
 
     PREFIX: ClassVar[str]
+
     split: str
+    train_step: int
+    sustain: str | None = None
+    dataset: str
 
     @classmethod
     def path(cls, workdir: str, split: str) -> str:
@@ -174,6 +174,9 @@ class SplitRecord(JsonRecord):
         """Reads the files of a workdir by split, the test split first."""
         records = ((split, cls.load_if_exists(cls.path(workdir, split))) for split in reversed(SPLITS))
         return {split: record for split, record in records if record is not None}
+
+    def _null_keys(self) -> Collection[str]:
+        return ("sustain",)
 
 
 NatsPerNote: TypeAlias = Mapping[ScoredField, float]
@@ -198,28 +201,37 @@ class ResidualDensity(JsonRecord):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation(SplitRecord):
-    """Content of evaluation-SPLIT.json."""
-
-    PREFIX = "evaluation"
-    REMEDY = "Delete the file, then run sostenuto evaluate again"
+class SplitScores(JsonRecord):
+    """Means over the scored notes of a split."""
 
     nats_per_note: NatsPerNote
     pitch_top1: float
     pitch_top5: float
     step_within_30ms: float
     notes: int
-    confidence_95: Mapping[ScoredField, tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation(SplitScores, SplitRecord):
+    """Content of evaluation-SPLIT.json."""
+
+    PREFIX = "evaluation"
+    REMEDY = "Delete the file, then run sostenuto evaluate again"
+
+    confidence_95: Mapping[ScoredField, tuple[float, float]] | None = None
     by_composer: Mapping[str, ComposerScores]
     performances: int
-    train_step: int
-    sustain: str | None = None
-    dataset: str
     baselines: Mapping[Baseline, NatsPerNote] | None = None
     residuals: Mapping[Literal["step", "duration"], ResidualDensity] | None = None
 
     def _null_keys(self) -> Collection[str]:
-        return ("sustain", "baselines")
+        return (*super()._null_keys(), "confidence_95", "baselines")
+
+    def describe_interval(self, digits: int = 3) -> str:
+        """Returns the 95% interval of the total as "7.400 to 7.600", or a text that says why there is none."""
+        if self.confidence_95 is None:
+            return "one performance: no interval"
+        return " to ".join(f"{end:.{digits}f}" for end in self.confidence_95["total"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,11 +260,8 @@ class HeldOut(JsonRecord):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationEvaluation(SplitRecord):
-    """Content of generated-SPLIT.json."""
-
-    PREFIX = "generated"
-    REMEDY = "Delete the file, then run sostenuto evaluate --generated again"
+class GenerationMetrics(JsonRecord):
+    """Metrics of generated and of real continuations."""
 
     distributions: Mapping[str, Mapping[Continuation, DistributionDistance]]
     mean_overlap: Mapping[Continuation, float]
@@ -261,6 +270,15 @@ class GenerationEvaluation(SplitRecord):
     repeated_8grams: Mapping[Continuation, Summary]
     copied_run: Mapping[Continuation, Summary]
     counts: Mapping[MusicKind, Mapping[str, Sequence[int]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationEvaluation(GenerationMetrics, SplitRecord):
+    """Content of generated-SPLIT.json."""
+
+    PREFIX = "generated"
+    REMEDY = "Delete the file, then run sostenuto evaluate --generated again"
+
     primers: Sequence[str]
     primer_notes: int
     num_notes: int
@@ -268,12 +286,6 @@ class GenerationEvaluation(SplitRecord):
     temperature: Mapping[Field, float]
     top_p: Mapping[Field, float]
     seed: int
-    train_step: int
-    sustain: str | None = None
-    dataset: str
-
-    def _null_keys(self) -> Collection[str]:
-        return ("sustain",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,16 +305,7 @@ class ExportInfo(JsonRecord):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleEntry(JsonRecord):
-    """A sample of samples.json.
-
-    Attributes:
-        midi: its file's name.
-        primer: whose music it continues; None where it started from silence, or where the index says it for all.
-        primer_notes: notes of the primer; None where the index says it for all.
-        notes: in the file, those of the primer included; None in an index of an earlier version.
-        seconds: to the end of its last note.
-        synthesizer: what rendered its .wav file; None where there is none.
-    """
+    """A sample of samples.json; what the index records for all samples, or what it does not have, is None."""
 
     midi: str
     primer: str | None = None

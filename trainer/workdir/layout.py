@@ -65,12 +65,17 @@ def absolute(path: str) -> str:
     return path if storage.is_remote(path) else os.path.abspath(path)
 
 
-def load_dataset(workdir: str, run: RunInfo) -> Manifest:
-    """Returns the dataset that a run was trained on.
+def check_dataset(manifest: Manifest, run: RunInfo, workdir: str, *, remedy: str) -> None:
+    """Raises UserError if a dataset is not the one that a run was trained on."""
+    if manifest.sha256 != run.dataset:
+        raise UserError(
+            f"{manifest.directory}: is not the dataset that {workdir} was trained on: got the fingerprint "
+            f"{manifest.sha256[:12]}…, expected {str(run.dataset)[:12]}…. {remedy}"
+        )
 
-    Raises:
-        UserError: run.json records none, or it is no longer at its path.
-    """
+
+def load_dataset(workdir: str, run: RunInfo) -> Manifest:
+    """Returns the dataset that a run was trained on; raises UserError if it is unknown, or not at its path."""
     if not run.data:
         raise UserError(
             f"--data is missing: {workdir} does not record on which dataset it was trained. Pass --data=DIR"
@@ -84,12 +89,8 @@ def load_dataset(workdir: str, run: RunInfo) -> Manifest:
             f"{run.data}: the dataset that {workdir} was trained on is not there any more. Pass --data=DIR with the "
             "place where it is now"
         ) from error
-    if manifest.sha256 != run.dataset:
-        raise UserError(
-            f"{run.data}: is not the dataset that {workdir} was trained on: got sha256 {manifest.sha256[:12]}…, "
-            f"expected {str(run.dataset)[:12]}…. Pass --data=DIR if that one was moved, or --data={run.data} "
-            "with --output=FILE to take this one"
-        )
+    remedy = f"Pass --data=DIR if that one was moved, or --data={run.data} with --output=FILE to take this one"
+    check_dataset(manifest, run, workdir, remedy=remedy)
     return manifest
 
 
@@ -107,11 +108,7 @@ def resolved(path: str) -> str:
 
 
 def load_finished_result(config: Config, manifest: Manifest, workdir: str) -> RunResult | None:
-    """Checks that a workdir is new or belongs to this run; returns the result of a finished run, or None.
-
-    Raises:
-        UserError: it belongs to another run, or contains other files.
-    """
+    """Returns the result of a finished run, or None; raises UserError if the workdir has files of anything else."""
     config_path, result_path = os.path.join(workdir, CONFIG_NAME), os.path.join(workdir, RESULT_NAME)
     if not storage.exists(config_path):
         # A run that was killed at its start leaves its lock, or a temporary file.
@@ -123,19 +120,14 @@ def load_finished_result(config: Config, manifest: Manifest, workdir: str) -> Ru
             )
         return None
     recorded = read_config(config_path)
-    differences = mismatches(config.fixed(), recorded.fixed())
-    if differences:
+    if differences := mismatches(config.fixed(), recorded.fixed()):
         raise UserError(
             f"{workdir}: the workdir has another config: {'; '.join(differences)}. "
             "Pass the recorded values, or another --workdir"
         )
     run = load_run(workdir)
-    if run.dataset not in (None, manifest.sha256):
-        raise UserError(
-            f"{workdir}: the workdir is of another dataset: got {manifest.directory} with sha256 "
-            f"{manifest.sha256[:12]}…, expected {str(run.dataset)[:12]}…, which was {run.data}. "
-            "Pass that dataset as --data, or another --workdir"
-        )
+    if run.dataset is not None:
+        check_dataset(manifest, run, workdir, remedy=f"Pass --data={run.data}, or another --workdir")
     if recorded == config and storage.exists(result_path):
         return RunResult.load(result_path)
     return None
@@ -148,17 +140,9 @@ def fingerprint(config: Config, manifest: Manifest) -> int:
 
 
 def claim_workdir(config: Config, manifest: Manifest, workdir: str, versions: Mapping[str, str]) -> BinaryIO:
-    """Claims a workdir for a run; returns the open lock file, which excludes other processes.
+    """Claims a workdir for a run, which creates it; returns the open lock file, which excludes other processes.
 
-    Args:
-        config: the run.
-        manifest: its dataset.
-        workdir: created if missing.
-        versions: versions of the libraries, for the record.
-
-    Raises:
-        WorkdirLockedError: another process trains in it.
-        UserError: it cannot be written.
+    It raises WorkdirLockedError if another process trains in it, and UserError if it cannot be written.
     """
     storage.make_directories(workdir)
     lock = storage.lock(os.path.join(workdir, LOCK_NAME))
@@ -166,13 +150,7 @@ def claim_workdir(config: Config, manifest: Manifest, workdir: str, versions: Ma
         raise WorkdirLockedError(f"{workdir}: another process is training in it. Wait for it, or use another workdir")
     storage.remove(os.path.join(workdir, RESULT_NAME))
     storage.write_bytes_atomic(os.path.join(workdir, CONFIG_NAME), config.to_json().encode())
-    update_run(
-        workdir,
-        {
-            "dataset": manifest.sha256,
-            "data": absolute(manifest.directory),
-            "sustain": manifest.options.get("sustain", "ignore"),
-            "versions": dict(versions),
-        },
-    )
+    sustain = manifest.options.get("sustain", "ignore")
+    data = {"dataset": manifest.sha256, "data": absolute(manifest.directory), "sustain": sustain}
+    update_run(workdir, data | {"versions": dict(versions)})
     return lock

@@ -14,16 +14,8 @@ _PARTS = (CHECKPOINTS_NAME, BEST_NAME, EXPORT_NAME, SUMMARIES_NAME)
 
 
 def check_output_directory(directory: str) -> None:
-    """Checks that a directory is no dataset, no workdir and no part of one.
-
-    Args:
-        directory: the value of --output; it need not exist.
-
-    Raises:
-        UserError: it is one of them, or a file.
-    """
-    is_file = storage.is_object(directory) if storage.is_remote(directory) else os.path.isfile(directory)
-    if is_file:
+    """Raises UserError if the value of --output is a file, a dataset, a workdir or a part of one."""
+    if storage.is_object(directory) if storage.is_remote(directory) else os.path.isfile(directory):
         raise UserError(f"--output: {directory} is a file, expected a directory. Choose another name")
     parent, name = os.path.split(resolved(directory))
     kinds = [("a dataset", directory, [MANIFEST_NAME]), ("a workdir", directory, _MARKERS)]
@@ -37,11 +29,7 @@ def check_output_directory(directory: str) -> None:
 
 
 def check_writable(directory: str) -> None:
-    """Checks that files can be written in a directory, without leaving any; it need not exist.
-
-    Raises:
-        FileError: files cannot be written.
-    """
+    """Raises FileError if files cannot be written in a directory, which need not exist; leaves none."""
     if storage.is_remote(directory):
         probe = storage.temporary_name(storage.join(directory, "probe"))
         storage.write_bytes_atomic(probe, b"")

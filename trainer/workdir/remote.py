@@ -2,9 +2,6 @@
 
 The bucket is authoritative: a run starts from its files, whatever an earlier run left on this machine. At any moment
 the bucket holds a workdir that another machine can resume (`trainer.workdir.upload_order`).
-
-A snapshot is taken right after a save: hard links to files that no longer change, copies of those that grow. So
-training does not wait for the bucket, and if saves come faster than uploads, only the newest is uploaded.
 """
 
 import contextlib
@@ -15,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
@@ -36,15 +33,10 @@ _GROWING = (layout.METRICS_NAME, layout.SUMMARIES_NAME)
 
 
 class LocalWorkdir:
-    """A local workdir; a context manager that holds its lock.
-
-    Attributes:
-        directory: the local directory in which the run reads and writes.
-        name: the workdir, as the user named it.
-    """
+    """A local workdir; a context manager that holds its lock."""
 
     def __init__(self, directory: str) -> None:
-        self.directory = self.name = directory
+        self.directory = self.name = directory  # where the run reads and writes; as the user named the workdir
         self._lock: BinaryIO | None = None
 
     def __enter__(self) -> "LocalWorkdir":
@@ -77,10 +69,6 @@ class RemoteWorkdir(LocalWorkdir):
     """A workdir in a bucket, and the local directory in which its run trains; a context manager.
 
     The local directory is deleted on exit unless it holds files that could not be uploaded.
-
-    Args:
-        uri: the workdir.
-        max_to_keep: number of checkpoints to keep.
     """
 
     def __init__(self, uri: str, *, max_to_keep: int) -> None:
@@ -89,7 +77,7 @@ class RemoteWorkdir(LocalWorkdir):
         self._max_to_keep = max_to_keep
         self._lease: Lease | None = None
         self._remote: dict[str, int] = {}  # generation of each remote file
-        self._uploaded: dict[str, _FileState] = {}  # state of each local file at its transfer
+        self._uploaded: dict[str, tuple[int, int]] = {}  # state of each local file at its transfer
         self._uploader = BackgroundUploader(self._upload, self._warn_of_outage)
         self._is_claimed = False
 
@@ -119,12 +107,7 @@ class RemoteWorkdir(LocalWorkdir):
         self._home_lock.close()
 
     def claim(self, config: Config, manifest: Manifest, versions: Mapping[str, str]) -> None:
-        """Claims the workdir and downloads its files.
-
-        Raises:
-            WorkdirLockedError: another process trains in it.
-            UserError: the bucket cannot be read or written.
-        """
+        """Claims the workdir and downloads its files; raises WorkdirLockedError if another process trains in it."""
         try:
             self._lease = Lease(self.name)
         except HeldError as error:
@@ -156,12 +139,7 @@ class RemoteWorkdir(LocalWorkdir):
         storage.download_all(storage.join(self.name, name), os.path.join(self.directory, name))
 
     def publish(self) -> None:
-        """Uploads the directory's current state in the background, in place of a waiting one.
-
-        Raises:
-            LostError: another process has taken the workdir over.
-            FileError: the bucket rejected an earlier upload.
-        """
+        """Uploads the directory's current state in the background; raises the error of an earlier upload."""
         self._uploader.publish(self._snapshot())
 
     def wait(self) -> None:
@@ -169,12 +147,7 @@ class RemoteWorkdir(LocalWorkdir):
         self._uploader.wait()
 
     def flush(self) -> None:
-        """Uploads the directory's current state and waits.
-
-        Raises:
-            LostError: another process has taken the workdir over.
-            FileError: it cannot be uploaded; it stays in the directory, which the message names.
-        """
+        """Uploads the directory's current state and waits; files that cannot be uploaded stay in the directory."""
         self._uploader.is_awaited = True
         logger.info(f"uploading to {self.name}")
         self.publish()
@@ -189,7 +162,7 @@ class RemoteWorkdir(LocalWorkdir):
             raise error
 
     def _snapshot(self) -> str:
-        """Creates a directory with the current state of all files."""
+        """Creates a directory with the current state of all files: links to finished ones, copies of growing ones."""
         snapshot = tempfile.mkdtemp(prefix="snapshot-", dir=self._home)
         try:
             for name in _list_finished(self.directory):
@@ -224,7 +197,7 @@ class RemoteWorkdir(LocalWorkdir):
         if layout.RESULT_NAME in ordered:
             self._upload_file(snapshot, layout.RESULT_NAME, states[layout.RESULT_NAME])
 
-    def _upload_file(self, snapshot: str, name: str, state: "_FileState") -> None:
+    def _upload_file(self, snapshot: str, name: str, state: tuple[int, int]) -> None:
         assert self._lease is not None
         source, target = os.path.join(snapshot, name), storage.join(self.name, name)
         try:
@@ -255,16 +228,10 @@ def open_workdir(directory: str, *, max_to_keep: int) -> LocalWorkdir:
     return LocalWorkdir(directory)
 
 
-class _FileState(NamedTuple):
-    """Size and time of change of a file."""
-
-    size: int
-    changed_ns: int
-
-
-def _file_state(path: str) -> _FileState:
+def _file_state(path: str) -> tuple[int, int]:
+    """Returns the size and the time of change of a file."""
     status = os.stat(path)
-    return _FileState(status.st_size, status.st_mtime_ns)
+    return status.st_size, status.st_mtime_ns
 
 
 def _list_finished(directory: str) -> list[str]:

@@ -33,12 +33,7 @@ def download_weights(directory: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def upload_on_exit(directory: str, *, last: Sequence[str]) -> Iterator[str]:
-    """Yields a local directory to write in: the given one, or one that is uploaded there on exit.
-
-    Args:
-        directory: the local or remote target.
-        last: names of the files that are uploaded after all others, in this order.
-    """
+    """Yields a local directory to write in: the given one, or one that is uploaded there on exit, `last` at last."""
     if not storage.is_remote(directory):
         yield directory
         return
@@ -61,7 +56,7 @@ def fetch_newest_checkpoint(source: str, target: str) -> bool:
                 copy = os.path.join(target, step)
                 files = [name.partition("/")[2] for name in names if name.startswith(f"{step}/")]
                 storage.download_all(storage.join(source, step), copy, files)
-                if manager.is_valid(copy):
+                if manager.read_checkpoint(copy):
                     return True
                 shutil.rmtree(copy)
                 warn(f"checkpoint {storage.join(source, step)} is corrupt; skipping it")

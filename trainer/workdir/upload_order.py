@@ -51,13 +51,7 @@ def checkpoint_steps(names: Iterable[str], group: str) -> set[int]:
 
 
 def stale_names(remote: Collection[str], local: Collection[str], *, max_to_keep: int) -> list[str]:
-    """Returns the remote files of deleted checkpoints and exports, manifests first.
-
-    Args:
-        remote: names of the remote files.
-        local: names of the local files.
-        max_to_keep: number of checkpoints to keep.
-    """
+    """Returns the remote files of deleted checkpoints and exports, manifests first."""
     stale = []
     for group, count in ((layout.CHECKPOINTS_NAME, max_to_keep), (layout.BEST_NAME, 1)):
         local_steps, remote_steps = checkpoint_steps(local, group), checkpoint_steps(remote, group)

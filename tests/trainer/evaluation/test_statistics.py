@@ -63,3 +63,8 @@ def test_each_composer_has_the_notes_of_its_own_performances():
     own = score_composers(scores, np.array([11, 4, 31]), ["Liszt", "Alkan", "Liszt"])
     assert own["Alkan"].nats_per_note == pytest.approx({"pitch": 5, "step": 10, "duration": 15, "total": 30})
     assert own["Liszt"].nats_per_note["pitch"] == pytest.approx((10 * 2 + 30 * 4) / 40)
+
+
+@pytest.mark.parametrize("lengths", [[11], [11, 1, 0]])
+def test_one_performance_has_no_interval(lengths):
+    assert confidence_intervals(scores_of_performances([2.0], [10], spread=0.5), np.array(lengths)) is None

@@ -54,7 +54,7 @@ def test_nats_of_a_time_are_those_of_its_tick(density, field):
     probability = np.exp(-density.nll(logits, notes)[field].numpy().astype(np.float64))
     np.testing.assert_allclose(probability, time_distribution.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
     assert abs(probability.sum() - 1) < 1e-5
-    # Whatever lies in the tick's 10 ms counts as the tick, and all that is longer as the last one.
+    # All times within the tick's 10 ms count as the tick, and all longer ones as the last tick.
     for offset in (-TICK_US // 2, TICK_US // 2 - 1):
         shifted = notes_of(len(ticks), **{f"{field}_us": np.maximum(ticks * TICK_US + offset, 0)})
         np.testing.assert_array_equal(density.nll(logits, shifted)[field], density.nll(logits, notes)[field])

@@ -49,7 +49,7 @@ def _collapses(document):
     ("change", "title"),
     [(_copies, "copies its training music"), (_repeats, "repeats itself"), (_collapses, "steps are nearly all alike")],
 )
-def test_what_is_wrong_with_the_music_is_told(dataset, tmp_path, change, title):
+def test_faults_of_the_music_are_reported(dataset, tmp_path, change, title):
     document = comparison()
     change(document)
     found = titles(write_run(tmp_path / "w", dataset, generated_test=document))
@@ -57,18 +57,18 @@ def test_what_is_wrong_with_the_music_is_told(dataset, tmp_path, change, title):
     assert ";" not in found
 
 
-def test_overfitting_is_told_but_not_a_score_that_wavers(dataset, tmp_path):
+def test_overfitting_is_reported_but_not_a_score_that_wavers(dataset, tmp_path):
     rising = write_run(tmp_path / "rising", dataset, lines=reports((8.5, 8.1, 8.4, 8.9)))
     assert "Overfitting" in titles(rising)
     assert "best at train_step 100, 8.100 nats/note, and 8.900 at 200" in read_page(rising).text
     assert titles(write_run(tmp_path / "wavers", dataset, lines=reports((9.0, 8.5, 8.1, 8.11)))) == ""
 
 
-def test_a_model_that_counting_equals_and_weights_of_another_time_are_told(dataset, tmp_path):
+def test_a_model_no_better_than_counting_and_weights_of_another_time_are_reported(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation(total=9.5, ngram=9.4, train_step=150))
     found = titles(directory)
-    assert "Counting is about level with this model" in found
-    assert "0.10 nats/note worse than the n-gram baseline" in read_page(directory).words
+    assert "The n-gram is about level with this model" in found
+    assert "against n-gram 0.10 nats/note worse" in read_page(directory).words
     assert "The evaluation (test split) is of other weights" in found
 
 
@@ -95,7 +95,7 @@ def test_a_rhythm_that_has_collapsed_is_heard_in_the_samples_alone(dataset, tmp_
     assert "The rhythm has collapsed: steps" in titles(alike)
 
 
-def test_a_run_that_was_never_scored_is_told(dataset, tmp_path):
+def test_a_run_that_was_never_scored_is_reported(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset, lines=reports(()), config=CONFIG.replace(evaluate_every=0))
     assert "The validation split was never scored" in titles(directory)
     assert math.isfinite(len(read_page(directory).text))
@@ -134,8 +134,8 @@ def of_fields(pitch, step, duration, *, counting=(3.0, 1.0, 1.0)):
 def test_where_the_grid_is_at_fault_no_one_is_sent_to_train_for_longer(tmp_path):
     data = strict(tmp_path / "data")
     directory = write_run(tmp_path / "w", data, evaluation_test=of_fields(2.4, 1.8, 2.6))
-    told = advice(directory, "Counting is")
-    assert "Counting is far ahead of this model, by 1.80 nats/note" in told
+    told = advice(directory, "The n-gram is")
+    assert "The n-gram is far ahead of this model, by 1.80 nats/note" in told
     assert "pitch 0.60 ahead, step 0.80 behind, duration 1.60 behind" in told
     # The bins of 0.4 s and 0.8 s have 2 and 5 ticks.
     assert "costs it 2.30 nats/note on this corpus (step 0.69, duration 1.61), however long" in told
@@ -153,11 +153,11 @@ def test_a_model_that_counting_leaves_behind_is_trained_for_longer_only_while_it
     (data / "dataset.json").write_text(json.dumps(document))
     behind = of_fields(3.3, 1.2, 1.1)
     falling = write_run(tmp_path / "falling", data, lines=reports((9.0, 8.0, 7.0, 6.0)), evaluation_test=behind)
-    told = advice(falling, "Counting is ahead of this model, by 0.60 nats/note")
+    told = advice(falling, "The n-gram is ahead of this model, by 0.60 nats/note")
     assert "--steps=400: over the last quarter of this one the validation score still fell, from 7.000 to 6.000" in told
     assert "bin" not in told
     flat = write_run(tmp_path / "flat", data, lines=reports((9.0, 6.0, 6.0, 6.0)), evaluation_test=behind)
-    told = advice(flat, "Counting is ahead")
+    told = advice(flat, "The n-gram is ahead")
     assert "longer" not in told
     assert "--units=256" in told
     tutorial = write_run(
@@ -167,7 +167,7 @@ def test_a_model_that_counting_leaves_behind_is_trained_for_longer_only_while_it
         evaluation_test=behind,
         config=preset("tutorial").replace(steps=200),
     )
-    assert "--preset=base" in advice(tutorial, "Counting is ahead")
+    assert "--preset=base" in advice(tutorial, "The n-gram is ahead")
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,17 @@ def test_words_fit_the_size_of_the_difference(dataset, tmp_path, scores, words):
 def test_on_the_train_split_counting_is_no_measure(dataset, tmp_path):
     document = {**of_fields(9, 9, 9), "split": "train"}
     assert titles(write_run(tmp_path / "w", dataset, evaluation_train=document)) == ""
+
+
+@pytest.mark.parametrize(
+    ("total", "words"), [(3.5, "is about level"), (3.6, "n-gram is ahead of this model"), (3.4, "ahead of the n-gram")]
+)
+def test_without_an_interval_the_scores_alone_are_compared(dataset, tmp_path, total, words):
+    document = {**evaluation(total=total, ngram=3.5), "confidence_95": None}
+    directory = write_run(tmp_path / "w", dataset, evaluation_test=document)
+    assert words in read_page(directory).words
+    if total >= 3.5:
+        assert "nats/note (one performance: no interval)" in advice(directory, "The n-gram is")
 
 
 def test_music_is_compared_only_where_pieces_are_long_enough(dataset, tmp_path):
@@ -228,7 +239,7 @@ def test_a_regression_model_is_not_sent_to_score_while_it_trains(dataset, tmp_pa
     assert "--evaluate_every" not in read_page(directory).text.partition("Listen")[0]
 
 
-def test_without_splits_to_score_the_corpus_is_to_be_preprocessed_again(tmp_path):
+def test_without_splits_to_score_the_page_advises_to_preprocess_again(tmp_path):
     data = write_dataset(tmp_path / "data", {"train": [50]})
     directory = write_run(tmp_path / "w", data, lines=reports(()), config=CONFIG)
     page = read_page(directory).words
@@ -268,6 +279,6 @@ def test_an_evaluation_of_another_dataset_is_left_out_with_a_note(dataset, tmp_p
     page = read_page(directory).words
     assert "7.500" not in page
     told = advice(directory, "evaluation-test.json is of another dataset")
-    assert f"sha256 5e5e5e5e5e5e…, the run's {Manifest.load(dataset).sha256[:12]}…" in told
+    assert f"fingerprint 5e5e5e5e5e5e…, the run's {Manifest.load(dataset).sha256[:12]}…" in told
     assert f"sostenuto evaluate --workdir={directory} --data={dataset} --split=test" in told
     assert "--generated" in advice(directory, "generated-test.json is of another dataset")

@@ -37,6 +37,11 @@ def test_a_card_has_the_model_the_data_and_the_scores(dataset, tmp_path):
     assert "silence = {" in card
 
 
+def test_a_card_of_one_performance_has_no_interval(dataset, tmp_path):
+    directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation() | {"confidence_95": None})
+    assert "| test | 7.500 (one performance: no interval) | 2.500 |" in model_card.text(str(directory), EXPORTED)
+
+
 def test_a_card_names_the_licence_that_the_dataset_records(dataset, tmp_path):
     copy = shutil.copytree(dataset, tmp_path / "licensed")
     document = json.loads((copy / "dataset.json").read_text())
@@ -64,7 +69,7 @@ def test_equal_runs_have_equal_cards_wherever_they_are_and_however_fast(dataset,
 
 def test_a_card_without_the_records_of_a_run_says_so(tmp_path):
     card = model_card.text(str(tmp_path), dataclasses.replace(EXPORTED, pitch_range=(0, 127)))
-    assert rows(card)["parameters"] == rows(card)["sha256 of its dataset.json"] == ["not recorded"]
+    assert rows(card)["parameters"] == rows(card)["fingerprint"] == ["not recorded"]
     assert "any MIDI pitch" in card
     assert "These weights have not been scored." in card
 

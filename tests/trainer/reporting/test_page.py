@@ -100,7 +100,7 @@ def test_it_says_what_was_trained_on_what(text, dataset):
     manifest = Manifest.load(dataset)
     for words in (manifest.sha256, "2 x Thinking Machine on each of 2 hosts", "tensorflow 2.21.0", "4,321 parameters"):
         assert words in page.text
-    assert f"<dt>dataset sha256</dt><dd>{manifest.sha256}</dd>" in text
+    assert f"<dt>fingerprint</dt><dd>{manifest.sha256}</dd>" in text
     # Two epochs of 5,000 targets at 1,000 a second.
     assert "0:00:10" in page.text
     assert rows(text, "The dataset's splits")[1][:3] == ["train", "4", "228"]
@@ -122,22 +122,22 @@ def test_a_page_writes_shares_and_hours_as_the_terminal_does(text, dataset):
     assert rows(text, "The dataset's splits")[1][3] == f"{hours:.2f}"
 
 
-def test_the_scores_stand_beside_those_of_counting(text):
-    assert rows(text, "and models that only count")[1:] == [
+def test_the_scores_stand_next_to_those_of_counting(text):
+    assert rows(text, "this model and the baselines")[1:] == [
         ["this model", "7.500 7.400 to 7.600", *["2.500 2.400 to 2.600"] * 3],
         ["n-gram", "9.000", "3.000", "3.000", "3.000"],
         ["histogram", "10.500", "3.500", "3.500", "3.500"],
     ]
     assert [row[0] for row in rows(text, "by composer")[1:]] == ["Fanny Hensel", "Clara Schumann"]
-    assert "1.50 nats/note better than the n-gram baseline" in Page(text).words
+    assert "against n-gram 1.50 nats/note better" in Page(text).words
 
 
-def test_other_runs_stand_beside_it(full, dataset, tmp_path):
+def test_other_runs_stand_next_to_it(full, dataset, tmp_path):
     seed = write_run(tmp_path / "tutorial", dataset, evaluation_test=evaluation(total=12), config=preset("tutorial"))
     elsewhere = {**evaluation(), "dataset": "another"}
     other = write_run(tmp_path / "other", dataset, evaluation_test=elsewhere)
     page = render(load_report(str(full), comparisons=[str(seed)]))
-    assert [row[:2] for row in rows(page, "other runs and models that only count")[1:]] == [
+    assert [row[:2] for row in rows(page, "other runs and the baselines")[1:]] == [
         ["this model", "7.500 7.400 to 7.600"],
         ["tutorial, tutorial", "12.000 11.900 to 12.100"],
         ["n-gram", "9.000"],
@@ -147,7 +147,30 @@ def test_other_runs_stand_beside_it(full, dataset, tmp_path):
         load_report(str(full), comparisons=[str(other)])
 
 
+def test_one_performance_has_no_interval(dataset, tmp_path):
+    document = {**evaluation(), "confidence_95": None}
+    text = render(load_report(str(write_run(tmp_path / "w", dataset, evaluation_test=document))))
+    assert "nats/note, one performance: no interval" in Page(text).words
+    (own,) = [row for row in rows(text, "and the baselines") if row[0] == "this model"]
+    assert own[1:] == ["7.500 one performance: no interval", "2.500", "2.500", "2.500"]
+
+
+def test_numbers_have_the_digits_that_they_need(dataset, tmp_path):
+    for epoch, words in ((2080.04, "2,080 epochs"), (2.04, "2.0 epochs")):
+        lines = [*reports()[:-1], {**reports()[-1], "epoch": epoch}]
+        assert words in read_page(write_run(tmp_path / words, dataset, lines=lines)).words
+    assert re.fullmatch(r"\d+\.\d\d", rows(render(load_report(str(tmp_path / words))), "splits")[1][3])
+
+
 # What is missing
+
+
+def test_a_missing_part_is_announced_once(dataset, tmp_path):
+    page = read_page(write_run(tmp_path / "w", dataset))
+    assert page.words.count("real music") == 1
+    assert page.words.count("sostenuto evaluate") == 1
+    anchors = {found["href"][1:] for found in page.all("a") if "download" not in found}
+    assert anchors == {"listen", "curves", "run"} == {found["id"] for found in page.all("section")} - {"know"}
 
 
 def test_missing_parts_leave_a_note_that_says_how_to_get_them(dataset, tmp_path):

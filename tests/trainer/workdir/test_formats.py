@@ -49,6 +49,7 @@ REGRESSION = {"residuals": {name: {"kind": "laplace", "centre": 0.0, "scale": 1}
         (RunResult, RESULT),
         (RunResult, {**RESULT, "best": 1.5}),
         (Evaluation, {**evaluation(), **REGRESSION, "dataset": "5e", "sustain": None, "baselines": None}),
+        (Evaluation, {**evaluation(), "dataset": "5e", "sustain": "ignore", "confidence_95": None}),
         (GenerationEvaluation, comparison()),
         (ExportInfo, EXPORT),
         (SamplesIndex, INDEX),

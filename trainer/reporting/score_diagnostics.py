@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from trainer.config import Config
 from trainer.model.time_bins import spread_nats
 from trainer.reporting.load import RunReport
-from trainer.reporting.scores import FAR_NATS, LEVEL_NATS, compare_with_ngram, describe_ngram_gaps, ngram_gaps
-from trainer.workdir.formats import Evaluation, NatsPerNote
+from trainer.workdir.formats import SCORED_FIELDS, Evaluation, NatsPerNote
 
 Time: TypeAlias = Literal["step", "duration"]
 TIMES: Final[tuple[Time, ...]] = ("step", "duration")
@@ -23,35 +22,28 @@ TIMES: Final[tuple[Time, ...]] = ("step", "duration")
 _OVERFITTING: Final = 0.005  # rise of the last validation score above the best one, relative
 _IMPROVING: Final = 0.01  # fall of the validation score over the last quarter of a run, relative
 _MOST: Final = 0.99  # fraction of the notes for which the values of a field are counted
+_FAR_NATS: Final = 1.0  # a large difference in nats/note
+_LEVEL_NATS: Final = 0.05  # a difference in nats/note that is too small to count
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnostic:
-    """A diagnostic of a run.
-
-    Attributes:
-        title: its name.
-        detail: its meaning, with its numbers.
-        advice: a remedy.
-        is_warning: False if a part is missing and nothing is wrong.
-    """
+    """A diagnostic of a run: its title, its meaning with numbers, and a remedy."""
 
     title: str
     detail: str
     advice: str = ""
-    is_warning: bool = True
+    is_warning: bool = True  # False if a part is missing and nothing is wrong
 
 
 def diagnose_training(report: RunReport) -> list[Diagnostic]:
     """Returns the diagnostics of a run's curves."""
-    config, scores = report.config, report.scores
-    diagnostics = []
-    if report.result is None:
-        diagnostics.append(_diagnose_unfinished(report))
+    config = report.config
+    diagnostics = [_diagnose_unfinished(report)] if report.result is None else []
     if overfits(report):
         diagnostics.append(_diagnose_overfitting(report))
     # A regression model has no densities to score while it trains: `sostenuto evaluate` scores it.
-    if not scores and config.model == "density" and (report.result is not None or not config.evaluate_every):
+    if not report.scores and config.model == "density" and (report.result is not None or not config.evaluate_every):
         diagnostics.append(_diagnose_unscored(report))
     return diagnostics
 
@@ -61,27 +53,20 @@ def _diagnose_unfinished(report: RunReport) -> Diagnostic:
     detail = f"Its last report is of train_step {report.records[-1].train_step:,}{length}."
     if report.config.evaluate_every and not report.scores:
         detail += f" The validation split is scored at train_step {report.config.evaluate_every:,} first."
-    return Diagnostic(
-        "The run has not finished",
-        detail,
-        "If the run was interrupted, repeat the training command: it resumes from the newest checkpoint.",
-    )
+    advice = "If the run was interrupted, repeat the training command: it resumes from the newest checkpoint."
+    return Diagnostic("The run has not finished", detail, advice)
 
 
 def _diagnose_unscored(report: RunReport) -> Diagnostic:
+    if report.manifest and not report.manifest.notes("validation"):
+        subject = "The dataset's validation split is empty"
+        advice = "Preprocess the corpus again with a share for validation, such as --split_fractions=0.8,0.1,0.1."
+    else:
+        subject = "The run has no validation curve"
+        command = report.command("evaluate", "--split=validation")
+        advice = f"Pass --evaluate_every=500 in the next run. Score this one with {command}"
     title = "The validation split was never scored while training"
-    if not report.can_score_validation:
-        return Diagnostic(
-            title,
-            "The dataset's validation split is empty, so that overfitting cannot be seen.",
-            "Preprocess the corpus again with a share for validation, such as --split_fractions=0.8,0.1,0.1.",
-        )
-    return Diagnostic(
-        title,
-        "The run has no validation curve, so that overfitting cannot be seen.",
-        "Pass --evaluate_every=500 in the next run. Score this one with "
-        + report.command("evaluate", "--split=validation"),
-    )
+    return Diagnostic(title, f"{subject}, so that overfitting cannot be seen.", advice)
 
 
 def overfits(report: RunReport) -> bool:
@@ -106,8 +91,7 @@ def advise_longer_training(report: RunReport) -> str:
 def _diagnose_overfitting(report: RunReport) -> Diagnostic:
     config = report.config
     assert report.best_score is not None
-    best_step, best = report.best_score
-    last_step, last = report.scores[-1]
+    (best_step, best), (last_step, last) = report.best_score, report.scores[-1]
     if config.monitor == "val_nats":
         kept = "The weights of the best score were kept."
         stop_early = [] if config.patience else ["--patience=3"]
@@ -127,13 +111,52 @@ def _diagnose_overfitting(report: RunReport) -> Diagnostic:
 
 def regularization_flags(config: Config) -> list[str]:
     """Returns flags that make overfitting less likely and that the run does not use yet."""
-    return [
-        *(["--train_fraction=1"] if config.train_fraction < 1 else []),
-        *(["--dropout=0.3"] if config.dropout < 0.3 else []),
-        *(["--transpose=6"] if config.transpose < 6 else []),
-        *(["--stretch=0.05"] if config.stretch < 0.05 else []),
-        *([f"--units={config.units // 2}"] if config.units >= 128 else []),
-    ]
+    flags = {
+        "--train_fraction=1": config.train_fraction < 1,
+        "--dropout=0.3": config.dropout < 0.3,
+        "--transpose=6": config.transpose < 6,
+        "--stretch=0.05": config.stretch < 0.05,
+        f"--units={config.units // 2}": config.units >= 128,
+    }
+    return [flag for flag, is_unused in flags.items() if is_unused]
+
+
+def compare_with_ngram(evaluation: Evaluation) -> str:
+    """Returns whether a model is "ahead" of the n-gram, "level" with it or "behind" it; "" if that is unknown.
+
+    They are level if the n-gram's score lies in the confidence interval of the model's score. The train split does not
+    count: the n-gram was counted on it.
+    """
+    if not evaluation.baselines or evaluation.split == "train":
+        return ""
+    total, ngram = evaluation.nats_per_note["total"], evaluation.baselines["ngram"]["total"]
+    low, high = evaluation.confidence_95["total"] if evaluation.confidence_95 else (total, total)
+    if low <= ngram <= high or abs(total - ngram) < _LEVEL_NATS:
+        return "level"
+    return "ahead" if ngram > high else "behind"
+
+
+def ngram_gaps(evaluation: Evaluation) -> NatsPerNote:
+    """Returns the model's score less the n-gram's in total and by field, in nats/note; positive is worse."""
+    assert evaluation.baselines is not None
+    nats, ngram = evaluation.nats_per_note, evaluation.baselines["ngram"]
+    return {name: nats[name] - ngram[name] for name in SCORED_FIELDS}
+
+
+def describe_ngram_gaps(evaluation: Evaluation) -> str:
+    """Describes the distance between the model and the n-gram, in total and by field; "" if that is unknown."""
+    standing = compare_with_ngram(evaluation)
+    if not standing:
+        return ""
+    total, *gaps = ngram_gaps(evaluation).values()
+    by_field = ", ".join(
+        f"{field} {abs(gap):.2f} {'ahead' if gap < 0 else 'behind'}" if abs(gap) >= 0.005 else f"{field} level"
+        for field, gap in zip(SCORED_FIELDS[1:], gaps, strict=True)
+    )
+    if standing == "level":
+        return f"The model and the n-gram are about level, {abs(total):.2f} nats/note apart: {by_field}."
+    words = f"{'far ' if abs(total) >= _FAR_NATS else ''}{'ahead of' if standing == 'ahead' else 'behind'}"
+    return f"The model is {words} the n-gram, by {abs(total):.2f} nats/note: {by_field}."
 
 
 def diagnose_evaluation(evaluation: Evaluation, report: RunReport) -> list[Diagnostic]:
@@ -142,15 +165,14 @@ def diagnose_evaluation(evaluation: Evaluation, report: RunReport) -> list[Diagn
     if evaluation.baselines is None or standing not in ("level", "behind"):
         return []
     gaps = ngram_gaps(evaluation)
-    far = "far " if gaps["total"] >= FAR_NATS else ""
-    title = "Counting is about level with this model"
+    far = "far " if gaps["total"] >= _FAR_NATS else ""
+    title = "The n-gram is about level with this model"
     if standing == "behind":
-        title = f"Counting is {far}ahead of this model, by {gaps['total']:.2f} nats/note"
-    low, high = evaluation.confidence_95["total"]
+        title = f"The n-gram is {far}ahead of this model, by {gaps['total']:.2f} nats/note"
     detail = (
         f"On the {evaluation.split} split the model has {evaluation.nats_per_note['total']:.3f} nats/note "
-        f"({low:.3f} to {high:.3f}), and an n-gram, which only counts the values that followed the same few notes, has "
-        f"{evaluation.baselines['ngram']['total']:.3f}. {describe_ngram_gaps(evaluation)}"
+        f"({evaluation.describe_interval()}), and the n-gram, which only counts the values that followed the same few "
+        f"notes, has {evaluation.baselines['ngram']['total']:.3f}. {describe_ngram_gaps(evaluation)}"
     )
     costs = {} if report.config.model == "regression" else _bin_costs(report)
     if costs:
@@ -165,7 +187,7 @@ def _advise_against_ngram(report: RunReport, gaps: NatsPerNote, costs: Mapping[s
             "A model=regression gives one value for step and for duration, so that its score depends on how widely its "
             "errors are spread. Train with --preset=base, which gives a distribution of each."
         )
-    if costs and gaps["total"] - sum(costs.values()) < LEVEL_NATS and gaps["pitch"] < LEVEL_NATS:
+    if costs and gaps["total"] - sum(costs.values()) < _LEVEL_NATS and gaps["pitch"] < _LEVEL_NATS:
         return (
             "Compare it with the n-gram by pitch, and by the total only with other runs of --model=density, to which "
             "that cost is common."
@@ -180,18 +202,20 @@ def _advise_against_ngram(report: RunReport, gaps: NatsPerNote, costs: Mapping[s
 
 def _bin_costs(report: RunReport) -> dict[str, float]:
     """Returns the nats/note that the model's time bins cost on this dataset, by field, without small costs."""
-    if report.histograms is None:
+    if report.manifest is None:
         return {}
-    costs = {field: spread_nats(getattr(report.histograms, field)) for field in TIMES}
-    return {field: cost for field, cost in costs.items() if cost >= LEVEL_NATS}
+    histograms = report.manifest.histograms("train")
+    costs = {field: spread_nats(getattr(histograms, field)) for field in TIMES}
+    return {field: cost for field, cost in costs.items() if cost >= _LEVEL_NATS}
 
 
 def _describe_bin_costs(report: RunReport, costs: Mapping[str, float]) -> str:
-    values = {field: _count_values(getattr(report.histograms, field)) for field in costs}
+    assert report.manifest is not None
+    histograms = report.manifest.histograms("train")
+    values = [f"one of {_count_values(getattr(histograms, field))} {field}s" for field in costs]
     return (
-        f"The corpus is in strict time: {_MOST:.0%} of its notes have "
-        f"{' and '.join(f'one of {count} {field}s' for field, count in values.items())}. The n-gram counts exact ticks "
-        "of 10 ms. The model gives all ticks of a bin the same probability, which costs it "
+        f"The corpus is in strict time: {_MOST:.0%} of its notes have {' and '.join(values)}. The n-gram counts exact "
+        "ticks of 10 ms. The model gives all ticks of a bin the same probability, which costs it "
         f"{sum(costs.values()):.2f} nats/note on this corpus "
         f"({', '.join(f'{field} {nats:.2f}' for field, nats in costs.items())}), however long it is trained."
     )
