@@ -77,7 +77,7 @@ def assert_refused(process, *words: str) -> None:
 
 @pytest.mark.parametrize("command", FLAGS)
 def test_help_answers_at_once_and_shows_the_flags(command):
-    begun = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = run(command, "--help")
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert process.returncode == 0
@@ -86,7 +86,7 @@ def test_help_answers_at_once_and_shows_the_flags(command):
     shown = set(re.findall(r"^  --(?:\[no\])?(\w+)", process.stdout, re.MULTILINE))
     assert FLAGS[command] <= shown
     # Time of the processor, not of the clock: the machine may be busy with other tests.
-    assert ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime < 1
+    assert ended.ru_utime + ended.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 @pytest.mark.parametrize("command", FLAGS)
@@ -343,11 +343,11 @@ def processes(tmp_path_factory, dataset, places):
     }  # fmt: skip
     # Each loads TensorFlow for seconds: two at a time.
     with ThreadPoolExecutor(2) as pool:
-        begun = {name: pool.submit(run, *command) for name, command in at_once.items()}
-        assert begun["train"].result().returncode == 0, begun["train"].result().stderr
+        running = {name: pool.submit(run, *command) for name, command in at_once.items()}
+        assert running["train"].result().returncode == 0, running["train"].result().stderr
         shutil.copytree(here / "w", here / "copy", ignore=shutil.ignore_patterns("samples", "report.html"))
-        begun |= {name: pool.submit(run, *command) for name, command in once_trained.items()}
-        return here, {name: process.result() for name, process in begun.items()}
+        running |= {name: pool.submit(run, *command) for name, command in once_trained.items()}
+        return here, {name: process.result() for name, process in running.items()}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, and the samples that it leaves or not."""
+"""Output of a run while it trains, and the samples that it writes or not."""
 
 import json
 import logging
