@@ -1,6 +1,6 @@
 """Training, evaluation and generation with a next-note model."""
 
-from sostenuto._exports import export
+from sostenuto._exports import export as _export  # `trainer.export` is a module
 
 _EXPORTS = {
     "Config": "trainer.config",
@@ -28,4 +28,4 @@ _EXPORTS = {
     "export_model": "trainer.export",
 }
 __all__ = [*_EXPORTS]
-__getattr__ = export(__name__, _EXPORTS)
+__getattr__ = _export(__name__, _EXPORTS)

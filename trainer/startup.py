@@ -16,11 +16,7 @@ def require_tensorflow() -> None:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; stderr output of its libraries is shown only if the import fails.
-
-    Before it reads any log level, TensorFlow logs the CPU instructions and CUDA libraries that it found, which read
-    like warnings.
-    """
+    """Imports TensorFlow; stderr output of its libraries, which reads like warnings, is shown only if that fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if importlib.util.find_spec("tensorflow"):
         logger.info("loading TensorFlow")

@@ -128,7 +128,7 @@ class Worker:
         self, config: Config, directory: str, stop_at: int, reporter: "_ScoreReporter"
     ) -> RunResult:
         """Trains after the trial's previous worker has unlocked the workdir."""
-        from trainer.callbacks.score import ScoreCallback
+        from trainer.callbacks.base import ScoreCallback
         from trainer.callbacks.standard import report_writers
         from trainer.engine import loop
 

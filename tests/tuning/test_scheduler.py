@@ -303,7 +303,7 @@ def test_the_first_trial_is_never_stopped_and_three_others_are_too_few():
     assert report(study, first, 0.6, 20.0) == "go"
 
 
-def test_hyperband_goes_on_in_one_directory_and_the_best_is_one_trained_longest():
+def test_hyperband_continues_in_one_directory_and_the_best_is_one_trained_longest():
     study = ScheduledStudy(study_config("hyperband", 9), real=True)
     run(study)
     trials = {record.id: record for record in study.trials}
@@ -353,7 +353,7 @@ def test_several_hyperband_workers_wait_for_each_other_only_at_the_end():
 
 
 class AnyOrderOfEvents(RuleBasedStateMachine):
-    """Workers and the chief that live and die in any order; what is true of a study whatever happens to it."""
+    """Workers and a chief that start and end in any order, and the invariants of their study."""
 
     WORKERS = ("tuner0", "tuner1", "tuner2")
     workers = st.sampled_from(WORKERS)
@@ -490,7 +490,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         assert len(running) == len(set(running))
 
     def finish(self):
-        """Whatever came before: the workers that are left end the study, each wait has a bound, nothing is lost."""
+        """In every state the remaining workers end the study, each wait has a bound, and nothing is lost."""
         for _ in range(100):
             answer = self.take("tuner0")
             if isinstance(answer, Done):

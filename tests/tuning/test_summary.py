@@ -17,7 +17,7 @@ def test_the_best_is_the_lowest_of_those_trained_longest() -> None:
 @pytest.mark.parametrize(
     ("study", "said"),
     [
-        ("nothing begun", "No trial has started."),
+        ("not started", "No trial has started."),
         ("one runs", "1 trial: 1 running. None has completed yet."),
         ("one", "1 trial: 1 completed. The best, trial 0000, scores 8.000 nats/note on the validation split: it is the "
                 "base config."),

@@ -56,7 +56,7 @@ all notes, times in seconds from the first onset
 
 
 def inspect(*arguments, **environment):
-    # However wide the terminal of whoever runs the tests is.
+    # At any width of the terminal that runs the tests.
     return run_python("-m", "sostenuto.inspect", *map(str, arguments), **{"COLUMNS": "", **environment})
 
 
