@@ -12,6 +12,7 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from sostenuto.progress import ProgressCounter, silenced
+from sostenuto.text import counted
 from trainer.config import Bounds
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
@@ -109,7 +110,7 @@ class NoteSampler:
         )
         figures = {"samples": samples, "num_notes": num_notes}
         with silenced(quiet):
-            logger.info(f"playing {samples:,} x {num_notes:,} notes", extra={"figures": figures})
+            logger.info(f"playing {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
         notes, seconds = self._generate(prefix, options, seed, num_notes=num_notes, quiet=quiet)
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
         return Samples(continued, num_notes * samples / seconds)
