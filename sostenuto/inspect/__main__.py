@@ -15,6 +15,7 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UnavailableError, UserError
 from sostenuto.progress import ProgressCounter, track
+from sostenuto.text import counted
 
 # NumPy and the readers of MIDI are imported by the functions below: `--help` need not wait for them.
 if TYPE_CHECKING:
@@ -154,9 +155,9 @@ def _inspect_many(paths: Sequence[str], failures: list[tuple[str, UserError]]) -
             add_notes(notes, path)
         _print(*describe_files(base, summaries, failures, histograms, width=_terminal_width()))
         if not summaries:
-            raise UserError(f"none of the {len(failures):,} files can be read")
+            raise UserError(f"none of the {counted(len(failures), 'file')} can be read")
     if _OUTPUT.value:
-        _draw_distributions({"all": histograms}, f"{len(summaries):,} MIDI files")
+        _draw_distributions({"all": histograms}, counted(len(summaries), "MIDI file"))
 
 
 @contextlib.contextmanager

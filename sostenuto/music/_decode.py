@@ -16,6 +16,7 @@ import symusic
 
 from sostenuto.errors import MidiDecodeError
 from sostenuto.music._scan import count_events
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -120,7 +121,7 @@ def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
         if len(data) < end:
             problem = f"within a chunk that should reach byte {end}"
             if len(data) < body:
-                problem = f"after {len(bodies)} of its {declared} tracks"
+                problem = f"after {len(bodies)} of {counted(declared, 'track')}"
             raise MidiDecodeError(name, "truncated", f"ends at byte {len(data)}, {problem}")
         if kind == b"MTrk":  # The standard requires readers to skip chunks of an unknown kind.
             bodies.append(data[body:end])

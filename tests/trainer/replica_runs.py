@@ -18,7 +18,7 @@ from trainer.data.note_table import NoteTable, load_table
 from trainer.data.windows import WindowSampler
 from trainer.distribution.strategy import configure_devices, create_strategy
 from trainer.engine.train_state import TrainState
-from trainer.model.density_heads import DensityHeads
+from trainer.model.heads import DensityHeads
 from trainer.presets import preset
 
 TRAIN_STEPS = 50

@@ -186,10 +186,28 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
 
 
 @pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("trainer", ["--data={none}", "--workdir={w}"]),
+        ("trainer.evaluate", ["--workdir={none}"]),
+        ("trainer.evaluate", ["--workdir={trained}", "--data={none}", "--output={o.json}"]),
+        ("trainer.generate", ["--workdir={none}", "--output={o}"]),
+        ("trainer.report", ["--workdir={none}"]),
+        ("trainer.report", ["--workdir={trained}", "--compare_with={none}"]),
+        ("tuning", ["--data={none}", "--workdir={w}"]),
+    ],
+)
+def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(places, command, flags):
+    process = run(command, *(_filled(flag, places) for flag in flags))
+    assert process.returncode == 2
+    assert re.fullmatch(rf"{command}: \S+/none: no such directory, expected a \w+\. .+\n", process.stderr)
+
+
+@pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--data={data}"], ["--workdir is missing"]),
-        (["--workdir={w}"], ["w: is no workdir"]),
+        (["--workdir={w}"], ["w: no such directory"]),
         (["--workdir={extended}"], ["extended: is no workdir"]),
         (["--workdir={moved}"], ["none: the dataset that", "moved", "not there any more", "--data=DIR"]),
         (["--workdir={exchanged}"], ["long: is not the dataset that", "exchanged", "--output=FILE"]),
@@ -534,7 +552,6 @@ def test_the_report_plays_the_same_samples_where_there_are_none(workdir, process
 def test_a_report_of_what_was_not_trained_is_refused_in_a_line(processes, places):
     here, _ = processes
     assert_refused(run("trainer.report", f"--workdir={here / 'tutorial'}"), "tutorial", "nothing was trained in it yet")
-    assert_refused(run("trainer.report", f"--workdir={places['none']}"), "none", "is no workdir")
     other = run("trainer.report", f"--workdir={here / 'w'}", f"--data={places['long']}")
     assert_refused(other, "--data=", "another dataset")
 

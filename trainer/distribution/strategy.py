@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.rendezvous import wait_for_workers
@@ -67,7 +68,7 @@ def device_name(devices: Sequence[str]) -> str:
     if os.path.exists(CPU_FLAGS):
         with open(CPU_FLAGS, encoding="utf-8") as file:
             name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
-    return f"{len(devices)} x CPU ({name}, {os.cpu_count()} cores)"
+    return f"{len(devices)} x CPU ({name}, {counted(os.cpu_count() or 1, 'core')})"
 
 
 def check_gpu_precision(precision: str, name: str, capability: tuple[int, int] | None) -> None:

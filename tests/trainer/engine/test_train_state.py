@@ -13,7 +13,7 @@ from trainer.data.windows import WindowSampler
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.generation.sampler import NoteSampler
-from trainer.model.density_heads import DensityHeads
+from trainer.model.heads import DensityHeads
 from trainer.presets import preset
 
 LENGTHS = [70, 33, 120, 5]

@@ -6,7 +6,7 @@ from sostenuto.music.notes import MAX_TICK, TICK_US
 from tests.factories import random_arrays, tiny_model
 from tests.trainer.draws import surprise
 from trainer.data.note_tensors import NoteTensors
-from trainer.model import density_heads, time_distribution
+from trainer.model import heads, time_distribution
 from trainer.model.note_history import HISTORY_LENGTH
 
 FIELDS = ("pitch", "step", "duration", "velocity")
@@ -35,7 +35,7 @@ def notes_of(count, **fields):
 
 
 def uniforms(count, seed=0):
-    return tf.constant(np.random.default_rng(seed).random((count, density_heads.UNIFORMS_PER_NOTE), np.float32))
+    return tf.constant(np.random.default_rng(seed).random((count, heads.UNIFORMS_PER_NOTE), np.float32))
 
 
 def softmax(logits):
@@ -150,7 +150,7 @@ def test_drawn_notes_are_legal(density):
 
 
 def test_the_shortest_note_that_is_drawn_is_one_of_tick_0(density):
-    notes = density.sample(reading_of(20), tf.zeros([20, density_heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
+    notes = density.sample(reading_of(20), tf.zeros([20, heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
     np.testing.assert_array_equal(notes.pitch, 0)
     np.testing.assert_array_equal(notes.step_us, 0)
     np.testing.assert_array_equal(notes.velocity, 1)
