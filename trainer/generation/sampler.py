@@ -113,7 +113,7 @@ class NoteSampler:
         )
         with silenced(quiet):
             logger.info(
-                f"playing {samples:,} x {num_notes:,} notes",
+                f"generating {samples:,} x {num_notes:,} notes",
                 extra={"figures": {"samples": samples, "num_notes": num_notes}},
             )
         notes, seconds = self._generate(prefix, options, seed, num_notes=num_notes, quiet=quiet)
@@ -130,7 +130,7 @@ class NoteSampler:
         self._decode(tf.constant(0), prefix, options, tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]))
         started = time.monotonic()
         calls = []
-        with ProgressCounter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as counter:
+        with ProgressCounter(total=num_notes * samples, unit="note", description="generating", quiet=quiet) as counter:
             for first_note in range(0, num_notes, _NOTES_PER_CALL):
                 count = min(_NOTES_PER_CALL, num_notes - first_note)
                 prefix, notes = self._decode(tf.constant(count), prefix, options, tf.constant(_uniforms(streams)))
