@@ -6,6 +6,7 @@ them. A run that is killed leaves either the former dataset or an unfinished one
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import posixpath
@@ -17,6 +18,7 @@ from beam_preprocess.shard_writer import Rejection, ShardReport, SplitStats
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest, Shard, Split
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
 
@@ -60,23 +62,20 @@ def commit_dataset(plan: DatasetPlan, reports: Sequence[ShardReport]) -> None:
     rejections.sort(key=lambda rejection: rejection.path)
     reasons = dict(sorted(collections.Counter(rejection.reason for rejection in rejections).items()))
     _check_reports(plan, reports, rejections, reasons)
+    path = functools.partial(storage.join, plan.output)
     names = set(storage.list_names(plan.output))
     to_rename = [report for report in reports if posixpath.basename(report.temporary_path) in names]
     renamed = [report for report in reports if posixpath.basename(report.temporary_path) not in names]
     _for_each(plan, renamed, lambda report: _check_renamed(plan, report))
 
-    storage.write_bytes_atomic(storage.join(plan.output, UNFINISHED_NAME), b"")
-    storage.remove(storage.join(plan.output, MANIFEST_NAME))
-    storage.remove_all(
-        storage.join(plan.output, name) for name in sorted(names) if _SHARD.fullmatch(name) and name not in plan.shards
-    )
-    _for_each(
-        plan, to_rename, lambda shard: storage.rename(shard.temporary_path, storage.join(plan.output, shard.name))
-    )
+    storage.write_bytes_atomic(path(UNFINISHED_NAME), b"")
+    storage.remove(path(MANIFEST_NAME))
+    storage.remove_all(path(name) for name in sorted(names) if _SHARD.fullmatch(name) and name not in plan.shards)
+    _for_each(plan, to_rename, lambda report: storage.rename(report.temporary_path, path(report.name)))
     lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
-    storage.write_bytes_atomic(storage.join(plan.output, REJECTED_NAME), "".join(lines).encode())
+    storage.write_bytes_atomic(path(REJECTED_NAME), "".join(lines).encode())
     _build_manifest(plan, reports, reasons).save(plan.output)
-    storage.remove(storage.join(plan.output, UNFINISHED_NAME))
+    storage.remove(path(UNFINISHED_NAME))
     # A runner may have written a shard more than once.
     remove_temporaries(plan.output)
 
@@ -86,16 +85,17 @@ def _check_reports(
 ) -> None:
     """Checks that all planned files were reported, that enough were accepted, and that no planned split is empty."""
     if [report.name for report in reports] != list(plan.shards):
-        raise RuntimeError(f"{len(reports)} shards were reported of {len(plan.shards)} planned")
+        raise RuntimeError(f"{counted(len(reports), 'shard')} reported of {len(plan.shards)} planned")
     for report in reports:
         planned, reported = plan.shards[report.name], report.records + len(report.rejections)
         if reported != planned:
-            raise RuntimeError(f"{report.name}: {reported} files were written or rejected of {planned} planned")
+            raise RuntimeError(f"{report.name}: {counted(reported, 'file')} written or rejected of {planned} planned")
     total = sum(plan.shards.values())
     if len(rejections) > plan.max_rejected_fraction * total:
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        verb = "was" if len(rejections) == 1 else "were"
         raise UserError(
-            f"{len(rejections)} of {total} files were rejected ({counts}), more than "
+            f"{len(rejections)} of {counted(total, 'file')} {verb} rejected ({counts}), more than "
             f"--max_rejected_fraction={plan.max_rejected_fraction:g} permits, so nothing was written; such as "
             f"{rejections[0].path} {rejections[0].detail}"
         )

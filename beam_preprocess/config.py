@@ -17,12 +17,21 @@ MAX_LICENCE = 200  # characters
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The options of a run. The help of the flag with its name explains each field: `sostenuto preprocess --help`.
+    """The options of a run.
 
     Attributes:
+        input: a directory, a glob, a .zip file or one MIDI file.
+        output: the dataset's directory.
         metadata: path of a CSV with MAESTRO's columns; "none" for no CSV; None for the one in the input, if any.
-        isolate_parsing: None for only with another runner than FnApiRunner. The dataset is the same, except for files
-            that end a child process.
+        split_fractions: of train, validation and test among the pieces, without a CSV; 0 allows an empty split.
+        piece_from: the unit that stays in one split, without a CSV: each file ("path"), or each "directory".
+        num_shards: files per split; 0 for one per 100 performances.
+        sustain: "ignore" ends a note at its key's release, "extend" at the sustain pedal's.
+        licence: of the corpus, such as "CC BY-NC-SA 4.0", for model cards; "" if unknown.
+        max_rejected_fraction: maximum fraction of rejected files.
+        overwrite: replaces a dataset in the output.
+        isolate_parsing: rejects files that end a child process with time and memory limits; None for only with another
+            runner than FnApiRunner.
 
     Raises:
         UserError: a value is out of range; the message names the flag.
@@ -48,10 +57,9 @@ class Config:
             raise UserError(f"{flag}: expected three numbers from 0 to 1, for {', '.join(SPLITS)}, as in 0.8,0.1,0.1")
         if abs(sum(fractions) - 1) > 1e-6:
             raise UserError(f"{flag}: the numbers add up to {sum(fractions):g}, expected 1")
-        if self.piece_from not in PIECE_FROM:
-            raise UserError(f"--piece_from={self.piece_from}: expected {' or '.join(PIECE_FROM)}")
-        if self.sustain not in SUSTAIN:
-            raise UserError(f"--sustain={self.sustain}: expected {' or '.join(SUSTAIN)}")
+        for name, choices in (("piece_from", PIECE_FROM), ("sustain", SUSTAIN)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"--{name}={getattr(self, name)}: expected {' or '.join(choices)}")
         if len(self.licence) > MAX_LICENCE or not self.licence.isprintable():
             raise UserError(f"--licence={self.licence!r}: expected one line of at most {MAX_LICENCE} characters")
         if not 0 <= self.num_shards <= 99_999:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from beam_preprocess.config import Config
 from sostenuto import extras
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import apache_beam
@@ -34,7 +35,7 @@ class JobFailedError(Exception):
 
 
 def job_name(config: Config) -> str:
-    """Returns the name of a dataset's job, by which a restarted launcher finds it instead of starting a second one."""
+    """Returns the name of a dataset's job: a restarted launcher finds the job instead of starting a second one."""
     fields = dataclasses.asdict(config)
     # They do not change the dataset.
     del fields["overwrite"], fields["isolate_parsing"]
@@ -80,18 +81,14 @@ class Jobs:
         from google.api_core.exceptions import ClientError
 
         # Beam's own search by name skips jobs that wait for workers, and does not end if there is no job.
-        request = self._api.ListJobsRequest(
-            project_id=self._cloud.project,
-            location=self._cloud.region,
-            name=self.name,
-            filter=self._api.ListJobsRequest.Filter.ALL,
-        )
+        project, region, every = self._cloud.project, self._cloud.region, self._api.ListJobsRequest.Filter.ALL
+        request = self._api.ListJobsRequest(project_id=project, location=region, name=self.name, filter=every)
         try:
             jobs = [job for job in self._client._jobs_client.list_jobs(request) if job.name == self.name]
         except ClientError as error:
             raise UserError(
-                f"Dataflow of project {self._cloud.project} in {self._cloud.region} cannot be used ({error}). Enable "
-                "its API, and grant the role roles/dataflow.developer"
+                f"Dataflow of project {project} in {region} cannot be used ({error}). Enable its API, and grant the "
+                "role roles/dataflow.developer"
             ) from error
         return max(jobs, key=lambda job: (self.is_active(job), job.create_time), default=None)
 
@@ -146,7 +143,8 @@ class Jobs:
             job = self._client.get_job(job.id)
             now = time.monotonic()
             if job.current_state.name != state or now >= next_line:
-                waited = f", waited {round((now - start) / 60):,} minutes" if job.current_state.name == state else ""
+                minutes = counted(round((now - start) / 60), "minute")
+                waited = f", waited {minutes}" if job.current_state.name == state else ""
                 state, next_line = job.current_state.name, now + LINE_SECONDS
                 logger.info(f"{self.name}: {state}{waited}", extra={"figures": {"job": job.id, "state": state}})
             if not self.is_active(job):

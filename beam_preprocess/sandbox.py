@@ -19,11 +19,10 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from sostenuto.errors import UserError
 
-Item = TypeVar("Item")
 Heartbeat = Callable[[], None]
 
 # A child calls `work(argument, heartbeat)`; each heartbeat restarts the time limit.
@@ -155,7 +154,7 @@ class Process:
 
 
 def map_in_processes(
-    work: Work, items: Iterable[Item], *, processes: int, seconds: float, on_heartbeat: Heartbeat = lambda: None
+    work: Work, items: Iterable[Any], *, processes: int, seconds: float, on_heartbeat: Heartbeat = lambda: None
 ) -> Iterator[Any]:
     """Yields `work(item)` for each item as it is done; an item whose process died is tried up to `ATTEMPTS` times."""
     children = [Process(work, seconds=seconds) for _ in range(processes)]
@@ -166,7 +165,7 @@ def map_in_processes(
         with lock:
             on_heartbeat()
 
-    def run(item: Item) -> Any:
+    def run(item: Any) -> Any:
         child = idle.pop()
         try:
             for _ in range(ATTEMPTS - 1):

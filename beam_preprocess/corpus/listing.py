@@ -54,10 +54,7 @@ class Listing:
 
     def files_below(self, root: str) -> list[CorpusFile]:
         """Returns all MIDI files, with paths relative to a root."""
-        return [
-            CorpusFile(path=posixpath.relpath(name, root or "."), location=self.locations[name])
-            for name in self.midi_names
-        ]
+        return [CorpusFile(posixpath.relpath(name, root or "."), self.locations[name]) for name in self.midi_names]
 
 
 def list_input(uri: str) -> Listing:
@@ -99,7 +96,7 @@ def _list_glob(uri: str, pattern: str) -> Listing:
     """Returns the files that a glob matches, and the CSVs in the directories above them."""
     base = _glob_base(pattern)
     if not os.path.isdir(base or "."):
-        raise UserError(f"{uri}: no such directory: {base}")
+        raise UserError(f"{base}: no such directory. Correct the pattern {uri}")
     paths = [path for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path)]
     if not paths:
         raise UserError(f"{uri}: matches no file. Quote a pattern, so that the shell does not expand it")

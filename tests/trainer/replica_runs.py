@@ -18,7 +18,7 @@ from trainer.data.note_table import NoteTable, load_table
 from trainer.data.windows import WindowSampler
 from trainer.distribution.strategy import configure_devices, create_strategy
 from trainer.engine.train_state import TrainState
-from trainer.model.density_heads import DensityHeads
+from trainer.model.heads import DensityHeads
 from trainer.presets import preset
 
 TRAIN_STEPS = 50
@@ -84,9 +84,9 @@ def distances(table: NoteTable, devices: list[str]) -> dict[str, float]:
     config = preset("base").replace(seq_length=16, **SMALL, **RANDOM)
     state = build(config, table, devices[:1])
     variables = [variable for group in state.variables().values() for variable in group]
-    begun = [variable.numpy() for variable in variables]
+    initial = [variable.numpy() for variable in variables]
     one = trained(state)
-    for variable, value in zip(variables, begun, strict=True):
+    for variable, value in zip(variables, initial, strict=True):
         variable.assign(value)
     found["many calls"] = apart(one, trained(state, 3))
     found["base float32, two replicas"] = apart(one, trained(build(config, table, devices)))

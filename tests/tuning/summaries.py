@@ -67,7 +67,7 @@ def hyperband() -> StudySummary:
 
 
 STUDIES = {
-    "nothing begun": summarize(),
+    "not started": summarize(),
     "one runs": summarize(trial(0, "running")),
     "one runs and has a score": summarize(trial(0, "running", score=9.0)),
     "one": summarize(trial(0, score=8.0)),

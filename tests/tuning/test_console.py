@@ -67,7 +67,7 @@ def test_a_terminal_gets_a_line_that_is_kept_up_to_date(monkeypatch: pytest.Monk
     assert "0000   completed" in terminal.getvalue()
 
 
-def test_the_final_table_is_sorted_and_fits_a_log_whatever_is_searched() -> None:
+def test_the_final_table_is_sorted_and_fits_a_log_for_every_study() -> None:
     study = summarize(
         trial(0, score=8.0),
         trial(1, "failed", reason="no room " * 30),

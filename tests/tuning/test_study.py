@@ -132,8 +132,8 @@ def test_a_failed_write_fails_the_call_and_the_next_call_writes(opened, monkeypa
         with pytest.raises(UserError, match="No space left"):
             study.next_trial("tuner1", "b")
     assert complete(study, first)
-    begun = study.next_trial("tuner1", "b")
-    assert (begun.trial, begun.attempt) == ("0001", 1)
+    other = study.next_trial("tuner1", "b")
+    assert (other.trial, other.attempt) == ("0001", 1)
     before = study.trials()
     assert [trial.status for trial in before] == ["completed", "running"]
     assert opened().trials() == before

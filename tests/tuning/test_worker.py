@@ -310,7 +310,7 @@ def untouched(dataset, tmp_path_factory):
 
 
 @pytest.mark.usefixtures("_as_a_command")
-def test_a_trial_that_is_broken_off_goes_on_and_ends_like_one_that_never_was(dataset, tmp_path, untouched):
+def test_an_interrupted_trial_resumes_and_ends_like_an_uninterrupted_one(dataset, tmp_path, untouched):
     directory = tmp_path / "trials" / "0000"
 
     def newest_checkpoint() -> int:
@@ -321,7 +321,7 @@ def test_a_trial_that_is_broken_off_goes_on_and_ends_like_one_that_never_was(dat
     assert do(rung, dataset, tmp_path) == 0
     assert [train_step for _, train_step, _ in rung.reports] == [4, 7]
     assert newest_checkpoint() == 7
-    # A worker that is told to end leaves its trial to the next one.
+    # A worker that is terminated leaves its trial to the next one.
     told = Trials(trial("0001", directory="trials/0000"), trial("0002"), report=lambda *_: send(signal.SIGTERM))
     assert do(told, dataset, tmp_path) == 128 + signal.SIGTERM
     assert [train_step for _, train_step, _ in told.reports] == [8]
@@ -347,7 +347,7 @@ def live_models() -> int:
     return sum(isinstance(one, NextNoteModel) for one in gc.get_objects())
 
 
-def test_trials_that_are_told_to_stop_leave_nothing_behind(dataset, tmp_path, request):
+def test_trials_that_are_stopped_leave_nothing_behind(dataset, tmp_path, request):
     """And the dataset is read once a worker, so that it may be gone by the second trial."""
     data = tmp_path / "data"
     shutil.copytree(dataset, data)

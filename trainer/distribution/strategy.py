@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.rendezvous import wait_for_workers
@@ -64,7 +65,7 @@ def device_name(devices: Sequence[str]) -> str:
         details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
         return f"{len(devices)} x {details.get('device_name', 'GPU')}"
     name = _read_cpu_info(CPU_INFO, "model name") or platform.machine()
-    return f"{len(devices)} x CPU ({name}, {os.cpu_count()} cores)"
+    return f"{len(devices)} x CPU ({name}, {counted(os.cpu_count() or 1, 'core')})"
 
 
 def _read_cpu_info(path: str, *names: str) -> str:

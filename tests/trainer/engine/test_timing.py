@@ -95,7 +95,7 @@ def test_the_minute_adds_up_and_a_shorter_plan_is_logged_once(train, tmp_path, m
     assert shorter[0].endswith("to keep to --max_minutes=1")
 
 
-def test_measurements_of_patience_are_as_many_as_asked_for(train, tmp_path):
+def test_patience_takes_the_requested_number_of_measurements(train, tmp_path):
     train(Machine(CONSTANT), tmp_path / "w", CONFIG.replace(patience=100, evaluate_every=50, max_minutes=0.2))
     scored = [line["train_step"] for line in metrics(tmp_path / "w") if "val_nats" in line]
     assert scored[:-1] == [50, 100]

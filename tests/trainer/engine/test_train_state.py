@@ -13,7 +13,7 @@ from trainer.data.windows import WindowSampler
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.generation.sampler import NoteSampler
-from trainer.model.density_heads import DensityHeads
+from trainer.model.heads import DensityHeads
 from trainer.presets import preset
 
 LENGTHS = [70, 33, 120, 5]
@@ -183,11 +183,11 @@ def test_a_loss_that_is_no_number_stops_before_its_train_step(monkeypatch, field
     table, performance, note = marked_table(3, config)
     break_losses(monkeypatch, field, how)
     state = build(config, table, ["CPU:0"])
-    begun = values_of(state)
+    initial = values_of(state)
     run(state, 3)
     assert state.not_finite() is None
     before = values_of(state)
-    for variable, value in zip(all_variables(state), begun, strict=True):
+    for variable, value in zip(all_variables(state), initial, strict=True):
         variable.assign(value)
     run(state, 9)
     found = state.not_finite()
