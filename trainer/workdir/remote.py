@@ -1,7 +1,7 @@
 """Remote workdirs: a run trains in a local directory, whose files are uploaded in the background.
 
 The bucket is authoritative: a run starts from its files, whatever an earlier run left on this machine. At any moment
-the bucket holds a workdir that another machine can resume (`trainer.workdir.upload_order`).
+the bucket holds a workdir that another machine can resume (`trainer.workdir.transfer`).
 """
 
 import contextlib
@@ -22,8 +22,7 @@ from trainer.checkpoints import manager
 from trainer.config import CONFIG_NAME, Config
 from trainer.workdir import layout
 from trainer.workdir.background_uploader import BackgroundUploader
-from trainer.workdir.transfer import fetch_newest_checkpoint, warn
-from trainer.workdir.upload_order import manifest_rank, stale_names, unit_of, upload_sort_key
+from trainer.workdir.transfer import fetch_newest_checkpoint, manifest_rank, stale_names, unit_of, upload_sort_key, warn
 
 logger = logging.getLogger(__name__)
 
