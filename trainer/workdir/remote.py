@@ -77,7 +77,7 @@ class RemoteWorkdir(LocalWorkdir):
         self._lease: Lease | None = None
         self._remote: dict[str, int] = {}  # generation of each remote file
         self._uploaded: dict[str, tuple[int, int]] = {}  # state of each local file at its transfer
-        self._uploader = BackgroundUploader(self._upload, self._warn_of_outage)
+        self._uploader = BackgroundUploader(self._upload)
         self._is_claimed = False
 
     def __enter__(self) -> "RemoteWorkdir":
@@ -214,10 +214,6 @@ class RemoteWorkdir(LocalWorkdir):
                 storage.remove(storage.join(self.name, name))
                 del self._remote[name]
                 self._uploaded.pop(name, None)
-
-    @staticmethod
-    def _warn_of_outage(error: Exception) -> None:
-        warn(f"{error}; training continues, and the next save is uploaded with all before it")
 
 
 def open_workdir(directory: str, *, max_to_keep: int) -> LocalWorkdir:
