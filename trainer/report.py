@@ -45,7 +45,7 @@ def main() -> int:
     run = load_run(workdir)
     manifest = Manifest.load(_DATA.value) if _DATA.value else dataset(run)
     if manifest:
-        check_dataset(manifest, run, workdir, remedy="Pass the dataset of the run as --data")
+        check_dataset(manifest, run, workdir, remedy="Pass --data=DIR with that one")
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.INDEX_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:

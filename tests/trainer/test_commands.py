@@ -196,7 +196,7 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
         (["--data={unfinished}", "--workdir={trained}"], ["unfinished: has no dataset.json"]),
         (["--data={long}", "--workdir={trained}"], ["long: is not the dataset", "--output=FILE"]),
         (["--data={long}", "--workdir={trained}", "--generated"], ["long: is not the dataset", "--output=FILE"]),
-        (["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-test.json"], ["another dataset"]),
+        (["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-test.json"], ["is not the dataset"]),
         (
             ["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-train.json"],
             ["trained is a workdir"],
@@ -530,7 +530,7 @@ def test_a_report_of_what_was_not_trained_is_refused_in_a_line(processes, places
     assert_refused(run("trainer.report", f"--workdir={here / 'tutorial'}"), "tutorial", "nothing was trained in it yet")
     assert_refused(run("trainer.report", f"--workdir={places['none']}"), "none", "is no workdir")
     other = run("trainer.report", f"--workdir={here / 'w'}", f"--data={places['long']}")
-    assert_refused(other, "--data=", "another dataset")
+    assert_refused(other, "--data=", "is not the dataset")
 
 
 def test_a_model_without_densities_is_scored_through_its_residuals(processes):
