@@ -1,16 +1,16 @@
 """The command `sostenuto preprocess`: flags, one call, a summary."""
 
+import dataclasses
 import sys
 import time
-from typing import cast
+from typing import Any
 
 from absl import flags
 
-from beam_preprocess.config import PIECE_FROM, SUSTAIN, Config, PieceFrom
+from beam_preprocess.config import PIECE_FROM, SUSTAIN, Config
 from sostenuto import cli, storage
 from sostenuto.data.manifest import MANIFEST_NAME
 from sostenuto.errors import UserError
-from sostenuto.music.midi import Sustain
 
 EXIT_FAILED = 1
 
@@ -32,44 +32,42 @@ _INPUT = flags.DEFINE(
     cli.Path("URI"), "input", None, "Corpus: a directory, a glob in quotes, a .zip such as MAESTRO's, or one MIDI file."
 )
 _OUTPUT = flags.DEFINE(cli.Path("DIR"), "output", None, "Directory for the dataset.")
-_LICENCE = flags.DEFINE(
+flags.DEFINE(
     cli.Text("NAME"),
     "licence",
-    None,
+    "",
     "Licence of the corpus, such as 'CC BY-NC-SA 4.0', for the dataset and for model cards. (default: not recorded)",
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset in the output directory.")
-_NUM_SHARDS = flags.DEFINE_integer(
+flags.DEFINE_bool("overwrite", False, "Replace the dataset in the output directory.")
+flags.DEFINE_integer(
     "num_shards", 0, "TFRecord files per split, at most 99999; 0 writes about 100 performances into each."
 )
 cli.start_group("splits and notes")
-_METADATA = flags.DEFINE(
+flags.DEFINE(
     cli.Path("FILE"),
     "metadata",
     None,
     "CSV with MAESTRO's columns, for splits, composers and titles; 'none' uses none. "
     "(default: the one in the input, if any)",
 )
-_SPLIT_FRACTIONS = flags.DEFINE(
+flags.DEFINE(
     cli.Texts("TRAIN,VALIDATION,TEST"),
     "split_fractions",
     ["0.8", "0.1", "0.1"],
     "Fractions of the pieces for each split, without a CSV. A fraction of 0 allows an empty split, also with a CSV.",
 )
-_PIECE_FROM = flags.DEFINE_enum(
+flags.DEFINE_enum(
     "piece_from",
     "path",
     PIECE_FROM,
     "Unit that stays within one split, without a CSV: a file (path) or a directory of files.",
 )
-_SUSTAIN = flags.DEFINE_enum(
+flags.DEFINE_enum(
     "sustain", "ignore", SUSTAIN, "End a note when its key is released, or extend it while the sustain pedal is down."
 )
 cli.start_group("broken files and running")
-_MAX_REJECTED_FRACTION = flags.DEFINE_float(
-    "max_rejected_fraction", 0.1, "Fail if more than this fraction of files is rejected; 1 never fails."
-)
-_ISOLATE_PARSING = flags.DEFINE_bool(
+flags.DEFINE_float("max_rejected_fraction", 0.1, "Fail if more than this fraction of files is rejected; 1 never fails.")
+flags.DEFINE_bool(
     "isolate_parsing",
     None,
     "Parse in child processes, and reject a file that crashes the parser, blocks it or exhausts memory. "
@@ -83,19 +81,13 @@ _NO_WAIT = flags.DEFINE_bool(
 def main(beam_args: list[str]) -> int:
     """Writes the dataset that the flags describe, and returns the exit status."""
     started = time.monotonic()
-    config = Config(
-        input=cli.require_flag(_INPUT),
-        output=cli.require_flag(_OUTPUT),
-        metadata=_METADATA.value,
-        split_fractions=_parse_fractions(_SPLIT_FRACTIONS.value),
-        piece_from=cast(PieceFrom, _PIECE_FROM.value),
-        num_shards=_NUM_SHARDS.value,
-        sustain=cast(Sustain, _SUSTAIN.value),
-        licence=_LICENCE.value or "",
-        max_rejected_fraction=_MAX_REJECTED_FRACTION.value,
-        overwrite=_OVERWRITE.value,
-        isolate_parsing=_ISOLATE_PARSING.value,
-    )
+    values: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Config)}
+    fractions = values["split_fractions"]
+    try:
+        values["split_fractions"] = tuple(map(float, fractions))
+    except ValueError as error:
+        raise UserError(f"--split_fractions={','.join(fractions)}: expected numbers, as in 0.8,0.1,0.1") from error
+    config = Config(**values)
     from beam_preprocess.dataflow import JobFailedError
     from beam_preprocess.preprocess import preprocess
     from beam_preprocess.summary import summarize
@@ -112,22 +104,21 @@ def main(beam_args: list[str]) -> int:
     return cli.EXIT_OK
 
 
-def _parse_fractions(values: list[str]) -> tuple[float, ...]:
-    try:
-        return tuple(map(float, values))
-    except ValueError as error:
-        raise UserError(f"--split_fractions={','.join(values)}: expected numbers, as in 0.8,0.1,0.1") from error
-
-
 def _explain_beam_option(name: str, argv: list[str]) -> str | None:
     """Returns the correct command line if an unknown flag is an option of Beam, else None."""
-    from beam_preprocess.beam_options import split_beam_options
+    from beam_preprocess.beam_options import option_names
 
-    arguments, beam_options = split_beam_options(argv, known=set(flags.FLAGS))
-    if not any(option.lstrip("-").partition("=")[0] == name for option in beam_options):
+    beam_names = option_names().difference(flags.FLAGS)
+    if name not in beam_names:
         return None
-    command = cli.command_line([*arguments, "--", *beam_options])
-    return f"--{name}: an option of Beam. Put Beam's options after --: {command}"
+    current = own = list[str]()
+    beam_options: list[str] = []
+    for argument in argv:
+        # A value in an argument of its own follows its flag.
+        if argument.startswith("-"):
+            current = beam_options if argument.lstrip("-").partition("=")[0] in beam_names else own
+        current.append(argument)
+    return f"--{name}: an option of Beam. Put Beam's options after --: {cli.command_line([*own, '--', *beam_options])}"
 
 
 if __name__ == "__main__":

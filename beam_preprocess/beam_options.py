@@ -2,13 +2,12 @@
 
 import argparse
 import contextlib
-import dataclasses
 import importlib.util
 import io
 import logging
 import os
 import tempfile
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from beam_preprocess import worker_package
@@ -22,94 +21,60 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class RunnerOptions:
-    """Beam options that decide where a pipeline runs, None if not passed; parsed without the slow import of Beam.
+DATAFLOW = "dataflow"
+_LOCAL = ("", "fnapi", "direct", "bundlebaseddirect", "prism")  # in this process or its children
+_CLOUD_OPTIONS = ("project", "region", "temp_location")
 
-    Attributes:
-        runner: the runner's name in lower case without the suffix "runner": "dataflow", "portable", "fnapi".
-        project: Google Cloud project.
-        region: Google Cloud region.
-        temp_location: directory for the temporary files and the package of a Dataflow job.
-        job_endpoint: HOST:PORT of a portable job server.
-    """
 
-    runner: str | None
-    project: str | None
-    region: str | None
-    temp_location: str | None
-    job_endpoint: str | None
+def check_runner(beam_args: Sequence[str], config: Config) -> str:
+    """Returns the runner's name without the slow import of Beam, or raises a UserError if it lacks an option."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+    for name in ("runner", "job_endpoint", *_CLOUD_OPTIONS):
+        parser.add_argument(f"--{name}", default="")
+    try:
+        options, _ = parser.parse_known_args(list(beam_args))
+    except argparse.ArgumentError as error:
+        raise UserError(f"beam pipeline options {' '.join(beam_args)}: {error}") from error
+    runner = runner_name(options.runner)
+    if runner == "portable" and not options.job_endpoint:
+        raise UserError("--runner=PortableRunner: --job_endpoint is missing. Pass a job server's HOST:PORT")
+    if runner != DATAFLOW:
+        return runner
+    for name in _CLOUD_OPTIONS:
+        if not getattr(options, name):
+            raise UserError(
+                f"--runner=DataflowRunner: --{name} is missing. Pass after -- "
+                "--project=PROJECT --region=REGION --temp_location=gs://BUCKET/PATH"
+            )
+    paths = {"input": config.input, "output": config.output, "temp_location": options.temp_location}
+    for name, path in paths.items():
+        if not path.startswith("gs://"):
+            raise UserError(f"--{name}={path}: Dataflow's workers cannot reach it. Expected gs://BUCKET/PATH")
+    return runner
 
-    @classmethod
-    def parse(cls, beam_args: Sequence[str]) -> "RunnerOptions":
-        """Returns the options of a command line.
 
-        Raises:
-            UserError: an option has no value.
-        """
-        parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
-        for field in dataclasses.fields(cls):
-            parser.add_argument(f"--{field.name}")
-        try:
-            values, _ = parser.parse_known_args(list(beam_args))
-        except argparse.ArgumentError as error:
-            raise UserError(f"beam pipeline options {' '.join(beam_args)}: {error}") from error
-        if values.runner is not None:
-            values.runner = values.runner.rpartition(".")[2].lower().removesuffix("runner")
-        return cls(**vars(values))
-
-    @property
-    def is_dataflow(self) -> bool:
-        """Whether the pipeline runs on Dataflow."""
-        return self.runner == "dataflow"
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the pipeline runs in this process or its children."""
-        return self.runner in (None, "fnapi", "direct", "bundlebaseddirect", "prism")
-
-    def check(self, config: Config) -> None:
-        """Checks the options that a runner requires.
-
-        Raises:
-            UserError: an option is missing, or Dataflow's workers cannot access the input or the output.
-        """
-        if self.runner == "portable" and not self.job_endpoint:
-            raise UserError("--runner=PortableRunner: --job_endpoint is missing. Pass a job server's HOST:PORT")
-        if not self.is_dataflow:
-            return
-        for name in ("project", "region", "temp_location"):
-            if not getattr(self, name):
-                raise UserError(
-                    f"--runner=DataflowRunner: --{name} is missing. Pass after -- "
-                    "--project=PROJECT --region=REGION --temp_location=gs://BUCKET/PATH"
-                )
-        paths = {"input": config.input, "output": config.output, "temp_location": self.temp_location}
-        for name, path in paths.items():
-            if not str(path).startswith("gs://"):
-                raise UserError(f"--{name}={path}: Dataflow's workers cannot reach it. Expected gs://BUCKET/PATH")
+def runner_name(runner: str | None) -> str:
+    """Returns "dataflow" for DataflowRunner, and "" for the default runner."""
+    return (runner or "").rpartition(".")[2].lower().removesuffix("runner")
 
 
 @contextlib.contextmanager
 def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
-    """Yields Beam's options, with the project packed for remote workers while the context is open.
-
-    The default runner is FnApiRunner: DirectRunner would download another runner if it can.
-
-    Raises:
-        ModuleNotFoundError: Beam is not installed.
-        UserError: an option is invalid or unknown to the runner.
-    """
+    """Yields Beam's options, with the project packed for remote workers while the context is open."""
     _import_beam()
     from apache_beam.options.pipeline_options import PortableOptions, SetupOptions, StandardOptions
 
-    runner = RunnerOptions.parse(beam_args)
-    # Runners of other clusters have options that only they know.
-    options = _parse_options(beam_args, allow_unknown=not (runner.is_local or runner.is_dataflow))
+    options, unknown = _parse_options(beam_args)
     standard = options.view_as(StandardOptions)
-    if standard.runner is None:
-        standard.runner = "FnApiRunner"
-    if runner.is_local or runner.is_dataflow:
+    runner = runner_name(standard.runner)
+    # DirectRunner would download another runner if it can.
+    standard.runner = standard.runner or "FnApiRunner"
+    # Runners of other clusters have options that only they know.
+    if runner in (*_LOCAL, DATAFLOW):
+        if unknown:
+            raise UserError(
+                f"unknown beam pipeline option --{min(unknown)}. See Beam's documentation of pipeline options"
+            )
         # Beam logs the tracebacks of failed steps, which the exception contains too.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     setup = options.view_as(SetupOptions)
@@ -119,53 +84,37 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
         if not os.path.isfile(setup.setup_file):
             raise UserError(f"--setup_file={setup.setup_file}: no such file")
     with tempfile.TemporaryDirectory(prefix="sostenuto-") as directory:
-        in_this_process = runner.is_local or options.view_as(PortableOptions).environment_type == "LOOPBACK"
+        in_this_process = runner in _LOCAL or options.view_as(PortableOptions).environment_type == "LOOPBACK"
         if setup.setup_file is None and not in_this_process:
             setup.setup_file = worker_package.stage_package(directory)
         yield options
 
 
-def _parse_options(beam_args: Sequence[str], *, allow_unknown: bool) -> "PipelineOptions":
-    """Returns Beam's options; replaces Beam's exit and warnings about unknown options by a UserError."""
+def _parse_options(beam_args: Sequence[str]) -> tuple["PipelineOptions", set[str]]:
+    """Returns Beam's options and the unknown names; replaces Beam's exit by a UserError, and hides its warnings."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     usage = io.StringIO()
     try:
         with contextlib.redirect_stderr(usage), _suppress_warnings():
             options = PipelineOptions(list(beam_args))
-            known = options.get_all_options()
-            unknown = set(options.get_all_options(retain_unknown_options=True)) - set(known)
+            names = set(options.get_all_options(retain_unknown_options=True))
+            return options, names.difference(options.get_all_options())
     except SystemExit as error:
         last_line = usage.getvalue().strip().rpartition("\n")[2]
         raise UserError(f"beam pipeline options {' '.join(beam_args)}: {last_line.partition('error: ')[2]}") from error
-    if unknown and not allow_unknown:
-        raise UserError(f"unknown beam pipeline option --{min(unknown)}. See Beam's documentation of pipeline options")
-    return options
 
 
-def split_beam_options(arguments: Sequence[str], *, known: Container[str]) -> tuple[list[str], list[str]]:
-    """Splits a command line without `--` into other arguments and Beam's options, none if Beam is not installed.
-
-    `known` names this command's flags, which take precedence.
-    """
+def option_names() -> set[str]:
+    """Returns the names of Beam's options; none if Beam is not installed."""
     try:
         with silenced():
             _import_beam()
     except ModuleNotFoundError:
-        return list(arguments), []
+        return set()
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    beam_names = set(PipelineOptions([]).get_all_options())
-    flags: list[str] = []
-    options: list[str] = []
-    current = flags
-    for argument in arguments:
-        # A value in an argument of its own follows its flag.
-        if argument.startswith("-"):
-            name = argument.lstrip("-").partition("=")[0]
-            current = options if name in beam_names and name not in known else flags
-        current.append(argument)
-    return flags, options
+    return set(PipelineOptions([]).get_all_options())
 
 
 def _import_beam() -> None:

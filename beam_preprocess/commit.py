@@ -1,24 +1,24 @@
 """Commits a dataset: verifies the shards, renames them, and writes dataset.json last.
 
-Shards have temporary names until all of them were read back. While they are renamed there is no dataset.json, and the
-marker `dataset.json.unfinished` identifies the shards as those of an unfinished dataset. A run that is killed leaves
-either the former dataset, unchanged, or an unfinished one, which the next run replaces. In a bucket, renaming copies
-the object.
+While shards are renamed, which in a bucket copies them, there is no dataset.json, and `dataset.json.unfinished` marks
+them. A run that is killed leaves either the former dataset or an unfinished one, which the next run replaces.
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from beam_preprocess.plan import PLAN_NAME, DatasetPlan
-from beam_preprocess.stats import Rejection, ShardReport, SplitStats, count_reasons
+from beam_preprocess.shard_writer import Rejection, ShardReport, SplitStats
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest, Shard, Split
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
 
@@ -29,11 +29,7 @@ _DATASET_FILE = re.compile(
 
 
 def prepare_output(output: str, *, overwrite: bool) -> None:
-    """Creates the output directory and deletes the temporary files of a killed run.
-
-    Raises:
-        UserError: it is a file, or contains a dataset or shards of another program and `overwrite` is False.
-    """
+    """Creates the output directory and deletes the temporary files of a killed run; else raises a UserError."""
     if storage.exists(output) and not storage.is_directory(output):
         raise UserError(f"{output}: is a file, expected a directory for the dataset. Choose another --output")
     storage.make_directories(output)
@@ -59,59 +55,47 @@ def remove_temporaries(output: str) -> None:
 
 
 def commit_dataset(plan: DatasetPlan, reports: Sequence[ShardReport]) -> None:
-    """Checks the shards against the plan, renames them, and writes dataset.json last.
-
-    After an interruption, a second call with the same reports completes the dataset.
-
-    Raises:
-        UserError: too many files were rejected, a split is empty, or a shard is missing.
-    """
+    """Completes a dataset; after an interruption, a second call with the same reports does."""
     order = {name: number for number, name in enumerate(plan.shards)}
     reports = sorted(reports, key=lambda report: order[report.name])
     rejections = [rejection for report in reports for rejection in report.rejections]
     rejections.sort(key=lambda rejection: rejection.path)
-    _check_complete(plan, reports)
-    _check_rejections(plan, reports, rejections)
+    reasons = dict(sorted(collections.Counter(rejection.reason for rejection in rejections).items()))
+    _check_reports(plan, reports, rejections, reasons)
+    path = functools.partial(storage.join, plan.output)
     names = set(storage.list_names(plan.output))
-    to_rename: list[ShardReport] = []
-    renamed: list[ShardReport] = []
-    for report in reports:
-        (to_rename if posixpath.basename(report.temporary_path) in names else renamed).append(report)
+    to_rename = [report for report in reports if posixpath.basename(report.temporary_path) in names]
+    renamed = [report for report in reports if posixpath.basename(report.temporary_path) not in names]
     _for_each(plan, renamed, lambda report: _check_renamed(plan, report))
 
-    storage.write_bytes_atomic(storage.join(plan.output, UNFINISHED_NAME), b"")
-    storage.remove(storage.join(plan.output, MANIFEST_NAME))
-    storage.remove_all(
-        storage.join(plan.output, name) for name in sorted(names) if _SHARD.fullmatch(name) and name not in plan.shards
-    )
-    _for_each(
-        plan, to_rename, lambda shard: storage.rename(shard.temporary_path, storage.join(plan.output, shard.name))
-    )
+    storage.write_bytes_atomic(path(UNFINISHED_NAME), b"")
+    storage.remove(path(MANIFEST_NAME))
+    storage.remove_all(path(name) for name in sorted(names) if _SHARD.fullmatch(name) and name not in plan.shards)
+    _for_each(plan, to_rename, lambda report: storage.rename(report.temporary_path, path(report.name)))
     lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
-    storage.write_bytes_atomic(storage.join(plan.output, REJECTED_NAME), "".join(lines).encode())
-    _build_manifest(plan, reports, rejections).save(plan.output)
-    storage.remove(storage.join(plan.output, UNFINISHED_NAME))
+    storage.write_bytes_atomic(path(REJECTED_NAME), "".join(lines).encode())
+    _build_manifest(plan, reports, reasons).save(plan.output)
+    storage.remove(path(UNFINISHED_NAME))
     # A runner may have written a shard more than once.
     remove_temporaries(plan.output)
 
 
-def _check_complete(plan: DatasetPlan, reports: list[ShardReport]) -> None:
-    """Checks that all planned shards and files were reported."""
+def _check_reports(
+    plan: DatasetPlan, reports: list[ShardReport], rejections: list[Rejection], reasons: dict[str, int]
+) -> None:
+    """Checks that all planned files were reported, that enough were accepted, and that no planned split is empty."""
     if [report.name for report in reports] != list(plan.shards):
-        raise RuntimeError(f"{len(reports)} shards were reported of {len(plan.shards)} planned")
+        raise RuntimeError(f"{counted(len(reports), 'shard')} reported of {len(plan.shards)} planned")
     for report in reports:
         planned, reported = plan.shards[report.name], report.records + len(report.rejections)
         if reported != planned:
-            raise RuntimeError(f"{report.name}: {reported} files were written or rejected of {planned} planned")
-
-
-def _check_rejections(plan: DatasetPlan, reports: list[ShardReport], rejections: list[Rejection]) -> None:
-    """Checks the fraction of rejected files, and that no planned split is empty."""
+            raise RuntimeError(f"{report.name}: {counted(reported, 'file')} written or rejected of {planned} planned")
     total = sum(plan.shards.values())
     if len(rejections) > plan.max_rejected_fraction * total:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejections).items())
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        verb = "was" if len(rejections) == 1 else "were"
         raise UserError(
-            f"{len(rejections)} of {total} files were rejected ({reasons}), more than "
+            f"{len(rejections)} of {counted(total, 'file')} {verb} rejected ({counts}), more than "
             f"--max_rejected_fraction={plan.max_rejected_fraction:g} permits, so nothing was written; such as "
             f"{rejections[0].path} {rejections[0].detail}"
         )
@@ -132,12 +116,11 @@ def _reports_of(split: str, reports: list[ShardReport]) -> list[ShardReport]:
 
 def _for_each(plan: DatasetPlan, reports: list[ShardReport], function: Callable[[ShardReport], None]) -> None:
     """Calls a function for each shard, concurrently if the output is in a bucket."""
+    results: Iterable[None] = map(function, reports)
     if storage.is_remote(plan.output):
         largest = max((report.bytes for report in reports), default=0)
-        collections.deque(storage.concurrently(function, reports, bytes_each=largest), maxlen=0)
-    else:
-        for report in reports:
-            function(report)
+        results = storage.concurrently(function, reports, bytes_each=largest)
+    collections.deque(results, maxlen=0)
 
 
 def _check_renamed(plan: DatasetPlan, report: ShardReport) -> None:
@@ -150,17 +133,14 @@ def _check_renamed(plan: DatasetPlan, report: ShardReport) -> None:
         )
 
 
-def _build_manifest(plan: DatasetPlan, reports: list[ShardReport], rejections: list[Rejection]) -> Manifest:
+def _build_manifest(plan: DatasetPlan, reports: list[ShardReport], reasons: dict[str, int]) -> Manifest:
     """Returns the content of dataset.json."""
     splits, statistics = {}, {}
     for split in SPLITS:
         split_reports = _reports_of(split, reports)
-        stats = sum((report.stats for report in split_reports), SplitStats.zero())
-        splits[split] = Split(
-            performances=sum(report.records for report in split_reports),
-            notes=stats.notes,
-            seconds=stats.microseconds / 1e6,
-            shards=tuple(Shard(report.name, report.records, report.bytes, report.sha256) for report in split_reports),
-        )
+        stats = sum((report.stats for report in split_reports), SplitStats())
+        shards = tuple(Shard(report.name, report.records, report.bytes, report.sha256) for report in split_reports)
+        performances = sum(report.records for report in split_reports)
+        splits[split] = Split(performances, stats.notes, stats.microseconds / 1e6, shards)
         statistics[split] = stats.summarize()
-    return Manifest(plan.source, plan.options, splits, count_reasons(rejections), statistics)
+    return Manifest(plan.source, plan.options, splits, reasons, statistics)

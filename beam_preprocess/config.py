@@ -23,17 +23,15 @@ class Config:
         input: a directory, a glob, a .zip file or one MIDI file.
         output: the dataset's directory.
         metadata: path of a CSV with MAESTRO's columns; "none" for no CSV; None for the one in the input, if any.
-        split_fractions: fractions of train, validation and test among the pieces, unless a CSV splits them; 0 allows
-            an empty split, also with a CSV.
-        piece_from: the unit that stays in one split, unless a CSV names the pieces: "path" for each file, or
-            "directory".
+        split_fractions: of train, validation and test among the pieces, without a CSV; 0 allows an empty split.
+        piece_from: the unit that stays in one split, without a CSV: each file ("path"), or each "directory".
         num_shards: files per split; 0 for one per 100 performances.
         sustain: "ignore" ends a note at its key's release, "extend" at the sustain pedal's.
         licence: of the corpus, such as "CC BY-NC-SA 4.0", for model cards; "" if unknown.
         max_rejected_fraction: maximum fraction of rejected files.
         overwrite: replaces a dataset in the output.
-        isolate_parsing: parses in child processes with time and memory limits, so that no file can end the run; None
-            for only with another runner than FnApiRunner. The dataset is the same, except for files that end a child.
+        isolate_parsing: rejects files that end a child process with time and memory limits; None for only with another
+            runner than FnApiRunner.
 
     Raises:
         UserError: a value is out of range; the message names the flag.
@@ -59,10 +57,9 @@ class Config:
             raise UserError(f"{flag}: expected three numbers from 0 to 1, for {', '.join(SPLITS)}, as in 0.8,0.1,0.1")
         if abs(sum(fractions) - 1) > 1e-6:
             raise UserError(f"{flag}: the numbers add up to {sum(fractions):g}, expected 1")
-        if self.piece_from not in PIECE_FROM:
-            raise UserError(f"--piece_from={self.piece_from}: expected {' or '.join(PIECE_FROM)}")
-        if self.sustain not in SUSTAIN:
-            raise UserError(f"--sustain={self.sustain}: expected {' or '.join(SUSTAIN)}")
+        for name, choices in (("piece_from", PIECE_FROM), ("sustain", SUSTAIN)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"--{name}={getattr(self, name)}: expected {' or '.join(choices)}")
         if len(self.licence) > MAX_LICENCE or not self.licence.isprintable():
             raise UserError(f"--licence={self.licence!r}: expected one line of at most {MAX_LICENCE} characters")
         if not 0 <= self.num_shards <= 99_999:

@@ -1,8 +1,4 @@
-"""Dataflow jobs: found by name, started, and watched until they end.
-
-A job's name is derived from the dataset, so that a restarted launcher waits for the active job instead of starting a
-second one with the same output.
-"""
+"""Dataflow jobs: found by name, started, and watched until they end."""
 
 import dataclasses
 import hashlib
@@ -15,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from beam_preprocess.config import Config
 from sostenuto import extras
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import apache_beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
 logger = logging.getLogger(__name__)
-
-_ENDED = [f"JOB_STATE_{state}" for state in ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED")]
 
 # Seconds between two requests for a job's state: short at first, since an invalid job fails early.
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
@@ -40,7 +35,7 @@ class JobFailedError(Exception):
 
 
 def job_name(config: Config) -> str:
-    """Returns the name of a dataset's job."""
+    """Returns the name of a dataset's job: a restarted launcher finds the job instead of starting a second one."""
     fields = dataclasses.asdict(config)
     # They do not change the dataset.
     del fields["overwrite"], fields["isolate_parsing"]
@@ -52,16 +47,11 @@ def job_name(config: Config) -> str:
 
 def extract_user_error(text: str) -> str | None:
     """Returns the message of a worker's UserError in a runner's report of a failure, or None."""
-    match = _USER_ERROR.search(text)
-    return match[1] if match else None
+    return match[1] if (match := _USER_ERROR.search(text)) else None
 
 
 class Jobs:
-    """The Dataflow jobs with the project, region and job name of Beam's options.
-
-    Raises:
-        UserError: Beam was installed without the extra for Google Cloud, or there are no credentials.
-    """
+    """The Dataflow jobs with the project, region and job name of Beam's options."""
 
     def __init__(self, options: "PipelineOptions") -> None:
         try:
@@ -72,6 +62,8 @@ class Jobs:
         except ImportError as error:
             raise UserError(f"--runner=DataflowRunner: {error}. {extras.remedy('gcp')}") from error
         self._api = dataflow
+        ended = ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED")
+        self._ended = [getattr(dataflow.JobState, f"JOB_STATE_{state}") for state in ended]
         self._cloud = options.view_as(GoogleCloudOptions)
         self.name = self._cloud.job_name
         if not self._cloud.no_auth:
@@ -85,38 +77,23 @@ class Jobs:
         self._client = DataflowApplicationClient(options)
 
     def find(self) -> Any | None:
-        """Returns the active job, or else the last one that ended, or None.
-
-        Raises:
-            UserError: Dataflow denies access.
-        """
+        """Returns the active job, or else the last one that ended, or None."""
         from google.api_core.exceptions import ClientError
 
         # Beam's own search by name skips jobs that wait for workers, and does not end if there is no job.
-        request = self._api.ListJobsRequest(
-            project_id=self._cloud.project,
-            location=self._cloud.region,
-            name=self.name,
-            filter=self._api.ListJobsRequest.Filter.ALL,
-        )
+        project, region, every = self._cloud.project, self._cloud.region, self._api.ListJobsRequest.Filter.ALL
+        request = self._api.ListJobsRequest(project_id=project, location=region, name=self.name, filter=every)
         try:
             jobs = [job for job in self._client._jobs_client.list_jobs(request) if job.name == self.name]
         except ClientError as error:
             raise UserError(
-                f"Dataflow of project {self._cloud.project} in {self._cloud.region} cannot be used ({error}). Enable "
-                "its API, and grant the role roles/dataflow.developer"
+                f"Dataflow of project {project} in {region} cannot be used ({error}). Enable its API, and grant the "
+                "role roles/dataflow.developer"
             ) from error
         return max(jobs, key=lambda job: (self.is_active(job), job.create_time), default=None)
 
     def start(self, pipeline: "apache_beam.Pipeline") -> Any | None:
-        """Starts a job, or finds the one that another launcher started in the meantime.
-
-        Returns:
-            The job; None if the options only describe it (--dry_run, --template_location).
-
-        Raises:
-            UserError: Dataflow rejects the job or its temporary location.
-        """
+        """Starts a job, or finds another launcher's; None if the options only describe it, as --dry_run does."""
         from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
         from google.api_core.exceptions import ClientError, Conflict
 
@@ -134,7 +111,7 @@ class Jobs:
 
     def is_active(self, job: Any) -> bool:
         """Returns whether a job runs or waits."""
-        return job.current_state not in [getattr(self._api.JobState, state) for state in _ENDED]
+        return job.current_state not in self._ended
 
     def console_url(self, job: Any) -> str:
         """Returns the URL of a job's page."""
@@ -146,35 +123,30 @@ class Jobs:
         return f"gcloud dataflow jobs describe {job.id} --region={self._cloud.region} --project={self._cloud.project}"
 
     def wait(self, job: Any) -> None:
-        """Waits until a job is done.
-
-        Raises:
-            UserError: it failed with a UserError.
-            JobFailedError: it failed otherwise, or was cancelled.
-        """
+        """Waits until a job is done; raises its UserError, or else a JobFailedError, if it is not."""
         job = self._wait_until_ended(job)
-        states, state = self._api.JobState, job.current_state
-        if state == states.JOB_STATE_DONE:
+        state = job.current_state.name
+        if state == "JOB_STATE_DONE":
             return
-        errors = self._list_errors(job) if state == states.JOB_STATE_FAILED else ""
+        errors = self._list_errors(job) if state == "JOB_STATE_FAILED" else ""
         if message := extract_user_error(errors):
             raise UserError(message)
         cause = f" ({errors.strip().splitlines()[-1]})" if errors.strip() else ""
-        raise JobFailedError(f"the Dataflow job {self.name} ended as {state.name}{cause}: see {self.console_url(job)}")
+        raise JobFailedError(f"the Dataflow job {self.name} ended as {state}{cause}: see {self.console_url(job)}")
 
     def _wait_until_ended(self, job: Any) -> Any:
         """Reports a job's states until it ends, and returns the ended job."""
-        state: Any = None
+        state = ""
         delay, start = FIRST_DELAY, time.monotonic()
         next_line = start
         while True:
             job = self._client.get_job(job.id)
             now = time.monotonic()
-            if job.current_state != state or now >= next_line:
-                waited = f", waited {round((now - start) / 60):,} minutes" if job.current_state == state else ""
-                state, next_line = job.current_state, now + LINE_SECONDS
-                figures = {"job": job.id, "state": state.name}
-                logger.info(f"{self.name}: {state.name}{waited}", extra={"figures": figures})
+            if job.current_state.name != state or now >= next_line:
+                minutes = counted(round((now - start) / 60), "minute")
+                waited = f", waited {minutes}" if job.current_state.name == state else ""
+                state, next_line = job.current_state.name, now + LINE_SECONDS
+                logger.info(f"{self.name}: {state}{waited}", extra={"figures": {"job": job.id, "state": state}})
             if not self.is_active(job):
                 return job
             time.sleep(delay)

@@ -12,8 +12,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from beam_preprocess.commit import commit_dataset
 from beam_preprocess.plan import DatasetPlan, ShardRange
 from beam_preprocess.sandbox import map_in_processes
-from beam_preprocess.shard_writer import ShardWriter
-from beam_preprocess.stats import ShardReport
+from beam_preprocess.shard_writer import ShardReport, ShardWriter
 from sostenuto.errors import UserError
 
 # Replaces a child process after this time without a heartbeat; no file and no disk takes that long.
@@ -41,18 +40,19 @@ class PreprocessCorpus(beam.PTransform):
         on_file_done: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
-        self._plan, self._on_file_done = plan, LocalCallback(on_file_done)
+        self._plan = plan
         self._elements = [shards] if processes > 1 else [[shard] for shard in shards]
-        self._write_shards = WriteShards(writer, processes, self._on_file_done)
+        self._write_shards = WriteShards(writer, processes, LocalCallback(on_file_done))
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Adds the steps to a pipeline."""
+        plan = self._plan  # so that the function is pickled without the elements
         return (
             pbegin
             | "Shards" >> beam.Create(self._elements)
             | "WriteShards" >> beam.ParDo(self._write_shards)
             | "AllReports" >> beam.combiners.ToList()
-            | "Publish" >> beam.ParDo(CommitDataset(self._plan))
+            | "Publish" >> beam.Map(lambda reports: commit_dataset(plan, reports))
         )
 
 
@@ -67,7 +67,13 @@ class WriteShards(beam.DoFn):
 
     def process(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
         """Yields the reports of the shards."""
-        for report in self._write(shards):
+        writer, on_file_done, processes = self._writer, self._on_file_done, self._processes
+        reports: Iterator[ShardReport] = (writer(shard, on_file_done) for shard in shards)
+        if processes > 1:
+            reports = map_in_processes(
+                writer, shards, processes=processes, seconds=STALLED_SECONDS, on_heartbeat=on_file_done
+            )
+        for report in reports:
             self._performances.inc(report.records)
             self._notes.inc(report.stats.notes)
             self._rejected.inc(len(report.rejections))
@@ -76,24 +82,6 @@ class WriteShards(beam.DoFn):
     def teardown(self) -> None:
         """Closes the files and processes of the writer."""
         self._writer.close()
-
-    def _write(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
-        if self._processes == 1:
-            return (self._writer(shard, self._on_file_done) for shard in shards)
-        return map_in_processes(
-            self._writer, shards, processes=self._processes, seconds=STALLED_SECONDS, on_heartbeat=self._on_file_done
-        )
-
-
-class CommitDataset(beam.DoFn):
-    """Commits the dataset after all shards were written."""
-
-    def __init__(self, plan: DatasetPlan) -> None:
-        self._plan = plan
-
-    def process(self, reports: list[ShardReport]) -> None:
-        """Commits the dataset."""
-        commit_dataset(self._plan, reports)
 
 
 class LocalCallback:
@@ -118,20 +106,14 @@ class LocalCallback:
 
 
 def resolve_num_processes(options: PipelineOptions) -> int:
-    """Returns the number of child processes that write shards; 1 with another runner, or with Beam's threads.
-
-    They replace Beam's workers, which take ten seconds to start and block the run if one is killed, so that Beam's
-    options are set to one worker.
-
-    Raises:
-        UserError: the number is negative.
-    """
+    """Returns the number of child processes that write shards; 1 with another runner, or with Beam's threads."""
     direct = options.view_as(DirectOptions)
     if options.view_as(StandardOptions).runner != "FnApiRunner" or direct.direct_running_mode == "multi_threading":
         return 1
     processes = direct.direct_num_workers
     if processes < 0:
         raise UserError(f"--direct_num_workers={processes}: expected 1 or more, or 0 for one per core")
+    # Beam's own workers take ten seconds to start, and block the run if one is killed.
     direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"
     # In a container, a process may use fewer cores than the machine has.
     return processes or len(os.sched_getaffinity(0))

@@ -17,25 +17,17 @@ PERFORMANCES_PER_SHARD = 100
 
 @dataclasses.dataclass(frozen=True)
 class DatasetPlan:
-    """The contents of a dataset as far as they are known before any file is opened.
-
-    Attributes:
-        output: the dataset's directory.
-        shards: number of files by shard name, in the order of splits and shard numbers.
-        source: the corpus, for dataset.json.
-        options: the options of the run, for dataset.json.
-        max_rejected_fraction: maximum fraction of rejected files.
-    """
+    """The contents of a dataset as far as they are known before any file is opened."""
 
     output: str
-    shards: dict[str, int]
-    source: dict[str, Any]
+    shards: dict[str, int]  # number of files by shard name, in the order of splits and shard numbers
+    source: dict[str, Any]  # for dataset.json, as are the options
     options: dict[str, Any]
     max_rejected_fraction: float
 
 
 class ShardRange(NamedTuple):
-    """A shard's name and its line in the plan file: first byte and length in bytes."""
+    """A shard's name and its line in the plan file."""
 
     name: str
     start: int
@@ -48,10 +40,7 @@ def make_plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]
     source = {
         "files": len(corpus.files),
         "paths_sha256": hashlib.sha256(paths.encode()).hexdigest(),
-        "unlisted": corpus.unlisted,
-        "straddling_pieces": corpus.straddling_pieces,
-        "metadata": corpus.metadata,
-        "metadata_sha256": corpus.metadata_sha256,
+        **{name: getattr(corpus, name) for name in ("unlisted", "straddling_pieces", "metadata", "metadata_sha256")},
     }
     names = ("split_fractions", "piece_from", "num_shards", "sustain", "licence", "max_rejected_fraction")
     options = {name: getattr(config, name) for name in names}
@@ -61,13 +50,7 @@ def make_plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]
 
 
 def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, list[CorpusFile]]:
-    """Returns the files of each shard by shard name, sorted by path.
-
-    Orders the files of a split by the SHA-256 of their paths and cuts them into `num_shards` parts that differ by at
-    most one file; for 0, into one part per `PERFORMANCES_PER_SHARD` files. The result depends only on the set of files,
-    and no shard gets no file. All notes of a file
-    become one record. `beam_preprocess.corpus` has assigned the split before.
-    """
+    """Returns the files of each shard by shard name, sorted by path: equal parts of a split's files by SHA-256."""
     shards: dict[str, list[CorpusFile]] = {}
     for split in SPLITS:
         members = [file for file in files if file.split == split]
@@ -75,19 +58,13 @@ def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, lis
         count = min(num_shards or -(-len(members) // PERFORMANCES_PER_SHARD), len(members))
         for index in range(count):
             part = members[index * len(members) // count : (index + 1) * len(members) // count]
-            name = f"{split}-{index:05d}-of-{count:05d}.tfrecord"
-            shards[name] = sorted(part, key=lambda file: file.path)
+            shards[f"{split}-{index:05d}-of-{count:05d}.tfrecord"] = sorted(part, key=lambda file: file.path)
     return shards
 
 
 def write_plan(path: str, shards: dict[str, list[CorpusFile]]) -> list[ShardRange]:
-    """Writes the plan file, one line per shard, and returns the position of each line.
-
-    It keeps the list of files out of the pipeline's graph, whose size runners limit to some megabytes.
-
-    Raises:
-        UserError: the file cannot be written. Nothing remains of it.
-    """
+    """Writes the plan file, one line per shard, and returns the position of each line."""
+    # It keeps the list of files out of the pipeline's graph, whose size runners limit to some megabytes.
     ranges: list[ShardRange] = []
     start = 0
     with storage.new_file(path) as stream:
@@ -100,9 +77,5 @@ def write_plan(path: str, shards: dict[str, list[CorpusFile]]) -> list[ShardRang
 
 
 def read_plan(path: str, shard: ShardRange) -> list[CorpusFile]:
-    """Returns the files of one shard from a plan file.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Returns the files of one shard from a plan file."""
     return [CorpusFile(*fields) for fields in json.loads(storage.read_range(path, shard.start, shard.bytes))]

@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from beam_preprocess import dataflow
-from beam_preprocess.beam_options import RunnerOptions, pipeline_options
+from beam_preprocess.beam_options import DATAFLOW, check_runner, pipeline_options
 from beam_preprocess.commit import prepare_output, remove_temporaries
 from beam_preprocess.config import Config
 from beam_preprocess.corpus import Corpus, CorpusFile, find_corpus
-from beam_preprocess.parser import PARSE_SECONDS
+from beam_preprocess.parser import PARSE_SECONDS, Parser
 from beam_preprocess.plan import PLAN_NAME, DatasetPlan, assign_shards, make_plan, write_plan
 from beam_preprocess.shard_writer import ShardWriter
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, SPLITS, Manifest
-from sostenuto.errors import UnavailableError, UserError
+from sostenuto.errors import UserError
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import apache_beam
@@ -48,75 +49,58 @@ class _Job:
 def preprocess(
     config: Config, *, beam_args: Sequence[str] = (), quiet: bool = False, wait: bool = True
 ) -> Manifest | None:
-    """Writes a dataset, unless the output already contains it.
+    """Writes a dataset, unless the output contains it already; None if a Dataflow job was only described or started.
 
-    Args:
-        config: the input, the output and the options.
-        beam_args: options of the Beam pipeline, such as --runner=DataflowRunner. The default runner is FnApiRunner, in
-            this process.
-        quiet: hides progress.
-        wait: False returns after starting a Dataflow job. Only Dataflow supports it.
-
-    Returns:
-        The manifest of the dataset; None if `wait` is False, or if the options only describe a Dataflow job.
-
-    Raises:
-        UserError: the input, the output or an option is invalid, too many files were rejected, or Beam is not
-            installed.
-        JobFailedError: a job elsewhere failed, or ended without a dataset.
+    Raises a JobFailedError if a job elsewhere failed, or ended without a dataset.
     """
     with silenced(quiet):
-        runner = RunnerOptions.parse(beam_args)
-        runner.check(config)
-        if not wait and not runner.is_dataflow:
+        is_dataflow = check_runner(beam_args, config) == DATAFLOW
+        if not wait and not is_dataflow:
             raise UserError("--no_wait: needs a job on Dataflow. Pass -- --runner=DataflowRunner")
-        job = _plan_job(config)
-        if not config.overwrite and (manifest := _find_existing(job.plan)):
-            logger.info(f"{config.output}: already contains this dataset. Pass --overwrite to rebuild it")
-            return manifest
-        if runner.is_dataflow:
+        if storage.is_remote(config.input):
+            logger.info(f"listing {config.input}")
+        corpus = find_corpus(
+            config.input, metadata=config.metadata, split_fractions=config.split_fractions, piece_from=config.piece_from
+        )
+        shards = assign_shards(corpus.files, config.num_shards)
+        job = _Job(config, corpus, shards, make_plan(config, corpus, shards))
+        if not config.overwrite and storage.exists(storage.join(config.output, MANIFEST_NAME)):
+            with contextlib.suppress(dataflow.JobFailedError):
+                manifest = _load_result(job.plan, job="the job")
+                logger.info(f"{config.output}: already contains this dataset. Pass --overwrite to rebuild it")
+                return manifest
+        if is_dataflow:
             return _run_on_dataflow(job, beam_args, wait=wait)
         _run(job, beam_args)
         return _load_result(job.plan, job="the job")
 
 
-def _plan_job(config: Config) -> _Job:
-    """Lists the corpus and plans the shards."""
-    if storage.is_remote(config.input):
-        logger.info(f"listing {config.input}")
-    corpus = find_corpus(
-        config.input, metadata=config.metadata, split_fractions=config.split_fractions, piece_from=config.piece_from
-    )
-    shards = assign_shards(corpus.files, config.num_shards)
-    return _Job(config, corpus, shards, make_plan(config, corpus, shards))
-
-
-def _find_existing(plan: DatasetPlan) -> Manifest | None:
-    """Returns the manifest of a dataset in the output that has the same plan, or None."""
-    if not storage.exists(storage.join(plan.output, MANIFEST_NAME)):
-        return None
-    try:
-        return _load_result(plan, job="the job")
-    except dataflow.JobFailedError:
-        return None
-
-
 def _run(job: _Job, beam_args: Sequence[str]) -> None:
     """Runs the pipeline in this process or on a job server, and waits for it."""
-    with (
-        _output_directory(job.config),
-        pipeline_options(beam_args) as options,
-        ProgressCounter(total=len(job.corpus.files), unit="file", description="preprocess") as counter,
-        _translate_errors(),
-    ):
-        pipeline = _build_pipeline(job, options, plan_directory=job.config.output, on_file_done=counter.advance)
-        result = pipeline.run()
-        try:
-            result.wait_until_finish()
-        except (KeyboardInterrupt, SystemExit):
-            # No later run can find the job of a job server.
-            result.cancel()
-            raise
+    output = job.config.output
+    existed = storage.exists(output)
+    prepare_output(output, overwrite=job.config.overwrite)
+    try:
+        with (
+            pipeline_options(beam_args) as options,
+            ProgressCounter(total=len(job.corpus.files), unit="file", description="preprocess") as counter,
+            _translate_errors(),
+        ):
+            pipeline = _build_pipeline(job, options, plan_directory=output, on_file_done=counter.advance)
+            result = pipeline.run()
+            try:
+                result.wait_until_finish()
+            except (KeyboardInterrupt, SystemExit):
+                # No later run can find the job of a job server.
+                result.cancel()
+                raise
+    except BaseException:
+        remove_temporaries(output)
+        if not existed:
+            # It fails in a bucket, and if another program has added a file.
+            with contextlib.suppress(OSError):
+                os.rmdir(output)
+        raise
 
 
 def _build_pipeline(
@@ -138,8 +122,7 @@ def _build_pipeline(
         plan_file=plan_file,
         archive=job.corpus.archive,
         output=job.config.output,
-        sustain=job.config.sustain,
-        parse_seconds=PARSE_SECONDS if isolate_parsing else None,
+        parser=Parser(job.config.sustain, seconds=PARSE_SECONDS if isolate_parsing else None),
     )
     try:
         pipeline = apache_beam.Pipeline(options=options)
@@ -153,29 +136,13 @@ def _build_pipeline(
 
 
 @contextlib.contextmanager
-def _output_directory(config: Config) -> Iterator[None]:
-    """Prepares the output directory, and removes the files of this run after an error."""
-    existed = storage.exists(config.output)
-    prepare_output(config.output, overwrite=config.overwrite)
-    try:
-        yield
-    except BaseException:
-        remove_temporaries(config.output)
-        if not existed:
-            # It fails in a bucket, and if another program has added a file.
-            with contextlib.suppress(OSError):
-                os.rmdir(config.output)
-        raise
-
-
-@contextlib.contextmanager
 def _translate_errors() -> Iterator[None]:
     """Translates the errors of runners into the exceptions that steps raised."""
     try:
         yield
     except UserError as error:
-        kind = UnavailableError if isinstance(error, UnavailableError) else UserError
-        raise kind(_STEP_SUFFIX.sub("", str(error))) from error
+        error.args = (_STEP_SUFFIX.sub("", str(error)),)
+        raise
     except RuntimeError as error:
         # Beam turns SIGINT and SIGTERM within a step into an error of that step.
         if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
@@ -225,17 +192,14 @@ def _describe(job: _Job) -> str:
     counts = Counter(name.partition("-")[0] for name in job.shards)
     splits = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
     return (
-        f"{files:,} files into {len(job.shards):,} shards ({splits}), at most one worker per shard: about "
-        f"{files / FILES_PER_SECOND / 60:,.1f} minutes of one core, plus the time to fetch files and to start workers"
+        f"{counted(files, 'file')} into {counted(len(job.shards), 'shard')} ({splits}), at most one worker per shard: "
+        f"about {files / FILES_PER_SECOND / 60:,.1f} minutes of one core, plus the time to fetch files and to start "
+        "workers"
     )
 
 
 def _load_result(plan: DatasetPlan, *, job: str) -> Manifest:
-    """Returns the manifest of a dataset, after checking it against the plan: a runner may report success without one.
-
-    Raises:
-        JobFailedError: there is no dataset, it has another plan, or a shard is missing.
-    """
+    """Returns the manifest of a dataset if it has the plan and all shards; a runner may report success without one."""
     try:
         manifest = Manifest.load(plan.output)
         files = set(storage.list_files(plan.output))

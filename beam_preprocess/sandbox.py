@@ -4,9 +4,10 @@ A child calls one function, again and again. It is a new interpreter, because fo
 and imports only what the function needs, so that it starts in a fraction of a second. It ends with its parent.
 """
 
+import collections
+import contextlib
 import os
 import pickle
-import queue
 import resource
 import signal
 import socket
@@ -18,11 +19,10 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from sostenuto.errors import UserError
 
-Item = TypeVar("Item")
 Heartbeat = Callable[[], None]
 
 # A child calls `work(argument, heartbeat)`; each heartbeat restarts the time limit.
@@ -32,17 +32,11 @@ ATTEMPTS = 3
 STARTUP_SECONDS = 120.0
 
 _OUT_OF_MEMORY = 77  # exit status
-_READY, _ALIVE, _DONE, _RAISED = range(4)
+_ALIVE, _DONE, _RAISED = range(3)
 
 
 class ProcessDied(Exception):
-    """A child process ended within a call.
-
-    Attributes:
-        cause: "time" or "memory" for an exceeded limit, "outside" if another process or the kernel killed it, "crash"
-            otherwise.
-        detail: the end of a sentence whose subject is the process.
-    """
+    """A child process ended within a call; `detail` is the end of a sentence whose subject is the process."""
 
     def __init__(self, cause: Literal["time", "memory", "outside", "crash"], detail: str) -> None:
         super().__init__(detail)
@@ -52,12 +46,8 @@ class ProcessDied(Exception):
 class Process:
     """Calls a function in a child process, which starts at the first call and is replaced after it died.
 
-    Args:
-        work: the function; it is pickled, as are arguments and results.
-        seconds: time limit of a call since its last heartbeat.
-        memory_bytes: limit of the child's address space; None for no limit.
-        grace_seconds: the parent kills a child that is stopped this long after the limit, at which the child's own
-            timer ends it.
+    A child's own timer ends it `seconds` after the last heartbeat of a call. The parent kills one that is stopped,
+    `grace_seconds` later. `memory_bytes` limits the address space.
     """
 
     def __init__(
@@ -71,13 +61,8 @@ class Process:
         self._lock = threading.Lock()  # One thread may kill the process while another one calls it.
 
     def call(self, argument: Any, on_heartbeat: Heartbeat = lambda: None) -> Any:
-        """Returns `work(argument)`, or raises its exception.
-
-        Raises:
-            ProcessDied: the process ended before it answered; the next call starts another.
-        """
-        connection = self._connection or self._start()
-        return self._exchange(connection, argument, on_heartbeat)
+        """Returns `work(argument)`, or raises its exception or ProcessDied; argument and result are pickled."""
+        return self._exchange(self._connection or self._start(), argument, on_heartbeat)
 
     def kill(self) -> None:
         """Kills the process for good; a call in another thread fails."""
@@ -97,8 +82,7 @@ class Process:
         """Starts a child and sends the function to it."""
         parent_socket, child_socket = socket.socketpair()
         with child_socket:
-            environment = {
-                **os.environ,
+            environment = os.environ | {
                 "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
                 # Threads of NumPy would take address space, and cores from the other children.
                 "OPENBLAS_NUM_THREADS": "1",
@@ -146,11 +130,9 @@ class Process:
         child = self._child
         assert child is not None
         if not hung:
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=self._grace_seconds)
-            except subprocess.TimeoutExpired:
-                hung = True
-        if hung:
+        if hung := child.poll() is None:
             child.kill()
         status = child.wait()
         self._disconnect()
@@ -172,37 +154,31 @@ class Process:
 
 
 def map_in_processes(
-    work: Work, items: Iterable[Item], *, processes: int, seconds: float, on_heartbeat: Heartbeat = lambda: None
+    work: Work, items: Iterable[Any], *, processes: int, seconds: float, on_heartbeat: Heartbeat = lambda: None
 ) -> Iterator[Any]:
-    """Yields `work(item)` for each item as it is done; retries an item whose process died in another process.
-
-    Args:
-        work: the function.
-        items: its arguments.
-        processes: number of child processes.
-        seconds: time limit of a call since its last heartbeat.
-        on_heartbeat: called at each heartbeat, in any thread, but never concurrently.
-
-    Raises:
-        UserError: an item's process died `ATTEMPTS` times.
-        Exception: raised by `work`.
-    """
+    """Yields `work(item)` for each item as it is done; an item whose process died is tried up to `ATTEMPTS` times."""
     children = [Process(work, seconds=seconds) for _ in range(processes)]
-    idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
-    for child in children:
-        idle.put(child)
+    idle = collections.deque(children)  # one child per thread
     lock = threading.Lock()
 
     def locked_heartbeat() -> None:
         with lock:
             on_heartbeat()
 
-    def run(item: Item) -> Any:
-        child = idle.get()
+    def run(item: Any) -> Any:
+        child = idle.pop()
         try:
-            return _call_with_retries(child, item, locked_heartbeat)
+            for _ in range(ATTEMPTS - 1):
+                with contextlib.suppress(ProcessDied):
+                    return child.call(item, locked_heartbeat)
+            return child.call(item, locked_heartbeat)
+        except ProcessDied as died:
+            raise UserError(
+                f"a worker process {died.detail}, in each of {ATTEMPTS} attempts. Use fewer workers if memory is "
+                "short, or --isolate_parsing, which rejects a file that cannot be parsed"
+            ) from died
         finally:
-            idle.put(child)
+            idle.append(child)
 
     with ThreadPoolExecutor(processes) as threads:
         try:
@@ -214,20 +190,6 @@ def map_in_processes(
             threads.shutdown(cancel_futures=True)
             for child in children:
                 child.close()
-
-
-def _call_with_retries(child: Process, item: Any, on_heartbeat: Heartbeat) -> Any:
-    """Calls a child process, up to `ATTEMPTS` times if it dies."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return child.call(item, on_heartbeat)
-        except ProcessDied as died:
-            if attempt == ATTEMPTS:
-                raise UserError(
-                    f"a worker process {died.detail}, in each of {ATTEMPTS} attempts. Use fewer workers if memory is "
-                    "short, or --isolate_parsing, which rejects a file that cannot be parsed"
-                ) from died
-    raise AssertionError
 
 
 def _set_timeout(connection: Connection, seconds: float) -> None:
@@ -254,18 +216,15 @@ def _serve(descriptor: int) -> None:
         connection.send((_RAISED, _make_picklable(error)))
         return
 
-    def restart_timer() -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
     def heartbeat() -> None:
-        restart_timer()
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         connection.send((_ALIVE, None))
 
     try:
-        connection.send((_READY, None))
+        connection.send((_DONE, None))
         while True:
             argument = connection.recv()
-            restart_timer()
+            signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
                 answer = (_DONE, work(argument, heartbeat))
             except MemoryError:

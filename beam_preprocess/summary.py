@@ -5,13 +5,7 @@ from sostenuto.text import counted, table
 
 
 def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str:
-    """Returns the sizes of the splits, what was left out, and the dataset's directory.
-
-    Args:
-        manifest: the dataset's manifest.
-        seconds: duration of the run.
-        is_new: True for a dataset that was written, False for one that existed.
-    """
+    """Returns the sizes of the splits, what was left out, and the directory; `is_new` unless the dataset existed."""
     rows = [
         (name, f"{split.performances:,}", f"{split.notes:,}", f"{split.seconds / 3600:,.2f}")
         for name, split in manifest.splits.items()

@@ -14,7 +14,7 @@ PROJECT = "sostenuto"
 _SETUP = """from setuptools import find_packages, setup
 
 setup(
-    name={name!r},
+    name="sostenuto",
     version={version!r},
     python_requires={python!r},
     packages=find_packages(),
@@ -25,15 +25,8 @@ setup(
 
 
 def stage_package(directory: str) -> str:
-    """Copies the project into an empty directory, because packing writes files next to setup.py.
-
-    Returns:
-        The absolute path of the copy's setup.py: the project's own in a checkout; a generated one for an installed
-        package.
-
-    Raises:
-        UserError: the project is neither a checkout nor installed.
-    """
+    """Copies the project into an empty directory, and returns the absolute path of the copy's setup.py."""
+    # Packing writes files next to setup.py.
     source, target = Path(__file__).resolve().parent, Path(directory).resolve()
     root = source.parent
     setup = target / "setup.py"
@@ -43,24 +36,17 @@ def stage_package(directory: str) -> str:
         packages = sorted(path.parent.name for path in root.glob("*/__init__.py"))
     else:
         packages = [source.name, PROJECT]
-        setup.write_text(_SETUP.format(**_read_installed_metadata()), encoding="utf-8")
+        try:
+            distribution = importlib.metadata.distribution(PROJECT)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise UserError(
+                f"{source}: cannot be packed for workers: neither a checkout nor installed. In a checkout of the "
+                "project, run pip install ., or pass --setup_file"
+            ) from error
+        requirements = [text for text in distribution.requires or [] if "extra ==" not in text]
+        python = distribution.metadata["Requires-Python"]
+        text = _SETUP.format(version=distribution.version, python=python, requirements=requirements)
+        setup.write_text(text, encoding="utf-8")
     for package in packages:
         shutil.copytree(root / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
     return str(setup)
-
-
-def _read_installed_metadata() -> dict[str, object]:
-    """Returns the name, version and requirements of the installed project, without those of its extras."""
-    try:
-        distribution = importlib.metadata.distribution(PROJECT)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(
-            f"{Path(__file__).resolve().parent}: cannot be packed for workers: neither a checkout nor installed. "
-            "In a checkout of the project, run pip install ., or pass --setup_file"
-        ) from error
-    return {
-        "name": PROJECT,
-        "version": distribution.version,
-        "python": distribution.metadata["Requires-Python"],
-        "requirements": [text for text in distribution.requires or [] if "extra ==" not in text],
-    }

@@ -1,8 +1,7 @@
 """Export of Bach's chorales as MIDI files, from the scores in the package music21: `python -m demo.chorales`.
 
-The corpus needs only the package index. The scores have no tempo and no loudness: all chorales get one tempo, whose
-rhythm a model learns within minutes, and the outer voices are a little louder. All voices share one keyboard. Repeats
-are omitted, since a model would only memorize the second copy.
+The scores have no tempo and no loudness: all chorales get one tempo, whose rhythm a model learns within minutes, and
+the outer voices are a little louder. All voices share one keyboard. Repeats are omitted.
 """
 
 import os
@@ -19,6 +18,7 @@ from sostenuto import cli
 from sostenuto.errors import UserError
 from sostenuto.music import notes
 from sostenuto.progress import track
+from sostenuto.text import counted
 
 # music21 and pretty_midi take seconds to import, for which `--help` need not wait.
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ OUTER_VELOCITY, INNER_VELOCITY = 80, 64
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """A key held on the keyboard; `start` and `end` in quarter notes from the beginning of the chorale."""
+    """A key held on the keyboard; `start` and `end` in quarter notes."""
 
     start: float
     pitch: int
@@ -40,7 +40,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Exported:
-    """Results of an export: files, repeated chorales, and the reason for each failed chorale."""
+    """Names of the files and of repeated chorales, and the reason for each failed one."""
 
     written: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
@@ -55,16 +55,7 @@ def list_chorales() -> list[str]:
 
 
 def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet: bool = False) -> Exported:
-    """Writes each chorale to a directory as a MIDI file; the directory appears when it is complete.
-
-    Args:
-        directory: the directory to write; it must not exist.
-        chorales: names from `list_chorales`.
-        quiet: shows no progress.
-
-    Raises:
-        UserError: the directory exists, or no chorale could be exported.
-    """
+    """Writes chorales to a new directory as MIDI files; it appears when it is complete."""
     target = Path(directory)
     if target.exists():
         raise UserError(f"{target}: exists already; remove it to export the chorales again")
@@ -73,7 +64,7 @@ def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet:
     try:
         exported = _export_into(unfinished, chorales, quiet=quiet)
         if not exported.written:
-            raise UserError(f"none of {len(chorales)} chorales could be exported: {exported.failed}")
+            raise UserError(f"none of {counted(len(chorales), 'chorale')} could be exported: {exported.failed}")
         unfinished.chmod(0o755)
         unfinished.rename(target)
     finally:
@@ -102,11 +93,7 @@ def _export_into(directory: Path, chorales: Sequence[str], *, quiet: bool) -> Ex
 
 
 def read(name: str) -> list[Key]:
-    """Returns the keys of a chorale from music21's corpus, for one player.
-
-    Raises:
-        ValueError: the score has no notes.
-    """
+    """Returns the keys of a chorale from music21's corpus, for one player; raises ValueError if there are none."""
     from music21 import corpus
 
     score = corpus.parse(name, forceSource=True)  # not from a cache in the user's home
@@ -133,15 +120,13 @@ def merge_overlapping_notes(keys: Sequence[Key]) -> list[Key]:
 
 
 def _to_midi(keys: Iterable[Key]) -> "pretty_midi.PrettyMIDI":
-    """Returns the keys as a piano's notes."""
     import pretty_midi
 
     midi = pretty_midi.PrettyMIDI(initial_tempo=TEMPO, resolution=480)
-    piano = pretty_midi.Instrument(program=0)
     seconds = 60.0 / TEMPO
-    for key in keys:
-        piano.notes.append(pretty_midi.Note(key.velocity, key.pitch, key.start * seconds, key.end * seconds))
-    midi.instruments.append(piano)
+    played = [pretty_midi.Note(key.velocity, key.pitch, key.start * seconds, key.end * seconds) for key in keys]
+    midi.instruments.append(pretty_midi.Instrument(program=0))
+    midi.instruments[0].notes = played
     return midi
 
 
@@ -149,8 +134,11 @@ def main() -> None:
     """Exports all chorales."""
     output = cli.require_flag(_OUTPUT)
     exported = export(output, list_chorales(), quiet=cli.QUIET.value)
-    left_out = f"{len(exported.repeated)} repeated and {len(exported.failed)} unreadable ones left out"
-    cli.print_result(f"{len(exported.written)} chorales in {output} ({left_out})")
+    counts = {"repeated": len(exported.repeated), "unreadable": len(exported.failed)}
+    left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    cli.print_result(
+        counted(len(exported.written), "chorale") + f" in {output}" + (left_out and f"; left out: {left_out}")
+    )
     for name, reason in exported.failed.items():
         cli.print_result(f"  {name}: {reason}")
 

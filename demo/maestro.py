@@ -1,8 +1,4 @@
-"""Download of MAESTRO v3.0.0's MIDI from its publisher: `python -m demo.maestro`.
-
-An incomplete download stays in a file `*.part`, from which the next run resumes. The file gets its name after its
-sha256 is checked.
-"""
+"""Download of MAESTRO v3.0.0's MIDI from its publisher: `python -m demo.maestro`. A second run resumes the first."""
 
 import hashlib
 import os
@@ -38,18 +34,9 @@ def download(
     first_wait: float = 1.0,
     quiet: bool = False,
 ) -> bool:
-    """Downloads a file, resuming an earlier attempt or run.
+    """Downloads a file, or resumes that; returns False if the target exists with this SHA-256.
 
-    Args:
-        url: the address.
-        target: the file to write; kept if it exists and is correct.
-        sha256: the expected SHA-256, in hexadecimal.
-        attempts: the greatest number of attempts.
-        first_wait: seconds to wait after the first failed attempt; doubled after each further one.
-        quiet: shows no progress.
-
-    Returns:
-        True if anything was downloaded.
+    Each failed attempt doubles the seconds before the next. A `*.part` has the bytes that arrived.
 
     Raises:
         UserError: the target exists with another content, the server fails, or the download has another SHA-256.
@@ -82,14 +69,7 @@ def download(
 
 
 def _fetch_rest(url: str, part: Path, etag: Path, *, quiet: bool) -> None:
-    """Makes one attempt to download the rest of a file.
-
-    Args:
-        url: the address.
-        part: the incomplete file.
-        etag: a file with the server's ETag of the part; only the same content is resumed.
-        quiet: shows no progress.
-    """
+    """Makes one attempt to download the rest of `part`; `etag` has the server's ETag of what `part` contains."""
     headers = {"Accept-Encoding": "identity"}  # ranges count stored bytes
     start = part.stat().st_size if part.exists() and etag.exists() else 0
     if start:
@@ -105,7 +85,11 @@ def _fetch_rest(url: str, part: Path, etag: Path, *, quiet: bool) -> None:
                     if not content_range.startswith(f"bytes {start}-"):
                         raise _InterruptedError(f"asked for bytes from {start}, got {content_range!r}")
                 case 200:
-                    _restart(part, etag, response.headers.get("ETag", ""))
+                    part.unlink(missing_ok=True)
+                    etag.unlink(missing_ok=True)
+                    tag = response.headers.get("ETag", "")
+                    if tag and not tag.startswith("W/"):  # a weak one does not promise the same bytes
+                        etag.write_text(tag, encoding="latin-1")
                 case code if code in _RETRIED_STATUSES:
                     raise _InterruptedError(status)
                 case _:
@@ -117,14 +101,6 @@ def _fetch_rest(url: str, part: Path, etag: Path, *, quiet: bool) -> None:
         raise UserError(f"{url}: cannot be downloaded ({_innermost_reason(error)})") from error
     except OSError as error:
         raise UserError(f"{part}: cannot be written ({error.strerror})") from error
-
-
-def _restart(part: Path, etag: Path, tag: str) -> None:
-    """Discards the incomplete file and writes the new ETag; a weak one does not promise the same bytes."""
-    part.unlink(missing_ok=True)
-    etag.unlink(missing_ok=True)
-    if tag and not tag.startswith("W/"):
-        etag.write_text(tag, encoding="latin-1")
 
 
 def _append(response: requests.Response, part: Path, *, quiet: bool) -> None:

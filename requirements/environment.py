@@ -1,5 +1,6 @@
-"""Virtual environment of the project: its packages, their files, and the record of the last installation."""
+"""The project's virtual environment: its packages, their files, and the record of the last installation."""
 
+import contextlib
 import csv
 import importlib
 import json
@@ -9,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +18,21 @@ PYTHONS = ((3, 11), (3, 13))
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", re.MULTILINE)
 HELP = "See docs/installation.md."
 
-# Parts of packages that are deleted after the installation: TensorFlow's C++ headers have 430 MB, and no job compiles.
-_UNUSED = {"tensorflow": "tensorflow/include/"}
+# Deleted after the installation: TensorFlow's C++ headers have 430 MB, and no job compiles.
+_UNUSED = "tensorflow/include/"
 
 
 class InstallError(Exception):
     """A failed installation; the message is one line for the user."""
 
 
-@dataclass(frozen=True)
 class Environment:
-    """A virtual environment.
+    """A virtual environment: its directory, and in it the interpreter, uv, and the record of an installation."""
 
-    Attributes:
-        path: its directory.
-    """
-
-    path: Path
-
-    @property
-    def python(self) -> Path:
-        """The interpreter."""
-        return self.path / "bin" / "python"
-
-    @property
-    def uv(self) -> Path:
-        """The installer of all other packages."""
-        return self.path / "bin" / "uv"
-
-    @property
-    def state_file(self) -> Path:
-        """The record of the last completed installation."""
-        return self.path / "installed.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.python, self.uv = path / "bin" / "python", path / "bin" / "uv"
+        self.state_file = path / "installed.json"
 
     @property
     def packages(self) -> Path:
@@ -57,7 +40,7 @@ class Environment:
         return next(self.path.glob("lib/python3*/site-packages"), self.path / "lib" / "site-packages")
 
     def load_state(self) -> dict[str, Any]:
-        """Returns the record of the last installation: hashes by lock, and packages. Empty if it is unreadable."""
+        """Returns the hashes by lock, and the packages, of the last installation; {} if the record is unreadable."""
         try:
             state = json.loads(self.state_file.read_text(encoding="utf-8"))
             return state if state["locks"] and isinstance(state["packages"], list) else {}
@@ -75,17 +58,13 @@ class Environment:
         """Returns the names of the installed packages' metadata directories."""
         return {path.name for path in self.packages.glob("*.dist-info")}
 
-    def has(self, package: str) -> bool:
-        """Returns True if any version of a package is installed."""
-        return any(name.startswith(f"{package}-") for name in self.installed())
+    def has_pip(self) -> bool:
+        """Returns True if the environment has a pip of its own."""
+        return any(name.startswith("pip-") for name in self.installed())
 
     def pip(self) -> list[str]:
-        """Returns the command of a pip that installs into the environment.
-
-        Raises:
-            InstallError: neither the environment nor this Python has pip.
-        """
-        if self.has("pip"):
+        """Returns the command of a pip that installs into the environment; raises InstallError if there is none."""
+        if self.has_pip():
             return [str(self.python), "-m", "pip"]
         if not can_import("pip"):
             raise InstallError(
@@ -102,11 +81,7 @@ class Environment:
         return bool(entries & {"pyvenv.cfg", self.state_file.name}) or entries <= {"bin", "include", "lib", "lib64"}
 
     def find_problem(self, *, remake: bool) -> str:
-        """Returns why the environment must be made; "" if it can be used.
-
-        Args:
-            remake: an environment of another Python than this one must be made.
-        """
+        """Returns why the environment must be made, or ""; `remake`: also if it has another Python than this one."""
         if not self.path.exists():
             return "no environment yet"
         try:
@@ -129,14 +104,7 @@ class Environment:
         return ""
 
     def remove_damaged(self, only: set[str] | None = None) -> list[str]:
-        """Removes the metadata of packages with missing files, so that they are installed again.
-
-        Args:
-            only: names of the packages to check; None checks all.
-
-        Returns:
-            The names of the damaged packages.
-        """
+        """Removes the metadata of packages (all, or `only` these) with missing files; returns their names."""
         damaged = []
         for name in sorted(self.installed()):
             package = name.removesuffix(".dist-info").rpartition("-")[0]
@@ -146,35 +114,30 @@ class Environment:
         return damaged
 
     def delete_unused(self) -> None:
-        """Deletes the parts of packages that no command needs, also from the lists of their files."""
-        for package, prefix in _UNUSED.items():
-            for metadata in self.packages.glob(f"{package}-*.dist-info"):
-                rows = [row for row in _read_record(metadata) if not row[0].startswith(prefix)]
-                with open(metadata / "RECORD.tmp", "w", newline="", encoding="utf-8") as file:
-                    csv.writer(file, lineterminator="\n").writerows(rows)
-                (metadata / "RECORD.tmp").replace(metadata / "RECORD")
-                shutil.rmtree(self.packages / prefix, ignore_errors=True)
+        """Deletes the files that no command needs, also from the lists of files."""
+        for metadata in self.packages.glob("tensorflow-*.dist-info"):
+            rows = [row for row in _read_record(metadata) if not row[0].startswith(_UNUSED)]
+            with open(metadata / "RECORD.tmp", "w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows(rows)
+            (metadata / "RECORD.tmp").replace(metadata / "RECORD")
+            shutil.rmtree(self.packages / _UNUSED, ignore_errors=True)
 
 
 def can_import(module: str) -> bool:
     """Returns True if this Python has a module."""
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
+    with contextlib.suppress(ImportError):
+        return bool(importlib.import_module(module))
+    return False
 
 
 def _is_complete(packages: Path, name: str) -> bool:
     """Returns True if all files of a package exist with their sizes, except bytecode."""
     try:
         (packages / name / "METADATA").stat()
-        for path, _, size in _read_record(packages / name):
-            if not path.endswith(".pyc") and os.stat(f"{packages}/{path}").st_size != int(size or -1) and size:
-                return False
+        files = [(path, size) for path, _, size in _read_record(packages / name) if not path.endswith(".pyc")]
+        return all(os.stat(f"{packages}/{path}").st_size == int(size or -1) or not size for path, size in files)
     except (OSError, ValueError):
         return False
-    return True
 
 
 def _read_record(metadata: Path) -> Iterator[tuple[str, str, str]]:

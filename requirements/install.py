@@ -1,8 +1,7 @@
 """Installs exactly the pins of locks into a virtual environment, without resolving anything; `make` runs it.
 
-It needs only the standard library, does nothing if the environment is correct, and repairs it otherwise: after an
-interrupted installation, missing files, a removed Python, a moved checkout. A later release of a package cannot break
-it: uv installs each pin by its hash and ignores the requirements of packages.
+It needs only the standard library, and repairs an environment that was interrupted, damaged or moved. A later release
+of a package cannot break it: uv installs each pin by its hash and ignores the requirements of packages.
 """
 
 import argparse
@@ -65,13 +64,7 @@ def main() -> int:
 
 
 def prepare(environment: Environment, wheelhouse: str, *, remake: bool) -> None:
-    """Makes an environment with the pinned uv, unless there is a usable one.
-
-    Args:
-        environment: the environment.
-        wheelhouse: the directory to install from; "" for the index.
-        remake: replaces an environment of another Python than this one.
-    """
+    """Makes an environment with the pinned uv, unless there is a usable one."""
     problem = environment.find_problem(remake=remake)
     if problem:
         if not environment.may_be_deleted():
@@ -87,13 +80,7 @@ def prepare(environment: Environment, wheelhouse: str, *, remake: bool) -> None:
 
 
 def install(environment: Environment, locks: list[str], wheelhouse: str) -> None:
-    """Installs locks and those of earlier calls, and removes all other packages; does nothing if all is installed.
-
-    Args:
-        environment: an environment with uv.
-        locks: names of the locks.
-        wheelhouse: the directory to install from; "" for the index.
-    """
+    """Installs locks and those of earlier calls, and removes all other packages; does nothing if all is installed."""
     if not locks:
         return
     state = environment.load_state()
@@ -132,26 +119,19 @@ def link_project(environment: Environment) -> None:
 
 
 def download(environment: Environment, locks: list[str], wheelhouse: Path) -> None:
-    """Downloads the wheels of locks, for a machine of this kind without a network.
-
-    Args:
-        environment: an environment with pip.
-        locks: names of the locks.
-        wheelhouse: the directory to fill.
-    """
+    """Downloads the wheels of locks, for a machine of this kind without a network."""
     for lock in ["uv", *_remove_subsets(locks)]:
         print(f"Downloading {_join([lock])} to {wheelhouse}", flush=True)
         command = [*environment.pip(), "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
         command += ["--dest", str(wheelhouse), "--requirement", str(_lock_file(lock))]
         if subprocess.run(command, check=False).returncode:
-            raise InstallError(
-                f"{lock}.txt: pip could not download it (the reason is above). Check the network. {HELP}"
-            )
+            problem = f"{lock}.txt: pip could not download it (the reason is above)"
+            raise InstallError(f"{problem}. Check the network. {HELP}")
 
 
 def _install_uv(environment: Environment, wheelhouse: str, pin: str) -> None:
     """Installs uv with the pip of the environment or of this Python."""
-    if not environment.has("pip") and can_import("ensurepip"):
+    if not environment.has_pip() and can_import("ensurepip"):
         _run([str(environment.python), "-m", "ensurepip", "--default-pip"], f"{environment.path}: no pip.")
     source = ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
     command = [*environment.pip(), "install", "--quiet", "--disable-pip-version-check", "--retries=2", *source]
@@ -180,11 +160,7 @@ def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, li
 
 
 def _print_progress(command: list[str], variables: dict[str, str], *, list_packages: bool) -> tuple[int, str]:
-    """Runs uv and prints its lines, except errors and, unless `list_packages`, those of single packages.
-
-    Returns:
-        The status, and the error on one line.
-    """
+    """Runs uv and prints its lines, of single packages only on demand; returns its status and its error on one line."""
     reasons: list[str] = []
     with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -205,17 +181,13 @@ def _index_settings(environment: Environment) -> dict[str, str]:
 
 
 def _remedy(wheelhouse: str) -> str:
-    if not wheelhouse:
-        return f"Check the network or the index that pip is configured with. {HELP}"
-    return f"Fill {wheelhouse} with `make wheelhouse` on a machine with a network, the same Python and the same locks."
+    if wheelhouse:
+        return f"Fill {wheelhouse} with `make wheelhouse` on a machine with a network, the same Python and locks."
+    return f"Check the network or the index that pip is configured with. {HELP}"
 
 
 def _run(command: list[str], problem: str, remedy: str = HELP) -> None:
-    """Runs a command and shows its output only if it fails.
-
-    Raises:
-        InstallError: the command failed; the message has its last error.
-    """
+    """Runs a command and shows its output only if it fails, in an InstallError."""
     process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if process.returncode:
         lines = process.stdout.strip().splitlines() or [f"status {process.returncode}"]

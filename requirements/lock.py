@@ -7,64 +7,46 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from requirements.environment import PIN, REQUIREMENTS
 
 
-@dataclass(frozen=True)
-class Lock:
-    """One file of pins and hashes.
-
-    Attributes:
-        name: the file's name without ".txt".
-        purpose: the first line of the file.
-        sources: files that uv resolves, relative to the repository.
-        extras: extras of setup.py.
-        packages: requirements to resolve instead of sources.
-        constraints: names of the locks whose versions it takes.
-    """
+class Lock(NamedTuple):
+    """A file of pins and hashes: its first line, what uv resolves into it, and the lock whose versions it takes."""
 
     name: str
     purpose: str
-    sources: tuple[str, ...] = ()
-    extras: tuple[str, ...] = ()
-    packages: str = ""
-    constraints: tuple[str, ...] = ()
+    sources: list[str]
+    extras: list[str]
+    constraint: str = ""
+    packages: str = ""  # instead of sources
 
 
+_JOBS, _CLOUD_JOBS = ["beam", "train", "tune"], ["beam", "gcp", "train", "tune"]
 LOCKS = [
     Lock(
-        "development",
-        "Packages for tests, checks and all jobs, Google Cloud's included: `make test`.",
-        sources=("setup.py", "requirements/development.in"),
-        extras=("beam", "gcp", "train", "tune", "inspect", "demo"),
+        "development", "Packages for tests, checks and all jobs, Google Cloud's included: `make test`.",
+        ["setup.py", "requirements/development.in"], [*_CLOUD_JOBS, "inspect", "demo"],
     ),
     Lock(
-        "cpu",
-        "Packages for the jobs and the demo on a CPU: `make install`, `make demo`.",
-        sources=("setup.py",),
-        extras=("beam", "train", "tune", "inspect", "demo"),
-        constraints=("development",),
+        "cpu", "Packages for the jobs and the demo on a CPU: `make install`, `make demo`.",
+        ["setup.py"], [*_JOBS, "inspect", "demo"], "development",
     ),
     Lock(
-        "gcp",
-        "Packages for the jobs, with Google Cloud's clients and Dataflow: the image's target cpu.",
-        sources=("setup.py",),
-        extras=("beam", "gcp", "train", "tune"),
-        constraints=("development",),
+        "gcp", "Packages for the jobs, with Google Cloud's clients and Dataflow: the image's target cpu.",
+        ["setup.py"], _CLOUD_JOBS, "development",
     ),
     Lock(
-        "gpu",
-        "Packages of gcp.txt, and CUDA's libraries: the image's target gpu, `make install LOCKS=gpu`.",
-        sources=("setup.py",),
-        extras=("beam", "gcp", "train", "tune", "gpu"),
-        constraints=("development",),
+        "gpu", "Packages of gcp.txt, and CUDA's libraries: the image's target gpu, `make install LOCKS=gpu`.",
+        ["setup.py"], [*_CLOUD_JOBS, "gpu"], "development",
     ),
-    Lock("policies", "Packages for checkov, in an environment of its own: `make policies`.", packages="checkov"),
-    Lock("uv", "The installer of all other locks. pip installs it.", packages="uv"),
-]
+    Lock(
+        "policies", "Packages for checkov, in an environment of its own: `make policies`.", [], [], packages="checkov",
+    ),
+    Lock("uv", "The installer of all other locks. pip installs it.", [], [], packages="uv"),
+]  # fmt: skip
 
 
 def main() -> int:
@@ -100,7 +82,7 @@ def _resolve(lock: Lock, directory: Path, uv: str, arguments: list[str]) -> int:
     command = [uv, "pip", "compile", *(lock.sources or ["-"]), "--output-file", str(output), "--quiet"]
     command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-emit-index-url"]
     command += [f"--extra={extra}" for extra in lock.extras]
-    command += [f"--constraint={directory / f'{name}.txt'}" for name in lock.constraints]
+    command += [f"--constraint={directory / lock.constraint}.txt"] if lock.constraint else []
     return subprocess.run(
         [*command, *arguments], input=lock.packages, text=True, cwd=REQUIREMENTS.parent, check=False
     ).returncode

@@ -42,7 +42,7 @@ def link(requirements: Iterable[str], site: Path) -> list[str]:
 
 
 def run(site: Path, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a program that sees this interpreter's own library and the site, and no package beside."""
+    """Runs a program that sees this interpreter's own library and the site, and no other package."""
     # -S leaves out all that is installed, -I what PYTHONPATH and the working directory would add.
     command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(site)!r})\n{program}", *arguments]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)

@@ -14,7 +14,7 @@ from sostenuto.cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Environment variables, set by whoever runs the block.
+# Environment variables, set by the test that runs the block.
 CALLS = "DOCUMENTED_CALLS"  # the file that notes the calls, one JSON list a line
 DONE = "DOCUMENTED_DONE"  # the file of the calls that have succeeded and need not be repeated; empty: run nothing
 REAL_PATH = "DOCUMENTED_PATH"  # PATH outside
@@ -27,7 +27,7 @@ PROGRAMS = (
 # A model of a few hundred weights, and hardly any training.
 _TINY = {"units": 8, "layers": 1, "head_units": 8, "seq_length": 16, "batch_size": 4}
 
-# What commands are given beside what the page says, so that they end within seconds: the last one of a flag counts.
+# Further flags of the commands, so that they end within seconds: the last value of a flag counts.
 SMALLER = {
     "trainer": ["--steps=2", "--samples=0", *(f"--{name}={value}" for name, value in _TINY.items())],
     "trainer.generate": ["--num_notes=20", "--num_samples=1"],

@@ -233,7 +233,7 @@ _TINY_MODELS = {
 
 def tiny_model(kind: str, *, seed: int = 0, pitch_range=None, **changes):
     """Returns an untrained model of 16 units with random weights; `kind` is density or regression."""
-    from trainer.model.density_heads import ALL_PITCHES
+    from trainer.model.heads import ALL_PITCHES
     from trainer.model.next_note import build_model
 
     model = build_model(

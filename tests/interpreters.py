@@ -85,8 +85,8 @@ def install(version: str, environment: Path, project: str, resolution: str) -> N
     Raises:
         CheckError: there is no such Python, no uv, or no versions fit together.
     """
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
+    sibling = Path(sys.executable).with_name("uv")
+    uv = str(sibling) if sibling.exists() else shutil.which("uv")
     if uv is None:
         raise CheckError("uv is not installed. Run make interpreters, or install uv")
     started = time.monotonic()

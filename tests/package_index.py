@@ -148,5 +148,5 @@ class PackageIndex:
 
 
 def sha256(file: Path) -> str:
-    """Returns the hash by which a lock names a file."""
+    """Returns the hash of a file, as a lock contains it."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

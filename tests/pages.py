@@ -2,7 +2,7 @@
 
 import html.parser
 
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+VOID = {"meta", "wbr", "br", "link", "img", "input", "hr"}
 
 
 class Page(html.parser.HTMLParser):

@@ -55,9 +55,9 @@ def faults(member: ast.FunctionDef | ast.ClassDef) -> list[str]:
             continue
         given, told = parameters(function), api.described(api.parse(function), "Args")
         if told and list(told) != list(given):
-            found.append(f"{function.name} takes {list(given)}, its docstring tells of {list(told)}")
+            found.append(f"{function.name} takes {list(given)}, its docstring describes {list(told)}")
         for name, annotation in given.items():
-            # One sentence may tell of all: "The probabilities `[..., bins]` from outputs `[..., size]`."
+            # One sentence may describe all: "The probabilities `[..., bins]` from outputs `[..., size]`."
             described = told.get(name, "") if told else words(function).partition(name)[2]
             if ARRAY.search(annotation) and not SHAPE.search(described):
                 found.append(f"{function.name}: {name} has no shape")
@@ -67,11 +67,11 @@ def faults(member: ast.FunctionDef | ast.ClassDef) -> list[str]:
         made_by = api.constructor(member)
         told = api.described(api.parse(member), "Args")
         if made_by and told and list(told) != list(parameters(made_by)):
-            found.append(f"{member.name} is made of {list(parameters(made_by))}, its docstring tells of {list(told)}")
+            found.append(f"{member.name} is made of {list(parameters(made_by))}, its docstring describes {list(told)}")
         told = api.described(api.parse(member), "Attributes")
         for field in api.fields(member):
             name = ast.unparse(field.target)
-            # A sentence above the attributes may tell of each of them.
+            # A sentence above the attributes may describe each of them.
             described = words(member).partition("Attributes:")[0] + told.get(name, "")
             if ARRAY.search(ast.unparse(field.annotation)) and not SHAPE.search(described):
                 found.append(f"{member.name}.{name} has no shape")
@@ -79,7 +79,7 @@ def faults(member: ast.FunctionDef | ast.ClassDef) -> list[str]:
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_docstring_tells_of_every_argument_and_of_the_shape_of_arrays(member):
+def test_a_docstring_describes_every_argument_and_the_shape_of_arrays(member):
     assert faults(member) == []
 
 
@@ -87,7 +87,10 @@ def test_a_docstring_tells_of_every_argument_and_of_the_shape_of_arrays(member):
     ("source", "fault"),
     [
         ("def f(x): pass", "f has no docstring"),
-        ('def f(x, y):\n  """Adds.\n\n  Args:\n    x: one.\n  """', "f takes ['x', 'y'], its docstring tells of ['x']"),
+        (
+            'def f(x, y):\n  """Adds.\n\n  Args:\n    x: one.\n  """',
+            "f takes ['x', 'y'], its docstring describes ['x']",
+        ),
         ('def f(x: np.ndarray):\n  """Adds.\n\n  Args:\n    x: seconds.\n  """', "f: x has no shape"),
         ('def f() -> tf.Tensor:\n  """Adds."""', "f: what it returns has no shape"),
         ('class C(NamedTuple):\n  """Two.\n\n  Attributes:\n    x: one.\n  """\n  x: NDArray', "C.x has no shape"),

@@ -215,7 +215,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     wanted = {call.params["block"].page for call in calls if call and "block" in call.params}
     directory = tmp_path_factory.mktemp("desks")
     with pytest.MonkeyPatch.context() as patch, concurrent.futures.ThreadPoolExecutor(2) as pool:
-        # Building its list of fonts anew would cost every process seconds.
+        # Building matplotlib's list of fonts costs every process seconds.
         patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", os.path.expanduser("~/.cache/matplotlib")))
         patch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
         first = Desk.create(directory / "first")

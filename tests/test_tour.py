@@ -70,7 +70,7 @@ def test_every_cell_runs(stored, docs):
     assert words.count("<audio") == 2
 
 
-def test_a_cell_that_raises_is_told(docs):
+def test_a_cell_that_raises_is_reported(docs):
     with pytest.raises(CellExecutionError, match="no such note"):
         tour.execute(new_notebook(cells=[new_code_cell("raise ValueError('no such note')")]), docs)
 

@@ -1,6 +1,9 @@
 """Training, evaluation and generation with a next-note model."""
 
-from sostenuto._exports import export
+import sys
+
+from sostenuto._exports import export as _export  # `trainer.export` is a module
+from trainer.startup import QuietTensorFlow
 
 _EXPORTS = {
     "Config": "trainer.config",
@@ -28,4 +31,7 @@ _EXPORTS = {
     "export_model": "trainer.export",
 }
 __all__ = [*_EXPORTS]
-__getattr__ = export(__name__, _EXPORTS)
+__getattr__ = _export(__name__, _EXPORTS)
+
+# Loads TensorFlow without its messages, whichever module imports it.
+sys.meta_path.insert(0, QuietTensorFlow())

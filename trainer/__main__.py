@@ -1,7 +1,9 @@
 """Trains a next-note model: `sostenuto train --data=DIR --workdir=DIR`."""
 
 import dataclasses
+import logging
 import os
+import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +13,18 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from trainer import startup
+from sostenuto.progress import NOTICE
+from sostenuto.text import counted
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
 from trainer.presets import PRESETS, preset, read_config
 from trainer.workdir.formats import RunResult
-from trainer.workdir.layout import why_finished
+from trainer.workdir.layout import REPORT_NAME, why_finished
 
 _STARTED = time.monotonic()
+
+logger = logging.getLogger(__name__)
 
 USAGE = """--data=DIR --workdir=DIR [--preset=NAME | --config=FILE] [--FIELD=VALUE ...]
 
@@ -68,8 +73,8 @@ def _defaults(field: str) -> str:
     """Returns the help text of a field's default in `base` and in the presets that differ."""
     base = getattr(PRESETS["base"], field)
     values = {name: getattr(values, field) for name, values in PRESETS.items()}
-    differing = [f"; {name}: {_as_typed(value)}" for name, value in values.items() if value != base]
-    return f"default: {_as_typed(base)}{''.join(differing)}"
+    differing = [f"{name}: {_as_typed(value)}" for name, value in values.items() if value != base]
+    return "; ".join([f"default: {_as_typed(base)}", *differing])
 
 
 def _as_typed(value: Any) -> str:
@@ -92,7 +97,7 @@ cli.start_group("reports and checkpoints")
 _SAMPLES = flags.DEFINE_integer(
     "samples",
     NUM_SAMPLES,
-    "Samples to play at the end and for TensorBoard; 0 plays none.",
+    "Samples to render at the end and for TensorBoard; 0 renders none.",
     lower_bound=0,
     upper_bound=NUM_SAMPLES,
 )
@@ -103,15 +108,9 @@ def _config(workdir: str) -> Config:
     """Returns the config that the flags describe."""
     if _PRESET.value and _CONFIG.value:
         raise UserError("--preset and --config: got both, expected at most one. Drop one of them")
-    recorded = os.path.join(workdir, CONFIG_NAME)
-    if _CONFIG.value:
-        start = read_config(_CONFIG.value)
-    elif _PRESET.value:
-        start = preset(_PRESET.value)
-    elif storage.exists(recorded):
-        start = read_config(recorded)
-    else:
-        start = preset("base")
+    path = _CONFIG.value or os.path.join(workdir, CONFIG_NAME)
+    is_read = _CONFIG.value or (not _PRESET.value and storage.exists(path))
+    start = read_config(path) if is_read else preset(_PRESET.value or "base")
     changes = {name: holder.value for name, holder in _FIELDS.items() if holder.value is not None}
     if sum(bool(changes.get(name)) for name in LENGTH_FIELDS) > 1:
         raise UserError("--steps, --epochs and --max_minutes: got several, expected at most one. Drop the others")
@@ -126,10 +125,11 @@ def main() -> int:
     # TensorFlow would parse it again, in another way.
     os.environ.pop("TF_CONFIG", None)
     manifest = Manifest.load(data)
-    startup.import_tensorflow()
     from trainer.callbacks.standard import command_callbacks
     from trainer.engine import loop
 
+    if (warning := manifest.size_warning()) and (cluster is None or cluster.is_chief):
+        logger.log(NOTICE, f"warning: {warning}")
     callbacks = command_callbacks(num_samples=_SAMPLES.value, profile=_PROFILE.value)
     try:
         result = loop.train(config, manifest, workdir, cluster=cluster, callbacks=callbacks, started=_STARTED)
@@ -142,15 +142,21 @@ def main() -> int:
 
 
 def _format_result(result: RunResult, config: Config) -> str:
-    """Returns a line with a finished run's length, reason and best score."""
+    """Returns a finished run's length, reason and best score, the next commands and the report's page."""
     score = ""
     if result.best is not None:
-        value = f"validation score {result.best:.3f} nats/note"
-        if result.monitor != "val_nats":
-            value = f"training loss {result.best:.4f}"
+        is_score = result.monitor == "val_nats"
+        value = f"validation score {result.best:.3f} nats/note" if is_score else f"training loss {result.best:.4f}"
         score = f"; best {value} at train_step {result.best_train_step:,}"
-    reason = why_finished(result, config)
-    return f"finished after {result.train_step:,} train_steps ({reason}){score}; the run is in {_WORKDIR.value}"
+    workdir = cli.require_flag(_WORKDIR)
+    primer = " --primer=FILE.mid" if config.positions == "last" else ""  # Such a model cannot start from silence.
+    flag = f"--workdir={shlex.quote(workdir)}"
+    return (
+        f"finished after {counted(result.train_step, 'train_step')} ({why_finished(result, config)}){score}\n"
+        f"next: sostenuto evaluate {flag}\n"
+        f"      sostenuto generate {flag} --output=music{primer}\n"
+        f"report: {storage.join(workdir, REPORT_NAME)}"
+    )
 
 
 if __name__ == "__main__":

@@ -12,12 +12,10 @@ CONFIG_NAME: Final = "config.json"
 
 # Fields that a resumed run may change: they decide when to stop, what to keep and how to share the work, not what is
 # computed.
-CHANGEABLE_ON_RESUME = frozenset(
-    {
-        *("steps", "epochs", "max_minutes", "patience", "evaluate_every"),
-        *("checkpoint_every", "max_to_keep", "log_every", "replicas"),
-    }
-)
+CHANGEABLE_ON_RESUME = frozenset((
+    "steps", "epochs", "max_minutes", "patience", "evaluate_every", "checkpoint_every", "max_to_keep", "log_every",
+    "replicas",
+))  # fmt: skip
 LENGTH_FIELDS = ("steps", "epochs", "max_minutes")
 
 
@@ -35,9 +33,8 @@ class Bounds(NamedTuple):
         )
 
     def __str__(self) -> str:
-        words = {"minimum": "at least", "above": "above", "maximum": "at most", "below": "below"}
-        limits = [f"{words[name]} {limit}" for name, limit in self._asdict().items() if math.isfinite(limit)]
-        return " and ".join(limits)
+        words = ("at least", "above", "at most", "below")
+        return " and ".join(f"{word} {limit}" for word, limit in zip(words, self, strict=True) if math.isfinite(limit))
 
 
 _AT_LEAST_0 = Bounds(minimum=0)
@@ -213,9 +210,8 @@ class Config:
 
     def replace(self, **changes: Any) -> "Config":
         """Returns a copy with some fields changed; setting one of steps, epochs and max_minutes unsets the others."""
-        if any(changes.get(name) for name in LENGTH_FIELDS):
-            changes = {**dict.fromkeys(LENGTH_FIELDS, 0), **changes}
-        return dataclasses.replace(self, **changes)
+        unset = dict.fromkeys(LENGTH_FIELDS, 0) if any(changes.get(name) for name in LENGTH_FIELDS) else {}
+        return dataclasses.replace(self, **{**unset, **changes})
 
     def to_json(self) -> str:
         """Returns the text of a config file."""

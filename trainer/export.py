@@ -1,7 +1,4 @@
-"""Export of a trained model as a TensorFlow SavedModel, for programs without this project.
-
-docs/export.md describes the signatures.
-"""
+"""Export of a trained model as a TensorFlow SavedModel, whose signatures docs/export.md describes."""
 
 import contextlib
 import functools
@@ -16,7 +13,7 @@ from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model.categorical import categorical_nll
-from trainer.model.density_heads import UNIFORMS_PER_NOTE, DensityHeads
+from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads
 from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.reporting import model_card
@@ -29,15 +26,10 @@ _Tensors = dict[str, tf.Tensor]
 
 
 def export_model(workdir: str) -> str:
-    """Writes the best weights of a workdir as `workdir/export/`, replacing an earlier export.
-
-    Its README.md is a model card, built from the workdir (`trainer.reporting.model_card`).
+    """Writes the best weights of a workdir as `workdir/export/`, replacing an earlier export; returns the directory.
 
     The directory appears complete or not at all; until then, an earlier export stays. In a bucket, saved_model.pb is
     deleted first and uploaded last, because a directory without it is not a SavedModel.
-
-    Returns:
-        The directory.
 
     Raises:
         UserError: the workdir does not exist, has no checkpoint yet, or the directory cannot be written.
@@ -85,15 +77,13 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
 
 def _replace_directory(unfinished: str, directory: str) -> None:
     """Renames a complete export into place; restores the earlier one if that fails."""
-    if not os.path.exists(directory):
-        storage.rename(unfinished, directory)
-        return
     backup = storage.temporary_name(directory)
-    os.rename(directory, backup)
+    if os.path.exists(directory):
+        os.rename(directory, backup)
     try:
         storage.rename(unfinished, directory)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # There may be none to restore.
             os.rename(backup, directory)
         raise
 
@@ -115,8 +105,7 @@ class _Graphs:
         """Returns the signatures by name."""
         options = {"temperature": tf.TensorSpec([], tf.float32), "seed": tf.TensorSpec([2], tf.int32)}
         state = {
-            name: tf.TensorSpec([None, *value.shape[1:]], self._state_type(value))
-            for name, value in self._format_state(self._empty_state).items()
+            name: tf.TensorSpec([None, *value.shape[1:]], value.dtype) for name, value in self._initial_state(1).items()
         }
         note, notes = (
             {field: tf.TensorSpec(shape, tf.int32) for field in NoteTensors._fields} for shape in ([None], [None, None])
@@ -127,9 +116,9 @@ class _Graphs:
             "score": _trace(self._score, **notes, **state),
         }
 
-    def _initial_state(self, batch: tf.Tensor) -> _Tensors:
-        state = self._format_state(self._model.initial_state(batch))
-        return {name: tf.cast(value, self._state_type(value)) for name, value in state.items()}
+    def _initial_state(self, batch: tf.Tensor | int) -> _Tensors:
+        state, dtype = self._format_state(self._model.initial_state(batch)), self._model.compute_dtype
+        return {name: tf.cast(value, dtype) if value.dtype.is_floating else value for name, value in state.items()}
 
     def _next_note(self, temperature: tf.Tensor, seed: tf.Tensor, **inputs: tf.Tensor) -> _Tensors:
         note = _parse_notes(inputs)
@@ -147,10 +136,7 @@ class _Graphs:
         return {**_scores(self._model, head_input, later), **self._format_state(state)}
 
     def _forward(self, notes: NoteTensors, state: ModelState) -> tuple[tf.Tensor, ModelState]:
-        """Computes `NextNoteModel.forward` of notes `[batch, notes]` note by note.
-
-        So no graph contains a kernel that needs the exporter's GPU.
-        """
+        """Computes `NextNoteModel.forward` of notes `[batch, notes]` note by note, without kernels that need a GPU."""
         model = self._model
         length = tf.shape(notes.pitch)[1]
         by_note = notes.map(tf.transpose)
@@ -168,9 +154,6 @@ class _Graphs:
             lambda index, *_: index < length, read_note, (0, state, outputs), maximum_iterations=length
         )
         return tf.transpose(outputs.stack()[:length], [1, 0, 2]), state
-
-    def _state_type(self, value: tf.Tensor) -> tf.DType:
-        return self._model.compute_dtype if value.dtype.is_floating else value.dtype
 
     def _parse_state(self, inputs: _Tensors) -> ModelState:
         return tf.nest.pack_sequence_as(self._empty_state, [inputs[name] for name in self._state_names])
@@ -213,8 +196,7 @@ def _scores(model: NextNoteModel, head_input: tf.Tensor, notes: NoteTensors) -> 
 
 def _check(notes: NoteTensors, highest_pitch: int) -> tf.Operation:
     """Rejects invalid notes when the graph runs: some devices would read them as other notes."""
-    legal = [(notes.pitch >= 0) & (notes.pitch <= highest_pitch), (notes.velocity >= 0) & (notes.velocity < PITCHES)]
-    legal += [notes.step_us >= 0, notes.duration_us >= 0]
+    legal = [field >= 0 for field in notes] + [notes.pitch <= highest_pitch, notes.velocity < PITCHES]
     expected = f"expected pitch 0 to {highest_pitch}, step_us and duration_us from 0, velocity 0 to {PITCHES - 1}"
     if highest_pitch < START_PITCH:
         expected += (

@@ -16,49 +16,18 @@ PRESETS: Final[Mapping[str, Config]] = {
     "base": Config(),
     # As large as one GPU trains well on a corpus of MAESTRO's size; on a CPU only for measuring.
     "large": Config(
-        preset="large",
-        seq_length=256,
-        units=512,
-        layers=3,
-        head_units=256,
-        dropout=0.3,
-        stretch=0.1,
-        batch_size=64,
-        learning_rate=1e-3,
-        warmup_steps=500,
-        weight_decay=0.1,
-        ema=0.999,
-        epochs=40,
-        max_minutes=0.0,
+        preset="large", seq_length=256, units=512, layers=3, head_units=256, dropout=0.3, stretch=0.1, batch_size=64,
+        learning_rate=1e-3, warmup_steps=500, weight_decay=0.1, ema=0.999, epochs=40, max_minutes=0.0,
     ),
     # The model and training of the well-known TensorFlow tutorial, for comparison. It differs in two points: windows
     # stay within a performance, and each epoch has a new shuffle.
     "tutorial": Config(
-        preset="tutorial",
-        model="regression",
-        positions="last",
-        seq_length=25,
-        units=128,
-        layers=1,
-        pitch_weight=0.05,
-        transpose=0,
-        batch_size=64,
-        optimizer="adam",
-        learning_rate=0.005,
-        schedule="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        clip_norm=0.0,
-        epochs=50,
-        max_minutes=0.0,
-        monitor="loss",
-        patience=5,
-        evaluate_every=0,
-        log_every=0,
-        checkpoint_every=0,
-        max_to_keep=50,
+        preset="tutorial", model="regression", positions="last", seq_length=25, units=128, layers=1, pitch_weight=0.05,
+        transpose=0, batch_size=64, optimizer="adam", learning_rate=0.005, schedule="constant", warmup_steps=0,
+        weight_decay=0.0, clip_norm=0.0, epochs=50, max_minutes=0.0, monitor="loss", patience=5, evaluate_every=0,
+        log_every=0, checkpoint_every=0, max_to_keep=50,
     ),
-}
+}  # fmt: skip
 
 
 def preset(name: str) -> Config:
@@ -73,25 +42,16 @@ def preset(name: str) -> Config:
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
-    """Reads a config file.
-
-    Raises:
-        UserError: the file does not exist, or for the reasons of `parse_config`.
-    """
+    """Reads a config file; raises `UserError` if it does not exist, or as `parse_config`."""
     if not storage.exists(path):
         raise UserError(f"{os.fspath(path)}: no such config file")
     return parse_config(storage.read_bytes(path).decode("utf-8", "replace"), os.fspath(path))
 
 
 def parse_config(text: str, name: str) -> Config:
-    """Parses a config file; missing fields have the values of the preset that it names, by default `base`.
+    """Parses the text of a config file, whose missing fields are those of the preset that it names, by default `base`.
 
-    Args:
-        text: the content of the file.
-        name: the file's name in error messages.
-
-    Raises:
-        UserError: the text is not a JSON object, or a field is unknown or out of its bounds.
+    Raises `UserError`, with the file's name, if it is not a JSON object, or a field is unknown or out of its bounds.
     """
     try:
         values = json.loads(text)

@@ -6,7 +6,6 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
-from trainer import startup
 from trainer.workdir.layout import check_dataset, dataset, load_config, load_run
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,8 @@ def main() -> int:
     from trainer.reporting import load, page
 
     workdir = cli.require_flag(_WORKDIR)
-    load_config(workdir)
+    for directory in (workdir, *_COMPARE_WITH.value):
+        load_config(directory)
     load.load_records(workdir)
     run = load_run(workdir)
     manifest = Manifest.load(_DATA.value) if _DATA.value else dataset(run)
@@ -56,7 +56,6 @@ def main() -> int:
 
 
 def _write_samples(workdir: str, manifest: Manifest | None, sustain: str) -> None:
-    startup.import_tensorflow()
     from trainer.generation import samples
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model

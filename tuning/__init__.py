@@ -2,10 +2,6 @@
 
 from sostenuto._exports import export
 
-_EXPORTS = {
-    "Parameter": "tuning.space",
-    "Space": "tuning.space",
-    "create_space": "tuning.space_file",
-}
+_EXPORTS = {"Parameter": "tuning.space", "Space": "tuning.space", "create_space": "tuning.space_file"}
 __all__ = [*_EXPORTS]
 __getattr__ = export(__name__, _EXPORTS)

@@ -1,11 +1,7 @@
-"""Searches for better hyperparameters: `sostenuto tune --data=DIR --workdir=DIR --max_trials=N`.
-
-Alone it runs one trial after another. On several machines one chief (`--role=chief`) leads, and any number of workers
-(`--role=worker`) train. All get the same flags except the role, and the same workdir, on a shared file system or in a
-bucket.
-"""
+"""Searches for better hyperparameters: `sostenuto tune --data=DIR --workdir=DIR --max_trials=N`."""
 
 import os
+from typing import Any
 
 from absl import flags
 
@@ -32,7 +28,7 @@ EXAMPLES = (
 )
 
 cli.start_group("input and output")
-_DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that beam_preprocess wrote.")
+_DATA = flags.DEFINE(cli.Path("DIR"), "data", None, "Dataset: a directory that `sostenuto preprocess` wrote.")
 _WORKDIR = flags.DEFINE(
     cli.Path("DIR"), "workdir", None, "Directory for the study and its trials. An unfinished study is resumed."
 )
@@ -95,6 +91,8 @@ _PATIENCE = flags.DEFINE_float("chief_patience", 300.0, "Seconds that a worker w
 _MAX_IDLE = flags.DEFINE_float(
     "max_idle", 3600.0, "Seconds without a call from any worker after which the chief exits."
 )
+# Flags of the settings of a search, which bear the names of its fields
+_SETTINGS = (_TUNER, _MAX_TRIALS, _TRAIN_STEPS, _TRAIN_FRACTION, _SEED, _WORKER_TIMEOUT, _SCORE_TIMEOUT, _STOP_WEAK)
 
 
 def _load_base_config() -> Config:
@@ -115,49 +113,30 @@ def main() -> int:
     role = resolve_role(_ROLE.value, _CHIEF_ADDRESS.value, _WORKER_ID.value, os.environ)
     space = create_space(_load_base_config(), tune=_TUNE.value, fix=_FIX.value, file=_SPACE.value)
     manifest = Manifest.load(data)
-    config = StudyConfig(
-        tuner=_TUNER.value,
-        max_trials=_MAX_TRIALS.value,
-        train_steps=_TRAIN_STEPS.value,
-        train_fraction=_TRAIN_FRACTION.value,
-        seed=_SEED.value,
-        worker_timeout=_WORKER_TIMEOUT.value,
-        score_timeout=_SCORE_TIMEOUT.value,
-        stop_weak=_STOP_WEAK.value,
-        data=manifest.sha256,
-    )
+    settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}
+    config = StudyConfig(**settings, data=manifest.sha256)
     startup.require_tensorflow()  # before a workdir is created
     from tuning.search import Search  # NumPy, gRPC and the reports, which `--help` does not need
 
-    search = Search(space, config, manifest, workdir, quiet=cli.QUIET.value)
+    search = Search(space, config, manifest, workdir, quiet=cli.QUIET.value, retrain=_RETRAIN_BEST.value)
     if role.name == "worker":
-        startup.import_tensorflow()
+        import tensorflow  # noqa: F401  Before the worker asks for a trial.
+
         return search.worker(role, patience=_PATIENCE.value)
     if role.name == "chief":
         status = search.chief(role, overwrite=_OVERWRITE.value, max_idle=_MAX_IDLE.value)
     else:
         status = search.alone(role, overwrite=_OVERWRITE.value)
-    if not status and _RETRAIN_BEST.value:
-        status = search.retrain_best(data)
-    return status
+    return search.retrain_best() if not status and _RETRAIN_BEST.value else status
 
 
-def _hyperparameters() -> list[tuple[str, str]]:
-    """Returns the rows of the help: a name, and its values, unit and reason."""
-    return [
+if __name__ == "__main__":
+    hyperparameters = [
         (
             parameter.field + " *" * (parameter.field in SEARCHED_BY_DEFAULT),
             f"{parameter.text} ({parameter.unit}): {parameter.why}",
         )
         for parameter in PARAMETERS
     ]
-
-
-if __name__ == "__main__":
-    cli.run(
-        main,
-        usage=USAGE,
-        required=(_DATA, _WORKDIR),
-        examples=EXAMPLES,
-        sections={"hyperparameters (* searched by default)": _hyperparameters()},
-    )
+    sections = {"hyperparameters (* searched by default)": hyperparameters}
+    cli.run(main, usage=USAGE, required=(_DATA, _WORKDIR), examples=EXAMPLES, sections=sections)

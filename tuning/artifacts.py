@@ -1,7 +1,4 @@
-"""Result files of a study: trials.json, report.html and TensorBoard's HParams.
-
-All of them follow from the trials; nothing reads them back.
-"""
+"""Result files of a study, which nothing reads back: trials.json, report.html and TensorBoard's HParams."""
 
 import dataclasses
 import io
@@ -20,22 +17,19 @@ TRIALS_NAME = "trials.json"
 REPORT_NAME = "report.html"
 SUMMARIES_NAME = "summaries"
 
+_TRIAL_KEYS = (
+    "trial", "state", "parent", "directory", "values", "changed", "share", "score", "scores", "train_step", "seconds",
+    "attempts", "worker", "reason",
+)  # fmt: skip
 _EVENTS_NAME = "events.out.tfevents.study"  # TensorBoard reads files with tfevents in their names
 
 
-def write(summary: StudySummary, directory: str) -> None:
-    """Writes the results of a study, each file atomically. It is fast enough to call after each trial.
-
-    Args:
-        summary: the study.
-        directory: its workdir.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
+def write(summary: StudySummary) -> None:
+    """Writes the results of a study, each file atomically; raises a UserError if a file cannot be written."""
     # The page needs packages of the extra "tune"; a command without them starts, and names what is missing.
     from tuning.report.page import render
 
+    directory = summary.workdir
     write_json(os.path.join(directory, TRIALS_NAME), trials_document(summary))
     if summary.best is not None:
         config = summary.space.full_config(summary.best.values)
@@ -45,11 +39,7 @@ def write(summary: StudySummary, directory: str) -> None:
 
 
 def remove(directory: str) -> None:
-    """Deletes the files that `write` wrote into a study's workdir.
-
-    Raises:
-        UserError: a file cannot be deleted.
-    """
+    """Deletes the files that `write` wrote into a study's workdir."""
     for name in (TRIALS_NAME, BEST_CONFIG_NAME, REPORT_NAME):
         storage.remove(os.path.join(directory, name))
     storage.remove_directory(os.path.join(directory, SUMMARIES_NAME))
@@ -60,11 +50,8 @@ def trials_document(summary: StudySummary) -> dict[str, Any]:
     config, best = summary.config, summary.best
     return {
         "objective": {"name": "val_nats", "unit": "nats/note", "direction": "min", "split": "validation"},
-        "tuner": config.tuner,
-        "seed": config.seed,
-        "max_trials": config.max_trials,
-        "train_steps": config.train_steps,
-        "notes_per_trial": config.train_steps * notes_per_train_step(summary.space.base_config),
+        **{name: getattr(config, name) for name in ("tuner", "seed", "max_trials", "train_steps")},
+        "notes_per_trial": config.train_steps * notes_per_train_step(summary.space.start),
         "dataset": config.data,
         "space": summary.space.to_json(),
         "start": dataclasses.asdict(summary.space.base_config),
@@ -74,68 +61,52 @@ def trials_document(summary: StudySummary) -> dict[str, Any]:
 
 
 def _trial_object(trial: Trial, summary: StudySummary) -> dict[str, Any]:
-    base = summary.space.base_config
+    base, record = summary.space.base_config, trial.to_json()
     config = dataclasses.asdict(summary.space.full_config(trial.values))
-    return {
-        "trial": trial.id,
-        "state": trial.status,
-        "parent": trial.parent,
-        "directory": trial.directory,
-        "values": dict(trial.values),
-        "changed": {name: value for name, value in config.items() if value != getattr(base, name)},
-        "share": trial.share,
-        "score": trial.score,
-        "scores": [dataclasses.asdict(score) for score in trial.scores],
-        "train_step": trial.train_step,
-        "seconds": trial.seconds,
-        "attempts": trial.attempt,
-        "worker": trial.worker,
-        "reason": trial.reason,
-    }
+    changed = {name: value for name, value in config.items() if value != getattr(base, name)}
+    record |= {"trial": trial.id, "changed": changed, "scores": list(record["scores"]), "attempts": trial.attempt}
+    return {key: record[key] for key in _TRIAL_KEYS}
 
 
 def _write_hparams(summary: StudySummary, directory: str) -> None:
     """Writes TensorBoard's HParams: the space, and a run for each ended trial that has none yet.
 
-    TensorFlow's own writers would start TensorFlow with all its devices, which a chief does not need, and would append
-    to files in place.
+    TensorFlow's own writers would start TensorFlow with all its devices, and would append to files in place.
     """
     from tensorboard.plugins.hparams import summary_v2
-    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
     now = time.time()
     path = os.path.join(directory, _EVENTS_NAME)
     if not storage.exists(path):
-        storage.make_directories(directory)
         experiment = summary_v2.hparams_config_pb(
             hparams=[_domain(parameter) for parameter in summary.space.parameters],
             metrics=[summary_v2.Metric("score", display_name="score, nats/note")],
         )
-        storage.write_bytes_atomic(path, _events([(0, experiment)], now))
+        _write_events(path, [(0, experiment)], now)
     for trial in summary.trials:
         path = os.path.join(directory, trial.id, _EVENTS_NAME)
-        if trial.is_open or storage.exists(path):
-            continue
-        values = {parameter.field: summary.value(trial, parameter) for parameter in summary.space.parameters}
-        messages = [(0, summary_v2.hparams_pb(values, trial_id=trial.id, start_time_secs=now - trial.seconds))]
-        messages += [(s.train_step, scalar_pb("val_nats", s.score)) for s in trial.scores if s.score is not None]
-        if trial.score is not None:
-            messages.append((trial.train_step, scalar_pb("score", trial.score)))
-        messages.append((trial.train_step, _session_end(trial, now)))
-        storage.make_directories(os.path.dirname(path))
-        storage.write_bytes_atomic(path, _events(messages, now))
+        if not trial.is_open and not storage.exists(path):
+            _write_events(path, _trial_messages(trial, summary, now), now)
 
 
-def _session_end(trial: Trial, wall_time: float) -> Any:
-    """Returns the message for a trial's end; TensorBoard's own function for it imports TensorFlow."""
+def _trial_messages(trial: Trial, summary: StudySummary, now: float) -> list[tuple[int, Any]]:
+    """Returns the (train_step, message) of an ended trial; TensorBoard's function for its end imports TensorFlow."""
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
+    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
+    values = {parameter.field: summary.value(trial, parameter) for parameter in summary.space.parameters}
+    messages = [(0, summary_v2.hparams_pb(values, trial_id=trial.id, start_time_secs=now - trial.seconds))]
+    messages += [
+        (score.train_step, scalar_pb("val_nats", score.score)) for score in trial.scores if score.score is not None
+    ]
+    if trial.score is not None:
+        messages.append((trial.train_step, scalar_pb("score", trial.score)))
     status = api_pb2.STATUS_FAILURE if trial.status == TrialStatus.FAILED else api_pb2.STATUS_SUCCESS
-    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=wall_time)
+    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=now)
     data = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=info))
     value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data, tensor=metadata.NULL_TENSOR)
-    return Summary(value=[value])
+    return [*messages, (trial.train_step, Summary(value=[value]))]
 
 
 def _domain(parameter: Parameter) -> Any:
@@ -151,8 +122,7 @@ def _domain(parameter: Parameter) -> Any:
     return summary_v2.HParam(parameter.field, domain, description=f"{parameter.unit}: {parameter.why}")
 
 
-def _events(messages: Sequence[tuple[int, Any]], wall_time: float) -> bytes:
-    """Returns the bytes of an event file."""
+def _write_events(path: str, messages: Sequence[tuple[int, Any]], wall_time: float) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -161,4 +131,5 @@ def _events(messages: Sequence[tuple[int, Any]], wall_time: float) -> bytes:
     writer.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
     for train_step, message in messages:
         writer.write(Event(wall_time=wall_time, step=train_step, summary=message).SerializeToString())
-    return file.getvalue()
+    storage.make_directories(os.path.dirname(path))
+    storage.write_bytes_atomic(path, file.getvalue())

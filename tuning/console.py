@@ -1,30 +1,19 @@
 """Progress and results of a study on the terminal."""
 
-import itertools
+import contextlib
 import logging
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sostenuto import progress
-from sostenuto.text import duration
-from tuning.artifacts import TRIALS_NAME
+from sostenuto.text import duration, labelled
+from tuning.artifacts import REPORT_NAME, TRIALS_NAME
 from tuning.space import Parameter
-from tuning.summary import (
-    StudySummary,
-    format_summary,
-    format_value,
-    percent,
-    ranked,
-    seconds_left,
-    trained_share,
-)
+from tuning.summary import BEST_CONFIG_NAME, StudySummary, format_summary, format_value, ranked, seconds_left
 from tuning.trial import Trial, TrialStatus
-
-if TYPE_CHECKING:
-    import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -35,24 +24,16 @@ _ENDED_FACTS = ("trial", "state", "trained", "nats/note", "best", "took", "left"
 _FINAL_FACTS = ("trial", "state", "trained", "nats/note", "to base", "took")
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager["Progress"]):
     """Shows a running study on stderr: a line for each ended trial, and the state of the others.
 
-    A terminal shows the state in one updated line, a log in a line now and then. A context manager.
-
-    Args:
-        quiet: shows nothing.
+    A terminal shows the state in one updated line, a log in a line now and then.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self) -> None:
         self._shown: set[str] | None = None
-        self._bar: tqdm.tqdm | None = None
+        self._bar: Any = None
         self._next_line = time.monotonic() + _STATUS_SECONDS
-
-    def __enter__(self) -> "Progress":
-        """Returns the progress."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Closes the updated line."""
@@ -61,17 +42,13 @@ class Progress:
 
     def show(self, summary: StudySummary) -> None:
         """Shows the changes since the last call; the first call summarizes the trials that have ended before."""
-        if self._quiet:
-            return
         ended = [trial for trial in summary.trials if not trial.is_open]
         table = _Table(summary, _ENDED_FACTS)
         if self._shown is None:
             self._shown = {trial.id for trial in ended}
-            if ended:
-                logger.info(f"resumed: {' '.join(format_summary(summary))}")
-            if not progress.has_json_lines():
-                for line in table.head:
-                    logger.info(line)
+            head = [] if progress.has_json_lines() else table.head
+            for line in [f"resumed: {' '.join(format_summary(summary))}"] * bool(ended) + head:
+                logger.info(line)
             self._bar = progress.bar(total=None, unit="trial", description="", bar_format="{desc}", leave=False)
         for trial in ended:
             if trial.id not in self._shown:
@@ -81,21 +58,23 @@ class Progress:
             self._bar.set_description_str(_status(summary))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _STATUS_SECONDS
-            figures = {
-                "ended": len(ended),
-                "best": summary.best.score if summary.best else None,
-                "seconds_left": seconds_left(summary),
-            }
+            best = summary.best.score if summary.best else None
+            figures = {"ended": len(ended), "best": best, "seconds_left": seconds_left(summary)}
             logger.info(_status(summary), extra={"figures": figures})
 
 
-def final_table(summary: StudySummary) -> str:
-    """Returns the trials, best first, and the results as lines for a terminal, or for a log of 100 columns."""
+def final_report(summary: StudySummary, retrain: bool = False) -> str:
+    """Returns the trials, best first, the results, the files and, unless `retrain` does it, the next command."""
     table = _Table(summary, _FINAL_FACTS)
     lines = [*table.head, *(table.row(trial) for trial in ranked(summary.trials))]
     if table.omitted:
         lines.append(f"{', '.join(table.omitted)}: see {TRIALS_NAME}")
-    return "\n".join([*lines, "", *format_summary(summary)]) + "\n"
+    facts = [("report", summary.path(REPORT_NAME))]
+    if summary.best is not None:
+        best = f"trial {summary.best.id}, {summary.best.score:.3f} nats/note"
+        facts = [("best", best), ("config", summary.path(BEST_CONFIG_NAME)), *facts]
+        facts += [("next step", summary.train_command)] * (not retrain)
+    return "\n".join([*lines, "", *format_summary(summary), "", *labelled(facts, width=None)])
 
 
 def _log_ended(trial: Trial, table: "_Table") -> None:
@@ -116,45 +95,39 @@ def _status(summary: StudySummary) -> str:
     parts = [f"{ended} of {summary.config.max_trials} {noun} ended"]
     if summary.best is not None:
         parts.append(f"best {summary.best.score:.3f} ({summary.best.id})")
-    running = []
-    for trial in summary.trials:
-        if trial.status == TrialStatus.RUNNING:
-            scores = [score.score for score in trial.scores if score.score is not None]
-            score = f" {scores[-1]:.3f}" if scores else ""
-            running.append(f"{trial.id} {percent(trained_share(trial))}{score}")
+    running = [trial for trial in summary.trials if trial.status == TrialStatus.RUNNING]
     if running:
-        parts.append(", ".join(running))
+        parts.append(", ".join(f"{trial.id} {trial.trained_share:.0%}{_last_score(trial)}" for trial in running))
     if time_left := _time_left(summary):
         parts.append(f"{time_left} left")
     return " | ".join(parts)
 
 
+def _last_score(trial: Trial) -> str:
+    return next((f" {score.score:.3f}" for score in reversed(trial.scores) if score.score is not None), "")
+
+
 def _time_left(summary: StudySummary) -> str:
     seconds = seconds_left(summary)
-    if seconds is None:
-        return ""
-    return ("> " if summary.config.tuner == "hyperband" else "") + duration(seconds)
+    sign = "> " if summary.config.tuner == "hyperband" else ""
+    return "" if seconds is None else sign + duration(seconds)
 
 
 class _Table:
-    """Lines of fixed columns: facts about a trial, then the hyperparameters that fit.
-
-    Attributes:
-        head: the head's lines.
-        omitted: names of the hyperparameters that do not fit.
-    """
+    """Lines of fixed columns: facts about a trial, then the hyperparameters that fit."""
 
     def __init__(self, summary: StudySummary, facts: Sequence[str]) -> None:
         self._summary, self._facts = summary, facts
         on_terminal = sys.stderr.isatty()
         self._columns = shutil.get_terminal_size((_LOG_WIDTH, 24)).columns - 1 if on_terminal else _LOG_WIDTH
         self._widths = [_WIDTHS[name] for name in facts]
+        self._facts_width = sum(self._widths) + 2 * len(facts)
         self._parameters: list[Parameter] = []
         names = [("", name) for name in facts]
         for parameter in summary.space.parameters:
             first, _, rest = parameter.field.rpartition("_")
             width = max(len(first), len(rest), *(len(format_value(value)) for value in parameter.grid or (0.1234,)))
-            if self._length([*self._widths, width]) > self._columns:
+            if sum(self._widths) + 2 * len(self._widths) + width > self._columns:
                 break
             self._parameters.append(parameter)
             self._widths.append(width)
@@ -166,18 +139,18 @@ class _Table:
         """Returns the line of a trial; a failed trial's reason replaces its values."""
         facts = self._fact_cells(trial)
         if trial.status == TrialStatus.FAILED:
-            line = self._line(facts).ljust(self._length(self._widths[: len(facts)])) + "  " + trial.reason
+            line = f"{self._line(facts):{self._facts_width}}{trial.reason}"
             return line if len(line) <= self._columns else line[: self._columns - 1] + "…"
         values = (self._summary.value(trial, parameter) for parameter in self._parameters)
         return self._line([*facts, *map(format_value, values)])
 
     def _fact_cells(self, trial: Trial) -> list[str]:
         summary = self._summary
-        base_score = summary.first.score_at(trained_share(trial)) if summary.first else None
+        base_score = summary.first.score_at(trial.trained_share) if summary.first else None
         cells = {
             "trial": trial.id,
             "state": trial.status,
-            "trained": percent(trained_share(trial)),
+            "trained": f"{trial.trained_share:.0%}",
             "nats/note": "" if trial.score is None else f"{trial.score:.3f}",
             "to base": "" if trial.score is None or base_score is None else f"{trial.score - base_score:+.3f}",
             "best": f"{summary.best.score:.3f}" if summary.best else "",
@@ -186,13 +159,7 @@ class _Table:
         }
         return [cells[name] for name in self._facts]
 
-    @staticmethod
-    def _length(widths: Sequence[int]) -> int:
-        return sum(widths) + 2 * (len(widths) - 1)
-
     def _line(self, cells: Sequence[str]) -> str:
-        aligned = [
-            cell.ljust(width) if name in ("trial", "state") else cell.rjust(width)
-            for cell, width, name in itertools.zip_longest(cells, self._widths[: len(cells)], self._facts[: len(cells)])
-        ]
-        return "  ".join(aligned).rstrip()
+        sides = "<<" + ">" * len(cells)  # The first two columns are texts.
+        columns = zip(cells, sides, self._widths, strict=False)
+        return "  ".join(f"{cell:{side}{width}}" for cell, side, width in columns).rstrip()

@@ -1,8 +1,7 @@
 """Search algorithms (--tuner): KerasTuner's oracles, used only for their proposals.
 
-Trials, files, retries and locks belong to the study. Each call gets all its trials, so that a proposal depends only on
-them and on the seed. Therefore a resumed search continues as an uninterrupted one. Only hyperband has a state of its
-own, its brackets.
+A proposal depends only on the study's trials and the seed, so a resumed search continues as an uninterrupted one. Only
+hyperband has a state of its own, its brackets.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from keras_tuner.engine import trial as tuner_trial
 from sklearn.exceptions import ConvergenceWarning
 
 from tuning.space import Space
-from tuning.trial import Proposal, StudyConfig, Trial
+from tuning.trial import TRIALS_NAME, StudyConfig, Trial, TrialStatus
 
 _MAX_COLLISIONS = 1000  # samples in a row that were tried before; then the space counts as exhausted
 
@@ -32,7 +31,7 @@ _RUNNING, _COMPLETED = tuner_trial.TrialStatus.RUNNING, tuner_trial.TrialStatus.
 
 
 class _StatelessOracle:
-    """Common part of the oracles: trials come from the study, and values depend only on them and the seed.
+    """Common part of the oracles.
 
     KerasTuner's own sampling treats seed 0 as no seed, gives consecutive seeds common values, and gives up on a small
     space after 20 collisions.
@@ -42,6 +41,7 @@ class _StatelessOracle:
     max_trials: int
     seed: int
     hyperparameters: keras_tuner.HyperParameters
+    failed_score: float | None = None  # of a failed trial; None for the worst of the others
 
     def load_trials(self, trials: Sequence[Trial]) -> None:
         """Replaces the oracle's trials by the study's."""
@@ -56,7 +56,7 @@ class _StatelessOracle:
             elif trial.has_score or scores:
                 # A failed trial counts as the worst, so that the search avoids its neighbourhood.
                 loaded.status = _COMPLETED
-                loaded.score = trial.score if trial.has_score else self.score_of_failed(scores)
+                loaded.score = trial.score if trial.has_score else self.failed_score or max(scores)
             else:
                 loaded.status = tuner_trial.TrialStatus.FAILED
 
@@ -64,18 +64,13 @@ class _StatelessOracle:
         """Returns a trial's values for the oracle."""
         return dict(values)
 
-    def score_of_failed(self, scores: Sequence[float]) -> float:
-        """Returns the score of a failed trial, given the scores of the others."""
-        return max(scores)
-
     def _random_values(self) -> dict[str, Any] | None:
         if not self.num_configs:
             return self.space.base_values
         for attempt in range(_MAX_COLLISIONS):
+            seed = f"{self.seed}/{self.num_configs}/{attempt}"
             values = {
-                parameter.field: parameter.round_value(
-                    hyperparameter.random_sample(f"{self.seed}/{self.num_configs}/{attempt}/{parameter.field}")
-                )
+                parameter.field: parameter.round_value(hyperparameter.random_sample(f"{seed}/{parameter.field}"))
                 for parameter, hyperparameter in zip(self.space.parameters, self.hyperparameters.space, strict=True)
             }
             if not self._duplicate(values):
@@ -130,18 +125,16 @@ class _BayesianOracle(_StatelessOracle, keras_tuner.oracles.BayesianOptimization
 class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
     """Hyperband with a maximum number of configs, and with promotions despite failed trials.
 
-    KerasTuner promotes only when enough places of a round have scores. Three failures of nine, or a space too small to
-    fill a round, would block all promotions. Here a placeholder with the worst score fills each such place.
+    Failures, or a space too small to fill a round, would block KerasTuner's promotions. Placeholders fill their places.
     """
+
+    failed_score = math.inf
 
     def load_trials(self, trials: Sequence[Trial]) -> None:
         super().load_trials(trials)
         for place in self._places():
             if place["id"] not in self.trials:
                 self._add_placeholder(place["id"])
-
-    def score_of_failed(self, scores: Sequence[float]) -> float:
-        return math.inf
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         answer = super().populate_space(trial_id)
@@ -150,7 +143,7 @@ class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
             return answer
         # All better trials are promoted already.
         (place,) = (place for place in self._places() if place["id"] == trial_id)
-        place["id"] = self._new_placeholder()
+        place["id"] = self._add_placeholder()
         return self.populate_space(trial_id)
 
     def _places(self) -> Iterator[dict[str, Any]]:
@@ -165,17 +158,14 @@ class _HyperbandOracle(_StatelessOracle, keras_tuner.oracles.HyperbandOracle):
         if not places:
             return {"status": tuner_trial.TrialStatus.STOPPED, "values": None}
         while len(places) < self._get_size(bracket["bracket_num"], 0):
-            places.append({"past_id": None, "id": self._new_placeholder()})
+            places.append({"past_id": None, "id": self._add_placeholder()})
         return self.populate_space(trial_id)
 
-    def _new_placeholder(self) -> str:
-        name = next(name for name in map("absent-{}".format, itertools.count()) if name not in self.trials)
-        self._add_placeholder(name)
-        return name
-
-    def _add_placeholder(self, name: str) -> None:
+    def _add_placeholder(self, name: str = "") -> str:
+        name = name or next(name for name in map("absent-{}".format, itertools.count()) if name not in self.trials)
         trial = self.trials[name] = _tuner_trial(name, {})
         trial.status, trial.score = _COMPLETED, math.inf
+        return name
 
 
 # The names are those of tuning.trial.TUNERS, which the flag --tuner accepts without importing KerasTuner.
@@ -184,13 +174,7 @@ _STATE_FIELDS = ("_brackets", "_current_bracket", "_current_iteration")
 
 
 class Oracle:
-    """Proposes trials.
-
-    Args:
-        space: the searched hyperparameters.
-        config: settings of the study.
-        state: as `state` returned it, to continue from there.
-    """
+    """Proposes trials, from a state that `state` returned."""
 
     def __init__(self, space: Space, config: StudyConfig, state: Mapping[str, Any] | None = None) -> None:
         options: dict[str, Any] = {
@@ -204,7 +188,6 @@ class Oracle:
         if config.tuner == "hyperband":
             options |= {"max_epochs": _RUNG_UNITS, "factor": _FACTOR, "hyperband_iterations": None}
         self._arguments = (space, config)
-        self._max_trials = config.max_trials
         oracle_class: Any = _ORACLES[config.tuner]
         self._oracle = oracle_class(**options)
         self._oracle.space = space
@@ -212,16 +195,11 @@ class Oracle:
         for name, value in (state or {}).items():
             setattr(self._oracle, f"_{name}", value)
 
-    def propose(self, trial_id: str, trials: Sequence[Trial]) -> Proposal | None:
-        """Returns the next trial; None if the search is complete, or if a running trial must end first.
-
-        Args:
-            trial_id: id of the next trial.
-            trials: all trials of the study, in the order of their starts.
-        """
+    def propose(self, trial_id: str, trials: Sequence[Trial]) -> Trial | None:
+        """Returns the next trial; None if the search is complete, or if a running trial must end first."""
         oracle = self._oracle
         oracle.load_trials(trials)
-        if oracle.num_configs >= self._max_trials and not isinstance(oracle, _HyperbandOracle):
+        if oracle.num_configs >= oracle.max_trials and not isinstance(oracle, _HyperbandOracle):
             return None
         answer = oracle.populate_space(trial_id)
         if answer["status"] != _RUNNING:
@@ -229,7 +207,9 @@ class Oracle:
         values = answer["values"]
         share = values.pop("tuner/epochs", _RUNG_UNITS) / _RUNG_UNITS
         parent = values.pop("tuner/trial_id", None)
-        return Proposal({name: value for name, value in values.items() if "/" not in name}, share, parent)
+        directory = next((trial.directory for trial in trials if trial.id == parent), f"{TRIALS_NAME}/{trial_id}")
+        values = {name: value for name, value in values.items() if "/" not in name}
+        return Trial(trial_id, TrialStatus.QUEUED, values, share, directory, parent)
 
     def can_propose(self, trial_id: str, trials: Sequence[Trial]) -> bool:
         """Returns whether `propose` would return a trial, without a change of state."""

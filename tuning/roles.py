@@ -14,17 +14,11 @@ _INDEX_VARIABLES = ("JOB_COMPLETION_INDEX", "SLURM_PROCID")
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """Role of a process in a study.
-
-    Attributes:
-        name: `chief`, `worker`, or `alone` for both.
-        address: the chief's HOST:PORT; empty for `alone`.
-        worker: the worker's id, which a restart does not change; empty for the chief.
-    """
+    """Role of a process in a study; `alone` is both."""
 
     name: Literal["chief", "worker", "alone"]
-    address: str = ""
-    worker: str = ""
+    address: str = ""  # the chief's HOST:PORT; empty for `alone`
+    worker: str = ""  # the worker's id, which a restart does not change; empty for the chief
 
 
 def resolve_role(
@@ -32,17 +26,8 @@ def resolve_role(
 ) -> Role:
     """Returns this process's role from flags and environment; flags take precedence.
 
-    KerasTuner's variables work too: KERASTUNER_TUNER_ID, a chief if it contains `chief`, and KERASTUNER_ORACLE_IP with
-    KERASTUNER_ORACLE_PORT. The index of a pod or task can replace a worker's id.
-
-    Args:
-        role: `chief`, `worker` or None.
-        chief_address: HOST:PORT or None.
-        worker_id: id or None.
-        environment: such as `os.environ`.
-
-    Raises:
-        UserError: flags and environment contradict each other or are incomplete.
+    Raises a UserError if they contradict each other or are incomplete. KerasTuner's variables work too:
+    KERASTUNER_TUNER_ID, a chief if it contains `chief`, and KERASTUNER_ORACLE_IP with KERASTUNER_ORACLE_PORT.
     """
     tuner_id = environment.get("KERASTUNER_TUNER_ID", "")
     if role is None and tuner_id:

@@ -9,56 +9,45 @@ import statistics
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from sostenuto.text import counted
 from tuning.trial import (
     SHARE_TOLERANCE,
     Assignment,
     AttemptResult,
     Done,
     Outcome,
-    Proposal,
     Score,
     StudyConfig,
     Trial,
     TrialStatus,
     Verdict,
     Wait,
+    count_states,
 )
 
 if TYPE_CHECKING:
     from tuning.oracles import Oracle
 
-TRIALS_NAME = "trials"  # directory of the trials' workdirs
-
 _MAX_WAIT, _MIN_WAIT = 5.0, 0.2  # seconds
 _HEARTBEATS_PER_TIMEOUT = 5  # so that losing a few does no harm
-_MEDIAN_RULE_SHARE, _MEDIAN_RULE_TRIALS = 1 / 3, 4
+_MEDIAN_RULE_SHARE, _MEDIAN_RULE_TRIALS = 1 / 3, 4  # where the rule starts, and how many others must have got there
 
 
 class Scheduler:
     """Assigns trials to workers and records their scores and ends.
 
     A trial belongs to its current attempt, which heartbeats keep. Messages of earlier attempts are rejected.
-
-    Args:
-        trials: recorded trials, in the order of their starts.
-        queue: ids of interrupted trials, next first.
-        oracle: proposes trials.
-        config: settings of the search.
-        now: the time. Workers of running trials get a full timeout from here, since they may still run.
-
-    Attributes:
-        queue: as above, current.
-        version: number of changes to trials so far.
     """
 
     def __init__(
         self, trials: Iterable[Trial], queue: Iterable[str], oracle: "Oracle", config: StudyConfig, *, now: float = 0.0
     ) -> None:
-        self.queue = list(queue)
-        self.version = 0
+        self.queue = list(queue)  # ids of interrupted trials, next first
+        self.version = 0  # number of changes to trials so far
         self._oracle, self._config = oracle, config
         self._trials = {trial.id: trial for trial in trials}
         running = [trial.id for trial in self._trials.values() if trial.status == TrialStatus.RUNNING]
+        # Workers of running trials get a full timeout, since they may still run.
         self._last_heartbeat = dict.fromkeys(running, now)
         self._last_score = dict.fromkeys(running, now)
         self._done_at_version = (-1, False)
@@ -78,38 +67,32 @@ class Scheduler:
         return self._done_at_version[1]
 
     def next_trial(self, worker: str, request: str, now: float) -> Assignment | Wait | Done:
-        """Returns the next task of a worker.
+        """Returns the next task: an interrupted trial, one without heartbeats for `worker_timeout`, or a new one.
 
-        A worker that still has a trial was restarted: it gets that trial as a new attempt. Otherwise it gets an
-        interrupted trial, a trial without heartbeats for `worker_timeout` seconds, or a new one, in this order.
-
-        Args:
-            worker: id of the worker, which a restart does not change.
-            request: id of the call; a repeated call has the same id and starts no new attempt.
-            now: the time.
+        A worker with a trial was restarted and gets it as a new attempt, unless the call with the id `request` repeats.
         """
         for trial in self._running():
             if trial.worker == worker:
                 if request and trial.request == request:
                     self._last_heartbeat[trial.id] = now
                     return self._assignment(trial)
-                if assignment := self._reassign(trial, worker, request, now):
-                    return assignment
-        if self.queue:
-            return self._assign(self._trials[self.queue.pop(0)], worker, request, now)
+                self._requeue(trial)
         for trial in self._running():
+            if self.queue:
+                break
             # A clock that was set back must not extend a silent worker's timeout.
             self._last_heartbeat[trial.id] = min(self._last_heartbeat[trial.id], now)
-            if now - self._last_heartbeat[trial.id] > self._config.worker_timeout and (
-                assignment := self._reassign(trial, worker, request, now)
-            ):
-                return assignment
-        proposal = self._oracle.propose(self._next_id, self.trials)
-        if proposal is not None:
-            return self._assign(self._new_trial(proposal), worker, request, now)
-        if self._last_heartbeat:
-            return self._wait(now)
-        return Done(_summarize(self.trials, self._config.max_trials))
+            if now - self._last_heartbeat[trial.id] > self._config.worker_timeout:
+                self._requeue(trial)
+        if self.queue:
+            return self._assign(self._trials[self.queue.pop(0)], worker, request, now)
+        if (proposed := self._oracle.propose(self._next_id, self.trials)) is not None:
+            return self._assign(proposed, worker, request, now)
+        if not self._last_heartbeat:
+            return Done(_summarize(self.trials, self._config.max_trials))
+        seconds = min(self._last_heartbeat.values()) + self._config.worker_timeout - now
+        names = ", ".join(f"{trial_id} of {self._trials[trial_id].worker}" for trial_id in self._last_heartbeat)
+        return Wait(max(min(seconds, _MAX_WAIT), _MIN_WAIT), f"waiting for trial {names}")
 
     def heartbeat(self, trial_id: str, attempt: int, now: float) -> bool:
         """Records a heartbeat. Returns False if the trial was reassigned and the worker must stop."""
@@ -132,12 +115,9 @@ class Scheduler:
         scores = {known.train_step: known for known in trial.scores}
         is_new = all(score.train_step > train_step for train_step in scores)
         scores[score.train_step] = score if is_finite else dataclasses.replace(score, score=None)
-        trial = self._update(
-            trial,
-            scores=tuple(scores[train_step] for train_step in sorted(scores)),
-            train_step=max(trial.train_step, score.train_step),
-            lost_workers=0 if is_new else trial.lost_workers,
-        )
+        changes: dict[str, Any] = {"lost_workers": 0} if is_new else {}
+        ordered = tuple(scores[train_step] for train_step in sorted(scores))
+        trial = self._update(trial, scores=ordered, train_step=max(trial.train_step, score.train_step), **changes)
         return Verdict.STOP if not is_finite or self._is_weak(trial, score.share) else Verdict.CONTINUE
 
     def end_trial(self, trial_id: str, attempt: int, result: AttemptResult) -> bool:
@@ -147,16 +127,13 @@ class Scheduler:
             return False
         if trial.status != TrialStatus.RUNNING:
             return True
-        changes: dict[str, Any] = {
-            "seconds": trial.seconds + result.seconds,
-            "train_step": max(trial.train_step, result.train_step),
-        }
         if result.outcome == Outcome.INTERRUPTED:
-            changes["status"] = TrialStatus.QUEUED
+            changes: dict[str, Any] = {"status": TrialStatus.QUEUED}
             self.queue.insert(0, trial_id)
         else:
-            changes |= _final_state(trial, result)
-        self._update(trial, **changes)
+            changes = _final_state(trial, result)
+        train_step = max(trial.train_step, result.train_step)
+        self._update(trial, seconds=trial.seconds + result.seconds, train_step=train_step, **changes)
         del self._last_heartbeat[trial_id]
         return True
 
@@ -177,11 +154,6 @@ class Scheduler:
         self.version += 1
         return changed
 
-    def _new_trial(self, proposal: Proposal) -> Trial:
-        parent = self._trials.get(proposal.parent or "")
-        directory = parent.directory if parent else f"{TRIALS_NAME}/{self._next_id}"
-        return Trial(self._next_id, TrialStatus.QUEUED, proposal.values, proposal.share, directory, proposal.parent)
-
     def _assign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment:
         self._last_heartbeat[trial.id] = self._last_score[trial.id] = now
         changes = {"attempt": trial.attempt + 1, "worker": worker, "request": request}
@@ -191,81 +163,53 @@ class Scheduler:
         beat_seconds = self._config.worker_timeout / _HEARTBEATS_PER_TIMEOUT
         return Assignment(trial.id, trial.attempt, trial.directory, dict(trial.values), trial.share, beat_seconds)
 
-    def _reassign(self, trial: Trial, worker: str, request: str, now: float) -> Assignment | None:
-        """Assigns a trial whose worker was lost; None if it failed, since it lost too many."""
-        trial = self._requeue(trial)
-        if not trial.is_open:
-            return None
-        self.queue.remove(trial.id)
-        return self._assign(trial, worker, request, now)
-
-    def _requeue(self, trial: Trial) -> Trial:
+    def _requeue(self, trial: Trial) -> None:
         """Puts a trial whose worker was lost first in the queue; fails it after `max_attempts` lost workers."""
         lost_workers = trial.lost_workers + 1
-        changes: dict[str, Any] = {"status": TrialStatus.QUEUED}
-        if lost_workers >= self._config.max_attempts:
-            reason = f"{lost_workers} workers were lost in a row without a new score, the last was {trial.worker}"
+        if lost_workers < self._config.max_attempts:
+            changes: dict[str, Any] = {"status": TrialStatus.QUEUED}
+            self.queue.insert(0, trial.id)
+        else:
+            reason = f"lost {counted(lost_workers, 'worker')} in a row without a new score, the last was {trial.worker}"
             # A new attempt number, so that messages of the last worker are rejected too.
             changes = {"status": TrialStatus.FAILED, "attempt": trial.attempt + 1, "reason": reason}
-        else:
-            self.queue.insert(0, trial.id)
         del self._last_heartbeat[trial.id]
-        return self._update(trial, lost_workers=lost_workers, **changes)
+        self._update(trial, lost_workers=lost_workers, **changes)
 
     def _is_weak(self, trial: Trial, share: float) -> bool:
-        """Returns whether the median rule stops a trial; the first one is exempt, since it is the reference."""
+        """Returns whether the median rule (Golovin et al. 2017, Google Vizier, section 3.2.1) stops a trial.
+
+        Its best score is then worse than the median of the others' best scores until the same share.
+        """
         config = self._config
-        if not config.stop_weak or config.tuner == "hyperband" or trial.id == next(iter(self._trials)):
+        is_reference = trial.id == next(iter(self._trials))
+        if not config.stop_weak or config.tuner == "hyperband" or is_reference:
             return False
-        return is_below_median(trial, share, [other for other in self._trials.values() if other.id != trial.id])
-
-    def _wait(self, now: float) -> Wait:
-        seconds = min(self._last_heartbeat.values()) + self._config.worker_timeout - now
-        names = ", ".join(f"{trial_id} of {self._trials[trial_id].worker}" for trial_id in self._last_heartbeat)
-        return Wait(max(min(seconds, _MAX_WAIT), _MIN_WAIT), f"waiting for trial {names}")
-
-
-def is_below_median(trial: Trial, share: float, others: Iterable[Trial]) -> bool:
-    """Returns whether a trial is weak, by the median rule of Golovin et al. 2017, Google Vizier, section 3.2.1.
-
-    The rule applies from a third of the length on, before the trial's end, if four others have got there. A trial is
-    weak if its best score is worse than the median of the others' best scores until the same share.
-
-    Args:
-        trial: the trial.
-        share: share of the full length of its latest score.
-        others: the other trials.
-    """
-    if not _MEDIAN_RULE_SHARE - SHARE_TOLERANCE <= share < trial.share:
-        return False
-    best = trial.best_score_until(share)
-    scores = [other.best_score_until(share) for other in others if other.has_score_from(share)]
-    known = [score for score in scores if score is not None]
-    return len(known) >= _MEDIAN_RULE_TRIALS and best is not None and best > statistics.median(known)
+        if not _MEDIAN_RULE_SHARE - SHARE_TOLERANCE <= share < trial.share:
+            return False
+        others = [other for other in self.trials if other.id != trial.id and other.has_score_from(share)]
+        scores = [score for other in others if (score := other.best_score_until(share)) is not None]
+        best = trial.best_score_until(share)
+        return len(scores) >= _MEDIAN_RULE_TRIALS and best is not None and best > statistics.median(scores)
 
 
 def _summarize(trials: list[Trial], max_trials: int) -> str:
     """Returns why a study is done."""
     if not any(trial.has_score for trial in trials):
-        return f"all {len(trials)} trials failed, the last one with: {trials[-1].reason}"
-    states = [trial.status for trial in trials]
-    ended = (TrialStatus.COMPLETED, TrialStatus.STOPPED, TrialStatus.FAILED)
-    counts = ", ".join(f"{states.count(status)} {status}" for status in ended if status in states)
-    summary = f"{len(trials)} trials: {counts}"
-    return (
-        summary if sum(trial.parent is None for trial in trials) >= max_trials else f"space exhausted after {summary}"
-    )
+        return f"no score from {counted(len(trials), 'trial')}, the last one failed with: {trials[-1].reason}"
+    is_exhausted = sum(trial.parent is None for trial in trials) < max_trials
+    return f"{'space exhausted after ' * is_exhausted}{counted(len(trials), 'trial')}: {count_states(trials)}"
 
 
 def _final_state(trial: Trial, result: AttemptResult) -> dict[str, Any]:
     """Returns the fields that end a trial; without finite scores it has failed."""
-    if result.outcome == Outcome.FAILED:
-        return {"status": TrialStatus.FAILED, "reason": result.reason}
     train_step = next((score.train_step for score in trial.scores if score.score is None), None)
-    if train_step is not None:
+    if result.outcome == Outcome.FAILED:
+        reason = result.reason
+    elif train_step is not None:
         reason = f"the score at train_step {train_step:,} is infinite or not a number"
-        return {"status": TrialStatus.FAILED, "reason": reason}
-    if result.score is None or not math.isfinite(result.score):
+    elif result.score is None or not math.isfinite(result.score):
         reason = f"the score is {result.score}, expected a finite number ({result.reason})"
-        return {"status": TrialStatus.FAILED, "reason": reason}
-    return {"status": TrialStatus(result.outcome), "score": result.score, "reason": result.reason}
+    else:
+        return {"status": TrialStatus(result.outcome), "score": result.score, "reason": result.reason}
+    return {"status": TrialStatus.FAILED, "reason": reason}

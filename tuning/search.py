@@ -1,6 +1,7 @@
 """The part of this process in a search: alone, as chief or as worker."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -8,27 +9,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sostenuto import progress, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.workdir.layout import METRICS_NAME
 from tuning import artifacts, console
 from tuning.roles import Role
 from tuning.space import Space
 from tuning.study import Study, fingerprint
-from tuning.summary import BEST_CONFIG_NAME, StudySummary
-from tuning.trial import StudyConfig
+from tuning.summary import StudySummary
+from tuning.trial import StudyConfig, Trial
 from tuning.worker import Worker
 
 if TYPE_CHECKING:
-    from tuning.rpc import StudyClient
+    from tuning.rpc import StudyClient, WorkerRegistry
 
 logger = logging.getLogger(__name__)
-
-BEST_NAME = "best"
 
 EXIT_NO_WORKER = os.EX_TEMPFAIL
 
@@ -36,20 +36,16 @@ _POLL_SECONDS = 1.0
 _GOODBYE_SECONDS = 15.0  # for which the chief of an ended study still answers workers
 
 
+@dataclasses.dataclass
 class Search:
-    """A search in a workdir.
+    """A search in a workdir."""
 
-    Args:
-        space: the searched hyperparameters.
-        config: settings of the search.
-        manifest: the dataset.
-        workdir: the study's.
-        quiet: shows only errors.
-    """
-
-    def __init__(self, space: Space, config: StudyConfig, manifest: Manifest, workdir: str, *, quiet: bool) -> None:
-        self._space, self._config = space, config
-        self._manifest, self._workdir, self._quiet = manifest, workdir, quiet
+    space: Space
+    config: StudyConfig
+    manifest: Manifest
+    workdir: str
+    quiet: bool = False  # shows only errors
+    retrain: bool = False  # whether `retrain_best` follows
 
     def alone(self, role: Role, *, overwrite: bool) -> int:
         """Runs the study and its trials in one process; returns the exit status."""
@@ -57,30 +53,19 @@ class Search:
             with self._updates(study):
                 status = self._worker(study, role, quiet=True).run()
             if status:
-                if not self._quiet:
-                    logger.info("interrupted: run the same command to resume the study")
+                logger.info("interrupted: run the same command to resume the study")
             else:
                 self._finish(study)
-                self._check_best(study)
             return status
 
     def chief(self, role: Role, *, overwrite: bool, max_idle: float) -> int:
-        """Runs the study for workers and trains nothing; returns the exit status.
-
-        Args:
-            role: address to listen on.
-            overwrite: deletes an existing study first.
-            max_idle: seconds without a call from any worker after which the chief exits.
-        """
+        """Runs the study for workers until `max_idle` seconds without a call; returns the exit status."""
         from tuning import rpc
 
         with self._open(overwrite) as study, rpc.serve(study, role.address) as workers:
-            trials = self._config.max_trials
-            if not self._quiet:
-                logger.info(
-                    f"chief: listening on {role.address}, {trials} trials",
-                    extra={"figures": {"address": role.address, "max_trials": trials}},
-                )
+            trials = self.config.max_trials
+            figures = {"address": role.address, "max_trials": trials}
+            logger.info(f"chief: listening on {role.address}, {counted(trials, 'trial')}", extra={"figures": figures})
             with self._updates(study):
                 while not study.is_done:
                     time.sleep(_POLL_SECONDS)
@@ -91,33 +76,20 @@ class Search:
                             extra={"figures": {"exit_status": EXIT_NO_WORKER}},
                         )
                         return EXIT_NO_WORKER
-            self._finish(study)
-            # Workers ask again within seconds and exit when they learn that the study has ended.
-            deadline = time.monotonic() + _GOODBYE_SECONDS
-            while workers.active_workers and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
-            self._check_best(study)
+            self._finish(study, workers)
         return 0
 
     def worker(self, role: Role, *, patience: float) -> int:
-        """Trains the trials that a chief assigns; returns the exit status.
-
-        Args:
-            role: address of the chief, and this worker's id.
-            patience: seconds to wait for an absent chief.
-        """
+        """Trains the trials of a chief, absent for at most `patience` seconds; returns the exit status."""
         from tuning import rpc
 
-        identity = fingerprint(self._space, self._config)
-        with rpc.StudyClient(role.address, identity, patience=patience) as client:
-            return self._worker(client, role, quiet=self._quiet).run()
+        with rpc.StudyClient(role.address, fingerprint(self.space, self.config), patience=patience) as client:
+            return self._worker(client, role, quiet=False).run()
 
-    def retrain_best(self, data: str) -> int:
+    def retrain_best(self) -> int:
         """Trains the best config at full length with the trainer's command; returns its exit status."""
-        config = os.path.join(self._workdir, BEST_CONFIG_NAME)
-        workdir = os.path.join(self._workdir, BEST_NAME)
-        command = [sys.executable, "-m", "trainer", f"--data={data}", f"--workdir={workdir}", f"--config={config}"]
-        command += ["--quiet"] * self._quiet + ["--log_json"] * progress.has_json_lines()
+        command = [sys.executable, "-m", "trainer", *self._summarize([]).train_flags]
+        command += ["--quiet"] * self.quiet + ["--log_json"] * progress.has_json_lines()
         # A process of its own, since TensorFlow in this one may hold the devices' memory.
         process = subprocess.Popen(command)
         handler = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -129,21 +101,13 @@ class Search:
             signal.signal(signal.SIGTERM, handler)
 
     def _worker(self, source: "Study | StudyClient", role: Role, *, quiet: bool) -> Worker:
-        return Worker(
-            source,
-            role.worker,
-            space=self._space,
-            config=self._config,
-            manifest=self._manifest,
-            workdir=self._workdir,
-            quiet=quiet,
-        )
+        return Worker(source, role.worker, self.space, self.config, self.manifest, self.workdir, quiet)
 
     @contextlib.contextmanager
     def _open(self, overwrite: bool) -> Iterator[Study]:
-        with Study(self._workdir, self._space, self._config, overwrite=overwrite) as study:
+        with Study(self.workdir, self.space, self.config, overwrite=overwrite) as study:
             if overwrite:
-                artifacts.remove(self._workdir)
+                artifacts.remove(self.workdir)
             yield study
 
     @contextlib.contextmanager
@@ -153,15 +117,15 @@ class Search:
 
         def update() -> None:
             written = None
-            with console.Progress(quiet=self._quiet) as shown:
+            with console.Progress() as shown:
                 while True:
                     is_last = stop.wait(_POLL_SECONDS)
-                    summary = StudySummary(study.trials(), self._space, self._config)
+                    summary = self._summarize(study.trials())
                     ended = [trial for trial in summary.trials if not trial.is_open]
                     if ended != written:
                         # A failed write is repeated; at the end, `_finish` reports the failure.
                         with contextlib.suppress(UserError):
-                            artifacts.write(summary, self._workdir)
+                            artifacts.write(summary)
                             written = ended
                     shown.show(summary)
                     if is_last:
@@ -175,24 +139,27 @@ class Search:
             stop.set()
             thread.join()
 
-    def _finish(self, study: Study) -> None:
-        """Writes and prints the final results."""
+    def _summarize(self, trials: Sequence[Trial]) -> StudySummary:
+        return StudySummary(trials, self.space, self.config, self.workdir, self.manifest.directory)
+
+    def _finish(self, study: Study, workers: "WorkerRegistry | None" = None) -> None:
+        """Writes and prints the final results; raises a UserError if no trial completed."""
         from trainer.reporting import page  # imports packages of the extra "tune", as `artifacts.write` does
 
-        summary = StudySummary(study.trials(), self._space, self._config)
-        artifacts.write(summary, self._workdir)
+        summary = self._summarize(study.trials())
+        artifacts.write(summary)
         if summary.best is not None:
-            trial_workdir = os.path.join(self._workdir, summary.best.directory)
+            trial_workdir = os.path.join(self.workdir, summary.best.directory)
             if storage.exists(os.path.join(trial_workdir, METRICS_NAME)):
                 page.write(trial_workdir)
-        if not self._quiet:
-            print(console.final_table(summary))
-            print(os.path.join(self._workdir, artifacts.REPORT_NAME))
-
-    def _check_best(self, study: Study) -> None:
-        """Raises a UserError if no trial completed."""
-        if study.best() is None:
+        if not self.quiet:
+            print(console.final_report(summary, self.retrain), flush=True)
+        # Workers ask again within seconds and exit when they learn that the study has ended.
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        while workers and workers.active_workers and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        if summary.best is None:
             raise UserError(
-                f"{self._workdir}: no trial completed, the last one ended with: {study.trials()[-1].reason}. "
+                f"{self.workdir}: no trial completed, the last one ended with: {summary.trials[-1].reason}. "
                 "Correct the cause, then pass --overwrite or another --workdir"
             )

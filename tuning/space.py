@@ -1,8 +1,9 @@
 """Search spaces: hyperparameters over fields of the trainer's config, with units and reasons."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from sostenuto.errors import UserError, mismatches
@@ -11,9 +12,8 @@ from trainer.config import Config
 if TYPE_CHECKING:
     import keras_tuner
 
-_SCORES_PER_TRIAL = 6
-_CHECKPOINTS_PER_TRIAL = 12  # so that a killed worker loses little
-_LOGS_PER_TRIAL = 24
+# Numbers of scores, checkpoints and log lines of a trial; with 12 checkpoints, a killed worker loses little
+_COUNTS_PER_TRIAL = {"evaluate_every": 6, "checkpoint_every": 12, "log_every": 24}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +58,13 @@ class Parameter:
             return (self.low,)
         if self.step is None:
             return None
-        if self.kind == "int":
-            return tuple(dict.fromkeys(round(value) for value in self._steps(self.step)))
-        return tuple(float(f"{value:.10g}") for value in self._steps(self.step))
-
-    def _steps(self, step: float) -> Iterator[float]:
-        low, high = self.bounds
+        (low, high), step = self.bounds, self.step
+        is_log = self.sampling == "log"
+        steps = math.log(high / low) / math.log(step) if is_log else (high - low) / step
         # The margin covers divisions such as 0.5 / 0.1 that round to just below a whole number.
-        if self.sampling == "log":
-            count = math.floor(math.log(high / low) / math.log(step) + 1e-9)
-            return (low * step**index for index in range(count + 1))
-        count = math.floor((high - low) / step + 1e-9)
-        return (low + step * index for index in range(count + 1))
+        indices = range(math.floor(steps + 1e-9) + 1)
+        values = [low * step**index if is_log else low + step * index for index in indices]
+        return tuple(dict.fromkeys(round(value) if self.kind == "int" else float(f"{value:.10g}") for value in values))
 
     @property
     def text(self) -> str:
@@ -77,10 +72,8 @@ class Parameter:
         if self.kind == "choice":
             return ", ".join(format_number(value) for value in self.values)
         low, high = map(format_number, self.bounds)
-        step = ""
-        if self.step is not None:
-            step = f" {'times' if self.sampling == 'log' else 'by'} {format_number(self.step)}"
-        return f"{low} to {high}{step}{', log' if self.sampling == 'log' else ''}"
+        by, log = (" times ", ", log") if self.sampling == "log" else (" by ", "")
+        return f"{low} to {high}{by + format_number(self.step) if self.step is not None else ''}{log}"
 
     def clamp(self, value: Any) -> Any:
         """Returns the nearest possible value; an unknown text gives the first one."""
@@ -88,9 +81,9 @@ class Parameter:
         if grid is None:
             low, high = self.bounds
             return min(max(value, low), high)
-        if value in grid or isinstance(value, str):
-            return value if value in grid else grid[0]
-        return min(grid, key=lambda known: abs(known - value))
+        if value in grid:
+            return value
+        return grid[0] if isinstance(value, str) else min(grid, key=lambda known: abs(known - value))
 
     def round_value(self, value: Any) -> Any:
         """Returns a sampled value as a config has it: of the field's type, floats with three digits."""
@@ -109,18 +102,12 @@ def notes_per_train_step(config: Config) -> int:
     return config.windows_per_train_step * config.seq_length
 
 
-def steps_for_equal_notes(config: Config, reference: Config, train_steps: int) -> int:
-    """Returns the train_steps in which a config reads as many notes as a reference in `train_steps`, at least 1."""
-    return max(round(train_steps * notes_per_train_step(reference) / notes_per_train_step(config)), 1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Space:
     """Search space of a study.
 
     Attributes:
-        base_config: the config that all trials vary, with the fixed fields; the first trial, even if its values lie
-            outside of the ranges.
+        base_config: the config that the user passed.
         parameters: the hyperparameters, in a fixed order.
         fixed: fields that the user fixed, by name.
     """
@@ -128,6 +115,11 @@ class Space:
     base_config: Config
     parameters: tuple[Parameter, ...]
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def start(self) -> Config:
+        """The base config with the fixed fields: the first trial, even if its values lie outside of the ranges."""
+        return self.base_config.replace(**self.fixed)
 
     @property
     def base_values(self) -> dict[str, Any]:
@@ -156,38 +148,32 @@ class Space:
 
         Args:
             values: hyperparameters; the base config's values replace missing ones.
-            train_steps: train_steps of a trial with the base config's windows. A trial with other windows has as many
-                as read the same number of notes.
+            train_steps: those with the base config's windows; with others, as many as read the same number of notes.
 
         Raises:
             UserError: the values contradict each other, or the model is no density and has no score.
         """
-        model = self.base_config.model
-        if model != "density":
+        if (model := self.start.model) != "density":
             raise UserError(
                 f"model={model}: a {model} model gives no nats/note, the score of a trial. Pass model=density"
             )
-        config = self.base_config.replace(**values) if values else self.base_config
-        steps = steps_for_equal_notes(config, self.base_config, train_steps)
-        return config.replace(
-            steps=steps,
-            monitor="val_nats",
-            patience=0,
-            evaluate_every=math.ceil(steps / _SCORES_PER_TRIAL),
-            checkpoint_every=math.ceil(steps / _CHECKPOINTS_PER_TRIAL),
-            log_every=math.ceil(steps / _LOGS_PER_TRIAL),
-            max_to_keep=1,
-        )
+        config = self.start.replace(**values)
+        steps = self._steps_for_equal_notes(config, train_steps)
+        intervals = {name: math.ceil(steps / count) for name, count in _COUNTS_PER_TRIAL.items()}
+        return config.replace(steps=steps, monitor="val_nats", patience=0, max_to_keep=1, **intervals)
 
     def full_config(self, values: Mapping[str, Any]) -> Config:
         """Returns the config of a trial with the base config's length, evaluation and checkpoints.
 
         A length in train_steps becomes the one in which the trial reads as many notes.
         """
-        config = self.base_config.replace(**values)
-        if not self.base_config.steps:
-            return config
-        return config.replace(steps=steps_for_equal_notes(config, self.base_config, self.base_config.steps))
+        config = self.start.replace(**values)
+        steps = self.start.steps
+        return config.replace(steps=self._steps_for_equal_notes(config, steps)) if steps else config
+
+    def _steps_for_equal_notes(self, config: Config, train_steps: int) -> int:
+        """Returns the train_steps in which a config reads as many notes as `start` in `train_steps`, at least 1."""
+        return max(round(train_steps * notes_per_train_step(self.start) / notes_per_train_step(config)), 1)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the hyperparameters without their units and reasons, and the fixed fields, as a JSON object."""

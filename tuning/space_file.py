@@ -19,6 +19,9 @@ _STUDY_FIELDS = frozenset(
 )
 _DECLARED = {parameter.field: parameter for parameter in PARAMETERS}
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+_PARAMETERS = {
+    name: Parameter(name, "choice", why=field.metadata["help"]) for name, field in _FIELDS.items()
+} | _DECLARED
 
 _RANGE_KEYS = ("low", "high", "step", "sampling")
 _SAMPLINGS: tuple[Literal["linear", "log"], ...] = ("linear", "log")
@@ -68,7 +71,7 @@ def create_space(
     searched = [parameters[field] for field in order if field in parameters and field not in fixed]
     if not searched:
         raise UserError("--fix and --space: every hyperparameter is fixed. Pass others with --tune")
-    space = Space(base_config.replace(**fixed), tuple(searched), dict(sorted(fixed.items())))
+    space = Space(base_config, tuple(searched), dict(sorted(fixed.items())))
     space.trial_config({}, 1)
     return space
 
@@ -76,14 +79,11 @@ def create_space(
 def _tuned_fields(tune: Iterable[str]) -> list[str]:
     fields: list[str] = []
     for field in tune:
-        if field == "all":
-            fields.extend(_DECLARED)
-        elif field in _DECLARED:
-            fields.append(field)
-        elif field in _FIELDS and field not in _STUDY_FIELDS:
+        if field in _FIELDS and field not in _DECLARED and field not in _STUDY_FIELDS:
             raise UserError(f"--tune={field}: {field} has no declared range. Pass one with --space")
-        else:
+        if field not in (*_DECLARED, "all"):
             raise _unknown_name(f"--tune={field}", field, [*_DECLARED, "all"])
+        fields += _DECLARED if field == "all" else [field]
     return fields
 
 
@@ -132,11 +132,6 @@ def _read(file: str) -> dict[Any, Any]:
     return entries
 
 
-def _parameter(field: str) -> Parameter:
-    """Returns the declared hyperparameter of a field, or one without a range."""
-    return _DECLARED.get(field) or Parameter(field, "choice", why=_FIELDS[field].metadata["help"])
-
-
 def _choice(field: str, entry: list[Any], base_config: Config, source: str) -> Parameter:
     values = list(dict.fromkeys(_check_value(field, value, base_config, source) for value in entry))
     if not values:
@@ -144,7 +139,7 @@ def _choice(field: str, entry: list[Any], base_config: Config, source: str) -> P
     if not isinstance(values[0], str):
         values.sort()
     return dataclasses.replace(
-        _parameter(field), kind="choice", low=None, high=None, step=None, values=tuple(values), sampling="linear"
+        _PARAMETERS[field], kind="choice", low=None, high=None, step=None, values=tuple(values), sampling="linear"
     )
 
 
@@ -155,8 +150,12 @@ def _range(field: str, entry: Mapping[Any, Any], base_config: Config, source: st
     kind = _FIELDS[field].type
     if kind not in (int, float):
         raise UserError(f"{source}: the field is no number. Pass a list of its values")
-    declared = _parameter(field)
-    low, high = (_check_value(field, bound, base_config, source) for bound in _bounds(declared, entry, source))
+    declared = _PARAMETERS[field]
+    first, *_, last = declared.grid or (declared.low, declared.high)
+    bounds = {"low": entry.get("low", first), "high": entry.get("high", last)}
+    if missing := [name for name, bound in bounds.items() if bound is None]:
+        raise UserError(f"{source}: {missing[0]} is missing, expected both low and high")
+    low, high = (_check_value(field, bound, base_config, source) for bound in bounds.values())
     if low > high:
         raise UserError(f"{source}: the range from {format_number(low)} to {format_number(high)} is empty")
     if declared.grid and declared.kind == "choice" and not {"step", "sampling"} & entry.keys():
@@ -177,16 +176,6 @@ def _range(field: str, entry: Mapping[Any, Any], base_config: Config, source: st
         declared, kind="int" if kind is int else "float", low=low, high=high, step=None, values=(), sampling=sampling
     )
     return parameter if step is None else _with_step(parameter, step, source)
-
-
-def _bounds(declared: Parameter, entry: Mapping[Any, Any], source: str) -> list[Any]:
-    grid = declared.grid
-    bounds = []
-    for key, default in (("low", grid[0] if grid else declared.low), ("high", grid[-1] if grid else declared.high)):
-        bounds.append(entry.get(key, default))
-        if bounds[-1] is None:
-            raise UserError(f"{source}: {key} is missing, expected both low and high")
-    return bounds
 
 
 def _with_step(parameter: Parameter, step: Any, source: str) -> Parameter:

@@ -4,19 +4,19 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import operator
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 from sostenuto import storage
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
-from sostenuto.storage.lease import Lease, Lock, hold
-from trainer import startup
-from tuning.scheduler import TRIALS_NAME, Scheduler
+from sostenuto.storage.lease import hold
+from tuning.scheduler import Scheduler
 from tuning.space import Space
-from tuning.trial import Assignment, AttemptResult, Done, Score, StudyConfig, Trial, Verdict, Wait, best_trial
+from tuning.trial import TRIALS_NAME, Assignment, AttemptResult, Done, Score, StudyConfig, Trial, Verdict, Wait
 
 STUDY_NAME = "study.json"
 
@@ -31,23 +31,10 @@ def fingerprint(space: Space, config: StudyConfig) -> str:
     return hashlib.sha256(json.dumps(_identity(space, config), sort_keys=True).encode()).hexdigest()
 
 
-class Study:
-    """A search in one directory, safe for several threads; resumes an existing one. A context manager.
+class Study(contextlib.AbstractContextManager["Study"]):
+    """A search in one directory, safe for several threads; resumes an existing one unless `overwrite` deletes it.
 
-    Args:
-        directory: the study's workdir.
-        space: the searched hyperparameters and the base config.
-        config: settings of the search; `max_trials` may have grown, and the timeouts may differ.
-        overwrite: deletes the study in the directory, with its trials, and starts a new one.
-        clock: returns the time in seconds, from any origin.
-
-    Attributes:
-        fingerprint: as the function of this name returns it.
-        write_timeout: seconds that a call waits for another call's write; None for no limit.
-
-    Raises:
-        UserError: the existing study has another space, base config or settings; another process has it; or a file
-            cannot be read or written.
+    Raises a UserError if the existing study has another space, base config or settings, or another process has it.
     """
 
     def __init__(
@@ -61,21 +48,22 @@ class Study:
     ) -> None:
         directory = os.fspath(directory)
         storage.make_directories(directory)
-        self._directory_lock = _lock(directory)
+        try:
+            self._directory_lock = hold(directory)
+        except HeldError as error:
+            raise UserError(
+                f"{directory}: {error} leads this study. Wait until it ends, or pass another --workdir"
+            ) from error
         try:
             state = _load(directory, space, config, overwrite=overwrite)
-            # KerasTuner takes seconds to import, and workers do not need it. It loads TensorFlow, which logs.
-            startup.import_tensorflow()
+            # KerasTuner takes seconds to import, and workers do not need it.
             from tuning.oracles import Oracle
 
             self.fingerprint = fingerprint(space, config)
-            self.write_timeout: float | None = None
+            self.write_timeout: float | None = None  # seconds that a call waits for another call's write
             self._path = os.path.join(directory, STUDY_NAME)
-            self._header = {
-                **_identity(space, config),
-                "start": dataclasses.asdict(space.base_config),
-                "settings": dataclasses.asdict(config),
-            }
+            whole = {"start": dataclasses.asdict(space.start), "settings": dataclasses.asdict(config)}
+            self._header = _identity(space, config) | whole
             self._clock = clock
             self._oracle = Oracle(space, config, state.get("oracle"))
             trials = [Trial.from_json(values) for values in state.get("trials", ())]
@@ -96,10 +84,6 @@ class Study:
         with self._lock:
             self._write_ended.wait_for(lambda: not self._is_writing)
         self._directory_lock.close()
-
-    def __enter__(self) -> Self:
-        """Returns the study."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Closes the study."""
@@ -133,15 +117,6 @@ class Study:
         with self._lock:
             return self._scheduler.trials
 
-    def best(self) -> Trial | None:
-        """Returns the best trial, as `best_trial`."""
-        return best_trial(self.trials())
-
-    @property
-    def workers(self) -> set[str]:
-        """Ids of all workers that ever had a trial."""
-        return {trial.worker for trial in self.trials() if trial.worker}
-
     @property
     def is_done(self) -> bool:
         """Whether all trials have ended and no other would start."""
@@ -153,9 +128,6 @@ class Study:
         """Gives exclusive use of the scheduler, then waits until its state is on disk.
 
         One of the waiting calls writes for all of them. After a failed write, the next call writes.
-
-        Raises:
-            UserError: the state cannot be written, or another call's write takes longer than `write_timeout`.
         """
         with self._lock:
             yield self._scheduler
@@ -179,12 +151,8 @@ class Study:
         with self._unlocked():
             time.sleep(max(self._next_write_time - time.monotonic(), 0))
         version = self._scheduler.version
-        state = {
-            **self._header,
-            "trials": [trial.to_json() for trial in self._scheduler.trials],
-            "queue": self._scheduler.queue,
-            "oracle": self._oracle.state(),
-        }
+        trials = [trial.to_json() for trial in self._scheduler.trials]
+        state = self._header | {"trials": trials, "queue": self._scheduler.queue, "oracle": self._oracle.state()}
         content = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
         with self._unlocked():
             self._directory_lock.check_held()
@@ -205,7 +173,7 @@ def _identity(space: Space, config: StudyConfig) -> dict[str, Any]:
     """Returns what identifies a study, as a JSON object."""
     return {
         "space": space.to_json(),
-        "start": space.base_config.fixed(),
+        "start": space.start.fixed(),
         "settings": {name: value for name, value in dataclasses.asdict(config).items() if name not in _CHANGEABLE},
     }
 
@@ -225,25 +193,23 @@ def _load(directory: str, space: Space, config: StudyConfig, *, overwrite: bool)
         return {}
     try:
         state = json.loads(storage.read_bytes(path))
-        is_study = state.keys() >= {"space", "start", "settings", "trials", "queue", "oracle"}
-    except (ValueError, AttributeError):
-        is_study = False
-    if not is_study:
+        operator.itemgetter("space", "start", "settings", "trials", "queue", "oracle")(state)
+    except (ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{path}: the file is corrupt: got no JSON state of a study. "
             "Pass another --workdir, or --overwrite to delete the study"
-        )
+        ) from error
     _check_same(directory, state, space, config)
     return state
 
 
 def _check_same(directory: str, state: Mapping[str, Any], space: Space, config: StudyConfig) -> None:
     """Raises a UserError that names each difference between a recorded study and the requested one."""
-    requested = _identity(space, config)
     differences = {"search space": space.differences(state["space"])}
     for part, title in (("start", "base config"), ("settings", "settings")):
-        recorded = {name: value for name, value in state[part].items() if name in requested[part]}
-        differences[title] = mismatches(requested[part], recorded)
+        requested = _identity(space, config)[part]
+        recorded = {name: value for name, value in state[part].items() if name in requested}
+        differences[title] = mismatches(requested, recorded)
     for title, lines in differences.items():
         if lines:
             raise UserError(
@@ -256,13 +222,3 @@ def _check_same(directory: str, state: Mapping[str, Any], space: Space, config: 
             f"{directory}: a study cannot shrink: got max_trials={config.max_trials}, expected {recorded_max_trials} "
             "or more. Pass a larger --max_trials, another --workdir, or --overwrite to delete the study"
         )
-
-
-def _lock(directory: str) -> Lock | Lease:
-    """Locks a study's directory against other processes."""
-    try:
-        return hold(directory)
-    except HeldError as error:
-        raise UserError(
-            f"{directory}: {error} leads this study. Wait until it ends, or pass another --workdir"
-        ) from error

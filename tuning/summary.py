@@ -2,30 +2,31 @@
 
 import dataclasses
 import itertools
+import math
+import os
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from sostenuto.text import counted
+from trainer.workdir.layout import absolute
 from tuning.space import Parameter, Space
-from tuning.trial import SHARE_TOLERANCE, StudyConfig, Trial, TrialStatus, best_trial
+from tuning.trial import SHARE_TOLERANCE, StudyConfig, Trial, TrialStatus, best_trial, count_states
 
-BEST_CONFIG_NAME = "best_config.json"
+BEST_CONFIG_NAME, BEST_NAME = "best_config.json", "best"
 
 
 @dataclasses.dataclass(frozen=True)
 class StudySummary:
-    """State of a study.
+    """State of a study."""
 
-    Attributes:
-        trials: all trials, in the order of their starts; the first one has the base config.
-        space: the searched hyperparameters.
-        config: settings of the search.
-    """
-
-    trials: Sequence[Trial]
+    trials: Sequence[Trial]  # in the order of their starts; the first one has the base config
     space: Space
     config: StudyConfig
+    workdir: str
+    data: str  # directory of the dataset
 
     @property
     def best(self) -> Trial | None:
@@ -36,16 +37,29 @@ class StudySummary:
     def chains(self) -> list["TrialChain"]:
         """The trials grouped by config, in the order of the first ones."""
         chains: dict[str, list[Trial]] = {}
-        first_ids: dict[str | None, str] = {}
         for trial in self.trials:
-            first_ids[trial.id] = first_ids.get(trial.parent, trial.id)
-            chains.setdefault(first_ids[trial.id], []).append(trial)
+            chains.setdefault(trial.directory, []).append(trial)
         return [TrialChain(tuple(trials)) for trials in chains.values()]
 
     @property
     def first(self) -> "TrialChain | None":
         """The trials of the base config; None before the first one."""
         return self.chains[0] if self.trials else None
+
+    def path(self, name: str) -> str:
+        """Returns the absolute path of a file of the study."""
+        return os.path.join(absolute(self.workdir), name)
+
+    @property
+    def train_flags(self) -> list[str]:
+        """The trainer's flags for the best config at full length."""
+        values = {"config": self.path(BEST_CONFIG_NAME), "data": absolute(self.data), "workdir": self.path(BEST_NAME)}
+        return [f"--{name}={value}" for name, value in values.items()]
+
+    @property
+    def train_command(self) -> str:
+        """The command that trains the best config at full length, to be pasted into a shell."""
+        return shlex.join(["sostenuto", "train", *self.train_flags])
 
     def value(self, trial: Trial, parameter: Parameter) -> Any:
         """Returns a trial's value of a hyperparameter."""
@@ -54,11 +68,7 @@ class StudySummary:
 
 @dataclasses.dataclass(frozen=True)
 class TrialChain:
-    """The trials of one config: a single one, or with hyperband one per rung, each continuing the previous one.
-
-    Attributes:
-        trials: in order, at least one.
-    """
+    """The trials of one config: a single one, or with hyperband one per rung, each continuing the previous one."""
 
     trials: tuple[Trial, ...]
 
@@ -85,18 +95,10 @@ class TrialChain:
 
     def score_at(self, share: float) -> float | None:
         """Returns the best score up to a share of the full length, interpolated linearly; None outside of scores."""
-        shares = [score_share for _, score_share, _ in self.curve]
-        best = list(itertools.accumulate((score for _, _, score in self.curve), min))
+        _, shares, scores = zip(*self.curve, strict=True) if self.curve else ((), (), ())
         if not shares or not shares[0] - SHARE_TOLERANCE <= share <= shares[-1] + SHARE_TOLERANCE:
             return None
-        return float(np.interp(share, shares, best))
-
-
-def trained_share(trial: Trial) -> float:
-    """Returns the share of the full length up to a trial's last score."""
-    if trial.status == TrialStatus.COMPLETED:
-        return trial.share
-    return max((score.share for score in trial.scores), default=0.0)
+        return float(np.interp(share, shares, list(itertools.accumulate(scores, min))))
 
 
 def format_summary(summary: StudySummary) -> list[str]:
@@ -104,22 +106,19 @@ def format_summary(summary: StudySummary) -> list[str]:
     trials, best = summary.trials, summary.best
     if not trials:
         return ["No trial has started."]
-    states = [trial.status for trial in trials]
-    order = ("completed", "stopped", "failed", "running", "queued")
-    counts = ", ".join(f"{states.count(TrialStatus(name))} {name}" for name in order if name in states)
-    counts = f"{len(trials)} {'trial' if len(trials) == 1 else 'trials'}: {counts}."
+    counts = f"{counted(len(trials), 'trial')}: {count_states(trials)}."
     if len(summary.chains) < len(trials):
-        counts += f" They are {len(summary.chains)} configs: the better ones continue in further trials."
+        counts += f" They try {counted(len(summary.chains), 'config')}: the better ones continue in further trials."
     if best is not None:
         return [counts, _describe_best(summary, best)]
-    if all(status == TrialStatus.FAILED for status in states):
+    if all(trial.status == TrialStatus.FAILED for trial in trials):
         return [counts, f"All failed, the last one with: {trials[-1].reason}."]
     return [counts, "None has completed yet."]
 
 
 def _describe_best(summary: StudySummary, best: Trial) -> str:
     base_chain, *others = summary.chains
-    length = "" if best.share == 1 else f" after {percent(best.share)} of the full length"
+    length = "" if best.share == 1 else f" after {best.share:.0%} of the full length"
     text = f"The best, trial {best.id}, scores {best.score:.3f} nats/note on the validation split{length}"
     if best in base_chain.trials:
         suffix = ", which no other trial beat" if any(chain.last_scored for chain in others) else ""
@@ -128,7 +127,7 @@ def _describe_best(summary: StudySummary, best: Trial) -> str:
     if base is None or base.score is None or best.score is None:
         return f"{text}; the base config has no score to compare with."
     margin = base.score - best.score
-    suffix = "" if base.share == best.share else f", after only {percent(base.share)} of the full length"
+    suffix = "" if base.share == best.share else f", after only {base.share:.0%} of the full length"
     side = "below" if margin >= 0 else "above"
     return f"{text}, {abs(margin):.3f} {side} the base config's {base.score:.3f}{suffix}."
 
@@ -136,15 +135,14 @@ def _describe_best(summary: StudySummary, best: Trial) -> str:
 def seconds_left(summary: StudySummary) -> float | None:
     """Returns an estimate of the study's remaining seconds; None before a trial has ended.
 
-    Each later trial, and the rest of each running one, counts with the mean duration of the ended trials. The workers
-    with recent trials share this time. Hyperband's promotions are unknown and not counted.
+    Workers with recent trials share the work, at the mean duration of ended trials. Promotions do not count.
     """
     ended = [trial for trial in summary.trials if not trial.is_open]
     if not ended:
         return None
     open_trials = [trial for trial in summary.trials if trial.is_open]
     later_trials = max(summary.config.max_trials - len(summary.chains), 0)
-    trials_left = later_trials + sum(1 - min(trained_share(trial) / trial.share, 1) for trial in open_trials)
+    trials_left = later_trials + sum(1 - min(trial.trained_share / trial.share, 1) for trial in open_trials)
     # A worker between two trials counts too, although others may have started some since.
     recent = [*open_trials, *summary.trials[-2 * (len(open_trials) + 1) :]]
     workers = len({trial.worker for trial in recent})
@@ -156,8 +154,8 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
     order = ("completed", "stopped", "running", "queued", "failed")
 
     def key(trial: Trial) -> tuple[int, float, float, str]:
-        score = float("inf") if trial.score is None else trial.score
-        return order.index(trial.status), -trial.share if trial.status == "completed" else 0.0, score, trial.id
+        length = trial.share if trial.status == "completed" else 0.0
+        return order.index(trial.status), -length, math.inf if trial.score is None else trial.score, trial.id
 
     return sorted(trials, key=key)
 
@@ -165,8 +163,3 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 def format_value(value: Any) -> str:
     """Returns a hyperparameter's value as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def percent(share: float) -> str:
-    """Returns a share as text."""
-    return f"{share:.0%}"

@@ -8,23 +8,18 @@ from typing import Any
 
 from sostenuto.errors import UserError
 
+TRIALS_NAME = "trials"  # directory of the trials' workdirs
 TUNERS = ("random", "bayesian", "hyperband")
 
 # Trials are scored at whole train_steps, so that equal shares of their lengths differ slightly between trials.
 SHARE_TOLERANCE = 0.02
 
-# Names of fields in study.json where they differ.
-_JSON_NAMES = {"status": "state", "lost_workers": "vanished"}
-_FIELD_NAMES = {name: field for field, name in _JSON_NAMES.items()}
+_JSON_NAMES = {"status": "state", "lost_workers": "vanished"}  # of fields in study.json, where they differ
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """Settings of a search.
-
-    Raises:
-        UserError: on construction, if a value is out of range.
-    """
+    """Settings of a search; raises a UserError if a value is out of range."""
 
     tuner: str  # random, bayesian or hyperband
     max_trials: int  # configs to try, including failed ones; hyperband's continuations do not count
@@ -53,11 +48,11 @@ class StudyConfig:
 class TrialStatus(enum.StrEnum):
     """State of a trial. A queued trial waits for a worker after an interruption."""
 
-    QUEUED = "queued"
-    RUNNING = "running"
     COMPLETED = "completed"
     STOPPED = "stopped"
     FAILED = "failed"
+    RUNNING = "running"
+    QUEUED = "queued"
 
 
 class Outcome(enum.StrEnum):
@@ -125,15 +120,6 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
-class Proposal:
-    """Next trial, as an oracle suggests it."""
-
-    values: dict[str, Any]  # hyperparameters, by field of the config
-    share: float  # share of the full length at which it ends
-    parent: str | None  # id of the trial that it continues
-
-
-@dataclasses.dataclass(frozen=True)
 class Trial:
     """Recorded state of a trial."""
 
@@ -156,9 +142,9 @@ class Trial:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "Trial":
         """Returns the trial that `to_json` wrote."""
-        fields = {_FIELD_NAMES.get(name, name): value for name, value in values.items()}
-        scores = tuple(Score(**score) for score in values["scores"])
-        return Trial(**{**fields, "status": TrialStatus(values["state"]), "scores": scores})
+        fields = {**values, "scores": tuple(Score(**score) for score in values["scores"])}
+        renamed = {field: fields.pop(name) for field, name in _JSON_NAMES.items()}
+        return Trial(**fields, **{**renamed, "status": TrialStatus(renamed["status"])})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the trial as a JSON object."""
@@ -174,6 +160,13 @@ class Trial:
         """Whether the trial ended with a score."""
         return self.status in (TrialStatus.COMPLETED, TrialStatus.STOPPED)
 
+    @property
+    def trained_share(self) -> float:
+        """Share of the full length up to the last score."""
+        if self.status == TrialStatus.COMPLETED:
+            return self.share
+        return max((score.share for score in self.scores), default=0.0)
+
     def best_score_until(self, share: float) -> float | None:
         """Returns the best score up to a share of the full length; None without scores."""
         scores = [score.score for score in self.scores if score.share <= share + SHARE_TOLERANCE]
@@ -182,6 +175,12 @@ class Trial:
     def has_score_from(self, share: float) -> bool:
         """Returns whether a finite score exists at or after a share of the full length."""
         return any(score.score is not None and score.share >= share - SHARE_TOLERANCE for score in self.scores)
+
+
+def count_states(trials: Iterable[Trial]) -> str:
+    """Returns the numbers of trials in each state: "3 completed, 1 failed"."""
+    states = [trial.status for trial in trials]
+    return ", ".join(f"{states.count(status)} {status}" for status in TrialStatus if status in states)
 
 
 def best_trial(trials: Iterable[Trial]) -> Trial | None:

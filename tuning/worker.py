@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, LostError, UserError
@@ -30,52 +30,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_REASON_LENGTH = 300  # characters
-_WEAK = "worse than the median of the others"
 
 
+@dataclasses.dataclass
 class Worker:
-    """Trains trials in this process.
+    """Trains trials in this process."""
 
-    Args:
-        source: the study.
-        worker_id: id that a restart does not change.
-        space: the searched hyperparameters.
-        config: settings of the search.
-        manifest: the dataset.
-        workdir: the study's.
-        quiet: hides the progress of trials.
-        lock_timeout: seconds to wait for the previous worker to unlock a trial's workdir.
-    """
-
-    def __init__(
-        self,
-        source: "TrialSource",
-        worker_id: str,
-        *,
-        space: Space,
-        config: StudyConfig,
-        manifest: Manifest,
-        workdir: str,
-        quiet: bool,
-        lock_timeout: float = 60.0,
-    ) -> None:
-        self._source, self._id = source, worker_id
-        self._space, self._config = space, config
-        self._manifest, self._workdir = manifest, workdir
-        self._quiet, self._lock_timeout = quiet, lock_timeout
+    source: "TrialSource"
+    worker_id: str  # which a restart does not change
+    space: Space
+    config: StudyConfig
+    manifest: Manifest
+    workdir: str
+    quiet: bool  # hides the progress of trials
+    lock_timeout: float = 60.0  # seconds to wait until a trial's previous worker unlocks its workdir
 
     def run(self) -> int:
-        """Trains trials until the study is done or a signal arrives.
+        """Trains trials until the study is done or a signal arrives; returns the exit status.
 
-        Returns:
-            The exit status: 0, or 128 + the number of the signal.
-
-        Raises:
-            UserError: the study did not answer, or a file of the dataset or workdir cannot be read or written. The next
-                worker gets the trial, since it did not cause this.
+        Raises a UserError if the study did not answer or a file is inaccessible; the next worker gets the trial.
         """
         while True:
-            task = self._source.next_trial(self._id)
+            task = self.source.next_trial(self.worker_id)
             if isinstance(task, Done):
                 logger.info(f"the search is done: {task.reason}")
                 return 0
@@ -88,48 +64,41 @@ class Worker:
 
     def _run_trial(self, assignment: Assignment) -> AttemptResult:
         """Trains a trial and reports its end."""
-        with silenced(self._quiet):
-            logger.info(
-                f"trial {assignment.trial}, attempt {assignment.attempt}",
-                extra={"figures": {"trial": assignment.trial, "attempt": assignment.attempt}},
-            )
+        with silenced(self.quiet):
+            figures: dict[str, Any] = {"trial": assignment.trial, "attempt": assignment.attempt}
+            logger.info(f"trial {assignment.trial}, attempt {assignment.attempt}", extra={"figures": figures})
         start = time.monotonic()
         file_error: FileError | None = None
-        with _heartbeats(self._source, assignment) as stop:
+        with _heartbeats(self.source, assignment) as stop:
             try:
                 result = self._train(assignment, stop)
             except FileError as error:
                 file_error = error
                 result = AttemptResult(Outcome.INTERRUPTED, None, _one_line(error), 0)
         result = dataclasses.replace(result, seconds=time.monotonic() - start)
-        with silenced(self._quiet):
+        with silenced(self.quiet):
             score = "" if result.score is None else f", {result.score:.3f} nats/note"
+            figures = {"trial": assignment.trial, "outcome": result.outcome, "score": result.score}
             logger.info(
-                f"trial {assignment.trial}: {result.outcome} ({result.reason}){score}",
-                extra={"figures": {"trial": assignment.trial, "outcome": result.outcome, "score": result.score}},
+                f"trial {assignment.trial}: {result.outcome} ({result.reason}){score}", extra={"figures": figures}
             )
-        self._source.end_trial(assignment.trial, assignment.attempt, result)
+        self.source.end_trial(assignment.trial, assignment.attempt, result)
         if file_error is not None:
             raise file_error
         return result
 
     def _train(self, assignment: Assignment, stop: threading.Event) -> AttemptResult:
-        """Trains a trial; an error of the trial itself becomes its result.
-
-        Raises:
-            FileError: a file cannot be read or written.
-            UserError: the study did not answer.
-        """
+        """Trains a trial; an error of the trial itself becomes its result, others are raised."""
         import keras
         import tensorflow as tf
 
-        directory = os.path.join(self._workdir, assignment.directory)
-        reporter = _ScoreReporter(self._source, assignment, stop)
+        directory = os.path.join(self.workdir, assignment.directory)
         try:
-            config = self._space.trial_config(assignment.values, self._config.train_steps)
-            config = config.replace(train_fraction=self._config.train_fraction)
+            config = self.space.trial_config(assignment.values, self.config.train_steps)
+            config = config.replace(train_fraction=self.config.train_fraction)
             stop_at = math.ceil(config.steps * assignment.stop_at_share)
-            result = self._train_when_unlocked(config, directory, stop_at, reporter, stop)
+            reporter = _ScoreReporter(self.source, assignment, stop, config.steps)
+            result = self._train_when_unlocked(config, directory, stop_at, reporter)
         except FileError:
             raise
         except LostError as error:
@@ -148,66 +117,60 @@ class Worker:
             gc.collect()
         if reporter.error is not None:
             raise reporter.error
-        if result.reason.is_signal:
-            return AttemptResult(Outcome.INTERRUPTED, result.best, result.reason, result.train_step)
+        outcome, reason = Outcome.INTERRUPTED if result.reason.is_signal else Outcome.COMPLETED, str(result.reason)
         if result.reason == StopReason.CALLER and stop.is_set():
+            outcome, reason = Outcome.INTERRUPTED, "given to another worker"
             if reporter.verdict == Verdict.STOP:
-                return AttemptResult(Outcome.STOPPED, result.best, _WEAK, result.train_step)
-            return AttemptResult(Outcome.INTERRUPTED, result.best, "given to another worker", result.train_step)
-        return AttemptResult(Outcome.COMPLETED, result.best, result.reason, result.train_step)
+                outcome, reason = Outcome.STOPPED, "worse than the median of the others"
+        return AttemptResult(outcome, result.best, reason, result.train_step)
 
     def _train_when_unlocked(
-        self, config: Config, directory: str, stop_at: int, reporter: "_ScoreReporter", stop: threading.Event
+        self, config: Config, directory: str, stop_at: int, reporter: "_ScoreReporter"
     ) -> RunResult:
         """Trains after the trial's previous worker has unlocked the workdir."""
-        from trainer.callbacks.score import ScoreCallback
+        from trainer.callbacks.base import ScoreCallback
         from trainer.callbacks.standard import report_writers
         from trainer.engine import loop
 
-        def report(train_step: int, score: float) -> None:
-            reporter.report(train_step, config.steps, score)
-
-        deadline = time.monotonic() + self._lock_timeout
+        deadline = time.monotonic() + self.lock_timeout
         while True:
             try:
-                with silenced(self._quiet):
+                with silenced(self.quiet):
                     return loop.train(
                         config,
-                        self._manifest,
+                        self.manifest,
                         directory,
-                        callbacks=[*report_writers(), ScoreCallback(report)],
-                        stop=stop,
+                        callbacks=[*report_writers(), ScoreCallback(reporter.report)],
+                        stop=reporter.stop,
                         stop_at=stop_at,
                     )
             except WorkdirLockedError:
-                if time.monotonic() > deadline or stop.wait(1.0):
+                if time.monotonic() > deadline or reporter.stop.wait(1.0):
                     raise
 
 
+@dataclasses.dataclass
 class _ScoreReporter:
-    """Reports a trial's scores to the study and stops the training at its verdict.
+    """Reports a trial's scores to the study and stops the training at its verdict."""
 
-    Attributes:
-        verdict: the study's last reply.
-        error: set if the study did not answer.
-    """
+    source: "TrialSource"
+    assignment: Assignment
+    stop: threading.Event
+    steps: int  # of the whole trial
+    verdict: Verdict = Verdict.CONTINUE  # the study's last reply
+    error: UserError | None = None  # set if the study did not answer
 
-    def __init__(self, source: "TrialSource", assignment: Assignment, stop: threading.Event) -> None:
-        self.verdict = Verdict.CONTINUE
-        self.error: UserError | None = None
-        self._source, self._assignment, self._stop = source, assignment, stop
-
-    def report(self, train_step: int, steps: int, score: float) -> None:
-        """Reports the score at a train_step of a trial with `steps` train_steps."""
-        trial, attempt = self._assignment.trial, self._assignment.attempt
+    def report(self, train_step: int, score: float) -> None:
+        """Reports the score at a train_step."""
+        trial, attempt = self.assignment.trial, self.assignment.attempt
         try:
-            self.verdict = self._source.report_score(
-                trial, attempt, train_step=train_step, share=train_step / steps, score=score
+            self.verdict = self.source.report_score(
+                trial, attempt, train_step=train_step, share=train_step / self.steps, score=score
             )
         except UserError as error:
             self.error = error
         if self.error is not None or self.verdict != Verdict.CONTINUE:
-            self._stop.set()
+            self.stop.set()
 
 
 @contextlib.contextmanager
@@ -217,12 +180,10 @@ def _heartbeats(source: "TrialSource", assignment: Assignment) -> Iterator[threa
 
     def send() -> None:
         while not ended.wait(assignment.beat_seconds):
-            try:
+            with contextlib.suppress(UserError):  # The chief is absent; the next score waits for it and reports so.
                 if not source.heartbeat(assignment.trial, assignment.attempt):
                     reassigned.set()
                     return
-            except UserError:
-                pass  # The chief is absent; the next score waits for it and reports so.
 
     thread = threading.Thread(target=send, name=f"heartbeat-{assignment.trial}", daemon=True)
     thread.start()

@@ -1,14 +1,14 @@
-"""The MIDI files of a corpus, each with its piece and its split, as known from the listing and the metadata CSV."""
+"""MIDI files of a corpus, each with its piece and its split, as known from the listing and the metadata CSV."""
 
 import dataclasses
 import hashlib
 import posixpath
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from beam_preprocess.config import PieceFrom
 from beam_preprocess.corpus.listing import CorpusFile, list_input
 from beam_preprocess.corpus.metadata import find_metadata, join_metadata
-from beam_preprocess.corpus.splits import assign_splits
 from sostenuto.data.manifest import SPLITS
 from sostenuto.errors import UserError
 from sostenuto.music.midi import EXTENSIONS
@@ -38,10 +38,8 @@ class Corpus:
     @property
     def straddling_pieces(self) -> int:
         """Number of pieces in more than one split; only a metadata CSV can cause that."""
-        splits: dict[str, set[str]] = {}
-        for file in self.files:
-            splits.setdefault(file.piece, set()).add(file.split)
-        return sum(len(piece_splits) > 1 for piece_splits in splits.values())
+        splits = Counter(piece for piece, _ in {(file.piece, file.split) for file in self.files})
+        return sum(count > 1 for count in splits.values())
 
 
 def find_corpus(
@@ -95,3 +93,18 @@ def _assign_splits(files: list[CorpusFile], fractions: Sequence[float], piece_fr
     return [
         dataclasses.replace(file, piece=piece, split=splits[piece]) for file, piece in zip(files, pieces, strict=True)
     ]
+
+
+def assign_splits(pieces: Iterable[str], fractions: Sequence[float]) -> dict[str, str]:
+    """Returns a split for each piece: pieces ordered by SHA-256 and cut at the cumulative fractions."""
+    ordered = sorted(set(pieces), key=lambda piece: (hashlib.sha256(piece.encode()).digest(), piece))
+    total = sum(fractions)
+    bounds = [round(len(ordered) * sum(fractions[: index + 1]) / total) for index in range(len(SPLITS))]
+    counts = [high - low for low, high in zip([0, *bounds], bounds, strict=False)]
+    # A small corpus fills all splits, too.
+    for index, fraction in enumerate(fractions):
+        largest = counts.index(max(counts))
+        if fraction > 0 and counts[index] == 0 and counts[largest] > 1:
+            counts[index], counts[largest] = 1, counts[largest] - 1
+    names = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    return dict(zip(ordered, names, strict=True))

@@ -1,7 +1,6 @@
 """Reader of a corpus's files, with limits on the directory, the members and the unpacked size of a zip file."""
 
 import contextlib
-import functools
 import io
 import os
 import posixpath
@@ -32,17 +31,19 @@ class Reader(contextlib.ExitStack):
 
     def read_many(self, locations: Sequence[str], *, limit: int) -> Iterator[bytes | UserError]:
         """Yields the first `limit` bytes of each file, or the error; fetches files in a bucket ahead of their use."""
-        read = functools.partial(self._read_or_error, limit=limit)
+
+        def read(location: str) -> bytes | UserError:
+            try:
+                return self.read(location, limit=limit)
+            except UserError as error:
+                return error
+
         if self._zip is None and any(map(storage.is_remote, locations)):
             return storage.concurrently(read, locations)
         return map(read, locations)
 
     def read(self, location: str, *, limit: int) -> bytes:
-        """Returns the first `limit` bytes of a file.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """Returns the first `limit` bytes of a file."""
         if self._zip is None:
             return storage.read_bytes(location, limit=limit)
         try:
@@ -56,22 +57,9 @@ class Reader(contextlib.ExitStack):
         except Exception as error:
             raise UserError(f"{location}: cannot be read from {self._archive} ({error})") from error
 
-    def _read_or_error(self, location: str, *, limit: int) -> bytes | UserError:
-        try:
-            return self.read(location, limit=limit)
-        except UserError as error:
-            return error
-
 
 def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int = HARMLESS_BYTES) -> dict[str, str]:
-    """Returns the member names of a zip file by their paths below its top.
-
-    Absolute names and names with ".." are safe: nothing is read or written under them. An unpacked size up to
-    `harmless_bytes` is allowed at any inflation.
-
-    Raises:
-        UserError: the file is no zip file, two members have the same path, or a limit is exceeded.
-    """
+    """Returns the member names of a zip file by their paths below its top; raises a UserError beyond a limit."""
     with open_zip(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
     if len(members) > max_members:
@@ -85,6 +73,7 @@ def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int =
         )
     names: dict[str, str] = {}
     for member in members:
+        # Absolute names and names with ".." are safe: nothing is read or written under them.
         name = posixpath.normpath("/" + member.filename).lstrip("/")
         if name in names and is_midi_name(name):
             raise UserError(f"{path}: holds {name} more than once. Remove all but one of these members")
@@ -94,11 +83,7 @@ def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int =
 
 @contextlib.contextmanager
 def open_zip(path: str, *, max_directory_bytes: int = MAX_DIRECTORY_BYTES) -> Iterator[zipfile.ZipFile]:
-    """Opens a zip file, also gs://, unless its directory exceeds the limit.
-
-    Raises:
-        UserError: the file is no zip file, or its directory is too large.
-    """
+    """Opens a zip file, also gs://; raises a UserError if it is none, or its directory is too large."""
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(_BoundedFile(storage.local_copy(path), max_directory_bytes))

@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 import zipfile
+from collections.abc import Callable
 
 from beam_preprocess.corpus.archive import list_zip
 from sostenuto import storage
@@ -16,18 +17,11 @@ from sostenuto.music.midi import is_midi_name
 
 @dataclasses.dataclass(frozen=True, slots=True)  # A corpus may have a million of them.
 class CorpusFile:
-    """One MIDI file, as far as it is known before it is opened.
+    """One MIDI file, as far as it is known before it is opened."""
 
-    Attributes:
-        path: the file's name in the dataset: relative to the corpus's root, with forward slashes.
-        location: its local path, its gs:// URI, or the name of a member of the corpus's zip file.
-        piece: the composition; all performances of a piece share a split.
-        split: train, validation or test.
-    """
-
-    path: str
-    location: str
-    piece: str = ""
+    path: str  # the file's name in the dataset: relative to the corpus's root, with forward slashes
+    location: str  # a local path, a gs:// URI, or the name of a member of the corpus's zip file
+    piece: str = ""  # the composition; all performances of a piece share a split
     split: str = ""
     composer: str = ""
     title: str = ""
@@ -36,21 +30,12 @@ class CorpusFile:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The files of an input.
+    """The files of an input."""
 
-    Attributes:
-        uri: the input, as the user passed it.
-        locations: the location of each file by its path below the input.
-        archive: the path of the zip file, or None.
-        glob_base: the directory above the first wildcard of a glob, or None.
-        unmatched: in a bucket, the files below `glob_base` that the glob does not match.
-    """
-
-    uri: str
-    locations: dict[str, str]
-    archive: str | None = None
-    glob_base: str | None = None
-    unmatched: frozenset[str] = frozenset()
+    uri: str  # the input, as the user passed it
+    locations: dict[str, str]  # by the path below the input
+    archive: str | None = None  # the path of the zip file
+    is_unmatched: Callable[[str], bool] = lambda path: False  # whether a path exists that the glob does not match
 
     @functools.cached_property
     def midi_names(self) -> list[str]:
@@ -59,10 +44,7 @@ class Listing:
 
     @functools.cached_property
     def roots(self) -> list[str]:
-        """Directories that contain every MIDI file, from the input itself ("") to the deepest; [] without MIDI files.
-
-        Paths in the dataset are relative to the deepest one, whether the input is a zip file or its unpacked directory.
-        """
+        """Directories that contain every MIDI file, from the input itself ("") to the deepest; [] without files."""
         if not self.midi_names:
             return []
         # commonpath needs all paths absolute, and members of a zip file may have either kind.
@@ -72,26 +54,11 @@ class Listing:
 
     def files_below(self, root: str) -> list[CorpusFile]:
         """Returns all MIDI files, with paths relative to a root."""
-        return [
-            CorpusFile(path=posixpath.relpath(name, root or "."), location=self.locations[name])
-            for name in self.midi_names
-        ]
-
-    def is_unmatched(self, root: str, name: str) -> bool:
-        """Returns whether a file exists that the glob does not match."""
-        if self.glob_base is None:
-            return False
-        if storage.is_remote(self.glob_base):
-            return posixpath.normpath(posixpath.join(root, name)) in self.unmatched
-        return os.path.exists(os.path.join(self.glob_base, root, name))
+        return [CorpusFile(posixpath.relpath(name, root or "."), self.locations[name]) for name in self.midi_names]
 
 
 def list_input(uri: str) -> Listing:
-    """Returns the files of an input.
-
-    Raises:
-        UserError: the input does not exist, a glob matches nothing, or a zip file is corrupt.
-    """
+    """Returns the files of an input; raises a UserError if there is none, or a zip file is corrupt."""
     is_remote = storage.is_remote(uri)
     path = uri if is_remote else storage.local_path(uri)
     is_zip = path.lower().endswith(".zip")
@@ -121,14 +88,15 @@ def _list_remote_glob(uri: str) -> Listing:
         if name.lower().endswith(".csv") and posixpath.commonpath([parent, f"/{name}"]) == posixpath.dirname(f"/{name}")
     ]
     locations = {name: storage.join(base, name) for name in [*matches, *tables]}
-    return Listing(uri, locations, glob_base=base, unmatched=frozenset(names).difference(matches))
+    unmatched = set(names).difference(matches)
+    return Listing(uri, locations, is_unmatched=lambda path: posixpath.normpath(path) in unmatched)
 
 
 def _list_glob(uri: str, pattern: str) -> Listing:
     """Returns the files that a glob matches, and the CSVs in the directories above them."""
     base = _glob_base(pattern)
     if not os.path.isdir(base or "."):
-        raise UserError(f"{uri}: no such directory: {base}")
+        raise UserError(f"{base}: no such directory. Correct the pattern {uri}")
     paths = [path for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path)]
     if not paths:
         raise UserError(f"{uri}: matches no file. Quote a pattern, so that the shell does not expand it")
@@ -139,7 +107,8 @@ def _list_glob(uri: str, pattern: str) -> Listing:
         if parent == base:
             break
         parent = os.path.dirname(parent)
-    return Listing(uri, {_encodable(os.path.relpath(path, base or ".")): path for path in paths}, glob_base=base)
+    locations = {_encodable(os.path.relpath(path, base or ".")): path for path in paths}
+    return Listing(uri, locations, is_unmatched=lambda path: os.path.exists(os.path.join(base, path)))
 
 
 def _glob_base(pattern: str) -> str:

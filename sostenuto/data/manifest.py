@@ -102,10 +102,8 @@ class Manifest:
             if version != SCHEMA_VERSION:
                 raise UserError(f"{path}: got schema version {version}, expected {SCHEMA_VERSION}. {_REMEDY}")
             return cls(
-                source=document["source"],
-                options=document["options"],
+                **{key: document[key] for key in ("source", "options", "rejected")},
                 splits={name: _parse_split(document["splits"][name]) for name in SPLITS},
-                rejected=document["rejected"],
                 statistics={name: _parse_statistics(document["statistics"][name]) for name in SPLITS},
                 directory=directory,
                 sha256=hashlib.sha256(data).hexdigest(),
@@ -122,7 +120,7 @@ class Manifest:
             "splits": {name: dataclasses.asdict(split) for name, split in self.splits.items()},
             "rejected": self.rejected,
             "statistics": {
-                name: {**vars(statistics), "histograms": statistics.histograms.to_json()}
+                name: vars(statistics) | {"histograms": statistics.histograms.to_json()}
                 for name, statistics in self.statistics.items()
             },
         }
@@ -172,49 +170,38 @@ class Manifest:
         if storage.is_remote(self.directory):
             contents = storage.concurrently(storage.read_bytes, paths, bytes_each=max(shard.bytes for shard in shards))
         for shard, path, data in zip(shards, paths, contents, strict=True):
-            _check_shard(path, data, shard)
+            _require(len(data) == shard.bytes, path, counted(len(data), "byte"), f"{shard.bytes:,}")
+            digest = hashlib.sha256(data).hexdigest()
+            _require(digest == shard.sha256, path, f"sha256 {digest[:12]}…", f"{shard.sha256[:12]}…")
             count = 0
-            for record in parse_records(data, path):
+            for count, record in enumerate(parse_records(data, path), start=1):
                 try:
                     yield decode_performance(record)
                 except RecordError as error:
-                    raise RecordError(f"{path}: record {count}: {error}") from error
-                count += 1
-            if count != shard.records:
-                raise _shard_error(path, f"{count} records", f"{shard.records}")
+                    raise RecordError(f"{path}: record {count - 1}: {error}") from error
+            _require(count == shard.records, path, counted(count, "record"), f"{shard.records}")
 
     def _split(self, name: str) -> Split:
-        """Returns a split."""
         if name not in SPLITS:
             raise UserError(f"split: got {name!r}, expected one of {', '.join(SPLITS)}")
         return self.splits[name]
 
 
 def _parse_split(document: Mapping[str, Any]) -> Split:
-    """Returns a split from its JSON."""
     shards = tuple(Shard(**shard) for shard in document["shards"])
     return Split(document["performances"], document["notes"], document["seconds"], shards)
 
 
 def _parse_statistics(document: Mapping[str, Any]) -> Statistics:
-    """Returns a split's statistics from their JSON."""
     return Statistics(
-        zero_length_dropped=document.get("zero_length_dropped", 0),
-        drums_dropped=document.get("drums_dropped", 0),
-        quantiles=document.get("quantiles", {}),
-        histograms=Histograms.from_json(document["histograms"]),
+        document.get("zero_length_dropped", 0),
+        document.get("drums_dropped", 0),
+        document.get("quantiles", {}),
+        Histograms.from_json(document["histograms"]),
     )
 
 
-def _check_shard(path: str, data: bytes, shard: Shard) -> None:
-    """Compares a shard with its entry in dataset.json."""
-    if len(data) != shard.bytes:
-        raise _shard_error(path, f"{len(data):,} bytes", f"{shard.bytes:,}")
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != shard.sha256:
-        raise _shard_error(path, f"sha256 {digest[:12]}…", f"{shard.sha256[:12]}…")
-
-
-def _shard_error(path: str, got: str, expected: str) -> RecordError:
-    """Returns the error for a shard that was corrupted or replaced."""
-    return RecordError(f"{path}: got {got}, expected {expected} as in {MANIFEST_NAME}. {_REMEDY}")
+def _require(is_equal: bool, path: str, got: str, expected: str) -> None:
+    """Raises RecordError for a shard that differs from its entry in dataset.json."""
+    if not is_equal:
+        raise RecordError(f"{path}: got {got}, expected {expected} as in {MANIFEST_NAME}. {_REMEDY}")

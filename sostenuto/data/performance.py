@@ -5,12 +5,15 @@ their own, so that TensorFlow, which registers the same names in the default poo
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 
 from sostenuto.errors import RecordError
 from sostenuto.music.notes import Notes
+from sostenuto.text import counted
 
 # Increase it when a reader of the former records would misread the new ones.
 SCHEMA_VERSION = 1
@@ -96,44 +99,40 @@ def decode_performance(record: bytes) -> Performance:
     Raises:
         RecordError: the bytes are no Example, or one of another schema.
     """
+    feature = _parse(record)
     try:
-        feature = _Example.FromString(record).features.feature
-    except message.DecodeError as error:
-        raise RecordError(f"not a tf.train.Example ({len(record)} bytes)") from error
-    missing = [name for name in (*_TEXTS, "year", "schema_version", *_ARRAYS) if name not in feature]
-    if missing:
-        raise RecordError(f"lacks {', '.join(missing)}: not a performance of this project")
-    try:
-        version = feature["schema_version"].int64_list.value[0]
-        if version != SCHEMA_VERSION:
-            raise RecordError(
-                f"got schema version {version}, expected {SCHEMA_VERSION}. Run sostenuto preprocess again"
-            )
-        arrays = {}
-        for name in _ARRAYS:
-            values = feature[name].int64_list.value
-            arrays[name] = np.fromiter(values, np.int64, len(values))
+        arrays = {name: feature[name].int64_list.value for name in _ARRAYS}
         return Performance(
             **{name: feature[name].bytes_list.value[0].decode() for name in _TEXTS},
             year=feature["year"].int64_list.value[0],
-            notes=Notes(**arrays),
+            notes=Notes(**{name: np.fromiter(array, np.int64, len(array)) for name, array in arrays.items()}),
         )
     except (IndexError, ValueError) as error:
         raise RecordError(f"not a valid performance: {error}") from error
 
 
 def summarize_record(record: bytes) -> tuple[str, int]:
-    """Returns path and number of notes of a serialized performance, ten times as fast as `decode_performance`.
+    """Returns path and number of notes of a record, ten times as fast as `decode_performance`; raises RecordError."""
+    feature = _parse(record)
+    counts = {len(feature[name].int64_list.value) for name in _ARRAYS}
+    if len(counts) != 1:
+        raise RecordError(f"got fields of {sorted(counts)} notes, expected one number")
+    try:
+        return feature["path"].bytes_list.value[0].decode(), counts.pop()
+    except (IndexError, UnicodeDecodeError) as error:
+        raise RecordError(f"not a valid performance: {error}") from error
 
-    Raises:
-        RecordError: the bytes are no Example, or one of another schema.
-    """
+
+def _parse(record: bytes) -> Mapping[str, Any]:
+    """Returns the features of a record of this schema; raises RecordError."""
     try:
         feature = _Example.FromString(record).features.feature
-        version, path = feature["schema_version"].int64_list.value[0], feature["path"].bytes_list.value[0].decode()
-        counts = {len(feature[name].int64_list.value) for name in _ARRAYS}
-    except (message.DecodeError, IndexError, UnicodeDecodeError) as error:
-        raise RecordError(f"not a performance of this project ({len(record)} bytes)") from error
-    if version != SCHEMA_VERSION or len(counts) != 1:
-        raise RecordError(f"got schema version {version} and fields of {sorted(counts)} notes")
-    return path, counts.pop()
+    except message.DecodeError as error:
+        raise RecordError(f"not a tf.train.Example ({counted(len(record), 'byte')})") from error
+    missing = [name for name in (*_TEXTS, "year", "schema_version", *_ARRAYS) if name not in feature]
+    if missing:
+        raise RecordError(f"lacks {', '.join(missing)}: not a performance of this project")
+    version = next(iter(feature["schema_version"].int64_list.value), None)
+    if version != SCHEMA_VERSION:
+        raise RecordError(f"got schema version {version}, expected {SCHEMA_VERSION}. Run sostenuto preprocess again")
+    return feature

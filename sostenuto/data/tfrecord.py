@@ -28,15 +28,7 @@ def write_records(file: BinaryIO, records: Iterable[bytes]) -> int:
 
 
 def parse_records(content: bytes, path: str) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file, each checked against its CRCs.
-
-    Args:
-        content: the file's bytes.
-        path: the file's name in an error.
-
-    Raises:
-        RecordError: the file is corrupt or truncated; names the file and the record.
-    """
+    """Yields the records of a TFRecord file, each checked against its CRCs; raises RecordError with path and record."""
     data = memoryview(content)
     start = number = 0
     while start < len(data):
@@ -57,7 +49,6 @@ def parse_records(content: bytes, path: str) -> Iterator[bytes]:
 
 
 def _corrupt(path: str, number: int, problem: str) -> RecordError:
-    """Returns the error for a corrupt record."""
     return RecordError(f"{path}: record {number} {problem}. Run sostenuto preprocess again")
 
 

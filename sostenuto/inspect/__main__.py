@@ -1,6 +1,7 @@
 """Looks at MIDI files and datasets: `sostenuto inspect FILE.mid`."""
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -14,12 +15,11 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UnavailableError, UserError
 from sostenuto.progress import ProgressCounter, track
+from sostenuto.text import counted
 
 # NumPy and the readers of MIDI are imported by the functions below: `--help` need not wait for them.
 if TYPE_CHECKING:
-    from sostenuto.music.csv_export import NoteTable
     from sostenuto.music.histograms import Histograms
-    from sostenuto.music.notes import Notes
 
 logger = logging.getLogger(__name__)
 
@@ -49,33 +49,27 @@ _ROLL_NOTES = flags.DEFINE_integer(
     "roll_notes", None, "First notes that the piano roll shows. (default: all)", lower_bound=1
 )
 
-ROLL_NAME = "piano-roll.png"
-DISTRIBUTIONS_NAME = "distributions.png"
-
 _TITLE_CELLS = 110  # of a picture
 
 
 def main(paths: list[str]) -> None:
     """Shows the MIDI files or the dataset at the paths."""
+    from sostenuto.data.manifest import MANIFEST_NAME
+
     if not paths:
         raise UserError("no path is given, expected a MIDI file, a directory or a dataset: see --help")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # Some terminals lack the ellipsis.
     if _OUTPUT.value:
         import sostenuto.music.plots  # noqa: F401  Fails before anything is read if Matplotlib is not installed.
-    datasets = [path for path in paths if _is_dataset(path)]
-    if datasets and len(paths) > 1:
-        raise UserError(f"{datasets[0]}: is a dataset, got {len(paths)} paths, expected this one alone")
-    if datasets:
-        _inspect_dataset(datasets[0])
+    for path in paths:
+        if storage.is_directory(path) and storage.exists(storage.join(path, MANIFEST_NAME)):
+            if len(paths) > 1:
+                raise UserError(f"{path}: is a dataset, got {len(paths)} paths, expected this one alone")
+            _inspect_dataset(path)
+            break
     else:
         _inspect_midi(paths)
-
-
-def _is_dataset(path: str) -> bool:
-    from sostenuto.data.manifest import MANIFEST_NAME
-
-    return storage.is_directory(path) and storage.exists(storage.join(path, MANIFEST_NAME))
 
 
 def _inspect_dataset(directory: str) -> None:
@@ -86,16 +80,15 @@ def _inspect_dataset(directory: str) -> None:
     survey = Survey()
     total = sum(map(manifest.performances, SPLITS))
     counter = ProgressCounter(total=total, unit="performance", description="reading")
-    with _note_table("path", "split") as table, counter:
+    with _note_table("path", "split") as add_notes, counter:
         for split in filter(manifest.performances, SPLITS):
             for performance in manifest.read_performances(split):
                 survey.add(performance)
-                if table:
-                    table.add(performance.notes, performance.path, split)
+                add_notes(performance.notes, performance.path, split)
                 counter.advance()
     _print(*describe_dataset(manifest, survey, width=_terminal_width()))
     if _OUTPUT.value:
-        _draw_distributions({split: manifest.histograms(split) for split in SPLITS}, title=directory)
+        _draw_distributions({split: manifest.histograms(split) for split in SPLITS}, directory)
 
 
 def _inspect_midi(paths: Sequence[str]) -> None:
@@ -111,12 +104,13 @@ def _inspect_midi(paths: Sequence[str]) -> None:
         except UserError as error:
             failures.append((path, error))
     files = list(dict.fromkeys(files))  # Two globs may match one file.
-    if len(files) + len(failures) > 1:
-        _inspect_many(files, failures)
-    elif failures:
-        raise failures[0][1]
-    else:
-        _inspect_one(files[0])
+    match files, failures:
+        case [path], []:
+            _inspect_one(path)
+        case [], [failure]:
+            raise failure[1]
+        case _:
+            _inspect_many(files, failures)
 
 
 def _inspect_one(path: str) -> None:
@@ -128,14 +122,18 @@ def _inspect_one(path: str) -> None:
     if isinstance(contents, UserError):
         raise contents
     notes = contents.decoded.notes
-    with _note_table() as table:
-        if table:
-            table.add(notes)
+    with _note_table() as add_notes:
+        add_notes(notes)
     _print(*describe_file(path, contents, rows=_NOTES.value, width=_terminal_width()))
     if _OUTPUT.value:
+        from sostenuto.music.plots import piano_roll
+
         title = os.path.basename(path)
-        _draw_piano_roll(notes, title=title)
-        _draw_distributions({"all": Histograms.from_notes(notes)}, title=title)
+        if len(notes):
+            _draw("piano-roll.png", functools.partial(piano_roll, notes, max_notes=_ROLL_NOTES.value), title)
+        else:
+            _print("no notes, so no piano roll")
+        _draw_distributions({"all": Histograms.from_notes(notes)}, title)
 
 
 def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]]) -> None:
@@ -146,7 +144,7 @@ def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]
     rejected = [Rejected.from_error(path, error) for path, error in failures]
     base = common_directory(paths or [file.path for file in rejected])
     summaries, histograms = [], Histograms.zeros()
-    with _note_table("path") as table:
+    with _note_table("path") as add_notes:
         readings = track(read_files(paths), total=len(paths), unit="file", description="reading")
         for path, contents in zip(paths, readings, strict=True):
             if isinstance(contents, UserError):
@@ -155,49 +153,39 @@ def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]
             notes = contents.decoded.notes
             summaries.append(summarize(path, contents))
             histograms += Histograms.from_notes(notes)
-            if table:
-                table.add(notes, path)
+            add_notes(notes, path)
         _print(*describe_files(base, summaries, rejected, histograms, width=_terminal_width()))
         if not summaries:
-            raise UserError(f"none of the {len(rejected):,} files can be read")
+            raise UserError(f"none of the {counted(len(rejected), 'file')} can be read")
     if _OUTPUT.value:
-        _draw_distributions({"all": histograms}, title=f"{len(summaries):,} MIDI files")
+        _draw_distributions({"all": histograms}, counted(len(summaries), "MIDI file"))
 
 
 @contextlib.contextmanager
-def _note_table(*described_by: str) -> Iterator["NoteTable | None"]:
-    """Opens the CSV file of `--csv`; yields None without the flag."""
-    if not _CSV.value:
-        yield None
-        return
+def _note_table(*described_by: str) -> Iterator[Callable[..., None]]:
+    """Yields a function that adds notes to the CSV file of `--csv`, if there is one."""
     from sostenuto.music.csv_export import NoteTable
 
+    if not _CSV.value:
+        yield lambda *_: None
+        return
     storage.make_directories(os.path.dirname(_CSV.value) or ".")
     with storage.atomic_write(_CSV.value) as file:
-        yield NoteTable(file, described_by=described_by)
+        yield NoteTable(file, described_by=described_by).add
 
 
-def _draw_piano_roll(notes: "Notes", *, title: str) -> None:
-    from sostenuto.music.plots import piano_roll
-
-    if len(notes):
-        _draw(ROLL_NAME, lambda path, title: piano_roll(notes, path, title=title, max_notes=_ROLL_NOTES.value), title)
-    else:
-        _print("no notes, so no piano roll")
-
-
-def _draw_distributions(histograms: "Mapping[str, Histograms]", *, title: str) -> None:
+def _draw_distributions(histograms: "Mapping[str, Histograms]", title: str) -> None:
     from sostenuto.music.plots import distributions
 
     # Without two notes in a row there is no step.
     drawn = {name: histogram for name, histogram in histograms.items() if histogram.step.any()}
     if drawn:
-        _draw(DISTRIBUTIONS_NAME, lambda path, title: distributions(drawn, path, title=title), title)
+        _draw("distributions.png", functools.partial(distributions, drawn), title)
     else:
         _print("no two notes in a row, so no distributions")
 
 
-def _draw(name: str, draw: Callable[[str, str], None], title: str) -> None:
+def _draw(name: str, draw: Callable[..., None], title: str) -> None:
     """Draws a picture with a function of its path and title."""
     from sostenuto.text import printable, shorten
 
@@ -205,7 +193,7 @@ def _draw(name: str, draw: Callable[[str, str], None], title: str) -> None:
     storage.make_directories(directory)
     path = storage.join(directory, name)
     logger.info(f"drawing {path}")
-    draw(path, shorten(printable(title), _TITLE_CELLS))
+    draw(path=path, title=shorten(printable(title), _TITLE_CELLS))
     _print(f"drawn: {path}")
 
 

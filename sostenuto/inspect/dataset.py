@@ -3,20 +3,13 @@
 import dataclasses
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
-from sostenuto.inspect.describe import (
-    Rejected,
-    format_facts,
-    format_nonzero,
-    format_quantiles,
-    format_table,
-    format_title,
-)
+from sostenuto.inspect.describe import format_facts, format_nonzero, format_quantiles, format_table, format_title
 from sostenuto.music.histograms import Histograms
 from sostenuto.text import counted, file_size, indented
 
@@ -26,14 +19,7 @@ _EXAMPLES = 3  # of rejected files, for each reason
 
 @dataclasses.dataclass
 class Survey:
-    """Counts over a dataset's performances that dataset.json does not have.
-
-    Attributes:
-        pieces: the pieces of each split.
-        performances: the number of performances by composer and split.
-        notes: the number of notes by composer.
-        seconds: the length by composer.
-    """
+    """Counts over a dataset's performances that dataset.json does not have: pieces by split, the others by composer."""
 
     pieces: defaultdict[str, set[str]] = dataclasses.field(default_factory=lambda: defaultdict(set))
     performances: defaultdict[str, Counter[str]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
@@ -50,15 +36,9 @@ class Survey:
 
 
 def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -> list[str]:
-    """Describes a dataset: its splits, composers, distributions and rejected files.
+    """Returns lines about a dataset's splits, composers, distributions and rejected files; width in cells.
 
-    Args:
-        manifest: the dataset.
-        survey: counts over all its performances.
-        width: cells of the terminal; None for no limit.
-
-    Raises:
-        UserError: dataset.json or rejected.jsonl is not in the format of beam_preprocess.
+    Raises UserError if dataset.json or rejected.jsonl is not in the format of beam_preprocess.
     """
     rows = [_split_row(manifest, survey, split) for split in SPLITS]
     header = ("split", "performances", "pieces", "notes", "hours", "shards", "shard size")
@@ -100,19 +80,12 @@ def _format_option(value: object) -> str:
     return ",".join(f"{part:g}" for part in value) if isinstance(value, list) else str(value)
 
 
-def _split_row(manifest: Manifest, survey: Survey, split: str) -> tuple[str, ...]:
+def _split_row(manifest: Manifest, survey: Survey, split: str) -> list[str]:
     entry = manifest.splits[split]
     sizes = [shard.bytes for shard in entry.shards]
     size_range = dict.fromkeys(map(file_size, (min(sizes), max(sizes)))) if sizes else ["–"]
-    return (
-        split,
-        f"{entry.performances:,}",
-        f"{len(survey.pieces[split]):,}",
-        f"{entry.notes:,}",
-        f"{entry.seconds / 3600:,.2f}",
-        f"{len(sizes):,}",
-        " to ".join(size_range),
-    )
+    counts = [f"{count:,}" for count in (entry.performances, len(survey.pieces[split]), entry.notes)]
+    return [split, *counts, f"{entry.seconds / 3600:,.2f}", f"{len(sizes):,}", " to ".join(size_range)]
 
 
 def _list_composers(survey: Survey, width: int | None) -> list[str]:
@@ -127,31 +100,24 @@ def _list_composers(survey: Survey, width: int | None) -> list[str]:
         splits = sum((survey.performances[composer] for composer in group), Counter())
         notes = sum(survey.notes[composer] for composer in group)
         hours = sum(survey.seconds[composer] for composer in group) / 3600
-        rows.append(
-            (name, f"{splits.total():,}", *(f"{splits[split]:,}" for split in SPLITS), f"{notes:,}", f"{hours:,.2f}")
-        )
+        counts = [f"{count:,}" for count in (splits.total(), *(splits[split] for split in SPLITS), notes)]
+        rows.append((name, *counts, f"{hours:,.2f}"))
     return format_table(("composer", "performances", *SPLITS, "notes", "hours"), rows, "<>>>>>>", width)
 
 
 def _list_rejected(manifest: Manifest, width: int | None) -> list[str]:
     """Returns the first files of each reason, the most frequent reason first."""
-    examples: defaultdict[str, list[Rejected]] = defaultdict(list)
-    for rejected in _read_rejected(storage.join(manifest.directory, REJECTED_NAME)):
-        examples[rejected.reason].append(rejected)
-    counts = manifest.rejected
-    lines = []
-    for reason in sorted(counts, key=lambda reason: (-counts[reason], reason)):
-        shown = examples[reason][:_EXAMPLES]
-        such_as = ", such as" if len(shown) < counts[reason] else ""
-        lines += ["", f"rejected as {reason}: {counted(counts[reason], 'file')}{such_as}"]
-        lines += format_facts([("", f"{file.path}: {file.detail}") for file in shown], width)
-    return lines[1:]
-
-
-def _read_rejected(path: str) -> Iterable[Rejected]:
+    path = storage.join(manifest.directory, REJECTED_NAME)
+    examples: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for number, line in enumerate(storage.read_bytes(path).splitlines(), start=1):
         try:
             document = json.loads(line)
-            yield Rejected(document["path"], document["reason"], document["detail"])
+            examples[document["reason"]].append(("", f"{document['path']}: {document['detail']}"))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: line {number} is no rejected file. Run sostenuto preprocess again") from error
+    lines = []
+    for reason, count in sorted(manifest.rejected.items(), key=lambda item: (-item[1], item[0])):
+        shown = examples[reason][:_EXAMPLES]
+        such_as = ", such as" if len(shown) < count else ""
+        lines += ["", f"rejected as {reason}: {counted(count, 'file')}{such_as}", *format_facts(shown, width)]
+    return lines[1:]

@@ -1,7 +1,7 @@
 """Descriptions of MIDI files, as lines of text."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,73 +33,48 @@ class Rejected(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A MIDI file in numbers.
-
-    Attributes:
-        path: the file.
-        notes: the number of notes.
-        seconds: from the first onset to the end of the last sounding note.
-        pitches: the lowest and the highest; None without notes.
-        pedal: the fraction of the time with the sustain pedal down; None in a file without a pedal.
-        instruments: the names of the instruments that play.
-    """
+    """A MIDI file in numbers, and the names of its instruments."""
 
     path: str
     notes: int
     seconds: float
-    pitches: tuple[int, int] | None
-    pedal: float | None
-    instruments: tuple[str, ...]
+    pitches: str  # the lowest and the highest
+    pedal: str  # the fraction of the time with the sustain pedal down
+    instruments: list[str]
 
 
 def summarize(path: str, contents: MidiContents) -> Summary:
     """Returns a MIDI file in numbers."""
     notes = contents.decoded.notes
-    return Summary(
-        path=path,
-        notes=len(notes),
-        seconds=notes.seconds,
-        pitches=(int(notes.pitch.min()), int(notes.pitch.max())) if len(notes) else None,
-        pedal=_fraction_down(contents.pedal, notes) if contents.pedal_changes else None,
-        instruments=tuple(map(_instrument_name, contents.instruments)),
-    )
+    pitches = _pitch_range(notes) if len(notes) else "–"
+    pedal = f"{_fraction_down(contents.pedal, notes):.0%}" if contents.pedal_changes else "–"
+    return Summary(path, len(notes), notes.seconds, pitches, pedal, list(map(_instrument_name, contents.instruments)))
 
 
 def describe_file(name: str, contents: MidiContents, *, rows: int, width: int | None) -> list[str]:
-    """Describes one MIDI file.
-
-    Args:
-        name: the heading.
-        contents: the contents of the file.
-        rows: the number of first notes to list.
-        width: cells of the terminal; None for no limit.
-    """
+    """Returns lines about a MIDI file and its first notes, at most `rows`; width in cells, None for no limit."""
     notes = contents.decoded.notes
     lines = [format_title(name, width), "", *format_facts(_list_facts(contents), width)]
     if len(notes):
         lines += ["", *format_quantiles(Histograms.from_notes(notes), width)]
-    if len(notes) and rows:
-        lines += ["", *_list_notes(notes, rows, width)]
+        lines += ["", *_list_notes(notes, rows, width)] if rows else []
     return lines
 
 
 def describe_files(
     base: str, summaries: Sequence[Summary], rejected: Sequence[Rejected], histograms: Histograms, *, width: int | None
 ) -> list[str]:
-    """Describes many MIDI files: a line each, then the rejected ones and the totals.
-
-    Args:
-        base: the common directory; paths are shown relative to it.
-        summaries: the files that could be read.
-        rejected: the others.
-        histograms: of all notes.
-        width: cells of the terminal; None for no limit.
-    """
+    """Returns a line for each MIDI file, then the rejected ones and the totals; paths are shown relative to `base`."""
     prefix = base.rstrip("/") + "/" if base else ""
     lines = [format_title(base or "MIDI files", width), ""]
     if summaries:
         header = ("notes", "length", "notes/s", "pitches", "pedal", "file")
-        lines += [*format_table(header, [_file_row(file, prefix) for file in summaries], ">>>>><", width), ""]
+        rows = []
+        for file in summaries:
+            speed = f"{file.notes / file.seconds:.1f}" if file.seconds >= 1 else "–"
+            path = file.path.removeprefix(prefix)
+            rows.append((f"{file.notes:,}", _clock(file.seconds), speed, file.pitches, file.pedal, path))
+        lines += [*format_table(header, rows, ">>>>><", width), ""]
     if rejected:
         problems = [(file.reason, f"{file.path.removeprefix(prefix)}: {file.detail}") for file in rejected]
         lines += [f"rejected: {counted(len(rejected), 'file')}", *format_facts(problems, width), ""]
@@ -133,19 +108,17 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: st
 
 def format_quantiles(histograms: Histograms, width: int | None) -> list[str]:
     """Returns a table with quantiles of the notes' fields."""
-    rows = []
-    for field in ("pitch", "step", "duration", "velocity"):
-        values = [histograms.quantile(field, fraction) for fraction in _QUANTILES.values()]
-        if np.isnan(values[0]):
-            continue
-        match field:
-            case "pitch":
-                texts = [f"{value:.0f} {note_name(int(value))}" for value in values]
-            case "velocity":
-                texts = [f"{value:.0f}" for value in values]
-            case _:
-                texts = [f"{value:.2f} s" for value in values]
-        rows.append((field, *texts))
+    formats: dict[str, Callable[[float], str]] = {
+        "pitch": lambda value: f"{value:.0f} {note_name(int(value))}",
+        "step": "{:.2f} s".format,
+        "duration": "{:.2f} s".format,
+        "velocity": "{:.0f}".format,
+    }
+    rows = [
+        (field, *(formatted(histograms.quantile(field, fraction)) for fraction in _QUANTILES.values()))
+        for field, formatted in formats.items()
+        if getattr(histograms, field).any()
+    ]
     return format_table(("quantile", *_QUANTILES), rows, "<>>>>>", width)
 
 
@@ -155,17 +128,6 @@ def format_nonzero(counts: Iterable[tuple[int, str]]) -> list[tuple[str, str]]:
     return [("left out", ", ".join(texts))] if texts else []
 
 
-def _file_row(file: Summary, prefix: str) -> tuple[str, ...]:
-    return (
-        f"{file.notes:,}",
-        _clock(file.seconds),
-        f"{file.notes / file.seconds:.1f}" if file.seconds >= 1 else "–",
-        _pitch_range(*file.pitches) if file.pitches else "–",
-        "–" if file.pedal is None else f"{file.pedal:.0%}",
-        file.path.removeprefix(prefix),
-    )
-
-
 def _list_facts(contents: MidiContents) -> Iterator[tuple[str, str]]:
     decoded, notes = contents.decoded, contents.decoded.notes
     if len(notes):
@@ -173,8 +135,7 @@ def _list_facts(contents: MidiContents) -> Iterator[tuple[str, str]]:
         rest = f"; the first note sounds {onset:.2f} s into the file" if onset else ""
         yield "length", f"{_clock(notes.seconds)} ({notes.seconds:,.2f} s){rest}"
         velocities = f"velocity {notes.velocity.min()} to {notes.velocity.max()}"
-        pitches = _pitch_range(int(notes.pitch.min()), int(notes.pitch.max()))
-        yield "notes", f"{len(notes):,}, {len(notes) / notes.seconds:.1f} a second; {pitches}; {velocities}"
+        yield "notes", f"{len(notes):,}, {len(notes) / notes.seconds:.1f} a second; {_pitch_range(notes)}; {velocities}"
     else:
         yield "notes", "none"
     players = contents.instruments
@@ -248,8 +209,8 @@ def _instrument_name(instrument: Instrument) -> str:
     return "drums" if instrument.program is None else pretty_midi.program_to_instrument_name(instrument.program)
 
 
-def _pitch_range(low: int, high: int) -> str:
-    return f"{note_name(low)}–{note_name(high)}"
+def _pitch_range(notes: Notes) -> str:
+    return f"{note_name(int(notes.pitch.min()))}–{note_name(int(notes.pitch.max()))}"
 
 
 def _clock(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """MIDI files that the operands of `sostenuto inspect` name."""
 
 import glob
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,11 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_midi_files(path: str) -> list[str]:
-    """Returns the MIDI files of a path: itself, those of a directory, or the matches of a glob.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Returns the MIDI files of a path: itself, those of a directory, or a glob's matches; UserError if none."""
     if path.lower().endswith(".zip"):
         raise UserError(f"{path}: is an archive: unpack it, or make a dataset of it with sostenuto preprocess")
     if storage.is_directory(path):
@@ -38,11 +35,7 @@ def find_midi_files(path: str) -> list[str]:
 
 
 def read_files(paths: Iterable[str]) -> Iterator[MidiContents | UserError]:
-    """Yields the contents of each file, or the error if it cannot be read; prefetches from buckets.
-
-    Raises:
-        UnavailableError: a bucket does not answer.
-    """
+    """Yields the contents of each file, or the error if it cannot be read; prefetches from buckets."""
     paths = list(paths)
     ahead: Iterator[bytes | UserError] = map(_read_bytes, paths)
     if any(map(storage.is_remote, paths)):
@@ -56,11 +49,8 @@ def read_files(paths: Iterable[str]) -> Iterator[MidiContents | UserError]:
 
 def common_directory(paths: Sequence[str]) -> str:
     """Returns the deepest directory that contains all the paths; "" if there is none."""
-    common = []
-    for names in zip(*(path.split("/")[:-1] for path in paths), strict=False):
-        if len(set(names)) > 1:
-            break
-        common.append(names[0])
+    names = zip(*(path.split("/")[:-1] for path in paths), strict=False)
+    common = [same for same, *_ in itertools.takewhile(lambda parts: len(set(parts)) == 1, names)]
     return "" if common in (["gs:"], ["gs:", ""]) else "/".join(common)
 
 

@@ -1,8 +1,7 @@
-"""Readers of MIDI files, with limits on hostile ones.
+"""Readers of MIDI files, with limits on hostile ones; `beam_preprocess.parser` also limits time and memory.
 
 symusic reads a hundred times as fast as pretty_midi, which is the reference: pretty_midi reads the files that the two
-could read differently. docs/data-format.md has the rules. `beam_preprocess.parser` also limits time and
-memory, in a child process.
+could read differently. docs/data-format.md has the rules.
 """
 
 import io
@@ -17,6 +16,7 @@ import symusic
 
 from sostenuto.errors import MidiDecodeError
 from sostenuto.music._scan import count_events
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -26,19 +26,15 @@ if TYPE_CHECKING:
 MAX_BYTES = 4 * 2**20
 MAX_TRACKS = 256
 MAX_NOTES = 250_000
-# Of all kinds, pedal and pitch bend included: pretty_midi creates an object for each.
-MAX_EVENTS = 1_000_000
-# Each creates an instrument, for which symusic takes some 6 kB.
-MAX_PROGRAM_CHANGES = 1_024
-# pretty_midi's own limit: it creates a table of this size.
-MAX_MIDI_TICK = 10_000_000
+MAX_EVENTS = 1_000_000  # of all kinds, pedal and pitch bend included: pretty_midi creates an object for each
+MAX_PROGRAM_CHANGES = 1_024  # each creates an instrument, for which symusic takes some 6 kB
+MAX_MIDI_TICK = 10_000_000  # pretty_midi's own limit: it creates a table of this size
 
 DEFAULT_TEMPO_US = 500_000  # 120 quarter notes a minute, until the first tempo event
 SUSTAIN_PEDAL = 64  # the controller
 PEDAL_DOWN = 64  # its lowest value that means "down"
 
-# Delta time, pitch and velocity, with running status.
-_MIN_NOTE_BYTES = 3
+_MIN_NOTE_BYTES = 3  # delta time, pitch and velocity, with running status
 _DRUM_CHANNEL = 9
 _SET_TEMPO = b"\xff\x51\x03"
 _END_OF_TRACK = b"\xff\x2f\x00"
@@ -46,18 +42,13 @@ _END_OF_TRACK = b"\xff\x2f\x00"
 # Replaces a track's end: much later than any event, a note-off for every key. symusic would silently drop the notes
 # that the file never ends; these note-offs make them recognizable.
 _LATE = 2**28 - 1
-_CLOSE_EVERY_KEY = b"".join(
-    [
-        b"\xff\x01\x00",  # An empty text takes the delta time of the end.
-        b"\xff\xff\xff\x7f",  # _LATE as the delta time of the first note-off.
-        b"\x00".join(
-            bytes([0x80 | channel]) + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
-            for channel in range(16)
-            if channel != _DRUM_CHANNEL
-        ),
-        b"\x00" + _END_OF_TRACK,
-    ]
+_NOTE_OFFS = b"\x00".join(
+    bytes([0x80 | channel]) + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
+    for channel in range(16)
+    if channel != _DRUM_CHANNEL
 )
+# An empty text takes the delta time of the end. Then _LATE is the delta time of the first note-off.
+_CLOSE_EVERY_KEY = b"\xff\x01\x00" + b"\xff\xff\xff\x7f" + _NOTE_OFFS + b"\x00" + _END_OF_TRACK
 
 # `warnings.catch_warnings` changes the whole process, so two threads must not run it at once.
 _warnings_lock = threading.Lock()
@@ -75,14 +66,10 @@ class Track(NamedTuple):
 
 
 class Tracks(NamedTuple):
-    """The content of a file, times in microseconds.
+    """The content of a file, times in microseconds: tracks and their programs, and the number of dropped drum notes.
 
-    Attributes:
-        tracks: all but drums.
-        programs: of each track.
-        drums: the number of notes that were dropped as drums.
-        tempos: int64 `[n, 2]`, the start of each tempo and its microseconds per quarter note; of several tempos at one
-            time the last holds.
+    `tempos` is int64 `[n, 2]`: the start of each tempo and its microseconds per quarter note. Of several tempos at one
+    time the last holds.
     """
 
     tracks: list[Track]
@@ -91,32 +78,20 @@ class Tracks(NamedTuple):
     tempos: np.ndarray
 
 
-class _Chunks(NamedTuple):
-    """The ticks per quarter note of a file, and the bodies of its tracks."""
-
-    resolution: int
-    tracks: list[bytes]
-
-
 def read_tracks(data: bytes, name: str, *, with_pedal: bool) -> Tracks:
-    """Returns the tracks of a file.
+    """Returns the tracks of a file that errors call `name`; raises MidiDecodeError.
 
-    Args:
-        data: the file's bytes.
-        name: the file's name in an error.
-        with_pedal: whether the pedal matters. If not, symusic also reads files whose pedal events have an ambiguous
-            order.
-
-    Raises:
-        MidiDecodeError: the bytes are no MIDI file, or are corrupt or exceed a limit.
+    Without the pedal, symusic also reads files whose pedal events have an ambiguous order.
     """
-    chunks = _split_chunks(data, name)
-    if _may_exceed_limits(data):
-        _check_events(chunks, name)
-    is_ambiguous = any(_SET_TEMPO in body for body in chunks.tracks[1:])
-    is_ambiguous |= any(body.find(_END_OF_TRACK) != len(body) - len(_END_OF_TRACK) for body in chunks.tracks)
-    tracks = None if is_ambiguous else _read_with_symusic(chunks, with_pedal=with_pedal)
-    return tracks if tracks is not None else _read_with_pretty_midi(chunks, name)
+    resolution, bodies = _split_chunks(data, name)
+    # Counting the events takes longer than symusic's parsing of a normal file.
+    program_changes = np.count_nonzero(np.frombuffer(data, np.uint8) & 0xF0 == 0xC0)
+    if len(data) > _MIN_NOTE_BYTES * MAX_NOTES or program_changes > MAX_PROGRAM_CHANGES:
+        _check_events(bodies, name)
+    is_ambiguous = any(_SET_TEMPO in body for body in bodies[1:])
+    is_ambiguous |= any(body.find(_END_OF_TRACK) != len(body) - len(_END_OF_TRACK) for body in bodies)
+    tracks = None if is_ambiguous else _read_with_symusic(resolution, bodies, with_pedal=with_pedal)
+    return tracks if tracks is not None else _read_with_pretty_midi(resolution, bodies, name)
 
 
 def concatenate(tracks: list[Track]) -> Track:
@@ -130,53 +105,40 @@ def drop_zero_length(tracks: list[Track]) -> list[Track]:
     return [_select(track, track.offset > track.onset) for track in tracks]
 
 
-def _split_chunks(data: bytes, name: str) -> _Chunks:
-    """Checks size, header and length of a file, and returns its parts."""
-    if data[:4] != b"MThd":
-        start = f"starts with {data[:4]!r}" if data else "is empty"
-        raise MidiDecodeError(name, "not_midi", f"is not a standard MIDI file: it {start}, expected b'MThd'")
-    if len(data) > MAX_BYTES:
-        raise MidiDecodeError(name, "too_large", f"has more than the {MAX_BYTES:,} bytes allowed")
-    if len(data) < 14:
-        raise MidiDecodeError(name, "truncated", f"ends at byte {len(data)}, within the MIDI header of 14 bytes")
-    header_length, _, declared, division = struct.unpack(">IHHH", data[4:14])
-    if header_length < 6:
-        raise MidiDecodeError(name, "damaged", f"has a MIDI header of {header_length} bytes (byte 8), expected 6")
-    if division & 0x8000:
-        raise MidiDecodeError(name, "smpte", "counts time in SMPTE frames, expected ticks per quarter note (byte 12)")
-    if division == 0:
-        raise MidiDecodeError(name, "damaged", "has 0 ticks per quarter note (byte 12), expected at least 1")
-    if declared > MAX_TRACKS:
-        raise MidiDecodeError(
-            name, "too_large", f"declares {declared:,} tracks (byte 10), at most {MAX_TRACKS} allowed"
-        )
+def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
+    """Checks header, size and length of a file; returns its ticks per quarter note and the bodies of its tracks."""
+    start = f"starts with {data[:4]!r}" if data else "is empty"
+    header_length, _, declared, division = struct.unpack(">IHHH", data[4:14].ljust(10, b"\0"))
+    for is_wrong, reason, detail in (
+        (data[:4] != b"MThd", "not_midi", f"is not a standard MIDI file: it {start}, expected b'MThd'"),
+        (len(data) > MAX_BYTES, "too_large", f"has more than the {MAX_BYTES:,} bytes allowed"),
+        (len(data) < 14, "truncated", f"ends at byte {len(data)}, within the MIDI header of 14 bytes"),
+        (header_length < 6, "damaged", f"has a MIDI header of {header_length} bytes (byte 8), expected 6"),
+        (division & 0x8000, "smpte", "counts time in SMPTE frames, expected ticks per quarter note (byte 12)"),
+        (division == 0, "damaged", "has 0 ticks per quarter note (byte 12), expected at least 1"),
+        (declared > MAX_TRACKS, "too_large", f"declares {declared:,} tracks (byte 10), at most {MAX_TRACKS} allowed"),
+    ):
+        if is_wrong:
+            raise MidiDecodeError(name, reason, detail)
     bodies: list[bytes] = []
-    start = 8 + header_length
+    end = 8 + header_length
     while len(bodies) < declared:
-        if len(data) < start + 8:
-            detail = f"ends at byte {len(data)}, after {len(bodies)} of its {declared} tracks"
-            raise MidiDecodeError(name, "truncated", detail)
-        end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "big")
+        kind, body = data[end : end + 4], end + 8
+        end = body + int.from_bytes(data[body - 4 : body], "big")
         if len(data) < end:
-            detail = f"ends at byte {len(data)}, within a chunk that should reach byte {end}"
-            raise MidiDecodeError(name, "truncated", detail)
-        # The standard requires readers to skip chunks of an unknown kind.
-        if data[start : start + 4] == b"MTrk":
-            bodies.append(data[start + 8 : end])
-        start = end
-    return _Chunks(division, bodies)
+            problem = f"within a chunk that should reach byte {end}"
+            if len(data) < body:
+                problem = f"after {len(bodies)} of {counted(declared, 'track')}"
+            raise MidiDecodeError(name, "truncated", f"ends at byte {len(data)}, {problem}")
+        if kind == b"MTrk":  # The standard requires readers to skip chunks of an unknown kind.
+            bodies.append(data[body:end])
+    return division, bodies
 
 
-def _may_exceed_limits(data: bytes) -> bool:
-    """Returns whether the events must be counted, which takes longer than symusic's parsing of a normal file."""
-    program_changes = int(np.count_nonzero(np.frombuffer(data, np.uint8) & 0xF0 == 0xC0))
-    return len(data) > _MIN_NOTE_BYTES * MAX_NOTES or program_changes > MAX_PROGRAM_CHANGES
-
-
-def _check_events(chunks: _Chunks, name: str) -> None:
+def _check_events(bodies: list[bytes], name: str) -> None:
     """Rejects tracks that would take too much memory or time to parse."""
     try:
-        counts = [count_events(body) for body in chunks.tracks]
+        counts = [count_events(body) for body in bodies]
     except ValueError as error:
         raise MidiDecodeError(name, "damaged", str(error)) from error
     for kind, count, allowed in (
@@ -197,16 +159,17 @@ def _join_chunks(resolution: int, bodies: Iterable[bytes]) -> bytes:
     return b"MThd" + struct.pack(">IHHH", 6, 1, len(tracks), resolution) + b"".join(tracks)
 
 
-def _read_with_symusic(chunks: _Chunks, *, with_pedal: bool) -> Tracks | None:
+def _read_with_symusic(resolution: int, bodies: list[bytes], *, with_pedal: bool) -> Tracks | None:
     """Returns the tracks, or None if pretty_midi could read the file differently."""
-    closed = [body[: -len(_END_OF_TRACK)] + _CLOSE_EVERY_KEY for body in chunks.tracks]
+    closed = [body[: -len(_END_OF_TRACK)] + _CLOSE_EVERY_KEY for body in bodies]
     try:
-        score: Any = symusic.Score.from_midi(_join_chunks(chunks.resolution, closed))
+        score: Any = symusic.Score.from_midi(_join_chunks(resolution, closed))
     except RuntimeError:
         return None
     tempos = score.tempos.numpy()
     tempo_time, tempo_us = tempos["time"].astype(np.int64), tempos["mspq"].astype(np.int64)
-    tracks = [_symusic_track(track) for track in score.tracks if not track.is_drum]
+    played = [track for track in score.tracks if not track.is_drum]
+    tracks = [_symusic_track(track) for track in played]
     notes = concatenate(tracks)
     if not _is_in_range(notes, tempo_time, tempo_us) or _has_ambiguous_overlap(notes):
         return None
@@ -216,17 +179,19 @@ def _read_with_symusic(chunks: _Chunks, *, with_pedal: bool) -> Tracks | None:
         changes += [(track.pedal_time, track.pedal_value >= PEDAL_DOWN) for track in tracks]
     if any(np.any((time[1:] == time[:-1]) & (value[1:] != value[:-1])) for time, value in changes):
         return None
-    tracks = [_select(track, ~_is_endless(track)) for track in tracks]
+    tracks = [_select(track, track.offset < _LATE) for track in tracks]
     tempo_time, tempo_us = np.append(0, tempo_time), np.append(DEFAULT_TEMPO_US, tempo_us)
 
     def microseconds(ticks: np.ndarray) -> np.ndarray:
-        return _ticks_to_microseconds(ticks, tempo_time, tempo_us, chunks.resolution)
+        return _ticks_to_microseconds(ticks, tempo_time, tempo_us, resolution)
 
     times = ("onset", "offset", "pedal_time")
-    tracks = [track._replace(**{time: microseconds(getattr(track, time)) for time in times}) for track in tracks]
-    programs = [track.program for track in score.tracks if not track.is_drum]
-    drums = sum(len(track.notes) for track in score.tracks if track.is_drum)
-    return Tracks(tracks, programs, drums, np.stack([microseconds(tempo_time), tempo_us], axis=1))
+    return Tracks(
+        [track._replace(**{time: microseconds(getattr(track, time)) for time in times}) for track in tracks],
+        [track.program for track in played],
+        sum(len(track.notes) for track in score.tracks if track.is_drum),
+        np.stack([microseconds(tempo_time), tempo_us], axis=1),
+    )
 
 
 def _symusic_track(track: Any) -> Track:
@@ -234,13 +199,9 @@ def _symusic_track(track: Any) -> Track:
     notes, controls = track.notes.numpy(), track.controls.numpy()
     pedal = controls["number"] == SUSTAIN_PEDAL
     onset = notes["time"].astype(np.int64)
+    pedal_time = controls["time"][pedal].astype(np.int64)
     return Track(
-        pitch=notes["pitch"],
-        onset=onset,
-        offset=onset + notes["duration"],
-        velocity=notes["velocity"],
-        pedal_time=controls["time"][pedal].astype(np.int64),
-        pedal_value=controls["value"][pedal],
+        notes["pitch"], onset, onset + notes["duration"], notes["velocity"], pedal_time, controls["value"][pedal]
     )
 
 
@@ -250,17 +211,12 @@ def _is_in_range(notes: Track, tempo_time: np.ndarray, tempo_us: np.ndarray) -> 
         np.any(tempo_us <= 0)
         or np.any((tempo_time < 0) | (tempo_time > MAX_MIDI_TICK))
         or np.any((notes.onset < 0) | (notes.onset > MAX_MIDI_TICK))
-        or np.any((notes.offset > MAX_MIDI_TICK) & ~_is_endless(notes))
+        or np.any((notes.offset > MAX_MIDI_TICK) & (notes.offset < _LATE))
         or np.any(notes.offset > _LATE + MAX_MIDI_TICK)
         or np.any(notes.offset < notes.onset)
         or np.any(notes.pitch < 0)
         or np.any(notes.velocity < 1)
     )
-
-
-def _is_endless(notes: Track) -> np.ndarray:
-    """Returns which notes only `_CLOSE_EVERY_KEY` has ended: bool `[n]`."""
-    return notes.offset >= _LATE
 
 
 def _has_ambiguous_overlap(notes: Track) -> bool:
@@ -281,7 +237,7 @@ def _ticks_to_microseconds(
 ) -> np.ndarray:
     """Returns ticks as microseconds from the file's start, exact but for one rounding (half up).
 
-    `tempo_time` is in ticks, ascending, the first 0; `tempo_us` is in microseconds per quarter note.
+    `tempo_time` is in ticks, ascending from 0; `tempo_us` is in microseconds per quarter note.
     """
     # In units of 1 / resolution microseconds these are integers far from overflow: 10^7 ticks · 2^24 µs.
     elapsed = np.append(0, np.cumsum(np.diff(tempo_time) * tempo_us[:-1]))
@@ -290,43 +246,35 @@ def _ticks_to_microseconds(
     return (total + resolution // 2) // resolution
 
 
-def _read_with_pretty_midi(chunks: _Chunks, name: str) -> Tracks:
+def _read_with_pretty_midi(resolution: int, bodies: list[bytes], name: str) -> Tracks:
     """Returns the tracks as pretty_midi reads them."""
     import pretty_midi
 
-    _check_events(chunks, name)
-    data = _join_chunks(chunks.resolution, chunks.tracks)
+    _check_events(bodies, name)
     try:
         with _warnings_lock, warnings.catch_warnings():
             # It warns about tempo changes after the first track, which it ignores, as documented.
             warnings.simplefilter("ignore")
-            midi = pretty_midi.PrettyMIDI(io.BytesIO(data))
+            midi = pretty_midi.PrettyMIDI(io.BytesIO(_join_chunks(resolution, bodies)))
     except Exception as error:  # mido and pretty_midi raise many kinds for a corrupt file.
         description = " ".join(f"{type(error).__name__} {error}".split())
         raise MidiDecodeError(name, "damaged", f"is a corrupt MIDI file: {description}") from error
-    instruments = [instrument for instrument in midi.instruments if not instrument.is_drum]
-    drums = sum(len(instrument.notes) for instrument in midi.instruments if instrument.is_drum)
+    played = [instrument for instrument in midi.instruments if not instrument.is_drum]
     tempo_time, quarters_per_minute = midi.get_tempo_changes()
-    tempos = np.stack([np.round(tempo_time * 1e6), np.round(6e7 / quarters_per_minute)], axis=1).astype(np.int64)
-    programs = [instrument.program for instrument in instruments]
-    return Tracks([_pretty_midi_track(instrument) for instrument in instruments], programs, drums, tempos)
+    return Tracks(
+        [_pretty_midi_track(instrument) for instrument in played],
+        [instrument.program for instrument in played],
+        sum(len(instrument.notes) for instrument in midi.instruments if instrument.is_drum),
+        np.stack([np.round(tempo_time * 1e6), np.round(6e7 / quarters_per_minute)], axis=1).astype(np.int64),
+    )
 
 
 def _pretty_midi_track(instrument: "pretty_midi.Instrument") -> Track:
     """Returns pretty_midi's instrument as a track, in microseconds."""
-
-    def microseconds(seconds: list[float]) -> np.ndarray:
-        return np.round(np.array(seconds, np.float64) * 1e6).astype(np.int64)
-
-    pedal = [change for change in instrument.control_changes if change.number == SUSTAIN_PEDAL]
-    return Track(
-        pitch=np.array([note.pitch for note in instrument.notes], np.int64),
-        onset=microseconds([note.start for note in instrument.notes]),
-        offset=microseconds([note.end for note in instrument.notes]),
-        velocity=np.array([note.velocity for note in instrument.notes], np.int64),
-        pedal_time=microseconds([change.time for change in pedal]),
-        pedal_value=np.array([change.value for change in pedal], np.int64),
-    )
+    notes = [(note.pitch, note.start * 1e6, note.end * 1e6, note.velocity) for note in instrument.notes]
+    pedal = [(each.time * 1e6, each.value) for each in instrument.control_changes if each.number == SUSTAIN_PEDAL]
+    columns = (*np.array(notes, np.float64).reshape(-1, 4).T, *np.array(pedal, np.float64).reshape(-1, 2).T)
+    return Track(*(np.round(column).astype(np.int64) for column in columns))
 
 
 def _select(track: Track, keep: np.ndarray) -> Track:

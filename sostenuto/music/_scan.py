@@ -9,14 +9,9 @@ _NOTE_ON = 0x90
 _PROGRAM_CHANGE = 0xC0
 _META = 0xFF
 _SYSTEM_EXCLUSIVE = (0xF0, 0xF7)
-# Data bytes of a message by its status; those of a channel are the same for all 16 channels.
-_DATA_BYTES = {
-    **{status: 2 for kind in (0x80, 0x90, 0xA0, 0xB0, 0xE0) for status in range(kind, kind + 16)},
-    **{status: 1 for kind in (0xC0, 0xD0) for status in range(kind, kind + 16)},
-    **dict.fromkeys((0xF6, 0xF8, 0xFA, 0xFB, 0xFC, 0xFE), 0),
-    **dict.fromkeys((0xF1, 0xF3), 1),
-    0xF2: 2,
-}
+# Data bytes of a message by its status: first those of a channel, then those of the system.
+_DATA_BYTES = {status: 1 if status & 0xF0 in (0xC0, 0xD0) else 2 for status in range(0x80, 0xF0)}
+_DATA_BYTES |= {0xF1: 1, 0xF2: 2, 0xF3: 1, 0xF6: 0, 0xF8: 0, 0xFA: 0, 0xFB: 0, 0xFC: 0, 0xFE: 0}
 
 
 class EventCounts(NamedTuple):
@@ -29,11 +24,7 @@ class EventCounts(NamedTuple):
 
 
 def count_events(track: bytes) -> EventCounts:
-    """Returns the counts of a track, given the body of its chunk.
-
-    Raises:
-        ValueError: the bytes are no sequence of events that ends where the track ends; names the position.
-    """
+    """Returns the counts of a track's chunk; raises ValueError, with the position, if it is no sequence of events."""
     position = events = notes = program_changes = midi_tick = 0
     status = None
     try:
@@ -58,8 +49,7 @@ def count_events(track: bytes) -> EventCounts:
             if status not in _DATA_BYTES:
                 raise ValueError(f"has the undefined status {status:#x} (byte {position - 1} of a track)")
             if status & 0xF0 == _NOTE_ON:
-                # A velocity of 0 ends a note.
-                notes += track[position + 1] > 0
+                notes += track[position + 1] > 0  # A velocity of 0 ends a note.
             elif status & 0xF0 == _PROGRAM_CHANGE:
                 program_changes += 1
             position += _DATA_BYTES[status]

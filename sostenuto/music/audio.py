@@ -24,14 +24,10 @@ from sostenuto.music.pedal import NO_PEDAL, apply_sustain
 from sostenuto.storage import atomic_write
 from sostenuto.storage.paths import StrPath
 
-SAMPLE_RATE: Final = 48_000
-"""Samples per second, fixed by midirenderer."""
-
-MAX_SECONDS: Final = 20 * 60
-"""Longer performances are truncated: a WAV takes 11.5 MB a minute, and its format ends at 4 GB."""
-
-TAIL_SECONDS: Final = 2.0
-"""The time after the last note-off, for release and reverberation."""
+SAMPLE_RATE: Final = 48_000  # samples per second, fixed by midirenderer
+MAX_SECONDS: Final = 20 * 60  # a WAV takes 11.5 MB a minute, and its format ends at 4 GB
+TAIL_SECONDS: Final = 2.0  # after the last note-off, for release and reverberation
+SOUNDFONT: Final = "TimGM6mb.sf2"
 
 _PEAK: Final = 0.9  # of full scale
 _MP3_COMPRESSION: Final = 0.75  # of a variable bit rate, 0 to 1
@@ -39,18 +35,17 @@ _FULL_SCALE: Final = 32767
 # Tried from loud to soft until nothing clips; amplitude is proportional to the square of a controller's value.
 _CHANNEL_VOLUMES: Final = (127, 64, 32, 16)
 _VOLUME, _SUSTAIN = 7, 64  # MIDI controllers
-SOUNDFONT: Final = "TimGM6mb.sf2"
 
 
 def render_wav(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> str:
-    """Plays notes into a 16-bit WAV file of `SAMPLE_RATE`, written atomically.
+    """Plays notes into a WAV file of 48 kHz and 16 bits, written atomically.
 
-    The file is `TAIL_SECONDS` longer than the notes, of which only the first `MAX_SECONDS` are played.
+    The file is two seconds longer than the notes, of which only the first 20 minutes are played.
 
     Args:
         notes: the notes.
         path: the file.
-        pedal: int64 `[spans, 2]`, as `sostenuto.music.midi.read_pedal` returns it: when the sustain pedal is down.
+        pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
 
     Returns:
         The name of the player, for the user, and whether the notes were truncated.
@@ -71,28 +66,23 @@ def render_wav(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> str
 
 
 def render(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> tuple[NDArray[np.int16], str]:
-    """Returns the sound of at least one note under a pedal, and the name of the player.
-
-    Returns:
-        int16 `[frames, channels]` at `SAMPLE_RATE`, the loudest at 90% of full scale; and the name.
-    """
+    """Returns the sound of at least one note under a pedal, int16 `[frames, channels]`, and the name of the player."""
     sustained = apply_sustain(notes, pedal)
     try:
         samples = _play_soundfont(notes, pedal, sustained.seconds)
         player = f"{SOUNDFONT} through midirenderer"
-    except (ImportError, OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:  # One of them is missing, or rejects the other.
         tones = to_pretty_midi(sustained).synthesize(fs=SAMPLE_RATE, wave=_tone)
         samples = tones.astype(np.float32)[:, np.newaxis]
         player = f"plain tones of pretty_midi, without a piano ({error})"
-    return _fit(samples, sustained.seconds + TAIL_SECONDS), player
+    fitted = np.zeros((math.ceil((sustained.seconds + TAIL_SECONDS) * SAMPLE_RATE), samples.shape[1]), np.float32)
+    fitted[: len(samples)] = samples[: len(fitted)]
+    fitted *= _PEAK * _FULL_SCALE / (np.abs(fitted).max() or 1.0)
+    return np.round(fitted).astype(np.int16), player
 
 
 def to_mp3(samples: NDArray[np.int16]) -> bytes:
-    """Compresses sound, `[frames, channels]` at `SAMPLE_RATE`, to about 6 kB per second of MP3.
-
-    Raises:
-        CannotCompressError: soundfile is not installed.
-    """
+    """Returns sound, `[frames, channels]`, as MP3 of about 6 kB per second; raises CannotCompressError."""
     file = io.BytesIO()
     compressor().write(
         file, downsample(samples), SAMPLE_RATE // 2, format="MP3", subtype="MPEG_LAYER_III",
@@ -102,11 +92,7 @@ def to_mp3(samples: NDArray[np.int16]) -> bytes:
 
 
 def compressor() -> ModuleType:
-    """Returns soundfile, which writes MP3.
-
-    Raises:
-        CannotCompressError: it is not installed.
-    """
+    """Returns soundfile, which writes MP3; raises CannotCompressError if it is not installed."""
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the system lacks the library that its wheels contain.
@@ -115,10 +101,7 @@ def compressor() -> ModuleType:
 
 
 def downsample(samples: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Returns sound, `[samples, 2]`, at half of `SAMPLE_RATE`, from -1 to 1: `[samples / 2, 2]`.
-
-    It keeps all but the highest overtones of a piano.
-    """
+    """Returns sound, `[samples, 2]`, at half of `SAMPLE_RATE`, from -1 to 1; it loses a piano's highest overtones."""
     from scipy import signal
 
     return signal.resample_poly(samples.astype(np.float32) / _FULL_SCALE, 1, 2, axis=0).clip(-1, 1)
@@ -140,13 +123,7 @@ def truncate(notes: Notes, pedal: np.ndarray, seconds: float) -> tuple[Notes, np
 
 
 def _play_soundfont(notes: Notes, pedal: np.ndarray, seconds: float) -> NDArray[np.float32]:
-    """Plays the soundfont's piano: float32 `[samples, 2]`, any scale.
-
-    Raises:
-        ImportError: midirenderer is not installed.
-        OSError: pretty_midi contains no soundfont.
-        RuntimeError: midirenderer rejects the soundfont or the MIDI.
-    """
+    """Returns the sound of the soundfont's piano: float32 `[samples, 2]`, any scale."""
     from midirenderer import render_wave_from
 
     soundfont = importlib.resources.files(pretty_midi).joinpath(SOUNDFONT).read_bytes()
@@ -169,18 +146,8 @@ def _tone(phase: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sin(phase) + 0.4 * np.sin(2 * phase) + 0.15 * np.sin(3 * phase)
 
 
-def _fit(samples: NDArray[np.float32], seconds: float) -> NDArray[np.int16]:
-    """Cuts or pads sound to a length and scales it to the peak: int16 `[samples, channels]`."""
-    length = math.ceil(seconds * SAMPLE_RATE)
-    fitted = np.zeros((length, samples.shape[1]), np.float32)
-    fitted[: len(samples)] = samples[:length]
-    loudest = np.abs(fitted).max() or 1.0
-    fitted *= _PEAK * _FULL_SCALE / loudest
-    return np.round(fitted).astype(np.int16)
-
-
 def _read_wav(data: bytes) -> NDArray[np.float32]:
-    """Returns the samples of a WAV file: float32 `[samples, channels]`."""
+    """Returns the samples of a WAV file: float32 `[frames, channels]`."""
     with wave.open(io.BytesIO(data)) as reader:
         if (reader.getsampwidth(), reader.getframerate()) != (2, SAMPLE_RATE):
             raise RuntimeError(f"midirenderer: got {reader.getparams()}, expected 16 bits at {SAMPLE_RATE} Hz")

@@ -18,7 +18,7 @@ class Histograms:
     Attributes:
         pitch: int64 `[128]`, by MIDI number.
         step: int64 `[1001]`, by tick of 10 ms; the last bin counts 10 s and more.
-        duration: int64 `[1001]`, by tick of 10 ms; the last bin counts 10 s and more.
+        duration: int64 `[1001]`, likewise.
         velocity: int64 `[128]`, by velocity.
 
     Raises:
@@ -31,7 +31,6 @@ class Histograms:
     velocity: np.ndarray
 
     def __post_init__(self) -> None:
-        """Checks shapes and counts, and converts the types."""
         for field in FIELDS:
             counts = np.asarray(getattr(self, field), np.int64)
             if counts.shape != (_BINS[field],) or counts.min() < 0:
@@ -58,20 +57,14 @@ class Histograms:
         return Histograms(**{field: getattr(self, field) + getattr(other, field) for field in FIELDS})
 
     def __eq__(self, other: object) -> bool:
-        """Returns whether all counts are equal."""
         if not isinstance(other, Histograms):
             return NotImplemented
         return all(np.array_equal(getattr(self, field), getattr(other, field)) for field in FIELDS)
 
     def quantile(self, field: str, q: float) -> float:
-        """Returns the smallest value that at least a fraction `q` of the notes do not exceed.
+        """Returns the smallest value of a field that at least a fraction `q`, 0..1, of the notes do not exceed.
 
-        Args:
-            field: one of `FIELDS`.
-            q: the fraction, 0..1.
-
-        Returns:
-            A MIDI number, a velocity, or seconds (a multiple of 0.01); nan without notes.
+        It is a MIDI number, a velocity, or seconds (a multiple of 0.01); nan without notes.
 
         Raises:
             ValueError: an unknown field, or q outside 0..1.
@@ -98,11 +91,9 @@ class Histograms:
         Raises:
             ValueError: a field is missing or has too many bins.
         """
-        arrays = {}
         for field, bins in _BINS.items():
-            counts = document.get(field)
-            if counts is None or len(counts) > bins:
+            if field not in document or len(document[field]) > bins:
                 raise ValueError(f"histogram of {field}: missing or more than {bins} bins")
-            arrays[field] = np.zeros(bins, np.int64)
-            arrays[field][: len(counts)] = counts
-        return cls(**arrays)
+        return cls(
+            **{field: np.pad(document[field], (0, bins - len(document[field]))) for field, bins in _BINS.items()}
+        )

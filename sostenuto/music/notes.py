@@ -9,10 +9,8 @@ import numpy as np
 PITCHES = 128
 TICK_US = 10_000
 MAX_TICK = 1000
+MAX_TIME_US = 2**31 - 1  # the longest step or duration, just under 36 minutes, which fits int32
 FIELDS = ("pitch", "step", "duration", "velocity")
-
-# The longest step or duration, just under 36 minutes, which fits int32.
-MAX_TIME_US = 2**31 - 1
 
 _NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 _BOUNDS = {
@@ -26,10 +24,9 @@ Values = Sequence[int] | np.ndarray
 
 
 def ticks(microseconds: np.ndarray) -> np.ndarray:
-    """Returns times on the scoring grid: int64 ticks of 10 ms, rounded half up, capped at `MAX_TICK` (10 s).
+    """Returns microseconds, an array of any shape, on the scoring grid: int64 ticks of 10 ms.
 
-    Args:
-        microseconds: integer array of any shape, not negative.
+    They are rounded half up and capped at `MAX_TICK` (10 s).
     """
     return np.minimum((np.asarray(microseconds, np.int64) + TICK_US // 2) // TICK_US, MAX_TICK)
 
@@ -57,22 +54,18 @@ class MergedNotes(NamedTuple):
 def merge_overlapping_notes(
     pitch: Values, onset: Sequence[float] | np.ndarray, offset: Sequence[float] | np.ndarray, velocity: Values
 ) -> MergedNotes:
-    """Merges notes of one pitch and onset, and ends each note at the next onset of its pitch.
+    """Merges notes `[n]` of one pitch and onset, and ends each note at the next onset of its pitch.
 
     Of merged notes the last offset and the highest velocity remain. A MIDI channel cannot hold overlapping notes of a
-    pitch: the first note-off would end all of them. The arguments are arrays `[n]`, in any order of notes and any unit
-    of time.
+    pitch: the first note-off would end all of them.
     """
     pitch, onset, offset, velocity = (np.asarray(values) for values in (pitch, onset, offset, velocity))
     order = np.lexsort((onset, pitch))
     pitch, onset, offset, velocity = pitch[order], onset[order], offset[order], velocity[order]
-    is_first = np.ones(len(pitch), bool)
-    is_first[1:] = (pitch[1:] != pitch[:-1]) | (onset[1:] != onset[:-1])
-    first = np.flatnonzero(is_first)
+    first = np.flatnonzero(np.append(True, (pitch[1:] != pitch[:-1]) | (onset[1:] != onset[:-1]))[: len(pitch)])
     offset, velocity = np.maximum.reduceat(offset, first), np.maximum.reduceat(velocity, first)
     pitch, onset = pitch[first], onset[first]
-    has_next = pitch[1:] == pitch[:-1]
-    offset[:-1] = np.where(has_next, np.minimum(offset[:-1], onset[1:]), offset[:-1])
+    np.minimum(offset[:-1], onset[1:], out=offset[:-1], where=pitch[1:] == pitch[:-1])
     order = np.lexsort((pitch, onset))
     return MergedNotes(pitch[order], onset[order], offset[order], velocity[order])
 
@@ -100,7 +93,6 @@ class Notes:
     velocity: np.ndarray
 
     def __post_init__(self) -> None:
-        """Checks shapes and ranges, and converts the types."""
         count = len(self.pitch)
         for name, (low, high) in _BOUNDS.items():
             values = np.asarray(getattr(self, name))
@@ -127,9 +119,9 @@ class Notes:
         arrays = [np.asarray(values) for values in (pitch, onset_us, offset_us, velocity)]
         if len({values.shape for values in arrays}) > 1:
             raise ValueError(f"shapes: got {[values.shape for values in arrays]}, expected equal ones")
-        if not arrays[0].size:
-            return cls.empty()
         pitch, onset_us, offset_us, velocity = arrays
+        if not len(pitch):
+            return cls.empty()
         onset_us, offset_us = onset_us.astype(np.int64), offset_us.astype(np.int64)
         # Sorting by one key is several times as fast, and rarely leaves a tie.
         order = np.argsort(onset_us * PITCHES + pitch, kind="stable")
@@ -142,7 +134,7 @@ class Notes:
     @classmethod
     def empty(cls) -> "Notes":
         """Returns no notes."""
-        return cls(*(np.zeros(0, dtype) for dtype in (np.uint8, np.int64, np.int64, np.uint8)))
+        return cls(*[np.zeros(0, np.int64)] * 4)
 
     def __len__(self) -> int:
         """Returns the number of notes."""
@@ -164,7 +156,6 @@ class Notes:
         return Notes(self.pitch[part], step_us, self.duration_us[part], self.velocity[part])
 
     def __eq__(self, other: object) -> bool:
-        """Returns whether two sequences hold the same notes in the same order."""
         if not isinstance(other, Notes):
             return NotImplemented
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in _BOUNDS)

@@ -1,7 +1,6 @@
 """The sustain pedal: when it is down, the notes that it extends, and a rule for notes that have no pedal.
 
-The rule is for models whose durations end when a key is released. It is a guess, because keys do not determine the
-pedal; docs/generating.md says how good a guess.
+The rule is a guess, because keys do not determine the pedal; docs/generating.md says how good a guess.
 """
 
 import dataclasses
@@ -40,10 +39,10 @@ def pedal_spans(tracks: list[Track]) -> np.ndarray:
 
 
 def extended_offsets(notes: Track, tracks: list[Track]) -> np.ndarray:
-    """Returns the offsets of notes under the sustain pedal: int64 `[n]`, microseconds, none earlier than before.
+    """Returns the offsets under the pedal of `notes`, those of all `tracks`: int64 `[n]`, microseconds.
 
     A key released while its channel's pedal is down sounds until the pedal is released or the pitch is struck again. A
-    pedal that is never released is released at the last note-off. `notes` are those of all `tracks`.
+    pedal that is never released is released at the last note-off.
     """
     end = int(notes.offset.max(initial=0))
     released = np.concatenate([notes.offset[:0], *[_release_times(track, end) for track in tracks]])
@@ -62,20 +61,16 @@ def extended_offsets(notes: Track, tracks: list[Track]) -> np.ndarray:
 
 def apply_sustain(notes: Notes, pedal: np.ndarray) -> Notes:
     """Returns notes as they sound under a pedal, int64 `[spans, 2]`, as `read_midi` with "extend" returns them."""
-    track = Track(
-        notes.pitch, notes.onset_us, notes.offset_us, notes.velocity, pedal.ravel(), np.tile([127, 0], len(pedal))
-    )
-    return dataclasses.replace(notes, duration_us=extended_offsets(track, [track]) - notes.onset_us)
+    values = np.tile([127, 0], len(pedal))
+    track = Track(notes.pitch, notes.onset_us, notes.offset_us, notes.velocity, pedal.ravel(), values)
+    return dataclasses.replace(notes, duration_us=extended_offsets(track, [track]) - track.onset)
 
 
 def infer_pedal(notes: Notes) -> np.ndarray:
-    """Returns when a pianist might have held the sustain pedal.
+    """Returns when a pianist might have held the sustain pedal: int64 `[spans, 2]`, as `read_pedal` returns it.
 
     The pedal is down where the texture is wide. It changes just after a chord that brings a lower note, or several
     notes close to those struck since the last change.
-
-    Returns:
-        int64 `[spans, 2]`, microseconds from the first onset: when the pedal goes down, and when it comes up.
     """
     if not len(notes):
         return NO_PEDAL
@@ -101,16 +96,9 @@ def infer_pedal(notes: Notes) -> np.ndarray:
 
 
 def continued_pedal(pedal: np.ndarray, notes: Notes, primer_notes: int, *, by_rule: bool) -> np.ndarray:
-    """Returns the primer's pedal up to the first note after the primer, and from there the rule's or none.
+    """Returns the primer's pedal, int64 `[spans, 2]`, up to the first note after it, and from there the rule's or none.
 
-    Args:
-        pedal: int64 `[spans, 2]`, the primer's.
-        notes: the primer and its continuation.
-        primer_notes: the number of notes of the primer.
-        by_rule: whether the continuation has a pedal.
-
-    Returns:
-        int64 `[spans, 2]`.
+    `notes` are the primer and its continuation.
     """
     seam_us = notes.onset_us[primer_notes] if primer_notes else 0
     before = _drop_empty(np.minimum(pedal, seam_us))

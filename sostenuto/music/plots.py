@@ -1,7 +1,7 @@
 """PNG pictures of notes: a piano roll, and distributions of several sets of notes drawn over each other.
 
-Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart. Figures are drawn without pyplot,
-which would need a display. Beam workers have no Matplotlib, so no module that runs there imports this one.
+Figures are drawn without pyplot, which would need a display. Beam workers have no Matplotlib: no module that runs there
+may import this one.
 """
 
 import math
@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -24,15 +23,11 @@ from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import TICK_US, Notes, note_name
 from sostenuto.storage import atomic_write
 from sostenuto.storage.paths import StrPath
+from sostenuto.text import counted
 
-BLUE: Final = "#0072b2"
-ORANGE: Final = "#d55e00"
-GREEN: Final = "#009e73"
-PURPLE: Final = "#cc79a7"
-
-# Soft notes have a lighter shade.
-NOTES_COLOUR: Final = BLUE
-PRIMER_COLOUR: Final = ORANGE
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+NOTES_COLOUR, PRIMER_COLOUR = BLUE, ORANGE  # soft notes have a lighter shade
 
 _INK, _FAINT_INK = "#222222", "#666666"
 _CUT_QUANTILE: Final = 0.975  # of the first set's steps and durations
@@ -51,16 +46,16 @@ _LEFT, _RIGHT, _BOTTOM, _TOP = 0.6, 0.3, 0.55, 0.7
 def piano_roll(
     notes: Notes, path: StrPath, *, title: str = "", max_notes: int | None = None, primer_notes: int = 0
 ) -> None:
-    """Draws notes as bars over time, the louder the darker, on a keyboard whose black keys are shaded.
+    """Draws notes as bars over time, the louder the darker, in a PNG file, written atomically.
 
-    A long performance is broken into rows.
+    A long performance is broken into rows. Black keys are shaded.
 
     Args:
         notes: the notes.
-        path: the PNG file, written atomically.
+        path: the PNG file.
         title: the heading.
         max_notes: the number of notes to draw, from the start; None draws all.
-        primer_notes: the number of notes at the start that are a primer, drawn in `PRIMER_COLOUR`.
+        primer_notes: the number of notes at the start that are a primer, drawn in another colour.
 
     Raises:
         UserError: there are no notes.
@@ -68,6 +63,8 @@ def piano_roll(
     if not len(notes):
         raise UserError(f"{path}: no notes to draw, expected at least one")
     shown = notes[:max_notes]
+    count = counted(len(notes), "note") if len(shown) == len(notes) else f"first {len(shown):,} of {len(notes):,} notes"
+    length = f"{shown.seconds:.1f} s" if shown.seconds < 60 else f"{_clock(shown.seconds)} min"
     primer_notes = min(primer_notes, len(shown))
     has_both = 0 < primer_notes < len(shown)
     shades = {"primer": _shades(PRIMER_COLOUR), "continuation": _shades(NOTES_COLOUR)}
@@ -79,7 +76,7 @@ def piano_roll(
     style = {"fontsize": 12, "weight": "bold", "color": _INK, "va": "top", "parse_math": False}
     figure.text(left, 1 - 0.18 / height, title, style)
     style |= {"fontsize": 9, "weight": "normal", "color": _FAINT_INK}
-    figure.text(left, 1 - 0.41 / height, _summary(notes, shown), style)
+    figure.text(left, 1 - 0.41 / height, f"{count} · {length}", style)
     _draw_velocity_key(figure, shades if has_both else {"": shades["primer" if primer_notes else "continuation"]})
     _save_figure(figure, path)
 
@@ -101,9 +98,10 @@ def distributions(histograms: Mapping[str, Histograms], path: StrPath, *, title:
     for name, histogram in histograms.items():
         if not histogram.step.sum():
             raise UserError(f"{path}: {name} has no two notes in a row, so there is nothing to draw")
-    figure = _new_figure(15, 4.4)
-    figure.set_layout_engine("constrained")
+    figure = Figure(figsize=(15, 4.4), dpi=_DPI, facecolor="white", layout="constrained")
     panels = figure.subplots(1, 3)
+    for axes in panels:
+        _style_axes(axes)
     _draw_pitches(panels[0], histograms)
     _draw_times(panels[1], histograms, "step")
     _draw_times(panels[2], histograms, "duration")
@@ -119,23 +117,10 @@ def distributions(histograms: Mapping[str, Histograms], path: StrPath, *, title:
 
 
 def shares(counts: NDArray[np.int64], bin_width: int = 1) -> NDArray[np.float64]:
-    """Merges `bin_width` neighbouring counts into one bin and divides by the total.
-
-    Raises:
-        ValueError: every count is 0.
-    """
-    total = counts.sum()
-    if not total:
+    """Returns the fraction of each `bin_width` neighbouring counts; raises ValueError if every count is 0."""
+    if not counts.any():
         raise ValueError("no counts, expected at least one note")
-    padded = np.concatenate([counts, np.zeros(-len(counts) % bin_width, counts.dtype)])
-    return padded.reshape(-1, bin_width).sum(axis=1) / total
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    """Returns an empty white figure; width and height in inches."""
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return np.pad(counts, (0, -len(counts) % bin_width)).reshape(-1, bin_width).sum(axis=1) / counts.sum()
 
 
 def _save_figure(figure: Figure, path: StrPath) -> None:
@@ -147,7 +132,6 @@ def _save_figure(figure: Figure, path: StrPath) -> None:
 
 
 def _style_axes(axes: Axes) -> None:
-    """Makes the frame, the numbers and the grid of a panel faint."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_OCTAVE_LINE)
     axes.tick_params(labelsize=9, colors=_FAINT_INK, color=_OCTAVE_LINE)
@@ -166,12 +150,15 @@ def _draw_shares(axes: Axes, index: int, edges: NDArray, heights: NDArray, label
 
 def _draw_rows(notes: Notes, colours: NDArray[np.float64], *, seam: float | None) -> Figure:
     """Draws the notes on as many keyboards as needed, with a line at a time in seconds."""
-    low, high = _pitch_range(notes)
+    # A margin of two semitones around the notes, and at least two octaves.
+    low, high = int(notes.pitch.min()) - 2, int(notes.pitch.max()) + 2
+    missing = max(0, 24 - (high - low))
+    low, high = low - (missing + 1) // 2, high + missing // 2
     starts, row_seconds = _rows(notes.seconds)
     row_height = _SEMITONE * (high - low + 1)
     width = _LEFT + _ROW_WIDTH + _RIGHT
     height = _BOTTOM + len(starts) * row_height + (len(starts) - 1) * _GAP + _TOP
-    figure = _new_figure(width, height)
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     # Half a pixel of colour is invisible, so the shortest notes are drawn longer.
     bars = _bars(notes, shortest=1.5 * row_seconds / (_ROW_WIDTH * _DPI))
     in_minutes = notes.seconds >= 60
@@ -186,13 +173,6 @@ def _draw_rows(notes: Notes, colours: NDArray[np.float64], *, seam: float | None
             axes.axvline(seam, color=_FAINT_INK, linewidth=0.8, linestyle=(0, (3, 3)))
     axes.set_xlabel("time (minutes:seconds)" if in_minutes else "time (seconds)", color=_FAINT_INK)
     return figure
-
-
-def _pitch_range(notes: Notes) -> tuple[int, int]:
-    """Returns the lowest and highest row: a margin of two around the notes, and at least two octaves."""
-    low, high = int(notes.pitch.min()) - 2, int(notes.pitch.max()) + 2
-    missing = max(0, 24 - (high - low))
-    return low - (missing + 1) // 2, high + missing // 2
 
 
 def _draw_keyboard(axes: Axes, low: int, high: int) -> None:
@@ -258,12 +238,6 @@ def _mix(colour: str, other: str, share: float) -> str:
     return to_hex((red, green, blue))
 
 
-def _summary(notes: Notes, shown: Notes) -> str:
-    count = f"{len(notes):,} notes" if len(shown) == len(notes) else f"first {len(shown):,} of {len(notes):,} notes"
-    length = f"{shown.seconds:.1f} s" if shown.seconds < 60 else f"{_clock(shown.seconds)} min"
-    return f"{count} · {length}"
-
-
 def _draw_velocity_key(figure: Figure, shades: Mapping[str, Colormap]) -> None:
     """Draws a strip of shades for each part of the notes at the upper right: legend and colour bar in one."""
     width, height = figure.get_size_inches()
@@ -283,12 +257,11 @@ def _draw_velocity_key(figure: Figure, shades: Mapping[str, Colormap]) -> None:
 
 
 def _draw_pitches(axes: Axes, histograms: Mapping[str, Histograms]) -> None:
-    _style_axes(axes)
     pitches = np.flatnonzero(sum(histogram.pitch for histogram in histograms.values()))
     low, high = int(pitches[0]), int(pitches[-1])
     edges = np.arange(low, high + 2) - 0.5
     for index, (name, histogram) in enumerate(histograms.items()):
-        label = f"{name} ({int(histogram.pitch.sum()):,} notes)"
+        label = f"{name} ({counted(int(histogram.pitch.sum()), 'note')})"
         _draw_shares(axes, index, edges, shares(histogram.pitch)[low : high + 1], label)
     _label_octaves(axes.set_xticks, low, high)
     axes.set_xlim(edges[0], edges[-1])
@@ -296,7 +269,6 @@ def _draw_pitches(axes: Axes, histograms: Mapping[str, Histograms]) -> None:
 
 
 def _draw_times(axes: Axes, histograms: Mapping[str, Histograms], field: str) -> None:
-    _style_axes(axes)
     first = next(iter(histograms.values()))
     last_tick = max(round(first.quantile(field, _CUT_QUANTILE) * 1e6 / TICK_US), 10)
     bin_width = math.ceil((last_tick + 1) / _MAX_BINS)

@@ -1,4 +1,4 @@
-"""Work for child processes in tests, most of which ends them."""
+"""Work for child processes in tests; most of it ends them."""
 
 import ctypes
 import os

@@ -7,8 +7,7 @@ import pytest
 
 from beam_preprocess.commit import UNFINISHED_NAME, commit_dataset, prepare_output
 from beam_preprocess.plan import DatasetPlan
-from beam_preprocess.shard_writer import write_shard
-from beam_preprocess.stats import Rejection, ShardReport, SplitStats
+from beam_preprocess.shard_writer import Rejection, ShardReport, SplitStats, write_shard
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, Manifest, Split
 from sostenuto.data.performance import Performance
@@ -56,7 +55,7 @@ def test_committing_leaves_exactly_the_dataset(tmp_path):
 def test_too_many_rejected_files_stop_the_run_before_any_shard_is_renamed(tmp_path):
     plan, reports = reported(tmp_path)
     with pytest.raises(
-        UserError, match=r"1 of 5 files were rejected \(1 not_midi\).*--max_rejected_fraction=0.1.*1x.mid"
+        UserError, match=r"1 of 5 files was rejected \(1 not_midi\).*--max_rejected_fraction=0.1.*1x.mid"
     ):
         commit_dataset(dataclasses.replace(plan, max_rejected_fraction=0.1), reports)
     assert all(storage.TEMPORARY.search(name) for name in os.listdir(tmp_path))
@@ -68,7 +67,7 @@ def test_a_split_of_nothing_but_rejected_files_stops_the_run(tmp_path):
     temporary = storage.temporary_name(tmp_path / name)
     records, length, digest = write_shard(temporary, [])
     rejected = ShardReport(
-        name, temporary, records, length, digest, SplitStats.zero(), [Rejection("t.mid", "smpte", "counts")]
+        name, temporary, records, length, digest, SplitStats(), [Rejection("t.mid", "smpte", "counts")]
     )
     plan = dataclasses.replace(plan, shards={**plan.shards, name: 1})
     with pytest.raises(UserError, match=r"every file of the test split was rejected.*t\.mid counts"):
@@ -92,7 +91,7 @@ def test_committing_a_dataset_of_ten_thousand_shards_takes_no_longer_a_shard(tmp
     def seconds(shards: int) -> float:
         plan = DatasetPlan(str(tmp_path), {f"{index}": 1 for index in range(shards)}, {}, {}, max_rejected_fraction=1)
         reports = [
-            ShardReport(f"{index}", "", 0, 0, "", SplitStats.zero(), [Rejection("", "", "")]) for index in range(shards)
+            ShardReport(f"{index}", "", 0, 0, "", SplitStats(), [Rejection("", "", "")]) for index in range(shards)
         ]
         started = time.process_time()
         with pytest.raises(UserError, match="is gone"):
@@ -105,9 +104,9 @@ def test_committing_a_dataset_of_ten_thousand_shards_takes_no_longer_a_shard(tmp
 
 def test_a_shard_or_file_without_report_stops_the_run(tmp_path):
     plan, reports = reported(tmp_path)
-    with pytest.raises(RuntimeError, match="1 shards were reported of 2"):
+    with pytest.raises(RuntimeError, match="1 shard reported of 2"):
         commit_dataset(plan, reports[:1])
-    with pytest.raises(RuntimeError, match="2 files were written or rejected of 3"):
+    with pytest.raises(RuntimeError, match="2 files written or rejected of 3"):
         commit_dataset(plan, [reports[0], dataclasses.replace(reports[1], rejections=[])])
 
 

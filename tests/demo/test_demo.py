@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from demo.__main__ import Stage, link_latest, list_stages, name_folder
+from demo.__main__ import Stage, command_line, link_latest, list_stages, name_folder
 from sostenuto.music.midi import read_midi
 from tests.factories import melody
 from tests.processes import REPOSITORY
@@ -151,25 +151,56 @@ def members_of_session(session: int) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("installed", [False, True], ids=["checkout", "installed"])
+def test_a_command_that_is_shown_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    scripts = tmp_path / "an environment" / "bin"
+    scripts.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    if not installed:
+        assert command_line("trainer", ["--x"], scripts).endswith(" -m trainer --x")
+        return
+    (scripts / "sostenuto").write_text("#!/bin/sh\n")
+    (scripts / "sostenuto").chmod(0o755)
+    assert command_line("trainer.evaluate", ["--x=a b"], scripts) == (
+        "'an environment/bin/sostenuto' evaluate '--x=a b'"
+    )
+    monkeypatch.setenv("PATH", str(scripts), prepend=os.pathsep)
+    assert command_line("trainer", [], scripts) == "sostenuto train"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_demo_terminates_its_command(tmp_path: Path, number: int, status: int) -> None:
-    """Although the signal comes to the demo alone, as from `kill`."""
-    (tmp_path / "waits.py").write_text("import time; print('waiting', flush=True); time.sleep(600)")
-    program = "import sys; from pathlib import Path; from demo.__main__ import Stage; from sostenuto import cli; "
-    program += "cli.run(lambda: Stage('Wait', 'waits', [], Path('never')).run(), usage='')"
+@pytest.mark.parametrize("receivers", ["demo", "both"])
+def test_an_interrupted_demo_terminates_its_command(tmp_path: Path, number: int, status: int, receivers: str) -> None:
+    """The signal comes to the demo alone, as from `kill`, or to both, as Ctrl-C; the command's line is the only one."""
+    command = """
+import signal, sys, time
+def end(*_): sys.exit("saved")
+signal.signal(signal.SIGINT, end if sys.argv[1] == "both" else signal.SIG_IGN)
+signal.signal(signal.SIGTERM, end)
+print("waiting", flush=True)
+time.sleep(600)
+"""
+    (tmp_path / "waits.py").write_text(command)
+    program = "from pathlib import Path; from demo.__main__ import Stage; from sostenuto import cli; "
+    program += f"cli.run(lambda: Stage('Wait', 'waits', [{receivers!r}], Path('never')).run(), usage='')"
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env=environment, cwd=tmp_path,
     ) as process:  # fmt: skip
         assert process.stdout is not None
+        assert process.stderr is not None
         while "waiting" not in process.stdout.readline():
             assert process.poll() is None
-        process.send_signal(number)
+        if receivers == "both":
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         assert process.wait(60) == status
         assert members_of_session(process.pid) == []
-        assert process.stderr is not None
-        assert "The same command, such as `make demo`, resumes it" in process.stderr.read()
+        assert process.stderr.read() == "saved\n"
 
 
 def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_all_of_it(tmp_path: Path) -> None:
@@ -193,7 +224,7 @@ def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_al
 
     first = subprocess.run(command, capture_output=True, timeout=600, **options)
     assert first.returncode == 0, first.stderr
-    listed = [line.strip() for line in first.stdout.partition("The music:")[2].splitlines() if line[:2] == "  "]
+    listed = [line.strip() for line in first.stdout.partition("The music")[2].splitlines() if line[:2] == "  "]
     music = "build/demo/latest/run-0.05min/music-1x20/sample-000"
     assert {f"{music}.mid", f"{music}.wav", f"{music}.png"} <= set(listed)
     # Notes that meet on one key are joined, so that there may be fewer than 20.
@@ -202,7 +233,10 @@ def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_al
         assert sound.getnframes() > 0
     page = first.stdout.splitlines()[-1].strip()
     primer = "build/demo/primer.mid"
-    assert f"sostenuto generate --workdir={page.rpartition('/')[0]} --output=music --primer={primer}" in listed
+    (hint,) = (line for line in listed if f"--primer={primer}" in line)
+    assert f"--workdir={page.rpartition('/')[0]}" in hint
+    assert "--num_notes=64 --audio --output=my-continuation" in hint
+    assert " --output=my-continuation" not in (REPOSITORY / "README.md").read_text()
     assert len(read_midi((tmp_path / primer).read_bytes(), primer).notes) == 64
     assert page == "build/demo/latest/run-0.05min/report.html"
     text = (tmp_path / page).read_text()
@@ -213,12 +247,12 @@ def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_al
     assert (tutorial / "result.json").exists()
     assert not (tutorial / "samples").exists()
 
-    begun = time.monotonic()
+    started = time.monotonic()
     second = subprocess.run(command, capture_output=True, timeout=60, **options)
     assert second.returncode == 0, second.stderr
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - started < 10
     assert [line for line in second.stdout.splitlines() if line[:2] == "$ "] == []
-    assert second.stdout.partition("The music:")[2] == first.stdout.partition("The music:")[2]
+    assert second.stdout.partition("The music")[2] == first.stdout.partition("The music")[2]
 
 
 def test_a_stage_names_the_commands_in_their_order(tmp_path: Path) -> None:

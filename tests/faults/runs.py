@@ -25,7 +25,7 @@ LEAVE_SECONDS = 60  # within which a worker must have noticed that another one i
 
 
 class Fault(NamedTuple):
-    """What tests.faults.faulty is told: see there."""
+    """Settings of tests.faults.faulty: see there."""
 
     kind: str
     event: str
@@ -75,7 +75,7 @@ class Worker:
 
 
 class Run:
-    """A run of so many workers over one workdir, to be started as often as it takes."""
+    """A run of several workers over one workdir, started until it finishes."""
 
     def __init__(self, data, workdir: pathlib.Path, flags: Sequence[str], workers: int = 1) -> None:
         self.workdir, self.size = workdir, workers
@@ -123,7 +123,7 @@ class Run:
 
 
 class Moment(NamedTuple):
-    """A part of a run: from when `has_begun` holds, up to so many seconds later."""
+    """A part of a run: from when `has_begun` holds, for a number of seconds."""
 
     name: str
     has_begun: Callable[[Run, list[Worker]], bool]
@@ -131,7 +131,7 @@ class Moment(NamedTuple):
 
 
 def moments(train_steps: int) -> list[Moment]:
-    """The parts of a run of so many train_steps."""
+    """The parts of a run of a number of train_steps."""
 
     def said(text: str) -> Callable[[Run, list[Worker]], bool]:
         return lambda run, workers: workers[0].has_said(text)
@@ -173,7 +173,7 @@ def strike(run: Run, moment: Moment, number: signal.Signals, targets: Sequence[i
         had_met = run.size == 1 or workers[0].has_said("training to")
         for worker in struck:
             worker.process.send_signal(number)
-        begun = time.monotonic()
+        start = time.monotonic()
         hit = 0
         for worker in struck:
             status = worker.ended(LEAVE_SECONDS)
@@ -182,7 +182,7 @@ def strike(run: Run, moment: Moment, number: signal.Signals, targets: Sequence[i
             assert status or run.is_finished, worker.lines
             assert status != PEER_LOST or len(struck) > 1, worker.lines
             hit += status != 0
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - start
         for worker in workers:
             if worker in struck:
                 continue
@@ -194,7 +194,7 @@ def strike(run: Run, moment: Moment, number: signal.Signals, targets: Sequence[i
                 assert "waiting for all" in worker.lines[-1]
                 continue
             assert status == PEER_LOST or (status == 0 and run.is_finished), (status, worker.lines)
-        all_seconds = time.monotonic() - begun
+        all_seconds = time.monotonic() - start
         for said in filter(None, (re.search(r": saved at train_step ([\d,]+);", line) for line in workers[0].lines)):
             assert int(said[1].replace(",", "")) == run.newest_checkpoint
     print(

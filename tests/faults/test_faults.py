@@ -20,8 +20,8 @@ BUSY = [
     "--checkpoint_every=7", "--evaluate_every=60",
 ]  # fmt: skip
 BEATS = {moment.name: moment for moment in moments(TRAIN_STEPS)}
-LEAVE_SECONDS = 5.0  # within which a run that is asked to end is to be gone
-LEAVE_SECONDS_BUSY = 15.0  # beside other tests
+LEAVE_SECONDS = 5.0  # for a run to end after it is asked to
+LEAVE_SECONDS_BUSY = 15.0  # while other tests run
 
 CHECKPOINT = r"/checkpoints/\.unfinished-\w+ .*/checkpoints/\d+"  # the rename that makes it one
 
@@ -69,7 +69,7 @@ def test_a_run_on_one_host_survives_a_kill_a_full_disk_and_sigterm(dataset, tmp_
     assert_alike(run.completed(), untouched)
 
 
-def test_two_hosts_of_which_one_is_killed_end_like_one_host(dataset, tmp_path, choose):
+def test_two_hosts_end_like_one_host_although_one_is_killed(dataset, tmp_path, choose):
     flags = [
         *TINY["tutorial"], "--dropout=0.2", "--precision=float64", "--steps=240", "--checkpoint_every=20",
         "--log_every=30",
@@ -104,7 +104,7 @@ def untouched(kills, dataset, tmp_path_factory):
 
 
 def storm(workers, signals, strikes, dataset, directory, choose, untouched):
-    """Strikes runs of so many workers at all moments in turn, in random order; returns the strikes that hit."""
+    """Strikes runs of several workers at all moments in turn, in random order; returns the strikes that hit."""
     blows = []
     targets = [[0]] if workers == 1 else [[0], [1], [0, 1]]
     aims = list(itertools.product(BEATS, targets))
@@ -161,7 +161,7 @@ def test_killed_between_each_temporary_file_and_its_rename(kills, dataset, tmp_p
 
 
 def test_killed_while_a_checkpoint_takes_the_place_of_another(kills, dataset, tmp_path, untouched):
-    """Which happens where a run goes on from an earlier one, since later ones were damaged."""
+    """A run continues from an earlier checkpoint where later ones were damaged."""
     run = Run(dataset, tmp_path / "run", BUSY)
     killed(run, Fault("killed", "os.rename", CHECKPOINT, 4))
     for train_step in (14, 21):

@@ -1,4 +1,4 @@
-"""Runs and searches in a bucket, killed at any request, go on with an empty disk as if nothing had happened.
+"""Runs and searches in a bucket, killed at any request, resume with an empty disk as if nothing had happened.
 
 The short form of this is tests/trainer/workdir/test_remote.py.
 """
@@ -42,7 +42,7 @@ def empty_disk(tmp_path_factory, monkeypatch):
 
 
 def killed_at_a_request(gcs: GcsServer, request: int, *commands: list[str]) -> list[int]:
-    """Runs processes of which the first is killed as the bucket hears the n-th request; returns their statuses."""
+    """Runs processes; the first is killed as the n-th request reaches the bucket. Returns their statuses."""
     heard = 0
 
     def listen(method, path):

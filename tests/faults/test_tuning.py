@@ -127,7 +127,7 @@ def test_a_study_survives_its_chief_and_a_worker_and_the_loss_of_another(dataset
         attempts = [record["attempt"] for record in search.study["trials"][:2]]
         assert attempts == [1, 1], "a restarted chief leaves trials to the workers that still run them"
         before = search.reports("0001")
-        # Only the chief begins anew.
+        # Only the chief restarts.
         cluster.start(second, flags=("--overwrite",))
         cluster.start(CHIEF)
         lost = wait_until(lambda: cluster.running("0002"), "the third trial", cluster.processes.values())
@@ -139,7 +139,7 @@ def test_a_study_survives_its_chief_and_a_worker_and_the_loss_of_another(dataset
     first, second, third, *_ = search.trials
     assert first["attempts"] == 1
     assert second["attempts"] == 2
-    # What the first process wrote up to its checkpoint is still there: the other one did not begin anew.
+    # The first process's reports up to its checkpoint still exist: the second one did not start from the beginning.
     assert search.reports("0001")[0] == before[0]
     assert "notes_per_second" in before[0]
     assert (third["attempts"], third["worker"]) == (2, left)
@@ -167,7 +167,7 @@ def test_chief_and_workers_killed_at_random_moments(kills, dataset, tmp_path, ch
         studies += 1
         with Cluster(search) as cluster:
             cluster.start(*choose.sample(NAMES, 3))
-            begun = time.monotonic()
+            start = time.monotonic()
             while hits < kills:
                 if choose.random() < 0.8:
                     # Otherwise a busy machine would be struck while everything is still starting, and nowhere else.
@@ -180,11 +180,11 @@ def test_chief_and_workers_killed_at_random_moments(kills, dataset, tmp_path, ch
                 worn = [record["worker"] for record in search.study["trials"] if record["vanished"] >= 3]
                 struck = cluster.kill(*(name for name in targets if name not in worn))
                 hits += len(struck)
-                print(f"{time.monotonic() - begun:.0f} s: killed {struck}, {len(search.study['trials'])} trials")
+                print(f"{time.monotonic() - start:.0f} s: killed {struck}, {len(search.study['trials'])} trials")
                 time.sleep(choose.uniform(0, 4))
                 cluster.start(*choose.sample(struck, len(struck)))
             cluster.end(*NAMES)
-            print(f"study {studies - 1}: ended after {time.monotonic() - begun:.0f} s")
+            print(f"study {studies - 1}: ended after {time.monotonic() - start:.0f} s")
         assert summary(search) == summary(untouched)
         assert_whole(search, [trial["state"] for trial in untouched.trials])
         ours, expected = ((one.workdir / "best_config.json").read_bytes() for one in (search, untouched))

@@ -10,7 +10,7 @@ from typing import Any
 
 Object = dict[str, Any]
 
-# What the server serves: group and version, kind, name in paths, whether it lies in a namespace.
+# The server's resources: group and version, kind, name in paths, whether it has a namespace.
 _SERVED = [
     ("v1", "Namespace", "namespaces", False),
     ("v1", "ServiceAccount", "serviceaccounts", True),
@@ -74,7 +74,7 @@ class Cluster:
         return None
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Object]:
-        """Answers a request; what is wrong with it is told as an API server would."""
+        """Answers a request; its faults are reported as an API server would."""
         path = path.partition("?")[0]
         if method == "GET" and (told := self.discovery(path)):
             return 200, told

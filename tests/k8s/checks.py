@@ -48,7 +48,7 @@ def _of(objects: list[Object], kind: str) -> dict[str, Object]:
 
 
 def names(objects: list[Object]) -> Iterator[str]:
-    """Each object once, in the namespace, which exists, and with the labels by which parts are applied."""
+    """Each object once, in the namespace, which exists, and with the labels that select the parts to apply."""
     seen = set()
     for one in objects:
         kind, metadata = one["kind"], one["metadata"]
@@ -233,7 +233,7 @@ def services(objects: list[Object]) -> Iterator[str]:
             continue
         spec = found[subdomain]["spec"] if subdomain in found else {}
         if spec.get("clusterIP") != "None" or not spec.get("publishNotReadyAddresses"):
-            yield f"{pods.name}: subdomain {subdomain} is no headless Service that tells of pods before they are ready"
+            yield f"{pods.name}: subdomain {subdomain} is no headless Service that publishes pods before they are ready"
         elif not matches({"matchLabels": spec["selector"]}, pods.labels):
             yield f"{pods.name}: the Service of its subdomain does not select it"
 
@@ -324,7 +324,7 @@ def network_policies(objects: list[Object]) -> Iterator[str]:
 
 
 def google(objects: list[Object]) -> Iterator[str]:
-    """Who is to be a Google service account must reach the metadata server, and Google's APIs, and nothing private."""
+    """Pods of a Google service account must reach the metadata server, and Google's APIs, and nothing private."""
     identity = "iam.gke.io/gcp-service-account"
     accounts = _of(objects, "ServiceAccount").values()
     if not any(identity in account["metadata"].get("annotations", {}) for account in accounts):

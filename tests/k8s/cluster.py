@@ -94,7 +94,7 @@ class Pods:
 
     @property
     def hosts(self) -> list[str]:
-        """The names by which the pods find each other, by index."""
+        """The pods' host names, by index."""
         return [f"{self.name}-{index}.{self.subdomain}" for index in range(self.count)]
 
     @property

@@ -125,7 +125,7 @@ def test_the_base_may_be_given_and_cpu_is_the_default_target() -> None:
     assert list(stages())[-1] == "cpu"
 
 
-def test_whatever_is_installed_is_locked_by_its_hash_or_our_own() -> None:
+def test_every_installed_package_is_locked_by_its_hash_or_our_own() -> None:
     installs = [rest for keyword, rest in instructions() if keyword == "RUN" and "pip" in rest and " install " in rest]
     files = [
         re.search(r"--only-binary :all: --no-deps --require-hashes --requirement /requirements/(\S+)", one)
@@ -329,7 +329,7 @@ def test_a_search(image: Image, data: str) -> None:
     assert (image.volume / "search" / "best_config.json").exists()
 
 
-def test_process_1_saves_when_it_is_told_to_end(image: Image, data: str) -> None:
+def test_process_1_saves_at_sigterm(image: Image, data: str) -> None:
     with image.start("-m", "trainer", f"--data={data}", "--workdir=/mnt/long", "--steps=1000000", *TINY) as process:
         until = time.monotonic() + 120
         while not (image.volume / "long" / "metrics.jsonl").exists():

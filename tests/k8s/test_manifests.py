@@ -207,7 +207,7 @@ def test_what_the_schemas_do_not_know_is_refused(renderings, kind, name, path, v
 
 
 def test_a_jobset_runs_the_pods_of_the_jobs(renderings):
-    """But for the names by which they find each other, and what JobSet sets itself."""
+    """Except the pods' host names, and what JobSet sets itself."""
     for component in ("local, many nodes", "local, JobSets"), ("local", "local, JobSets"):
         jobs, sets = (renderings[name] for name in component)
         for pods in all_pods(sets):
@@ -230,7 +230,7 @@ def test_a_jobset_runs_the_pods_of_the_jobs(renderings):
             assert {**pods.job, "template": None} == {**rest, "template": None}
 
 
-def test_nobody_enters_but_where_it_is_meant(renderings):
+def test_pods_accept_only_intended_connections(renderings):
     objects = renderings["gke-l4, many nodes, all components"]
     pods = {one.name: one for one in all_pods(objects)}
     ways = {

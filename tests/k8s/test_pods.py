@@ -156,7 +156,7 @@ def test_pods_wait_for_the_dataset(node, tmp_path):
     assert process.returncode == 143, process.stderr
 
 
-def test_the_pod_for_files_ends_when_it_is_told_to(node):
+def test_the_pod_for_files_ends_at_sigterm(node):
     pods = node.pods("files")
     with subprocess.Popen([sys.executable, *pods.container["args"]]) as process:
         time.sleep(0.5)

@@ -11,7 +11,7 @@ from tests.factories import write_dataset
 def _own_cache(tmp_path_factory):
     """Keeps note tables out of the user's cache, in this process and in those it starts."""
     with pytest.MonkeyPatch.context() as patch:
-        # Building its list of fonts anew would cost every test process seconds.
+        # Building matplotlib's list of fonts costs every test process seconds.
         patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", os.path.expanduser("~/.cache/matplotlib")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -17,9 +17,8 @@ from trainer.config import Config
 from trainer.data.note_table import NoteTable, load_table
 from trainer.data.windows import WindowSampler
 from trainer.distribution.strategy import configure_devices, create_strategy
-from trainer.engine import train_state
 from trainer.engine.train_state import TrainState
-from trainer.model.density_heads import DensityHeads
+from trainer.model.heads import DensityHeads
 from trainer.presets import preset
 
 TRAIN_STEPS = 50
@@ -29,10 +28,10 @@ RANDOM = {"dropout": 0.3, "transpose": 5, "stretch": 0.1}
 MARK = 127  # a pitch that no other note of the tests' datasets has
 
 
-def build(config: Config, table: NoteTable, devices: list[str]) -> TrainState:
+def build(config: Config, table: NoteTable, devices: list[str], **options) -> TrainState:
     strategy = create_strategy(devices)
     with strategy.scope():
-        state = TrainState(config, WindowSampler(table, config), strategy)
+        state = TrainState(config, WindowSampler(table, config), strategy, **options)
     state.lr_decay_steps.assign(TRAIN_STEPS)
     return state
 
@@ -85,9 +84,9 @@ def distances(table: NoteTable, devices: list[str]) -> dict[str, float]:
     config = preset("base").replace(seq_length=16, **SMALL, **RANDOM)
     state = build(config, table, devices[:1])
     variables = [variable for group in state.variables().values() for variable in group]
-    begun = [variable.numpy() for variable in variables]
+    initial = [variable.numpy() for variable in variables]
     one = trained(state)
-    for variable, value in zip(variables, begun, strict=True):
+    for variable, value in zip(variables, initial, strict=True):
         variable.assign(value)
     found["many calls"] = apart(one, trained(state, 3))
     found["base float32, two replicas"] = apart(one, trained(build(config, table, devices)))
@@ -120,8 +119,8 @@ def overflow(table: NoteTable, devices: list[str]) -> list[dict]:
         marked = tf.reduce_any(notes.pitch == MARK, axis=1)
         return {field: overflowing(loss, marked) for field, loss in loss_names(heads, body, notes).items()}
 
-    DensityHeads.losses, train_state._LOSS_SCALE_PATIENCE = losses, 2
-    state, after = build(config, table, devices), []
+    DensityHeads.losses = losses
+    state, after = build(config, table, devices, loss_scale_patience=2), []
     local = state.model.distribute_strategy.experimental_local_results
     groups = state.variables()
     weights = [*groups["model"], *groups["ema"], *(moment for moment in groups["optimizer"] if moment.shape.rank)]

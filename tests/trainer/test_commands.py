@@ -54,7 +54,7 @@ def run(command: str, *flags: str) -> CompletedProcess[str]:
 def assert_went_well(process) -> None:
     """Status 0, and on stderr nothing but lines of our own that say what is being done."""
     assert process.returncode == 0, process.stderr
-    ours = r"(loading|scoring|counting|playing|sounding|comparing|drawing|writing|reading) .+|\w+: \d.+"
+    ours = r"(loading|scoring|counting|playing|sounding|rendering|comparing|drawing|writing|reading) .+|\w+: \d.+"
     assert not [line for line in process.stderr.splitlines() if not re.fullmatch(ours, line)]
 
 
@@ -77,7 +77,7 @@ def assert_refused(process, *words: str) -> None:
 
 @pytest.mark.parametrize("command", FLAGS)
 def test_help_answers_at_once_and_shows_the_flags(command):
-    begun = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = run(command, "--help")
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert process.returncode == 0
@@ -86,7 +86,7 @@ def test_help_answers_at_once_and_shows_the_flags(command):
     shown = set(re.findall(r"^  --(?:\[no\])?(\w+)", process.stdout, re.MULTILINE))
     assert FLAGS[command] <= shown
     # Time of the processor, not of the clock: the machine may be busy with other tests.
-    assert ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime < 1
+    assert ended.ru_utime + ended.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 @pytest.mark.parametrize("command", FLAGS)
@@ -186,10 +186,28 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
 
 
 @pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("trainer", ["--data={none}", "--workdir={w}"]),
+        ("trainer.evaluate", ["--workdir={none}"]),
+        ("trainer.evaluate", ["--workdir={trained}", "--data={none}", "--output={o.json}"]),
+        ("trainer.generate", ["--workdir={none}", "--output={o}"]),
+        ("trainer.report", ["--workdir={none}"]),
+        ("trainer.report", ["--workdir={trained}", "--compare_with={none}"]),
+        ("tuning", ["--data={none}", "--workdir={w}"]),
+    ],
+)
+def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(places, command, flags):
+    process = run(command, *(_filled(flag, places) for flag in flags))
+    assert process.returncode == 2
+    assert re.fullmatch(rf"{command}: \S+/none: no such directory, expected a \w+\. .+\n", process.stderr)
+
+
+@pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--data={data}"], ["--workdir is missing"]),
-        (["--workdir={w}"], ["w: is no workdir"]),
+        (["--workdir={w}"], ["w: no such directory"]),
         (["--workdir={extended}"], ["extended: is no workdir"]),
         (["--workdir={moved}"], ["none: the dataset that", "moved", "not there any more", "--data=DIR"]),
         (["--workdir={exchanged}"], ["long: is not the dataset that", "exchanged", "--output=FILE"]),
@@ -325,11 +343,11 @@ def processes(tmp_path_factory, dataset, places):
     }  # fmt: skip
     # Each loads TensorFlow for seconds: two at a time.
     with ThreadPoolExecutor(2) as pool:
-        begun = {name: pool.submit(run, *command) for name, command in at_once.items()}
-        assert begun["train"].result().returncode == 0, begun["train"].result().stderr
+        running = {name: pool.submit(run, *command) for name, command in at_once.items()}
+        assert running["train"].result().returncode == 0, running["train"].result().stderr
         shutil.copytree(here / "w", here / "copy", ignore=shutil.ignore_patterns("samples", "report.html"))
-        begun |= {name: pool.submit(run, *command) for name, command in once_trained.items()}
-        return here, {name: process.result() for name, process in begun.items()}
+        running |= {name: pool.submit(run, *command) for name, command in once_trained.items()}
+        return here, {name: process.result() for name, process in running.items()}
 
 
 @pytest.fixture
@@ -399,6 +417,10 @@ def test_training_reports_as_the_contract_says(workdir, processes):
     assert (
         f"finished after {STEPS} train_steps (--steps reached); best validation score" in processes[1]["train"].stdout
     )
+    *_, evaluate, generate, page = processes[1]["train"].stdout.splitlines()
+    assert evaluate == f"next: sostenuto evaluate --workdir={workdir}"
+    assert generate == f"      sostenuto generate --workdir={workdir} --output=music"
+    assert page == f"report: {workdir / 'report.html'}"
     assert "notes/s" in processes[1]["train"].stderr
 
 
@@ -452,8 +474,9 @@ def test_for_a_machine_every_line_on_stderr_is_an_object(processes, command):
     lines = [json.loads(line) for line in processes[1][command].stderr.splitlines()]
     for line in lines:
         assert datetime.datetime.fromisoformat(line["time"]).utcoffset() == datetime.timedelta(0)
-        assert line["severity"] == "INFO"
+        assert line["severity"] == ("NOTICE" if "the training split has" in line["message"] else "INFO")
     messages = [line["message"] for line in lines]
+    assert sum(message.startswith("warning: the training split has") for message in messages) == (command == "train")
     assert (messages[0], messages[-1]) == ("loading TensorFlow", "writing the report's page")
 
 
@@ -464,7 +487,8 @@ def test_the_figures_of_a_line_are_its_fields(workdir, processes):
     assert len(told) == len(reports)
     for line, report in zip(told, reports, strict=True):
         assert line.items() >= report.items()
-        assert f"train_step {report['train_step']}: train loss {report['loss']:.3f}" in line["message"]
+        nats = report["pitch_nll"] + report["step_nll"] + report["duration_nll"]
+        assert f"train_step {report['train_step']}: training {nats:.3f}" in line["message"]
         assert line["planned"] == STEPS
         assert line["seconds_left"] is None or line["seconds_left"] >= 0
 
@@ -528,7 +552,6 @@ def test_the_report_plays_the_same_samples_where_there_are_none(workdir, process
 def test_a_report_of_what_was_not_trained_is_refused_in_a_line(processes, places):
     here, _ = processes
     assert_refused(run("trainer.report", f"--workdir={here / 'tutorial'}"), "tutorial", "nothing was trained in it yet")
-    assert_refused(run("trainer.report", f"--workdir={places['none']}"), "none", "is no workdir")
     other = run("trainer.report", f"--workdir={here / 'w'}", f"--data={places['long']}")
     assert_refused(other, "--data=", "is not the dataset")
 

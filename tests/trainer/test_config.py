@@ -12,7 +12,7 @@ from trainer.presets import parse_config, read_config
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
-# A value other than the default of `base` for every field; each lies in its range.
+# A value other than the default of `base` for every field; each is in its range.
 OTHER = {
     "preset": "tutorial",
     "model": "regression",

@@ -15,10 +15,10 @@ import tensorflow as tf
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from sostenuto import storage
 from sostenuto.errors import UserError
 from tests.factories import random_arrays, read_files, tiny_model
 from tests.processes import REPOSITORY
-from trainer import export
 from trainer.checkpoints.manager import CheckpointManager, model_variables
 from trainer.config import Config
 from trainer.data.note_table import NoteTable
@@ -26,7 +26,7 @@ from trainer.data.note_tensors import NoteTensors
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
 from trainer.model import time_distribution
-from trainer.model.density_heads import UNIFORMS_PER_NOTE
+from trainer.model.heads import UNIFORMS_PER_NOTE
 from trainer.model.next_note import build_model, start_note
 from trainer.model.time_bins import BIN_STARTS
 from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME
@@ -221,7 +221,7 @@ def test_the_example_of_the_docs_plays_from_silence(elsewhere, models):
         assert line == [onset_us, *(int(field[0]) for field in (note.pitch, note.duration_us, note.velocity))]
 
 
-def test_the_program_with_a_primer_goes_on_after_it(elsewhere):
+def test_the_program_with_a_primer_continues_it(elsewhere):
     _, printed = elsewhere
     printed = printed.partition("end of density\n")[2].partition("end of last")[0]
     lines = [[int(number) for number in line.split()] for line in printed.splitlines()]
@@ -353,14 +353,14 @@ def test_an_export_takes_the_place_of_an_older_one(exported):
 @pytest.mark.parametrize("function", ["sync", "rename"])
 def test_an_interrupted_export_leaves_the_older_one_whole(exported, monkeypatch, function):
     older = read_files(exported)
-    original = getattr(export.storage, function)
+    original = getattr(storage, function)
 
     def interrupt(path, *target):
         if "export.json" in str(path):  # The directory's own rename is meant, when the older one is out of its way.
             return original(path, *target)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export.storage, function, interrupt)
+    monkeypatch.setattr(storage, function, interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_model(str(exported))
     assert read_files(exported) == older

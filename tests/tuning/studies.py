@@ -7,7 +7,7 @@ from typing import Any
 from trainer.presets import preset
 from tuning.scheduler import Scheduler
 from tuning.space_file import create_space
-from tuning.trial import Assignment, AttemptResult, Done, Outcome, Proposal, Score, StudyConfig, Trial
+from tuning.trial import Assignment, AttemptResult, Done, Outcome, Score, StudyConfig, Trial, TrialStatus
 
 BASE = preset("base")
 SPACE = create_space(BASE)
@@ -59,9 +59,10 @@ class CountingOracle:
     def __init__(self, max_trials: int) -> None:
         self._max_trials = max_trials
 
-    def propose(self, trial_id: str, trials: list[Trial]) -> Proposal | None:
+    def propose(self, trial_id: str, trials: list[Trial]) -> Trial | None:
         values = {"units": 64 + len(trials), "step_weight": 1.0}
-        return Proposal(values, 1.0, None) if len(trials) < self._max_trials else None
+        trial = Trial(trial_id, TrialStatus.QUEUED, values, 1.0, f"trials/{trial_id}")
+        return trial if len(trials) < self._max_trials else None
 
     def can_propose(self, trial_id: str, trials: list[Trial]) -> bool:
         return self.propose(trial_id, trials) is not None

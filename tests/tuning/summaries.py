@@ -33,8 +33,11 @@ def rung(number: int, share: float, score: float, parent: str | None = None, **c
     return trial(number, score=score, share=share, parent=parent, scores=scores, **changes)
 
 
-def summarize(*trials: Trial, start: Config = START, tuner: str = "random", **space: Any) -> StudySummary:
-    return StudySummary(trials, create_space(start, **space), StudyConfig(tuner, 12, 900, seed=3, data="ab" * 32))
+def summarize(
+    *trials: Trial, start: Config = START, tuner: str = "random", workdir: str = "/my studies/first", **space: Any
+) -> StudySummary:
+    config = StudyConfig(tuner, 12, 900, seed=3, data="ab" * 32)
+    return StudySummary(trials, create_space(start, **space), config, workdir, "/data/maestro")
 
 
 def searched(count: int = 12) -> StudySummary:
@@ -64,7 +67,7 @@ def hyperband() -> StudySummary:
 
 
 STUDIES = {
-    "nothing begun": summarize(),
+    "not started": summarize(),
     "one runs": summarize(trial(0, "running")),
     "one runs and has a score": summarize(trial(0, "running", score=9.0)),
     "one": summarize(trial(0, score=8.0)),

@@ -35,8 +35,9 @@ def test_trials_json_says_what_each_trial_was_and_came_to() -> None:
     assert document["dataset"] == "ab" * 32
     second = document["trials"][1]
     assert second["values"]["units"] == 384
-    assert second["changed"] == {"units": 384}
-    assert document["start"]["layers"] == 3
+    assert document["trials"][0]["changed"] == {"layers": 3}
+    assert second["changed"] == {"units": 384, "layers": 3}
+    assert document["start"]["layers"] == START.layers == 2
     assert second["scores"][0] == {"train_step": 300, "share": 1 / 3, "score": 8.5}
     assert {name: second[name] for name in ("state", "score", "train_step", "seconds", "attempts", "worker")} == {
         "state": "completed", "score": 7.5, "train_step": 900, "seconds": 12.5, "attempts": 2, "worker": "tuner1",
@@ -48,9 +49,10 @@ def test_trials_json_says_what_each_trial_was_and_came_to() -> None:
 def test_the_best_config_is_the_best_trials_at_the_length_of_the_start(length: dict[str, Any], tmp_path: Path) -> None:
     start = START.replace(**length, patience=4, evaluate_every=77)
     study = summarize(
-        trial(0, score=8.0), trial(1, score=7.5, values={"units": 384, "seq_length": 64}), start=start, fix=["layers=3"]
-    )
-    artifacts.write(study, os.fspath(tmp_path))
+        trial(0, score=8.0), trial(1, score=7.5, values={"units": 384, "seq_length": 64}),
+        start=start, fix=["layers=3"], workdir=os.fspath(tmp_path),
+    )  # fmt: skip
+    artifacts.write(study)
     config = read_config(tmp_path / "best_config.json")
     # As many notes: windows half as long, twice as many train_steps.
     length = {name: 2 * value if name == "steps" else value for name, value in length.items()}
@@ -59,18 +61,18 @@ def test_the_best_config_is_the_best_trials_at_the_length_of_the_start(length: d
 
 
 def test_without_a_best_trial_there_is_no_best_config(tmp_path: Path) -> None:
-    artifacts.write(STUDIES["all failed"], os.fspath(tmp_path))
+    artifacts.write(dataclasses.replace(STUDIES["all failed"], workdir=os.fspath(tmp_path)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "summaries", "trials.json"]
     assert json.loads((tmp_path / "trials.json").read_text())["best"] is None
 
 
 def test_writing_again_leaves_the_same_files_and_removing_none(tmp_path: Path) -> None:
-    study = searched()
     directory = os.fspath(tmp_path)
-    artifacts.write(dataclasses.replace(study, trials=study.trials[:3]), directory)
+    study = dataclasses.replace(searched(), workdir=directory)
+    artifacts.write(dataclasses.replace(study, trials=study.trials[:3]))
     files = {path: path.read_bytes() for path in tmp_path.rglob("events.*")}
     assert len(files) == 4
-    artifacts.write(study, directory)
+    artifacts.write(study)
     assert {path: path.read_bytes() for path in files} == files
     assert len(list(tmp_path.rglob("events.*"))) == 13
     assert not list(tmp_path.rglob("*.tmp-*"))
@@ -101,9 +103,10 @@ def hparams(event: Any) -> Any:
 
 def test_tensorboard_gets_the_space_and_each_trial_that_ended(tmp_path: Path) -> None:
     study = summarize(
-        trial(0, score=8.0), trial(1, "failed", reason="no", values={"units": 512}), trial(2, "running", score=9.0)
-    )
-    artifacts.write(study, os.fspath(tmp_path))
+        trial(0, score=8.0), trial(1, "failed", reason="no", values={"units": 512}), trial(2, "running", score=9.0),
+        workdir=os.fspath(tmp_path),
+    )  # fmt: skip
+    artifacts.write(study)
     summaries = tmp_path / "summaries"
     assert sorted(path.name for path in summaries.iterdir() if path.is_dir()) == ["0000", "0001"]
     (experiment,) = events(summaries / "events.out.tfevents.study")[1:]
@@ -123,10 +126,10 @@ def test_tensorboard_gets_the_space_and_each_trial_that_ended(tmp_path: Path) ->
 
 def test_a_chief_that_writes_results_never_loads_tensorflow(tmp_path: Path) -> None:
     program = f"""
-import sys
+import dataclasses, sys
 from tests.tuning.summaries import searched
 from tuning import artifacts
-artifacts.write(searched(), {os.fspath(tmp_path)!r})
+artifacts.write(dataclasses.replace(searched(), workdir={os.fspath(tmp_path)!r}))
 print("tensorflow" in sys.modules, "keras_tuner" in sys.modules)
 """
     process = run_python("-c", program)

@@ -53,7 +53,7 @@ def ended(dataset, tmp_path_factory):
     return search
 
 
-def test_ctrl_c_leaves_a_study_that_goes_on_where_it_was(ended, dataset, tmp_path):
+def test_ctrl_c_leaves_a_study_that_resumes_where_it_was(ended, dataset, tmp_path):
     assert [trial["state"] for trial in ended.broken_off["trials"]] == ["completed", "queued"]
     assert "Traceback" not in "\n".join(ended.said())
     assert any("run the same command to resume" in line for line in ended.said())
@@ -148,11 +148,11 @@ def test_bad_input_is_a_line(dataset, tmp_path, flags, expected):
 def test_a_chief_that_cannot_be_reached_is_looked_for_and_not_for_ever(dataset, tmp_path):
     address = free_address()
     search = Search(dataset, tmp_path / "search")
-    begun = time.monotonic()
+    start = time.monotonic()
     status = search.ends(
         "--role=worker", "--worker_id=tuner0", f"--chief_address={address}", "--chief_patience=2", "--overwrite"
     )
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - start < 60
     assert status == 2
     _, waiting, refused = search.said()  # first, that TensorFlow is loaded
     assert waiting == f"waiting for the chief at {address}"
@@ -164,6 +164,6 @@ def test_a_chief_that_cannot_be_reached_is_looked_for_and_not_for_ever(dataset, 
 def test_help_is_quick_and_shows_the_space():
     process = run_python("-m", "tuning", "--help")
     assert process.returncode == 0
-    for text in ("--max_trials", "retrain_best", "duration_weight", "times the pitch loss's"):
+    for text in ("--max_trials", "`sostenuto preprocess`", "retrain_best", "duration_weight", "times the pitch loss's"):
         assert text in process.stdout
     assert min(seconds_of_processor("--help") for _ in range(2)) < 1

@@ -183,12 +183,12 @@ def test_hyperband_begins_as_many_configs_as_asked_for_and_trains_one_to_the_end
 
 @pytest.mark.parametrize("failing", [6, 7, 8])
 def test_hyperband_promotes_past_failures_and_no_failure(failing):
-    begun = []
+    proposed = []
 
     def fails(values):
-        if values not in begun:
-            begun.append(values)
-        return begun.index(values) < failing
+        if values not in proposed:
+            proposed.append(values)
+        return proposed.index(values) < failing
 
     records = search(Oracle(create_space(BASE), study_config("hyperband", 9)), fails=fails)
     first, second, third = rungs(records).values()
@@ -202,18 +202,18 @@ def test_hyperband_ends_where_all_trials_fail():
     assert [record.status for record in records] == ["failed"] * 11
 
 
-def test_hyperband_goes_on_where_more_trials_are_asked_for():
+def test_hyperband_continues_when_more_trials_are_asked_for():
     space = create_space(BASE)
     oracle = Oracle(space, study_config("hyperband", 5))
     records = search(oracle)
     more = Oracle(space, study_config("hyperband", 12), oracle.state())
-    begun = list(records)
-    while (proposal := more.propose(f"{len(begun):04d}", begun)) is not None:
-        begun.append(
+    proposed = list(records)
+    while (proposal := more.propose(f"{len(proposed):04d}", proposed)) is not None:
+        proposed.append(
             Trial(
-                f"{len(begun):04d}", TrialStatus.COMPLETED, proposal.values, proposal.share, "", proposal.parent,
+                f"{len(proposed):04d}", TrialStatus.COMPLETED, proposal.values, proposal.share, "", proposal.parent,
                 score=8 + distance(proposal.values),
             )
         )  # fmt: skip
-    assert sum(record.parent is None for record in begun) == 12
-    assert begun[: len(records)] == records
+    assert sum(record.parent is None for record in proposed) == 12
+    assert proposed[: len(records)] == records

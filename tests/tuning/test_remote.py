@@ -9,7 +9,7 @@ import pytest
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from tests.trainer.workdir.test_remote import _devices_as_they_are, put_directory  # noqa: F401
+from tests.trainer.workdir.test_remote import put_directory
 from tests.tuning.test_worker import SPACE, Trials
 from tuning import artifacts
 from tuning.roles import ALONE_ID, Role
@@ -26,7 +26,7 @@ def opened(config=CONFIG, **options) -> Study:
     return Study(W, SPACE, config, **options)
 
 
-def test_a_study_in_a_bucket_goes_on_where_it_was(gcs):
+def test_a_study_in_a_bucket_resumes_where_it_was(gcs):
     with opened() as study:
         first = study.next_trial("tuner0")
         assert isinstance(first, Assignment)
@@ -45,7 +45,7 @@ def test_many_workers_at_once_share_the_writes_of_a_bucket_that_takes_one_a_seco
     with opened(StudyConfig("random", 40, 12)) as study:
         writes = []
         gcs.before = lambda method, path: writes.append(time.monotonic()) if method == "POST" else None
-        begun = time.monotonic()
+        start = time.monotonic()
         answers = {}
 
         def ask(number: int) -> None:
@@ -60,7 +60,7 @@ def test_many_workers_at_once_share_the_writes_of_a_bucket_that_takes_one_a_seco
         for thread in threads:
             thread.join()
         assert len({answer.trial for answer in answers.values()}) == 20
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - start < 15
         assert all(later - earlier > 0.9 for earlier, later in itertools.pairwise(writes))
 
 
@@ -85,7 +85,7 @@ def test_overwrite_removes_the_study_and_its_trials_and_nothing_else(gcs):
     assert gcs.names(f"{W}/") == ["letter.txt", "study.json"]
 
 
-def test_a_search_goes_on_with_the_trial_that_lies_in_the_bucket(gcs, dataset):
+def test_a_search_continues_the_trial_in_the_bucket(gcs, dataset):
     put_directory(gcs, dataset, "gs://bucket/data")
     manifest = Manifest.load("gs://bucket/data")
     with opened() as study:

@@ -40,7 +40,8 @@ def test_a_fixed_field_is_the_same_in_every_trial():
     assert "units" not in searched(space)
     config = space.trial_config({"seq_length": 64}, 100)
     assert (config.units, config.weight_decay, config.deterministic, config.seq_length) == (64, 1e-3, False, 64)
-    assert space.base_config == BASE.replace(units=64, weight_decay=1e-3, deterministic=False)
+    assert space.start == BASE.replace(units=64, weight_decay=1e-3, deterministic=False)
+    assert space.base_config == BASE
 
 
 def test_a_file_fixes_narrows_and_adds(tmp_path):

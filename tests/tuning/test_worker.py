@@ -14,7 +14,6 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError
 from tests.trainer.runs import metrics
-from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.engine.early_stopping import BestMetric
 from trainer.engine.schedule import Event
@@ -24,7 +23,7 @@ from trainer.workdir import layout
 from trainer.workdir.formats import RunResult, StopReason
 from tuning.space_file import create_space
 from tuning.study import Study
-from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, Wait
+from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, Wait, best_trial
 from tuning.worker import Worker
 
 TRAIN_STEPS = 20
@@ -35,12 +34,6 @@ START = preset("base").replace(
 SPACE = create_space(START, fix=["units=8", "seq_length=16"])
 CONFIG = StudyConfig("random", 6, TRAIN_STEPS, worker_timeout=20.0)
 VALUES = {"step_weight": 1.0, "duration_weight": 1.0}
-
-
-@pytest.fixture(autouse=True)
-def _devices_as_they_are(monkeypatch):
-    """A process sets up its devices once, and other tests may have done so."""
-    monkeypatch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
 
 
 def trial(name="0000", *, attempt=1, directory=None, values=VALUES, share=1.0, beat_seconds=5.0) -> Assignment:
@@ -181,7 +174,7 @@ def test_a_study_outlives_three_failing_trials_in_a_row(dataset, tmp_path, train
         assert study.is_done
         assert [record.status for record in study.trials()] == ["completed", *["failed"] * 3, "completed", "completed"]
         assert {record.reason for record in study.trials()[1:4]} == {"RuntimeError: out of luck"}
-        best = study.best()
+        best = best_trial(study.trials())
     assert not left
     assert best is not None
     assert best.id == "0004"
@@ -309,17 +302,15 @@ def test_a_trial_that_another_process_never_leaves_fails(dataset, tmp_path, trai
 def untouched(dataset, tmp_path_factory):
     """The workdir of a trial that was left in peace."""
     directory = tmp_path_factory.mktemp("untouched")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
-        source = Trials(trial())
-        assert do(source, dataset, directory) == 0
+    source = Trials(trial())
+    assert do(source, dataset, directory) == 0
     assert [train_step for _, train_step, _ in source.reports] == [4, 8, 12, 16, 20]
     assert source.results[0].score == min(score for _, _, score in source.reports)
     return directory / "trials" / "0000"
 
 
 @pytest.mark.usefixtures("_as_a_command")
-def test_a_trial_that_is_broken_off_goes_on_and_ends_like_one_that_never_was(dataset, tmp_path, untouched):
+def test_an_interrupted_trial_resumes_and_ends_like_an_uninterrupted_one(dataset, tmp_path, untouched):
     directory = tmp_path / "trials" / "0000"
 
     def newest_checkpoint() -> int:
@@ -330,7 +321,7 @@ def test_a_trial_that_is_broken_off_goes_on_and_ends_like_one_that_never_was(dat
     assert do(rung, dataset, tmp_path) == 0
     assert [train_step for _, train_step, _ in rung.reports] == [4, 7]
     assert newest_checkpoint() == 7
-    # A worker that is told to end leaves its trial to the next one.
+    # A worker that is terminated leaves its trial to the next one.
     told = Trials(trial("0001", directory="trials/0000"), trial("0002"), report=lambda *_: send(signal.SIGTERM))
     assert do(told, dataset, tmp_path) == 128 + signal.SIGTERM
     assert [train_step for _, train_step, _ in told.reports] == [8]
@@ -356,7 +347,7 @@ def live_models() -> int:
     return sum(isinstance(one, NextNoteModel) for one in gc.get_objects())
 
 
-def test_trials_that_are_told_to_stop_leave_nothing_behind(dataset, tmp_path, request):
+def test_trials_that_are_stopped_leave_nothing_behind(dataset, tmp_path, request):
     """And the dataset is read once a worker, so that it may be gone by the second trial."""
     data = tmp_path / "data"
     shutil.copytree(dataset, data)

@@ -1,5 +1,6 @@
 """Music that the model plays during training and at its end."""
 
+import functools
 import os
 import tempfile
 
@@ -26,31 +27,21 @@ _SOUND_SECONDS = 10  # of the first sample; TensorBoard keeps sound uncompressed
 
 
 class AudioSamples(Callback):
-    """Plays for TensorBoard during training, and writes the workdir's samples at its end.
-
-    Args:
-        tensorboard: the writer of summaries.
-        count: number of samples, above 0.
-    """
+    """Renders `count` samples, above 0, for TensorBoard during training and for the workdir at its end."""
 
     play_seconds = 3.0
 
     def __init__(self, tensorboard: TensorBoardWriter, count: int) -> None:
         self._tensorboard, self._count = tensorboard, count
-        self._sampler: NoteSampler | None = None
 
     def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
-        """Plays, unless a signal arrived."""
+        """Renders samples for TensorBoard, unless a signal arrived."""
         if Event.PLAY in events and not self.run.shutdown.received:
-            with self.run.setup.state.scored_weights(), phase("playing for TensorBoard"):
+            with self.run.setup.state.scored_weights(), phase("rendering samples for TensorBoard"):
                 self._play(train_step)
 
     def on_finish(self, result: RunResult) -> None:
-        """Writes the samples of the best weights, continuations of the validation split.
-
-        Raises:
-            ShutdownRequested: a signal arrived.
-        """
+        """Writes continuations of the validation split by the best weights; raises ShutdownRequested on a signal."""
         model, directory = self.run.setup.state.model, self.run.workdir.directory
         with self.run.shutdown.cancellable():
             best = CheckpointManager(os.path.join(directory, BEST_NAME), max_to_keep=1).latest()
@@ -60,7 +51,7 @@ class AudioSamples(Callback):
             if not primers and model.config.positions == "last":
                 return  # Such a model cannot start from silence.
             samples.write_samples(
-                self._get_sampler(), primers, directory, train_step=best.train_step, sustain=self._sustain,
+                self._sampler, primers, directory, train_step=best.train_step, sustain=self._sustain,
                 count=self._count, quiet=False,
             )  # fmt: skip
 
@@ -68,13 +59,13 @@ class AudioSamples(Callback):
     def _sustain(self) -> str:
         return self.run.setup.manifest.options.get("sustain", "ignore")
 
-    def _get_sampler(self) -> NoteSampler:
-        self._sampler = self._sampler or NoteSampler(self.run.setup.state.model)
-        return self._sampler
+    @functools.cached_property
+    def _sampler(self) -> NoteSampler:
+        return NoteSampler(self.run.setup.state.model)
 
     def _play(self, train_step: int) -> None:
         """Shows samples in TensorBoard: a piano roll, its sound, and their distributions over the corpus'."""
-        played = self._get_sampler().sample(
+        played = self._sampler.sample(
             Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=self._count, temperature=1.0, seed=train_step
         )
         notes = played.notes[0]

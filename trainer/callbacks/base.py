@@ -13,39 +13,23 @@ from trainer.workdir.remote import LocalWorkdir
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-    """Parts of a run that its callbacks use.
-
-    Attributes:
-        setup: config, dataset and model.
-        workdir: the opened workdir.
-        train_step: train_steps done at the start.
-        reported_step: the last train_step whose report is kept; a resumed run repeats later ones.
-        schedule: the run's length.
-        best: the best score so far.
-        shutdown: the signals that arrived.
-        seconds_left: returns the seconds until the end of the run, or None if unknown.
-    """
+    """Parts of a run that its callbacks use."""
 
     setup: RunSetup
     workdir: LocalWorkdir
-    train_step: int
-    reported_step: int
+    train_step: int  # train_steps done at the start
+    reported_step: int  # the last train_step whose report is kept; a resumed run repeats later ones
     schedule: Schedule
     best: BestMetric
     shutdown: GracefulShutdown
-    seconds_left: Callable[[], float | None]
+    seconds_left: Callable[[], float | None]  # until the end of the run; None if unknown
 
 
 class Callback:
-    """Actions of a run besides training. The chief alone calls them, in the order in which they are given.
+    """Actions of a run besides training. The chief alone calls them, in the order in which they are given."""
 
-    Attributes:
-        play_seconds: estimated seconds of the work at `Event.PLAY`.
-        run: the run, from `on_start` on.
-    """
-
-    play_seconds = 0.0
-    run: RunContext
+    play_seconds = 0.0  # estimate of the work at `Event.PLAY`
+    run: RunContext  # from `on_start` on
 
     def on_start(self, run: RunContext) -> None:
         """Runs before the first train_step."""
@@ -68,3 +52,15 @@ class Callback:
 
     def close(self) -> None:
         """Runs at the end of the process's part of a run, also after an error."""
+
+
+class ScoreCallback(Callback):
+    """Calls a function with the train_step and the best score so far after each score."""
+
+    def __init__(self, function: Callable[[int, float], None]) -> None:
+        self._function = function
+
+    def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
+        """Calls the function, unless no score was finite yet."""
+        if Event.EVALUATE in events and self.run.best.best is not None:
+            self._function(train_step, self.run.best.best)

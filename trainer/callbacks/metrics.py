@@ -27,11 +27,7 @@ class MetricsWriter(Callback):
             storage.write_bytes_atomic(self._path, kept.encode())
 
     def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
-        """Appends a report.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
+        """Appends a report; raises UserError if the file cannot be written."""
         if metrics is None:
             return
         try:

@@ -16,8 +16,7 @@ class Profiler(Callback):
     """Writes a trace of the process's train_steps 11 to 20, once compilation is over."""
 
     def __init__(self, tensorboard: TensorBoardWriter) -> None:
-        self._tensorboard = tensorboard
-        self._is_tracing = False
+        self._tensorboard, self._is_tracing = tensorboard, False
 
     def on_start(self, run: RunContext) -> None:
         """Chooses the train_steps."""

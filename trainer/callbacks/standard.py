@@ -3,10 +3,31 @@
 from trainer.callbacks.audio_samples import AudioSamples
 from trainer.callbacks.base import Callback
 from trainer.callbacks.console import Console
-from trainer.callbacks.finish import Exporter, PageWriter
 from trainer.callbacks.metrics import MetricsWriter
 from trainer.callbacks.profiler import Profiler
 from trainer.callbacks.tensorboard import TensorBoardWriter
+from trainer.engine.phase import phase
+from trainer.export import export_model
+from trainer.reporting import page
+from trainer.workdir.formats import RunResult
+
+
+class Exporter(Callback):
+    """Exports the best weights at the end."""
+
+    def on_finish(self, result: RunResult) -> None:
+        """Writes export/; raises ShutdownRequested if a signal arrived."""
+        with self.run.shutdown.cancellable(), phase("exporting the best weights"):
+            export_model(self.run.workdir.directory)
+
+
+class PageWriter(Callback):
+    """Writes the report's page at the end."""
+
+    def on_finish(self, result: RunResult) -> None:
+        """Writes report.html; raises ShutdownRequested if a signal arrived."""
+        with self.run.shutdown.cancellable(), phase("writing the report's page"):
+            page.write(self.run.workdir.directory, named=self.run.workdir.name, result=result)
 
 
 def report_writers() -> list[Callback]:
@@ -15,16 +36,8 @@ def report_writers() -> list[Callback]:
 
 
 def command_callbacks(*, num_samples: int, profile: bool) -> list[Callback]:
-    """Returns the callbacks of the command.
-
-    Args:
-        num_samples: samples to play at the end and for TensorBoard; 0 plays none.
-        profile: writes a trace for TensorBoard.
-    """
+    """Returns the callbacks of the command; `num_samples` 0 renders none, `profile` writes a trace."""
     tensorboard = TensorBoardWriter()
-    callbacks: list[Callback] = [MetricsWriter(), tensorboard, Console(), Exporter()]
-    if num_samples:
-        callbacks.append(AudioSamples(tensorboard, num_samples))
-    if profile:
-        callbacks.append(Profiler(tensorboard))
-    return [*callbacks, PageWriter()]
+    samples = [AudioSamples(tensorboard, num_samples)] if num_samples else []
+    profilers = [Profiler(tensorboard)] if profile else []
+    return [MetricsWriter(), tensorboard, Console(), Exporter(), *samples, *profilers, PageWriter()]

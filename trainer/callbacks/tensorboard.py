@@ -17,12 +17,7 @@ _MAIN_HYPERPARAMETERS = ("preset", "seq_length", "units", "layers", "dropout", "
 
 
 class TensorBoardWriter(Callback):
-    """Writes scalars and hyperparameters. A resumed run removes the summaries that it repeats.
-
-    Attributes:
-        directory: the directory that TensorBoard reads.
-        writer: the writer of the training's summaries.
-    """
+    """Writes scalars and hyperparameters. A resumed run removes the summaries that it repeats."""
 
     def on_start(self, run: RunContext) -> None:
         """Removes the summaries that the run repeats, and opens the writers."""
@@ -41,7 +36,7 @@ class TensorBoardWriter(Callback):
         """Writes a report's scalars."""
         if metrics is None:
             return
-        for writer, scalars in zip((self.writer, self._validation_writer), _split(metrics.to_json()), strict=True):
+        for writer, scalars in zip((self.writer, self._validation_writer), _split(metrics), strict=True):
             with writer.as_default():
                 for name, value in scalars.items():
                     tf.summary.scalar(name, value, step=train_step)
@@ -57,23 +52,17 @@ class TensorBoardWriter(Callback):
         self._validation_writer.close()
 
     def _write_hyperparameters(self) -> None:
-        """Writes a row of TensorBoard's table: the main hyperparameters, and those that differ from the preset's.
-
-        The metrics of a row are the scalars of the same directory, here the validation scores. The table's columns are
-        not written, because TensorBoard would take those of one run for all runs.
-        """
+        """Writes a row of TensorBoard's table: the main hyperparameters, and those that differ from the preset's."""
         from tensorboard.plugins.hparams import api
 
         config = dataclasses.asdict(self.run.setup.config)
         defaults = dataclasses.asdict(preset(self.run.setup.config.preset))
+        changed = {name for name, value in config.items() if value != defaults[name]}
+        shown = {name: value for name, value in config.items() if name in changed.union(_MAIN_HYPERPARAMETERS)}
+        # The metrics of a row are the scalars of the same directory. The table's columns are not written, because
+        # TensorBoard would take those of one run for all runs.
         with self._validation_writer.as_default():
-            api.hparams(
-                {
-                    name: value
-                    for name, value in config.items()
-                    if name in _MAIN_HYPERPARAMETERS or value != defaults[name]
-                }
-            )
+            api.hparams(shown)
 
 
 def _truncate(path: str, train_step: int) -> None:
@@ -94,14 +83,9 @@ def _truncate(path: str, train_step: int) -> None:
             write_records(file, kept)
 
 
-def _split(metrics: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """Splits a report into scalars of training and of validation, under the same names if both have a value.
-
-    `nats` of training is the sum of the losses that make up `nats` of validation, if the model has densities.
-    """
-    training = {name: value for name, value in metrics.items() if not name.startswith("val_") and name != "train_step"}
-    validation = {name.removeprefix("val_"): value for name, value in metrics.items() if name.startswith("val_")}
-    losses = [metrics[name] for name in ("pitch_nll", "step_nll", "duration_nll") if name in metrics]
-    if len(losses) == 3:
-        training["nats"] = sum(losses)
-    return training, validation
+def _split(metrics: MetricsRecord) -> tuple[dict[str, float], dict[str, float]]:
+    """Splits a report into scalars of training and of validation, under the same names if both have a value."""
+    values = metrics.to_json()
+    training = {name: value for name, value in values.items() if not name.startswith("val_") and name != "train_step"}
+    validation = {name.removeprefix("val_"): value for name, value in values.items() if name.startswith("val_")}
+    return training if metrics.nats is None else {**training, "nats": metrics.nats}, validation

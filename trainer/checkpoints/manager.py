@@ -1,7 +1,6 @@
-"""Atomic checkpoints.
+"""Atomic checkpoints: directories named by their train_step.
 
-A checkpoint is a directory named by its train_step. It is written under another name, checksummed, and renamed when
-complete. A reader verifies the checksums and skips a corrupt checkpoint.
+Each is written under another name, checksummed, and renamed when complete. A reader skips a corrupt one.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -18,6 +17,7 @@ import tensorflow as tf
 
 from sostenuto import storage
 from sostenuto.errors import FileError, UserError, mismatches
+from sostenuto.text import counted
 from trainer.config import Config
 
 logger = logging.getLogger(__name__)
@@ -31,41 +31,23 @@ Variables = Mapping[str, Sequence[tf.Variable]]
 
 
 class Checkpoint(NamedTuple):
-    """A valid checkpoint.
-
-    Attributes:
-        path: its directory.
-        train_step: train_steps done when it was written.
-        extra: the JSON values stored with the variables.
-    """
+    """A valid checkpoint."""
 
     path: str
     train_step: int
-    extra: dict[str, Any]
+    extra: dict[str, Any]  # the JSON values stored with the variables
 
 
 class CheckpointManager:
-    """Checkpoints of one directory.
-
-    Args:
-        directory: where they are, created by the first save.
-        max_to_keep: number of checkpoints to keep; each save deletes older ones.
-    """
+    """Checkpoints of one directory; each save deletes all but `max_to_keep` of them."""
 
     def __init__(self, directory: str, *, max_to_keep: int) -> None:
-        self._directory = directory
-        self._max_to_keep = max_to_keep
+        self._directory, self._max_to_keep = directory, max_to_keep
 
     def save(self, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, in place of one of the same train_step.
+        """Writes a checkpoint with some JSON values, in place of one of the same train_step.
 
-        Args:
-            train_step: train_steps done.
-            variables: groups of variables; `restore` names the same groups.
-            extra: JSON values to store with them.
-
-        Raises:
-            FileError: it cannot be written; earlier checkpoints are unchanged.
+        Raises FileError if it cannot be written; earlier checkpoints are unchanged.
         """
         try:
             self._write(train_step, variables, extra)
@@ -75,26 +57,19 @@ class CheckpointManager:
     def latest(self) -> Checkpoint | None:
         """Returns the newest valid checkpoint, or None; logs a warning for each newer, corrupt one."""
         for path in self._paths():
-            checkpoint = _read(path)
-            if checkpoint is not None:
+            if checkpoint := read_checkpoint(path):
                 return checkpoint
             logger.warning(f"checkpoint {path} is corrupt; skipping it")
         return None
 
     def load(self, train_step: int) -> Checkpoint:
-        """Returns the checkpoint of a train_step.
-
-        Raises:
-            UserError: it is missing or corrupt.
-        """
-        path = self._path(train_step)
-        checkpoint = _read(path)
-        if checkpoint is None:
-            raise UserError(
-                f"{path}: the chief's checkpoint cannot be read on this host. Use the same workdir on every host, on a "
-                "shared file system or in a bucket"
-            )
-        return checkpoint
+        """Returns the checkpoint of a train_step; raises UserError if it is missing or corrupt."""
+        if checkpoint := read_checkpoint(path := self._path(train_step)):
+            return checkpoint
+        raise UserError(
+            f"{path}: the chief's checkpoint cannot be read on this host. Use the same workdir on every host, on a "
+            "shared file system or in a bucket"
+        )
 
     def _write(self, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
         os.makedirs(self._directory, exist_ok=True)
@@ -108,7 +83,7 @@ class CheckpointManager:
             files[name] = _checksum(os.path.join(unfinished, name))
             storage.sync(os.path.join(unfinished, name))
         manifest = {"train_step": train_step, "extra": dict(extra), "files": files}
-        manifest["sha256"] = _checksum_json(manifest)
+        manifest["sha256"] = checksum_json(manifest)
         # Not atomic, because the directory has a temporary name; and every failure is an OSError.
         with open(os.path.join(unfinished, MANIFEST), "w", encoding="utf-8") as file:
             file.write(json.dumps(manifest, indent=1))
@@ -125,21 +100,24 @@ class CheckpointManager:
 
     def _describe_failure(self, train_step: int, variables: Variables, error: OSError | tf.errors.OpError) -> str:
         """Returns the message for a failed save, with the space that it needs."""
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else op_error_reason(error)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        else:  # TensorFlow's message, without the temporary file's name
+            reason = error.message.rpartition("; ")[2].split(" [")[0]
         if os.path.isdir(self._directory):
             self._remove_unfinished()
         existing = self._directory
         while not os.path.exists(existing):
             existing = os.path.dirname(existing) or "."
         needed = sum(
-            variable.dtype.size * variable.shape.num_elements() for group in variables.values() for variable in group
+            tensor.dtype.size * tensor.shape.num_elements() for group in variables.values() for tensor in group
         )
         paths = self._paths()
         kept = f"the last checkpoint, {paths[0]}, is unchanged" if paths else "there is no earlier checkpoint"
         return (
             f"{self._directory}: the checkpoint of train_step {train_step} cannot be written ({reason}): it needs "
-            f"{_megabytes(needed)}, {_megabytes(shutil.disk_usage(existing).free)} are free; {kept}. Make room, then "
-            "repeat the command"
+            f"{needed / 1e6:,.1f} MB, {shutil.disk_usage(existing).free / 1e6:,.1f} MB are free; {kept}. Make room, "
+            "then repeat the command"
         )
 
     def _path(self, train_step: int) -> str:
@@ -163,32 +141,17 @@ def checkpoint_name(train_step: int) -> str:
     return f"{train_step:08d}"
 
 
-def steps_to_delete(train_steps: Iterable[int], newest: int, max_to_keep: int) -> set[int]:
-    """Returns the checkpoints to delete after a save: all but the new one and those next before it.
+def steps_to_delete(train_steps: Collection[int], newest: int, max_to_keep: int) -> set[int]:
+    """Returns the checkpoints to delete after a save: all but the new one, `newest`, and those next before it.
 
     Later checkpoints are corrupt, or belong to a killed run that was resumed from an earlier train_step.
-
-    Args:
-        train_steps: of all checkpoints.
-        newest: train_step of the new checkpoint.
-        max_to_keep: number of checkpoints to keep.
     """
-    train_steps = set(train_steps)
-    kept = sorted(train_step for train_step in train_steps if train_step <= newest)[-max_to_keep:]
-    return train_steps - set(kept)
-
-
-def is_valid(path: str) -> bool:
-    """Returns True if a directory is a checkpoint with correct checksums."""
-    return _read(path) is not None
+    earlier = sorted(train_step for train_step in train_steps if train_step <= newest)
+    return set(train_steps) - set(earlier[-max_to_keep:])
 
 
 def restore(checkpoint: Checkpoint, variables: Variables) -> None:
-    """Reads a checkpoint's variables into the given groups.
-
-    Raises:
-        UserError: the checkpoint was written by another architecture.
-    """
+    """Reads a checkpoint's variables into the given groups; raises UserError if another architecture wrote it."""
     path = os.path.join(checkpoint.path, _VARIABLES)
     reader = tf.train.load_checkpoint(path)
     shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
@@ -201,9 +164,10 @@ def restore(checkpoint: Checkpoint, variables: Variables) -> None:
             for index, variable in enumerate(group)
         }
         if saved != expected:
+            fitting = sum(saved.get(key) == value for key, value in expected.items())
             raise UserError(
-                f"{checkpoint.path}: not a checkpoint of this config: its {name} has {len(saved)} variables, and "
-                f"{sum(saved.get(key) == value for key, value in expected.items())} fit, expected {len(expected)}. "
+                f"{checkpoint.path}: not a checkpoint of this config: its {name} has "
+                f"{counted(len(saved), 'variable')}, of which {fitting} fit, expected {len(expected)}. "
                 "Restore the checkpoints of this workdir, or pass another --workdir"
             )
     tf.train.Checkpoint(**groups).read(path).assert_existing_objects_matched().expect_partial()
@@ -215,13 +179,8 @@ def model_variables(model: keras.Model) -> Variables:
 
 
 def check_config(checkpoint: Checkpoint, config: Config) -> None:
-    """Checks that a checkpoint has the same config, except for fields that may change on resume.
-
-    Raises:
-        UserError: the config differs; the message names the fields.
-    """
-    expected = config.fixed()
-    recorded = checkpoint.extra["config"]
+    """Raises UserError if a checkpoint has another config, except for fields that may change on resume."""
+    expected, recorded = config.fixed(), checkpoint.extra["config"]
     differences = mismatches({name: recorded[name] for name in expected if name in recorded}, expected)
     if differences:
         raise UserError(
@@ -230,17 +189,12 @@ def check_config(checkpoint: Checkpoint, config: Config) -> None:
         )
 
 
-def op_error_reason(error: tf.errors.OpError) -> str:
-    """Returns TensorFlow's reason for a failed write, without the temporary file's name."""
-    return error.message.rpartition("; ")[2].split(" [")[0]
-
-
-def _read(path: str) -> Checkpoint | None:
+def read_checkpoint(path: str) -> Checkpoint | None:
     """Returns the checkpoint of a directory, or None if it is missing or corrupt."""
     try:
         with open(os.path.join(path, MANIFEST), "rb") as file:
             manifest = json.load(file)
-        is_intact = manifest.pop("sha256") == _checksum_json(manifest) and all(
+        is_intact = manifest.pop("sha256") == checksum_json(manifest) and all(
             _checksum(os.path.join(path, name)) == checksum for name, checksum in manifest["files"].items()
         )
         checkpoint = Checkpoint(path, manifest["train_step"], manifest["extra"])
@@ -249,14 +203,11 @@ def _read(path: str) -> Checkpoint | None:
         return None
 
 
-def _checksum_json(value: Any) -> str:
+def checksum_json(value: Any) -> str:
+    """Returns the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"

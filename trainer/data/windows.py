@@ -1,4 +1,4 @@
-"""Training windows, drawn by a stateless shuffle: a resumed run gets the same batches from the train_step alone."""
+"""Training windows, drawn by a stateless shuffle and augmented: a batch depends on config and train_step alone."""
 
 import logging
 from typing import NamedTuple
@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.errors import UserError
+from sostenuto.music.notes import MAX_TIME_US
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.data import random
-from trainer.data.augment import augment
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 # A config beyond these limits is a mistake: it trains on padding, or many times on the same windows in a train_step.
 _MAX_LENGTHS_PER_WINDOW = 5  # of the longest performance
 _MAX_EPOCHS_PER_TRAIN_STEP = 10
+
+_LOWEST_KEY, _HIGHEST_KEY = 21, 108  # A0 and C8, the ends of a piano's keyboard
+_NUMBERS_PER_WINDOW = 4  # of augmentation
 
 
 class Batch(NamedTuple):
@@ -68,7 +72,8 @@ class WindowSampler:
         self.per_epoch = int(counts.sum())
         self.targets_per_epoch = int(lengths.sum()) if is_every else self.per_epoch
         self.longest = int(lengths.max(initial=0))
-        self._problem = f"--seq_length={config.seq_length}: the longest training performance has {self.longest:,} notes"
+        longest = counted(self.longest, "note")
+        self._problem = f"--seq_length={config.seq_length}: the longest training performance has {longest}"
         if not self.per_epoch:
             # A window of a last-position model has its target after it.
             remedy = f"Give at most {self.longest - 1}" if self.longest > 1 else "Add longer performances"
@@ -96,18 +101,18 @@ class WindowSampler:
             if config.batch_size <= limit:
                 flag, other = "accumulation_steps", config.batch_size
             raise UserError(
-                f"--{flag}={windows // other}: an epoch has {self.per_epoch:,} windows, got {windows:,} a train_step. "
-                f"Give at most {max(limit // other, 1)}"
+                f"--{flag}={windows // other}: an epoch has {counted(self.per_epoch, 'window')}, got {windows:,} a "
+                f"train_step. Give at most {max(limit // other, 1)}"
             )
         if config.seq_length > self.longest:
             logger.warning(f"{self._problem}, so part of each window is empty. Give {self.longest} to train faster")
 
     def batch(self, first_example: tf.Tensor, windows: int) -> Batch:
-        """Returns augmented windows, the first of which has an example index (int64 scalar, `trainer.data.random`)."""
+        """Returns augmented windows from an example index on, an int64 scalar (`trainer.data.random`)."""
         with tf.device("CPU:0"):
             location = self._locate(first_example + tf.range(windows, dtype=tf.int64))
             notes, is_note = self._gather(location)
-            notes = augment(self._config, notes, is_note, first_example)
+            notes = _augment(self._config, notes, is_note, first_example)
             inputs = notes.map(lambda field: field[:, :-1])
             mask = is_note[:, 1:]
             # Zero is a valid value of every field, so a masked loss is finite too.
@@ -160,3 +165,37 @@ class WindowSampler:
             for column, default in zip(self._columns, NoteTensors(START_PITCH, 0, 0, 0), strict=True)
         ]
         return NoteTensors(*notes), is_note
+
+
+def _augment(config: Config, notes: NoteTensors, is_note: tf.Tensor, first_example: tf.Tensor) -> NoteTensors:
+    """Transposes windows `[windows, notes]` within the keyboard and stretches time, each by its own amounts.
+
+    `is_note` is False for the start marker and padding; the first window has example index `first_example`, int64.
+    """
+    windows = tf.shape(notes.pitch)[0]
+    uniform = random.uniform_rows(config.seed, random.Purpose.AUGMENT, first_example, windows, _NUMBERS_PER_WINDOW)
+    if config.transpose:
+        notes = notes._replace(pitch=_transpose(notes.pitch, is_note, uniform[:, 0], config.transpose))
+    if config.stretch:
+        # A ratio and its inverse are equally likely.
+        factor = tf.exp(tf.cast(2 * uniform[:, 1:2] - 1, tf.float64) * np.log1p(config.stretch))
+        notes = notes._replace(
+            step_us=_stretch(notes.step_us, factor),
+            # A note must not become shorter than 1 us.
+            duration_us=tf.maximum(_stretch(notes.duration_us, factor), tf.minimum(notes.duration_us, 1)),
+        )
+    return notes
+
+
+def _transpose(pitch: tf.Tensor, is_note: tf.Tensor, uniform: tf.Tensor, semitones: int) -> tf.Tensor:
+    """Shifts each window by up to `semitones`, clipped so that no note leaves the keyboard."""
+    lowest = tf.reduce_min(tf.where(is_note, pitch, _HIGHEST_KEY), axis=1)
+    highest = tf.reduce_max(tf.where(is_note, pitch, _LOWEST_KEY), axis=1)
+    shift = tf.cast(uniform * (2 * semitones + 1), tf.int32) - semitones
+    shift = tf.clip_by_value(shift, tf.minimum(_LOWEST_KEY - lowest, 0), tf.maximum(_HIGHEST_KEY - highest, 0))
+    return tf.where(is_note, pitch + shift[:, tf.newaxis], pitch)
+
+
+def _stretch(times_us: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    # The limit keeps a stretched rest of half an hour within int32.
+    return tf.cast(tf.minimum(tf.round(tf.cast(times_us, tf.float64) * factor), MAX_TIME_US), tf.int32)

@@ -1,17 +1,4 @@
-"""The workers of a run, and this process's place among them.
-
-Every process of a run gets the same list of workers and its own index. The first source that is present counts:
-
-1. The flags `--workers=HOST:PORT,HOST:PORT,...` and `--worker_index=N`. Without `--worker_index`, the index is
-   JOB_COMPLETION_INDEX, else SLURM_PROCID. So all pods of a Kubernetes Indexed Job run the same command. For a Job
-   `train` of two completions behind a headless Service `train` (also the `subdomain` of its pods) the flag is
-   `--workers=train-0.train:2222,train-1.train:2222`. JOB_COMPLETION_INDEX alone is ignored, because an Indexed Job may
-   as well consist of many runs of one host each.
-2. TF_CONFIG, as TensorFlow documents it for workers and a chief.
-3. The variables of a Slurm job step. A batch script outside a step is one host, whatever SLURM_NTASKS contains.
-
-This module does not import TensorFlow, so a mistake is reported at once.
-"""
+"""The workers of a run, from --workers, TF_CONFIG or Slurm; without TensorFlow, so a mistake is reported at once."""
 
 import dataclasses
 import itertools
@@ -22,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 # First port of a node's tasks, below the ports (from 32768) that Linux gives to outgoing connections.
-SLURM_PORT = 12345
+_SLURM_PORT = 12345
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -33,15 +21,10 @@ _EXAMPLE = '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type":
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The workers of a run, as one of them sees them.
+    """The workers of a run, as one of them sees them."""
 
-    Attributes:
-        workers: "host:port" of each worker, in the same order in every process; the first is the chief.
-        index: index of this process.
-    """
-
-    workers: tuple[str, ...]
-    index: int
+    workers: tuple[str, ...]  # "host:port" of each, in the same order in every process; the first is the chief
+    index: int  # of this process
 
     @property
     def is_chief(self) -> bool:
@@ -55,18 +38,9 @@ class Cluster:
 
 
 def resolve(workers: str | None, worker_index: int | None, environment: Mapping[str, str]) -> Cluster | None:
-    """Finds the cluster of this process.
+    """Finds the cluster of this process from the flags --workers and --worker_index, else from the environment.
 
-    Args:
-        workers: the flag `--workers`, or None.
-        worker_index: the flag `--worker_index`, or None.
-        environment: the environment of the process.
-
-    Returns:
-        The cluster, or None for a single worker.
-
-    Raises:
-        UserError: the source that counts is incomplete, malformed or inconsistent.
+    Returns None for a single worker. Raises UserError if the first source that is present is incomplete or malformed.
     """
     if workers is not None:
         return _resolve_flags(workers, worker_index, environment)
@@ -77,14 +51,15 @@ def resolve(workers: str | None, worker_index: int | None, environment: Mapping[
         )
     if "TF_CONFIG" in environment:
         return _resolve_tf_config(environment["TF_CONFIG"])
-    if "SLURM_STEP_NUM_TASKS" in environment:
-        return _resolve_slurm(environment)
-    return None
+    # A batch script outside a job step is one host, even if SLURM_NTASKS is above 1. So is a pod with a
+    # JOB_COMPLETION_INDEX alone, because an Indexed Job may consist of many runs of one host each.
+    return _resolve_slurm(environment) if "SLURM_STEP_NUM_TASKS" in environment else None
 
 
 def _resolve_flags(workers: str, worker_index: int | None, environment: Mapping[str, str]) -> Cluster | None:
     addresses = workers.split(",")
     _check_addresses(addresses, source="--workers")
+    # From the environment, so that all pods of a Kubernetes Indexed Job run the same command.
     variable = next((name for name in ("JOB_COMPLETION_INDEX", "SLURM_PROCID") if name in environment), None)
     if worker_index is not None:
         source, index = "--worker_index", worker_index
@@ -102,6 +77,7 @@ def _resolve_flags(workers: str, worker_index: int | None, environment: Mapping[
 
 
 def _resolve_tf_config(text: str) -> Cluster | None:
+    """Reads TF_CONFIG as TensorFlow documents it for workers and a chief."""
     if not text.strip():
         return None
     try:
@@ -123,7 +99,7 @@ def _resolve_tf_config(text: str) -> Cluster | None:
 
 
 def _parse_tasks(cluster: Any) -> dict[str, list[str]]:
-    """Checks "cluster" of TF_CONFIG; returns the addresses of each kind of task."""
+    """Checks "cluster" of TF_CONFIG: the addresses of each kind of task."""
     if not isinstance(cluster, dict) or not cluster:
         raise UserError(
             f"TF_CONFIG has no cluster: got {_excerpt(cluster)}, "
@@ -174,11 +150,39 @@ def _resolve_slurm(environment: Mapping[str, str]) -> Cluster | None:
     TensorFlow's SlurmClusterResolver sorts hosts as text (n1, n10, n2), so most ranks would get another host's address.
     It also sets CUDA_VISIBLE_DEVICES, which is Slurm's task, and rejects lists such as n[1-2]-ib or rack[1-2]n[1-4].
     """
-    tasks = _slurm_number(environment, "SLURM_STEP_NUM_TASKS")
+
+    def text(name: str) -> str:
+        if name in environment:
+            return environment[name]
+        raise UserError(
+            f"{name} is not set: expected all variables of srun, because SLURM_STEP_NUM_TASKS is "
+            f"{environment['SLURM_STEP_NUM_TASKS']}. Start the workers with srun, or name them with --workers"
+        )
+
+    def number(name: str) -> int:
+        return _parse_number(name, text(name))
+
+    tasks = number("SLURM_STEP_NUM_TASKS")
     if tasks <= 1:
         return None
-    rank = _slurm_number(environment, "SLURM_PROCID")
-    nodes, counts = (_slurm_variable(environment, f"SLURM_STEP_{name}") for name in ("NODELIST", "TASKS_PER_NODE"))
+    rank, nodes, counts = number("SLURM_PROCID"), text("SLURM_STEP_NODELIST"), text("SLURM_STEP_TASKS_PER_NODE")
+    hosts, tasks_per_host = _expand_nodes(nodes, counts, tasks)
+    _check_index(rank, tasks, source="SLURM_PROCID", where="the job step")
+    places = [(node, local) for node, count in enumerate(tasks_per_host) for local in range(count)]
+    # Only block distribution fills node after node; a task cannot find out any other distribution.
+    node, local = number("SLURM_NODEID"), number("SLURM_LOCALID")
+    if (node, local) != places[rank]:
+        raise UserError(
+            f"SLURM_PROCID={rank}: got task {local} of node {node}, expected task {places[rank][1]} of node "
+            f"{places[rank][0]}. Start with srun --distribution=block, or name the workers with --workers"
+        )
+    addresses = [f"{hosts[node]}:{_SLURM_PORT + local}" for node, local in places]
+    _check_addresses(addresses, source=f"SLURM_STEP_NODELIST={nodes}")
+    return _make_cluster(addresses, rank)
+
+
+def _expand_nodes(nodes: str, counts: str, tasks: int) -> tuple[list[str], list[int]]:
+    """Returns the hosts of a Slurm job step and their numbers of tasks."""
     variables = f"SLURM_STEP_NODELIST={nodes} with SLURM_STEP_TASKS_PER_NODE={counts}"
     try:
         hosts, tasks_per_host = _expand_hosts(nodes), _expand_counts(counts)
@@ -189,42 +193,14 @@ def _resolve_slurm(environment: Mapping[str, str]) -> Cluster | None:
         ) from error
     if len(hosts) != len(tasks_per_host) or sum(tasks_per_host) != tasks:
         raise UserError(
-            f"{variables}: got {len(hosts)} nodes and {sum(tasks_per_host)} tasks on {len(tasks_per_host)}, "
-            f"expected the {tasks} of SLURM_STEP_NUM_TASKS. Name the workers with --workers"
+            f"{variables}: got {counted(len(hosts), 'node')} and {counted(sum(tasks_per_host), 'task')} on "
+            f"{len(tasks_per_host)}, expected the {tasks} of SLURM_STEP_NUM_TASKS. Name the workers with --workers"
         )
-    _check_index(rank, tasks, source="SLURM_PROCID", where="the job step")
-    places = [(node, local) for node, count in enumerate(tasks_per_host) for local in range(count)]
-    # Only block distribution fills node after node; a task cannot find out any other distribution.
-    place = (_slurm_number(environment, "SLURM_NODEID"), _slurm_number(environment, "SLURM_LOCALID"))
-    if place != places[rank]:
-        raise UserError(
-            f"SLURM_PROCID={rank}: got task {place[1]} of node {place[0]}, expected task {places[rank][1]} of node "
-            f"{places[rank][0]}. Start with srun --distribution=block, or name the workers with --workers"
-        )
-    addresses = [f"{hosts[node]}:{SLURM_PORT + local}" for node, local in places]
-    _check_addresses(addresses, source=f"SLURM_STEP_NODELIST={nodes}")
-    return _make_cluster(addresses, rank)
-
-
-def _slurm_variable(environment: Mapping[str, str], name: str) -> str:
-    if name not in environment:
-        raise UserError(
-            f"{name} is not set: expected all variables of srun, because SLURM_STEP_NUM_TASKS is "
-            f"{environment['SLURM_STEP_NUM_TASKS']}. Start the workers with srun, or name them with --workers"
-        )
-    return environment[name]
-
-
-def _slurm_number(environment: Mapping[str, str], name: str) -> int:
-    return _parse_number(name, _slurm_variable(environment, name))
+    return hosts, tasks_per_host
 
 
 def _expand_hosts(nodes: str) -> list[str]:
-    """Expands a Slurm node list, in its order: "n[08-10,12],m5" is n08, n09, n10, n12, m5.
-
-    Raises:
-        ValueError: a range is malformed; the message is the range.
-    """
+    """Expands a Slurm node list, in its order: "n[08-10,12],m5" is n08, n09, n10, n12, m5; raises ValueError."""
     hosts = []
     for part in re.split(r",(?![^\[]*\])", nodes):
         # The pieces are text and ranges in turn, because the pattern has a group.
@@ -247,11 +223,7 @@ def _expand_ranges(ranges: str) -> list[str]:
 
 
 def _expand_counts(counts: str) -> list[int]:
-    """Expands the tasks of each node: "2(x3),1" is 2, 2, 2, 1.
-
-    Raises:
-        ValueError: a part is malformed; the message is the part.
-    """
+    """Expands the tasks of each node: "2(x3),1" is 2, 2, 2, 1; raises ValueError."""
     expanded: list[int] = []
     for part in counts.split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?", part)
@@ -286,9 +258,10 @@ def _check_addresses(addresses: Sequence[Any], *, source: str) -> None:
 
 def _check_index(index: int, size: int, *, source: str, where: str) -> None:
     if not 0 <= index < size:
-        expected = f"expected 0 to {size - 1}" if size > 1 else "expected 0"
-        workers = f"{size} workers" if size > 1 else "one worker"
-        raise UserError(f"{source}={index}: {where} has {workers}, {expected}. Correct it, or add the missing workers")
+        workers, expected = (f"{size} workers", f"0 to {size - 1}") if size > 1 else ("one worker", "0")
+        raise UserError(
+            f"{source}={index}: {where} has {workers}, expected {expected}. Correct it, or add the missing workers"
+        )
 
 
 def _make_cluster(addresses: Sequence[str], index: int) -> Cluster | None:

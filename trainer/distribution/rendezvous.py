@@ -15,12 +15,9 @@ _NAME = b"worker "
 
 
 def wait_for_workers(cluster: Cluster) -> None:
-    """Waits until every worker is present: the others connect to the chief's port, and the chief answers at the end.
+    """Waits until every worker has connected to the chief's port; raises UserError if that port is taken.
 
     TensorFlow's own wait would block Python's signal handlers, so it is called only when all workers are present.
-
-    Raises:
-        UserError: the chief's port is taken.
     """
     host, _, port = cluster.workers[0].rpartition(":")
     if cluster.is_chief:

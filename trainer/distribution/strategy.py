@@ -1,6 +1,5 @@
 """Devices, replicas, precision and hosts of the trainer."""
 
-import functools
 import os
 import platform
 import signal
@@ -9,11 +8,12 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.rendezvous import wait_for_workers
 
-_CPU_FLAGS = "/proc/cpuinfo"
+CPU_FLAGS = "/proc/cpuinfo"
 # CPU flags of the instructions for a type, on x86 and on ARM. Without them TensorFlow is slower than in float32.
 _CPU_INSTRUCTIONS = {
     "mixed_bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
@@ -22,21 +22,11 @@ _CPU_INSTRUCTIONS = {
 _COMPUTE_CAPABILITY = {"mixed_bfloat16": (8, 0), "mixed_float16": (5, 3)}  # minimum of a GPU
 
 
-def configure_devices(config: Config, cluster: Cluster | None = None) -> list[str]:
-    """Configures the process's devices, before TensorFlow runs its first operation.
+def configure_devices(config: Config, cluster: Cluster | None = None, cpu_flags: str = CPU_FLAGS) -> list[str]:
+    """Configures and names this host's devices, one for each replica, before TensorFlow runs its first operation.
 
     Without a GPU, several replicas become logical devices of the CPU, to test the behavior of many GPUs anywhere.
-
-    Args:
-        config: the run.
-        cluster: the hosts that train together, or None for this host alone.
-
-    Returns:
-        The names of this host's devices, one for each replica.
-
-    Raises:
-        UserError: the config has more replicas than GPUs, a batch that the replicas do not divide, or a precision that
-            the devices lack.
+    Raises UserError if they do not fit the batch size, the GPUs or the precision.
     """
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -53,15 +43,19 @@ def configure_devices(config: Config, cluster: Cluster | None = None) -> list[st
             raise UserError(
                 f"replicas={replicas}: expected at most {len(gpus)}, the visible GPUs. Pass --replicas={len(gpus)}"
             )
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus[:replicas]]
-        for gpu in details:
-            _check_gpu_precision(config.precision, gpu.get("device_name", "GPU"), gpu.get("compute_capability"))
-        _configure_gpus(replicas)
+        for gpu in gpus[:replicas]:
+            details = tf.config.experimental.get_device_details(gpu)
+            check_gpu_precision(config.precision, details.get("device_name", "GPU"), details.get("compute_capability"))
+        tf.config.set_visible_devices(gpus[:replicas], "GPU")
+        for gpu in gpus[:replicas]:
+            tf.config.experimental.set_memory_growth(gpu, True)
         return [f"GPU:{index}" for index in range(replicas)]
-    _check_cpu_precision(config.precision)
+    check_cpu_precision(config.precision, cpu_flags)
     if cluster and replicas > 1:
         raise UserError(f"replicas={replicas}: several hosts without GPUs run one replica each. Pass --replicas=1")
-    _set_up_cpus(replicas)
+    if replicas > 1:  # One is the default. TensorFlow accepts no change after its first operation.
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
     return [f"CPU:{index}" for index in range(replicas)]
 
 
@@ -71,30 +65,14 @@ def device_name(devices: Sequence[str]) -> str:
         details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
         return f"{len(devices)} x {details.get('device_name', 'GPU')}"
     name = platform.machine()
-    if os.path.exists(_CPU_FLAGS):
-        with open(_CPU_FLAGS, encoding="utf-8") as file:
+    if os.path.exists(CPU_FLAGS):
+        with open(CPU_FLAGS, encoding="utf-8") as file:
             name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
-    return f"{len(devices)} x CPU ({name}, {os.cpu_count()} cores)"
+    return f"{len(devices)} x CPU ({name}, {counted(os.cpu_count() or 1, 'core')})"
 
 
-# Cached, because TensorFlow rejects a second configuration, even the same, after its first operation.
-
-
-@functools.cache
-def _configure_gpus(replicas: int) -> None:
-    gpus = tf.config.list_physical_devices("GPU")[:replicas]
-    tf.config.set_visible_devices(gpus, "GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-
-
-@functools.cache
-def _set_up_cpus(replicas: int) -> None:
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-
-
-def _check_gpu_precision(precision: str, name: str, capability: tuple[int, int] | None) -> None:
+def check_gpu_precision(precision: str, name: str, capability: tuple[int, int] | None) -> None:
+    """Raises UserError if a GPU's compute capability, if known, is too low for a precision."""
     needed = _COMPUTE_CAPABILITY.get(precision)
     if needed and capability and tuple(capability) < needed:
         raise UserError(
@@ -103,11 +81,12 @@ def _check_gpu_precision(precision: str, name: str, capability: tuple[int, int] 
         )
 
 
-def _check_cpu_precision(precision: str) -> None:
+def check_cpu_precision(precision: str, cpu_flags: str) -> None:
+    """Raises UserError if the CPU has no instructions for a precision."""
     needed = _CPU_INSTRUCTIONS.get(precision)
-    if not needed or not os.path.exists(_CPU_FLAGS):
+    if not needed or not os.path.exists(cpu_flags):
         return
-    with open(_CPU_FLAGS, encoding="utf-8") as file:
+    with open(cpu_flags, encoding="utf-8") as file:
         lines = [line for line in file if line.startswith(("flags", "Features"))]
     if lines and not needed & set(lines[0].split()):
         raise UserError(

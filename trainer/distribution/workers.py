@@ -8,22 +8,11 @@ from trainer.distribution.cluster import Cluster
 
 
 class Workers:
-    """Collectives between calls of train_steps; every host must call the same ones in the same order.
-
-    Args:
-        strategy: the strategy of `create_strategy`.
-        cluster: the hosts, or None for this host alone.
-
-    Attributes:
-        size: number of hosts.
-        index: index of this host.
-        is_chief: whether this host decides and writes.
-    """
+    """Collectives between calls of train_steps; every host must call the same ones in the same order."""
 
     def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster | None) -> None:
-        self.size = cluster.size if cluster else 1
-        self.index = cluster.index if cluster else 0
-        self.is_chief = not self.index
+        self.size, self.index = (cluster.size, cluster.index) if cluster else (1, 0)
+        self.is_chief = not self.index  # which decides and writes
 
         def sum_replicas(values: tf.Tensor) -> tf.Tensor:
             context = tf.distribute.get_replica_context()

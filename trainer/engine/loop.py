@@ -1,7 +1,6 @@
-"""The training loop: from the first train_step, or the newest checkpoint, to the last, on one host or many.
+"""The training loop, on one host or many: calls of many train_steps, between which it scores, reports and saves.
 
-Between calls of many train_steps each, the loop scores, reports, saves and checks for signals. On several hosts every
-worker runs this loop in lockstep: the chief decides, writes and sends its decisions to the others.
+On several hosts every worker runs it in lockstep: the chief decides, writes and sends its decisions to the others.
 """
 
 import contextlib
@@ -16,6 +15,7 @@ import tensorflow as tf
 
 from sostenuto import progress
 from sostenuto.data.manifest import Manifest
+from sostenuto.text import duration
 from trainer.callbacks.base import Callback, RunContext
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
@@ -37,13 +37,9 @@ logger = logging.getLogger(__name__)
 
 # Errors that TensorFlow raises on a worker when another one ends.
 _LOST_WORKER_ERRORS = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-)
+    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError, tf.errors.InternalError,
+)  # fmt: skip
 
 
 class WorkerLostError(Exception):
@@ -238,25 +234,24 @@ class TrainingLoop:
 
     def _revise_plan(self) -> None:
         """Changes the length of a run that lasts `max_minutes` to fit its speed."""
-        previous = self._schedule.plan
+        is_open = self._schedule.plan.steps is None
         if self._planner and (plan := self._planner.revise(self._train_step)):
-            self._planner.log_shortening(plan, self._train_step)
             # Saved before run.json has the new plan: a resumed run then repeats no train_step at another rate.
             self._save()
             self._checkpoints.wait()
             self._workdir.wait()
             self._planner.adopt(plan)
-            if previous.steps is None:
+            if is_open:
                 self._planner.log_lr_decay()
 
     def _finish(self, reason: StopReason) -> StopReason:
         """Finishes a complete run; returns another reason if a signal interrupts that."""
         if not self._workers.is_chief:
             return reason
-        if self._best.best is None:
-            # Without a score, the last weights count as the best.
+        if self._best.best is None:  # Without a score, the last weights count as the best.
             self._checkpoints.save_best(self._train_step, None)
         self._checkpoints.wait()
+        _log_times(self._timer)
         result = self._result(reason)
         try:
             for callback in self._callbacks:
@@ -273,15 +268,10 @@ class TrainingLoop:
             self._setup.log_summary(self._train_step)
             self._planner.log_lr_decay()
         context = RunContext(
-            setup=self._setup,
-            workdir=self._workdir,
-            train_step=self._train_step,
-            reported_step=self._train_step - 1 if self._due else self._train_step,
-            schedule=self._schedule,
-            best=self._best,
-            shutdown=self._shutdown,
-            seconds_left=self._seconds_left,
-        )
+            setup=self._setup, workdir=self._workdir, train_step=self._train_step,
+            reported_step=self._train_step - 1 if self._due else self._train_step, schedule=self._schedule,
+            best=self._best, shutdown=self._shutdown, seconds_left=self._seconds_left,
+        )  # fmt: skip
         with contextlib.ExitStack() as stack:
             for callback in self._callbacks:
                 callback.on_start(context)
@@ -298,18 +288,22 @@ class TrainingLoop:
 
     def _seconds_left(self) -> float | None:
         schedule = self._schedule
-        return self._timer.seconds_left(schedule.plan, self._train_step, schedule.evaluate_every)
+        return self._timer.seconds_left(schedule.plan.steps, self._train_step, schedule.evaluate_every)
 
     def _result(self, reason: StopReason) -> RunResult:
         return RunResult(self._train_step, self._best.best, self._best.best_train_step, self._config.monitor, reason)
+
+
+def _log_times(timer: RunTimer) -> None:
+    """Logs how long a run took, and its activities."""
+    shares = timer.shares()
+    parts = ", ".join(f"{duration(seconds)} {activity}" for activity, seconds in shares.items() if seconds)
+    logger.info(f"trained for {duration(sum(shares.values()))}: {parts}", extra={"figures": {"seconds": shares}})
 
 
 def _log_stop(reason: StopReason, train_step: int) -> None:
     """Logs a notice that the run is not complete."""
     cause = "another worker received a signal" if reason == StopReason.WORKER else reason
     saved = f"saved at train_step {train_step:,}" if train_step else "nothing was trained yet"
-    logger.log(
-        progress.NOTICE,
-        f"{cause}: {saved}; the same command resumes the run",
-        extra={"figures": {"train_step": train_step, "reason": reason}},
-    )
+    figures = {"train_step": train_step, "reason": reason}
+    logger.log(progress.NOTICE, f"{cause}: {saved}; the same command resumes the run", extra={"figures": figures})

@@ -9,13 +9,7 @@ from trainer.workdir.formats import MetricsRecord
 
 
 class Measurements:
-    """Losses since the last report, and scores of the validation split.
-
-    Args:
-        setup: the run's parts.
-        timer: the run's times.
-        shutdown: the signals that arrived.
-    """
+    """Losses since the last report, and scores of the validation split."""
 
     def __init__(self, setup: RunSetup, timer: RunTimer, shutdown: GracefulShutdown) -> None:
         self._setup, self._timer, self._shutdown = setup, timer, shutdown
@@ -26,21 +20,16 @@ class Measurements:
         self._seconds += seconds
 
     def measure(self, train_step: int, events: Event) -> MetricsRecord | None:
-        """Returns the report, a line of metrics.jsonl, or None if none is due.
-
-        Raises:
-            ShutdownRequested: a signal arrived while a single host scored.
-        """
+        """Returns the report, or None if none is due; raises ShutdownRequested if a signal arrives while it scores."""
         if Event.REPORT not in events:
             return None
         scores = self._score() if Event.EVALUATE in events else {}
-        config, windows, state = self._setup.config, self._setup.windows, self._setup.state
-        totals = state.pop_sums()
-        names = state.model.heads.loss_names
+        config, state = self._setup.config, self._setup.state
+        totals, names = state.pop_sums(), state.model.heads.loss_names
         seconds, self._seconds = self._seconds, 0.0
         return MetricsRecord(
             train_step=train_step,
-            epoch=round(train_step * config.windows_per_train_step / windows.per_epoch, 4),
+            epoch=round(train_step * config.windows_per_train_step / self._setup.windows.per_epoch, 4),
             loss=totals.objective / totals.targets,
             **{names[field]: total / totals.targets for field, total in totals.by_field.items()},
             learning_rate=float(state.optimizer.learning_rate),

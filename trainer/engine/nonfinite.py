@@ -1,5 +1,6 @@
 """Diagnosis of a loss or gradient that is infinite or not a number."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,33 +13,18 @@ from trainer.engine.train_step import ReplicaStep
 
 
 class NonFinite(NamedTuple):
-    """Origin of a value that is infinite or not a number.
+    """Origin of a value that is infinite or not a number."""
 
-    Attributes:
-        train_step: train_steps done before the one that failed.
-        field: the field of the loss, or of the loss whose gradient it is.
-        quantity: `loss` or `gradient`.
-        performance: index of the performance of the worst window.
-        first_note: the first note that the window predicts.
-        last_note: the last note that the window predicts.
-    """
-
-    train_step: int
-    field: str
-    quantity: str
-    performance: int
-    first_note: int
+    train_step: int  # train_steps done before the one that failed
+    field: str  # of the loss, or of the loss whose gradient it is
+    quantity: str  # `loss` or `gradient`
+    performance: int  # index of the performance of the worst window
+    first_note: int  # the first note that the window predicts
     last_note: int
 
 
 def find_nonfinite(step: ReplicaStep, train_step: int, windows: int) -> NonFinite:
-    """Finds the worst window of a failed train_step by repeating it window by window on one device.
-
-    Args:
-        step: the train_step's computation.
-        train_step: train_steps done before the one that failed.
-        windows: the number of windows of a train_step.
-    """
+    """Finds the worst of a failed train_step's windows by repeating it window by window on one device."""
 
     def window_losses(window: tf.Tensor) -> dict[str, tf.Tensor]:
         losses, _ = step.losses(window, 1)
@@ -70,18 +56,8 @@ def find_nonfinite(step: ReplicaStep, train_step: int, windows: int) -> NonFinit
 
 
 def nonfinite_error(origin: NonFinite, manifest: Manifest, performances: Sequence[int]) -> UserError:
-    """Returns the error that ends a run whose loss is infinite or not a number.
-
-    Args:
-        origin: the origin of the value.
-        manifest: the dataset.
-        performances: index in the train split of each performance that is trained on.
-    """
-    path = next(
-        performance.path
-        for index, performance in enumerate(manifest.read_performances("train"))
-        if index == performances[origin.performance]
-    )
+    """Returns the error that ends a run trained on these performances, given as indices in the train split."""
+    path = next(itertools.islice(manifest.read_performances("train"), performances[origin.performance], None)).path
     return UserError(
         f"train_step {origin.train_step + 1}: the {origin.quantity} of {origin.field} is infinite or not a number. "
         f"The worst window is notes {origin.first_note} to {origin.last_note} of {path}. "

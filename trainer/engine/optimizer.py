@@ -1,7 +1,4 @@
-"""The optimizer and its learning-rate schedule; gradients are already summed, checked and clipped.
-
-`trainer.engine.run_length` has the train_steps between which the rate decays.
-"""
+"""The optimizer and its learning-rate schedule; `trainer.engine.run_length` has its decay, in train_steps."""
 
 import math
 from collections.abc import Sequence
@@ -18,16 +15,12 @@ _FLOOR = 0.01  # final learning rate of the cosine schedule, relative to the pea
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then a constant rate or a cosine down to a hundredth of the peak.
 
-    Args:
-        config: peak, warm-up and form.
-        decay_from: float32 scalar variable, the train_step at which the cosine begins.
-        decay_steps: float32 scalar variable, the train_step at which it ends.
+    Two float32 scalar variables hold the train_steps at which the cosine begins and ends.
     """
 
     def __init__(self, config: Config, decay_from: tf.Variable, decay_steps: tf.Variable) -> None:
         super().__init__()
-        self._config = config
-        self._decay_from, self._decay_steps = decay_from, decay_steps
+        self._config, self._decay_from, self._decay_steps = config, decay_from, decay_steps
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the learning rate of the update after `step` updates, float32."""
@@ -61,14 +54,7 @@ class _AdamW(_TakesReducedGradients, keras.optimizers.AdamW):
 def build_optimizer(
     config: Config, model: NextNoteModel, decay_from: tf.Variable, decay_steps: tf.Variable
 ) -> keras.optimizers.Optimizer:
-    """Returns the config's optimizer with all its variables; call it under the strategy's scope.
-
-    Args:
-        config: optimizer, learning rate and weight decay.
-        model: the model whose variables it updates.
-        decay_from: as for `WarmupSchedule`.
-        decay_steps: as for `WarmupSchedule`.
-    """
+    """Returns the config's optimizer with all its variables; call it under the strategy's scope."""
     schedule = WarmupSchedule(config, decay_from, decay_steps)
     if config.optimizer == "adamw":
         optimizer = _AdamW(schedule, weight_decay=config.weight_decay)

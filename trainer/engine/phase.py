@@ -19,8 +19,5 @@ def phase(activity: str) -> Iterator[None]:
     if bar is None and activity not in _logged:
         logger.info(activity)
     _logged.add(activity)
-    try:
+    with contextlib.nullcontext() if bar is None else bar:
         yield
-    finally:
-        if bar is not None:
-            bar.close()

@@ -1,27 +1,25 @@
-"""Planning of a run's length, recorded in run.json."""
+"""Planning of a run's length, recorded in run.json, and the policy that fits a run into `max_minutes`."""
 
 import dataclasses
 import logging
 
 from sostenuto import progress
 from trainer.config import Config
-from trainer.engine.run_length import Plan
+from trainer.engine.run_length import Costs, Plan
 from trainer.engine.schedule import Schedule
-from trainer.engine.timing import RunTimer, fit_to_time_limit
+from trainer.engine.timing import RunTimer
 from trainer.workdir import layout
+
+_MEASURE_SECONDS = 4.0  # of training, before the run's length is fixed
+_MEASURE_SHARE = 0.1  # of the time left; the measurement of a short run takes no longer
+_PLANNED_SHARE = 0.97  # of the time left that a plan fills
+_SHORTEN_AFTER = 0.8  # of the time; after this share a run that does not fit is shortened
 
 logger = logging.getLogger(__name__)
 
 
 class Planner:
-    """Length of a run; the chief's.
-
-    Args:
-        config: the run.
-        schedule: holds the current plan.
-        timer: the run's times.
-        directory: the local directory of the workdir's files.
-    """
+    """Length of a run, which the chief plans, writes to `directory` and puts into the schedule."""
 
     def __init__(self, config: Config, schedule: Schedule, timer: RunTimer, directory: str) -> None:
         self._config, self._schedule, self._timer, self._directory = config, schedule, timer, directory
@@ -38,26 +36,52 @@ class Planner:
         plan = dataclasses.replace(plan, evaluate_every=None)
         self.adopt(plan.with_steps(steps, train_step, warmup_steps=config.warmup_steps, lr_decay_from=0))
 
-    def revise(self, train_step: int) -> Plan | None:
-        """Returns the plan that fits a run of `max_minutes` into its time; None if the current one does."""
-        plan = self._schedule.plan
-        if not self._config.max_minutes or plan.steps == train_step:
-            return None
-        return fit_to_time_limit(plan, train_step, self._timer, self._config)
-
     def adopt(self, plan: Plan) -> None:
         """Records a plan and follows it from now on."""
         layout.update_run(self._directory, {**plan.to_record(), "max_minutes": self._config.max_minutes})
         self._schedule.plan = plan
 
-    def log_shortening(self, plan: Plan, train_step: int) -> None:
-        """Logs that a plan is shorter than the current one, if it is."""
-        previous = self._schedule.plan
-        if previous.steps is not None and plan.shortened_from != previous.shortened_from:
+    def revise(self, train_step: int) -> Plan | None:
+        """Returns a plan that fits into `max_minutes`, or None if no change is needed.
+
+        The length is fixed once the speed is measured, and shortened if training becomes slower.
+        """
+        plan, timer, limit = self._schedule.plan, self._timer, self._config.max_minutes * 60
+        left = limit - timer.used_seconds
+        if not limit or plan.steps == train_step or (timer.recent_seconds_per_step is None and left > 0):
+            return None
+        needed = min(_MEASURE_SECONDS, _MEASURE_SHARE * (left + timer.measured_seconds))
+        is_measured = timer.measured_seconds >= max(needed, 1e-9)
+        fitting = timer.costs(self._schedule.evaluate_every).steps_that_fit(left, train_step)
+        is_last_call = fitting <= timer.call_steps
+        if plan.steps is None:
+            return self._fix_length(train_step, left) if is_measured or is_last_call else None
+        if train_step + fitting >= plan.steps:
+            return None
+        if is_measured and plan.shortened_from is None and timer.used_seconds >= _SHORTEN_AFTER * limit:
+            steps = self._steps_for(left, train_step, self._schedule.evaluate_every)
             logger.info(
-                f"slower than planned: the run ends at train_step {plan.steps:,} instead of {previous.steps:,}",
-                extra={"figures": {"train_step": train_step, "planned": plan.steps}},
+                f"training became slower: it ends at about train_step {steps:,} instead of {plan.steps:,}, to keep to "
+                f"--max_minutes={self._config.max_minutes:g}",
+                extra={"figures": {"train_step": train_step, "planned": steps}},
             )
+            return plan.shortened(steps, train_step)
+        return dataclasses.replace(plan, steps=train_step + max(fitting, 1)) if is_last_call else None
+
+    def _fix_length(self, train_step: int, left: float) -> Plan:
+        """Returns the plan with length and evaluation interval for the measured speed and the seconds left."""
+        config, timer, plan = self._config, self._timer, self._schedule.plan
+        steps = self._steps_for(left, train_step, self._schedule.evaluate_every)
+        if config.evaluate_every and not config.patience and timer.seconds_per_step is not None:
+            costs = Costs(timer.seconds_per_step, timer.scoring_seconds, config.evaluate_every)
+            every = costs.affordable_interval(steps)
+            plan, steps = dataclasses.replace(plan, evaluate_every=every), self._steps_for(left, train_step, every)
+        return plan.with_steps(steps, train_step, warmup_steps=config.warmup_steps, lr_decay_from=train_step)
+
+    def _steps_for(self, left: float, train_step: int, evaluate_every: int) -> int:
+        """Returns the length of a run that fills the seconds left."""
+        fitting = self._timer.costs(evaluate_every).steps_that_fit(left * _PLANNED_SHARE, train_step)
+        return train_step + max(fitting, 1)
 
     def log_lr_decay(self) -> None:
         """Logs a notice if the learning rate decays to its end before the run does."""

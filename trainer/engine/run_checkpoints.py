@@ -14,13 +14,7 @@ from trainer.workdir.remote import LocalWorkdir
 
 
 class RunCheckpoints(AsyncCheckpointer):
-    """Checkpoints and best weights of a run, which the chief saves in the background; a context manager.
-
-    Args:
-        setup: the run's parts.
-        workdir: the opened workdir.
-        callbacks: are flushed before each checkpoint, so that none exists without the reports before it.
-    """
+    """Checkpoints and best weights of a run, which the chief saves in the background; none precedes its reports."""
 
     def __init__(self, setup: RunSetup, workdir: LocalWorkdir, callbacks: Sequence[Callback]) -> None:
         super().__init__()

@@ -7,6 +7,9 @@ from trainer.workdir.formats import RunInfo
 
 OPEN = 2**31  # a train_step that no run reaches
 
+# Number of scores of a run that lasts `max_minutes`, and the largest share of the time that they take.
+_SCORES, _SCORING_SHARE = 16, 0.1
+
 # The fields of a plan, and their keys in run.json.
 _KEYS = {
     "steps": "steps",
@@ -20,25 +23,14 @@ _KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Length of a run and the decay of its learning rate.
+    """Length of a run. The learning rate follows from it alone, so a run resumed from any checkpoint repeats it."""
 
-    The learning rate of a train_step follows from the plan alone, so a run resumed from any checkpoint repeats it.
-
-    Attributes:
-        steps: total train_steps, or None until the speed has been measured.
-        lr_decay_steps: the train_step at which the cosine ends as first planned, or None until it is planned.
-        lr_decay_from: the train_step from which `lr_decay_steps` holds; before it the learning rate does not decay.
-        shortened_from: the train_step from which the rest of the cosine is compressed, or None.
-        shortened_lr_decay_steps: the train_step at which the compressed cosine ends, or None.
-        evaluate_every: train_steps between two scores of the validation split if the run chose that itself, or None.
-    """
-
-    steps: int | None = None
-    lr_decay_steps: int | None = None
-    lr_decay_from: int = 0
-    shortened_from: int | None = None
-    shortened_lr_decay_steps: int | None = None
-    evaluate_every: int | None = None
+    steps: int | None = None  # None until the speed has been measured
+    lr_decay_steps: int | None = None  # the train_step at which the cosine ends as first planned
+    lr_decay_from: int = 0  # the train_step from which that holds; before it the learning rate does not decay
+    shortened_from: int | None = None  # the train_step from which the rest of the cosine is compressed
+    shortened_lr_decay_steps: int | None = None  # the train_step at which the compressed cosine ends
+    evaluate_every: int | None = None  # train_steps between two scores, if the run chose that itself
 
     @staticmethod
     def from_record(run: RunInfo) -> "Plan":
@@ -60,14 +52,7 @@ class Plan:
         return [-1.0 if value is None else float(value) for value in self.to_record().values()]
 
     def with_steps(self, steps: int, train_step: int, *, warmup_steps: int, lr_decay_from: int) -> "Plan":
-        """Returns the plan with another length; a learning rate that already decays keeps its decay.
-
-        Args:
-            steps: total train_steps.
-            train_step: train_steps done.
-            warmup_steps: train_steps before the learning rate decays.
-            lr_decay_from: the train_step from which the new decay holds.
-        """
+        """Returns the plan with another length; a learning rate that already decays at `train_step` keeps its decay."""
         if self.lr_decay_steps is not None and train_step > warmup_steps:
             return dataclasses.replace(self, steps=steps)
         return Plan(steps, lr_decay_steps=steps, lr_decay_from=lr_decay_from, evaluate_every=self.evaluate_every)
@@ -80,10 +65,6 @@ class Plan:
         """Returns the begin and the end of the cosine that applies after `train_step` updates.
 
         A compressed cosine continues from the current learning rate, so its begin is extrapolated.
-
-        Args:
-            train_step: train_steps done.
-            warmup_steps: train_steps before the learning rate decays.
         """
         first = self._first_cosine(train_step, warmup_steps)
         if self.shortened_from is None or self.shortened_lr_decay_steps is None or train_step < self.shortened_from:
@@ -96,8 +77,8 @@ class Plan:
         return begin, float(self.shortened_lr_decay_steps)
 
     def _first_cosine(self, train_step: int, warmup_steps: int) -> tuple[float, float]:
-        is_open = self.lr_decay_steps is None or train_step < self.lr_decay_from
-        return float(warmup_steps), float(OPEN if is_open or self.lr_decay_steps is None else self.lr_decay_steps)
+        end = self.lr_decay_steps if train_step >= self.lr_decay_from else None
+        return float(warmup_steps), float(OPEN if end is None else end)
 
     def boundaries(self) -> list[int]:
         """Returns the train_steps at which the decay changes or the run ends."""
@@ -105,25 +86,14 @@ class Plan:
 
 
 class Costs(NamedTuple):
-    """Durations that a run consists of.
+    """Durations that a run consists of."""
 
-    Attributes:
-        seconds_per_step: seconds of a train_step; infinite if unknown.
-        scoring_seconds: seconds of one score.
-        evaluate_every: train_steps between two scores, above 0.
-    """
-
-    seconds_per_step: float
+    seconds_per_step: float  # infinite if unknown
     scoring_seconds: float
-    evaluate_every: int
+    evaluate_every: int  # train_steps between two scores, above 0
 
     def steps_that_fit(self, seconds: float, train_step: int) -> int:
-        """Returns the number of train_steps that fit into the time, with the scores between them and at the end.
-
-        Args:
-            seconds: the available time.
-            train_step: train_steps done.
-        """
+        """Returns how many train_steps fit into the time after `train_step`, with the scores between and at the end."""
         seconds -= self.scoring_seconds
         steps_to_score = next_multiple(train_step, self.evaluate_every) - train_step
         first_round = steps_to_score * self.seconds_per_step + self.scoring_seconds
@@ -135,27 +105,16 @@ class Costs(NamedTuple):
         return steps_to_score + int(rounds) * self.evaluate_every + last_round
 
     def seconds_left(self, steps: int, train_step: int) -> float:
-        """Returns the seconds until the end of the run, scores included.
-
-        Args:
-            steps: the run's length in train_steps.
-            train_step: train_steps done.
-        """
+        """Returns the seconds from `train_step` to the end of a run of `steps`, scores included."""
         if train_step >= steps:
             return 0.0
         scores = (steps - 1) // self.evaluate_every - train_step // self.evaluate_every + 1
         return (steps - train_step) * self.seconds_per_step + scores * self.scoring_seconds
 
-    def affordable_interval(self, steps: int, *, scores: int, share: float) -> int:
-        """Returns the train_steps between two scores that the run can afford, at most `evaluate_every`.
-
-        Args:
-            steps: the run's length in train_steps.
-            scores: the wanted number of scores.
-            share: the largest share of the training time that scores may take, 0 to 1.
-        """
-        cheapest = self.scoring_seconds / (share * self.seconds_per_step)
-        return min(max(-(-steps // scores), int(cheapest) + 1), self.evaluate_every)
+    def affordable_interval(self, steps: int) -> int:
+        """Returns the train_steps between two scores that a run of `steps` can afford, at most `evaluate_every`."""
+        cheapest = self.scoring_seconds / (_SCORING_SHARE * self.seconds_per_step)
+        return min(max(-(-steps // _SCORES), int(cheapest) + 1), self.evaluate_every)
 
 
 def next_multiple(train_step: int, every: int) -> int:

@@ -17,16 +17,7 @@ class Event(enum.Flag):
 
 
 class Schedule:
-    """Periodic actions of a run.
-
-    Args:
-        config: the run.
-        windows_per_epoch: windows of the train split.
-        stop_at: the train_step at which the caller stops the run, or None.
-
-    Attributes:
-        plan: the run's length; it may change.
-    """
+    """Periodic actions of a run, whose plan may change and whose caller may stop it at the train_step `stop_at`."""
 
     def __init__(self, config: Config, windows_per_epoch: int, stop_at: int | None) -> None:
         self._config, self._windows_per_epoch, self._stop_at = config, windows_per_epoch, stop_at
@@ -47,8 +38,8 @@ class Schedule:
         periods = [self._config.log_every, self._config.checkpoint_every]
         if self._config.evaluate_every:
             periods.append(self.evaluate_every)
-        ends = [*self.plan.boundaries(), *([] if self._stop_at is None else [self._stop_at])]
-        return min([*(self._next(train_step, every) for every in periods), *(end for end in ends if end > train_step)])
+        ends = [end for end in (*self.plan.boundaries(), self._stop_at) if end is not None and end > train_step]
+        return min([self._next(train_step, every) for every in periods] + ends)
 
     def events(self, train_step: int) -> Event:
         """Returns the actions that are due at a train_step."""

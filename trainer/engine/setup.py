@@ -11,6 +11,7 @@ import tensorflow as tf
 import sostenuto
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.data.note_table import NoteTable, load_table, select_fraction
 from trainer.data.windows import WindowSampler
@@ -27,29 +28,16 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RunSetup:
-    """Devices, data and model of a run on this host.
-
-    Attributes:
-        config: the run.
-        manifest: the dataset.
-        devices: names of this host's devices, one for each replica.
-        replicas: number of replicas on all hosts.
-        workers: the hosts.
-        windows: the windows of the train split.
-        performances: index in the train split of each performance that is trained on.
-        validation: this host's part of the validation split, or None if nothing is scored.
-        state: the state of training.
-        scorer: the scorer of the validation split.
-    """
+    """Devices, data and model of a run on this host."""
 
     config: Config
     manifest: Manifest
-    devices: list[str]
-    replicas: int
+    devices: list[str]  # of this host, one for each replica
+    replicas: int  # on all hosts
     workers: Workers
-    windows: WindowSampler
-    performances: list[int]
-    validation: NoteTable | None
+    windows: WindowSampler  # of the train split
+    performances: list[int]  # index in the train split of each performance that is trained on
+    validation: NoteTable | None  # this host's part of the validation split, or None if nothing is scored
     state: TrainState
     scorer: Scorer
 
@@ -64,39 +52,32 @@ class RunSetup:
         if self.validation is None:
             return 0.0
         # A forward pass costs about a third of training on as many notes, so this leaves a margin.
-        windows = self.config.windows_per_train_step
-        notes_per_step = self.windows.targets_per_epoch / self.windows.per_epoch * windows
+        notes_per_step = self.windows.targets_per_epoch / self.windows.per_epoch * self.config.windows_per_train_step
         return len(self.validation.notes) * self.workers.size / notes_per_step / 2
 
     def log_summary(self, train_step: int) -> None:
         """Logs model, devices and data, and the train_step at which a run is resumed, if above 0."""
         config, devices = self.config, self.devices
+        figures = {
+            "parameters": self.parameters, "precision": config.precision, "replicas": self.replicas,
+            "global_batch_size": config.batch_size,
+        }  # fmt: skip
         hosts = f" on each of {self.workers.size} hosts" if self.workers.size > 1 else ""
         accumulated = f", {config.accumulation_steps} of them a train_step" if config.accumulation_steps > 1 else ""
         logger.info(
             f"{config.preset}: {self.parameters:,} parameters, {config.precision}, "
             f"{len(devices)} x {devices[0][:3]}{hosts}, "
-            f"global batch {config.batch_size} = {config.batch_size // self.replicas} x {self.replicas} replicas"
-            f"{accumulated}, {self.windows.per_epoch:,} windows and {self.windows.targets_per_epoch:,} notes an epoch",
-            extra={
-                "figures": {
-                    "parameters": self.parameters,
-                    "precision": config.precision,
-                    "replicas": self.replicas,
-                    "global_batch_size": config.batch_size,
-                }
-            },
+            f"global batch {config.batch_size} = {config.batch_size // self.replicas} x "
+            f"{counted(self.replicas, 'replica')}{accumulated}, {counted(self.windows.per_epoch, 'window')} and "
+            f"{counted(self.windows.targets_per_epoch, 'note')} an epoch",
+            extra={"figures": figures},
         )
         if train_step:
             logger.info(f"resumed at train_step {train_step:,}", extra={"figures": {"train_step": train_step}})
 
 
 def build_setup(config: Config, manifest: Manifest, cluster: Cluster | None) -> RunSetup:
-    """Builds a run's parts; waits for the other hosts.
-
-    Raises:
-        UserError: the config does not fit the devices or the data, or differs between hosts.
-    """
+    """Builds a run's parts, and waits for other hosts; raises UserError if the config does not fit hosts or data."""
     if config.evaluate_every and manifest.notes("validation") <= manifest.performances("validation"):
         raise UserError(
             f"{manifest.directory}: the validation split has nothing to score. Pass --evaluate_every=0 to train "
@@ -124,44 +105,26 @@ def build_setup(config: Config, manifest: Manifest, cluster: Cluster | None) -> 
     with strategy.scope():
         state = TrainState(config, windows, strategy)
     return RunSetup(
-        config=config,
-        manifest=manifest,
-        devices=devices,
-        replicas=strategy.num_replicas_in_sync,
-        workers=workers,
-        windows=windows,
-        performances=performances,
-        validation=validation,
-        state=state,
-        scorer=Scorer(state.model),
-    )
+        config=config, manifest=manifest, devices=devices, replicas=strategy.num_replicas_in_sync, workers=workers,
+        windows=windows, performances=performances, validation=validation, state=state, scorer=Scorer(state.model),
+    )  # fmt: skip
 
 
 def claim_workdir(setup: RunSetup, workdir: LocalWorkdir) -> None:
-    """Claims a workdir for a run and records the run in run.json.
-
-    Raises:
-        WorkdirLockedError: another process trains in it.
-        UserError: it cannot be written.
-    """
+    """Claims a workdir for a run and records the run in run.json; raises WorkdirLockedError if it is in use."""
     versions = {
-        "sostenuto": sostenuto.__version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-    }
+        "sostenuto": sostenuto.__version__, "python": platform.python_version(), "tensorflow": tf.__version__,
+        "keras": keras.__version__, "numpy": np.__version__,
+    }  # fmt: skip
     workdir.claim(setup.config, setup.manifest, versions)
-    layout.update_run(
-        workdir.directory,
-        {
-            "device": device_name(setup.devices),
-            "hosts": setup.workers.size,
-            "parameters": setup.parameters,
-            "targets_per_epoch": setup.windows.targets_per_epoch,
-            "pitch_range": setup.windows.pitch_range,
-        },
-    )
+    record = {
+        "device": device_name(setup.devices),
+        "hosts": setup.workers.size,
+        "parameters": setup.parameters,
+        "targets_per_epoch": setup.windows.targets_per_epoch,
+        "pitch_range": setup.windows.pitch_range,
+    }
+    layout.update_run(workdir.directory, record)
 
 
 def _check_same_run(workers: Workers, config: Config, manifest: Manifest) -> None:

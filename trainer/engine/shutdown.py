@@ -1,7 +1,4 @@
-"""Graceful shutdown on SIGTERM and SIGINT: records the signal, on which the training loop saves and ends.
-
-`TrainingLoop.run` checks for a signal between calls of train_steps. `StopReason.exit_status` gives the exit status.
-"""
+"""Graceful shutdown: records a signal; the loop saves and ends, and `StopReason.exit_status` gives the exit status."""
 
 import contextlib
 import signal
@@ -13,11 +10,7 @@ class ShutdownRequested(Exception):
 
 
 class GracefulShutdown:
-    """Context manager that records SIGTERM and SIGINT instead of ending the process.
-
-    Attributes:
-        received: the name of the first signal that arrived, or None.
-    """
+    """Context manager that records the first SIGTERM or SIGINT in `received` instead of ending the process."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -35,11 +28,7 @@ class GracefulShutdown:
 
     @contextlib.contextmanager
     def cancellable(self) -> Iterator[None]:
-        """Lets a signal interrupt the work inside, which must be safe to repeat from its start.
-
-        Raises:
-            ShutdownRequested: a signal arrived, now or earlier.
-        """
+        """Raises ShutdownRequested if a signal arrived, now or earlier; the work inside must be safe to repeat."""
         if self.received:
             raise ShutdownRequested
         self._raises = True

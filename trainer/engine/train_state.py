@@ -21,37 +21,33 @@ from trainer.engine.run_length import OPEN
 from trainer.engine.train_step import Gradients, ReplicaStep
 from trainer.model.next_note import build_model
 
-_LOSS_SCALE_START = 2.0**15
-_LOSS_SCALE_PATIENCE = 2000  # train_steps without overflow after which the loss scale doubles
 _EMA_WARMUP = 10.0  # the average starts as that of about the last tenth of all train_steps
 
 
 class LossSums(NamedTuple):
-    """Sums over the targets since the last report.
+    """Sums over the targets since the last report."""
 
-    Attributes:
-        by_field: the loss of each field.
-        objective: the weighted loss.
-        targets: the number of targets.
-    """
-
-    by_field: dict[str, float]
-    objective: float
-    targets: float
+    by_field: dict[str, float]  # the loss of each field
+    objective: float  # the weighted loss
+    targets: float  # the number of targets
 
 
 class TrainState:
-    """State of training. Create it under the strategy's scope.
+    """State of training; create it under the strategy's scope. `run` runs up to the given number of train_steps.
 
-    Attributes:
-        model: the model.
-        train_step: int64, train_steps done.
-        sums: float64 `[fields + 2]`, as `ReplicaStep` returns them, since the last report.
-        run: runs up to the given number of train_steps, an int32 scalar tensor; it stops before a non-finite one.
+    With mixed_float16, the loss scale doubles after `loss_scale_patience` train_steps without overflow.
     """
 
-    def __init__(self, config: Config, windows: WindowSampler, strategy: tf.distribute.Strategy) -> None:
-        self._config, self._windows, self._strategy = config, windows, strategy
+    def __init__(
+        self,
+        config: Config,
+        windows: WindowSampler,
+        strategy: tf.distribute.Strategy,
+        *,
+        loss_scale: float = 2.0**15,
+        loss_scale_patience: int = 2000,
+    ) -> None:
+        self._config, self._strategy, self._loss_scale_patience = config, strategy, loss_scale_patience
         keras.utils.set_random_seed(config.seed)
         self.model = build_model(config, windows.pitch_range)
         self.train_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step")
@@ -62,7 +58,7 @@ class TrainState:
         self.sums = tf.Variable(sums, trainable=False, name="sums")
         self._not_finite = tf.Variable(False, trainable=False, name="not_finite")
         self._scales = config.precision == "mixed_float16"
-        self._loss_scale = tf.Variable(_LOSS_SCALE_START if self._scales else 1.0, trainable=False, name="loss_scale")
+        self._loss_scale = tf.Variable(loss_scale if self._scales else 1.0, trainable=False, name="loss_scale")
         self._good_steps = tf.Variable(0, dtype=tf.int64, trainable=False, name="good_steps")
         self._step = ReplicaStep(config, windows, self.model, self._loss_scale)
         self._averages = (
@@ -96,10 +92,7 @@ class TrainState:
 
     @contextlib.contextmanager
     def scored_weights(self) -> Iterator[None]:
-        """Puts the weights to score, keep as best and export into the model: the average, if the run has one.
-
-        The trained weights return on exit.
-        """
+        """Puts the weights to score, keep and export into the model until exit: the average, if there is one."""
         if not self._averages:
             yield
             return
@@ -110,7 +103,7 @@ class TrainState:
             self._swap_averages()
 
     def not_finite(self) -> NonFinite | None:
-        """Finds the reason why the run stopped before its next train_step; returns None if it did not."""
+        """Returns the reason why the run stopped before its next train_step, or None if it did not."""
         if not self._not_finite.numpy():
             return None
         return find_nonfinite(self._step, int(self.train_step.numpy()), self._config.windows_per_train_step)
@@ -158,7 +151,7 @@ class TrainState:
                 )
         if self._scales:
             self._good_steps.assign_add(1)
-            doubles = self._good_steps >= _LOSS_SCALE_PATIENCE
+            doubles = self._good_steps >= self._loss_scale_patience
             self._loss_scale.assign(tf.where(doubles, 2 * self._loss_scale, self._loss_scale))
             self._good_steps.assign(tf.where(doubles, tf.zeros_like(self._good_steps), self._good_steps))
 

@@ -14,21 +14,11 @@ class ReplicaStep:
     """Forward and backward pass of a train_step on one replica.
 
     Each replica makes its own part of the batch from the train_step alone. So the number of replicas does not change
-    the result.
-
-    Args:
-        config: the run.
-        windows: the train split.
-        model: the model.
-        loss_scale: float32 scalar variable, the factor of the loss in the backward pass.
-
-    Attributes:
-        fields: the fields that have a loss.
-        weights: the trained variables.
+    the result. `loss_scale` is a float32 scalar variable, the factor of the loss in the backward pass.
     """
 
     def __init__(self, config: Config, windows: WindowSampler, model: NextNoteModel, loss_scale: tf.Variable) -> None:
-        self.windows, self.fields = windows, tuple(model.heads.loss_names)
+        self.windows, self.fields = windows, tuple(model.heads.loss_names)  # the fields that have a loss
         self.weights = [variable.value for variable in model.trainable_variables]
         self._config, self._model, self._loss_scale = config, model, loss_scale
         self._loss_weights = {field: getattr(config, f"{field}_weight") for field in self.fields}
@@ -38,12 +28,10 @@ class ReplicaStep:
         )
 
     def __call__(self, train_step: tf.Tensor) -> tuple[Gradients, tf.Tensor, tf.Tensor]:
-        """Runs in a replica context; returns the same values on every replica.
+        """Returns clipped gradients of the mean loss, sums, and the gradients' norm before clipping.
 
-        Returns:
-            The clipped gradients of the mean loss over all targets of the train_step; the sums over these targets:
-            the loss of each field, the weighted loss and the targets, float64 `[fields + 2]`; the norm of the
-            gradients before clipping.
+        The sums, over all targets of the train_step, are of each field's loss, the weighted loss and the targets,
+        float64 `[fields + 2]`. All replicas return the same values.
         """
         config = self._config
         context = tf.distribute.get_replica_context()
@@ -59,11 +47,9 @@ class ReplicaStep:
         return gradients, totals, norm
 
     def losses(self, first_example: tf.Tensor, count: int) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Returns the loss of each field, 0 where masked, and the mask: `[count, positions]`.
+        """Returns the loss of each field of `count` windows, 0 where masked, and the mask: `[count, positions]`.
 
-        Args:
-            first_example: int64 scalar, the example index of the first window (`trainer.data.random`).
-            count: number of windows.
+        The first window has the example index `first_example` (`trainer.data.random`), an int64 scalar.
         """
         batch = self.windows.batch(first_example, count)
         dropout = Dropout(self._config.seed, self._config.dropout, first_example)

@@ -15,7 +15,7 @@ from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_density, score_with_residuals
 from trainer.evaluation.statistics import FIELDS, Ints, NoteScores
 from trainer.model import time_distribution
-from trainer.model.density_heads import DensityHeads
+from trainer.model.heads import DensityHeads
 from trainer.model.next_note import ModelState, NextNoteModel
 
 Outputs: TypeAlias = dict[str, np.ndarray]

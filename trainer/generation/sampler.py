@@ -12,10 +12,11 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from sostenuto.progress import ProgressCounter, silenced
+from sostenuto.text import counted
 from trainer.config import Bounds
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
-from trainer.model.density_heads import UNIFORMS_PER_NOTE, TopP
+from trainer.model.heads import UNIFORMS_PER_NOTE, TopP
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
 from trainer.workdir.load_model import LoadedModel
 
@@ -39,11 +40,8 @@ class Samples(NamedTuple):
     notes_per_second: float
 
 
-class _Prefix(NamedTuple):
-    """Result of reading the primers: the heads' input `[batch, width]` and the model's state."""
-
-    head_input: tf.Tensor
-    state: ModelState
+# The heads' input `[batch, width]` and the model's state after the notes before.
+_Prefix = tuple[tf.Tensor, ModelState]
 
 
 class _Options(NamedTuple):
@@ -103,29 +101,27 @@ class NoteSampler:
         temperatures = _list_by_field("temperature", temperature, TEMPERATURES)
         top_ps = _list_by_field("top_p", top_p, TOP_PS)
         prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), self._read_primers(primers))
-        samples = len(primers) * num_samples
-        dtype = prefix.head_input.dtype
+        samples, dtype = len(primers) * num_samples, prefix[0].dtype
         options = _Options(
             self._model.decode_weights(),
             tf.constant(temperatures, dtype),
             # None compiles to less where top_p has no effect.
             tuple(None if value == 1 else tf.constant(value, dtype) for value in top_ps),
         )
+        figures = {"samples": samples, "num_notes": num_notes}
         with silenced(quiet):
-            logger.info(
-                f"playing {samples:,} x {num_notes:,} notes",
-                extra={"figures": {"samples": samples, "num_notes": num_notes}},
-            )
+            logger.info(f"playing {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
         notes, seconds = self._generate(prefix, options, seed, num_notes=num_notes, quiet=quiet)
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
         return Samples(continued, num_notes * samples / seconds)
 
     def _generate(
         self, prefix: _Prefix, options: _Options, seed: int, *, num_notes: int, quiet: bool
-    ) -> tuple[list[NoteTensors], float]:
-        """Returns the notes of each sample, `[num_notes]`, and the seconds without compilation."""
-        samples = prefix.head_input.shape[0]
+    ) -> tuple[list[np.ndarray], float]:
+        """Returns the notes of each sample, `[fields, num_notes]`, and the seconds without compilation."""
+        samples = prefix[0].shape[0]
         streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
+        shape = (_NOTES_PER_CALL, UNIFORMS_PER_NOTE)
         # Compiles without sampling a note, so that the speed does not include compilation.
         self._decode(tf.constant(0), prefix, options, tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]))
         started = time.monotonic()
@@ -133,64 +129,60 @@ class NoteSampler:
         with ProgressCounter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as counter:
             for first_note in range(0, num_notes, _NOTES_PER_CALL):
                 count = min(_NOTES_PER_CALL, num_notes - first_note)
-                prefix, notes = self._decode(tf.constant(count), prefix, options, tf.constant(_uniforms(streams)))
-                calls.append([field.numpy()[:count] for field in notes])
+                uniforms = np.stack([stream.random(shape, np.float32) for stream in streams], axis=1)
+                prefix, notes = self._decode(tf.constant(count), prefix, options, tf.constant(uniforms))
+                calls.append(notes.numpy()[:count])
                 counter.advance(count * samples)
         seconds = time.monotonic() - started
-        fields = [np.concatenate(parts) for parts in zip(*calls, strict=True)]
-        return [NoteTensors(*(field[:, sample] for field in fields)) for sample in range(samples)], seconds
+        return list(np.concatenate(calls).T), seconds
 
     def _decode_notes(
         self, notes: tf.Tensor, prefix: _Prefix, options: _Options, uniforms: tf.Tensor
-    ) -> tuple[_Prefix, NoteTensors]:
-        """Samples `notes` notes, at most the rows of uniforms `[limit, samples, UNIFORMS_PER_NOTE]`."""
+    ) -> tuple[_Prefix, tf.Tensor]:
+        """Samples `notes` notes `[limit, fields, samples]` with uniforms `[limit, samples, UNIFORMS_PER_NOTE]`."""
         limit, samples = uniforms.shape[:2]
         sampled = tf.TensorArray(tf.int32, limit, element_shape=[len(NoteTensors._fields), samples])
 
         def decode_note(
             index: tf.Tensor, prefix: _Prefix, sampled: tf.TensorArray
         ) -> tuple[tf.Tensor, _Prefix, tf.TensorArray]:
-            note = self._model.heads.sample(
-                prefix.head_input, tf.gather(uniforms, index), options.temperature, options.top_p
-            )
-            prefix = _Prefix(*self._model.decode_step(note, prefix.state, options.weights))
+            head_input, state = prefix
+            note = self._model.heads.sample(head_input, tf.gather(uniforms, index), options.temperature, options.top_p)
+            prefix = self._model.decode_step(note, state, options.weights)
             return index + 1, prefix, sampled.write(index, tf.stack(note))
 
         _, prefix, sampled = tf.while_loop(
             lambda index, *_: index < notes, decode_note, (0, prefix, sampled), maximum_iterations=limit
         )
-        return prefix, NoteTensors(*tf.unstack(sampled.stack(), axis=1))
+        return prefix, sampled.stack()
 
     def _read_primers(self, primers: Sequence[Notes]) -> _Prefix:
         """Returns the heads' input and the state after each primer."""
         inputs = [self._model_inputs(primer) for primer in primers]
-        lengths = np.array([len(notes.pitch) for notes in inputs])
+        lengths = np.array([notes.shape[1] for notes in inputs])
         groups, prefixes = [], []
         for length in np.unique(lengths):  # Primers of one length form a batch.
             group = np.flatnonzero(lengths == length)
-            fields = (np.stack(columns) for columns in zip(*(inputs[index] for index in group), strict=True))
-            batch = NoteTensors(*(tf.constant(field, tf.int32) for field in fields))
+            batch = NoteTensors(*map(tf.constant, np.stack([inputs[index] for index in group], axis=1)))
             head_input, state = self._forward(batch, self._model.initial_state(len(group)))
             groups.append(group)
-            prefixes.append(_Prefix(head_input[:, -1], state))
+            prefixes.append((head_input[:, -1], state))
         order = np.argsort(np.concatenate(groups))
         head_input, state = tf.nest.map_structure(lambda *parts: tf.gather(tf.concat(parts, axis=0), order), *prefixes)
         # `decode_step` expects the variables' precision; counts stay integers.
-        state = tf.nest.map_structure(
+        return head_input, tf.nest.map_structure(
             lambda value: tf.cast(value, head_input.dtype) if value.dtype.is_floating else value, state
         )
-        return _Prefix(head_input, state)
 
-    def _model_inputs(self, primer: Notes) -> NoteTensors:
-        """Returns the model's inputs for a primer: `[notes]` each, at least one."""
-        fields = NoteTensors(*(getattr(primer, field).astype(np.int32) for field in NoteTensors._fields))
+    def _model_inputs(self, primer: Notes) -> np.ndarray:
+        """Returns the model's inputs for a primer: int32 `[fields, notes]`, at least one note."""
+        fields = np.stack([getattr(primer, field) for field in NoteTensors._fields]).astype(np.int32)
         config = self._model.config
-        if config.positions == "last":
-            if not len(primer):
-                raise UserError("a model with positions=last cannot start without notes. Give a --primer")
-            return fields.map(lambda field: field[-config.seq_length :])
-        start = NoteTensors(START_PITCH, 0, 0, 0)
-        return NoteTensors(*(np.append(first, field) for first, field in zip(start, fields, strict=True)))
+        if config.positions == "every":
+            return np.insert(fields, 0, [START_PITCH, 0, 0, 0], axis=1)
+        if not len(primer):
+            raise UserError("a model with positions=last cannot start without notes. Give a --primer")
+        return fields[:, -config.seq_length :]
 
 
 def _list_primers(primers: Any) -> Sequence[Notes]:
@@ -221,19 +213,10 @@ def _number(name: str, value: Any, bounds: Bounds, kind: type = float) -> Any:
     return number
 
 
-def _uniforms(streams: Sequence[np.random.Generator]) -> np.ndarray:
-    """Returns the next uniform numbers in [0, 1) of each stream, float32 `[notes, streams, UNIFORMS_PER_NOTE]`."""
-    shape = (_NOTES_PER_CALL, UNIFORMS_PER_NOTE)
-    return np.stack([stream.random(shape, np.float32) for stream in streams], axis=1)
-
-
-def _append(primer: Notes, continuation: NoteTensors) -> Notes:
-    """Returns the primer followed by the notes `[notes]` of its continuation."""
-    step_us = np.append(primer.step_us, continuation.step_us)
-    step_us[0] = 0  # Without a primer, time starts at the first note.
-    return Notes(
-        np.append(primer.pitch, continuation.pitch),
-        step_us,
-        np.append(primer.duration_us, continuation.duration_us),
-        np.append(primer.velocity, continuation.velocity),
+def _append(primer: Notes, continuation: np.ndarray) -> Notes:
+    """Returns the primer followed by the notes `[fields, notes]` of its continuation."""
+    pitch, step_us, duration_us, velocity = (
+        np.append(getattr(primer, name), values) for name, values in zip(NoteTensors._fields, continuation, strict=True)
     )
+    step_us[0] = 0  # Without a primer, time starts at the first note.
+    return Notes(pitch, step_us, duration_us, velocity)

@@ -21,7 +21,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import CannotCompressError, UserError
 from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
-from sostenuto.music.pedal import NO_PEDAL
+from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.formats import SampleEntry, SamplesIndex
 from trainer.workdir.json_record import write_json
@@ -103,37 +103,30 @@ def write_samples(
     quiet: bool = True,
 ) -> None:
     """Generates the samples of a workdir, `count` without primers, and replaces those of earlier calls."""
+    from sostenuto.music import audio
+
     primers = primers or [Primer(Notes.empty(), "")] * count
     played = sampler.sample([primer.notes for primer in primers], **_SAMPLING, quiet=quiet)
     has_pedal = sustain == "ignore"
     files = list_names(len(primers), "mid", "mp3")
     with replace_samples(storage.join(workdir, SAMPLES_NAME), files) as directory:
-        entries = [
-            _write_midi(directory, index, primer, notes, has_pedal)
-            for index, (primer, notes) in enumerate(zip(primers, played.notes, strict=True))
-        ]
+        entries = []
+        for number, (primer, whole) in enumerate(zip(primers, played.notes, strict=True)):
+            notes, _ = audio.truncate(whole, NO_PEDAL, SECONDS)
+            pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
+            name = f"sample-{number:03d}.mid"
+            write_midi(notes, os.path.join(directory, name), pedal)
+            written = as_written(notes, pedal)
+            entries.append(SampleEntry(
+                midi=name, primer=primer.name or None, primer_notes=count_written(primer.notes), notes=len(written),
+                seconds=written.seconds,
+            ))  # fmt: skip
         index = SamplesIndex(
             train_step=train_step, num_samples=len(entries), **_SAMPLING, sustain=sustain, pedal=has_pedal,
             notes_per_second=played.notes_per_second, files=files, samples=entries,
         )  # fmt: skip
         _render_missing(directory, index, quiet=quiet)
         index.save(os.path.join(directory, INDEX_NAME))
-
-
-def _write_midi(directory: str, index: int, primer: Primer, notes: Notes, has_pedal: bool) -> SampleEntry:
-    """Writes the MIDI file of a sample, as long as an excerpt; returns its entry of samples.json."""
-    from sostenuto.music import audio
-    from sostenuto.music.pedal import continued_pedal
-
-    notes, _ = audio.truncate(notes, NO_PEDAL, SECONDS)
-    pedal = continued_pedal(NO_PEDAL, notes, min(len(primer.notes), len(notes) - 1), by_rule=has_pedal)
-    name = f"sample-{index:03d}.mid"
-    write_midi(notes, os.path.join(directory, name), pedal)
-    written = as_written(notes, pedal)
-    return SampleEntry(
-        midi=name, primer=primer.name or None, primer_notes=count_written(primer.notes), notes=len(written),
-        seconds=written.seconds,
-    )  # fmt: skip
 
 
 def count_written(primer: Notes) -> int:

@@ -65,7 +65,7 @@ class MixedDense(keras.layers.Dense):
 
 
 class Dropout:
-    """Dropout masks of a train_step's windows, of which `first_example` (int64 scalar) is the first one's index.
+    """Dropout masks of a train_step's windows, the first with example index `first_example` (int64 scalar).
 
     All notes of a window share a mask: "variational" dropout (Gal and Ghahramani, 2016, arXiv:1512.05287). The masks
     do not depend on how a batch is divided among replicas.

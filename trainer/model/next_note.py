@@ -12,9 +12,8 @@ from sostenuto.music.notes import PITCHES
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model import lstm_cpu, note_history
-from trainer.model.density_heads import ALL_PITCHES, DensityHeads, PitchRange
+from trainer.model.heads import ALL_PITCHES, DensityHeads, PitchRange, RegressionHeads
 from trainer.model.layers import Dropout, MixedDense, NoteEmbedding, blocked_matmul, lookup_sum, split_columns
-from trainer.model.tutorial_heads import RegressionHeads
 
 _History = note_history.NoteHistory | tuple[()]
 

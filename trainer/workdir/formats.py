@@ -77,6 +77,12 @@ class MetricsRecord(JsonRecord):
     val_pitch_top1: float | None = None
     notes_per_second: float
 
+    @property
+    def nats(self) -> float | None:
+        """Nats/note of training, of pitch, step and duration as in `val_nats`; None for a model without densities."""
+        losses = [loss for loss in (self.pitch_nll, self.step_nll, self.duration_nll) if loss is not None]
+        return sum(losses) if len(losses) == 3 else None
+
     @classmethod
     def load_all(cls, path: str) -> list[Self]:
         """Reads metrics.jsonl in the order of train_steps; of two lines of one train_step the later one counts."""

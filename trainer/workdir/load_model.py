@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sostenuto.errors import UserError
 from trainer.checkpoints.manager import CheckpointManager, check_config, model_variables, restore
-from trainer.model.density_heads import ALL_PITCHES
+from trainer.model.heads import ALL_PITCHES
 from trainer.model.next_note import NextNoteModel, build_model
 from trainer.workdir.layout import BEST_NAME, CHECKPOINTS_NAME, load_config, load_run
 from trainer.workdir.transfer import download_weights

@@ -67,7 +67,7 @@ def fetch_newest_checkpoint(source: str, target: str) -> bool:
                 copy = os.path.join(target, step)
                 files = [name.partition("/")[2] for name in names if name.startswith(f"{step}/")]
                 storage.download_all(storage.join(source, step), copy, files)
-                if manager.is_valid(copy):
+                if manager.read_checkpoint(copy):
                     return True
                 shutil.rmtree(copy)
                 warn(f"checkpoint {storage.join(source, step)} is corrupt; skipping it")

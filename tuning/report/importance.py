@@ -17,39 +17,19 @@ _COMPARED_SHARE = 0.75  # fraction of the scored configs that must have reached 
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """Importance of each hyperparameter for the score.
+    """Importance of each hyperparameter for the score."""
 
-    Attributes:
-        share: share of the full length at which scores are compared.
-        configs: number of compared configs.
-        fit: R² of the forest on configs that a tree has not seen: 1 is perfect, 0 or less is chance.
-        means: increase of the forest's error in nats/note when a hyperparameter is shuffled, by field, largest first.
-        deviations: standard deviation of this increase over the shuffles, by field.
-    """
-
-    share: float
-    configs: int
-    fit: float
-    means: dict[str, float]
-    deviations: dict[str, float]
-
-    @property
-    def is_predictive(self) -> bool:
-        """Whether the forest predicts better than chance."""
-        return self.fit > 0
+    share: float  # of the full length, at which scores are compared
+    configs: int  # number of compared configs
+    fit: float  # R² of the forest on configs that a tree has not seen: 1 is perfect, 0 or less is chance
+    means: dict[str, float]  # growth of the forest's error in nats/note when a field is shuffled, largest first
+    deviations: dict[str, float]  # standard deviation of this growth over the shuffles, by field
 
 
 def importance(summary: StudySummary) -> Importance | None:
     """Returns the permutation importance of each hyperparameter (Breiman 2001, Random Forests, section 10).
 
-    Configs differ in their lengths, so they are compared at one share of it: the largest that three quarters of them
-    have reached. Scores far above the rest are limited to `outlier_limit`.
-
-    Args:
-        summary: the study.
-
-    Returns:
-        The importance; None with fewer than `MIN_CONFIGS` comparable configs.
+    It is None with fewer than `MIN_CONFIGS` comparable configs. Outliers are limited to `outlier_limit`.
     """
     share, scores = comparable_scores(summary.chains)
     if len(scores) < MIN_CONFIGS:
@@ -83,7 +63,7 @@ def importance(summary: StudySummary) -> Importance | None:
 
 
 def comparable_scores(chains: Sequence[TrialChain]) -> tuple[float, list[tuple[TrialChain, float]]]:
-    """Returns the share of the full length at which scores compare, and the configs scored there."""
+    """Returns the largest share of the length that three quarters of the configs reached, and the scores there."""
     scored = [chain for chain in chains if chain.last_scored and chain.curve]
     most: tuple[float, list[tuple[TrialChain, float]]] = (1.0, [])
     for share in sorted({1.0, *(chain.curve[-1][1] for chain in scored)}, reverse=True):

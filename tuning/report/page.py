@@ -6,46 +6,31 @@ from typing import Any, Final
 from sostenuto.html.pages import environment
 from sostenuto.text import duration
 from tuning.report.charts import StudyCharts
-from tuning.report.importance import MIN_CONFIGS, SHUFFLES, Importance, comparable_scores, importance, is_number
+from tuning.report.importance import MIN_CONFIGS, SHUFFLES, Importance, importance, is_number
 from tuning.space import notes_per_train_step
-from tuning.summary import (
-    BEST_CONFIG_NAME,
-    StudySummary,
-    format_summary,
-    format_value,
-    percent,
-    ranked,
-    trained_share,
-)
+from tuning.summary import StudySummary, format_summary, format_value, ranked
 
 _MARKS: Final = {"completed": "✓", "stopped": "■", "failed": "✗", "running": "▶", "queued": "·"}
 
 
 def render(study: StudySummary) -> str:
-    """Returns the page as HTML.
-
-    Args:
-        study: the study at any stage.
-    """
+    """Returns the page of a study at any stage as HTML."""
     templates = environment(Path(__file__).parent)
-    templates.filters |= {"duration": duration, "percent": percent, "shown": format_value}
+    templates.filters |= {"duration": duration, "percent": "{:.0%}".format, "shown": format_value}
     ranking = importance(study)
     has_scores = any(chain.last_scored for chain in study.chains)
     return templates.get_template("study.html.j2").render(
         study=study,
-        best_config_name=BEST_CONFIG_NAME,
         lead=[*format_summary(study), *_describe_importance(study, ranking)],
-        notes=study.config.train_steps * notes_per_train_step(study.space.base_config),
+        notes=study.config.train_steps * notes_per_train_step(study.space.start),
         best_values=_best_values(study),
         charts=StudyCharts(study) if has_scores else None,
         importance=ranking,
-        comparable=len(comparable_scores(study.chains)[1]),
         fewest_configs=MIN_CONFIGS,
         shuffles=SHUFFLES,
         trials=ranked(study.trials),
         marks=_MARKS,
         is_number=is_number,
-        trained_share=trained_share,
     )
 
 
@@ -55,7 +40,7 @@ def _describe_importance(study: StudySummary, ranking: Importance | None) -> lis
     if ranking is None:
         return ["There are too few scores to rank the hyperparameters."] if study.trials else []
     first, second, *_ = ranking.means
-    if not ranking.is_predictive or ranking.means[first] <= 0:
+    if ranking.fit <= 0 or ranking.means[first] <= 0:
         return ["No hyperparameter stands out: these trials do not predict the score."]
     runner_up = f", then {second}" if ranking.means[second] > 0.5 * ranking.means[first] else ""
     return [f"The hyperparameter {first} mattered most{runner_up}."]
@@ -67,9 +52,6 @@ def _best_values(study: StudySummary) -> list[tuple[str, Any, Any, str]]:
     if best is None:
         return []
     start = study.space.base_config
-    tuned = [
-        (parameter.field, study.value(best, parameter), getattr(start, parameter.field), parameter.unit)
-        for parameter in study.space.parameters
-    ]
-    fixed = [(field, value, getattr(start, field), "fixed") for field, value in study.space.fixed.items()]
-    return [*tuned, *fixed]
+    tuned = [(parameter.field, study.value(best, parameter), parameter.unit) for parameter in study.space.parameters]
+    fixed = [(field, value, "fixed") for field, value in study.space.fixed.items()]
+    return [(field, value, getattr(start, field), unit) for field, value, unit in (*tuned, *fixed)]

@@ -144,5 +144,5 @@ def test_a_member_with_a_false_size_is_read_up_to_that_size(tmp_path, declared):
         except UserError as error:
             assert "a.mid: cannot be read" in str(error)
         else:
-            # At most what was declared and what is there; the decoder says that the rest is missing.
+            # At most the declared bytes and the existing ones; the decoder reports that the rest is missing.
             assert len(data) <= declared

@@ -40,7 +40,7 @@ def test_input_without_midi_is_rejected(tmp_path):
         (tmp_path / "empty", "holds no MIDI file"),
         (tmp_path / "absent", "absent: no such directory. Expected a directory, a glob"),
         (tmp_path / "absent.zip", "absent.zip: no such file"),
-        (tmp_path / "absent" / "*.mid", "no such directory: .*absent$"),
+        (tmp_path / "absent" / "*.mid", r"absent: no such directory. Correct the pattern .*absent/\*.mid"),
         (tmp_path / "*.mid", "matches no file"),
         (write_zip(tmp_path / "none.zip", {"README": b""}), "holds no MIDI file"),
         (tmp_path / "not.zip", "cannot be read as a zip file"),

@@ -33,7 +33,7 @@ def test_a_csv_from_elsewhere_and_none(maestro, tmp_path):
     elsewhere = write_files(tmp_path, {"mine.csv": own.read_bytes().replace(b"validation", b"train")}) / "mine.csv"
     corpus = find_corpus(str(maestro), metadata=str(elsewhere), split_fractions=(0.9, 0, 0.1))
     assert {file.split for file in corpus.files} == {"train", "test"}
-    # Also with the parent as input: the MAESTRO_CSV defines the root.
+    # Also with the parent as input: the CSV defines the root.
     assert contents(
         find_corpus(str(maestro.parent), metadata=str(elsewhere), split_fractions=(0.9, 0, 0.1))
     ) == contents(corpus)
@@ -91,7 +91,7 @@ UNREADABLE_CSVS = {"lone returns": b"a,b\r1,2\r", "huge field": b"a," + b"x" * 2
 def test_a_stray_csv_that_cannot_be_parsed_is_no_metadata(maestro, stray):
     write_files(maestro, {"stray.csv": stray})
     assert find_corpus(str(maestro)).metadata == "maestro-v9.0.0.csv"
-    with pytest.raises(UserError, match=r"stray\.csv: not a MAESTRO_CSV"):
+    with pytest.raises(UserError, match=r"stray\.csv: not a CSV in UTF-8"):
         find_corpus(str(maestro), metadata=str(maestro / "stray.csv"))
 
 
@@ -102,7 +102,7 @@ def test_a_metadata_csv_that_is_too_large_is_rejected(tmp_path):
 
 
 def test_a_thousand_csvs_are_looked_at_once_each(tmp_path):
-    """Of the directories that hold every MIDI file there is one list, not one a MAESTRO_CSV."""
+    """Of the directories that hold every MIDI file there is one list, not one a CSV."""
     write_files(tmp_path, {f"d{number % 9}/{number}.mid": b"" for number in range(3_000)})
     started = time.process_time()
     find_corpus(str(tmp_path))

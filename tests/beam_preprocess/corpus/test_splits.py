@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_preprocess.corpus.splits import assign_splits
+from beam_preprocess.corpus import assign_splits
 from sostenuto.data.manifest import SPLITS
 
 

@@ -68,7 +68,7 @@ def test_bash_completes_every_flag_of_a_command(bash, name):
     assert set(bash("sostenuto", name, "--")) == forms | {"--help", "--version"}
 
 
-def test_bash_completes_a_flag_begun(bash):
+def test_bash_completes_the_start_of_a_flag(bash):
     assert bash("sostenuto", "train", "--data=x", "--pre") == ["--preset=", "--precision="]
     assert bash("sostenuto", "train", "--noq") == ["--noquiet"]
     assert bash("sostenuto", "report", "--preset") == []

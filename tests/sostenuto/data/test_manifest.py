@@ -6,8 +6,7 @@ import pytest
 
 from beam_preprocess.commit import commit_dataset
 from beam_preprocess.plan import DatasetPlan
-from beam_preprocess.shard_writer import write_shard
-from beam_preprocess.stats import ShardReport, SplitStats
+from beam_preprocess.shard_writer import ShardReport, SplitStats, write_shard
 from sostenuto.data.manifest import FEW_TRAIN_NOTES, MANIFEST_NAME, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import RecordError, UserError

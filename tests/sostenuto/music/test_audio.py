@@ -38,7 +38,7 @@ def test_a4_sounds_at_440_hz_for_its_time_and_a_tail(tmp_path, player):
     assert [path.name for path in tmp_path.iterdir()] == ["a4.wav"]
 
 
-def test_it_ends_in_silence_without_a_click(tmp_path, player):
+def test_it_fades_out_without_a_click(tmp_path, player):
     audio.render_wav(A4, tmp_path / "a4.wav")
     rate, samples = read(tmp_path / "a4.wav")
     assert np.abs(samples[-rate // 100 :]).max() < 0.01

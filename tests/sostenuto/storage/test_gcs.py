@@ -129,7 +129,7 @@ def test_faults_change_nothing(tmp_path, monkeypatch, quick_retries, seed):
             storage.rename(f"gs://bucket/a/{name}", f"gs://bucket/b/{name}")
         assert server.contents("gs://bucket/") == {f"b/{name}": data for name, data in files.items()}
         for number in range(20):
-            # The second is told so by the first's object, not by its own whose answer was lost.
+            # The second fails because of the first's object, not of its own, whose answer was lost.
             assert remote.write(f"gs://bucket/lease-{number}", io.BytesIO(b"x"), generation=0)
             assert remote.write(f"gs://bucket/lease-{number}", io.BytesIO(b"x"), generation=0) is None
         storage.remove_all(f"gs://bucket/b/{name}" for name in files)

@@ -51,9 +51,9 @@ def test_another_process_is_rejected_until_the_first_has_ended(directory):
             assert str(error.value) == f"process {process.pid} on {os.uname().nodename}"
         # It cannot release the directory.
         process.kill()
-    begun = time.monotonic()
+    start = time.monotonic()
     hold(directory).close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - start < 5
 
 
 def test_a_released_directory_can_be_held_again(directory):
@@ -89,9 +89,9 @@ def test_a_holder_elsewhere_that_renews_keeps_it(gcs, quick, capsys):
 
 def test_a_holder_elsewhere_that_does_not_renew_loses_it(gcs, quick):
     of_another_machine(gcs)
-    begun = time.monotonic()
+    start = time.monotonic()
     Lease("gs://bucket/w").close()
-    assert 0.5 < time.monotonic() - begun < 10
+    assert 0.5 < time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(
@@ -105,17 +105,17 @@ def test_a_holder_elsewhere_that_does_not_renew_loses_it(gcs, quick):
 def test_a_holder_that_has_ended_is_not_waited_for(gcs, monkeypatch, gone):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     of_another_machine(gcs, **gone)
-    begun = time.monotonic()
+    start = time.monotonic()
     Lease("gs://bucket/w").close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("content", [b"", b"no JSON", b"[]", b'{"renewed": "soon"}'])
 def test_an_invalid_lease_is_waited_for_like_any_other(gcs, quick, content):
     gcs.put(LOCK, content)
-    begun = time.monotonic()
+    start = time.monotonic()
     Lease("gs://bucket/w").close()
-    assert time.monotonic() - begun > 0.5
+    assert time.monotonic() - start > 0.5
 
 
 def test_a_lease_is_renewed_and_its_loss_is_noticed(gcs, quick):

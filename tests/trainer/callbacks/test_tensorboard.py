@@ -12,7 +12,7 @@ from trainer.workdir.formats import MetricsRecord
 
 
 @pytest.mark.parametrize("directory", ["train", "validation"])
-def test_tensorboard_sees_each_report_once_however_often_a_run_goes_on(tmp_path, directory):
+def test_tensorboard_gets_each_report_once_however_often_a_run_is_resumed(tmp_path, directory):
     summaries = tmp_path / "summaries" / directory
     for train_step, reports in ((0, [2, 4, 6]), (4, [6, 8]), (8, [10])):
         writer = TensorBoardWriter()

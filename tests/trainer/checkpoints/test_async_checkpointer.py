@@ -88,7 +88,7 @@ def test_no_more_than_two_wait_to_be_written(directory):
 
 
 @pytest.mark.parametrize("asked", ["wait", "save"])
-def test_a_checkpoint_that_could_not_be_written_is_told_of(tmp_path, directory, asked):
+def test_a_checkpoint_that_could_not_be_written_is_reported(tmp_path, directory, asked):
     (tmp_path / "file").write_text("no directory")
     nowhere, checkpoints = (
         CheckpointManager(str(tmp_path / "file" / "checkpoints"), max_to_keep=1),

@@ -35,12 +35,12 @@ def test_an_epoch_has_every_note_as_a_target_once(lengths, seq_length, seed, epo
 
     # The input is the note before the target, or the start where there is none in this performance.
     begins = np.isin(target, table.offsets[:-1]) & batch.mask
-    goes_on = batch.mask & ~begins
-    np.testing.assert_array_equal(numbers(batch.inputs)[goes_on], target[goes_on] - 1)
+    follows = batch.mask & ~begins
+    np.testing.assert_array_equal(numbers(batch.inputs)[follows], target[follows] - 1)
     for field, column in batch.inputs._asdict().items():
-        np.testing.assert_array_equal(column[goes_on], table.notes[field][target[goes_on] - 1])
+        np.testing.assert_array_equal(column[follows], table.notes[field][target[follows] - 1])
         assert (column[begins] == (START_PITCH if field == "pitch" else 0)).all()
-    assert (batch.inputs.pitch[goes_on] < START_PITCH).all()
+    assert (batch.inputs.pitch[follows] < START_PITCH).all()
 
     # No window spans two performances.
     owner = np.searchsorted(table.offsets[1:], target, side="right")

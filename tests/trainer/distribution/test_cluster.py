@@ -166,7 +166,7 @@ def test_the_batch_script_of_an_allocation_is_one_host():
 
 def test_a_job_step_of_one_task_is_one_host():
     assert resolve(None, None, slurm(0, "n1", "1", tasks=1, place=(0, 0))) is None
-    # Where it runs is then nobody's concern.
+    # Its address then does not matter.
     assert resolve(None, None, {"SLURM_STEP_NUM_TASKS": "1"}) is None
 
 

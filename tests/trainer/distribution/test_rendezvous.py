@@ -27,7 +27,7 @@ def arrive(workers, index, arrived):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
-def test_nobody_goes_on_before_all_are_there(workers, order):
+def test_no_worker_continues_before_all_have_arrived(workers, order):
     arrived = []
     *early, last = order
     threads = [arrive(workers, index, arrived) for index in early]

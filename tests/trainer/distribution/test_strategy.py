@@ -9,9 +9,8 @@ import tensorflow as tf
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from tests.factories import write_dataset
-from trainer.distribution import strategy
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.strategy import configure_devices
+from trainer.distribution.strategy import CPU_FLAGS, check_cpu_precision, check_gpu_precision, configure_devices
 from trainer.distribution.workers import Workers
 from trainer.presets import preset
 from trainer.workdir import layout
@@ -26,22 +25,11 @@ def config(**changes):
     return preset("base").replace(deterministic=False, **changes)
 
 
-def refusal(cluster=None, **changes) -> str:
+def refusal(cluster=None, cpu_flags=CPU_FLAGS, **changes) -> str:
     with pytest.raises(UserError) as error:
-        configure_devices(config(**changes), cluster)
+        configure_devices(config(**changes), cluster, cpu_flags)
     (line,) = str(error.value).splitlines()
     return line
-
-
-@pytest.fixture
-def cpu(monkeypatch, tmp_path):
-    """Has the CPU say what its instructions are."""
-
-    def say(text: str) -> None:
-        (tmp_path / "cpuinfo").write_text(text)
-        monkeypatch.setattr(strategy, "_CPU_FLAGS", str(tmp_path / "cpuinfo"))
-
-    return say
 
 
 @pytest.mark.parametrize(
@@ -70,9 +58,9 @@ def test_several_hosts_without_gpus_run_one_replica_each():
         ("mixed_bfloat16", ARM.format("bf16x"), "bf16"),
     ],
 )
-def test_a_precision_that_the_cpu_lacks_is_refused(cpu, precision, cpuinfo, needed):
-    cpu(cpuinfo)
-    line = refusal(precision=precision)
+def test_a_precision_that_the_cpu_lacks_is_refused(tmp_path, precision, cpuinfo, needed):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    line = refusal(cpu_flags=str(tmp_path / "cpuinfo"), precision=precision)
     assert line.startswith(f"precision={precision}: this CPU has no instructions for it (")
     assert needed in line
     assert "--precision=float32" in line
@@ -93,12 +81,10 @@ def test_a_precision_that_the_cpu_lacks_is_refused(cpu, precision, cpuinfo, need
         ("mixed_float16", None),
     ],
 )
-def test_a_precision_that_the_cpu_has_is_taken(monkeypatch, cpu, tmp_path, precision, cpuinfo):
-    if cpuinfo is None:
-        monkeypatch.setattr(strategy, "_CPU_FLAGS", str(tmp_path / "none"))
-    else:
-        cpu(cpuinfo)
-    strategy._check_cpu_precision(precision)
+def test_a_precision_that_the_cpu_has_is_taken(tmp_path, precision, cpuinfo):
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    check_cpu_precision(precision, str(tmp_path / "cpuinfo"))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +92,7 @@ def test_a_precision_that_the_cpu_has_is_taken(monkeypatch, cpu, tmp_path, preci
 )
 def test_a_precision_that_the_gpu_lacks_is_refused(precision, capability, needed):
     with pytest.raises(UserError) as error:
-        strategy._check_gpu_precision(precision, "Some GPU", capability)
+        check_gpu_precision(precision, "Some GPU", capability)
     (line,) = str(error.value).splitlines()
     had = ".".join(map(str, capability))
     assert line.startswith(
@@ -122,7 +108,7 @@ def test_a_precision_that_the_gpu_lacks_is_refused(precision, capability, needed
     ],
 )  # fmt: skip
 def test_a_precision_that_the_gpu_has_is_taken(precision, capability):
-    strategy._check_gpu_precision(precision, "Some GPU", capability)
+    check_gpu_precision(precision, "Some GPU", capability)
 
 
 @pytest.fixture

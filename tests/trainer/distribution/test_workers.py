@@ -29,7 +29,7 @@ def one_line(process) -> str:
 
 @pytest.fixture(scope="module")
 def told_to_end(dataset, tmp_path_factory):
-    """Two workers of which the second is told to end: their workdir, and how both ended."""
+    """Two workers, the second one terminated: their workdir, and how both ended."""
     workdir = tmp_path_factory.mktemp("workers") / "w"
     with started(*workers(2, dataset, workdir, *FLAGS, "--steps=100000")) as processes:
         wait_for_report(workdir, 20, processes)
@@ -42,8 +42,8 @@ def gone_on(dataset, told_to_end):
     """Three workers that went on from there: the train_step they began at, and how they ended."""
     workdir = told_to_end[0]
     (saved,) = (workdir / "checkpoints").iterdir()
-    begun = int(saved.name)
-    return begun, run_all(workers(3, dataset, workdir, f"--steps={begun + 30}"))
+    resumed_at = int(saved.name)
+    return resumed_at, run_all(workers(3, dataset, workdir, f"--steps={resumed_at + 30}"))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_workers_agree_on_the_length_that_the_clock_allows(dataset, tmp_path):
     assert scored[-1] == run["steps"]
 
 
-def test_when_one_is_told_to_end_all_do_and_the_chief_saves(told_to_end):
+def test_when_one_is_terminated_all_end_and_the_chief_saves(told_to_end):
     workdir, (chief, worker), left = told_to_end
     assert worker.returncode == 128 + signal.SIGTERM, worker.stderr
     assert chief.returncode == PEER_LOST, chief.stderr
@@ -81,18 +81,18 @@ def test_when_one_is_told_to_end_all_do_and_the_chief_saves(told_to_end):
     assert "Traceback" not in chief.stderr + worker.stderr
 
 
-def test_another_number_of_workers_goes_on_from_there(gone_on):
+def test_another_number_of_workers_resumes_from_there(gone_on):
     """Each reads the checkpoint that the chief chose; the third has no performance of its own to score."""
-    begun, processes = gone_on
+    resumed_at, processes = gone_on
     for process in processes:
         assert process.returncode == 0, process.stderr
-    assert f"resumed at train_step {begun:,}" in processes[0].stderr
-    assert f"finished after {begun + 30:,} train_steps (--steps reached)" in processes[0].stdout
+    assert f"resumed at train_step {resumed_at:,}" in processes[0].stderr
+    assert f"finished after {resumed_at + 30:,} train_steps (--steps reached)" in processes[0].stdout
     assert [process.stdout for process in processes[1:]] == ["", ""]
 
 
-def test_only_the_chief_tells_of_the_run(told_to_end, gone_on):
-    """Beside what each says of itself."""
+def test_only_the_chief_reports_on_the_run(told_to_end, gone_on):
+    """Each worker reports only on itself."""
     for process in (told_to_end[1][1], *gone_on[1][1:]):
         assert not re.search(r"train_step \d+: |parameters|training to", process.stderr)
     size = "1 x CPU on each of 3 hosts, global batch 12 = 4 x 3 replicas"
@@ -148,7 +148,7 @@ def test_the_workdir_is_that_of_one_process(told_to_end, alone):
 def test_a_finished_run_is_left_alone_by_every_worker(dataset, told_to_end, alone):
     workdir = told_to_end[0]
     before = {name: (workdir / name).stat().st_mtime_ns for name in files(workdir)}
-    # Without the third: nobody waits for anybody.
+    # Without the third: no worker waits for another.
     for process in run_all(workers(3, dataset, workdir)[:2]):
         assert process.returncode == 0
         assert f"{workdir} is finished: --steps reached at train_step" in process.stderr

@@ -50,7 +50,7 @@ def test_what_overflows_on_one_replica_reaches_the_weights_of_none(replica_runs)
 
 
 def test_the_loss_scale_doubles_after_its_patience_and_halves_with_each_overflow(replica_runs):
-    """The patience is of two train_steps there; it begins anew after an overflow."""
+    """The patience is of two train_steps there; it starts again after an overflow."""
     start = 2.0**15
     assert [report["loss_scale"] for report in replica_runs["overflow"]] == [start, 2 * start, start, start]
 

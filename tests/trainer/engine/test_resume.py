@@ -11,8 +11,8 @@ from trainer.engine import loop
 from trainer.presets import preset
 
 
-def test_a_run_that_was_killed_as_it_began_begins_anew(dataset, tmp_path):
-    """What is there is what a kill before the first whole file leaves: the lock and a file in the making."""
+def test_a_run_that_was_killed_at_its_start_starts_again(dataset, tmp_path):
+    """A kill before the first complete file leaves the lock and an unfinished file."""
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / ".lock").touch()
     (tmp_path / "w" / "config.json.tmp-0123456789ab").write_text("{")
@@ -21,7 +21,7 @@ def test_a_run_that_was_killed_as_it_began_begins_anew(dataset, tmp_path):
         loop.train(config, manifest, str(tmp_path / "w"))
 
 
-def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(dataset, tmp_path):
+def test_a_finished_run_is_left_alone_and_a_longer_one_continues(dataset, tmp_path):
     flags = [*TINY["base"], "--evaluate_every=0", "--schedule=constant"]
     whole, longer = tmp_path / "whole", tmp_path / "longer"
     assert train(dataset, whole, *flags, "--steps=40").returncode == 0

@@ -84,7 +84,7 @@ def test_the_time_left_counts_each_score():
 
 def test_scores_are_many_where_they_are_cheap_and_few_where_they_are_not():
     def interval(steps: int, scoring_seconds: float) -> int:
-        return Costs(1.0, scoring_seconds, 500).affordable_interval(steps, scores=16, share=0.1)
+        return Costs(1.0, scoring_seconds, 500).affordable_interval(steps)
 
     assert interval(480, 0.5) == 30
     assert interval(480, 10.0) == 101

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT while a run goes on."""
+"""SIGTERM and SIGINT during a run."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ def send(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noted_and_the_work_goes_on(number):
+def test_a_signal_is_noted_and_the_work_continues(number):
     with GracefulShutdown() as signals:
         assert signals.received is None
         send(number)
@@ -47,11 +47,11 @@ def test_what_can_be_done_again_ends_at_once(number):
     assert done == ["before"]
 
 
-def test_after_a_signal_nothing_long_is_begun():
+def test_after_a_signal_nothing_long_starts():
     with GracefulShutdown() as signals:
         send(signal.SIGTERM)
         with pytest.raises(ShutdownRequested), signals.cancellable():
-            pytest.fail("was begun")
+            pytest.fail("has started")
 
 
 def test_what_has_ended_is_not_interrupted_any_more():

@@ -1,6 +1,7 @@
 """Runs that last `max_minutes`, on a machine whose speed the test decides."""
 
 import json
+import logging
 import shutil
 import threading
 
@@ -11,7 +12,6 @@ from tests.trainer.machine import Machine
 from tests.trainer.runs import metrics, weights
 from trainer.callbacks.standard import report_writers
 from trainer.config import Config
-from trainer.distribution import strategy
 from trainer.engine import loop, setup
 from trainer.presets import preset
 
@@ -20,14 +20,6 @@ CONFIG: Config = preset("base").replace(
     units=8, head_units=8, seq_length=16, batch_size=4, warmup_steps=20, max_minutes=LIMIT / 60,
     log_every=20, checkpoint_every=20, max_to_keep=100, evaluate_every=500,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _devices_as_they_are():
-    """A process sets up its devices once, and other tests may have done so."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
-        yield
 
 
 def train_on(machine: Machine, patch: pytest.MonkeyPatch, data, workdir, config: Config = CONFIG, **options):
@@ -87,7 +79,23 @@ def test_at_a_constant_speed_the_first_plan_holds_and_more_minutes_go_on_from_it
     assert record(workdir)["horizon"] == run["horizon"]
 
 
-def test_measurements_of_patience_are_as_many_as_asked_for(train, tmp_path):
+def test_the_minute_adds_up_and_a_shorter_plan_is_logged_once(train, tmp_path, monkeypatch, caplog):
+    machine = Machine({0.0: 0.1, LIMIT / 2: 0.5}, scoring_seconds=1.0)
+    monkeypatch.setattr(setup, "Scorer", machine.scorer)
+    caplog.set_level(logging.INFO)
+    train(machine, tmp_path / "w")
+    (seconds,) = (record.figures["seconds"] for record in caplog.records if record.message.startswith("trained for "))
+    scores = sum("val_nats" in line for line in metrics(tmp_path / "w"))
+    assert seconds["scoring"] == scores
+    assert seconds["train_steps"] > LIMIT / 2
+    assert sum(seconds.values()) == round(machine.now)
+    planned = [line for line in caplog.messages if line.startswith("training to ")]
+    shorter = [line for line in caplog.messages if line.startswith("training became slower")]
+    assert (len(planned), len(shorter)) == (1, 1)
+    assert shorter[0].endswith("to keep to --max_minutes=1")
+
+
+def test_patience_takes_the_requested_number_of_measurements(train, tmp_path):
     train(Machine(CONSTANT), tmp_path / "w", CONFIG.replace(patience=100, evaluate_every=50, max_minutes=0.2))
     scored = [line["train_step"] for line in metrics(tmp_path / "w") if "val_nats" in line]
     assert scored[:-1] == [50, 100]

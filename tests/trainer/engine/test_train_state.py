@@ -10,11 +10,10 @@ from tests.trainer.replica_runs import MARK, build, overflowing
 from trainer.config import Config
 from trainer.data.note_table import NoteTable
 from trainer.data.windows import WindowSampler
-from trainer.engine import train_state
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.generation.sampler import NoteSampler
-from trainer.model.density_heads import DensityHeads
+from trainer.model.heads import DensityHeads
 from trainer.presets import preset
 
 LENGTHS = [70, 33, 120, 5]
@@ -114,11 +113,12 @@ def test_without_an_average_the_weights_are_scored():
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_only_the_lstm_computes_in_the_coarse_type(precision):
-    state = state_of(precision=precision)
+    config, table = tiny(precision=precision), table_of(LENGTHS)
+    state = build(config, table, ["CPU:0"])
     groups = state.variables()
     held = {variable.dtype for name in ("model", "ema", "optimizer") for variable in groups[name]}
     assert {dtype for dtype in held if dtype.is_floating} == {tf.float32}
-    batch = state._windows.batch(tf.constant(0, tf.int64), 4)
+    batch = WindowSampler(table, config).batch(tf.constant(0, tf.int64), 4)
     hidden, after = state.model.forward(batch.inputs)
     assert {part.dtype.name for layer in after.layers for part in layer} == {precision.removeprefix("mixed_")}
     assert hidden.dtype == tf.float32
@@ -183,11 +183,11 @@ def test_a_loss_that_is_no_number_stops_before_its_train_step(monkeypatch, field
     table, performance, note = marked_table(3, config)
     break_losses(monkeypatch, field, how)
     state = build(config, table, ["CPU:0"])
-    begun = values_of(state)
+    initial = values_of(state)
     run(state, 3)
     assert state.not_finite() is None
     before = values_of(state)
-    for variable, value in zip(all_variables(state), begun, strict=True):
+    for variable, value in zip(all_variables(state), initial, strict=True):
         variable.assign(value)
     run(state, 9)
     found = state.not_finite()
@@ -198,9 +198,8 @@ def test_a_loss_that_is_no_number_stops_before_its_train_step(monkeypatch, field
 
 def test_in_float16_an_infinite_gradient_stops_the_run_once_the_loss_scale_is_one(monkeypatch):
     """There nothing is left to halve: else it would skip train_steps for ever."""
-    monkeypatch.setattr(train_state, "_LOSS_SCALE_START", 4.0)
     break_losses(monkeypatch, "step", lambda loss, _: overflowing(loss, tf.fill(tf.shape(loss)[:1], True)))
-    state = state_of(precision="mixed_float16", layers=1)
+    state = build(tiny(precision="mixed_float16", layers=1), table_of(LENGTHS), ["CPU:0"], loss_scale=4.0)
     before = weights(state)
     run(state, 2)
     assert state.not_finite() is None

@@ -83,7 +83,7 @@ def probabilities(model, rows, field) -> np.ndarray:
 @pytest.mark.parametrize("model", MODELS)
 @given(notes)
 @settings(max_examples=25)
-def test_probabilities_of_all_values_sum_to_one_whatever_came_before(model, field, drawn):
+def test_probabilities_of_all_values_sum_to_one_in_every_context(model, field, drawn):
     found = probabilities(MODELS[model], as_performance(drawn), field)
     assert np.all(found > 0)
     assert found.sum() == pytest.approx(1, abs=1e-9)
@@ -130,7 +130,7 @@ def test_a_step_is_known_from_the_steps_before_and_a_duration_from_the_notes_own
 
 
 def test_what_tells_nothing_gets_no_weight():
-    """Notes drawn independently: nothing that came before tells of them, and the n-gram must see that."""
+    """Notes drawn independently: earlier notes do not predict them, and the n-gram must learn that."""
     train, validation, scored = table(noise(3000, 1)), table(noise(3000, 2)), table(noise(3000, 3))
     found, counted = means(ngram(train, validation), scored), means(Histogram(train), scored)
     for field, values in (("pitch", 20), ("step", 30), ("duration", 29)):

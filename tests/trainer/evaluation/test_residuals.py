@@ -42,7 +42,7 @@ def test_far_tails_cost_much_but_never_infinitely(kind, scale):
         tick = np.arange(MAX_TICK + 1)
         nats = residual_nats(density, np.full(len(tick), predicted), tick)
         assert np.isfinite(nats).all()
-        # Whoever predicts far below the grid pays more for each later tick, up to the last, which stands for many.
+        # A model that predicts far below the grid pays more for each later tick, up to the last, which stands for many.
         toward = nats if predicted < 0 else nats[::-1]
         assert (np.diff(toward)[1:-1] > 0).all()
         assert toward[-2] > 90 / scale

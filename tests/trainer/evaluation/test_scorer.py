@@ -169,7 +169,7 @@ def test_no_scored_field_sees_its_own_velocity_or_what_comes_later(carrying):
 
 
 def constant_model(step, duration):
-    """A model that predicts the same seconds whatever it hears."""
+    """A model that predicts the same seconds after any notes."""
     model = tiny_model("regression")
     for weight in model.weights:
         if weight.shape[-1] == 1:

@@ -183,7 +183,7 @@ class CountingModel:
         return NoteTensors(sixty, step_us, sixty, sixty)
 
 
-def test_what_a_state_counts_goes_on_from_each_primer():
+def test_the_counts_of_a_state_continue_from_each_primer():
     primers = [regular_notes(length, seed=length) for length in (5, 3, 5)]
     played = play(NoteSampler(CountingModel()), primers, num_samples=1, num_notes=4).notes
     for primer, notes in zip(primers, played, strict=True):
@@ -191,7 +191,7 @@ def test_what_a_state_counts_goes_on_from_each_primer():
         np.testing.assert_array_equal(notes.step_us[len(primer) :], len(primer) + 1 + np.arange(4))
 
 
-def test_time_at_the_seam_goes_on_from_the_primers_last_onset(player, primer):
+def test_time_at_the_seam_continues_from_the_primers_last_onset(player, primer):
     model = player._model
     # Keys that still sound for a minute, and a file that would end long after: neither holds the next note up.
     held = dataclasses.replace(primer, duration_us=np.append(primer.duration_us[:-3], [60_000_000] * 3))

@@ -77,12 +77,8 @@ def test_after_a_failure_no_sample_is_left_and_after_a_kill_the_next_call_knows_
         write("sample-000.mid", error=OSError("full"))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.mid"]
 
-    class Kill(BaseException):
-        pass
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Kill):
-        patch.setattr(samples, "_remove", lambda *_: None)  # A killed process cleans up nothing.
-        write("sample-000.mid", error=Kill())
+    killed = samples.replace_samples(str(tmp_path), ["sample-000.mid", "sample-001.mid"])  # it never ends
+    (pathlib.Path(killed.__enter__()) / "sample-000.mid").write_text("generated")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "samples.json.unfinished"}
     write("sample-000.mid", "sample-001.mid")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "sample-001.mid"}

@@ -6,7 +6,7 @@ from sostenuto.music.notes import MAX_TICK, TICK_US
 from tests.factories import random_arrays, tiny_model
 from tests.trainer.draws import surprise
 from trainer.data.note_tensors import NoteTensors
-from trainer.model import density_heads, time_distribution
+from trainer.model import heads, time_distribution
 from trainer.model.note_history import HISTORY_LENGTH
 
 FIELDS = ("pitch", "step", "duration", "velocity")
@@ -35,7 +35,7 @@ def notes_of(count, **fields):
 
 
 def uniforms(count, seed=0):
-    return tf.constant(np.random.default_rng(seed).random((count, density_heads.UNIFORMS_PER_NOTE), np.float32))
+    return tf.constant(np.random.default_rng(seed).random((count, heads.UNIFORMS_PER_NOTE), np.float32))
 
 
 def softmax(logits):
@@ -54,7 +54,7 @@ def test_nats_of_a_time_are_those_of_its_tick(density, field):
     probability = np.exp(-density.nll(logits, notes)[field].numpy().astype(np.float64))
     np.testing.assert_allclose(probability, time_distribution.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
     assert abs(probability.sum() - 1) < 1e-5
-    # Whatever lies in the tick's 10 ms counts as the tick, and all that is longer as the last one.
+    # All times within the tick's 10 ms count as the tick, and all longer ones as the last tick.
     for offset in (-TICK_US // 2, TICK_US // 2 - 1):
         shifted = notes_of(len(ticks), **{f"{field}_us": np.maximum(ticks * TICK_US + offset, 0)})
         np.testing.assert_array_equal(density.nll(logits, shifted)[field], density.nll(logits, notes)[field])
@@ -150,7 +150,7 @@ def test_drawn_notes_are_legal(density):
 
 
 def test_the_shortest_note_that_is_drawn_is_one_of_tick_0(density):
-    notes = density.sample(reading_of(20), tf.zeros([20, density_heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
+    notes = density.sample(reading_of(20), tf.zeros([20, heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
     np.testing.assert_array_equal(notes.pitch, 0)
     np.testing.assert_array_equal(notes.step_us, 0)
     np.testing.assert_array_equal(notes.velocity, 1)

@@ -36,7 +36,7 @@ def run_lstm(inputs, hidden, cell, *weights):
 
 
 def weighted_sum(results, weights):
-    """A number that depends on every result, so that its gradient tells of all of them."""
+    """A number that depends on every result, so that its gradient checks all of them."""
     return tf.add_n([tf.reduce_sum(result * weight) for result, weight in zip(results, weights, strict=True)])
 
 

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests.factories import random_arrays, tiny_model
-from trainer.model.density_heads import UNIFORMS_PER_NOTE
+from trainer.model.heads import UNIFORMS_PER_NOTE
 
 
 @pytest.fixture(scope="module")

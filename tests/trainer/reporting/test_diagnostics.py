@@ -49,7 +49,7 @@ def _collapses(document):
     ("change", "title"),
     [(_copies, "copies its training music"), (_repeats, "repeats itself"), (_collapses, "steps are nearly all alike")],
 )
-def test_what_is_wrong_with_the_music_is_told(dataset, tmp_path, change, title):
+def test_faults_of_the_music_are_reported(dataset, tmp_path, change, title):
     document = comparison()
     change(document)
     found = titles(write_run(tmp_path / "w", dataset, generated_test=document))
@@ -57,14 +57,14 @@ def test_what_is_wrong_with_the_music_is_told(dataset, tmp_path, change, title):
     assert ";" not in found
 
 
-def test_overfitting_is_told_but_not_a_score_that_wavers(dataset, tmp_path):
+def test_overfitting_is_reported_but_not_a_score_that_wavers(dataset, tmp_path):
     rising = write_run(tmp_path / "rising", dataset, lines=reports((8.5, 8.1, 8.4, 8.9)))
     assert "Overfitting" in titles(rising)
     assert "best at train_step 100, 8.100 nats/note, and 8.900 at 200" in read_page(rising).text
     assert titles(write_run(tmp_path / "wavers", dataset, lines=reports((9.0, 8.5, 8.1, 8.11)))) == ""
 
 
-def test_a_model_that_counting_equals_and_weights_of_another_time_are_told(dataset, tmp_path):
+def test_a_model_no_better_than_counting_and_weights_of_another_time_are_reported(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset, evaluation_test=evaluation(total=9.5, ngram=9.4, train_step=150))
     found = titles(directory)
     assert "The n-gram is about level with this model" in found
@@ -95,7 +95,7 @@ def test_a_rhythm_that_has_collapsed_is_heard_in_the_samples_alone(dataset, tmp_
     assert "The rhythm has collapsed: steps" in titles(alike)
 
 
-def test_a_run_that_was_never_scored_is_told(dataset, tmp_path):
+def test_a_run_that_was_never_scored_is_reported(dataset, tmp_path):
     directory = write_run(tmp_path / "w", dataset, lines=reports(()), config=CONFIG.replace(evaluate_every=0))
     assert "The validation split was never scored" in titles(directory)
     assert math.isfinite(len(read_page(directory).text))
@@ -239,7 +239,7 @@ def test_a_regression_model_is_not_sent_to_score_while_it_trains(dataset, tmp_pa
     assert "--evaluate_every" not in read_page(directory).text.partition("Listen")[0]
 
 
-def test_without_splits_to_score_the_corpus_is_to_be_preprocessed_again(tmp_path):
+def test_without_splits_to_score_the_page_advises_to_preprocess_again(tmp_path):
     data = write_dataset(tmp_path / "data", {"train": [50]})
     directory = write_run(tmp_path / "w", data, lines=reports(()), config=CONFIG)
     page = read_page(directory).words

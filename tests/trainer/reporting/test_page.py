@@ -122,7 +122,7 @@ def test_a_page_writes_shares_and_hours_as_the_terminal_does(text, dataset):
     assert rows(text, "The dataset's splits")[1][3] == f"{hours:.2f}"
 
 
-def test_the_scores_stand_beside_those_of_counting(text):
+def test_the_scores_stand_next_to_those_of_counting(text):
     assert rows(text, "this model and the baselines")[1:] == [
         ["this model", "7.500 7.400 to 7.600", *["2.500 2.400 to 2.600"] * 3],
         ["n-gram", "9.000", "3.000", "3.000", "3.000"],
@@ -132,7 +132,7 @@ def test_the_scores_stand_beside_those_of_counting(text):
     assert "against n-gram 1.50 nats/note better" in Page(text).words
 
 
-def test_other_runs_stand_beside_it(full, dataset, tmp_path):
+def test_other_runs_stand_next_to_it(full, dataset, tmp_path):
     seed = write_run(tmp_path / "tutorial", dataset, evaluation_test=evaluation(total=12), config=preset("tutorial"))
     elsewhere = {**evaluation(), "dataset": "another"}
     other = write_run(tmp_path / "other", dataset, evaluation_test=elsewhere)

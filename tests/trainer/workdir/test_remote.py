@@ -17,7 +17,6 @@ from trainer.callbacks.base import Callback
 from trainer.callbacks.standard import report_writers
 from trainer.checkpoints import manager
 from trainer.checkpoints.manager import CheckpointManager
-from trainer.distribution import strategy
 from trainer.engine import loop
 from trainer.engine.schedule import Event
 from trainer.export import export_model
@@ -32,14 +31,6 @@ CONFIG = preset("base").replace(
     pitch_embedding=8, time_embedding=8, velocity_embedding=8, steps=30, log_every=2, evaluate_every=6,
     checkpoint_every=8, max_to_keep=2,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _devices_as_they_are():
-    """A process sets up its devices once, and other tests may have done so."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strategy, "_set_up_cpus", lambda replicas: None)
-        yield
 
 
 def put_directory(gcs, directory, uri: str) -> None:
@@ -137,11 +128,11 @@ def test_at_any_moment_a_kill_leaves_all_that_going_on_takes(moments, untouched,
         assert not best or CheckpointManager(str(here / "best"), max_to_keep=1).latest().train_step >= best
     assert max(seen) == CONFIG.steps
     assert len(seen) >= 2
-    # A checkpoint without its manifest is passed over in silence by whoever fetches it.
+    # A machine that fetches a checkpoint without its manifest skips it without a message.
     capfd.readouterr()
 
 
-def test_another_machine_goes_on_from_there_to_the_same_bits(gcs, dataset, moments, untouched, tmp_path):
+def test_another_machine_resumes_from_there_to_the_same_bits(gcs, dataset, moments, untouched, tmp_path):
     """From some of the states, over a network that fails one time in ten."""
     whole = [contents for contents in moments if any("checkpoints" in name for name in contents)][:-1]
     for seed, contents in enumerate(random.Random(2).sample(whole, 1)):
@@ -176,7 +167,7 @@ def filled(gcs):
 
 
 def homes() -> list[str]:
-    """What is left on this machine of the mirrors."""
+    """The files of the mirrors that remain on this machine."""
     directory = pathlib.Path(storage.cache_directory()) / "workdirs"
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
@@ -189,9 +180,9 @@ def test_a_longer_run_takes_the_result_away_first_and_older_checkpoints_last(gcs
     names = gcs.names(f"{W}/")
     assert {name.split("/")[1] for name in names if name.startswith("checkpoints/")} == {"00000032", "00000036"}
     assert homes() == []
-    begun = next(place for place, state in enumerate(states) if "result.json" not in state)
-    assert not any("checkpoints/00000032/variables.index" in state for state in states[:begun])
-    for state in states[begun:]:
+    first = next(place for place, state in enumerate(states) if "result.json" not in state)
+    assert not any("checkpoints/00000032/variables.index" in state for state in states[:first])
+    for state in states[first:]:
         is_over = (
             "checkpoints/00000036/checkpoint.json" in state and "checkpoints/00000024/checkpoint.json" not in state
         )
@@ -266,7 +257,7 @@ def test_a_bucket_that_is_away_for_a_while_does_not_end_training(gcs, dataset, u
     assert_same_run(get_directory(gcs.contents(f"{W}/"), tmp_path / "w"), untouched)
 
 
-def test_a_bucket_that_is_away_at_the_end_is_told_of_with_the_place_of_what_is_not_there(
+def test_an_unreachable_bucket_at_the_end_is_reported_with_the_place_of_the_missing_files(
     gcs, dataset, untouched, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
@@ -286,7 +277,7 @@ def test_a_bucket_that_is_away_at_the_end_is_told_of_with_the_place_of_what_is_n
     shutil.rmtree(place.parent)
 
 
-def test_a_bucket_that_may_not_be_written_is_told_of_before_training(gcs, dataset):
+def test_a_bucket_that_may_not_be_written_is_reported_before_training(gcs, dataset):
     gcs.forbid("bucket", "storage.objects.create")
     with pytest.raises(UserError, match=r"lacks the permission storage\.objects\.create") as error:
         train(dataset, W)
@@ -294,7 +285,7 @@ def test_a_bucket_that_may_not_be_written_is_told_of_before_training(gcs, datase
     assert homes() == []
 
 
-def test_a_worker_gets_the_checkpoint_that_the_chief_goes_on_from(gcs, moments, filled):
+def test_a_worker_gets_the_checkpoint_that_the_chief_resumes_from(gcs, moments, filled):
     filled(moments[-1])
     before = gcs.contents(f"{W}/")
     with remote.open_workdir(W, max_to_keep=1) as worker:
@@ -332,7 +323,7 @@ def test_the_best_weights_are_read_from_the_bucket_while_a_run_replaces_them(gcs
             manifest = json.loads(gcs.get(f"{W}/best/00000099/checkpoint.json"))
             del manifest["sha256"]
             manifest["train_step"] = 99
-            manifest["sha256"] = manager._checksum_json(manifest)
+            manifest["sha256"] = manager.checksum_json(manifest)
             gcs.put(f"{W}/best/00000099/checkpoint.json", json.dumps(manifest).encode())
 
     gcs.before = replace
@@ -340,7 +331,7 @@ def test_the_best_weights_are_read_from_the_bucket_while_a_run_replaces_them(gcs
     assert trained.train_step == 99
     for one, other in zip(trained.model.get_weights(), expected.model.get_weights(), strict=True):
         assert (one == other).all()
-    with pytest.raises(UserError, match="gs://bucket/none: is no workdir of the trainer"):
+    with pytest.raises(UserError, match="gs://bucket/none: no such directory"):
         load_model("gs://bucket/none")
 
 

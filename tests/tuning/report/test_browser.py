@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.pictures import picture
 from tests.trainer.browser import CHROMIUM, browser
 from tests.trainer.looks import faults
 from tests.tuning.summaries import STUDIES, summarize, trial
@@ -47,6 +48,33 @@ def test_nothing_is_cut_or_faint(page, study, width, dark):
     assert set(wide) <= {"All trials"}
     shown = "[...document.querySelectorAll('svg')].filter((one) => one.getBoundingClientRect().width).length"
     assert page.run(shown) == page.run("document.querySelectorAll('svg:not(.narrow)').length")
+
+
+def test_a_shadow_marks_the_edge_beyond_which_the_table_goes_on(page, study, tmp_path):
+    def right_edge():
+        """The brightness of the table's region at its right edge and in the middle, in the last row."""
+        page.picture(tmp_path / "page.png", whole=True)
+        box = page.run(
+            "(({right, left, bottom}) => [right - 3, (left + right) / 2, bottom + scrollY - 6])"
+            "(document.querySelector('.wide[aria-label=\"All trials\"]').getBoundingClientRect())"
+        )
+        brightness = picture(tmp_path / "page.png").mean(axis=2)
+        return [brightness[int(box[2]), int(x)] for x in box[:2]]
+
+    page.look(width=390)
+    page.open(study)
+    edge, middle = right_edge()
+    assert edge < middle - 0.05
+    page.run("document.querySelector('.wide[aria-label=\"All trials\"]').scrollLeft = 9999")
+    edge, middle = right_edge()
+    assert edge == pytest.approx(middle, abs=0.01)
+
+
+def test_the_table_of_the_default_search_fits_a_screen(page, tmp_path):
+    (tmp_path / "report.html").write_text(render(summarize(*SEARCHED["default"])))
+    page.look(width=1280)
+    page.open(tmp_path / "report.html")
+    assert page.run("[...document.querySelectorAll('.wide')].every((one) => one.scrollWidth <= one.clientWidth)")
 
 
 def test_on_paper_nothing_is_cut(page, study):

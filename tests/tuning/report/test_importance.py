@@ -16,7 +16,7 @@ def test_the_hyperparameter_that_decides_is_found() -> None:
     assert "The hyperparameter units mattered most." in Page(render(searched(21))).words
 
 
-def test_no_importance_is_told_from_a_few_trials_or_from_noise() -> None:
+def test_no_importance_is_shown_for_a_few_trials_or_for_noise() -> None:
     few = searched(MIN_CONFIGS - 1)
     assert importance(few) is None
     text = Page(render(few)).words
@@ -25,4 +25,5 @@ def test_no_importance_is_told_from_a_few_trials_or_from_noise() -> None:
     equal = importance(STUDIES["equal scores"])
     assert equal is not None
     assert set(equal.means.values()) == {0.0}
+    assert "±" not in render(STUDIES["equal scores"])
     assert "No hyperparameter stands out" in Page(render(STUDIES["equal scores"])).words

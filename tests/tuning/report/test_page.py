@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.pages import Page
-from tests.tuning.summaries import STUDIES, hyperband, summarize, trial
+from tests.tuning.summaries import STUDIES, hyperband, searched, summarize, trial
 from tuning.artifacts import trials_document
 from tuning.report.page import render
 
@@ -103,6 +103,37 @@ def test_the_charts_place_the_trials_where_they_belong() -> None:
     assert dots[0][1] < dots[1][1] < dots[2][1]
     assert {kind for kind, _ in marks(page, "lines", "0002")} == {"best"}
     assert {kind for kind, _ in marks(page, "lines", "0000")} == {"s0 first"}
+
+
+def test_each_line_meets_the_bar_of_its_choice() -> None:
+    study = searched(21)
+    text = render(study)
+    drawing = text[text.index("<svg ") :].partition("</svg>")[0]  # the broad one
+    bars = [
+        tuple(map(float, found))
+        for found in re.findall(r'<line x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="[\d.]+" class="choice">', drawing)
+    ]
+    assert len(bars) == 5 + 7  # the choices of seq_length and units
+    paths = re.findall(r'<path d="([^"]+)"', drawing)
+    assert len(paths) == 21
+    for path in paths:
+        numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", path)]
+        points = list(zip(numbers[::2], numbers[1::2], strict=True))
+        for x, y in (points[0], points[3]):
+            assert any(
+                left - 0.1 <= x <= right + 0.1 for left, bar_y, right in bars if bar_y == pytest.approx(y, abs=0.1)
+            )
+    assert "Lines through the same choice are spread over its bar" in Page(text).words
+
+
+def test_the_page_has_the_whole_command_and_marks_what_was_fixed() -> None:
+    text = render(summarize(trial(0, score=8.0), trial(1, score=7.5), fix=["layers=3"]))
+    words = "sostenuto train '--config=/my studies/first/best_config.json' --data=/data/maestro"
+    assert f"{words} '--workdir=/my studies/first/best'" in Page(text).words
+    (cells,) = [row for row in re.findall(r"<tr>.*?</tr>", text, re.S) if ">layers<" in row]
+    assert re.findall(r'<td class="(.*?)">(.*?)</td>', cells) == [
+        ("number changed", "3"), ("number", "2"), ("unit", "fixed"),
+    ]  # fmt: skip
 
 
 def test_one_trial_that_went_wrong_does_not_press_the_others_together() -> None:
