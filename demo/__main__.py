@@ -113,7 +113,7 @@ def list_stages(
 
 def _train(title: str, preset: str, dataset: Path, workdir: Path, minutes: float, *more: str) -> Stage:
     arguments = [f"--data={dataset}", f"--workdir={workdir}", f"--preset={preset}", f"--max_minutes={minutes:g}"]
-    return Stage(f"{title}: {minutes:g} minutes at most", "trainer", [*arguments, *more], workdir / "result.json")
+    return Stage(f"{title}: at most {minutes:g} min", "trainer", [*arguments, *more], workdir / "result.json")
 
 
 def _evaluate(title: str, dataset: Path, workdir: Path) -> Stage:

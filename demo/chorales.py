@@ -18,6 +18,7 @@ from sostenuto import cli
 from sostenuto.errors import UserError
 from sostenuto.music import notes
 from sostenuto.progress import track
+from sostenuto.text import counted
 
 # music21 and pretty_midi take seconds to import, for which `--help` need not wait.
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet:
             exported.written.append(f"{name.rpartition('/')[2]}.mid")
             _to_midi(keys).write(str(unfinished / exported.written[-1]))
         if not exported.written:
-            raise UserError(f"none of {len(chorales)} chorales could be exported: {exported.failed}")
+            raise UserError(f"none of {counted(len(chorales), 'chorale')} could be exported: {exported.failed}")
         unfinished.chmod(0o755)
         unfinished.rename(target)
     finally:
@@ -129,7 +130,9 @@ def main() -> None:
     exported = export(output, list_chorales(), quiet=cli.QUIET.value)
     counts = {"repeated": len(exported.repeated), "unreadable": len(exported.failed)}
     left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    cli.print_result(f"{len(exported.written)} chorales in {output}" + (left_out and f"; left out: {left_out}"))
+    cli.print_result(
+        counted(len(exported.written), "chorale") + f" in {output}" + (left_out and f"; left out: {left_out}")
+    )
     for name, reason in exported.failed.items():
         cli.print_result(f"  {name}: {reason}")
 
