@@ -5,8 +5,6 @@ the outer voices are a little louder. All voices share one keyboard. Repeats are
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from sostenuto import cli
+from sostenuto import cli, storage
 from sostenuto.errors import UserError
 from sostenuto.music import notes
 from sostenuto.progress import track
@@ -59,16 +57,10 @@ def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet:
     target = Path(directory)
     if target.exists():
         raise UserError(f"{target}: exists already; remove it to export the chorales again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        exported = _export_into(unfinished, chorales, quiet=quiet)
+    with storage.atomic_directory(target) as unfinished:
+        exported = _export_into(Path(unfinished), chorales, quiet=quiet)
         if not exported.written:
             raise UserError(f"none of {counted(len(chorales), 'chorale')} could be exported: {exported.failed}")
-        unfinished.chmod(0o755)
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return exported
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Concatenate, ParamSpec, TypeVar
 
 import sostenuto.storage.local as _local
-from sostenuto.storage.local import lock, sync
+from sostenuto.storage.local import atomic_directory, lock, sync
 from sostenuto.storage.paths import (
     TEMPORARY,
     StrPath,
@@ -35,6 +35,7 @@ from sostenuto.storage.transfer import (
 
 __all__ = [
     "TEMPORARY",
+    "atomic_directory",
     "cache_directory",
     "concurrently",
     "download",
