@@ -84,11 +84,7 @@ rename = _by_scheme(_local.rename)
 
 
 def write_bytes_atomic(path: StrPath, data: bytes) -> None:
-    """Writes a file as a whole or not at all.
-
-    Raises:
-        ChangedError: another process writes it at the same time; in a bucket only.
-    """
+    """Writes a file as a whole or not at all; in a bucket, raises ChangedError if another process writes it too."""
     with atomic_write(path) as file:
         file.write(data)
 

@@ -191,11 +191,7 @@ def _exchange(first: str, second: str) -> bool:
 
 
 def lock(path: StrPath) -> BinaryIO | None:
-    """Creates and locks a file until it is closed; returns None if another process has locked it.
-
-    Raises:
-        FileError: the file cannot be created.
-    """
+    """Creates and locks a file until it is closed; returns None if another process has locked it."""
     path = local_path(path)
     with _translate_errors(path, "written"):
         file = open(path, "wb")  # noqa: SIM115
