@@ -148,7 +148,7 @@ def restore(checkpoint: Checkpoint, variables: Variables) -> None:
             fitting = sum(saved.get(key) == value for key, value in expected.items())
             raise UserError(
                 f"{checkpoint.path}: not a checkpoint of this config: its {name} has "
-                f"{counted(len(saved), 'variable')}, of which {fitting} fit, expected {len(expected)}. "
+                f"{counted(len(saved), 'variable')}; {fitting} fit, expected {len(expected)}. "
                 "Restore the checkpoints of this workdir, or pass another --workdir"
             )
     tf.train.Checkpoint(**groups).read(path).assert_existing_objects_matched().expect_partial()
