@@ -64,13 +64,11 @@ _NUM_PRIMERS = flags.DEFINE_integer(
 )
 _SAMPLING = define_sampling_flags()
 
-_GENERATED_FLAGS = (_NUM_PRIMERS, *_SAMPLING)
-
 
 def main() -> int:
     """Runs the evaluation that the flags ask for."""
     workdir = cli.require_flag(_WORKDIR)
-    for flag in _GENERATED_FLAGS:
+    for flag in (_NUM_PRIMERS, *_SAMPLING):
         if flag.present and not _GENERATED.value:
             raise UserError(f"--{flag.name}={flag.value}: needs --generated. Pass both")
     load_config(workdir)

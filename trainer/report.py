@@ -6,7 +6,6 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
-from trainer.workdir.formats import RunInfo
 from trainer.workdir.layout import check_dataset, dataset, load_config, load_run
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,9 @@ def main() -> int:
         load_config(directory)
     load.load_records(workdir)
     run = load_run(workdir)
-    manifest = _load_dataset(workdir, run)
+    manifest = Manifest.load(_DATA.value) if _DATA.value else dataset(run)
+    if manifest:
+        check_dataset(manifest, run, workdir, remedy="Pass --data=DIR with that one")
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.INDEX_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:
@@ -52,15 +53,6 @@ def main() -> int:
     logger.info("writing the report's page")
     cli.print_result(page.write(workdir, comparisons=_COMPARE_WITH.value))
     return 0
-
-
-def _load_dataset(workdir: str, run: RunInfo) -> Manifest | None:
-    """Returns the dataset that --data names, or else the run's, or None if that is no longer at its path."""
-    if not _DATA.value:
-        return dataset(run)
-    manifest = Manifest.load(_DATA.value)
-    check_dataset(manifest, run, workdir, remedy="Pass the dataset of the run as --data")
-    return manifest
 
 
 def _write_samples(workdir: str, manifest: Manifest | None, sustain: str) -> None:

@@ -54,7 +54,7 @@ def run(command: str, *flags: str) -> CompletedProcess[str]:
 def assert_went_well(process) -> None:
     """Status 0, and on stderr nothing but lines of our own that say what is being done."""
     assert process.returncode == 0, process.stderr
-    ours = r"(loading|scoring|counting|playing|sounding|rendering|comparing|drawing|writing|reading) .+|\w+: \d.+"
+    ours = r"(loading|scoring|counting|generating|rendering|comparing|drawing|writing|reading) .+|\w+: \d.+"
     assert not [line for line in process.stderr.splitlines() if not re.fullmatch(ours, line)]
 
 
@@ -214,7 +214,7 @@ def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(plac
         (["--data={unfinished}", "--workdir={trained}"], ["unfinished: has no dataset.json"]),
         (["--data={long}", "--workdir={trained}"], ["long: is not the dataset", "--output=FILE"]),
         (["--data={long}", "--workdir={trained}", "--generated"], ["long: is not the dataset", "--output=FILE"]),
-        (["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-test.json"], ["another dataset"]),
+        (["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-test.json"], ["is not the dataset"]),
         (
             ["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-train.json"],
             ["trained is a workdir"],
@@ -553,7 +553,7 @@ def test_a_report_of_what_was_not_trained_is_refused_in_a_line(processes, places
     here, _ = processes
     assert_refused(run("trainer.report", f"--workdir={here / 'tutorial'}"), "tutorial", "nothing was trained in it yet")
     other = run("trainer.report", f"--workdir={here / 'w'}", f"--data={places['long']}")
-    assert_refused(other, "--data=", "another dataset")
+    assert_refused(other, "--data=", "is not the dataset")
 
 
 def test_a_model_without_densities_is_scored_through_its_residuals(processes):

@@ -57,13 +57,9 @@ def select_performances(lengths: Sequence[int], pieces: Sequence[str]) -> list[i
 
 def can_compare(performances: Iterable[Performance]) -> bool:
     """Tests whether `select_performances` would select any; reads no further than needed."""
-    pieces = set()
-    for performance in performances:
-        if len(performance.notes) >= COMPARED_NOTES:
-            pieces.add(performance.piece)
-            if len(pieces) == 2:
-                return True
-    return False
+    pieces = (performance.piece for performance in performances if len(performance.notes) >= COMPARED_NOTES)
+    first = next(pieces, None)
+    return any(piece != first for piece in pieces)
 
 
 class Music(NamedTuple):
