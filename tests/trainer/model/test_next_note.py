@@ -178,7 +178,8 @@ def test_initial_weights_come_from_the_seed_whatever_else_draws_random_numbers()
 
 
 @pytest.mark.parametrize(
-    ("preset", "seed", "expected"), [("base", 0, "e6794b885c4eb76d"), ("tutorial", 7, "be638eb42e0e794a"), ("large", 0, "b0b56ed39f5ab6e5")]
+    ("preset", "seed", "expected"),
+    [("base", 0, "e6794b885c4eb76d"), ("tutorial", 7, "be638eb42e0e794a"), ("large", 0, "b0b56ed39f5ab6e5")],
 )
 def test_initial_weights_are_those_of_earlier_releases(preset, seed, expected):
     digest = hashlib.sha256()
