@@ -18,6 +18,7 @@ from beam_preprocess.shard_writer import Rejection, ShardReport, SplitStats
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest, Shard, Split
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
 
@@ -84,16 +85,17 @@ def _check_reports(
 ) -> None:
     """Checks that all planned files were reported, that enough were accepted, and that no planned split is empty."""
     if [report.name for report in reports] != list(plan.shards):
-        raise RuntimeError(f"{len(reports)} shards were reported of {len(plan.shards)} planned")
+        raise RuntimeError(f"{counted(len(reports), 'shard')} reported of {len(plan.shards)} planned")
     for report in reports:
         planned, reported = plan.shards[report.name], report.records + len(report.rejections)
         if reported != planned:
-            raise RuntimeError(f"{report.name}: {reported} files were written or rejected of {planned} planned")
+            raise RuntimeError(f"{report.name}: {counted(reported, 'file')} written or rejected of {planned} planned")
     total = sum(plan.shards.values())
     if len(rejections) > plan.max_rejected_fraction * total:
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        verb = "was" if len(rejections) == 1 else "were"
         raise UserError(
-            f"{len(rejections)} of {total} files were rejected ({counts}), more than "
+            f"{len(rejections)} of {counted(total, 'file')} {verb} rejected ({counts}), more than "
             f"--max_rejected_fraction={plan.max_rejected_fraction:g} permits, so nothing was written; such as "
             f"{rejections[0].path} {rejections[0].detail}"
         )

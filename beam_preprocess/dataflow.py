@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from beam_preprocess.config import Config
 from sostenuto import extras
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import apache_beam
@@ -142,7 +143,8 @@ class Jobs:
             job = self._client.get_job(job.id)
             now = time.monotonic()
             if job.current_state.name != state or now >= next_line:
-                waited = f", waited {round((now - start) / 60):,} minutes" if job.current_state.name == state else ""
+                minutes = counted(round((now - start) / 60), "minute")
+                waited = f", waited {minutes}" if job.current_state.name == state else ""
                 state, next_line = job.current_state.name, now + LINE_SECONDS
                 logger.info(f"{self.name}: {state}{waited}", extra={"figures": {"job": job.id, "state": state}})
             if not self.is_active(job):

@@ -21,6 +21,7 @@ from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, SPLITS, Manifest
 from sostenuto.errors import UserError
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import apache_beam
@@ -191,8 +192,9 @@ def _describe(job: _Job) -> str:
     counts = Counter(name.partition("-")[0] for name in job.shards)
     splits = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
     return (
-        f"{files:,} files into {len(job.shards):,} shards ({splits}), at most one worker per shard: about "
-        f"{files / FILES_PER_SECOND / 60:,.1f} minutes of one core, plus the time to fetch files and to start workers"
+        f"{counted(files, 'file')} into {counted(len(job.shards), 'shard')} ({splits}), at most one worker per shard: "
+        f"about {files / FILES_PER_SECOND / 60:,.1f} minutes of one core, plus the time to fetch files and to start "
+        "workers"
     )
 
 

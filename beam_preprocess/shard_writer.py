@@ -17,6 +17,7 @@ from sostenuto.errors import MidiDecodeError, UnavailableError, UserError
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import FIELDS
+from sostenuto.text import counted
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.99)
 # One byte above the limit, so that the decoder recognizes a file that is too large.
@@ -143,8 +144,8 @@ def write_shard(path: str, performances: Iterable[Performance]) -> tuple[int, in
         read_digest = hashlib.sha256(data).hexdigest()
         if (read, read_digest) != (written, digest):
             raise UserError(
-                f"{path}: got {len(read)} performances with sha256 {read_digest[:12]}… on reading, expected "
-                f"{len(written)} with {digest[:12]}…. Check the disk and run again"
+                f"{path}: got {counted(len(read), 'performance')} with sha256 {read_digest[:12]}… on reading, "
+                f"expected {len(written)} with {digest[:12]}…. Check the disk and run again"
             )
     except UserError:
         storage.remove(path)

@@ -33,9 +33,7 @@ WIDTHS = (64, 30, 32, 24, 6, 7)
 
 def measure(part: str, dataset: str | None, rounds: int) -> list[tuple[str, ...]]:
     """Measures a part in this process; returns its lines, in `COLUMNS`."""
-    from trainer.startup import import_tensorflow
-
-    import_tensorflow()
+    import trainer  # noqa: F401  # isort: skip  First, so that TensorFlow loads without messages.
     import train_parts
 
     return [tuple(row) for row in train_parts.PARTS[part](dataset, rounds)]

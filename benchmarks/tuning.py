@@ -36,8 +36,6 @@ PARTS = ("overhead", "workers")
 
 BARE = """
 import json, sys
-from trainer.startup import import_tensorflow
-import_tensorflow()
 from sostenuto.data.manifest import Manifest
 from sostenuto.progress import silenced
 from trainer.callbacks.standard import report_writers

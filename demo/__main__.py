@@ -103,14 +103,7 @@ def list_stages(
         Stage("Preprocess: MIDI files to a dataset", "beam_preprocess", preprocess, dataset / "dataset.json"),
         _train("Train", "base", dataset, run, max_minutes),
         _evaluate("Evaluate: nats per note on performances that training never saw", dataset, run),
-        _train(
-            "Train the tutorial's model, to compare",
-            "tutorial",
-            dataset,
-            tutorial,
-            tutorial_minutes,
-            "--samples=0",
-        ),
+        _train("Train the tutorial's model to compare", "tutorial", dataset, tutorial, tutorial_minutes, "--samples=0"),
         _evaluate("Evaluate it on the same performances", dataset, tutorial),
         Stage("Generate: music from silence", "trainer.generate", generate, music / "samples.json"),
         Stage("Report: one page with curves and music", "trainer.report", report, page, shown),
@@ -120,7 +113,7 @@ def list_stages(
 
 def _train(title: str, preset: str, dataset: Path, workdir: Path, minutes: float, *more: str) -> Stage:
     arguments = [f"--data={dataset}", f"--workdir={workdir}", f"--preset={preset}", f"--max_minutes={minutes:g}"]
-    return Stage(f"{title}: {minutes:g} minutes at most", "trainer", [*arguments, *more], workdir / "result.json")
+    return Stage(f"{title}: at most {minutes:g} min", "trainer", [*arguments, *more], workdir / "result.json")
 
 
 def _evaluate(title: str, dataset: Path, workdir: Path) -> Stage:
@@ -199,10 +192,7 @@ if __name__ == "__main__":
         cli.Path("DIR|ZIP", False), "corpus", "", "MIDI files. (default: Bach's chorales, from music21)"
     )
     _WORK = flags.DEFINE(
-        cli.Path("DIR", False),
-        "work",
-        "build/demo",
-        "Directory for results, with a folder for each corpus.",
+        cli.Path("DIR", False), "work", "build/demo", "Directory for results, with a folder for each corpus."
     )
     cli.start_group("training and music")
     _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "Minutes to train at most.")

@@ -18,6 +18,7 @@ from sostenuto import cli
 from sostenuto.errors import UserError
 from sostenuto.music import notes
 from sostenuto.progress import track
+from sostenuto.text import counted
 
 # music21 and pretty_midi take seconds to import, for which `--help` need not wait.
 if TYPE_CHECKING:
@@ -55,39 +56,33 @@ def list_chorales() -> list[str]:
 
 def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet: bool = False) -> Exported:
     """Writes chorales to a new directory as MIDI files; it appears when it is complete."""
-    target = Path(directory)
+    from music21 import exceptions21
+
+    target, exported = Path(directory), Exported()
     if target.exists():
         raise UserError(f"{target}: exists already; remove it to export the chorales again")
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    seen: set[tuple[Key, ...]] = set()
     try:
-        exported = _export_into(unfinished, chorales, quiet=quiet)
+        for name in track(chorales, total=len(chorales), unit="chorale", description="Exporting chorales", quiet=quiet):
+            try:
+                keys = read(name)
+            except (exceptions21.Music21Exception, ValueError) as error:
+                exported.failed[name] = " ".join(str(error).split())
+                continue
+            if tuple(keys) in seen:  # the same music under another number would be in two splits
+                exported.repeated.append(name)
+                continue
+            seen.add(tuple(keys))
+            exported.written.append(f"{name.rpartition('/')[2]}.mid")
+            _to_midi(keys).write(str(unfinished / exported.written[-1]))
         if not exported.written:
-            raise UserError(f"none of {len(chorales)} chorales could be exported: {exported.failed}")
+            raise UserError(f"none of {counted(len(chorales), 'chorale')} could be exported: {exported.failed}")
         unfinished.chmod(0o755)
         unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return exported
-
-
-def _export_into(directory: Path, chorales: Sequence[str], *, quiet: bool) -> Exported:
-    from music21 import exceptions21
-
-    exported = Exported()
-    seen: set[tuple[Key, ...]] = set()
-    for name in track(chorales, total=len(chorales), unit="chorale", description="Exporting chorales", quiet=quiet):
-        try:
-            keys = read(name)
-        except (exceptions21.Music21Exception, ValueError) as error:
-            exported.failed[name] = " ".join(str(error).split())
-            continue
-        if tuple(keys) in seen:  # the same music under another number would be in two splits
-            exported.repeated.append(name)
-            continue
-        seen.add(tuple(keys))
-        exported.written.append(f"{name.rpartition('/')[2]}.mid")
-        _to_midi(keys).write(str(directory / exported.written[-1]))
     return exported
 
 
@@ -135,7 +130,9 @@ def main() -> None:
     exported = export(output, list_chorales(), quiet=cli.QUIET.value)
     counts = {"repeated": len(exported.repeated), "unreadable": len(exported.failed)}
     left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    cli.print_result(f"{len(exported.written)} chorales in {output}" + (left_out and f"; left out: {left_out}"))
+    cli.print_result(
+        counted(len(exported.written), "chorale") + f" in {output}" + (left_out and f"; left out: {left_out}")
+    )
     for name, reason in exported.failed.items():
         cli.print_result(f"  {name}: {reason}")
 

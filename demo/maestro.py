@@ -26,13 +26,7 @@ class _InterruptedError(Exception):
 
 
 def download(
-    url: str,
-    target: str | os.PathLike[str],
-    *,
-    sha256: str,
-    attempts: int = 6,
-    first_wait: float = 1.0,
-    quiet: bool = False,
+    url: str, target: Path, *, sha256: str, attempts: int = 6, first_wait: float = 1.0, quiet: bool = False
 ) -> bool:
     """Downloads a file, or resumes that; returns False if the target exists with this SHA-256.
 
@@ -41,7 +35,6 @@ def download(
     Raises:
         UserError: the target exists with another content, the server fails, or the download has another SHA-256.
     """
-    target = Path(target)
     if target.exists():
         _check(target, sha256, remedy="remove it to download it again")
         return False
@@ -134,16 +127,14 @@ def _innermost_reason(error: Exception) -> str:
 
 def main() -> None:
     """Downloads MAESTRO."""
-    output = cli.require_flag(_OUTPUT)
+    output = Path(cli.require_flag(_OUTPUT))
     is_new = download(_URL.value or MAESTRO_URL, output, sha256=cli.require_flag(_SHA256), quiet=cli.QUIET.value)
     cli.print_result(f"{output}: {'downloaded' if is_new else 'is there already'}, its sha256 is right")
 
 
 if __name__ == "__main__":
     cli.start_group("download")
-    _OUTPUT = flags.DEFINE(
-        cli.Path("FILE", False), "output", None, "File to write. A complete download of that name is kept."
-    )
+    _OUTPUT = flags.DEFINE(cli.Path("FILE", False), "output", None, "File to write; a complete download is kept.")
     _URL = flags.DEFINE(
         cli.Text("URL"), "url", None, "Address to download from, such as a mirror. (default: the publisher's)"
     )

@@ -141,7 +141,7 @@ def _install_uv(environment: Environment, wheelhouse: str, pin: str) -> None:
 
 
 def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, list_packages: bool) -> None:
-    """Makes the packages of an environment those of lock files, with uv.
+    """Makes the packages of an environment those of lock files, with uv; prints its lines, of packages on demand.
 
     A version without a wheel for this Python is built with setuptools from the locks: google-apitools below 3.13.
     """
@@ -149,27 +149,18 @@ def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, li
     command += [*arguments, *(f"--build-constraints={file}" for file in arguments if file.endswith(".txt"))]
     command += ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
     variables = {**({} if wheelhouse else _index_settings(environment)), **os.environ}
-    if sys.stderr.isatty():
-        # On a terminal, uv draws its progress itself.
-        status, reason = subprocess.run(command, env=variables, check=False).returncode, "the reason is above"
-    else:
-        status, reason = _print_progress(command, variables, list_packages=list_packages)
-    if status:
-        problem = f"{_shorten(environment.path)}: uv could not install all packages ({reason})"
-        raise InstallError(f"{problem}. {_remedy(wheelhouse)}")
-
-
-def _print_progress(command: list[str], variables: dict[str, str], *, list_packages: bool) -> tuple[int, str]:
-    """Runs uv and prints its lines, of single packages only on demand; returns its status and its error on one line."""
-    reasons: list[str] = []
-    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if reasons or line.startswith("error:"):
-                reasons.append(line.strip())
+    pipe = None if sys.stderr.isatty() else subprocess.PIPE
+    errors: list[str] = []
+    with subprocess.Popen(command, env=variables, stderr=pipe, text=True) as process:
+        for line in process.stderr or []:  # on a terminal, uv draws its progress itself
+            if errors or line.startswith("error:"):
+                errors.append(line.strip())
             elif list_packages or not line.startswith((" + ", " - ")):
                 print(line, end="", flush=True)
-    return process.returncode, " ".join(filter(None, reasons)) or f"status {process.returncode}"
+    if status := process.returncode:
+        reason = "the reason is above" if pipe is None else " ".join(filter(None, errors)) or f"status {status}"
+        problem = f"{_shorten(environment.path)}: uv could not install all packages ({reason})"
+        raise InstallError(f"{problem}. {_remedy(wheelhouse)}")
 
 
 def _index_settings(environment: Environment) -> dict[str, str]:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sostenuto.text import counted
+
 if TYPE_CHECKING:
     import tqdm
 
@@ -93,7 +95,7 @@ def bar(*, total: int | None, unit: str, description: str, **options: Any) -> "t
             return {**figures, "speed": _speed(rate, unit)}
 
     counts = "{n_fmt} {unit}" if total is None else "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}"
-    left = "" if total is None else "<{remaining}"
+    left = "" if total is None else ", {remaining} left"
     options.setdefault("bar_format", f"{{desc}}: {counts} [{{elapsed}}{left}, {{speed}}]")
     return Bar(total=total, unit=f"{unit}s", desc=description, file=sys.stderr, **options)
 
@@ -148,9 +150,10 @@ class ProgressCounter(contextlib.AbstractContextManager):
             self._bar.update(units)
         elif self._logs_lines and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
-            total = "" if self._total is None else f" of {self._total:,}"
+            done = f"{self._done:,} of " if self._total is not None else ""
+            done += counted(self._done if self._total is None else self._total, self._unit)
             figures = {"done": self._done, "total": self._total, "unit": self._unit}
-            logger.info(f"{self._description}: {self._done:,}{total} {self._unit}s", extra={"figures": figures})
+            logger.info(f"{self._description}: {done}", extra={"figures": figures})
 
     def __exit__(self, *_: object) -> None:
         """Closes the bar."""

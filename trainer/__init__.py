@@ -1,6 +1,9 @@
 """Training, evaluation and generation with a next-note model."""
 
+import sys
+
 from sostenuto._exports import export as _export  # `trainer.export` is a module
+from trainer.startup import QuietTensorFlow
 
 _EXPORTS = {
     "Config": "trainer.config",
@@ -29,3 +32,6 @@ _EXPORTS = {
 }
 __all__ = [*_EXPORTS]
 __getattr__ = _export(__name__, _EXPORTS)
+
+# Loads TensorFlow without its messages, whichever module imports it.
+sys.meta_path.insert(0, QuietTensorFlow())

@@ -14,7 +14,7 @@ from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from sostenuto.progress import NOTICE
-from trainer import startup
+from sostenuto.text import counted
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
@@ -125,7 +125,6 @@ def main() -> int:
     # TensorFlow would parse it again, in another way.
     os.environ.pop("TF_CONFIG", None)
     manifest = Manifest.load(data)
-    startup.import_tensorflow()
     from trainer.callbacks.standard import command_callbacks
     from trainer.engine import loop
 
@@ -153,7 +152,7 @@ def _format_result(result: RunResult, config: Config) -> str:
     primer = " --primer=FILE.mid" if config.positions == "last" else ""  # Such a model cannot start from silence.
     flag = f"--workdir={shlex.quote(workdir)}"
     return (
-        f"finished after {result.train_step:,} train_steps ({why_finished(result, config)}){score}\n"
+        f"finished after {counted(result.train_step, 'train_step')} ({why_finished(result, config)}){score}\n"
         f"next: sostenuto evaluate {flag}\n"
         f"      sostenuto generate {flag} --output=music{primer}\n"
         f"report: {storage.join(workdir, REPORT_NAME)}"

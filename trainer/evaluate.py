@@ -11,7 +11,6 @@ from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.text import counted, table
-from trainer import startup
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import COMPARED_NOTES, CONTINUATION_NOTES, PRIMER_NOTES, Music
 from trainer.generation.sampling_flags import define_sampling_flags
@@ -65,13 +64,11 @@ _NUM_PRIMERS = flags.DEFINE_integer(
 )
 _SAMPLING = define_sampling_flags()
 
-_GENERATED_FLAGS = (_NUM_PRIMERS, *_SAMPLING)
-
 
 def main() -> int:
     """Runs the evaluation that the flags ask for."""
     workdir = cli.require_flag(_WORKDIR)
-    for flag in _GENERATED_FLAGS:
+    for flag in (_NUM_PRIMERS, *_SAMPLING):
         if flag.present and not _GENERATED.value:
             raise UserError(f"--{flag.name}={flag.value}: needs --generated. Pass both")
     load_config(workdir)
@@ -143,7 +140,6 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
             f"{manifest.directory}: no performance of the {split} split has a second note, so there is nothing to "
             "score. Pass another --split"
         )
-    startup.import_tensorflow()
     from trainer.data.note_table import load_table
     from trainer.evaluation.baselines import score_baselines
     from trainer.evaluation.scorer import Scorer
@@ -211,7 +207,6 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     sampling = _SAMPLING.parse()
     held_out, num_primers = _select_held_out(manifest, split)
     continued = held_out[:num_primers]
-    startup.import_tensorflow()
     from trainer.data.note_table import track_performances
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
@@ -252,8 +247,8 @@ def _select_held_out(manifest: Manifest, split: str) -> tuple[list[Performance],
     available, requested = len(selected), _NUM_PRIMERS.value
     if requested is not None and requested > available:
         raise UserError(
-            f"--num_primers={requested}: only {available} performances of the {split} split have {COMPARED_NOTES} "
-            f"notes or more. Pass --num_primers={available} or less"
+            f"--num_primers={requested}: the {split} split has only {counted(available, 'performance')} of "
+            f"{COMPARED_NOTES} notes or more. Pass --num_primers={available} or less"
         )
     num_primers = requested or min(available, generation_metrics.MAX_DEFAULT_PRIMERS)
     return [performances[index] for index in selected], num_primers
@@ -277,9 +272,9 @@ def _describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
         )
     ]
     lines = [
-        f"{comparison.split}: {counted(len(comparison.primers), 'continuation')} of {comparison.num_notes} notes, and "
-        f"the performers' own, each compared with other pieces of {comparison.held_out.performances} performances of "
-        f"{dataset}",
+        f"{comparison.split}: {counted(len(comparison.primers), 'continuation')} of "
+        f"{counted(comparison.num_notes, 'note')}, and the performers' own, each compared with other pieces of "
+        f"{counted(comparison.held_out.performances, 'performance')} of {dataset}",
         "",
         *table(["", "overlap: generated", "real", "KL, nats: generated", "real"], distances, align="<>>>>", width=None),
         "",

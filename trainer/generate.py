@@ -14,11 +14,10 @@ from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import track
 from sostenuto.text import counted
-from trainer import startup
 from trainer.generation import samples
 from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.formats import SampleEntry, SamplesIndex
-from trainer.workdir.layout import absolute, dataset, load_run
+from trainer.workdir.layout import absolute, dataset, load_config, load_run
 from trainer.workdir.outputs import check_output_directory, check_writable
 
 logger = logging.getLogger(__name__)
@@ -88,14 +87,14 @@ def main() -> int:
     check_output_directory(output)
     samples.require_free(output, files)
     check_writable(output)
-    startup.import_tensorflow()
+    load_config(workdir)
     from sostenuto.music import plots
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
     played = NoteSampler(trained).sample(primer, **sampling, quiet=False)
-    logger.info(f"writing {num_samples:,} samples, each with its piano roll{' and sound' * _AUDIO.value}")
+    logger.info(f"writing {counted(num_samples, 'sample')}, each with its piano roll{' and sound' * _AUDIO.value}")
     with samples.replace_samples(output, files) as directory:
         entries, generated = _write_samples(directory, played.notes, primer, primer_pedal, has_pedal)
         if generated.step.any():

@@ -6,8 +6,6 @@ from absl import flags
 
 from sostenuto import cli, storage
 from sostenuto.data.manifest import Manifest
-from trainer import startup
-from trainer.workdir.formats import RunInfo
 from trainer.workdir.layout import check_dataset, dataset, load_config, load_run
 
 logger = logging.getLogger(__name__)
@@ -41,10 +39,13 @@ def main() -> int:
     from trainer.reporting import load, page
 
     workdir = cli.require_flag(_WORKDIR)
-    load_config(workdir)
+    for directory in (workdir, *_COMPARE_WITH.value):
+        load_config(directory)
     load.load_records(workdir)
     run = load_run(workdir)
-    manifest = _load_dataset(workdir, run)
+    manifest = Manifest.load(_DATA.value) if _DATA.value else dataset(run)
+    if manifest:
+        check_dataset(manifest, run, workdir, remedy="Pass --data=DIR with that one")
     if storage.exists(storage.join(workdir, samples.SAMPLES_NAME, samples.INDEX_NAME)):
         samples.add_sounds(workdir, quiet=False)
     else:
@@ -54,17 +55,7 @@ def main() -> int:
     return 0
 
 
-def _load_dataset(workdir: str, run: RunInfo) -> Manifest | None:
-    """Returns the dataset that --data names, or else the run's, or None if that is no longer at its path."""
-    if not _DATA.value:
-        return dataset(run)
-    manifest = Manifest.load(_DATA.value)
-    check_dataset(manifest, run, workdir, remedy="Pass the dataset of the run as --data")
-    return manifest
-
-
 def _write_samples(workdir: str, manifest: Manifest | None, sustain: str) -> None:
-    startup.import_tensorflow()
     from trainer.generation import samples
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model

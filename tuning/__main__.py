@@ -120,7 +120,8 @@ def main() -> int:
 
     search = Search(space, config, manifest, workdir, quiet=cli.QUIET.value, retrain=_RETRAIN_BEST.value)
     if role.name == "worker":
-        startup.import_tensorflow()
+        import tensorflow  # noqa: F401  Before the worker asks for a trial.
+
         return search.worker(role, patience=_PATIENCE.value)
     if role.name == "chief":
         status = search.chief(role, overwrite=_OVERWRITE.value, max_idle=_MAX_IDLE.value)

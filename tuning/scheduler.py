@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from sostenuto.text import counted
 from tuning.trial import (
     SHARE_TOLERANCE,
     Assignment,
@@ -169,7 +170,7 @@ class Scheduler:
             changes: dict[str, Any] = {"status": TrialStatus.QUEUED}
             self.queue.insert(0, trial.id)
         else:
-            reason = f"{lost_workers} workers were lost in a row without a new score, the last was {trial.worker}"
+            reason = f"lost {counted(lost_workers, 'worker')} in a row without a new score, the last was {trial.worker}"
             # A new attempt number, so that messages of the last worker are rejected too.
             changes = {"status": TrialStatus.FAILED, "attempt": trial.attempt + 1, "reason": reason}
         del self._last_heartbeat[trial.id]
@@ -195,9 +196,9 @@ class Scheduler:
 def _summarize(trials: list[Trial], max_trials: int) -> str:
     """Returns why a study is done."""
     if not any(trial.has_score for trial in trials):
-        return f"all {len(trials)} trials failed, the last one with: {trials[-1].reason}"
+        return f"no score from {counted(len(trials), 'trial')}, the last one failed with: {trials[-1].reason}"
     is_exhausted = sum(trial.parent is None for trial in trials) < max_trials
-    return f"{'space exhausted after ' * is_exhausted}{len(trials)} trials: {count_states(trials)}"
+    return f"{'space exhausted after ' * is_exhausted}{counted(len(trials), 'trial')}: {count_states(trials)}"
 
 
 def _final_state(trial: Trial, result: AttemptResult) -> dict[str, Any]:

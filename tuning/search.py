@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sostenuto import progress, storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.workdir.layout import METRICS_NAME
 from tuning import artifacts, console
 from tuning.roles import Role
@@ -64,7 +65,7 @@ class Search:
         with self._open(overwrite) as study, rpc.serve(study, role.address) as workers:
             trials = self.config.max_trials
             figures = {"address": role.address, "max_trials": trials}
-            logger.info(f"chief: listening on {role.address}, {trials} trials", extra={"figures": figures})
+            logger.info(f"chief: listening on {role.address}, {counted(trials, 'trial')}", extra={"figures": figures})
             with self._updates(study):
                 while not study.is_done:
                     time.sleep(_POLL_SECONDS)

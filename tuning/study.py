@@ -14,7 +14,6 @@ from typing import Any
 from sostenuto import storage
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
 from sostenuto.storage.lease import hold
-from trainer import startup
 from tuning.scheduler import Scheduler
 from tuning.space import Space
 from tuning.trial import TRIALS_NAME, Assignment, AttemptResult, Done, Score, StudyConfig, Trial, Verdict, Wait
@@ -57,8 +56,7 @@ class Study(contextlib.AbstractContextManager["Study"]):
             ) from error
         try:
             state = _load(directory, space, config, overwrite=overwrite)
-            # KerasTuner takes seconds to import, and workers do not need it. It loads TensorFlow, which logs.
-            startup.import_tensorflow()
+            # KerasTuner takes seconds to import, and workers do not need it.
             from tuning.oracles import Oracle
 
             self.fingerprint = fingerprint(space, config)

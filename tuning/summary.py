@@ -108,7 +108,7 @@ def format_summary(summary: StudySummary) -> list[str]:
         return ["No trial has started."]
     counts = f"{counted(len(trials), 'trial')}: {count_states(trials)}."
     if len(summary.chains) < len(trials):
-        counts += f" They are {len(summary.chains)} configs: the better ones continue in further trials."
+        counts += f" They try {counted(len(summary.chains), 'config')}: the better ones continue in further trials."
     if best is not None:
         return [counts, _describe_best(summary, best)]
     if all(trial.status == TrialStatus.FAILED for trial in trials):

@@ -11,6 +11,7 @@ from beam_preprocess.corpus.listing import CorpusFile, Listing
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 NO_METADATA = "none"
 MAX_CSV_BYTES = 2**26  # MAESTRO's own CSV has less than 1 MB.
@@ -57,8 +58,8 @@ def join_metadata(table: Metadata, listing: Listing) -> list[CorpusFile]:
     missing = [path for path in rows if path not in paths and not listing.is_unmatched(posixpath.join(root, path))]
     if missing:
         raise UserError(
-            f"{table.name}: names {len(missing)} of {len(rows)} files that {listing.uri} does not hold, such as "
-            f"{missing[0]}. Complete the corpus, or correct the CSV"
+            f"{table.name}: names {len(missing)} of {counted(len(rows), 'file')} that {listing.uri} does not hold, "
+            f"such as {missing[0]}. Complete the corpus, or correct the CSV"
         )
     if not files:
         raise UserError(f"{table.name}: lists no MIDI file of {listing.uri}. Pass another --metadata, or 'none'")

@@ -170,7 +170,7 @@ class Manifest:
         if storage.is_remote(self.directory):
             contents = storage.concurrently(storage.read_bytes, paths, bytes_each=max(shard.bytes for shard in shards))
         for shard, path, data in zip(shards, paths, contents, strict=True):
-            _require(len(data) == shard.bytes, path, f"{len(data):,} bytes", f"{shard.bytes:,}")
+            _require(len(data) == shard.bytes, path, counted(len(data), "byte"), f"{shard.bytes:,}")
             digest = hashlib.sha256(data).hexdigest()
             _require(digest == shard.sha256, path, f"sha256 {digest[:12]}…", f"{shard.sha256[:12]}…")
             count = 0
@@ -179,7 +179,7 @@ class Manifest:
                     yield decode_performance(record)
                 except RecordError as error:
                     raise RecordError(f"{path}: record {count - 1}: {error}") from error
-            _require(count == shard.records, path, f"{count} records", f"{shard.records}")
+            _require(count == shard.records, path, counted(count, "record"), f"{shard.records}")
 
     def _split(self, name: str) -> Split:
         if name not in SPLITS:

@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 
 from sostenuto.errors import RecordError
 from sostenuto.music.notes import Notes
+from sostenuto.text import counted
 
 # Increase it when a reader of the former records would misread the new ones.
 SCHEMA_VERSION = 1
@@ -127,7 +128,7 @@ def _parse(record: bytes) -> Mapping[str, Any]:
     try:
         feature = _Example.FromString(record).features.feature
     except message.DecodeError as error:
-        raise RecordError(f"not a tf.train.Example ({len(record)} bytes)") from error
+        raise RecordError(f"not a tf.train.Example ({counted(len(record), 'byte')})") from error
     missing = [name for name in (*_TEXTS, "year", "schema_version", *_ARRAYS) if name not in feature]
     if missing:
         raise RecordError(f"lacks {', '.join(missing)}: not a performance of this project")

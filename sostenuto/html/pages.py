@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from sostenuto.html.elements import clean, element
+from sostenuto.text import counted
 
 
 @functools.cache
@@ -32,7 +33,13 @@ def environment(directory: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     result.globals["inline"] = functools.partial(_inline, result)
-    result.filters |= {"command": command, "fixed": fixed, "share": "{:.1%}".format, "thousands": "{:,}".format}
+    result.filters |= {
+        "counted": counted,
+        "command": command,
+        "fixed": fixed,
+        "share": "{:.1%}".format,
+        "thousands": "{:,}".format,
+    }
     return result
 
 

@@ -15,6 +15,7 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UnavailableError, UserError
 from sostenuto.progress import ProgressCounter, track
+from sostenuto.text import counted
 
 # NumPy and the readers of MIDI are imported by the functions below: `--help` need not wait for them.
 if TYPE_CHECKING:
@@ -135,29 +136,28 @@ def _inspect_one(path: str) -> None:
         _draw_distributions({"all": Histograms.from_notes(notes)}, title)
 
 
-def _inspect_many(paths: Sequence[str], failures: Sequence[tuple[str, UserError]]) -> None:
-    from sostenuto.inspect.describe import Rejected, describe_files, summarize
+def _inspect_many(paths: Sequence[str], failures: list[tuple[str, UserError]]) -> None:
+    from sostenuto.inspect.describe import describe_files, summarize
     from sostenuto.inspect.files import common_directory, read_files
     from sostenuto.music.histograms import Histograms
 
-    rejected = [Rejected.from_error(path, error) for path, error in failures]
-    base = common_directory(paths or [file.path for file in rejected])
+    base = common_directory(paths or [path for path, _ in failures])
     summaries, histograms = [], Histograms.zeros()
     with _note_table("path") as add_notes:
         readings = track(read_files(paths), total=len(paths), unit="file", description="reading")
         for path, contents in zip(paths, readings, strict=True):
             if isinstance(contents, UserError):
-                rejected.append(Rejected.from_error(path, contents))
+                failures.append((path, contents))
                 continue
             notes = contents.decoded.notes
             summaries.append(summarize(path, contents))
             histograms += Histograms.from_notes(notes)
             add_notes(notes, path)
-        _print(*describe_files(base, summaries, rejected, histograms, width=_terminal_width()))
+        _print(*describe_files(base, summaries, failures, histograms, width=_terminal_width()))
         if not summaries:
-            raise UserError(f"none of the {len(rejected):,} files can be read")
+            raise UserError(f"none of the {counted(len(failures), 'file')} can be read")
     if _OUTPUT.value:
-        _draw_distributions({"all": histograms}, f"{len(summaries):,} MIDI files")
+        _draw_distributions({"all": histograms}, counted(len(summaries), "MIDI file"))
 
 
 @contextlib.contextmanager

@@ -36,10 +36,7 @@ class Survey:
 
 
 def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -> list[str]:
-    """Returns lines about a dataset's splits, composers, distributions and rejected files; width in cells.
-
-    Raises UserError if dataset.json or rejected.jsonl is not in the format of beam_preprocess.
-    """
+    """Returns lines about a dataset; raises UserError if dataset.json or rejected.jsonl has another format."""
     rows = [_split_row(manifest, survey, split) for split in SPLITS]
     header = ("split", "performances", "pieces", "notes", "hours", "shards", "shard size")
     try:

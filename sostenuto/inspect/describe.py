@@ -17,21 +17,6 @@ _MAX_TEMPOS = 4  # that are listed
 _QUANTILES = {"5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95}
 
 
-class Rejected(NamedTuple):
-    """A file that cannot be read: its path, a word for counting, and the problem."""
-
-    path: str
-    reason: str
-    detail: str
-
-    @classmethod
-    def from_error(cls, path: str, error: UserError) -> "Rejected":
-        """Returns the entry for the error of a file."""
-        if isinstance(error, MidiDecodeError):
-            return cls(path, error.reason, error.detail)
-        return cls(path, "unreadable", str(error).removeprefix(f"{path}: "))
-
-
 class Summary(NamedTuple):
     """A MIDI file in numbers, and the names of its instruments."""
 
@@ -62,7 +47,12 @@ def describe_file(name: str, contents: MidiContents, *, rows: int, width: int | 
 
 
 def describe_files(
-    base: str, summaries: Sequence[Summary], rejected: Sequence[Rejected], histograms: Histograms, *, width: int | None
+    base: str,
+    summaries: Sequence[Summary],
+    failures: Sequence[tuple[str, UserError]],
+    histograms: Histograms,
+    *,
+    width: int | None,
 ) -> list[str]:
     """Returns a line for each MIDI file, then the rejected ones and the totals; paths are shown relative to `base`."""
     prefix = base.rstrip("/") + "/" if base else ""
@@ -75,9 +65,14 @@ def describe_files(
             path = file.path.removeprefix(prefix)
             rows.append((f"{file.notes:,}", _clock(file.seconds), speed, file.pitches, file.pedal, path))
         lines += [*format_table(header, rows, ">>>>><", width), ""]
-    if rejected:
-        problems = [(file.reason, f"{file.path.removeprefix(prefix)}: {file.detail}") for file in rejected]
-        lines += [f"rejected: {counted(len(rejected), 'file')}", *format_facts(problems, width), ""]
+    problems = []
+    for path, error in failures:
+        reason, detail = "unreadable", str(error).removeprefix(f"{path}: ")
+        if isinstance(error, MidiDecodeError):
+            reason, detail = error.reason, error.detail
+        problems.append((reason, f"{path.removeprefix(prefix)}: {detail}"))
+    if problems:
+        lines += [f"rejected: {counted(len(problems), 'file')}", *format_facts(problems, width), ""]
     notes, seconds = sum(file.notes for file in summaries), sum(file.seconds for file in summaries)
     instruments = Counter(name for file in summaries for name in file.instruments)
     facts = [

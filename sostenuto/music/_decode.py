@@ -16,6 +16,7 @@ import symusic
 
 from sostenuto.errors import MidiDecodeError
 from sostenuto.music._scan import count_events
+from sostenuto.text import counted
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -65,23 +66,16 @@ class Track(NamedTuple):
 
 
 class Tracks(NamedTuple):
-    """The content of a file, times in microseconds: tracks and their programs, and the number of dropped drum notes.
+    """The content of a file, times in microseconds."""
 
-    `tempos` is int64 `[n, 2]`: the start of each tempo and its microseconds per quarter note. Of several tempos at one
-    time the last holds.
-    """
-
-    tracks: list[Track]
-    programs: list[int]
-    drums: int
-    tempos: np.ndarray
+    tracks: list[Track]  # without drums
+    programs: list[int]  # of the tracks
+    drums: int  # the number of dropped notes
+    tempos: np.ndarray  # int64 `[n, 2]`: start, µs per quarter note; of several at one time the last holds
 
 
 def read_tracks(data: bytes, name: str, *, with_pedal: bool) -> Tracks:
-    """Returns the tracks of a file that errors call `name`; raises MidiDecodeError.
-
-    Without the pedal, symusic also reads files whose pedal events have an ambiguous order.
-    """
+    """Returns the tracks of a file, whose pedal may be wrong unless `with_pedal`; raises MidiDecodeError."""
     resolution, bodies = _split_chunks(data, name)
     # Counting the events takes longer than symusic's parsing of a normal file.
     program_changes = np.count_nonzero(np.frombuffer(data, np.uint8) & 0xF0 == 0xC0)
@@ -127,7 +121,7 @@ def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
         if len(data) < end:
             problem = f"within a chunk that should reach byte {end}"
             if len(data) < body:
-                problem = f"after {len(bodies)} of its {declared} tracks"
+                problem = f"after {len(bodies)} of {counted(declared, 'track')}"
             raise MidiDecodeError(name, "truncated", f"ends at byte {len(data)}, {problem}")
         if kind == b"MTrk":  # The standard requires readers to skip chunks of an unknown kind.
             bodies.append(data[body:end])
@@ -234,10 +228,7 @@ def _has_ambiguous_overlap(notes: Track) -> bool:
 def _ticks_to_microseconds(
     ticks: np.ndarray, tempo_time: np.ndarray, tempo_us: np.ndarray, resolution: int
 ) -> np.ndarray:
-    """Returns ticks as microseconds from the file's start, exact but for one rounding (half up).
-
-    `tempo_time` is in ticks, ascending from 0; `tempo_us` is in microseconds per quarter note.
-    """
+    """Returns ticks as microseconds, exact but for one rounding (half up); `tempo_time`, in ticks, starts with 0."""
     # In units of 1 / resolution microseconds these are integers far from overflow: 10^7 ticks · 2^24 µs.
     elapsed = np.append(0, np.cumsum(np.diff(tempo_time) * tempo_us[:-1]))
     tempo = np.searchsorted(tempo_time, ticks, side="right") - 1

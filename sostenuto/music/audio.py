@@ -108,10 +108,7 @@ def downsample(samples: NDArray[np.int16]) -> NDArray[np.float32]:
 
 
 def truncate(notes: Notes, pedal: np.ndarray, seconds: float) -> tuple[Notes, np.ndarray]:
-    """Returns the notes that start before a time, ended there, and their pedal, int64 `[spans, 2]`.
-
-    Without a note to cut, the notes are the same object.
-    """
+    """Returns the notes that start before a time, ended there, and their pedal; the same object if none is cut."""
     end_us = round(seconds * 1e6)
     pedal = np.minimum(pedal, end_us)
     pedal = pedal[pedal[:, 1] > pedal[:, 0]]

@@ -1,4 +1,4 @@
-"""Notes as CSV, for a spreadsheet or pandas: one row per note, times in seconds to the microsecond."""
+"""Notes as CSV, for a spreadsheet or pandas: one row per note, times in seconds from the first onset."""
 
 import codecs
 import csv
@@ -11,10 +11,7 @@ COLUMNS = ("pitch", "name", "onset", "offset", "step", "duration", "velocity")
 
 
 class NoteTable:
-    """Writes notes to an open binary file; times count from the first onset of each performance.
-
-    `described_by` has the titles of columns before those of the notes, such as "path".
-    """
+    """Writes notes, after columns that describe their performance, to an open binary file."""
 
     def __init__(self, file: BinaryIO, *, described_by: Sequence[str] = ()) -> None:
         # A file's name may contain bytes that are not UTF-8.

@@ -96,10 +96,7 @@ def infer_pedal(notes: Notes) -> np.ndarray:
 
 
 def continued_pedal(pedal: np.ndarray, notes: Notes, primer_notes: int, *, by_rule: bool) -> np.ndarray:
-    """Returns the primer's pedal, int64 `[spans, 2]`, up to the first note after it, and from there the rule's or none.
-
-    `notes` are the primer and its continuation.
-    """
+    """Returns the primer's pedal, int64 `[spans, 2]`, up to the seam, and from there the rule's or none."""
     seam_us = notes.onset_us[primer_notes] if primer_notes else 0
     before = _drop_empty(np.minimum(pedal, seam_us))
     after = _drop_empty(np.maximum(infer_pedal(notes), seam_us) if by_rule else NO_PEDAL)

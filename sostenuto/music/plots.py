@@ -23,6 +23,7 @@ from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import TICK_US, Notes, note_name
 from sostenuto.storage import atomic_write
 from sostenuto.storage.paths import StrPath
+from sostenuto.text import counted
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
@@ -62,7 +63,7 @@ def piano_roll(
     if not len(notes):
         raise UserError(f"{path}: no notes to draw, expected at least one")
     shown = notes[:max_notes]
-    count = f"{len(notes):,} notes" if len(shown) == len(notes) else f"first {len(shown):,} of {len(notes):,} notes"
+    count = counted(len(notes), "note") if len(shown) == len(notes) else f"first {len(shown):,} of {len(notes):,} notes"
     length = f"{shown.seconds:.1f} s" if shown.seconds < 60 else f"{_clock(shown.seconds)} min"
     primer_notes = min(primer_notes, len(shown))
     has_both = 0 < primer_notes < len(shown)
@@ -260,7 +261,7 @@ def _draw_pitches(axes: Axes, histograms: Mapping[str, Histograms]) -> None:
     low, high = int(pitches[0]), int(pitches[-1])
     edges = np.arange(low, high + 2) - 0.5
     for index, (name, histogram) in enumerate(histograms.items()):
-        label = f"{name} ({int(histogram.pitch.sum()):,} notes)"
+        label = f"{name} ({counted(int(histogram.pitch.sum()), 'note')})"
         _draw_shares(axes, index, edges, shares(histogram.pitch)[low : high + 1], label)
     _label_octaves(axes.set_xticks, low, high)
     axes.set_xlim(edges[0], edges[-1])

@@ -55,7 +55,7 @@ def test_committing_leaves_exactly_the_dataset(tmp_path):
 def test_too_many_rejected_files_stop_the_run_before_any_shard_is_renamed(tmp_path):
     plan, reports = reported(tmp_path)
     with pytest.raises(
-        UserError, match=r"1 of 5 files were rejected \(1 not_midi\).*--max_rejected_fraction=0.1.*1x.mid"
+        UserError, match=r"1 of 5 files was rejected \(1 not_midi\).*--max_rejected_fraction=0.1.*1x.mid"
     ):
         commit_dataset(dataclasses.replace(plan, max_rejected_fraction=0.1), reports)
     assert all(storage.TEMPORARY.search(name) for name in os.listdir(tmp_path))
@@ -104,9 +104,9 @@ def test_committing_a_dataset_of_ten_thousand_shards_takes_no_longer_a_shard(tmp
 
 def test_a_shard_or_file_without_report_stops_the_run(tmp_path):
     plan, reports = reported(tmp_path)
-    with pytest.raises(RuntimeError, match="1 shards were reported of 2"):
+    with pytest.raises(RuntimeError, match="1 shard reported of 2"):
         commit_dataset(plan, reports[:1])
-    with pytest.raises(RuntimeError, match="2 files were written or rejected of 3"):
+    with pytest.raises(RuntimeError, match="2 files written or rejected of 3"):
         commit_dataset(plan, [reports[0], dataclasses.replace(reports[1], rejections=[])])
 
 

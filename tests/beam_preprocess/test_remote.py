@@ -148,7 +148,7 @@ def test_a_mistake_found_while_running_is_one_line_and_status_2(gcs, corpus_dire
 def test_a_failed_replacement_leaves_the_former_dataset(gcs, corpus_directory, tmp_path):
     run(corpus_directory, "gs://bucket/out", num_shards=4)
     before = gcs.contents("gs://bucket/out/")
-    with pytest.raises(UserError, match="1 of 32 files were rejected"):
+    with pytest.raises(UserError, match="1 of 32 files was rejected"):
         run(corpus_directory, "gs://bucket/out", overwrite=True, max_rejected_fraction=0.0)
     assert gcs.contents("gs://bucket/out/") == before
     shutil.rmtree(corpus_directory / "1")

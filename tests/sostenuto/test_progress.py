@@ -37,6 +37,12 @@ def test_a_speed_below_one_a_second_is_shown_as_seconds_each(rate, shown):
     assert progress._speed(rate, "file") == shown
 
 
+def test_the_times_of_a_bar_have_one_format():
+    shown = on_terminal("-c", PROGRAM)
+    assert re.search(r" \d/3 \[00:00, (00:00|\?) left, .* files/s\]", shown)
+    assert "<" not in shown
+
+
 def colours(shown: str) -> set[str]:
     return set(re.findall(r"\x1b\[[\d;]*m", shown))
 

@@ -54,7 +54,7 @@ def run(command: str, *flags: str) -> CompletedProcess[str]:
 def assert_went_well(process) -> None:
     """Status 0, and on stderr nothing but lines of our own that say what is being done."""
     assert process.returncode == 0, process.stderr
-    ours = r"(loading|scoring|counting|playing|sounding|rendering|comparing|drawing|writing|reading) .+|\w+: \d.+"
+    ours = r"(loading|scoring|counting|generating|rendering|comparing|drawing|writing|reading) .+|\w+: \d.+"
     assert not [line for line in process.stderr.splitlines() if not re.fullmatch(ours, line)]
 
 
@@ -186,17 +186,35 @@ def test_a_mistake_in_training_is_one_line(places, flags, words):
 
 
 @pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("trainer", ["--data={none}", "--workdir={w}"]),
+        ("trainer.evaluate", ["--workdir={none}"]),
+        ("trainer.evaluate", ["--workdir={trained}", "--data={none}", "--output={o.json}"]),
+        ("trainer.generate", ["--workdir={none}", "--output={o}"]),
+        ("trainer.report", ["--workdir={none}"]),
+        ("trainer.report", ["--workdir={trained}", "--compare_with={none}"]),
+        ("tuning", ["--data={none}", "--workdir={w}"]),
+    ],
+)
+def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(places, command, flags):
+    process = run(command, *(_filled(flag, places) for flag in flags))
+    assert process.returncode == 2
+    assert re.fullmatch(rf"{command}: \S+/none: no such directory, expected a \w+\. .+\n", process.stderr)
+
+
+@pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--data={data}"], ["--workdir is missing"]),
-        (["--workdir={w}"], ["w: is no workdir"]),
+        (["--workdir={w}"], ["w: no such directory"]),
         (["--workdir={extended}"], ["extended: is no workdir"]),
         (["--workdir={moved}"], ["none: the dataset that", "moved", "not there any more", "--data=DIR"]),
         (["--workdir={exchanged}"], ["long: is not the dataset that", "exchanged", "--output=FILE"]),
         (["--data={unfinished}", "--workdir={trained}"], ["unfinished: has no dataset.json"]),
         (["--data={long}", "--workdir={trained}"], ["long: is not the dataset", "--output=FILE"]),
         (["--data={long}", "--workdir={trained}", "--generated"], ["long: is not the dataset", "--output=FILE"]),
-        (["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-test.json"], ["another dataset"]),
+        (["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-test.json"], ["is not the dataset"]),
         (
             ["--data={long}", "--workdir={trained}", "--output={trained}/evaluation-train.json"],
             ["trained is a workdir"],
@@ -534,9 +552,8 @@ def test_the_report_plays_the_same_samples_where_there_are_none(workdir, process
 def test_a_report_of_what_was_not_trained_is_refused_in_a_line(processes, places):
     here, _ = processes
     assert_refused(run("trainer.report", f"--workdir={here / 'tutorial'}"), "tutorial", "nothing was trained in it yet")
-    assert_refused(run("trainer.report", f"--workdir={places['none']}"), "none", "is no workdir")
     other = run("trainer.report", f"--workdir={here / 'w'}", f"--data={places['long']}")
-    assert_refused(other, "--data=", "another dataset")
+    assert_refused(other, "--data=", "is not the dataset")
 
 
 def test_a_model_without_densities_is_scored_through_its_residuals(processes):

@@ -164,6 +164,6 @@ def test_a_chief_that_cannot_be_reached_is_looked_for_and_not_for_ever(dataset, 
 def test_help_is_quick_and_shows_the_space():
     process = run_python("-m", "tuning", "--help")
     assert process.returncode == 0
-    for text in ("--max_trials", "retrain_best", "duration_weight", "times the pitch loss's"):
+    for text in ("--max_trials", "`sostenuto preprocess`", "retrain_best", "duration_weight", "times the pitch loss's"):
         assert text in process.stdout
     assert min(seconds_of_processor("--help") for _ in range(2)) < 1

@@ -77,7 +77,7 @@ def test_failing_trials_do_not_stop_a_study(in_a_row):
 
 def test_a_study_of_failures_says_so():
     study = ScheduledStudy(study_config(max_trials=3))
-    assert run(study, finish=fail) == "all 3 trials failed, the last one with: out of memory"
+    assert run(study, finish=fail) == "no score from 3 trials, the last one failed with: out of memory"
     assert best_trial(study.trials) is None
     assert study.is_done
 
@@ -162,7 +162,7 @@ def test_a_worker_waits_for_a_lost_one_no_longer_than_its_timeout():
     assert TIMEOUT <= waited <= TIMEOUT + 1
     assert answer.trial == lost.trial
     complete(study, answer)
-    assert study.next_trial("tuner1") == Done("1 trials: 1 completed")
+    assert study.next_trial("tuner1") == Done("1 trial: 1 completed")
 
 
 def test_a_clock_that_is_set_back_gives_no_more_time():
@@ -242,7 +242,7 @@ def test_a_trial_that_no_worker_survives_fails_unless_it_gets_on():
     assert study.next_trial("tuner0").trial != first.trial
     record = study.trials[0]
     assert (record.status, record.reason) == (
-        "failed", "3 workers were lost in a row without a new score, the last was tuner0"
+        "failed", "lost 3 workers in a row without a new score, the last was tuner0"
     )  # fmt: skip
     assert not complete(study, latest)
 

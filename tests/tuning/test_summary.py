@@ -26,7 +26,7 @@ def test_the_best_is_the_lowest_of_those_trained_longest() -> None:
                              "validation split; the base config has no score to compare with."),
         ("all parameters", "2 trials: 2 completed. The best, trial 0001, scores 7.900 nats/note on the validation "
                            "split, 0.100 below the base config's 8.000."),
-        ("hyperband", "8 trials: 8 completed. They are 5 configs: the better ones continue in further trials. "
+        ("hyperband", "8 trials: 8 completed. They try 5 configs: the better ones continue in further trials. "
                       "The best, trial 0007, scores 8.100 nats/note on the validation split, 1.400 below the "
                       "base config's 9.500, after only 11% of the full length."),
     ],

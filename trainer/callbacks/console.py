@@ -94,5 +94,5 @@ class Console(Callback):
     def _update_postfix(self, bar: "tqdm.tqdm") -> None:
         """Shows the time left and the last report's figures behind the bar."""
         seconds_left = self.run.seconds_left()
-        left = [] if seconds_left is None else [f"{duration(seconds_left)} left"]
+        left = [] if seconds_left is None else [f"{bar.format_interval(seconds_left)} left"]
         bar.set_postfix_str(", ".join([*left, *self._figures]), refresh=False)

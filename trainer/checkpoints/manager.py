@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from sostenuto import storage
 from sostenuto.errors import FileError, UserError, mismatches
+from sostenuto.text import counted
 from trainer.config import Config
 
 logger = logging.getLogger(__name__)
@@ -163,9 +164,10 @@ def restore(checkpoint: Checkpoint, variables: Variables) -> None:
             for index, variable in enumerate(group)
         }
         if saved != expected:
+            fitting = sum(saved.get(key) == value for key, value in expected.items())
             raise UserError(
-                f"{checkpoint.path}: not a checkpoint of this config: its {name} has {len(saved)} variables, and "
-                f"{sum(saved.get(key) == value for key, value in expected.items())} fit, expected {len(expected)}. "
+                f"{checkpoint.path}: not a checkpoint of this config: its {name} has "
+                f"{counted(len(saved), 'variable')}, of which {fitting} fit, expected {len(expected)}. "
                 "Restore the checkpoints of this workdir, or pass another --workdir"
             )
     tf.train.Checkpoint(**groups).read(path).assert_existing_objects_matched().expect_partial()

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import MAX_TIME_US
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.data import random
 from trainer.data.note_table import NoteTable
@@ -71,7 +72,8 @@ class WindowSampler:
         self.per_epoch = int(counts.sum())
         self.targets_per_epoch = int(lengths.sum()) if is_every else self.per_epoch
         self.longest = int(lengths.max(initial=0))
-        self._problem = f"--seq_length={config.seq_length}: the longest training performance has {self.longest:,} notes"
+        longest = counted(self.longest, "note")
+        self._problem = f"--seq_length={config.seq_length}: the longest training performance has {longest}"
         if not self.per_epoch:
             # A window of a last-position model has its target after it.
             remedy = f"Give at most {self.longest - 1}" if self.longest > 1 else "Add longer performances"
@@ -99,8 +101,8 @@ class WindowSampler:
             if config.batch_size <= limit:
                 flag, other = "accumulation_steps", config.batch_size
             raise UserError(
-                f"--{flag}={windows // other}: an epoch has {self.per_epoch:,} windows, got {windows:,} a train_step. "
-                f"Give at most {max(limit // other, 1)}"
+                f"--{flag}={windows // other}: an epoch has {counted(self.per_epoch, 'window')}, got {windows:,} a "
+                f"train_step. Give at most {max(limit // other, 1)}"
             )
         if config.seq_length > self.longest:
             logger.warning(f"{self._problem}, so part of each window is empty. Give {self.longest} to train faster")

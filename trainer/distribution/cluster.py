@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 
 # First port of a node's tasks, below the ports (from 32768) that Linux gives to outgoing connections.
 _SLURM_PORT = 12345
@@ -192,8 +193,8 @@ def _expand_nodes(nodes: str, counts: str, tasks: int) -> tuple[list[str], list[
         ) from error
     if len(hosts) != len(tasks_per_host) or sum(tasks_per_host) != tasks:
         raise UserError(
-            f"{variables}: got {len(hosts)} nodes and {sum(tasks_per_host)} tasks on {len(tasks_per_host)}, "
-            f"expected the {tasks} of SLURM_STEP_NUM_TASKS. Name the workers with --workers"
+            f"{variables}: got {counted(len(hosts), 'node')} and {counted(sum(tasks_per_host), 'task')} on "
+            f"{len(tasks_per_host)}, expected the {tasks} of SLURM_STEP_NUM_TASKS. Name the workers with --workers"
         )
     return hosts, tasks_per_host
 

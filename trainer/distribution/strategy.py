@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.rendezvous import wait_for_workers
 
-CPU_FLAGS = "/proc/cpuinfo"
+CPU_INFO = "/proc/cpuinfo"
 # CPU flags of the instructions for a type, on x86 and on ARM. Without them TensorFlow is slower than in float32.
 _CPU_INSTRUCTIONS = {
     "mixed_bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
@@ -21,7 +22,7 @@ _CPU_INSTRUCTIONS = {
 _COMPUTE_CAPABILITY = {"mixed_bfloat16": (8, 0), "mixed_float16": (5, 3)}  # minimum of a GPU
 
 
-def configure_devices(config: Config, cluster: Cluster | None = None, cpu_flags: str = CPU_FLAGS) -> list[str]:
+def configure_devices(config: Config, cluster: Cluster | None = None, cpu_info: str = CPU_INFO) -> list[str]:
     """Configures and names this host's devices, one for each replica, before TensorFlow runs its first operation.
 
     Without a GPU, several replicas become logical devices of the CPU, to test the behavior of many GPUs anywhere.
@@ -49,7 +50,7 @@ def configure_devices(config: Config, cluster: Cluster | None = None, cpu_flags:
         for gpu in gpus[:replicas]:
             tf.config.experimental.set_memory_growth(gpu, True)
         return [f"GPU:{index}" for index in range(replicas)]
-    check_cpu_precision(config.precision, cpu_flags)
+    check_cpu_precision(config.precision, cpu_info)
     if cluster and replicas > 1:
         raise UserError(f"replicas={replicas}: several hosts without GPUs run one replica each. Pass --replicas=1")
     if replicas > 1:  # One is the default. TensorFlow accepts no change after its first operation.
@@ -63,11 +64,16 @@ def device_name(devices: Sequence[str]) -> str:
     if devices[0].startswith("GPU"):
         details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
         return f"{len(devices)} x {details.get('device_name', 'GPU')}"
-    name = platform.machine()
-    if os.path.exists(CPU_FLAGS):
-        with open(CPU_FLAGS, encoding="utf-8") as file:
-            name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
-    return f"{len(devices)} x CPU ({name}, {os.cpu_count()} cores)"
+    name = _read_cpu_info(CPU_INFO, "model name") or platform.machine()
+    return f"{len(devices)} x CPU ({name}, {counted(os.cpu_count() or 1, 'core')})"
+
+
+def _read_cpu_info(path: str, *names: str) -> str:
+    """Returns the first field of these names in Linux's list of CPUs; "" without it."""
+    if not os.path.exists(path):
+        return ""
+    with open(path, encoding="utf-8") as file:
+        return next((line.partition(":")[2].strip() for line in file if line.startswith(names)), "")
 
 
 def check_gpu_precision(precision: str, name: str, capability: tuple[int, int] | None) -> None:
@@ -80,14 +86,10 @@ def check_gpu_precision(precision: str, name: str, capability: tuple[int, int] |
         )
 
 
-def check_cpu_precision(precision: str, cpu_flags: str) -> None:
-    """Raises UserError if the CPU has no instructions for a precision."""
-    needed = _CPU_INSTRUCTIONS.get(precision)
-    if not needed or not os.path.exists(cpu_flags):
-        return
-    with open(cpu_flags, encoding="utf-8") as file:
-        lines = [line for line in file if line.startswith(("flags", "Features"))]
-    if lines and not needed & set(lines[0].split()):
+def check_cpu_precision(precision: str, cpu_info: str) -> None:
+    """Raises UserError if the CPU's instructions, if known, lack those for a precision."""
+    needed, present = _CPU_INSTRUCTIONS.get(precision), _read_cpu_info(cpu_info, "flags", "Features").split()
+    if needed and present and needed.isdisjoint(present):
         raise UserError(
             f"precision={precision}: this CPU has no instructions for it ({', '.join(sorted(needed))}). "
             "Pass --precision=float32"

@@ -11,6 +11,7 @@ import tensorflow as tf
 import sostenuto
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.data.note_table import NoteTable, load_table, select_fraction
 from trainer.data.windows import WindowSampler
@@ -66,8 +67,9 @@ class RunSetup:
         logger.info(
             f"{config.preset}: {self.parameters:,} parameters, {config.precision}, "
             f"{len(devices)} x {devices[0][:3]}{hosts}, "
-            f"global batch {config.batch_size} = {config.batch_size // self.replicas} x {self.replicas} replicas"
-            f"{accumulated}, {self.windows.per_epoch:,} windows and {self.windows.targets_per_epoch:,} notes an epoch",
+            f"global batch {config.batch_size} = {config.batch_size // self.replicas} x "
+            f"{counted(self.replicas, 'replica')}{accumulated}, {counted(self.windows.per_epoch, 'window')} and "
+            f"{counted(self.windows.targets_per_epoch, 'note')} an epoch",
             extra={"figures": figures},
         )
         if train_step:

@@ -93,14 +93,12 @@ class TrainState:
     @contextlib.contextmanager
     def scored_weights(self) -> Iterator[None]:
         """Puts the weights to score, keep and export into the model until exit: the average, if there is one."""
-        if not self._averages:
-            yield
-            return
-        self._swap_averages()
+        swap = self._swap_averages if self._averages else lambda: None
+        swap()
         try:
             yield
         finally:
-            self._swap_averages()
+            swap()
 
     def not_finite(self) -> NonFinite | None:
         """Returns the reason why the run stopped before its next train_step, or None if it did not."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES, Notes, ticks
+from sostenuto.text import counted
 from trainer.evaluation.distributions import DISTRIBUTIONS, Counts, count_bins, entropy, measure_distances, sum_counts
 from trainer.workdir.formats import CONTINUATIONS, GenerationMetrics, MusicKind, Summary
 
@@ -48,21 +49,17 @@ def select_performances(lengths: Sequence[int], pieces: Sequence[str]) -> list[i
             seen[piece] += 1
     if len(seen) < 2:
         raise UserError(
-            f"{len(seen)} pieces of the split have a performance of {COMPARED_NOTES} notes, expected at least 2, one "
-            "to continue and one to compare with. Use another split or a larger dataset"
+            f"got {counted(len(seen), 'piece')} of the split with {COMPARED_NOTES} notes or more, expected at least 2, "
+            "one to continue and one to compare with. Use another split or a larger dataset"
         )
     return [index for _, _, index in sorted(ranked)]
 
 
 def can_compare(performances: Iterable[Performance]) -> bool:
     """Tests whether `select_performances` would select any; reads no further than needed."""
-    pieces = set()
-    for performance in performances:
-        if len(performance.notes) >= COMPARED_NOTES:
-            pieces.add(performance.piece)
-            if len(pieces) == 2:
-                return True
-    return False
+    pieces = (performance.piece for performance in performances if len(performance.notes) >= COMPARED_NOTES)
+    first = next(pieces, None)
+    return any(piece != first for piece in pieces)
 
 
 class Music(NamedTuple):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from sostenuto.progress import ProgressCounter, silenced
+from sostenuto.text import counted
 from trainer.config import Bounds
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
@@ -109,7 +110,7 @@ class NoteSampler:
         )
         figures = {"samples": samples, "num_notes": num_notes}
         with silenced(quiet):
-            logger.info(f"playing {samples:,} x {num_notes:,} notes", extra={"figures": figures})
+            logger.info(f"generating {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
         notes, seconds = self._generate(prefix, options, seed, num_notes=num_notes, quiet=quiet)
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
         return Samples(continued, num_notes * samples / seconds)
@@ -125,7 +126,7 @@ class NoteSampler:
         self._decode(tf.constant(0), prefix, options, tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]))
         started = time.monotonic()
         calls = []
-        with ProgressCounter(total=num_notes * samples, unit="note", description="playing", quiet=quiet) as counter:
+        with ProgressCounter(total=num_notes * samples, unit="note", description="generating", quiet=quiet) as counter:
             for first_note in range(0, num_notes, _NOTES_PER_CALL):
                 count = min(_NOTES_PER_CALL, num_notes - first_note)
                 uniforms = np.stack([stream.random(shape, np.float32) for stream in streams], axis=1)

@@ -5,10 +5,10 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from trainer.evaluation import distributions
+from trainer.evaluation.distributions import count_bins, entropy, sum_counts
 from trainer.reporting.load import RunReport
 from trainer.reporting.score_diagnostics import TIMES, Diagnostic, Time, advise_longer_training, regularization_flags
-from trainer.workdir.formats import CONTINUATIONS, Continuation, Field, GenerationEvaluation, Summary
+from trainer.workdir.formats import Continuation, Field, GenerationEvaluation, Summary
 
 _COPIED_NOTES: Final = 16  # shorter runs of equal notes are common: scales, trills, cadences
 _TIMES_REAL: Final = 2  # ratio to real music that is remarkable
@@ -23,12 +23,11 @@ Sampling = Mapping[str, Mapping[Field, float]]
 def diagnose_generated(generated: GenerationEvaluation, report: RunReport) -> list[Diagnostic]:
     """Returns the diagnostics of a comparison of generated with real music."""
     sampling = {"temperature": generated.temperature, "top_p": generated.top_p}
-    counts = generated.counts
-    real = f"the {generated.split} split"
+    counts, real_name = generated.counts, f"the {generated.split} split"
     return [
         *_diagnose_copies(generated.copied_run, report, sampling["temperature"]["pitch"]),
         *_diagnose_repetition(generated, report, sampling),
-        *_diagnose_rhythm(counts["generated"], counts["real"], real, report, sampling),
+        *_diagnose_rhythm(counts["generated"], counts["real"], real_name, report, sampling),
     ]
 
 
@@ -38,13 +37,8 @@ def diagnose_samples(report: RunReport) -> list[Diagnostic]:
     samples = [sample for sample in report.samples.samples if 2 <= sample.primer_notes <= len(sample.notes) - 2]
     if not samples:
         return []
-    real, generated = (
-        distributions.sum_counts(histograms)
-        for histograms in (
-            [distributions.count_bins(sample.notes[: sample.primer_notes]) for sample in samples],
-            [distributions.count_bins(sample.notes, sample.primer_notes) for sample in samples],
-        )
-    )
+    real = sum_counts(count_bins(sample.notes[: sample.primer_notes]) for sample in samples)
+    generated = sum_counts(count_bins(sample.notes, sample.primer_notes) for sample in samples)
     index = report.samples.index
     sampling = {"temperature": _by_field(index.temperature), "top_p": _by_field(index.top_p)}
     return _diagnose_rhythm(generated, real, "their primers", report, sampling)
@@ -74,20 +68,17 @@ def _diagnose_copies(copied: Mapping[Continuation, Summary], report: RunReport, 
 
 
 def _diagnose_repetition(generated: GenerationEvaluation, report: RunReport, sampling: Sampling) -> list[Diagnostic]:
-    repeated, loop = (
-        {music: summaries[music].mean for music in CONTINUATIONS}
-        for summaries in (generated.repeated_8grams, generated.longest_loop)
-    )
-    if repeated["generated"] <= _TIMES_REAL * repeated["real"] + _REPEATED and loop["generated"] <= (
-        _TIMES_REAL * loop["real"] + _LOOP_NOTES
-    ):
+    repeated, loop = generated.repeated_8grams, generated.longest_loop
+    has_repeats = repeated["generated"].mean > _TIMES_REAL * repeated["real"].mean + _REPEATED
+    has_loops = loop["generated"].mean > _TIMES_REAL * loop["real"].mean + _LOOP_NOTES
+    if not (has_repeats or has_loops):
         return []
     temperature, top_p = sampling["temperature"]["pitch"], sampling["top_p"]["pitch"]
     higher = f"--temperature above {temperature:g}" + (f", or a --top_p above {top_p:g}" if top_p < 1 else "")
     detail = (
-        f"{repeated['generated']:.0%} of all sequences of 8 pitches occurred before in the same continuation "
-        f"(real music: {repeated['real']:.0%}), and the longest loops have {loop['generated']:.0f} notes on average "
-        f"(real music: {loop['real']:.0f})."
+        f"{repeated['generated'].mean:.0%} of all sequences of 8 pitches occurred before in the same continuation "
+        f"(real music: {repeated['real'].mean:.0%}), and the longest loops have {loop['generated'].mean:.0f} notes on "
+        f"average (real music: {loop['real'].mean:.0f})."
     )
     advice = f"Play with a {higher}. {advise_longer_training(report)}".strip()
     return [Diagnostic("The music repeats itself", detail, advice)]
@@ -99,12 +90,12 @@ def _diagnose_rhythm(
     """Returns a diagnostic for each time whose histogram has collapsed."""
     diagnostics = []
     for name in TIMES:
-        entropy, real_entropy = (distributions.entropy(np.asarray(counts[name])) for counts in (generated, real))
-        if entropy < _COLLAPSED * real_entropy:
+        bits, real_bits = (entropy(np.asarray(counts[name])) for counts in (generated, real))
+        if bits < _COLLAPSED * real_bits:
             title = f"The rhythm has collapsed: {name}s are nearly all alike"
             detail = (
-                f"The {name}s of the generated music have an entropy of {entropy:.1f} bits, those of real music, "
-                f"{real_name}, {real_entropy:.1f}."
+                f"The {name}s of the generated music have an entropy of {bits:.1f} bits, those of real music, "
+                f"{real_name}, {real_bits:.1f}."
             )
             diagnostics.append(Diagnostic(title, detail, _advise_rhythm(name, report, sampling)))
     return diagnostics
@@ -116,8 +107,7 @@ def _advise_rhythm(name: Time, report: RunReport, sampling: Sampling) -> str:
             "A model=regression predicts the mean of the times that may follow, and this is its sound. Train with "
             "--preset=base, which predicts their distribution."
         )
-    lowered = [flag for flag, by_field in sampling.items() if by_field[name] < 1]
-    if lowered:
+    if lowered := [flag for flag, by_field in sampling.items() if by_field[name] < 1]:
         return f"Play with {' and '.join(f'--{flag}=1' for flag in lowered)}."
     return advise_longer_training(report) or (
         f"Play with a higher temperature for {name}, such as --temperature=1,{name}=1.2."

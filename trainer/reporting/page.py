@@ -18,9 +18,8 @@ from sostenuto.html.piano_roll import piano_roll
 from sostenuto.music.notes import note_name
 from sostenuto.text import counted, duration
 from trainer.presets import preset
-from trainer.reporting import curves
+from trainer.reporting.charts import plot_curves, plot_distributions, select_scored_records
 from trainer.reporting.diagnose import checked_for, diagnose
-from trainer.reporting.distributions import plot_distributions
 from trainer.reporting.load import PROGRAM, RunReport, load_report
 from trainer.reporting.score_diagnostics import compare_with_ngram, describe_ngram_gaps, ngram_gaps
 from trainer.workdir.formats import RunResult
@@ -49,8 +48,8 @@ def render(report: RunReport) -> str:
         checked_for=checked_for(report),
         samples=report.samples.samples if report.samples else [],
         piano_roll=piano_roll,
-        curves=curves.plot_curves(report),
-        scored_records=curves.select_scored_records(report),
+        curves=plot_curves(report),
+        scored_records=select_scored_records(report),
         compare_with_ngram=compare_with_ngram,
         ngram_gaps=ngram_gaps,
         describe_ngram_gaps=describe_ngram_gaps,

@@ -5,16 +5,17 @@ import threading
 from collections.abc import Callable
 
 from sostenuto.errors import UnavailableError
+from trainer.workdir.transfer import warn
 
 
 class BackgroundUploader:
     """Uploads snapshots in a thread; if they come faster than uploads, only the newest.
 
-    While `is_awaited` is False, `on_outage` is called with the error of a storage that does not answer.
+    While `is_awaited` is False, it warns of a storage that does not answer.
     """
 
-    def __init__(self, upload: Callable[[str], None], on_outage: Callable[[UnavailableError], None]) -> None:
-        self._upload, self._on_outage = upload, on_outage
+    def __init__(self, upload: Callable[[str], None]) -> None:
+        self._upload = upload
         self.error: BaseException | None = None  # of the last upload
         self.is_awaited = True
         self._changed = threading.Condition()
@@ -67,7 +68,7 @@ class BackgroundUploader:
                 error = caught
             shutil.rmtree(snapshot, ignore_errors=True)
             if isinstance(error, UnavailableError) and not self.is_awaited:
-                self._on_outage(error)
+                warn(f"{error}; training continues, and the next save is uploaded with all before it")
             with self._changed:
                 self._is_uploading, self.error = False, error
                 self._changed.notify_all()

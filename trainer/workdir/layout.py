@@ -40,10 +40,12 @@ def load_config(workdir: str) -> Config:
     """Returns the config of a workdir.
 
     Raises:
-        UserError: the directory is no workdir.
+        UserError: the directory does not exist, or is no workdir.
     """
     path = os.path.join(workdir, CONFIG_NAME)
     if not storage.exists(path):
+        if not storage.is_directory(workdir):
+            raise UserError(f"{workdir}: no such directory, expected a workdir. Train with sostenuto train")
         raise UserError(
             f"{workdir}: is no workdir of the trainer (it has no {CONFIG_NAME}). Train with sostenuto train"
         )

@@ -1,7 +1,7 @@
 """Remote workdirs: a run trains in a local directory, whose files are uploaded in the background.
 
 The bucket is authoritative: a run starts from its files, whatever an earlier run left on this machine. At any moment
-the bucket holds a workdir that another machine can resume (`trainer.workdir.upload_order`).
+the bucket holds a workdir that another machine can resume (`trainer.workdir.transfer`).
 """
 
 import contextlib
@@ -22,8 +22,7 @@ from trainer.checkpoints import manager
 from trainer.config import CONFIG_NAME, Config
 from trainer.workdir import layout
 from trainer.workdir.background_uploader import BackgroundUploader
-from trainer.workdir.transfer import fetch_newest_checkpoint, warn
-from trainer.workdir.upload_order import manifest_rank, stale_names, unit_of, upload_sort_key
+from trainer.workdir.transfer import fetch_newest_checkpoint, manifest_rank, stale_names, unit_of, upload_sort_key, warn
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ class RemoteWorkdir(LocalWorkdir):
         self._lease: Lease | None = None
         self._remote: dict[str, int] = {}  # generation of each remote file
         self._uploaded: dict[str, tuple[int, int]] = {}  # state of each local file at its transfer
-        self._uploader = BackgroundUploader(self._upload, self._warn_of_outage)
+        self._uploader = BackgroundUploader(self._upload)
         self._is_claimed = False
 
     def __enter__(self) -> "RemoteWorkdir":
@@ -215,10 +214,6 @@ class RemoteWorkdir(LocalWorkdir):
                 storage.remove(storage.join(self.name, name))
                 del self._remote[name]
                 self._uploaded.pop(name, None)
-
-    @staticmethod
-    def _warn_of_outage(error: Exception) -> None:
-        warn(f"{error}; training continues, and the next save is uploaded with all before it")
 
 
 def open_workdir(directory: str, *, max_to_keep: int) -> LocalWorkdir:

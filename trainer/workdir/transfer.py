@@ -1,20 +1,31 @@
-"""Transfers between a workdir in a bucket and this machine."""
+"""Transfers between a workdir in a bucket and this machine, in an order that keeps the workdir resumable.
+
+- A checkpoint's manifest follows its other files, and is deleted before them.
+- The best weights and the reports come before the checkpoint that refers to them, as they do on a disk. A resumed run
+  removes reports later than its checkpoint, but cannot replace missing ones.
+- Older checkpoints are deleted once a newer one is complete. result.json, which ends a run, comes last.
+"""
 
 import contextlib
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sostenuto import storage
 from sostenuto.errors import MissingError
 from trainer.checkpoints import manager
+from trainer.config import CONFIG_NAME
 from trainer.workdir import layout
 
 logger = logging.getLogger(__name__)
 
 _TRIES = 5  # to fetch a checkpoint while its run replaces it
+# In this order; files with other names are uploaded between both groups, with the reports.
+_BEFORE_REPORTS = (CONFIG_NAME, layout.BEST_NAME)
+_AFTER_REPORTS = (layout.RUN_NAME, layout.CHECKPOINTS_NAME, layout.EXPORT_NAME, layout.RESULT_NAME)
+_MANIFESTS = (manager.MANIFEST, *layout.EXPORT_LAST)
 
 
 @contextlib.contextmanager
@@ -72,3 +83,47 @@ def fetch_newest_checkpoint(source: str, target: str) -> bool:
 def warn(problem: object) -> None:
     """Logs a warning on one line."""
     logger.warning(" ".join(str(problem).split()))
+
+
+def upload_sort_key(name: str) -> tuple[int, int, int, str]:
+    """Returns the sort key of a file: the newest checkpoint first, its manifest after its other files."""
+    top = name.partition("/")[0]
+    if top in _BEFORE_REPORTS:
+        rank = _BEFORE_REPORTS.index(top) - len(_BEFORE_REPORTS)
+    else:
+        rank = _AFTER_REPORTS.index(top) + 1 if top in _AFTER_REPORTS else 0
+    newest = max(checkpoint_steps([name], top), default=0)
+    return rank, -newest, manifest_rank(name), name
+
+
+def unit_of(name: str) -> str:
+    """Returns the checkpoint or export to which a file belongs, or an empty string."""
+    top, *_ = parts = name.split("/")
+    if top == layout.EXPORT_NAME:
+        return top
+    return "/".join(parts[:2]) if top in (layout.BEST_NAME, layout.CHECKPOINTS_NAME) else ""
+
+
+def manifest_rank(name: str) -> int:
+    """Returns a number above 0 for the manifest of a checkpoint or export, which completes it."""
+    base = os.path.basename(name)
+    return _MANIFESTS.index(base) + 1 if unit_of(name) and base in _MANIFESTS else 0
+
+
+def checkpoint_steps(names: Iterable[str], group: str) -> set[int]:
+    """Returns the train_steps of the checkpoints in checkpoints/ or best/ to which files belong."""
+    parts = (name.split("/") for name in names)
+    return {int(part[1]) for part in parts if len(part) > 2 and part[0] == group and part[1].isdigit()}
+
+
+def stale_names(remote: Collection[str], local: Collection[str], *, max_to_keep: int) -> list[str]:
+    """Returns the remote files of deleted checkpoints and exports, manifests first."""
+    stale = []
+    for group, count in ((layout.CHECKPOINTS_NAME, max_to_keep), (layout.BEST_NAME, 1)):
+        local_steps, remote_steps = checkpoint_steps(local, group), checkpoint_steps(remote, group)
+        if local_steps:
+            deleted = manager.steps_to_delete(remote_steps, max(local_steps), count)
+            stale += [name for name in remote if checkpoint_steps([name], group) & deleted]
+    if any(unit_of(name) == layout.EXPORT_NAME for name in local):
+        stale += [name for name in remote if unit_of(name) == layout.EXPORT_NAME and name not in local]
+    return sorted(stale, key=manifest_rank, reverse=True)

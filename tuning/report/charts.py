@@ -11,6 +11,7 @@ from markupsafe import Markup
 from sostenuto.html.axes import Axis, continuous
 from sostenuto.html.charts import Figure, Plane
 from sostenuto.html.elements import disc, element, label, rule, svg
+from sostenuto.text import counted
 from tuning.report.importance import comparable_scores, outlier_limit, sort_key
 from tuning.space import Parameter
 from tuning.summary import StudySummary, TrialChain, format_value
@@ -112,7 +113,7 @@ class StudyCharts:
         return svg(
             width,
             ys[-1] + 26,
-            f"Parallel coordinates of {len(chains)} configs over {', '.join(names[:-1])} and the score.",
+            f"Parallel coordinates of {counted(len(chains), 'config')} over {', '.join(names[:-1])} and the score.",
             *axis_lines,
             element("g", *reversed(lines), class_="lines"),  # the best on top
             element("g", *labels, class_="over"),
@@ -140,7 +141,7 @@ class StudyCharts:
         log = ", log scale" if parameter.sampling == "log" and parameter.kind != "choice" else ""
         best = chains[-1]
         description = (
-            f"Score against {parameter.field}{log}: {len(chains)} configs, the lowest score, "
+            f"Score against {parameter.field}{log}: {counted(len(chains), 'config')}, the lowest score, "
             f"{scores[best.last.id]:.3f} nats/note, at {format_value(study.value(best.last, parameter))}."
         )
         points = element("g", plane.frame(along, up), *marks, class_="points")
@@ -166,7 +167,7 @@ class StudyCharts:
         return svg(
             width,
             plane.bottom + 50,
-            f"Learning curves of {len(self.curved)} configs, {extent}.",
+            f"Learning curves of {counted(len(self.curved), 'config')}, {extent}.",
             element("clipPath", clip, id=area),
             plane.frame(along, up),
             label(plane.x(0.5), plane.bottom + 40, "share of the full length", "tick middle"),

@@ -25,11 +25,6 @@ class Importance:
     means: dict[str, float]  # growth of the forest's error in nats/note when a field is shuffled, largest first
     deviations: dict[str, float]  # standard deviation of this growth over the shuffles, by field
 
-    @property
-    def is_predictive(self) -> bool:
-        """Whether the forest predicts better than chance."""
-        return self.fit > 0
-
 
 def importance(summary: StudySummary) -> Importance | None:
     """Returns the permutation importance of each hyperparameter (Breiman 2001, Random Forests, section 10).

@@ -40,7 +40,7 @@ def _describe_importance(study: StudySummary, ranking: Importance | None) -> lis
     if ranking is None:
         return ["There are too few scores to rank the hyperparameters."] if study.trials else []
     first, second, *_ = ranking.means
-    if not ranking.is_predictive or ranking.means[first] <= 0:
+    if ranking.fit <= 0 or ranking.means[first] <= 0:
         return ["No hyperparameter stands out: these trials do not predict the score."]
     runner_up = f", then {second}" if ranking.means[second] > 0.5 * ranking.means[first] else ""
     return [f"The hyperparameter {first} mattered most{runner_up}."]

@@ -90,10 +90,9 @@ def test_lines_of_tensorflow_are_json(tmp_path):
     (tmp_path / "command.py").write_text("""
 import warnings
 from sostenuto.cli.app import run
-from trainer import startup
+import trainer
 
 def main():
-    startup.import_tensorflow()
     import tensorflow as tf
     from absl import logging
     tf.get_logger().info("not shown")

@@ -163,7 +163,7 @@ def test_a_file_without_notes_gives_no_notes():
         (b"<!doctype html>" + bytes(_decode.MAX_BYTES), "not_midi", "starts with b'<!do', expected b'MThd'"),
         (melody([60])[:10], "truncated", "ends at byte 10"),
         (melody([60, 62, 64])[:-9], "truncated", "within a chunk"),
-        (midi_bytes([on(0, 60), off(9, 60)], declared_tracks=2), "truncated", "1 of its 2 tracks"),
+        (midi_bytes([on(0, 60), off(9, 60)], declared_tracks=2), "truncated", "1 of 2 tracks"),
         (midi_bytes([on(0, 60), off(9, 60)], resolution=0), "damaged", "0 ticks per quarter note"),
         (midi_bytes([tempo(0, 0), on(0, 60), off(9, 60)]), "damaged", "ZeroDivisionError"),
         (midi_bytes([on(0, 200), off(9, 60)]), "damaged", "0..127"),

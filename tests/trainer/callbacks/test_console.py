@@ -33,8 +33,8 @@ def shown(dataset, tmp_path_factory):
 
 
 def test_the_time_left_on_a_terminal_counts_scores_apart_and_does_not_jump(shown):
-    bars = re.findall(r"training: +\d+%\|.*?\| (\d+)/120 \[[\d:]+, (\d+):(\d\d):(\d\d) left", shown)
-    left = [(int(train_step), int(h) * 3600 + int(m) * 60 + int(s)) for train_step, h, m, s in bars]
+    bars = re.findall(r"training: +\d+%\|.*?\| (\d+)/120 \[\d\d:\d\d, (\d\d):(\d\d) left", shown)
+    left = [(int(train_step), int(m) * 60 + int(s)) for train_step, m, s in bars]
     assert {train_step for train_step, _ in left} >= {50, 60, 80, 100}
     # The first score compiles; from the second one on it is known what they take.
     for train_step, seconds in left:

@@ -10,7 +10,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from tests.factories import write_dataset
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.strategy import CPU_FLAGS, check_cpu_precision, check_gpu_precision, configure_devices
+from trainer.distribution.strategy import CPU_INFO, check_cpu_precision, check_gpu_precision, configure_devices
 from trainer.distribution.workers import Workers
 from trainer.presets import preset
 from trainer.workdir import layout
@@ -25,9 +25,9 @@ def config(**changes):
     return preset("base").replace(deterministic=False, **changes)
 
 
-def refusal(cluster=None, cpu_flags=CPU_FLAGS, **changes) -> str:
+def refusal(cluster=None, cpu_info=CPU_INFO, **changes) -> str:
     with pytest.raises(UserError) as error:
-        configure_devices(config(**changes), cluster, cpu_flags)
+        configure_devices(config(**changes), cluster, cpu_info)
     (line,) = str(error.value).splitlines()
     return line
 
@@ -60,7 +60,7 @@ def test_several_hosts_without_gpus_run_one_replica_each():
 )
 def test_a_precision_that_the_cpu_lacks_is_refused(tmp_path, precision, cpuinfo, needed):
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    line = refusal(cpu_flags=str(tmp_path / "cpuinfo"), precision=precision)
+    line = refusal(cpu_info=str(tmp_path / "cpuinfo"), precision=precision)
     assert line.startswith(f"precision={precision}: this CPU has no instructions for it (")
     assert needed in line
     assert "--precision=float32" in line

@@ -289,5 +289,5 @@ def test_pieces_take_turns_in_being_continued():
 
 @pytest.mark.parametrize(("lengths", "pieces"), [([], []), ([700, 639], ["a", "b"]), ([700, 700], ["a", "a"])])
 def test_too_few_performances_to_compare_are_a_user_error(lengths, pieces):
-    with pytest.raises(UserError, match="pieces of the split have a performance of 640 notes, expected at least 2"):
+    with pytest.raises(UserError, match="of the split with 640 notes or more, expected at least 2"):
         generation_metrics.select_performances(lengths, pieces)

@@ -331,7 +331,7 @@ def test_the_best_weights_are_read_from_the_bucket_while_a_run_replaces_them(gcs
     assert trained.train_step == 99
     for one, other in zip(trained.model.get_weights(), expected.model.get_weights(), strict=True):
         assert (one == other).all()
-    with pytest.raises(UserError, match="gs://bucket/none: is no workdir of the trainer"):
+    with pytest.raises(UserError, match="gs://bucket/none: no such directory"):
         load_model("gs://bucket/none")
 
 

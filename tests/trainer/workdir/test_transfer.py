@@ -2,7 +2,7 @@
 
 import random
 
-from trainer.workdir.upload_order import stale_names, upload_sort_key
+from trainer.workdir.transfer import stale_names, upload_sort_key
 
 ORDERED = [
     "config.json", "best/00000020/variables.index", "best/00000020/checkpoint.json", "metrics.jsonl",
