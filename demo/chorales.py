@@ -5,8 +5,6 @@ the outer voices are a little louder. All voices share one keyboard. Repeats are
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from sostenuto import cli
+from sostenuto import cli, storage
 from sostenuto.errors import UserError
 from sostenuto.music import notes
 from sostenuto.progress import track
@@ -61,10 +59,8 @@ def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet:
     target, exported = Path(directory), Exported()
     if target.exists():
         raise UserError(f"{target}: exists already; remove it to export the chorales again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     seen: set[tuple[Key, ...]] = set()
-    try:
+    with storage.atomic_directory(target) as unfinished:
         for name in track(chorales, total=len(chorales), unit="chorale", description="Exporting chorales", quiet=quiet):
             try:
                 keys = read(name)
@@ -76,13 +72,9 @@ def export(directory: str | os.PathLike[str], chorales: Sequence[str], *, quiet:
                 continue
             seen.add(tuple(keys))
             exported.written.append(f"{name.rpartition('/')[2]}.mid")
-            _to_midi(keys).write(str(unfinished / exported.written[-1]))
+            _to_midi(keys).write(os.path.join(unfinished, exported.written[-1]))
         if not exported.written:
             raise UserError(f"none of {counted(len(chorales), 'chorale')} could be exported: {exported.failed}")
-        unfinished.chmod(0o755)
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return exported
 
 

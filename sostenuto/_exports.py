@@ -6,12 +6,7 @@ from typing import Any
 
 
 def export(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Returns the `__getattr__` of a package (PEP 562).
-
-    Args:
-        package: name of the package.
-        modules: the defining module of each public name.
-    """
+    """Returns the `__getattr__` of a package (PEP 562) whose public names are defined in the given modules."""
 
     def import_name(name: str) -> Any:
         if name not in modules:

@@ -63,13 +63,7 @@ class LostError(UserError):
 
 
 def mismatches(got: Mapping[str, Any], expected: Mapping[str, Any], *, absent: str = "nothing") -> list[str]:
-    """Returns the entries in which two mappings differ, as `name: got X, expected Y`, for an error message.
-
-    Args:
-        got: the actual values.
-        expected: the values that they must equal.
-        absent: the text for a value that one of the mappings lacks.
-    """
+    """Returns the entries in which two mappings differ, as `name: got X, expected Y`, for an error message."""
     return [
         f"{name}: got {got.get(name, absent)}, expected {expected.get(name, absent)}"
         for name in dict.fromkeys([*expected, *got])

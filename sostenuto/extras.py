@@ -12,12 +12,7 @@ def remedy(extra: str) -> str:
 
 
 def explain(error: ModuleNotFoundError, command: str | None) -> str | None:
-    """Returns the error message for a requirement that is not installed; None if the error has another cause.
-
-    Args:
-        error: what an import raised.
-        command: the module that runs as `__main__`; None for a script.
-    """
+    """Returns the error message if a requirement of a command's module is not installed; None otherwise."""
     extra = EXTRAS.get((command or "").partition(".")[0])
     name = error.name or "."
     # A module of an installed package, of Python or of the project is missing through a bug.

@@ -48,11 +48,7 @@ def has_json_lines() -> bool:
 
 @contextlib.contextmanager
 def silenced(silent: bool = True) -> Iterator[None]:
-    """Hides the bars and the lines below WARNING of the current thread.
-
-    Args:
-        silent: False changes nothing.
-    """
+    """Hides the bars and the lines below WARNING of the current thread, unless `silent` is False."""
     token = _silent.set(silent or _silent.get())
     try:
         yield
@@ -66,13 +62,9 @@ def is_silenced() -> bool:
 
 
 def bar(*, total: int | None, unit: str, description: str, **options: Any) -> "tqdm.tqdm | None":
-    """Returns a bar on stderr; None without a terminal, with JSON lines, and where progress is hidden.
+    """Returns a bar on stderr, with further options of tqdm; None without a terminal, with JSON lines, or if hidden.
 
-    Args:
-        total: the number of units in all; None if unknown.
-        unit: the unit in the singular, such as "file".
-        description: the activity, such as "decoding".
-        options: further ones of `tqdm.tqdm`.
+    `unit` is in the singular; `total` is None if unknown.
     """
     if _json_lines or not _is_shown() or not sys.stderr.isatty():
         return None
@@ -123,15 +115,9 @@ def _has_known_width() -> bool:
 
 
 class ProgressCounter(contextlib.AbstractContextManager):
-    """Progress of a job, advanced by hand; a context manager.
+    """Progress of a job, advanced by hand: a bar on a terminal; elsewhere a line after two seconds and then every ten.
 
-    A terminal shows a bar. Elsewhere a job logs a line after two seconds and then every ten.
-
-    Args:
-        total: the number of units in all; None if unknown.
-        unit: the unit in the singular, such as "file".
-        description: the activity, such as "decoding".
-        quiet: shows nothing.
+    `unit` is in the singular; `total` is None if unknown.
     """
 
     def __init__(self, *, total: int | None, unit: str, description: str, quiet: bool = False) -> None:

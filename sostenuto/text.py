@@ -57,13 +57,9 @@ def duration(seconds: float) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, align: str, width: int | None) -> list[str]:
-    """Returns the lines of a table.
+    """Returns the lines of a table, aligned by "<" or ">" for each column.
 
-    Args:
-        header: a title for each column.
-        rows: a text for each column.
-        align: "<" or ">" for each column.
-        width: cells of the terminal; the widest of the columns with "<" are shortened to fit. None shortens nothing.
+    The widest columns with "<" are shortened to fit `width` cells; None shortens nothing.
     """
     columns = [[printable(text) for text in column] for column in zip(header, *rows, strict=True)]
     widths = [max(map(cells, column)) for column in columns]
@@ -90,12 +86,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def labelled(facts: Sequence[tuple[str, str]], *, width: int | None) -> list[str]:
-    """Returns lines of labels and texts in two columns; long texts are wrapped.
-
-    Args:
-        facts: labels and texts; an empty label continues the one before.
-        width: cells of the terminal; None wraps nothing.
-    """
+    """Returns labels and texts in two columns, wrapped to `width` cells; an empty label continues the one before."""
     indent = max((cells(label) for label, _ in facts), default=0) + GAP
     lines = []
     for label, text in facts:

@@ -1,9 +1,7 @@
 """Export of a trained model as a TensorFlow SavedModel, whose signatures docs/export.md describes."""
 
-import contextlib
 import functools
 import os
-import shutil
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -40,26 +38,17 @@ def export_model(workdir: str) -> str:
         with upload_on_exit(directory, last=EXPORT_LAST) as copy:
             _write(trained, workdir, copy)
         return directory
-    unfinished = storage.temporary_name(directory)
     try:
-        _write(trained, workdir, unfinished)
-        _replace_directory(unfinished, directory)
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from error
+        with storage.atomic_directory(directory) as unfinished:
+            _write(trained, workdir, unfinished)
     except tf.errors.OpError as error:
         reason = error.message.rpartition("; ")[2].split(" [")[0]  # TensorFlow names a temporary file before it.
         raise UserError(f"{directory}: cannot be written ({reason}). Free space, then export again") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    # Leftovers of a killed export, which until now may have been the only complete one.
-    for name in os.listdir(workdir):
-        if name != EXPORT_NAME and storage.TEMPORARY.sub("", name) == EXPORT_NAME:
-            shutil.rmtree(os.path.join(workdir, name), ignore_errors=True)
     return directory
 
 
 def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
-    """Writes an export and waits until it is on the disk."""
+    """Writes the files of an export."""
     graphs = _Graphs(trained.model)  # Keeps the weights until they are saved: traced graphs refer to them weakly.
     signatures = graphs.trace()
     module = tf.Module()
@@ -70,22 +59,6 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     exported.save(os.path.join(directory, model_card.DESCRIPTION_NAME))
     card = model_card.text(workdir, exported)
     storage.write_bytes_atomic(os.path.join(directory, model_card.CARD_NAME), card.encode())
-    for parent, _, names in os.walk(directory):
-        for path in (*(os.path.join(parent, name) for name in names), parent):
-            storage.sync(path)
-
-
-def _replace_directory(unfinished: str, directory: str) -> None:
-    """Renames a complete export into place; restores the earlier one if that fails."""
-    backup = storage.temporary_name(directory)
-    if os.path.exists(directory):
-        os.rename(directory, backup)
-    try:
-        storage.rename(unfinished, directory)
-    except BaseException:
-        with contextlib.suppress(OSError):  # There may be none to restore.
-            os.rename(backup, directory)
-        raise
 
 
 class _Graphs:

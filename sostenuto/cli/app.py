@@ -77,12 +77,7 @@ def run(
 
 
 def print_error(error: object, status: int) -> None:
-    """Prints on one line why the command ends.
-
-    Args:
-        error: the reason.
-        status: the exit status that follows.
-    """
+    """Prints on one line why the command ends, with the exit status that follows."""
     line = f"{command_name()}: {' '.join(str(error).split())}"
     logger.error(line, extra={"figures": {"exit_status": status}})
 
@@ -94,11 +89,7 @@ def print_result(text: str) -> None:
 
 
 def require_flag(flag: flags.FlagHolder[str | None]) -> str:
-    """Returns the value of a flag that must be given.
-
-    Raises:
-        UserError: it is missing.
-    """
+    """Returns the value of a flag that must be given; raises UserError if it is missing."""
     if not flag.value:
         raise UserError(f"--{flag.name} is missing. See --help")
     return flag.value
@@ -150,7 +141,7 @@ def _report(error: BaseException) -> int:
 def _explain_end(error: BaseException) -> tuple[int, object]:
     """Returns the exit status for an exception, and the message if there is one.
 
-    Commands return other statuses themselves: see StopReason.exit_status and the `__main__` modules.
+    Commands return other statuses themselves: see StopReason.exit_status.
     """
     match error:
         case UnavailableError():
@@ -185,11 +176,7 @@ def _print_information(command: Command, argv: Sequence[str]) -> bool:
 def _parse(
     argv: Sequence[str], command: Command, *, operands: bool, explain_unknown: Callable[[str], str | None]
 ) -> list[str]:
-    """Parses the flags and returns the operands.
-
-    Raises:
-        UserError: a flag is unknown, missing or wrong, or the command takes no operands.
-    """
+    """Parses the flags and returns the operands; raises UserError for a mistake in them."""
     flags.FLAGS.set_gnu_getopt(operands)
     check_values(argv)
     try:

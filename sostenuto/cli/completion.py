@@ -14,12 +14,7 @@ _PLAIN_FLAGS = ("--help", "--version")  # of every command, although absl does n
 
 
 def completion_script(shell: str, modules: Mapping[str, str]) -> str:
-    """Returns the script for a shell.
-
-    Args:
-        shell: one of `SHELLS`.
-        modules: the module of each command, by the command's name.
-    """
+    """Returns the script for a shell, for commands by name with their modules."""
     commands = dict(zip(modules, _load_flags(modules.values()), strict=True))
     template = (_TEMPLATES / f"completion.{shell}").read_text(encoding="utf-8").rstrip()
     cases = _bash_cases(commands) if shell == "bash" else _zsh_cases(commands)

@@ -14,12 +14,7 @@ _OWN_LOGGERS = ("__main__", *EXTRAS)  # an entry module runs as `__main__`
 
 
 def configure_console(*, quiet: bool = False, log_json: bool = False) -> None:
-    """Configures the root logger for this process; a later call replaces the settings.
-
-    Args:
-        quiet: hides lines below WARNING, and bars.
-        log_json: writes each line as a JSON object, those of other libraries and Python's warnings too, and no bars.
-    """
+    """Configures the root logger of this process; `quiet` hides bars and lines below WARNING."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         # `logging.warning` of another library may have added a StreamHandler, which would print each line twice.
@@ -40,11 +35,7 @@ class ConsoleHandler(logging.Handler):
     """Prints records on stderr, above bars; a failure to write ends the command, with its own exit status."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Prints a record.
-
-        Raises:
-            OSError: stderr cannot be written.
-        """
+        """Prints a record; raises OSError if stderr cannot be written."""
         line = self.format(record)
         if not progress.has_json_lines() and (bars := sys.modules.get("tqdm")):
             bars.tqdm.write(line, file=sys.stderr)

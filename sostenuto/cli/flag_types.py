@@ -7,11 +7,7 @@ from sostenuto.errors import UserError
 
 
 class _Parser:
-    """A parser of flags.
-
-    Args:
-        kind: the placeholder of the value in `--help`, such as "DIR" or "NAME,...".
-    """
+    """A parser of flags; `kind` is the placeholder of the value in `--help`, such as "DIR" or "NAME,..."."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -27,12 +23,7 @@ class Texts(_Parser, flags.ListParser):
 
 
 class Path(Text):
-    """A local path or, by default, also a gs:// URI.
-
-    Args:
-        kind: the placeholder of the value in `--help`, such as "DIR".
-        remote: whether gs:// is accepted.
-    """
+    """A local path or, by default, also a gs:// URI."""
 
     def __init__(self, kind: str, remote: bool = True) -> None:
         super().__init__(kind)

@@ -87,12 +87,7 @@ def from_json(text: str) -> list[Flag]:
 
 
 def format_help(command: Command, invocation: str) -> str:
-    """Returns the whole text of `--help`.
-
-    Args:
-        command: the command.
-        invocation: the words that start it in a shell.
-    """
+    """Returns the whole text of `--help`; `invocation` is how a shell starts the command."""
     synopsis, _, description = command.usage.strip().partition("\n")
     # A pair of brackets stays on one line.
     unbroken = re.sub(r"\[[^]]*\]", lambda match: match[0].replace(" ", _NO_BREAK), synopsis)

@@ -9,10 +9,7 @@ _show_traceback = sys.excepthook
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints one line for an uncaught `KeyboardInterrupt`, and the traceback of other exceptions.
-
-    Python then ends the process by SIGINT, which a shell shows as status 130.
-    """
+    """Prints one line for an uncaught `KeyboardInterrupt`; Python then ends by SIGINT, in a shell status 130."""
     if issubclass(kind, KeyboardInterrupt):
         print(f"{command_name()}: interrupted", file=sys.stderr)
     else:

@@ -64,10 +64,7 @@ def main() -> None:
 
 
 def _run_command(name: str) -> None:
-    """Runs a command's module as `__main__`, with the arguments behind the command's name.
-
-    Child processes that it starts find the module by the same name as after `python -m`.
-    """
+    """Runs a command's module as `__main__`, so that its child processes find the module by the same name."""
     module = COMMANDS[name].module
     set_invocation(module, f"sostenuto {name}")
     sys.argv = [sys.argv[0], *sys.argv[2:]]
@@ -75,11 +72,7 @@ def _run_command(name: str) -> None:
 
 
 def _other_than_command(operands: list[str]) -> None:
-    """Prints a script for completion.
-
-    Raises:
-        UserError: the first operand is no command, or the second one no shell.
-    """
+    """Prints a script for completion; raises UserError for an unknown command or shell."""
     if not operands:
         raise UserError("no command is given. See --help")
     name, *arguments = operands

@@ -58,11 +58,7 @@ def flag_names() -> list[str]:
 
 
 def check_values(argv: Sequence[str]) -> None:
-    """Finds a flag without a value, before absl takes the next flag as its value.
-
-    Raises:
-        UserError: a flag has no value.
-    """
+    """Raises UserError for a flag without a value, before absl takes the next flag as its value."""
     for argument, following in zip(argv, [*argv[1:], "--"], strict=True):
         if argument == "--":
             return
@@ -77,11 +73,7 @@ def check_values(argv: Sequence[str]) -> None:
 
 
 def check_finite() -> None:
-    """Rejects numbers that absl accepts and no command can use.
-
-    Raises:
-        UserError: a flag is nan or infinite.
-    """
+    """Raises UserError for a flag that is nan or infinite, which absl accepts."""
     for name in flags.FLAGS:
         value = flags.FLAGS[name].value
         if isinstance(value, float) and not math.isfinite(value):
@@ -89,11 +81,7 @@ def check_finite() -> None:
 
 
 def explain(error: Exception) -> str:
-    """Returns the error about a flag, on one line.
-
-    Args:
-        error: raised by absl while it parsed the flags.
-    """
+    """Returns absl's error about a flag, on one line."""
     text = str(error)
     if isinstance(error, flags.UnrecognizedFlagError):
         name = error.flagname

@@ -22,15 +22,7 @@ class Axis:
 
 
 def continuous(low: float, high: float, *, log: bool = False, inset: float = 0.0, count: int = 5) -> Axis:
-    """Returns an axis of numbers.
-
-    Args:
-        low: the lowest value.
-        high: the highest value.
-        log: scales logarithmically; the values must be positive.
-        inset: fraction of the axis that stays free at each end.
-        count: approximate number of ticks.
-    """
+    """Returns an axis of about `count` ticks; `inset` is the fraction of the axis that stays free at each end."""
     if low == high:
         return Axis(lambda value: 0.5, [(0.5, f"{low:g}")])
     scale: Callable[[float], float] = math.log if log else float

@@ -82,15 +82,9 @@ class Figure:
 
 
 def plot(title: str, unit: str, series: Sequence[Series], along: Axis, up: Axis, *, description: str) -> Figure:
-    """Draws curves, or histograms over each other; cuts what is beyond the axes.
+    """Draws curves, or histograms over each other, the last on top; cuts what is beyond the axes.
 
-    Args:
-        title: title of the chart.
-        unit: unit of y, or other text after the title.
-        series: the curves; later ones are drawn above earlier ones.
-        along: the axis of x.
-        up: the axis of y.
-        description: text for screen readers.
+    `unit` follows the title; `description` is for screen readers.
     """
     plane = Plane()
     paths, values = [], []

@@ -15,12 +15,9 @@ def clean(text: str) -> str:
 
 
 def element(tag: str, *children: str | None, **attributes: Any) -> Markup:
-    """Builds an element; leaves out children and attributes that are None.
+    """Builds an element from `Markup` or text, which is escaped; leaves out children and attributes that are None.
 
-    Args:
-        tag: name of the element.
-        children: `Markup`, or text, which is escaped.
-        attributes: values by name: `class_` stands for `class`, `aria_label` for `aria-label`.
+    `class_` stands for `class`, `aria_label` for `aria-label`.
     """
     values = EMPTY.join(
         Markup(' {}="{}"').format(name.rstrip("_").replace("_", "-"), clean(_format(value)))

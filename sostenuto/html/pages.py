@@ -17,11 +17,7 @@ from sostenuto.text import counted
 
 @functools.cache
 def environment(directory: Path) -> jinja2.Environment:
-    """Returns the environment of a page.
-
-    Args:
-        directory: the package with the page's `templates/` and `static/`.
-    """
+    """Returns the environment of a page, whose package has the directories `templates/` and `static/`."""
     shared = Path(__file__).parent
     folders = [root / folder for root in (directory, shared) for folder in ("templates", "static")]
     result = jinja2.Environment(

@@ -21,14 +21,9 @@ _TIME_GAPS: Final = (1, 2, 5, 10, 15, 30, 60)  # seconds
 
 
 def piano_roll(notes: Notes, primer_notes: int, *, description: str) -> Markup:
-    """Draws notes as bars over time, coloured by velocity, on a keyboard with shaded black keys.
+    """Draws at least one note as bars over time, coloured by velocity, on a keyboard with shaded black keys.
 
-    The style sheet sets the size. The labels are text beside the drawing, which is stretched.
-
-    Args:
-        notes: at least one note.
-        primer_notes: number of notes at the start that get the class `primer`; the others get `played`.
-        description: text for screen readers.
+    The first notes get the class `primer`, the others `played`. The style sheet sets the size.
     """
     low, high = _octaves(notes)
     width, height = max(round(notes.seconds * 1e6 / _TIME_UNIT_US), 1), (high - low) * _KEY

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Concatenate, ParamSpec, TypeVar
 
 import sostenuto.storage.local as _local
-from sostenuto.storage.local import lock, sync
+from sostenuto.storage.local import atomic_directory, lock, sync
 from sostenuto.storage.paths import (
     TEMPORARY,
     StrPath,
@@ -35,6 +35,7 @@ from sostenuto.storage.transfer import (
 
 __all__ = [
     "TEMPORARY",
+    "atomic_directory",
     "cache_directory",
     "concurrently",
     "download",
@@ -83,11 +84,7 @@ rename = _by_scheme(_local.rename)
 
 
 def write_bytes_atomic(path: StrPath, data: bytes) -> None:
-    """Writes a file as a whole or not at all.
-
-    Raises:
-        ChangedError: another process writes it at the same time; in a bucket only.
-    """
+    """Writes a file as a whole or not at all; in a bucket, raises ChangedError if another process writes it too."""
     with atomic_write(path) as file:
         file.write(data)
 

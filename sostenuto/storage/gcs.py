@@ -156,11 +156,7 @@ def replace(uri: str, file: BinaryIO, generation: int) -> int:
 
 
 def write(uri: str, file: BinaryIO, *, generation: int) -> int | None:
-    """Writes an open file to an object in place of one generation, 0 for none.
-
-    Returns:
-        The new generation, or None if the object has another generation than the given one.
-    """
+    """Writes a file in place of one generation, 0 for none; returns the new one, or None if the object has another."""
     size = file.seek(0, io.SEEK_END)
     write_id = uuid.uuid4().hex
     try:

@@ -75,11 +75,7 @@ def retry() -> Retry:
 
 
 def split_uri(uri: str, *, needs_name: bool = False) -> tuple[str, str]:
-    """Returns bucket and name.
-
-    Raises:
-        UserError: the URI is invalid, or has no name although one is needed.
-    """
+    """Returns bucket and name; raises UserError for an invalid URI, or one without a needed name."""
     match = _URI.fullmatch(uri)
     if match is None:
         raise UserError(f"{uri}: not a path of Google Cloud Storage. Expected gs://BUCKET/NAME")

@@ -32,11 +32,7 @@ class DownloadSink:
         return base64.b64encode(self._checksum.digest()).decode()
 
     def write(self, data: bytes) -> int:
-        """Writes a part of the download.
-
-        Raises:
-            LimitReachedError: the file has as many bytes as wanted.
-        """
+        """Writes a part of the download; raises LimitReachedError if it has more bytes than wanted."""
         kept = data if self._limit is None else data[: self._limit - self.length]
         self._file.write(kept)
         self._checksum.update(data)

@@ -46,12 +46,7 @@ class Lock:
 
 
 class Lease:
-    """A directory of a bucket, held while a thread renews it.
-
-    Raises:
-        HeldError: another process holds it.
-        FileError: the bucket cannot be read or written.
-    """
+    """A directory of a bucket, held while a thread renews it; see `hold`."""
 
     def __init__(self, directory: str) -> None:
         self._directory, self._path = directory, storage.join(directory, LOCK_NAME)
@@ -153,12 +148,7 @@ class Lease:
 
 
 def hold(directory: str) -> Lock | Lease:
-    """Acquires a local or remote directory until the returned object is closed.
-
-    Raises:
-        HeldError: another process holds it.
-        FileError: the directory cannot be written.
-    """
+    """Acquires a directory until the returned object is closed; raises HeldError if another process has it."""
     if storage.is_remote(directory):
         return Lease(directory)
     file = storage.lock(os.path.join(directory, LOCK_NAME))

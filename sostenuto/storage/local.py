@@ -1,14 +1,18 @@
 """Local files and directories: atomic writes and locks."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from sostenuto.errors import FileError
-from sostenuto.storage.paths import StrPath, local_path, temporary_name
+from sostenuto.storage.paths import TEMPORARY, StrPath, local_path, temporary_name
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
 def read_bytes(path: StrPath, *, limit: int | None = None) -> bytes:
@@ -129,12 +133,65 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
         raise
 
 
-def lock(path: StrPath) -> BinaryIO | None:
-    """Creates and locks a file until it is closed; returns None if another process has locked it.
+@contextlib.contextmanager
+def atomic_directory(path: StrPath) -> Iterator[str]:
+    """Creates a directory under a temporary name, which takes the place of `path` when the context ends.
 
-    Raises:
-        FileError: the file cannot be created.
+    At any moment, also after a kill or a loss of power, there is the old directory or the new one, each complete. After
+    an exception it is the old one. A file system that cannot exchange names has neither for an instant.
     """
+    path = local_path(path)
+    target = os.path.realpath(path)
+    temporary = temporary_name(target)
+    with _translate_errors(path, "written"):
+        try:
+            os.makedirs(temporary)
+            yield temporary
+            for parent, _, names in os.walk(temporary):
+                for name in (*names, "."):
+                    sync(os.path.join(parent, name))
+            _take_place(temporary, target)
+            sync(os.path.dirname(target))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # unfinished, or the old directory
+        for name in os.listdir(os.path.dirname(target)):  # what killed processes left
+            if name != os.path.basename(target) and TEMPORARY.sub("", name) == os.path.basename(target):
+                shutil.rmtree(os.path.join(os.path.dirname(target), name), ignore_errors=True)
+
+
+def _take_place(new: str, target: str) -> None:
+    """Renames a directory to `target`; an old directory of that name gets the name of the new one."""
+    if not os.path.isdir(target):
+        os.rename(new, target)
+    elif not _exchange(new, target):
+        old = temporary_name(target)
+        os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except BaseException:
+            os.rename(old, target)
+            raise
+        os.rename(old, new)
+
+
+def _exchange(first: str, second: str) -> bool:
+    """Exchanges the names of two directories at once; returns False where the system or the file system cannot."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):  # of Linux
+        return False
+    sys.audit("os.rename", first, second, -1, -1)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS):
+        return False
+    raise OSError(number, os.strerror(number), second)
+
+
+def lock(path: StrPath) -> BinaryIO | None:
+    """Creates and locks a file until it is closed; returns None if another process has locked it."""
     path = local_path(path)
     with _translate_errors(path, "written"):
         file = open(path, "wb")  # noqa: SIM115

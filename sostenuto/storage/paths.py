@@ -38,11 +38,7 @@ def join(base: StrPath, *names: str) -> str:
 
 
 def local_path(path: StrPath) -> str:
-    """Returns a local path as a string.
-
-    Raises:
-        UserError: the path is a URI, such as s3://, or a mistyped gs://.
-    """
+    """Returns a local path as a string; raises UserError for a URI, such as s3://, or a mistyped gs://."""
     path = os.fspath(path)
     if _MISTYPED_REMOTE.match(path) and not is_remote(path):
         raise UserError(f"{path}: not a path in a bucket. Expected gs://BUCKET/PATH")
@@ -54,11 +50,7 @@ def local_path(path: StrPath) -> str:
 
 
 def remote_path(path: StrPath) -> str:
-    """Returns a path in a bucket as a string.
-
-    Raises:
-        UserError: the path is local.
-    """
+    """Returns a path in a bucket as a string; raises UserError for a local one."""
     path = os.fspath(path)
     if not is_remote(path):
         raise UserError(f"{path}: not a path in a bucket. Expected gs://BUCKET/PATH")

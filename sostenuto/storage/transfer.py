@@ -29,15 +29,9 @@ def load_gcs() -> ModuleType:
 
 
 def upload(source: StrPath, target: StrPath, *, if_generation: int | None = None) -> int:
-    """Copies a local file to an object, and returns its new generation.
+    """Copies a local file to an object, by default in place of its current generation (0: none); returns the new one.
 
-    Args:
-        source: the file.
-        target: the object.
-        if_generation: the generation to replace, 0 for none; by default the current one.
-
-    Raises:
-        ChangedError: the object has another generation, because another process wrote it.
+    Raises ChangedError if another process wrote it.
     """
     target = remote_path(target)
     with local.open_binary(source) as file:
@@ -47,15 +41,9 @@ def upload(source: StrPath, target: StrPath, *, if_generation: int | None = None
 
 
 def download(source: StrPath, target: StrPath, *, generation: int | None = None) -> int:
-    """Copies an object, checked against its CRC-32C, atomically to a local file, and returns its generation.
+    """Copies an object, by default its newest generation, checked and atomically; returns the generation.
 
-    Args:
-        source: the object.
-        target: the file; its directory is created.
-        generation: the object's generation to copy; the newest by default.
-
-    Raises:
-        MissingError: there is no such object.
+    Raises MissingError if there is none.
     """
     target = local_path(target)
     local.make_directories(os.path.dirname(target) or ".")
@@ -64,26 +52,16 @@ def download(source: StrPath, target: StrPath, *, generation: int | None = None)
 
 
 def upload_all(directory: StrPath, target: StrPath, names: Iterable[str]) -> dict[str, int]:
-    """Copies files, named relative to a local directory, to a directory of a bucket, several at once.
-
-    Returns:
-        The generation of each object, by its name.
-    """
+    """Copies files below a local directory to a bucket, several at once; returns their generations by name."""
     names = list(names)
     uploads = concurrently(lambda name: upload(join(directory, name), join(target, name)), names)
     return dict(zip(names, uploads, strict=True))
 
 
 def download_all(source: StrPath, directory: StrPath, names: Iterable[str] | None = None) -> dict[str, int]:
-    """Copies objects, named relative to a directory of a bucket, to a local directory, several at once.
+    """Copies objects, by default all below a directory of a bucket; returns their generations by name.
 
-    By default all objects are copied. The local directory is created.
-
-    Returns:
-        The generation of each object, by its name.
-
-    Raises:
-        MissingError: one of them does not exist.
+    Raises MissingError if one does not exist.
     """
     names = list(load_gcs().generations(remote_path(source)) if names is None else names)
     for name in names:
@@ -96,12 +74,9 @@ def download_all(source: StrPath, directory: StrPath, names: Iterable[str] | Non
 
 
 def local_copy(path: StrPath) -> str:
-    """Returns a local path with a file's content: its own path, or that of a copy in the local cache.
+    """Returns a local path with a file's content: its own, or that of a copy, which is made once, in the local cache.
 
-    A copy is named by the object and its generation. It is made once and may be deleted at any time.
-
-    Raises:
-        MissingError: there is no such object.
+    Raises MissingError if there is no such object.
     """
     if not is_remote(path):
         return local_path(path)
@@ -133,14 +108,9 @@ def cache_directory() -> str:
 def concurrently(
     function: Callable[[_Item], _Result], items: Iterable[_Item], *, bytes_each: int = 0
 ) -> Generator[_Result]:
-    """Yields the results of a function that waits, such as for a bucket, with several calls ahead of the reader.
+    """Yields the results of calls in other threads, in the order of the items, several ahead of the reader.
 
-    An exception of the function is raised at its item's turn; calls that have not started by then are cancelled.
-
-    Args:
-        function: called in other threads.
-        items: its arguments; the results have their order.
-        bytes_each: the memory that a call or its result may take, which limits the number of concurrent calls.
+    An exception is raised at its item's turn and cancels later calls. `bytes_each` is the memory of a call.
     """
     ahead = min(2 * _THREADS, max(1, _MEMORY_BYTES // max(1, bytes_each)))
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:

@@ -78,7 +78,7 @@ def test_a_score_that_cannot_be_read_is_left_out_by_name(tmp_path: Path) -> None
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none of 1 chorales"):
+    with pytest.raises(UserError, match="none of 1 chorale"):
         export(tmp_path / "out", ["bach/no-such-work"], quiet=True)
     assert list(tmp_path.iterdir()) == []
 

@@ -137,7 +137,7 @@ def moments(train_steps: int) -> list[Moment]:
         return lambda run, workers: workers[0].has_said(text)
 
     def saves(directory: str) -> Callable[[Run, list[Worker]], bool]:
-        return lambda run, workers: any((run.workdir / directory).glob(".unfinished-*"))
+        return lambda run, workers: any((run.workdir / directory).glob("*.tmp-*"))
 
     return [
         Moment("start", lambda run, workers: True, 4),
@@ -218,8 +218,7 @@ def assert_alike(run: Run, untouched: Run) -> None:
     ours, expected = (tensors(one.workdir / "export" / "variables" / "variables") for one in (run, untouched))
     assert sorted(map(_content, ours.values())) == sorted(map(_content, expected.values()))
     # Nor is anything left of what was not finished.
-    assert not list(run.workdir.rglob(".unfinished-*"))
-    assert not list(run.workdir.glob("export.tmp-*"))
+    assert not [path for kind in ("checkpoints/*", "best/*", "export") for path in run.workdir.glob(f"{kind}.tmp-*")]
 
 
 def tensors(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ BEATS = {moment.name: moment for moment in moments(TRAIN_STEPS)}
 LEAVE_SECONDS = 5.0  # for a run to end after it is asked to
 LEAVE_SECONDS_BUSY = 15.0  # while other tests run
 
-CHECKPOINT = r"/checkpoints/\.unfinished-\w+ .*/checkpoints/\d+"  # the rename that makes it one
+CHECKPOINT = r"/checkpoints/\d+\.tmp-\w+ .*/checkpoints/\d+"  # the rename that makes it one
 
 
 def refused(run: Run, fault: Fault) -> str:
@@ -57,7 +57,7 @@ def test_a_run_on_one_host_survives_a_kill_a_full_disk_and_sigterm(dataset, tmp_
     # The second checkpoint is never renamed: what is not finished is nothing.
     killed(run, Fault("killed", "os.rename", CHECKPOINT, 2))
     assert run.newest_checkpoint == 7
-    line = refused(run, Fault("nearly_full", "os.mkdir", r"/checkpoints/\.unfinished", 2))
+    line = refused(run, Fault("nearly_full", "os.mkdir", r"/checkpoints/\d+\.tmp-", 2))
     assert "cannot be written (" in line
     assert " MB are free; the last checkpoint, " in line
     assert "/checkpoints/00000014, is unchanged. Make room, then repeat the command" in line
@@ -147,7 +147,7 @@ def test_killed_between_each_temporary_file_and_its_rename(kills, dataset, tmp_p
         "config.json": r"/config\.json\.tmp",
         "run.json": r"/run\.json\.tmp",
         "a checkpoint": CHECKPOINT,
-        "the best": r"/best/\.unfinished-\w+ ",
+        "the best": r"/best/\d+\.tmp-\w+ ",
         "export.json": r"/export\.json\.tmp",
         "the export": r"/export\.tmp-\w+ \S+/export ",
         "result.json": r"/result\.json\.tmp",
@@ -156,7 +156,7 @@ def test_killed_between_each_temporary_file_and_its_rename(kills, dataset, tmp_p
         killed(run, Fault("killed", "os.rename", pattern))
         if "best" in pattern:
             # Within the directory of weights, before it says what it holds.
-            killed(run, Fault("killed", "open", r"/best/\.unfinished-\w+/checkpoint\.json w"))
+            killed(run, Fault("killed", "open", r"/best/\d+\.tmp-\w+/checkpoint\.json w"))
     assert_alike(run.completed(), untouched(1))
 
 
@@ -167,7 +167,7 @@ def test_killed_while_a_checkpoint_takes_the_place_of_another(kills, dataset, tm
     for train_step in (14, 21):
         index = run.workdir / "checkpoints" / f"{train_step:08d}" / "variables.index"
         index.write_bytes(index.read_bytes()[:-1])
-    killed(run, Fault("killed", "os.rename", r"/checkpoints/00000014 "))
+    killed(run, Fault("killed", "os.rename", r"/checkpoints/00000014\.tmp-\w+ "))
     assert run.newest_checkpoint == 21
     chief, *_ = run.completed().ends()
     assert chief.process.returncode == 0
@@ -178,8 +178,8 @@ FULL = {
     "config.json": Fault("full", "open", r"/config\.json\.tmp\S+ x"),
     "run.json": Fault("full", "open", r"/run\.json\.tmp\S+ x"),
     "metrics.jsonl": Fault("full", "open", r"/metrics\.jsonl a", 2),
-    "a checkpoint": Fault("nearly_full", "os.mkdir", r"/checkpoints/\.unfinished", 2),
-    "the best": Fault("nearly_full", "os.mkdir", r"/best/\.unfinished"),
+    "a checkpoint": Fault("nearly_full", "os.mkdir", r"/checkpoints/\d+\.tmp-", 2),
+    "the best": Fault("nearly_full", "os.mkdir", r"/best/\d+\.tmp-"),
     "the export's weights": Fault("nearly_full", "open", r"/best/\d+/checkpoint\.json r"),
     "the export": Fault("full", "open", r"/best/\d+/checkpoint\.json r"),
     "export.json": Fault("full", "open", r"/export\.json\.tmp\S+ x"),

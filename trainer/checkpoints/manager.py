@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,6 @@ from trainer.config import Config
 logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
-UNFINISHED = ".unfinished-"
 
 _VARIABLES = "variables"
 
@@ -51,8 +49,8 @@ class CheckpointManager:
         """
         try:
             self._write(train_step, variables, extra)
-        except (OSError, tf.errors.OpError) as error:
-            raise FileError(self._describe_failure(train_step, variables, error)) from error
+        except (OSError, FileError, tf.errors.OpError) as error:
+            raise FileError(self._describe_failure(train_step, variables, error.__cause__ or error)) from error
 
     def latest(self) -> Checkpoint | None:
         """Returns the newest valid checkpoint, or None; logs a warning for each newer, corrupt one."""
@@ -73,39 +71,27 @@ class CheckpointManager:
 
     def _write(self, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
         os.makedirs(self._directory, exist_ok=True)
-        self._remove_unfinished()
-        unfinished = tempfile.mkdtemp(prefix=UNFINISHED, dir=self._directory)
+        for name in os.listdir(self._directory):
+            if storage.TEMPORARY.search(name):
+                shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
         # Grouped lists, because Keras' own object graph of a model would miss most variables.
         groups = {name: list(group) for name, group in variables.items()}
-        tf.train.Checkpoint(**groups).write(os.path.join(unfinished, _VARIABLES))
-        files = {}
-        for name in sorted(os.listdir(unfinished)):
-            files[name] = _checksum(os.path.join(unfinished, name))
-            storage.sync(os.path.join(unfinished, name))
-        manifest = {"train_step": train_step, "extra": dict(extra), "files": files}
-        manifest["sha256"] = checksum_json(manifest)
-        # Not atomic, because the directory has a temporary name; and every failure is an OSError.
-        with open(os.path.join(unfinished, MANIFEST), "w", encoding="utf-8") as file:
-            file.write(json.dumps(manifest, indent=1))
-        storage.sync(os.path.join(unfinished, MANIFEST))
-        final = self._path(train_step)
-        if os.path.exists(final):
-            os.rename(final, tempfile.mkdtemp(prefix=UNFINISHED, dir=self._directory))
-        os.rename(unfinished, final)
-        storage.sync(self._directory)
-        self._remove_unfinished()
+        with storage.atomic_directory(self._path(train_step)) as unfinished:
+            tf.train.Checkpoint(**groups).write(os.path.join(unfinished, _VARIABLES))
+            files = {name: _checksum(os.path.join(unfinished, name)) for name in sorted(os.listdir(unfinished))}
+            manifest = {"train_step": train_step, "extra": dict(extra), "files": files}
+            manifest["sha256"] = checksum_json(manifest)
+            with open(os.path.join(unfinished, MANIFEST), "w", encoding="utf-8") as file:
+                file.write(json.dumps(manifest, indent=1))
         paths = {int(os.path.basename(path)): path for path in self._paths()}
         for other in steps_to_delete(paths, train_step, self._max_to_keep):
             shutil.rmtree(paths[other], ignore_errors=True)
 
-    def _describe_failure(self, train_step: int, variables: Variables, error: OSError | tf.errors.OpError) -> str:
+    def _describe_failure(self, train_step: int, variables: Variables, error: BaseException) -> str:
         """Returns the message for a failed save, with the space that it needs."""
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-        else:  # TensorFlow's message, without the temporary file's name
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, tf.errors.OpError):  # TensorFlow's message, without the temporary file's name
             reason = error.message.rpartition("; ")[2].split(" [")[0]
-        if os.path.isdir(self._directory):
-            self._remove_unfinished()
         existing = self._directory
         while not os.path.exists(existing):
             existing = os.path.dirname(existing) or "."
@@ -129,11 +115,6 @@ class CheckpointManager:
             return []
         names = sorted((name for name in os.listdir(self._directory) if name.isdigit()), key=int, reverse=True)
         return [os.path.join(self._directory, name) for name in names]
-
-    def _remove_unfinished(self) -> None:
-        for name in os.listdir(self._directory):
-            if name.startswith(UNFINISHED):
-                shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
 
 
 def checkpoint_name(train_step: int) -> str:
@@ -167,7 +148,7 @@ def restore(checkpoint: Checkpoint, variables: Variables) -> None:
             fitting = sum(saved.get(key) == value for key, value in expected.items())
             raise UserError(
                 f"{checkpoint.path}: not a checkpoint of this config: its {name} has "
-                f"{counted(len(saved), 'variable')}, of which {fitting} fit, expected {len(expected)}. "
+                f"{counted(len(saved), 'variable')}; {fitting} fit, expected {len(expected)}. "
                 "Restore the checkpoints of this workdir, or pass another --workdir"
             )
     tf.train.Checkpoint(**groups).read(path).assert_existing_objects_matched().expect_partial()

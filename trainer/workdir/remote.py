@@ -234,10 +234,7 @@ def _list_finished(directory: str) -> list[str]:
     return [
         name
         for name in storage.list_files(directory)
-        if not any(
-            part == LOCK_NAME or part.startswith(manager.UNFINISHED) or storage.TEMPORARY.search(part)
-            for part in name.split("/")
-        )
+        if not any(part == LOCK_NAME or storage.TEMPORARY.search(part) for part in name.split("/"))
     ]
 
 

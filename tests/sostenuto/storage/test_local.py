@@ -1,4 +1,6 @@
+import errno
 import os
+import pathlib
 import signal
 import socket
 
@@ -50,6 +52,95 @@ with storage.atomic_write(sys.argv[1]) as file:
     (left,) = os.listdir(tmp_path)
     assert storage.TEMPORARY.sub("", left) == "file"
     assert left != "file"
+
+
+def write_directory(path, text):
+    with storage.atomic_directory(path) as unfinished:
+        for name in ("a", "below/b"):
+            file = pathlib.Path(unfinished, name)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+
+
+def texts(path):
+    return {name: (path / name).read_text() for name in storage.list_files(path)}
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["by an exchange", "by two renames"])
+def test_a_directory_takes_the_place_of_another_one_whole(tmp_path, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    path = tmp_path / "directory"
+    (tmp_path / "directory.tmp-0123456789ab" / "below").mkdir(parents=True)  # left by a killed process
+    for text in ("old", "new"):
+        write_directory(path, text)
+        assert texts(path) == {"a": text, "below/b": text}
+        assert os.listdir(tmp_path) == ["directory"]
+
+
+@pytest.mark.parametrize("function", ["os.fsync", "os.rename"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+def test_a_directory_that_cannot_be_replaced_stays(tmp_path, monkeypatch, function, error):
+    path = tmp_path / "directory"
+    write_directory(path, "old")
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    rename, calls = os.rename, []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if function == "os.fsync" or len(calls) == 2:  # the old directory is out of the way
+            raise error
+        rename(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, UserError)):
+        patch.setattr(function, fail)
+        write_directory(path, "new")
+    assert texts(path) == {"a": "old", "below/b": "old"}
+    assert os.listdir(tmp_path) == ["directory"]
+
+
+def test_a_killed_process_leaves_the_old_directory_or_the_new_one(tmp_path):
+    """The kill comes at each rename and each write in turn."""
+    program = """
+import os, signal, sys
+from sostenuto import storage
+path, fatal, count = sys.argv[1], int(sys.argv[2]), 0
+
+def strike(event, arguments):
+    global count
+    if event in ("os.rename", "os.rmdir", "os.remove", "os.mkdir") and os.path.dirname(path) in str(arguments):
+        count += 1
+        if count == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(strike)
+with storage.atomic_directory(path) as unfinished:
+    for name in ("a", "b"):
+        with open(os.path.join(unfinished, name), "w") as file:
+            file.write("new")
+"""
+    path = tmp_path / "directory"
+    seen = set()
+    for fatal in range(1, 20):
+        with storage.atomic_directory(path) as unfinished:
+            for name in ("a", "b"):
+                pathlib.Path(unfinished, name).write_text("old")
+        assert os.listdir(tmp_path) == ["directory"]
+        process = run_python("-c", program, str(path), str(fatal))
+        (text,) = set(texts(path).values())
+        assert len(texts(path)) == 2
+        seen.add(text)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr
+    assert seen == {"old", "new"}
+
+
+def test_a_file_in_the_place_of_a_directory_is_kept(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UserError, match=r"taken: cannot be written \(Not a directory\)"):
+        write_directory(tmp_path / "taken", "new")
+    assert texts(tmp_path) == {"taken": "mine"}
 
 
 def test_files_are_listed_to_any_depth_in_order(tmp_path):

@@ -181,7 +181,7 @@ def test_a_run_that_passed_over_a_damaged_checkpoint_keeps_its_own(directory, ke
 
 def test_what_was_not_finished_is_ignored_and_then_cleared_away(directory, checkpoints):
     save(checkpoints, 1)
-    shutil.copytree(directory / "00000001", directory / ".unfinished-abc")
+    shutil.copytree(directory / "00000001", directory / "00000003.tmp-0123456789ab")
     (directory / "notes.txt").write_text("not ours")
     assert_holds(checkpoints.latest(), 1)
     save(checkpoints, 2)
@@ -203,7 +203,7 @@ def fail_to_write(monkeypatch, failing):
         def sync(_):
             raise full
 
-        monkeypatch.setattr("trainer.checkpoints.manager.storage.sync", sync)
+        monkeypatch.setattr("os.fsync", sync)
     else:
         whole_open = open
 
