@@ -49,7 +49,7 @@ def test_no_source_imports_what_its_package_may_not(package):
     assert not {path: names for path, names in wrong.items() if names}
 
 
-# Randomness with a generator of its own and an explicit seed; all other names of these modules share the process's state.
+# Randomness with a generator and a seed of its own; all other names of these modules share the process's state.
 SEEDED = {
     "random": {"Random"},
     "numpy.random": {"default_rng", "Generator", "Philox", "RandomState"},
