@@ -66,7 +66,16 @@ class _Graphs:
 
     def __init__(self, model: NextNoteModel) -> None:
         self._model = model
-        self._weights = _decode_weights(model)
+        variable = functools.partial(tf.Variable, trainable=False)
+        self._weights = [
+            DecodeWeights(
+                [variable(table) for table in layer.tables] if layer.tables else None,
+                # The model has a block for each core of this machine; other machines have other numbers of cores.
+                variable(tf.concat(tf.unstack(layer.matrix), axis=-1)[tf.newaxis]),
+                variable(layer.bias),
+            )
+            for layer in model.decode_weights()
+        ]
         self._empty_state = model.initial_state(1)
         self._state_names = [f"{part}_{layer}" for layer in range(model.config.layers) for part in LayerState._fields]
         if self._empty_state.history:
@@ -106,7 +115,14 @@ class _Graphs:
         first, later = notes.map(lambda field: field[:, :1]), notes.map(lambda field: field[:, 1:])
         with tf.control_dependencies([_check(first, self._highest_first_pitch), _check(later, PITCHES - 1)]):
             head_input, state = self._forward(notes.map(lambda field: field[:, :-1]), self._parse_state(inputs))
-        return {**_scores(self._model, head_input, later), **self._format_state(state)}
+        heads = self._model.heads
+        if isinstance(heads, DensityHeads):
+            scores = {f"{field}_nats": nll for field, nll in heads.losses(head_input, later).items()}
+        else:
+            predicted = heads.predict_fields(head_input)
+            nll = categorical_nll(predicted["pitch"], later.pitch)
+            scores = {"pitch_nats": nll, "step_seconds": predicted["step"], "duration_seconds": predicted["duration"]}
+        return {**scores, **self._format_state(state)}
 
     def _forward(self, notes: NoteTensors, state: ModelState) -> tuple[tf.Tensor, ModelState]:
         """Computes `NextNoteModel.forward` of notes `[batch, notes]` note by note, without kernels that need a GPU."""
@@ -141,30 +157,6 @@ def _trace(function: Callable[..., _Tensors], **specs: tf.TensorSpec) -> tf.type
 
 def _parse_notes(inputs: _Tensors) -> NoteTensors:
     return NoteTensors(*(inputs[field] for field in NoteTensors._fields))
-
-
-def _decode_weights(model: NextNoteModel) -> list[DecodeWeights]:
-    """Returns the weights for `model.decode_step` as variables, each matrix as a single block."""
-    variable = functools.partial(tf.Variable, trainable=False)
-    return [
-        DecodeWeights(
-            [variable(table) for table in layer.tables] if layer.tables else None,
-            # The model has a block for each core of this machine; other machines have other numbers of cores.
-            variable(tf.concat(tf.unstack(layer.matrix), axis=-1)[tf.newaxis]),
-            variable(layer.bias),
-        )
-        for layer in model.decode_weights()
-    ]
-
-
-def _scores(model: NextNoteModel, head_input: tf.Tensor, notes: NoteTensors) -> _Tensors:
-    """Returns the model's scores or predictions of the notes, `[batch, notes]` each."""
-    if isinstance(model.heads, DensityHeads):
-        nll = model.heads.nll(model.heads.logits(head_input, notes), notes)
-        return {f"{field}_nats": value for field, value in nll.items()}
-    predicted = model.heads.predict_fields(head_input)
-    nll = categorical_nll(predicted["pitch"], notes.pitch)
-    return {"pitch_nats": nll, "step_seconds": predicted["step"], "duration_seconds": predicted["duration"]}
 
 
 def _check(notes: NoteTensors, highest_pitch: int) -> tf.Operation:

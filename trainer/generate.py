@@ -14,14 +14,7 @@ from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import track
 from sostenuto.text import counted
-from trainer.generation.samples import (
-    DISTRIBUTIONS_NAME,
-    INDEX_NAME,
-    count_written,
-    list_names,
-    replace_samples,
-    require_free,
-)
+from trainer.generation import samples
 from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.formats import SampleEntry, SamplesIndex
 from trainer.workdir.layout import absolute, dataset, load_config, load_run
@@ -89,9 +82,10 @@ def main() -> int:
     sustain = run.sustain or "ignore"
     has_pedal = _choose_pedal(workdir, sustain)
     primer, primer_pedal = _read_primer(sustain)
-    files = list_names(num_samples, "mid", "png", *["wav"] * _AUDIO.value) + [DISTRIBUTIONS_NAME] * (num_notes > 1)
+    files = samples.list_names(num_samples, "mid", "png", *["wav"] * _AUDIO.value)
+    files += [samples.DISTRIBUTIONS_NAME] * (num_notes > 1)
     check_output_directory(output)
-    require_free(output, files)
+    samples.require_free(output, files)
     check_writable(output)
     load_config(workdir)
     from sostenuto.music import plots
@@ -99,29 +93,29 @@ def main() -> int:
     from trainer.workdir.load_model import load_model
 
     trained = load_model(workdir)
-    samples = NoteSampler(trained).sample(primer, **sampling, quiet=False)
+    played = NoteSampler(trained).sample(primer, **sampling, quiet=False)
     logger.info(f"writing {counted(num_samples, 'sample')}, each with its piano roll{' and sound' * _AUDIO.value}")
-    with replace_samples(output, files) as directory:
-        entries, generated = _write_samples(directory, samples.notes, primer, primer_pedal, has_pedal)
+    with samples.replace_samples(output, files) as directory:
+        entries, generated = _write_samples(directory, played.notes, primer, primer_pedal, has_pedal)
         if generated.step.any():
             corpus = {"corpus": manifest.histograms("train")} if (manifest := dataset(run)) else {}
-            plots.distributions({**corpus, "generated": generated}, os.path.join(directory, DISTRIBUTIONS_NAME))
+            plots.distributions({**corpus, "generated": generated}, os.path.join(directory, samples.DISTRIBUTIONS_NAME))
         else:
-            files = [name for name in files if name != DISTRIBUTIONS_NAME]
+            files = [name for name in files if name != samples.DISTRIBUTIONS_NAME]
         SamplesIndex(
             workdir=absolute(workdir), train_step=trained.train_step,
-            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=count_written(primer),
-            **sampling, sustain=sustain, pedal=has_pedal, notes_per_second=samples.notes_per_second, files=files,
+            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=samples.count_written(primer),
+            **sampling, sustain=sustain, pedal=has_pedal, notes_per_second=played.notes_per_second, files=files,
             samples=entries,
-        ).save(os.path.join(directory, INDEX_NAME))  # fmt: skip
+        ).save(os.path.join(directory, samples.INDEX_NAME))  # fmt: skip
     count = int(generated.pitch.sum())
     joined = num_samples * num_notes - count
     cli.print_result(
         f"done: {counted(num_samples, 'sample')} with {counted(count, 'generated note')}"
         + (f" ({joined:,} more were joined with another of the same pitch and onset)" if joined else "")
-        + f" at {samples.notes_per_second:,.0f} notes/s"
+        + f" at {played.notes_per_second:,.0f} notes/s"
         + (f", sound by {entries[0].synthesizer}" if _AUDIO.value else "")
-        + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, INDEX_NAME)}"
+        + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, samples.INDEX_NAME)}"
     )
     return 0
 
@@ -160,7 +154,7 @@ def _write_samples(
     """Writes the files of the samples; returns their entries of samples.json and what was generated."""
     from sostenuto.music import audio, plots
 
-    primer_notes = count_written(primer)
+    primer_notes = samples.count_written(primer)
     entries, generated = [], Histograms.zeros()
     for index, whole in enumerate(track(played, total=len(played), unit="sample", description="writing")):
         name = f"sample-{index:03d}"

@@ -187,13 +187,13 @@ class NoteSampler:
 
 def _list_primers(primers: Any) -> Sequence[Notes]:
     """Checks the primers, and returns one as a list."""
-    if isinstance(primers, Notes):
-        return [primers]
-    if not isinstance(primers, Sequence) or not all(isinstance(primer, Notes) for primer in primers):
-        raise UserError(f"primers: got {reprlib.repr(primers)}, expected Notes or a list of Notes")
-    if not primers:
+    listed = primers if isinstance(primers, Sequence) else [primers]
+    wrong = [type(primer).__name__ for primer in listed if not isinstance(primer, Notes)]
+    if wrong:
+        raise UserError(f"primers: got {wrong[0]}, expected Notes or a list of Notes")
+    if not listed:
         raise UserError("primers: got an empty list, expected at least one. Pass Notes.empty() to start from silence")
-    return primers
+    return listed
 
 
 def _list_by_field(name: str, values: Any, bounds: Bounds) -> list[float]:
@@ -209,7 +209,8 @@ def _number(name: str, value: Any, bounds: Bounds, kind: type = float) -> Any:
     number = value.item() if isinstance(value, np.generic) else value
     if not isinstance(number, (int, kind)) or isinstance(number, bool) or number not in bounds:
         expected = "an integer" if kind is int else "a number"
-        raise UserError(f"{name}: got {reprlib.repr(value)}, expected {expected} {bounds}")
+        got = " ".join(reprlib.repr(value).split())  # NumPy's may have several lines.
+        raise UserError(f"{name}: got {got}, expected {expected} {bounds}")
     return number
 
 

@@ -214,8 +214,7 @@ def load_samples(workdir: str) -> Samples | None:
         notes, primer_notes, _ = _excerpt(midi, entry.midi, primer_notes)
         mp3 = storage.join(directory, _mp3_name(entry))
         sound = storage.read_bytes(mp3) if storage.exists(mp3) else None
-        name = entry.midi.removesuffix(".mid")
-        samples.append(Sample(name, primer or "", notes, primer_notes, midi, sound))
+        samples.append(Sample(entry.midi.removesuffix(".mid"), primer or "", notes, primer_notes, midi, sound))
     return Samples(samples, index)
 
 
@@ -242,8 +241,7 @@ def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None
         with silenced(quiet):
             logger.log(NOTICE, f"the samples have no sound: {error}")
         return
-    unlisted = set(map(_mp3_name, missing)).difference(index.files)
-    if unlisted:
+    if unlisted := set(map(_mp3_name, missing)).difference(index.files):
         index = dataclasses.replace(index, files=sorted({*index.files, *unlisted}))
         index.save(storage.join(directory, INDEX_NAME))
 
@@ -275,9 +273,8 @@ def _excerpt(midi: bytes, name: str, primer_notes: int) -> tuple[Notes, int, np.
     if not len(notes):
         raise UserError(f"{name}: has no notes. Remove the directory of the samples and generate them again")
     onset_us = notes.onset_us
-    first = 0
-    if 0 < primer_notes < len(notes):
-        first = int(np.searchsorted(onset_us, onset_us[primer_notes] - PRIMER_SECONDS * 1_000_000))
+    start_us = onset_us[primer_notes] - PRIMER_SECONDS * 1_000_000 if 0 < primer_notes < len(notes) else 0
+    first = int(np.searchsorted(onset_us, start_us))
     pedal = np.maximum(read_pedal(midi, name) - onset_us[first], 0)
     excerpt, pedal = audio.truncate(notes[first:], pedal, SECONDS)
     return excerpt, min(max(primer_notes - first, 0), len(excerpt)), pedal

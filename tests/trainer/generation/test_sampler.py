@@ -87,9 +87,12 @@ def test_a_value_for_each_field_is_checked_like_one_for_all(player, primer):
     refused(player, r"^top_p: got pitch, expected pitch, step, duration, velocity$", top_p={"pitch": 0.9})
     refused(player, r"^temperature: got pitch, .*, tempo, expected", temperature={**values, "tempo": 1.0})
     refused(player, r"^temperature: got no field, expected", temperature={})
+    refused(player, r"^temperature: got array", temperature=np.zeros((9, 9)))
 
 
-@pytest.mark.parametrize("primers", [3, "song.mid", [None], random_arrays(4), [random_arrays(4)], [[60, 62]]])
+@pytest.mark.parametrize(
+    "primers", [3, "song.mid", [None], np.zeros((9, 9)), random_arrays(4), [random_arrays(4)], [[60, 62]]]
+)
 def test_primers_of_another_type_are_an_error(player, primers):
     refused(player, r"^primers: got .+, expected Notes or a list of Notes$", primers=primers)
 
