@@ -306,7 +306,6 @@ class Fit:
     """The same training by `Model.fit`."""
 
     def __init__(self, config: Config, windows: WindowSampler, *, jit_compile: bool, steps_per_execution: int) -> None:
-        keras.utils.set_random_seed(config.seed)
         self._model = PlainModel(config)
         schedule, clip = WarmupSchedule(config, tf.Variable(0.0), tf.Variable(1e9)), config.clip_norm or None
         if config.optimizer == "adamw":

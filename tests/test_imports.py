@@ -1,6 +1,7 @@
 """Who may import whom: a Beam worker never imports TensorFlow, a trainer never imports Beam."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,57 @@ def test_no_source_imports_what_its_package_may_not(package):
     assert modules(package)
     wrong = {str(path): imported(path.read_text(encoding="utf-8")) & FORBIDDEN[package] for path in modules(package)}
     assert not {path: names for path, names in wrong.items() if names}
+
+
+# Randomness with a generator and a seed of its own; all other names of these modules share the process's state.
+SEEDED = {
+    "random": {"Random"},
+    "numpy.random": {"default_rng", "Generator", "Philox", "RandomState"},
+    "tensorflow.random": {"Algorithm", "experimental", "stateless_uniform"},
+    "keras.random": set(),
+}
+SHORT_NAMES = {"np": "numpy", "tf": "tensorflow"}
+
+
+def shared_randomness(source: str) -> set[str]:
+    """Returns what a source uses of the randomness that a whole process shares."""
+    names = imported_modules(source)
+    for node in ast.walk(ast.parse(source)):
+        head, _, rest = ast.unparse(node).partition(".") if isinstance(node, ast.Attribute) else ("", "", "")
+        module = SHORT_NAMES.get(head, head)
+        if module in names and re.fullmatch(r"[\w.]+", rest):
+            names.add(f"{module}.{rest}")
+    shared = {
+        name
+        for name in names
+        for module, allowed in SEEDED.items()
+        if name.startswith(f"{module}.") and name.removeprefix(f"{module}.").partition(".")[0] not in allowed
+    }
+    return shared | {name for name in names if name.endswith(".set_random_seed")}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import random\nrandom.seed(0)", {"random.seed"}),
+        ("from random import randint", {"random.randint"}),
+        ("import numpy as np\nnp.random.normal(0, 1)", {"numpy.random.normal"}),
+        ("import tensorflow as tf\ntf.random.uniform([2])", {"tensorflow.random.uniform"}),
+        ("import keras\nkeras.utils.set_random_seed(0)", {"keras.utils.set_random_seed"}),
+        ("import random\nrandom.Random(0).randint(1, 9)", set()),
+        ("from trainer.data import random\nrandom.uniform_rows(0)", set()),
+        ("import numpy as np\nrng = np.random.default_rng(0)", set()),
+    ],
+)
+def test_shared_randomness_is_found_in_a_source(source, expected):
+    assert shared_randomness(source) == expected
+
+
+def test_no_module_uses_randomness_that_the_process_shares():
+    """A thread of a library that draws from it, such as an upload's, would change the results."""
+    paths = [path for package in (*PACKAGES, "demo") for path in modules(package)]
+    wrong = {str(path): shared_randomness(path.read_text(encoding="utf-8")) for path in paths}
+    assert {path: names for path, names in wrong.items() if names} == {}
 
 
 # The cached note table is the one place of trainer.data that reads and writes files.

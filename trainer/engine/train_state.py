@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
 from trainer.checkpoints.manager import Variables, model_variables
@@ -48,7 +47,6 @@ class TrainState:
         loss_scale_patience: int = 2000,
     ) -> None:
         self._config, self._strategy, self._loss_scale_patience = config, strategy, loss_scale_patience
-        keras.utils.set_random_seed(config.seed)
         self.model = build_model(config, windows.pitch_range)
         self.train_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step")
         self.lr_decay_from = tf.Variable(float(config.warmup_steps), trainable=False, name="lr_decay_from")

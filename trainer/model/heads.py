@@ -1,5 +1,6 @@
 """Heads that predict the next note: a distribution of each field, or single numbers as in the TensorFlow tutorial."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import keras
@@ -10,7 +11,7 @@ from trainer.config import Config
 from trainer.data.note_tensors import NoteTensors
 from trainer.model import time_distribution
 from trainer.model.categorical import categorical_nll, sample_categorical
-from trainer.model.layers import MixedDense
+from trainer.model.layers import MixedDense, embedding, glorot
 from trainer.model.note_history import release_histogram
 from trainer.model.time_bins import BINS
 
@@ -42,26 +43,34 @@ class DensityHeads(keras.layers.Layer):
 
     loss_names: ClassVar[dict[str, str]] = {field: f"{field}_nll" for field in FIELDS}  # as reported
 
-    def __init__(self, config: Config, dtype: str, pitch_range: PitchRange) -> None:
+    def __init__(self, config: Config, dtype: str, pitch_range: PitchRange, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name="heads")
         self.pitch_range = pitch_range
         classes = {"pitch": PITCHES, "step": BINS, "duration": BINS, "velocity": PITCHES}
         units = config.head_units
         self._units = config.units
-        self._hidden = MixedDense(len(classes) * units, dtype=config.precision, name="hidden")
+        self._hidden = MixedDense(
+            len(classes) * units, kernel_initializer=glorot(seeds), dtype=config.precision, name="hidden"
+        )
         # Each known field of the note adds a learned vector to the hidden layer of every later head.
         self._field_embeddings = {
-            field: keras.layers.Embedding(classes[field], len(later) * units, dtype=dtype, name=field)
+            field: embedding(classes[field], len(later) * units, seeds, dtype=dtype, name=field)
             for field, later in _LATER_FIELDS.items()
         }
         # Notes are often struck, and chords released, when another note ends.
         self._releases = {
-            field: MixedDense(units, use_bias=False, dtype=config.precision, name=f"{field}_releases")
+            field: MixedDense(
+                units,
+                use_bias=False,
+                kernel_initializer=glorot(seeds),
+                dtype=config.precision,
+                name=f"{field}_releases",
+            )
             for field in ("step", "duration")
             if config.recent_embedding
         }
         self._blocks = {
-            field: [_ResidualBlock(config, dtype, f"{field}_{index}") for index in range(config.head_blocks)]
+            field: [_ResidualBlock(config, dtype, f"{field}_{index}", seeds) for index in range(config.head_blocks)]
             for field in classes
         }
         self._last = {
@@ -69,7 +78,8 @@ class DensityHeads(keras.layers.Layer):
             for field in classes
         }
         self._logits = {
-            field: keras.layers.Dense(size, dtype=dtype, name=f"{field}_logits") for field, size in classes.items()
+            field: keras.layers.Dense(size, kernel_initializer=glorot(seeds), dtype=dtype, name=f"{field}_logits")
+            for field, size in classes.items()
         }
 
     def logits(self, head_input: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
@@ -164,11 +174,15 @@ def _gelu(values: tf.Tensor) -> tf.Tensor:
 class _ResidualBlock(keras.layers.Layer):
     """The residual that a block adds to its input, `[..., head_units]` both."""
 
-    def __init__(self, config: Config, dtype: str, name: str) -> None:
+    def __init__(self, config: Config, dtype: str, name: str, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name=name)
         self._norm = keras.layers.LayerNormalization(dtype=dtype, name="norm")
-        self._hidden = keras.layers.Dense(config.head_units, activation=_gelu, dtype=config.precision, name="hidden")
-        self._added = MixedDense(config.head_units, dtype=config.precision, name="added")
+        self._hidden = keras.layers.Dense(
+            config.head_units, _gelu, kernel_initializer=glorot(seeds), dtype=config.precision, name="hidden"
+        )
+        self._added = MixedDense(
+            config.head_units, kernel_initializer=glorot(seeds), dtype=config.precision, name="added"
+        )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return self._added(self._hidden(self._norm(inputs)))
@@ -179,12 +193,13 @@ class RegressionHeads(keras.layers.Layer):
 
     loss_names: ClassVar[dict[str, str]] = {"pitch": "pitch_nll", "step": "step_mse", "duration": "duration_mse"}
 
-    def __init__(self, dtype: str, pitch_range: PitchRange) -> None:
+    def __init__(self, dtype: str, pitch_range: PitchRange, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name="heads")
         self.pitch_range = pitch_range
-        self._pitch = keras.layers.Dense(PITCHES, dtype=dtype, name="pitch")
-        self._step = keras.layers.Dense(1, dtype=dtype, name="step")
-        self._duration = keras.layers.Dense(1, dtype=dtype, name="duration")
+        self._pitch, self._step, self._duration = (
+            keras.layers.Dense(size, kernel_initializer=glorot(seeds), dtype=dtype, name=field)
+            for field, size in (("pitch", PITCHES), ("step", 1), ("duration", 1))
+        )
 
     def predict_fields(self, head_input: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns pitch logits `[..., 128]`, and step and duration in seconds `[...]`, which may be negative."""

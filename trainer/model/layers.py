@@ -1,6 +1,8 @@
 """Small layers of the model: embeddings, dense layers of mixed precision, dropout and matrix products of few rows."""
 
 import os
+import random
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -17,10 +19,29 @@ from trainer.model.time_distribution import bins
 _SCALE = 32.0
 
 
+def initializer_seeds(seed: int) -> Iterator[int]:
+    """Yields a seed for each initializer, in the order in which the layers are created."""
+    # The seeds that Keras draws by default from the process's generator, which other threads use too.
+    generator = random.Random(seed)
+    while True:
+        yield generator.randint(1, 10**9)
+
+
+def glorot(seeds: Iterator[int]) -> keras.Initializer:
+    """Returns the initializer of a kernel, with the next seed."""
+    return keras.initializers.GlorotUniform(next(seeds))
+
+
+def embedding(rows: int, columns: int, seeds: Iterator[int], *, dtype: str, name: str) -> keras.layers.Embedding:
+    """Returns a table of learned vectors, which starts with the next seed."""
+    initializer = keras.initializers.RandomUniform(seed=next(seeds))
+    return keras.layers.Embedding(rows, columns, initializer, dtype=dtype, name=name)
+
+
 class NoteEmbedding(keras.layers.Layer):
     """Raw notes as learned vectors of `size` columns, one table for each field; times through logarithmic bins."""
 
-    def __init__(self, config: Config, dtype: str) -> None:
+    def __init__(self, config: Config, dtype: str, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name="embedding")
         shapes = {
             "pitch": (PITCHES + 1, config.pitch_embedding),
@@ -30,7 +51,7 @@ class NoteEmbedding(keras.layers.Layer):
         }
         self.size = sum(size for _, size in shapes.values())
         self._layers_by_field = [
-            keras.layers.Embedding(rows, size, dtype=dtype, name=field) for field, (rows, size) in shapes.items()
+            embedding(rows, size, seeds, dtype=dtype, name=field) for field, (rows, size) in shapes.items()
         ]
 
     def embed(self, notes: NoteTensors) -> tf.Tensor:

@@ -13,7 +13,16 @@ from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model import lstm_cpu, note_history
 from trainer.model.heads import ALL_PITCHES, DensityHeads, PitchRange, RegressionHeads
-from trainer.model.layers import Dropout, MixedDense, NoteEmbedding, blocked_matmul, lookup_sum, split_columns
+from trainer.model.layers import (
+    Dropout,
+    MixedDense,
+    NoteEmbedding,
+    blocked_matmul,
+    glorot,
+    initializer_seeds,
+    lookup_sum,
+    split_columns,
+)
 
 _History = note_history.NoteHistory | tuple[()]
 
@@ -66,25 +75,37 @@ class NextNoteModel(keras.Model):
         has_history = config.model == "density" and config.recent_embedding > 0
         self.width = config.units + (note_history.HISTORY_LENGTH if has_history else 0)
         self.cudnn = bool(tf.config.list_physical_devices("GPU"))
+        seeds = initializer_seeds(config.seed)
         self._lstm = [
             keras.layers.LSTM(
-                config.units, return_sequences=True, return_state=True, dtype=config.precision, name=f"lstm_{layer}"
+                config.units,
+                return_sequences=True,
+                return_state=True,
+                kernel_initializer=glorot(seeds),
+                recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
+                seed=next(seeds),
+                dtype=config.precision,
+                name=f"lstm_{layer}",
             )
             for layer in range(config.layers)
         ]
         self._recent = None
         if config.model == "density":
-            self._embedding = NoteEmbedding(config, full)
+            self._embedding = NoteEmbedding(config, full, seeds)
             if has_history:
                 self._recent = MixedDense(
-                    config.recent_embedding, use_bias=False, dtype=config.precision, name="recent"
+                    config.recent_embedding,
+                    use_bias=False,
+                    kernel_initializer=glorot(seeds),
+                    dtype=config.precision,
+                    name="recent",
                 )
             self._norms = [
                 keras.layers.LayerNormalization(dtype=full, name=f"norm_{layer + 1}") for layer in range(config.layers)
             ]
-            self.heads = DensityHeads(config, full, pitch_range)
+            self.heads = DensityHeads(config, full, pitch_range, seeds)
         else:
-            self.heads = RegressionHeads(full, pitch_range)
+            self.heads = RegressionHeads(full, pitch_range, seeds)
 
     def forward(
         self, inputs: NoteTensors, state: ModelState | None = None, dropout: Dropout | None = None
@@ -211,7 +232,7 @@ def start_note(batch: int) -> NoteTensors:
 
 
 def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNoteModel:
-    """Creates the model with all its variables; initial weights come from Keras' global seed."""
+    """Creates the model with all its variables; initial weights depend on the config alone."""
     model = NextNoteModel(config, pitch_range)
     notes = start_note(1).map(lambda field: field[:, tf.newaxis])
     head_input, _ = model.forward(notes)

@@ -173,8 +173,7 @@ def test_weights_are_those_that_keras_makes():
     """Names, order and initial values: checkpoints know weights by their place."""
 
     def weights(cudnn):
-        keras.utils.set_random_seed(3)
-        config = Config(units=4, layers=2, head_units=4)
+        config = Config(units=4, layers=2, head_units=4, seed=3)
         if not cudnn:
             return build_model(config).weights
         with pytest.MonkeyPatch.context() as patch:
