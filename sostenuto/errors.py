@@ -5,11 +5,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Input or environment that the user has to correct.
-
-    The message is one line: the operand, the problem and the remedy. Commands print it without a traceback (see
-    `sostenuto.cli`).
-    """
+    """Input or environment that the user has to correct; the message is one line: operand, problem and remedy."""
 
 
 class FileError(UserError):

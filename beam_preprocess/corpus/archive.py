@@ -58,8 +58,10 @@ class Reader(contextlib.ExitStack):
             raise UserError(f"{location}: cannot be read from {self._archive} ({error})") from error
 
 
-def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int = HARMLESS_BYTES) -> dict[str, str]:
-    """Returns the member names of a zip file by their paths below its top; raises a UserError beyond a limit."""
+def list_zip(
+    path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int = HARMLESS_BYTES
+) -> list[tuple[str, str]]:
+    """Returns paths below the top of a zip file with their members' names; raises a UserError beyond a limit."""
     with open_zip(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
     if len(members) > max_members:
@@ -71,14 +73,14 @@ def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int =
             f"{path}: holds {size:,} bytes that would become {unpacked:,} of MIDI, more than {MAX_INFLATION} times as "
             "many. Such an archive is rejected, since no corpus shrinks so well"
         )
-    names: dict[str, str] = {}
-    for member in members:
-        # Absolute names and names with ".." are safe: nothing is read or written under them.
-        name = posixpath.normpath("/" + member.filename).lstrip("/")
-        if name in names and is_midi_name(name):
-            raise UserError(f"{path}: holds {name} more than once. Remove all but one of these members")
-        names[name] = member.filename
-    return names
+    return [(_normalize(member.filename), member.filename) for member in members]
+
+
+def _normalize(name: str) -> str:
+    """Returns a member's path below the archive's top."""
+    # Absolute names and names with ".." are safe: nothing is read or written under them. Old programs of Windows write
+    # backslashes between directories, which the format does not allow.
+    return posixpath.normpath("/" + name.replace("\\", "/")).lstrip("/")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,4 @@
-"""Entry of every command: parses its flags, prints errors on one line, and exits with a documented status.
-
-absl prints help with status 1 and a bad flag on two lines. Scripts and Kubernetes policies need status 0 and one line.
-"""
+"""Entry of every command: parses its flags, prints errors on one line, and exits with a documented status."""
 
 import contextlib
 import errno
@@ -49,21 +46,10 @@ def run(
     sections: Mapping[str, Iterable[tuple[str, str]]] | None = None,
     explain_unknown: Callable[[str], str | None] = lambda name: None,
 ) -> None:
-    """Parses the flags, calls `main` and exits the process with its status.
+    """Parses the flags, calls `main` with the operands if it takes any, and exits the process with its status.
 
-    Args:
-        main: the command; returns an exit status (None means 0) and raises `UserError` for bad input.
-        usage: the flags and operands of a call on one line, then the purpose of the command.
-        argv: the command line, program name first; `sys.argv` by default.
-        operands: if true, `main` is called with the list of arguments that are no flags, such as paths.
-        required: the flags that must be given.
-        examples: command lines for `--help`, without the name of the command; the first one is part of the error
-            about a missing flag.
-        sections: further tables for `--help`, by their title.
-        explain_unknown: returns the error for the name of an unknown flag that resembles none, or None.
-
-    Raises:
-        SystemExit: always.
+    `usage` is the flags and operands of a call on one line, then the purpose. `sections` are further tables of `--help`
+    by title. `explain_unknown` returns the error for an unknown flag that resembles none, or None.
     """
     command = Command(usage, examples, [flag.name for flag in required], sections or {})
     # As an exception, so that unfinished files are removed.
@@ -139,10 +125,7 @@ def _report(error: BaseException) -> int:
 
 
 def _explain_end(error: BaseException) -> tuple[int, object]:
-    """Returns the exit status for an exception, and the message if there is one.
-
-    Commands return other statuses themselves: see StopReason.exit_status.
-    """
+    """Returns the exit status for an exception and a message, if any; commands return other statuses themselves."""
     match error:
         case UnavailableError():
             return EXIT_TRY_AGAIN, error

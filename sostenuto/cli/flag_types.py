@@ -30,11 +30,7 @@ class Path(Text):
         self._remote = remote
 
     def parse(self, argument: str) -> str:
-        """Returns the path.
-
-        Raises:
-            ValueError: it is a URI that the command does not support.
-        """
+        """Returns the path; raises ValueError for a URI that the command does not support."""
         return _check(argument, remote=self._remote)
 
 
@@ -42,11 +38,7 @@ class Paths(Texts):
     """Local paths or gs:// URIs, separated by commas."""
 
     def parse(self, argument: str | list[str]) -> list[str]:
-        """Returns the paths.
-
-        Raises:
-            ValueError: one is a URI that the command does not support.
-        """
+        """Returns the paths; raises ValueError for a URI that the command does not support."""
         return [_check(path, remote=True) for path in super().parse(argument)]
 
 

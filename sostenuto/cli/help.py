@@ -23,14 +23,7 @@ COMMON = "output and logging"
 class Flag:
     """A flag, for `--help` and completion.
 
-    Attributes:
-        name: without dashes.
-        kind: the placeholder of the value, such as "DIR"; "" for a flag that is true or false.
-        choices: the accepted values; empty if they are not listed.
-        is_path: the value is a path, or paths separated by commas.
-        group: the title of its group.
-        text: the explanation.
-        default: in the form of the command line; None if the explanation states it.
+    `kind` is the placeholder of its value, "" if it is true or false; `default` is None if the text states it.
     """
 
     name: str
@@ -49,14 +42,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command, for `--help`, apart from its flags.
-
-    Attributes:
-        usage: the flags and operands of a call on one line, then the purpose of the command.
-        examples: command lines without the name of the command.
-        required: the names of the flags that must be given.
-        sections: further tables by their title, each of rows of a term and its explanation.
-    """
+    """A command, for `--help`: its usage and purpose, examples and required flags without the command's name."""
 
     usage: str
     examples: Sequence[str] = ()

@@ -8,13 +8,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Positions of values, from 0 at the start of the axis to 1 at its end.
-
-    Attributes:
-        place: maps a value to its position.
-        ticks: (position, text).
-        room: width of a single value; 0 on a continuous axis.
-    """
+    """Positions of values from 0 to 1, ticks as (position, text), and the room of a single value, 0 if continuous."""
 
     place: Callable[[Any], float]
     ticks: list[tuple[float, str]]

@@ -1,8 +1,4 @@
-"""Charts as SVG: curves and histograms that show their values, and the frame that all charts share.
-
-A chart is complete without a script. `static/charts.js` shows the values below the pointer, or below the arrow keys
-when the chart has the focus.
-"""
+"""Charts as SVG: curves and histograms that show their values, and the frame that all charts share."""
 
 import dataclasses
 import json

@@ -1,8 +1,4 @@
-"""Jinja2 environment for HTML pages that are one file each, need no network, and are readable without a script.
-
-A package keeps its page in `templates/`, and its style sheet and script in `static/`. Both are searched before this
-package's own, which hold what all pages share. `templates/page.html.j2` is the skeleton of every page.
-"""
+"""Jinja2 environment for HTML pages that are one file each, need no network, and are readable without a script."""
 
 import functools
 from pathlib import Path

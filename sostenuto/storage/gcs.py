@@ -1,9 +1,7 @@
 """Google Cloud Storage behind `sostenuto.storage`, which imports this module only for a gs:// path.
 
-Requests are retried after a 429, a 5xx or a cut connection. A write replaces one given generation of an object, so
-that only one of two concurrent writers succeeds. Each write carries an ID: if its answer was lost, the retry
-recognizes the object as its own. Downloads are checked against the object's CRC-32C here, because the library does not
-check downloads that it resumed.
+A write replaces one given generation, so that only one of two concurrent writers succeeds; its ID tells a retry whose
+answer was lost that the object is its own. Downloads are checked here: the library does not check resumed ones.
 """
 
 import contextlib
@@ -100,9 +98,9 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 
 def read(uri: str, file: BinaryIO, *, limit: int | None = None, generation: int | None = None) -> int:
-    """Downloads one generation of an object, by default the newest, into an open file, and returns its generation.
+    """Downloads one generation of an object, by default the newest, into an open file; returns the generation.
 
-    The download is checked, unless the object has more than `limit` bytes, after which the download stops.
+    The download is checked, unless it stops at `limit` bytes.
     """
     for attempt in range(_READ_ATTEMPTS):
         file.seek(0)

@@ -49,7 +49,7 @@ class DownloadSink:
 
 
 def upload_in_chunks(blob: Blob, file: BinaryIO, size: int, generation: int) -> int:
-    """Sends an object in parts; after a fault it asks the server how many bytes it has, and continues from there.
+    """Sends an object in parts; after a fault, continues from the number of bytes that the server has.
 
     The library's own loop over the parts fails after a 5xx between two of them.
     """

@@ -38,7 +38,7 @@ class Lock:
         self._file = file
 
     def check_held(self) -> None:
-        """Does nothing: a lock cannot be lost."""
+        """Raises LostError if another process holds the directory; `now` asks the bucket even if it was just asked."""
 
     def close(self) -> None:
         """Releases the directory."""

@@ -46,10 +46,9 @@ def is_directory(path: StrPath) -> bool:
 
 
 def list_files(directory: StrPath) -> list[str]:
-    """Returns the files below a directory, as sorted paths relative to it.
+    """Returns the files below a directory, as sorted paths relative to it; links to directories are not followed.
 
-    Links to files count as files; links to directories are not followed. Dangling links are listed, so that reading
-    them reports an error. FIFOs, sockets and devices are not listed, because reading one may block.
+    Dangling links are listed, so that reading them fails. FIFOs, sockets and devices are not: reading one may block.
     """
     directory = local_path(directory)
 

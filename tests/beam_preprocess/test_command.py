@@ -345,3 +345,13 @@ def test_the_corpus_gives_exactly_its_notes(corpus, tmp_path):
     copy = shutil.make_archive(str(tmp_path / "zip"), "zip", root_dir=corpus.parent, base_dir=corpus.name)
     run(copy, tmp_path / "two")
     assert read_files(tmp_path / "two") == read_files(tmp_path / "one")
+
+
+def test_the_summary_names_the_metadata_or_says_that_there_was_none(corpus_directory, tmp_path):
+    write_files(corpus_directory, {"a.kar": b"", "b.KAR": b""})
+    text = summarize(run(corpus_directory, tmp_path / "none"), seconds=1)
+    assert "metadata: none, so the splits follow --split_fractions" in text
+    assert "left out 2 files that end in .kar: only .mid and .midi are read" in text
+    csv = "midi_filename,split\n0/0.mid,train\n1/1.mid,validation\n2/2.mid,test\n"
+    write_files(corpus_directory, {"m.csv": csv.encode()})
+    assert "metadata: m.csv" in summarize(run(corpus_directory, tmp_path / "csv"), seconds=1)
