@@ -173,7 +173,7 @@ def _restore(path: str, checkpoint: Checkpoint, variables: Variables) -> None:
 
 @contextlib.contextmanager
 def _literal_path(directory: str) -> Iterator[str]:
-    """Yields a path of the directory that TensorFlow takes literally: a link where its own path looks like a pattern."""
+    """Yields a path that TensorFlow takes literally: a link to the directory if its own path looks like a pattern."""
     if not _PATTERN.search(directory):
         yield directory
         return
