@@ -31,9 +31,12 @@ def write(summary: StudySummary) -> None:
 
     directory = summary.workdir
     write_json(os.path.join(directory, TRIALS_NAME), trials_document(summary))
+    best_config = os.path.join(directory, BEST_CONFIG_NAME)
     if summary.best is not None:
         config = summary.space.full_config(summary.best.values)
-        storage.write_bytes_atomic(os.path.join(directory, BEST_CONFIG_NAME), config.to_json().encode())
+        storage.write_bytes_atomic(best_config, config.to_json().encode())
+    else:  # The best of an unfinished search may be none of the finished one.
+        storage.remove(best_config)
     _write_hparams(summary, os.path.join(directory, SUMMARIES_NAME))
     storage.write_bytes_atomic(os.path.join(directory, REPORT_NAME), render(summary).encode())
 

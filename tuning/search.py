@@ -21,8 +21,8 @@ from tuning import artifacts, console
 from tuning.roles import Role
 from tuning.space import Space
 from tuning.study import Study, fingerprint
-from tuning.summary import StudySummary
-from tuning.trial import StudyConfig, Trial
+from tuning.summary import StudySummary, last_failure
+from tuning.trial import StudyConfig, Trial, TrialStatus
 from tuning.worker import Worker
 
 if TYPE_CHECKING:
@@ -159,7 +159,9 @@ class Search:
         while workers and workers.active_workers and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         if summary.best is None:
+            any_completed = any(trial.status == TrialStatus.COMPLETED for trial in summary.trials)
             raise UserError(
-                f"{self.workdir}: no trial completed, the last one ended with: {summary.trials[-1].reason}. "
+                f"{self.workdir}: no trial {'of the greatest length ' * any_completed}completed, the last one ended "
+                f"with: {last_failure(summary.trials)}. "
                 "Correct the cause, then pass --overwrite or another --workdir"
             )

@@ -64,6 +64,9 @@ def test_without_a_best_trial_there_is_no_best_config(tmp_path: Path) -> None:
     artifacts.write(dataclasses.replace(STUDIES["all failed"], workdir=os.fspath(tmp_path)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "summaries", "trials.json"]
     assert json.loads((tmp_path / "trials.json").read_text())["best"] is None
+    (tmp_path / "best_config.json").write_text("of the search before its promoted trials failed")
+    artifacts.write(dataclasses.replace(STUDIES["all failed"], workdir=os.fspath(tmp_path)))
+    assert not (tmp_path / "best_config.json").exists()
 
 
 def test_writing_again_leaves_the_same_files_and_removing_none(tmp_path: Path) -> None:
