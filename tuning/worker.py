@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import logging
 import math
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_REASON_LENGTH = 300  # characters
+_FILE_FAILURES = [
+    os.strerror(number)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS)
+]
 
 
 @dataclasses.dataclass
@@ -107,8 +112,14 @@ class Worker:
             raise FileError(f"{directory}: {_one_line(error)}") from error
         except UserError as error:
             return _failure(error)
-        except tf.errors.ResourceExhaustedError as error:
-            return _failure(f"out of memory: {error.message}")
+        except tf.errors.OpError as error:
+            # TensorFlow raises the same error for a full disk as for full memory.
+            if reason := next((reason for reason in _FILE_FAILURES if reason in error.message), None):
+                raise FileError(
+                    f"{directory}: cannot be written ({reason}). Correct the cause, then repeat the command"
+                ) from error
+            is_memory = isinstance(error, tf.errors.ResourceExhaustedError)
+            return _failure(f"{'out of memory' if is_memory else type(error).__name__}: {error.message}")
         except Exception as error:  # A bad combination of values must not end the search.
             return _failure(f"{type(error).__name__}: {error}")
         finally:

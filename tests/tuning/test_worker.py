@@ -199,6 +199,21 @@ def test_a_file_that_cannot_be_written_is_no_fault_of_the_trial(dataset, tmp_pat
     assert len(left) == 1
 
 
+def test_a_full_disk_is_no_lack_of_memory(dataset, tmp_path, trains):
+    """TensorFlow raises the same error for both."""
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.ResourceExhaustedError) as full:
+        tf.io.write_file("/dev/full", "x" * 100_000)
+    trains(full.value, completed())
+    source = Trials(trial(), trial("0001"))
+    with pytest.raises(
+        FileError, match=r"trials/0000: cannot be written \(No space left on device\)\. Correct the cause"
+    ):
+        do(source, dataset, tmp_path)
+    assert [result.outcome for result in source.results] == ["interrupted"]
+
+
 def test_told_to_wait_it_asks_again(dataset, tmp_path, trains):
     trains(completed())
     source = Trials(Wait(0.01, "waiting for trial 0007 of tuner1"), trial())
