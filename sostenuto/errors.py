@@ -55,7 +55,7 @@ class HeldError(UserError):
 
 
 class LostError(UserError):
-    """Another process has taken over the directory."""
+    """Another process has taken over the directory. Commands exit with status 75."""
 
 
 def mismatches(got: Mapping[str, Any], expected: Mapping[str, Any], *, absent: str = "nothing") -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from sostenuto import storage
-from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES
+from trainer.checkpoints.tensorflow_errors import translate_errors
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model.categorical import categorical_nll
 from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads
@@ -38,12 +38,8 @@ def export_model(workdir: str) -> str:
         with upload_on_exit(directory, last=EXPORT_LAST) as copy:
             _write(trained, workdir, copy)
         return directory
-    try:
-        with storage.atomic_directory(directory) as unfinished:
-            _write(trained, workdir, unfinished)
-    except tf.errors.OpError as error:
-        reason = error.message.rpartition("; ")[2].split(" [")[0]  # TensorFlow names a temporary file before it.
-        raise UserError(f"{directory}: cannot be written ({reason}). Free space, then export again") from error
+    with storage.atomic_directory(directory) as unfinished:
+        _write(trained, workdir, unfinished)
     return directory
 
 
@@ -54,7 +50,8 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     module = tf.Module()
     # Only what the graphs read: without Keras objects, loading needs no Keras.
     module.weights = list({id(weight): weight for graph in signatures.values() for weight in graph.variables}.values())
-    tf.saved_model.save(module, directory, signatures=signatures)
+    with translate_errors(storage.TEMPORARY.sub("", directory)):
+        tf.saved_model.save(module, directory, signatures=signatures)
     exported = ExportInfo(trained.train_step, trained.model.heads.pitch_range, trained.model.config)
     exported.save(os.path.join(directory, model_card.DESCRIPTION_NAME))
     card = model_card.text(workdir, exported)

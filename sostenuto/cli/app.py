@@ -17,9 +17,10 @@ from sostenuto import extras
 from sostenuto.cli.console import configure_console
 from sostenuto.cli.flag_types import start_group
 from sostenuto.cli.help import COMMON, Command, describe_flags, format_help, to_json
-from sostenuto.cli.program import command_invocation, command_name, main_module
+from sostenuto.interrupt import begin_command
+from sostenuto.program import command_invocation, command_name, main_module
 from sostenuto.cli.suggestions import check_finite, check_values, explain, flag_names, nearest_name
-from sostenuto.errors import UnavailableError, UserError
+from sostenuto.errors import LostError, UnavailableError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def run(
     command = Command(usage, examples, [flag.name for flag in required], sections or {})
     # As an exception, so that unfinished files are removed.
     signal.signal(signal.SIGTERM, _exit_by_signal)
+    begin_command()
     try:
         arguments = list(sys.argv if argv is None else argv)
         status = _execute(main, command, arguments, operands=operands, explain_unknown=explain_unknown)
@@ -127,7 +129,7 @@ def _report(error: BaseException) -> int:
 def _explain_end(error: BaseException) -> tuple[int, object]:
     """Returns the exit status for an exception and a message, if any; commands return other statuses themselves."""
     match error:
-        case UnavailableError():
+        case UnavailableError() | LostError():
             return EXIT_TRY_AGAIN, error
         case UserError() | flags.Error():
             return EXIT_BAD_INPUT, error

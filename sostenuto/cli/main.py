@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sostenuto.cli.app import run
 from sostenuto.cli.completion import SHELLS, completion_script
-from sostenuto.cli.program import set_invocation
+from sostenuto.program import set_invocation
 from sostenuto.cli.suggestions import did_you_mean
 from sostenuto.errors import UserError
 

@@ -37,8 +37,8 @@ class Lock:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
-    def check_held(self) -> None:
-        """Raises LostError if another process holds the directory; `now` asks the bucket even if it was just asked."""
+    def check_held(self, *, now: bool = False) -> None:
+        """Does nothing: only the holder's end releases a local directory."""
 
     def close(self) -> None:
         """Releases the directory."""
@@ -52,7 +52,7 @@ class Lease:
         self._directory, self._path = directory, storage.join(directory, LOCK_NAME)
         self._gcs = storage.load_gcs()
         self._renewing = threading.Lock()
-        self._lost = False
+        self._lost, self._successor = False, "another process"
         self._renewed = time.time()
         self._generation = self._acquire()
         self._closed = threading.Event()
@@ -70,8 +70,10 @@ class Lease:
         if now or not 0 <= time.time() - self._renewed <= RENEW_SECONDS:
             self._renew()
         if self._lost:
+            with contextlib.suppress(FileError):
+                self._successor = _describe(self._read_holder()[0]) or self._successor
             raise LostError(
-                f"{self._directory}: another process has taken it over, because this one did not renew its lease. "
+                f"{self._directory}: {self._successor} has taken it over, because this one did not renew its lease. "
                 "Leave it to that process, or end that process and give the same command again"
             )
 
@@ -94,7 +96,7 @@ class Lease:
                 if acquired is not None:
                     return acquired
                 continue  # Another process was faster.
-            name = f"process {holder.get('pid')} on {holder.get('host')}"
+            name = _describe(holder) or "another process"
             if _is_running(holder) or (watched and watched != generation):
                 raise HeldError(name)
             if not watched:
@@ -155,6 +157,11 @@ def hold(directory: str) -> Lock | Lease:
     if file is None:
         raise HeldError("another process")
     return Lock(file)
+
+
+def _describe(holder: dict[str, Any]) -> str:
+    """Returns a name of the holder; empty if it is unknown."""
+    return f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else ""
 
 
 def _is_running(holder: dict[str, Any]) -> bool:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from sostenuto import storage
 from sostenuto.errors import FileError, UserError, mismatches
 from sostenuto.text import counted
+from trainer.checkpoints.tensorflow_errors import describe
 from trainer.config import Config
 
 logger = logging.getLogger(__name__)
@@ -42,13 +43,17 @@ class CheckpointManager:
     def __init__(self, directory: str, *, max_to_keep: int) -> None:
         self._directory, self._max_to_keep = directory, max_to_keep
 
-    def save(self, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
-        """Writes a checkpoint with some JSON values, in place of one of the same train_step.
+    def save(
+        self, train_step: int, variables: Variables, extra: Mapping[str, Any], *, keep: Collection[int] = ()
+    ) -> None:
+        """Writes a checkpoint with some JSON values, in place of one of the same train_step; keeps those of `keep` too.
 
         Raises FileError if it cannot be written; earlier checkpoints are unchanged.
         """
         try:
             self._write(train_step, variables, extra)
+            paths = {int(os.path.basename(path)): path for path in self._paths()}
+            self._delete(steps_to_delete(paths, train_step, self._max_to_keep) - set(keep))
         except (OSError, FileError, tf.errors.OpError) as error:
             raise FileError(self._describe_failure(train_step, variables, error.__cause__ or error)) from error
 
@@ -59,6 +64,14 @@ class CheckpointManager:
                 return checkpoint
             logger.warning(f"checkpoint {path} is corrupt; skipping it")
         return None
+
+    def readable(self) -> list[Checkpoint]:
+        """Returns the valid checkpoints, newest first."""
+        return list(filter(None, map(read_checkpoint, self._paths())))
+
+    def keep(self, train_steps: Collection[int]) -> None:
+        """Deletes all checkpoints but those of some train_steps."""
+        self._delete({int(os.path.basename(path)) for path in self._paths()} - set(train_steps))
 
     def load(self, train_step: int) -> Checkpoint:
         """Returns the checkpoint of a train_step; raises UserError if it is missing or corrupt."""
@@ -83,15 +96,16 @@ class CheckpointManager:
             manifest["sha256"] = checksum_json(manifest)
             with open(os.path.join(unfinished, MANIFEST), "w", encoding="utf-8") as file:
                 file.write(json.dumps(manifest, indent=1))
-        paths = {int(os.path.basename(path)): path for path in self._paths()}
-        for other in steps_to_delete(paths, train_step, self._max_to_keep):
-            shutil.rmtree(paths[other], ignore_errors=True)
+
+    def _delete(self, train_steps: Collection[int]) -> None:
+        for train_step in train_steps:
+            shutil.rmtree(self._path(train_step), ignore_errors=True)
 
     def _describe_failure(self, train_step: int, variables: Variables, error: BaseException) -> str:
         """Returns the message for a failed save, with the space that it needs."""
         reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, tf.errors.OpError):  # TensorFlow's message, without the temporary file's name
-            reason = error.message.rpartition("; ")[2].split(" [")[0]
+        if isinstance(error, tf.errors.OpError):
+            reason = describe(error)
         existing = self._directory
         while not os.path.exists(existing):
             existing = os.path.dirname(existing) or "."

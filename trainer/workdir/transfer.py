@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sostenuto import storage
-from sostenuto.errors import MissingError
+from sostenuto.errors import MissingError, UserError
 from trainer.checkpoints import manager
 from trainer.config import CONFIG_NAME
 from trainer.workdir import layout
@@ -36,10 +36,21 @@ def download_weights(directory: str) -> Iterator[str]:
         return
     logger.info(f"fetching the newest weights of {directory}")
     with tempfile.TemporaryDirectory() as copy:
-        for name in (layout.BEST_NAME, layout.CHECKPOINTS_NAME):
-            if fetch_newest_checkpoint(storage.join(directory, name), os.path.join(copy, name)):
-                break
+        best = storage.join(directory, layout.BEST_NAME)
+        if not fetch_newest_checkpoint(best, os.path.join(copy, layout.BEST_NAME)):
+            if any(name.endswith(manager.MANIFEST) for name in storage.generations(best)):
+                raise corrupt_best_error(directory)
+            name = layout.CHECKPOINTS_NAME
+            fetch_newest_checkpoint(storage.join(directory, name), os.path.join(copy, name))
         yield copy
+
+
+def corrupt_best_error(workdir: str) -> UserError:
+    """Returns the error for a workdir without readable best weights."""
+    return UserError(
+        f"{storage.join(workdir, layout.BEST_NAME)}: the best weights are corrupt. Delete {layout.RESULT_NAME} in "
+        f"{workdir}, if it is there, and repeat the training command: it replaces them by the best that remain"
+    )
 
 
 @contextlib.contextmanager
@@ -119,10 +130,12 @@ def checkpoint_steps(names: Iterable[str], group: str) -> set[int]:
 def stale_names(remote: Collection[str], local: Collection[str], *, max_to_keep: int) -> list[str]:
     """Returns the remote files of deleted checkpoints and exports, manifests first."""
     stale = []
-    for group, count in ((layout.CHECKPOINTS_NAME, max_to_keep), (layout.BEST_NAME, 1)):
+    for group in (layout.CHECKPOINTS_NAME, layout.BEST_NAME):
         local_steps, remote_steps = checkpoint_steps(local, group), checkpoint_steps(remote, group)
         if local_steps:
-            deleted = manager.steps_to_delete(remote_steps, max(local_steps), count)
+            deleted = remote_steps - local_steps
+            if group == layout.CHECKPOINTS_NAME:  # Of these, only the newest is downloaded.
+                deleted = manager.steps_to_delete(remote_steps, max(local_steps), max_to_keep)
             stale += [name for name in remote if checkpoint_steps([name], group) & deleted]
     if any(unit_of(name) == layout.EXPORT_NAME for name in local):
         stale += [name for name in remote if unit_of(name) == layout.EXPORT_NAME and name not in local]
