@@ -1,3 +1,3 @@
 """Demonstration of the whole path, from a corpus to music, in one command."""
 
-import sostenuto.interrupt  # noqa: F401
+import sostenuto.interrupt

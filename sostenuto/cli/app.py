@@ -17,10 +17,10 @@ from sostenuto import extras
 from sostenuto.cli.console import configure_console
 from sostenuto.cli.flag_types import start_group
 from sostenuto.cli.help import COMMON, Command, describe_flags, format_help, to_json
-from sostenuto.interrupt import begin_command
-from sostenuto.program import command_invocation, command_name, main_module
 from sostenuto.cli.suggestions import check_finite, check_values, explain, flag_names, nearest_name
 from sostenuto.errors import LostError, UnavailableError, UserError
+from sostenuto.interrupt import begin_command
+from sostenuto.program import command_invocation, command_name, main_module
 
 logger = logging.getLogger(__name__)
 

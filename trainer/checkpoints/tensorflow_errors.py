@@ -1,4 +1,4 @@
-"""Errors of TensorFlow's writes to files."""
+"""Errors of TensorFlow's reads and writes of files."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,9 +8,11 @@ import tensorflow as tf
 from sostenuto.errors import FileError
 
 
-def describe(error: tf.errors.OpError) -> str:
-    """Returns the reason in TensorFlow's message, which begins with the name of a temporary file."""
-    return error.message.splitlines()[0].rpartition("; ")[2].split(" [")[0]
+def describe(error: BaseException) -> str:
+    """Returns the reason of a failed read or write; TensorFlow's without the name of a temporary file."""
+    if isinstance(error, tf.errors.OpError):
+        return error.message.splitlines()[0].rpartition("; ")[2].split(" [")[0]
+    return getattr(error, "strerror", None) or str(error)
 
 
 @contextlib.contextmanager
