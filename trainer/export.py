@@ -18,6 +18,7 @@ from trainer.reporting import model_card
 from trainer.workdir.formats import ExportInfo
 from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME
 from trainer.workdir.load_model import LoadedModel, load_model
+from trainer.workdir.outputs import hold_output
 from trainer.workdir.transfer import upload_on_exit
 
 _Tensors = dict[str, tf.Tensor]
@@ -35,7 +36,7 @@ def export_model(workdir: str) -> str:
     trained = load_model(workdir)
     directory = os.path.join(workdir, EXPORT_NAME)
     if storage.is_remote(workdir):
-        with upload_on_exit(directory, last=EXPORT_LAST) as copy:
+        with hold_output(directory) as held, upload_on_exit(directory, held, last=EXPORT_LAST) as copy:
             _write(trained, workdir, copy)
         return directory
     with storage.atomic_directory(directory) as unfinished:

@@ -23,6 +23,7 @@ EXPORT_NAME = "export"
 EXPORT_LAST = ("saved_model.pb", "export.json")  # the files that complete an export
 RESULT_NAME = "result.json"
 REPORT_NAME = "report.html"
+REPORT_LOCK_NAME = ".report.lock"  # held while the page or the model card is written
 
 
 class WorkdirLockedError(UserError):

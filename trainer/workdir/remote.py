@@ -247,11 +247,11 @@ def _file_state(path: str) -> tuple[int, int]:
 
 
 def _list_finished(directory: str) -> list[str]:
-    """Lists all files but temporary ones and the lock."""
+    """Lists all files but temporary ones and locks."""
     return [
         name
         for name in storage.list_files(directory)
-        if not any(part == LOCK_NAME or storage.TEMPORARY.search(part) for part in name.split("/"))
+        if not any(part.endswith(LOCK_NAME) or storage.TEMPORARY.search(part) for part in name.split("/"))
     ]
 
 

@@ -6,6 +6,7 @@
 - Older checkpoints are deleted once a newer one is complete. result.json, which ends a run, comes last.
 """
 
+import collections
 import contextlib
 import logging
 import os
@@ -15,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sostenuto import storage
 from sostenuto.errors import MissingError, UserError
+from sostenuto.storage.lease import Lease, Lock
 from trainer.checkpoints import manager
 from trainer.config import CONFIG_NAME
 from trainer.workdir import layout
@@ -54,18 +56,33 @@ def corrupt_best_error(workdir: str) -> UserError:
 
 
 @contextlib.contextmanager
-def upload_on_exit(directory: str, *, last: Sequence[str]) -> Iterator[str]:
-    """Yields a local directory to write in: the given one, or one that is uploaded there on exit, `last` at last."""
+def upload_on_exit(directory: str, held: Lock | Lease, *, last: Sequence[str]) -> Iterator[str]:
+    """Yields a local directory to write in: the given one, or one that is uploaded there on exit, `last` at last.
+
+    `held` is checked before each request.
+    """
     if not storage.is_remote(directory):
         yield directory
         return
     with tempfile.TemporaryDirectory() as copy:
         yield copy
         logger.info(f"uploading to {directory}")
-        storage.remove_all(storage.join(directory, name) for name in last)
-        storage.upload_all(copy, directory, [name for name in storage.list_files(copy) if name not in last])
+        generations = storage.generations(directory)
+        held.check_held(now=True)
+
+        def upload(name: str) -> None:
+            held.check_held()
+            source, target = os.path.join(copy, name), storage.join(directory, name)
+            storage.upload(source, target, if_generation=generations.get(name, 0))
+
+        for name in generations.keys() & set(last):
+            held.check_held()
+            storage.remove_generation(storage.join(directory, name), generations.pop(name))
+        names = [name for name in storage.list_files(copy) if name not in last]
+        collections.deque(storage.concurrently(upload, names), maxlen=0)
+        held.check_held(now=True)
         for name in last:
-            storage.upload_all(copy, directory, [name])
+            upload(name)
 
 
 def fetch_newest_checkpoint(source: str, target: str) -> bool:

@@ -9,7 +9,6 @@ import pytest
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from tests.processes import run_python
 from tests.trainer.workdir.test_remote import CONFIG
 from trainer.callbacks.metrics import MetricsWriter
 from trainer.engine import loop
@@ -89,12 +88,6 @@ def test_result_json_names_the_best_weights_after_a_kill_and_another_evaluate_ev
         assert (started / "result.json").read_bytes() == (runs[1] / "result.json").read_bytes()
 
 
-def test_best_weights_of_the_future_of_a_killed_run_are_deleted(dataset, started):
-    """A run that scores no more ends with the weights that its checkpoint names."""
-    result = train(dataset, started, stop_at=9, changes={"evaluate_every": 0, "patience": 0})
-    assert best_of(started)[0] == result.best_train_step == 6
-
-
 def test_lost_best_weights_are_replaced_by_the_newest_with_one_line(dataset, finished, caplog):
     workdir = finished
     damage_best(workdir)
@@ -141,13 +134,3 @@ def test_corrupt_best_weights_are_not_scored_as_others(finished, gcs):
             gcs.put(f"gs://bucket/w/{path.relative_to(workdir).as_posix()}", path.read_bytes())
     with pytest.raises(UserError, match=r"gs://bucket/w/best: the best weights are corrupt\. "):
         load_model("gs://bucket/w")
-
-
-def test_evaluate_refuses_corrupt_best_weights(finished):
-    workdir = finished
-    damage_best(workdir)
-    process = run_python("-m", "trainer.evaluate", f"--workdir={workdir}")
-    assert process.returncode == 2
-    assert "the best weights are corrupt" in process.stderr.splitlines()[-1]
-    assert "Traceback" not in process.stderr
-    assert not list(workdir.glob("evaluation-*"))
