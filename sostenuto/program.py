@@ -26,7 +26,7 @@ def command_invocation() -> str:
 
 def main_module() -> str | None:
     """Returns the name of the module that runs as `__main__`, or is to run as it; None for a script."""
-    if sys.argv[:1] == ["-m"]:  # Python imports the module's package first.
+    if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv[:-1]:  # Python imports the module's package first.
         return sys.orig_argv[sys.orig_argv.index("-m") + 1].removesuffix(".__main__")
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return None if spec is None else spec.name.removesuffix(".__main__")

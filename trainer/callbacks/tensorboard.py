@@ -54,7 +54,7 @@ class TensorBoardWriter(Callback):
 
     @contextlib.contextmanager
     def training_summaries(self) -> Iterator[None]:
-        """Writes the summaries of a callback beside the scalars of training; raises FileError if that fails."""
+        """Writes the summaries of another callback to the file of training; raises FileError if that fails."""
         with translate_errors(self.directory), self._writer.as_default():
             yield
 
