@@ -342,7 +342,7 @@ def test_the_model_of_a_bucket_is_exported_there(gcs, moments, filled, tmp_path)
     states = []
     gcs.before = lambda method, path: states.append(gcs.contents(f"{W}/export/"))
     assert export_model(W) == f"{W}/export"
-    for state in states[1:]:
+    for state in states[1:-1]:  # The last request releases the directory.
         assert "export.json" not in state or state["export.json"] == b"of an earlier one"
         assert "saved_model.pb" not in state or "variables/variables.index" in state
     tf.saved_model.load(str(get_directory(gcs.contents(f"{W}/export/"), tmp_path / "export")))
