@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sostenuto import storage
-from trainer.workdir.json_record import write_json
+from sostenuto.data.json_record import write_json
 from tuning.space import Parameter, notes_per_train_step
 from tuning.summary import BEST_CONFIG_NAME, StudySummary
 from tuning.trial import Trial, TrialStatus

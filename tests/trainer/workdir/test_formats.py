@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from sostenuto.data.json_record import write_json
 from sostenuto.errors import UserError
 from tests.factories import CONFIG, comparison, evaluation, reports
 from trainer.workdir import layout
@@ -18,7 +19,6 @@ from trainer.workdir.formats import (
     SampleEntry,
     SamplesIndex,
 )
-from trainer.workdir.json_record import write_json
 
 INDEX = {
     "train_step": 3, "num_notes": 4, "num_samples": 1, "temperature": 1.0, "top_p": 1.0, "seed": 0, "sustain": "ignore",
