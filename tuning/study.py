@@ -13,7 +13,7 @@ from typing import Any
 from sostenuto import storage
 from sostenuto.data.json_record import JsonRecord
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
-from sostenuto.storage.lease import hold
+from sostenuto.storage.lease import Lease, Lock, hold
 from trainer.config import FIELDS, check_field
 from tuning.scheduler import Scheduler
 from tuning.space import Parameter, Space
@@ -48,6 +48,9 @@ class Study(contextlib.AbstractContextManager["Study"]):
     """A search in one directory, safe for several threads; resumes an existing one unless `overwrite` deletes it.
 
     Raises a UserError if the existing study has another space, base config or settings, or another process has it.
+
+    Attributes:
+        lock: of the directory; everything in it but the trials' workdirs is written through it.
     """
 
     def __init__(
@@ -62,13 +65,13 @@ class Study(contextlib.AbstractContextManager["Study"]):
         directory = os.fspath(directory)
         storage.make_directories(directory)
         try:
-            self._directory_lock = hold(directory)
+            self.lock = hold(directory)
         except HeldError as error:
             raise UserError(
                 f"{directory}: {error} leads this study. Wait until it ends, or pass another --workdir"
             ) from error
         try:
-            state = _load(directory, space, config, overwrite=overwrite)
+            state = _load(directory, space, config, self.lock, overwrite=overwrite)
             # KerasTuner takes seconds to import, and workers do not need it.
             from tuning.oracles import Oracle
 
@@ -88,14 +91,14 @@ class Study(contextlib.AbstractContextManager["Study"]):
             with self._transaction():
                 pass  # writes the file
         except BaseException:
-            self._directory_lock.close()
+            self.lock.close()
             raise
 
     def close(self) -> None:
         """Waits for a current write and unlocks the directory."""
         with self._lock:
             self._write_ended.wait_for(lambda: not self._is_writing)
-        self._directory_lock.close()
+        self.lock.close()
 
     def __exit__(self, *_: object) -> None:
         """Closes the study."""
@@ -171,9 +174,8 @@ class Study(contextlib.AbstractContextManager["Study"]):
         }
         content = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
         with self._unlocked():
-            self._directory_lock.check_held()
             self._next_write_time = time.monotonic() + self._write_interval
-            storage.write_bytes_atomic(self._path, content)
+            self.lock.write_bytes(self._path, content)
         self._written_version = version
 
     @contextlib.contextmanager
@@ -237,20 +239,21 @@ class _State(JsonRecord):
                 check_field(FIELDS[name], value)
 
 
-def _load(directory: str, space: Space, config: StudyConfig, *, overwrite: bool) -> _State:
+def _load(directory: str, space: Space, config: StudyConfig, lock: Lock | Lease, *, overwrite: bool) -> _State:
     """Returns the recorded state of a study, if it is the requested one; one without trials if there is none."""
     path, trials_path = os.path.join(directory, STUDY_NAME), os.path.join(directory, TRIALS_NAME)
     if overwrite and storage.exists(path):
-        storage.remove_directory(trials_path)
-        storage.remove(path)
-    if not storage.exists(path):
+        lock.remove(trials_path)
+        lock.remove(path)
+    content = lock.read_bytes(path)
+    if content is None:
         if storage.exists(trials_path):
             raise UserError(
                 f"{directory}: the directory is no study: got {TRIALS_NAME}/ without {STUDY_NAME}. "
                 "Pass another --workdir"
             )
         return _State(_Space(), {}, config, (), (), OracleState())
-    state = _State.load(path)
+    state = _State.parse(content, path)
     _check_same(directory, state, space, config)
     try:
         state.check_values(space.parameters)

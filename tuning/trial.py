@@ -214,10 +214,13 @@ def count_states(trials: Iterable[Trial]) -> str:
     return ", ".join(f"{states.count(status)} {status}" for status in TrialStatus if status in states)
 
 
-def best_trial(trials: Iterable[Trial]) -> Trial | None:
-    """Returns the completed trial of the lowest score among those trained longest; None if no trial completed."""
-    return min(
-        (trial for trial in trials if trial.status == TrialStatus.COMPLETED),
-        key=lambda trial: (-trial.share, trial.score, trial.id),
-        default=None,
-    )
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """Returns the completed trial of the lowest score among those trained longest; None if no trial completed.
+
+    It is also None if a search has ended and all trials of the longest length failed: no promoted config proved itself.
+    """
+    completed = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
+    best = min(completed, key=lambda trial: (-trial.share, trial.score, trial.id), default=None)
+    if best is None or any(trial.is_open for trial in trials):
+        return best
+    return None if any(trial.share > best.share for trial in trials if trial.status == TrialStatus.FAILED) else best

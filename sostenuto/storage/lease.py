@@ -6,6 +6,7 @@ over. It takes over at once if the holder is known to have ended: a former proce
 the same name, which has been restarted.
 """
 
+import collections
 import contextlib
 import io
 import json
@@ -17,7 +18,7 @@ import time
 from typing import Any, BinaryIO
 
 from sostenuto import storage
-from sostenuto.errors import FileError, HeldError, LostError, MissingError
+from sostenuto.errors import ChangedError, FileError, HeldError, LostError, MissingError
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +38,38 @@ class Lock:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
-    def check_held(self) -> None:
-        """Raises LostError if another process holds the directory; `now` asks the bucket even if it was just asked."""
+    def check_held(self, *, now: bool = False) -> None:
+        """Does nothing: only the holder's end releases a local directory."""
 
     def close(self) -> None:
         """Releases the directory."""
         self._file.close()
 
+    def read_bytes(self, path: str) -> bytes | None:
+        """Returns the content of a file of the directory, or None if there is none."""
+        return storage.read_bytes(path) if storage.exists(path) else None
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Writes a file of the directory as a whole or not at all."""
+        storage.make_directories(os.path.dirname(path))
+        storage.write_bytes_atomic(path, data)
+
+    def remove(self, path: str) -> None:
+        """Deletes a file or directory of the directory, if there is one."""
+        (storage.remove_directory if storage.is_directory(path) else storage.remove)(path)
+
 
 class Lease:
-    """A directory of a bucket, held while a thread renews it; see `hold`."""
+    """A directory of a bucket, held while a thread renews it; see `hold`.
+
+    Files are written and deleted only in place of the generations that this process knows. So a process that lost the
+    directory unawares changes nothing that its successor wrote.
+    """
 
     def __init__(self, directory: str) -> None:
         self._directory, self._path = directory, storage.join(directory, LOCK_NAME)
         self._gcs = storage.load_gcs()
+        self._written: dict[str, int] = {}  # generation of each file that this process has read or written
         self._renewing = threading.Lock()
         self._lost = False
         self._renewed = time.time()
@@ -82,6 +101,40 @@ class Lease:
         if not self._thread.is_alive() and not self._lost:
             with contextlib.suppress(FileError):
                 self._gcs.remove(self._path, generation=self._generation)
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """Returns the content of a file of the directory, or None; `write_bytes` replaces only this generation."""
+        content, self._written[path] = io.BytesIO(), 0
+        with contextlib.suppress(MissingError):
+            self._written[path] = self._gcs.read(path, content)
+        return content.getvalue() if self._written[path] else None
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Writes a file of the directory; raises LostError or ChangedError if another process has taken it over."""
+        if path not in self._written:
+            # Before the check: what another process writes after it has another generation.
+            self._written[path] = self._gcs.generation(path)
+            self.check_held(now=True)
+        self.check_held()
+        try:
+            self._written[path] = self._gcs.replace(path, io.BytesIO(data), self._written[path])
+        except ChangedError:
+            del self._written[path]
+            self.check_held(now=True)
+            raise
+
+    def remove(self, path: str) -> None:
+        """Deletes a file or directory below the directory; raises LostError if another process has taken it over."""
+        generations = {storage.join(path, name): number for name, number in self._gcs.generations(path).items()}
+        generations |= {path: number} if (number := self._gcs.generation(path)) else {}
+        self.check_held(now=True)
+
+        def remove(name: str) -> None:
+            self.check_held()
+            self._gcs.remove(name, generation=generations[name])
+            self._written.pop(name, None)
+
+        collections.deque(storage.concurrently(remove, generations), maxlen=0)
 
     def _acquire(self) -> int:
         """Waits until the directory is free or another process renews its lease; returns the lease's generation."""

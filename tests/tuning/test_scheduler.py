@@ -509,8 +509,11 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         assert not any(record.is_open for record in records)
         assert sum(record.parent is None for record in records) == self.config.max_trials
         completed = [record for record in records if record.status == "completed"]
-        if completed:
-            best = best_trial(self.study.trials)
+        best = best_trial(self.study.trials)
+        if best is None:
+            failed = [record.share for record in records if record.status == "failed"]
+            assert not completed or max(failed) > max(record.share for record in completed)
+        else:
             longest = [record.score for record in completed if record.share == best.share]
             assert best.score == min(longest)
             assert best.share == max(record.share for record in completed)

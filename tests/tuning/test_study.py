@@ -111,7 +111,7 @@ def test_a_file_that_is_no_study_is_refused(tmp_path, opened, text, words):
         (("trials", 0, "vanished"), -1, r"trials\[0\]\.vanished: got -1, expected an integer"),
         (("trials", 0, "scores"), [{"train_step": 1}], r"trials\[0\]\.scores\[0\]\.share is missing"),
         (("trials", 0, "values"), {"zzz": 1}, "trials: 0000 has values of zzz, expected "),
-        (("trials", 0, "values", "units"), "many", "units='many': expected int, got str"),
+        (("trials", 0, "values", "units"), "many", "config: units='many': expected int, got str"),
         (("trials", 0, "id"), "7", "trials: got the ids 7, expected 0000"),
         (("queue",), ["0007"], "queue: got 0007, expected the queued trials"),
         (("settings", "max_trials"), 10**30, r"settings\.max_trials: got 1e\+30, expected an integer"),

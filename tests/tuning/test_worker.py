@@ -21,6 +21,7 @@ from trainer.model.next_note import NextNoteModel
 from trainer.presets import preset
 from trainer.workdir import layout
 from trainer.workdir.formats import RunResult, StopReason
+from trainer.workdir.load_model import load_model
 from tuning.space_file import create_space
 from tuning.study import Study
 from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, Wait, best_trial
@@ -341,6 +342,17 @@ def test_an_interrupted_trial_resumes_and_ends_like_an_uninterrupted_one(dataset
         [report for report in metrics(each) if report["train_step"] != 7] for each in (directory, untouched)
     )
     assert ours == expected
+
+
+def test_a_promoted_trial_continues_whatever_characters_the_path_has(dataset, tmp_path):
+    """TensorFlow's readers take a path as a pattern."""
+    directory, data = tmp_path / "Étude [1] \\ *?", tmp_path / "data [1]\\"
+    shutil.copytree(dataset, data)
+    source = Trials(trial(share=1 / 3), trial("0001", directory="trials/0000"))
+    assert do(source, data, directory) == 0
+    assert [result.outcome for result in source.results] == ["completed"] * 2
+    assert [train_step for _, train_step, _ in source.reports] == [4, 7, 8, 12, 16, 20]
+    assert load_model(str(directory / "trials" / "0000")).train_step in {4, 7, 8, 12, 16, 20}
 
 
 def live_models() -> int:
