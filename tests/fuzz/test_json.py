@@ -24,7 +24,7 @@ from trainer.reporting.load import load_report
 from trainer.reporting.page import render
 from trainer.workdir.formats import Evaluation, ExportInfo, GenerationEvaluation, RunInfo, RunResult, SamplesIndex
 
-COUNT = int(os.environ.get("SOSTENUTO_FUZZ") or 60)
+COUNT = int(os.environ.get("SOSTENUTO_FUZZ") or 40)
 SEED = int(os.environ.get("SOSTENUTO_SEED") or 0)
 
 # JSON texts of values that some place of a file does not expect.
@@ -159,7 +159,7 @@ def read_page(path: Path) -> str:
 def read_dataset(path: Path) -> Any:
     manifest = Manifest.load(path.parent)
     describe_dataset(manifest, Survey(), width=80)
-    return manifest
+    return dataclasses.replace(manifest, sha256="")
 
 
 RECORDS = {
@@ -185,7 +185,7 @@ def check(path: Path, read: Callable[[Path], Any], rng: random.Random, count: in
             except UserError as error:
                 assert not damaged.is_harmless, f"{note}: {error}"
                 assert re.fullmatch(r"[^\n]+", str(error)), note
-                assert path.name in str(error) or "sostenuto train" in str(error), f"{note}: {error}"
+                assert str(path.parent) in str(error), f"{note}: {error}"
             except BaseException as error:
                 error.add_note(note)
                 raise

@@ -81,6 +81,11 @@ class MetricsRecord(JsonRecord):
     val_pitch_top1: float | None = None
     notes_per_second: float
 
+    def __post_init__(self) -> None:
+        scores = (self.val_nats, self.val_pitch_nll, self.val_step_nll, self.val_duration_nll)
+        if None in scores and any(score is not None for score in scores):
+            raise UserError("val_nats, val_pitch_nll, val_step_nll, val_duration_nll: got some, expected all or none")
+
     @property
     def nats(self) -> float | None:
         """Nats/note of training, of pitch, step and duration as in `val_nats`; None for a model without densities."""
