@@ -350,9 +350,7 @@ def test_weights_from_another_workdir_are_not_loaded_as_a_model(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_a_checkpoint_of_an_older_version_has_the_defaults_of_newer_fields_as_its_config_file_has(
-    checkpoints, tmp_path
-):
+def test_a_checkpoint_of_an_older_version_has_the_defaults_of_its_config_file(checkpoints, tmp_path):
     values = json.loads(preset("large").to_json())
     del values["head_blocks"]
     (tmp_path / "config.json").write_text(json.dumps(values))
