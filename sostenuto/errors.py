@@ -33,7 +33,7 @@ class MidiDecodeError(UserError):
 
     Attributes:
         name: the file.
-        reason: one word for counting: not_midi, too_large, truncated, smpte, damaged.
+        reason: one word for counting: not_midi, too_large, truncated, smpte, format_2, damaged.
         detail: the problem and its position.
     """
 
