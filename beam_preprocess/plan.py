@@ -42,6 +42,8 @@ def make_plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]
         "paths_sha256": hashlib.sha256(paths.encode()).hexdigest(),
         **{name: getattr(corpus, name) for name in ("unlisted", "straddling_pieces", "metadata", "metadata_sha256")},
     }
+    if corpus.other_formats:
+        source["other_formats"] = corpus.other_formats
     names = ("split_fractions", "piece_from", "num_shards", "sustain", "licence", "max_rejected_fraction")
     options = {name: getattr(config, name) for name in names}
     options["split_fractions"] = list(config.split_fractions)  # as JSON has it

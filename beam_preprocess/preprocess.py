@@ -147,8 +147,8 @@ def _translate_errors() -> Iterator[None]:
         # Beam turns SIGINT and SIGTERM within a step into an error of that step.
         if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
             raise error.__context__ from None
-        if message := dataflow.extract_user_error(str(error)):
-            raise UserError(message) from error
+        if user_error := dataflow.extract_user_error(str(error)):
+            raise user_error from error
         raise
 
 

@@ -13,7 +13,7 @@ from sostenuto import storage
 from sostenuto.data.manifest import Statistics
 from sostenuto.data.performance import Performance, encode_performance, summarize_record
 from sostenuto.data.tfrecord import parse_records, write_records
-from sostenuto.errors import MidiDecodeError, UnavailableError, UserError
+from sostenuto.errors import MidiDecodeError, UserError
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import FIELDS
@@ -113,12 +113,10 @@ class ShardWriter:
             self._reader = None
         self.parser.close()
 
-    def _parse(self, file: CorpusFile, data: bytes | UserError) -> midi.DecodedMidi:
-        """Returns a file's notes; raises a MidiDecodeError to reject it, or the error of a bucket without answer."""
-        if isinstance(data, UnavailableError):
+    def _parse(self, file: CorpusFile, data: bytes | MidiDecodeError) -> midi.DecodedMidi:
+        """Returns a file's notes, or raises a MidiDecodeError to reject it."""
+        if isinstance(data, MidiDecodeError):
             raise data
-        if isinstance(data, UserError):
-            raise MidiDecodeError(file.path, "unreadable", str(data))
         decoded = self.parser.parse(data, file.path)
         if not len(decoded.notes):
             raise MidiDecodeError(file.path, "no_notes", "holds no note, drums and notes of zero length apart")

@@ -17,7 +17,7 @@ import grpc
 
 from sostenuto.errors import TemporaryError, UserError
 from tuning.study import Study
-from tuning.trial import Assignment, AttemptResult, Done, Outcome, Verdict, Wait
+from tuning.trial import Assignment, AttemptResult, Done, TrialStatus, Verdict, Wait
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def serve(study: Study, address: str) -> Iterator[WorkerRegistry]:
         return {type(answer).__name__.lower(): dataclasses.asdict(answer)}
 
     def end_trial(trial: str, attempt: int, result: dict[str, Any]) -> bool:
-        return study.end_trial(trial, attempt, AttemptResult(**{**result, "outcome": Outcome(result["outcome"])}))
+        return study.end_trial(trial, attempt, AttemptResult(**{**result, "outcome": TrialStatus(result["outcome"])}))
 
     def handler(method: Callable[..., Any]) -> grpc.RpcMethodHandler:
         def answer(request: dict[str, Any], context: grpc.ServicerContext) -> Any:

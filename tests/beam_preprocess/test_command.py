@@ -19,7 +19,7 @@ from beam_preprocess.config import Config
 from beam_preprocess.preprocess import preprocess
 from beam_preprocess.summary import summarize
 from sostenuto.data.manifest import SPLITS, Manifest
-from sostenuto.errors import UserError
+from sostenuto.errors import FileError, UserError
 from sostenuto.music import midi
 from tests.factories import melody, midi_bytes, off, on, pedal, read_files, write_files
 from tests.processes import REPOSITORY, run_python
@@ -325,7 +325,16 @@ def test_a_file_that_cannot_be_opened_is_rejected_and_the_others_are_not(corpus_
     (corpus_directory / "huge.mid").write_bytes(melody([60]) + bytes(midi.MAX_BYTES))
     manifest = run(corpus_directory, tmp_path / "out")
     assert manifest.rejected == {"too_large": 1, "unreadable": 1}
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert rejected[0]["detail"] == "cannot be opened (No such file or directory)"
     assert sum(manifest.performances(split) for split in SPLITS) == 30
+
+
+def test_a_disk_that_fails_is_not_the_files_fault(corpus_directory, tmp_path):
+    (corpus_directory / "x.mid").symlink_to("/proc/self/mem")  # Its first bytes cannot be read: EIO.
+    with pytest.raises(FileError, match=r"x\.mid: cannot be read \(Input/output error\)$"):
+        run(corpus_directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_quiet_prints_nothing(corpus_directory, tmp_path):
@@ -345,3 +354,13 @@ def test_the_corpus_gives_exactly_its_notes(corpus, tmp_path):
     copy = shutil.make_archive(str(tmp_path / "zip"), "zip", root_dir=corpus.parent, base_dir=corpus.name)
     run(copy, tmp_path / "two")
     assert read_files(tmp_path / "two") == read_files(tmp_path / "one")
+
+
+def test_the_summary_names_the_metadata_or_says_that_there_was_none(corpus_directory, tmp_path):
+    write_files(corpus_directory, {"a.kar": b"", "b.KAR": b""})
+    text = summarize(run(corpus_directory, tmp_path / "none"), seconds=1)
+    assert "metadata: none, so the splits follow --split_fractions" in text
+    assert "left out 2 files that end in .kar: only .mid and .midi are read" in text
+    csv = "midi_filename,split\n0/0.mid,train\n1/1.mid,validation\n2/2.mid,test\n"
+    write_files(corpus_directory, {"m.csv": csv.encode()})
+    assert "metadata: m.csv" in summarize(run(corpus_directory, tmp_path / "csv"), seconds=1)

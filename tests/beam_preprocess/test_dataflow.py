@@ -16,8 +16,9 @@ import pytest
 from beam_preprocess.config import Config
 from beam_preprocess.dataflow import JobFailedError, extract_user_error, job_name
 from beam_preprocess.preprocess import preprocess
+from sostenuto.cli import app
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import UserError
+from sostenuto.errors import FileError, HeldError, MissingError, RecordError, UnavailableError, UserError
 from tests import bare_site
 from tests.dataflow_server import DataflowServer, Job
 from tests.factories import melody, write_files
@@ -358,8 +359,29 @@ def test_the_name_of_a_job_depends_only_on_the_dataset():
 
 
 def test_only_user_errors_are_extracted():
-    assert extract_user_error("RuntimeError: sostenuto.errors.UserError: a.mid: bad") == "a.mid: bad"
+    assert str(extract_user_error("RuntimeError: sostenuto.errors.UserError: a.mid: bad")) == "a.mid: bad"
     assert extract_user_error("ZeroDivisionError: division by zero [while running 'WriteShards']") is None
+
+
+CHAINED = """Traceback (most recent call last):
+sostenuto.errors.HeldError: process 7 on elsewhere
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+sostenuto.errors.{name}: gs://bucket/x: what is wrong. What to do [while running 'Publish-ptransform-33']
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [(UserError, 2), (FileError, 2), (MissingError, 2), (RecordError, 2), (HeldError, 2), (UnavailableError, 75)],
+)
+def test_a_workers_error_has_the_status_that_it_has_here(kind, status):
+    error = extract_user_error(CHAINED.format(name=kind.__name__))
+    assert (type(error), str(error)) == (kind, "gs://bucket/x: what is wrong. What to do")
+    assert app._explain_end(error)[0] == status
+    assert type(extract_user_error(CHAINED.format(name="MidiDecodeError"))) is UserError
 
 
 @pytest.fixture

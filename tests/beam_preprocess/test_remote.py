@@ -16,7 +16,7 @@ from beam_preprocess.config import Config
 from beam_preprocess.corpus import find_corpus
 from beam_preprocess.preprocess import preprocess
 from sostenuto.data.manifest import SPLITS, Manifest
-from sostenuto.errors import RecordError, UserError
+from sostenuto.errors import FileError, RecordError, UserError
 from sostenuto.storage import gcs_client
 from tests.factories import melody, read_files, write_files
 from tests.processes import REPOSITORY, run_python
@@ -220,5 +220,37 @@ def test_a_network_that_fails_is_not_taken_for_broken_files(gcs, corpus_director
 
     gcs.before = fail_for_one
     with pytest.raises(UserError, match=r"the bucket does not answer .*\. Try again later"):
+        run("gs://bucket/in", "gs://bucket/out", max_rejected_fraction=1.0)
+    assert gcs.names("gs://bucket/out/") == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (403, r"/1/7\.mid.*storage\.objects\.get"),
+        (404, r"/1/7\.mid: no such object"),
+        ("checksum", r"/1/7\.mid: corrupt in 3 downloads"),
+    ],
+)
+def test_one_bad_answer_of_a_bucket_is_not_the_files_fault(gcs, corpus_directory, monkeypatch, fault, message):
+    """Left out as a broken file, it would have given another dataset, with status 0."""
+    put_corpus(gcs, corpus_directory, "gs://bucket/in")
+    find = gcs.find
+
+    def answer(bucket, name, query):
+        if not name.endswith("/7.mid"):
+            return find(bucket, name, query)
+        if fault == 404:
+            return find(bucket, f"{name}-absent", query)
+        if fault == "checksum":
+            return find(bucket, name, query)._replace(data=b"MThd, but no more")
+        gcs.forbid("bucket", "storage.objects.get")
+        try:
+            return find(bucket, name, query)
+        finally:
+            gcs.allow("bucket")
+
+    monkeypatch.setattr(gcs, "find", answer)
+    with pytest.raises(FileError, match=message):
         run("gs://bucket/in", "gs://bucket/out", max_rejected_fraction=1.0)
     assert gcs.names("gs://bucket/out/") == []
