@@ -77,7 +77,9 @@ def test_a_chief_whose_workers_do_not_come_names_them(workers):
     arrive(workers, 1, [], seconds=1)
     with pytest.raises(TemporaryError) as caught:
         wait_for_workers(Cluster(workers, 0), seconds=0.6)
-    assert str(caught.value).startswith("worker 0 of 3: no connection from worker 2 (localhost:2) within 0:00:01. Check")
+    assert str(caught.value).startswith(
+        "worker 0 of 3: no connection from worker 2 (localhost:2) within 0:00:01. Check"
+    )
 
 
 def test_a_worker_of_a_larger_run_is_not_counted(workers):
