@@ -121,7 +121,9 @@ class ShardWriter:
             raise data
         decoded = self.parser.parse(data, file.path)
         if not len(decoded.notes):
-            raise MidiDecodeError(file.path, "no_notes", "holds no note, drums and notes of zero length apart")
+            left_out = ", ".join(counted(count, what) for count, what in decoded.left_out if count)
+            detail = f"holds no note to keep{left_out and f'; left out {left_out}'}"
+            raise MidiDecodeError(file.path, "no_notes", detail)
         return decoded
 
 

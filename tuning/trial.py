@@ -55,15 +55,6 @@ class TrialStatus(enum.StrEnum):
     QUEUED = "queued"
 
 
-class Outcome(enum.StrEnum):
-    """Result of an attempt. An interrupted trial goes to the next worker that asks."""
-
-    COMPLETED = "completed"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-
-
 class Verdict(enum.StrEnum):
     """Reply to a score: continue, end the trial as stopped, or leave it to another worker."""
 
@@ -103,7 +94,7 @@ class Done:
 class AttemptResult:
     """End of an attempt at a trial."""
 
-    outcome: Outcome
+    outcome: TrialStatus  # of the trial; queued after an interruption, so that the next worker that asks gets it
     score: float | None  # nats/note on validation; a trial completes only with a finite score
     reason: str  # one line
     train_step: int  # the last one
