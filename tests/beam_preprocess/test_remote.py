@@ -17,7 +17,7 @@ from beam_preprocess.corpus import find_corpus
 from beam_preprocess.preprocess import preprocess
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.errors import RecordError, UserError
-from sostenuto.storage import gcs_client
+from sostenuto.storage import gcs_retry
 from tests.factories import melody, read_files, write_files
 from tests.processes import REPOSITORY, run_python
 
@@ -35,7 +35,8 @@ FILES = {
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(gcs_client, "RETRY", gcs_client.RETRY.with_delay(initial=0.02, multiplier=1.5, maximum=0.2))
+    monkeypatch.setattr(gcs_retry, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(gcs_retry, "LONGEST_PAUSE", 0.2)
 
 
 @pytest.fixture
@@ -213,12 +214,9 @@ def test_an_exchanged_shard_is_noticed(gcs, corpus_directory):
 
 def test_a_network_that_fails_is_not_taken_for_broken_files(gcs, corpus_directory, monkeypatch):
     put_corpus(gcs, corpus_directory, "gs://bucket/in")
-    monkeypatch.setattr(gcs_client, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(gcs_retry, "RETRY_SECONDS", 0.2)
 
-    def fail_for_one(method, path):
-        gcs.error_rate = float("7.mid" in path and "alt=media" in path)
-
-    gcs.before = fail_for_one
+    gcs.fault_of = lambda method, path: "refuse" if "7.mid" in path and "alt=media" in path else None
     with pytest.raises(UserError, match=r"the bucket does not answer .*\. Try again later"):
         run("gs://bucket/in", "gs://bucket/out", max_rejected_fraction=1.0)
     assert gcs.names("gs://bucket/out/") == []
