@@ -117,7 +117,7 @@ def generations(directory: StrPath) -> dict[str, int]:
 
 
 def restart_patience() -> None:
-    """Gives the next requests to buckets the whole time to be answered, whatever earlier ones have waited."""
+    """Gives the next requests to buckets their full time for an answer, regardless of earlier waits."""
     if client := sys.modules.get("sostenuto.storage.gcs_client"):
         client.connect().patience.restart()
 

@@ -160,6 +160,8 @@ def _new_connection(environment: tuple[int, str]) -> _Connection:
     patience = Patience()
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(patience))
+    # Otherwise the library requests each bucket's properties, for traces of OpenTelemetry.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     # Without a project: a bucket's name is enough to find objects.
     client = Client(
         project=None,

@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 300.0
 # Until the first answer of any request: without a network there will be none.
 FIRST_RETRY_SECONDS = 60.0
+LAST_SECONDS = 5.0  # for each request after that
 WARN_SECONDS = 8.0  # without an answer, after which a warning is logged
 TIMEOUT = 60.0  # seconds without a byte, after which a connection counts as cut
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
-_LAST_ATTEMPT_SECONDS = 5.0  # the timeout of a request once patience has ended
 _POLL_SECONDS = 0.5
 
 _Result = TypeVar("_Result")
@@ -34,7 +34,7 @@ class Patience:
     """The time that the requests of a process have waited in vain, shared by its threads.
 
     Reads and writes are timed apart, since a bucket may answer only reads. After `RETRY_SECONDS` without an answer,
-    each further request is attempted once.
+    each further request has `LAST_SECONDS`.
 
     Attributes:
         is_answered: whether any request has got an answer, an error included.
@@ -90,14 +90,14 @@ class Patience:
             logger.info(f"{self._subject}: answers again")
 
     def restart(self) -> None:
-        """Starts to count anew, for an operation that is worth the whole patience."""
+        """Restarts the time, for an operation that deserves all of it."""
         with self._lock:
             self._silent_since = dict.fromkeys(self._silent_since, time.monotonic())
 
     def timeout(self, *, is_write: bool) -> float:
         """Returns the timeout of a request made now."""
         now = time.monotonic()
-        return min(TIMEOUT, max(_LAST_ATTEMPT_SECONDS, self._deadline(is_write, now) - now))
+        return min(TIMEOUT, self._deadline(is_write, now) - now)
 
     def _begin(self, subject: str, is_write: bool) -> float:
         """Records a waiting request; returns the time."""
@@ -122,7 +122,7 @@ class Patience:
     def _deadline(self, is_write: bool, began: float) -> float:
         with self._lock:
             since = min(began, self._silent_since.get(is_write, began))
-        return since + (RETRY_SECONDS if self.is_answered else FIRST_RETRY_SECONDS)
+        return max(since + (RETRY_SECONDS if self.is_answered else FIRST_RETRY_SECONDS), began + LAST_SECONDS)
 
     def _is_late(self, is_write: bool) -> bool:
         since = self._silent_since.get(is_write)
@@ -142,7 +142,7 @@ class Patience:
                 left = self._deadline(late[0], time.monotonic()) - time.monotonic()
                 logger.warning(
                     f"{self._subject}: no answer for {WARN_SECONDS:.0f} s ({self._reason}). "
-                    f"Trying again for up to {max(0.0, left):.0f} s"
+                    f"Trying again for up to {left:.0f} s"
                 )
             time.sleep(_POLL_SECONDS)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -142,7 +143,7 @@ def test_a_mistake_found_while_running_is_one_line_and_status_2(gcs, corpus_dire
     process = run_python("-m", "beam_preprocess", f"--input={corpus_directory}", "--output=gs://bucket/out", "--quiet")
     assert (process.returncode, process.stdout) == (2, "")
     (line,) = process.stderr.splitlines()
-    assert "lacks the permission storage.objects.create on bucket bucket. Grant it" in line
+    assert re.search(r"lacks the permission storage.objects.create on bucket bucket \(.*\)\. Grant it", line)
     assert gcs.names("gs://bucket/") == []
 
 
