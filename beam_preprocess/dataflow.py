@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from beam_preprocess.config import Config
-from sostenuto import extras
-from sostenuto.errors import UserError
+from sostenuto import errors, extras
+from sostenuto.errors import MidiDecodeError, UserError
 from sostenuto.text import counted
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ LINE_SECONDS = 300.0  # between two lines about an unchanged state
 # The message with the cause of a failure appears some time after the failure. Beam's own runner waits as long.
 MESSAGE_SECONDS = 50.0
 
-# A worker's UserError in the text of a runner's report.
-_NAME = re.escape(f"{UserError.__module__}.{UserError.__name__}")
-_USER_ERROR = re.compile(rf"{_NAME}: (.+?)(?: \[while running [^\n]*)?$", re.MULTILINE)
+# A worker's error of this project in the text of a runner's report.
+_ERROR = re.compile(rf"{re.escape(errors.__name__)}\.(\w+): (.+?)(?: \[while running [^\n]*)?$", re.MULTILINE)
 
 
 class JobFailedError(Exception):
@@ -45,9 +44,14 @@ def job_name(config: Config) -> str:
     return f"sostenuto-preprocess-{digest[:12]}"
 
 
-def extract_user_error(text: str) -> str | None:
-    """Returns the message of a worker's UserError in a runner's report of a failure, or None."""
-    return match[1] if (match := _USER_ERROR.search(text)) else None
+def extract_user_error(text: str) -> UserError | None:
+    """Returns a worker's UserError, of its own class, from a runner's report of a failure, or None."""
+    # The last one in a traceback is the one that was not handled.
+    for name, message in reversed(_ERROR.findall(text)):
+        kind = getattr(errors, name, None)
+        if isinstance(kind, type) and issubclass(kind, UserError):
+            return UserError(message) if issubclass(kind, MidiDecodeError) else kind(message)
+    return None
 
 
 class Jobs:
@@ -128,10 +132,10 @@ class Jobs:
         state = job.current_state.name
         if state == "JOB_STATE_DONE":
             return
-        errors = self._list_errors(job) if state == "JOB_STATE_FAILED" else ""
-        if message := extract_user_error(errors):
-            raise UserError(message)
-        cause = f" ({errors.strip().splitlines()[-1]})" if errors.strip() else ""
+        messages = self._list_errors(job) if state == "JOB_STATE_FAILED" else ""
+        if error := extract_user_error(messages):
+            raise error
+        cause = f" ({messages.strip().splitlines()[-1]})" if messages.strip() else ""
         raise JobFailedError(f"the Dataflow job {self.name} ended as {state}{cause}: see {self.console_url(job)}")
 
     def _wait_until_ended(self, job: Any) -> Any:

@@ -15,6 +15,7 @@ from beam_preprocess.sandbox import map_in_processes
 from beam_preprocess.shard_writer import ShardReport, ShardWriter
 from sostenuto import storage
 from sostenuto.errors import UserError
+from sostenuto.storage.lease import Lease, Lock
 
 # Replaces a child process after this time without a heartbeat; no file and no disk takes that long.
 STALLED_SECONDS = 180.0
@@ -29,6 +30,7 @@ class PreprocessCorpus(beam.PTransform):
         writer: writes one shard.
         processes: child processes that share all shards; 1 lets the runner distribute them.
         on_file_done: called for each file, by workers in this process only.
+        lease: of the output, if this process holds it.
     """
 
     def __init__(
@@ -39,19 +41,21 @@ class PreprocessCorpus(beam.PTransform):
         writer: ShardWriter,
         processes: int = 1,
         on_file_done: Callable[[], None] = lambda: None,
+        lease: Lock | Lease | None = None,
     ) -> None:
         super().__init__()
-        self._plan = plan
+        self._plan, self._lease = plan, lease
         self._elements = [shards] if processes > 1 else [[shard] for shard in shards]
         self._write_shards = WriteShards(writer, processes, LocalCallback(on_file_done))
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Adds the steps to a pipeline."""
-        plan, user_project = self._plan, storage.user_project()  # so that the function is pickled without the elements
+        # So that the function is pickled without the elements.
+        plan, lease, user_project = self._plan, self._lease, storage.user_project()
 
         def publish(reports: list[ShardReport]) -> None:
             storage.set_user_project(user_project)
-            commit_dataset(plan, reports)
+            commit_dataset(plan, reports, lease)
 
         return (
             pbegin

@@ -24,6 +24,8 @@ class DatasetPlan:
     source: dict[str, Any]  # for dataset.json, as are the options
     options: dict[str, Any]
     max_rejected_fraction: float
+    overwrite: bool = False
+    staging: str = ""  # a remote directory for unfinished files, which is removed with them; "" for the output
 
 
 class ShardRange(NamedTuple):
@@ -42,11 +44,13 @@ def make_plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]
         "paths_sha256": hashlib.sha256(paths.encode()).hexdigest(),
         **{name: getattr(corpus, name) for name in ("unlisted", "straddling_pieces", "metadata", "metadata_sha256")},
     }
+    if corpus.other_formats:
+        source["other_formats"] = corpus.other_formats
     names = ("split_fractions", "piece_from", "num_shards", "sustain", "licence", "max_rejected_fraction")
     options = {name: getattr(config, name) for name in names}
     options["split_fractions"] = list(config.split_fractions)  # as JSON has it
     counts = {name: len(files) for name, files in shards.items()}
-    return DatasetPlan(config.output, counts, source, options, config.max_rejected_fraction)
+    return DatasetPlan(config.output, counts, source, options, config.max_rejected_fraction, config.overwrite)
 
 
 def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, list[CorpusFile]]:

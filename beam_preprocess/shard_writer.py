@@ -13,10 +13,11 @@ from sostenuto import storage
 from sostenuto.data.manifest import Statistics
 from sostenuto.data.performance import Performance, encode_performance, summarize_record
 from sostenuto.data.tfrecord import parse_records, write_records
-from sostenuto.errors import MidiDecodeError, UnavailableError, UserError
+from sostenuto.errors import MidiDecodeError, UserError
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import FIELDS
+from sostenuto.storage.local import encoded_crc32c
 from sostenuto.text import counted
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.99)
@@ -58,13 +59,14 @@ class SplitStats:
 
 @dataclasses.dataclass(frozen=True)
 class ShardReport:
-    """The result of writing a shard: its final name, the file written, its size and SHA-256, and its contents."""
+    """The result of writing a shard: its final name, the file written, its size and checksums, and its contents."""
 
     name: str
     temporary_path: str
     records: int
     bytes: int
     sha256: str
+    crc32c: str  # as a bucket writes it
     stats: SplitStats
     rejections: list[Rejection]
 
@@ -75,7 +77,7 @@ class ShardWriter:
 
     plan_file: str
     archive: str | None
-    output: str
+    directory: str
     parser: Parser
     _reader: Reader | None = None
 
@@ -102,9 +104,9 @@ class ShardWriter:
                     )
                 on_file_done()
 
-        temporary_path = storage.temporary_name(storage.join(self.output, shard.name))
-        records, length, digest = write_shard(temporary_path, performances())
-        return ShardReport(shard.name, temporary_path, records, length, digest, stats, rejections)
+        temporary_path = storage.temporary_name(storage.join(self.directory, shard.name))
+        records, length, digest, crc = write_shard(temporary_path, performances())
+        return ShardReport(shard.name, temporary_path, records, length, digest, crc, stats, rejections)
 
     def close(self) -> None:
         """Closes the corpus and ends the parser's child process."""
@@ -113,20 +115,20 @@ class ShardWriter:
             self._reader = None
         self.parser.close()
 
-    def _parse(self, file: CorpusFile, data: bytes | UserError) -> midi.DecodedMidi:
-        """Returns a file's notes; raises a MidiDecodeError to reject it, or the error of a bucket without answer."""
-        if isinstance(data, UnavailableError):
+    def _parse(self, file: CorpusFile, data: bytes | MidiDecodeError) -> midi.DecodedMidi:
+        """Returns a file's notes, or raises a MidiDecodeError to reject it."""
+        if isinstance(data, MidiDecodeError):
             raise data
-        if isinstance(data, UserError):
-            raise MidiDecodeError(file.path, "unreadable", str(data))
         decoded = self.parser.parse(data, file.path)
         if not len(decoded.notes):
-            raise MidiDecodeError(file.path, "no_notes", "holds no note, drums and notes of zero length apart")
+            left_out = ", ".join(counted(count, what) for count, what in decoded.left_out if count)
+            detail = f"holds no note to keep{left_out and f'; left out {left_out}'}"
+            raise MidiDecodeError(file.path, "no_notes", detail)
         return decoded
 
 
-def write_shard(path: str, performances: Iterable[Performance]) -> tuple[int, int, str]:
-    """Writes performances to a file, verifies it, and returns its number of records, its bytes and its SHA-256."""
+def write_shard(path: str, performances: Iterable[Performance]) -> tuple[int, int, str, str]:
+    """Writes performances to a file, verifies it, and returns its numbers of records and bytes, SHA-256 and CRC-32C."""
     written: list[tuple[str, int]] = []
 
     def encoded() -> Iterator[bytes]:
@@ -150,7 +152,7 @@ def write_shard(path: str, performances: Iterable[Performance]) -> tuple[int, in
     except UserError:
         storage.remove(path)
         raise
-    return records, len(data), digest
+    return records, len(data), digest, encoded_crc32c(data)
 
 
 class _HashingFile:

@@ -15,8 +15,11 @@ def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
         lines.append(f"rejected {counted(sum(rejected.values()), 'file')} ({reasons}): see {REJECTED_NAME}")
     source = manifest.source
+    lines.append(f"metadata: {source['metadata'] or 'none, so the splits follow --split_fractions'}")
     if source["unlisted"]:
         lines.append(f"left out {counted(source['unlisted'], 'file')} that {source['metadata']} does not list")
+    for extension, count in source.get("other_formats", {}).items():
+        lines.append(f"left out {counted(count, 'file')} that end in {extension}: only .mid and .midi are read")
     if source["straddling_pieces"]:
         lines.append(
             f"{source['metadata']} puts {counted(source['straddling_pieces'], 'piece')} into more than one split: "

@@ -177,7 +177,7 @@ def main() -> None:
         stage.run(quiet=quiet)
     page = latest / page.relative_to(folder)
     arguments = [f"--workdir={page.parent}", f"--primer={work / PRIMER}", "--num_notes=64", "--audio"]
-    cli.print_result("\nThe music, to hear (.wav), to edit (.mid) and to look at (.png):")
+    cli.print_result("\nThe music, as sound (.wav), notes (.mid) and piano roll (.png):")
     for file in sorted(music.glob("sample-*")):
         cli.print_result(f"  {latest / file.relative_to(folder)}")
     cli.print_result("\nLet the model continue the opening of a prelude by Bach for a few bars:")

@@ -23,6 +23,7 @@ Settings, which may change at any time:
     gcs.page_size = 2         # of listings
     gcs.forbid("bucket", "storage.objects.create")  # 403 for what needs the permission; forbid("bucket") for all of it
     gcs.allow("bucket")       # takes all of that back
+    gcs.omits_zeros = True    # as Google's testbench: no `size` of empty objects
     gcs.needs_credentials = True    # 401 without the token "loopback"; see below
     gcs.before = function     # called with (method, path) of each request, in its thread, before anything is done
 
@@ -115,7 +116,7 @@ class GcsServer:
         self, *, buckets: Iterable[str] = ("bucket",), error_rate: float = 0.0, seed: int = 0, latency: float = 0.0
     ) -> None:
         self.error_rate, self.latency, self.page_size = error_rate, latency, 1000
-        self.needs_credentials = False
+        self.needs_credentials = self.omits_zeros = False
         self.before: Callable[[str, str], None] = lambda method, path: None
         self.fault_of: Callable[[str, str], str | Refusal | None] = lambda method, path: None
         self.requester_pays: set[str] = set()
@@ -423,6 +424,12 @@ class _Handler(BaseHTTPRequestHandler):
         return fault
 
     def _do(self, path: str, query: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        status, headers, data = self._handle(path, query, body)
+        if self.server_of_objects.omits_zeros and headers.get("Content-Type") == "application/json":
+            data = json.dumps(_without_zeros(json.loads(data))).encode()
+        return status, headers, data
+
+    def _handle(self, path: str, query: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         server = self.server_of_objects
         if server.needs_credentials and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             raise Refusal(401, "Anonymous caller does not have storage.objects.get access.", reason="required")
@@ -561,6 +568,12 @@ def _split(uri: str) -> tuple[str, str]:
 
 def _crc32c(data: bytes) -> str:
     return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+
+
+def _without_zeros(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_zeros(item) for key, item in value.items() if item not in ("0", 0) or item is False}
+    return list(map(_without_zeros, value)) if isinstance(value, list) else value
 
 
 def _json(value: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:

@@ -100,6 +100,24 @@ def test_no_module_uses_randomness_that_the_process_shares():
     assert {path: names for path, names in wrong.items() if names} == {}
 
 
+# TensorFlow takes the paths of these functions as patterns; `Checkpoint.read`, too.
+READERS = re.compile(
+    r"load_checkpoint|load_variable|list_variables|latest_checkpoint|checkpoint_exists|saved_model\.load|gfile"
+    r"|tf\.io\.read_file|matching_files|TFRecordDataset|Checkpoint\([^)]*\)\.(?:read|restore)|\.load_weights"
+)
+
+
+def test_one_function_gives_paths_to_readers_of_tensorflow():
+    """It gives them paths that are no patterns, whatever the user's paths look like."""
+    found = {
+        str(path.relative_to(REPOSITORY)): {match[0] for match in READERS.finditer(path.read_text(encoding="utf-8"))}
+        for package in ("trainer", "tuning")
+        for path in modules(package)
+    }
+    expected = {"trainer/checkpoints/manager.py": {"load_checkpoint", "Checkpoint(**groups).read"}}
+    assert {path: names for path, names in found.items() if names} == expected
+
+
 # The cached note table is the one place of trainer.data that reads and writes files.
 PURE = [
     path

@@ -2,13 +2,14 @@
 
 import dataclasses
 import io
+import json
 import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from sostenuto import storage
-from trainer.workdir.json_record import write_json
+from sostenuto.storage.lease import Lease, Lock
 from tuning.space import Parameter, notes_per_train_step
 from tuning.summary import BEST_CONFIG_NAME, StudySummary
 from tuning.trial import Trial, TrialStatus
@@ -24,25 +25,28 @@ _TRIAL_KEYS = (
 _EVENTS_NAME = "events.out.tfevents.study"  # TensorBoard reads files with tfevents in their names
 
 
-def write(summary: StudySummary) -> None:
+def write(summary: StudySummary, lock: Lock | Lease) -> None:
     """Writes the results of a study, each file atomically; raises a UserError if a file cannot be written."""
     # The page needs packages of the extra "tune"; a command without them starts, and names what is missing.
     from tuning.report.page import render
 
     directory = summary.workdir
-    write_json(os.path.join(directory, TRIALS_NAME), trials_document(summary))
+    trials = json.dumps(trials_document(summary), indent=2) + "\n"
+    lock.write_bytes(os.path.join(directory, TRIALS_NAME), trials.encode())
+    best_config = os.path.join(directory, BEST_CONFIG_NAME)
     if summary.best is not None:
         config = summary.space.full_config(summary.best.values)
-        storage.write_bytes_atomic(os.path.join(directory, BEST_CONFIG_NAME), config.to_json().encode())
-    _write_hparams(summary, os.path.join(directory, SUMMARIES_NAME))
-    storage.write_bytes_atomic(os.path.join(directory, REPORT_NAME), render(summary).encode())
+        lock.write_bytes(best_config, config.to_json().encode())
+    else:  # The best of an unfinished search may be none of the finished one.
+        lock.remove(best_config)
+    _write_hparams(summary, os.path.join(directory, SUMMARIES_NAME), lock)
+    lock.write_bytes(os.path.join(directory, REPORT_NAME), render(summary).encode())
 
 
-def remove(directory: str) -> None:
+def remove(directory: str, lock: Lock | Lease) -> None:
     """Deletes the files that `write` wrote into a study's workdir."""
-    for name in (TRIALS_NAME, BEST_CONFIG_NAME, REPORT_NAME):
-        storage.remove(os.path.join(directory, name))
-    storage.remove_directory(os.path.join(directory, SUMMARIES_NAME))
+    for name in (TRIALS_NAME, BEST_CONFIG_NAME, REPORT_NAME, SUMMARIES_NAME):
+        lock.remove(os.path.join(directory, name))
 
 
 def trials_document(summary: StudySummary) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def _trial_object(trial: Trial, summary: StudySummary) -> dict[str, Any]:
     return {key: record[key] for key in _TRIAL_KEYS}
 
 
-def _write_hparams(summary: StudySummary, directory: str) -> None:
+def _write_hparams(summary: StudySummary, directory: str, lock: Lock | Lease) -> None:
     """Writes TensorBoard's HParams: the space, and a run for each ended trial that has none yet.
 
     TensorFlow's own writers would start TensorFlow with all its devices, and would append to files in place.
@@ -82,11 +86,11 @@ def _write_hparams(summary: StudySummary, directory: str) -> None:
             hparams=[_domain(parameter) for parameter in summary.space.parameters],
             metrics=[summary_v2.Metric("score", display_name="score, nats/note")],
         )
-        _write_events(path, [(0, experiment)], now)
+        lock.write_bytes(path, _events([(0, experiment)], now))
     for trial in summary.trials:
         path = os.path.join(directory, trial.id, _EVENTS_NAME)
         if not trial.is_open and not storage.exists(path):
-            _write_events(path, _trial_messages(trial, summary, now), now)
+            lock.write_bytes(path, _events(_trial_messages(trial, summary, now), now))
 
 
 def _trial_messages(trial: Trial, summary: StudySummary, now: float) -> list[tuple[int, Any]]:
@@ -122,7 +126,7 @@ def _domain(parameter: Parameter) -> Any:
     return summary_v2.HParam(parameter.field, domain, description=f"{parameter.unit}: {parameter.why}")
 
 
-def _write_events(path: str, messages: Sequence[tuple[int, Any]], wall_time: float) -> None:
+def _events(messages: Sequence[tuple[int, Any]], wall_time: float) -> bytes:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -131,5 +135,4 @@ def _write_events(path: str, messages: Sequence[tuple[int, Any]], wall_time: flo
     writer.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
     for train_step, message in messages:
         writer.write(Event(wall_time=wall_time, step=train_step, summary=message).SerializeToString())
-    storage.make_directories(os.path.dirname(path))
-    storage.write_bytes_atomic(path, file.getvalue())
+    return file.getvalue()

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from sostenuto import progress, storage
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import UserError
+from sostenuto.errors import FileError, UserError
 from sostenuto.text import counted
 from trainer.workdir.layout import METRICS_NAME
 from tuning import artifacts, console
 from tuning.roles import Role
 from tuning.space import Space
 from tuning.study import Study, fingerprint
-from tuning.summary import StudySummary
-from tuning.trial import StudyConfig, Trial
+from tuning.summary import StudySummary, last_failure
+from tuning.trial import StudyConfig, Trial, TrialStatus
 from tuning.worker import Worker
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class Search:
             with self._updates(study):
                 while not study.is_done:
                     time.sleep(_POLL_SECONDS)
+                    with contextlib.suppress(FileError):  # While the bucket does not answer, nothing is lost.
+                        study.lock.check_held()
                     if workers.idle_seconds > max_idle:
                         logger.error(
                             f"chief: no worker called for {max_idle:.0f} s. Start workers, then run the same command "
@@ -107,7 +109,7 @@ class Search:
     def _open(self, overwrite: bool) -> Iterator[Study]:
         with Study(self.workdir, self.space, self.config, overwrite=overwrite) as study:
             if overwrite:
-                artifacts.remove(self.workdir)
+                artifacts.remove(self.workdir, study.lock)
             yield study
 
     @contextlib.contextmanager
@@ -125,7 +127,7 @@ class Search:
                     if ended != written:
                         # A failed write is repeated; at the end, `_finish` reports the failure.
                         with contextlib.suppress(UserError):
-                            artifacts.write(summary)
+                            artifacts.write(summary, study.lock)
                             written = ended
                     shown.show(summary)
                     if is_last:
@@ -147,10 +149,11 @@ class Search:
         from trainer.reporting import page  # imports packages of the extra "tune", as `artifacts.write` does
 
         summary = self._summarize(study.trials())
-        artifacts.write(summary)
+        artifacts.write(summary, study.lock)
         if summary.best is not None:
             trial_workdir = os.path.join(self.workdir, summary.best.directory)
             if storage.exists(os.path.join(trial_workdir, METRICS_NAME)):
+                study.lock.check_held(now=True)
                 page.write(trial_workdir)
         if not self.quiet:
             print(console.final_report(summary, self.retrain), flush=True)
@@ -159,7 +162,9 @@ class Search:
         while workers and workers.active_workers and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         if summary.best is None:
+            any_completed = any(trial.status == TrialStatus.COMPLETED for trial in summary.trials)
             raise UserError(
-                f"{self.workdir}: no trial completed, the last one ended with: {summary.trials[-1].reason}. "
+                f"{self.workdir}: no trial {'of the greatest length ' * any_completed}completed, the last one ended "
+                f"with: {last_failure(summary.trials)}. "
                 "Correct the cause, then pass --overwrite or another --workdir"
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 from sostenuto import storage
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
-from sostenuto.storage.lease import hold
+from sostenuto.storage.lease import Lease, Lock, hold
 from tuning.scheduler import Scheduler
 from tuning.space import Space
 from tuning.trial import TRIALS_NAME, Assignment, AttemptResult, Done, Score, StudyConfig, Trial, Verdict, Wait
@@ -35,6 +35,9 @@ class Study(contextlib.AbstractContextManager["Study"]):
     """A search in one directory, safe for several threads; resumes an existing one unless `overwrite` deletes it.
 
     Raises a UserError if the existing study has another space, base config or settings, or another process has it.
+
+    Attributes:
+        lock: of the directory; everything in it but the trials' workdirs is written through it.
     """
 
     def __init__(
@@ -49,13 +52,13 @@ class Study(contextlib.AbstractContextManager["Study"]):
         directory = os.fspath(directory)
         storage.make_directories(directory)
         try:
-            self._directory_lock = hold(directory)
+            self.lock = hold(directory)
         except HeldError as error:
             raise UserError(
                 f"{directory}: {error} leads this study. Wait until it ends, or pass another --workdir"
             ) from error
         try:
-            state = _load(directory, space, config, overwrite=overwrite)
+            state = _load(directory, space, config, self.lock, overwrite=overwrite)
             # KerasTuner takes seconds to import, and workers do not need it.
             from tuning.oracles import Oracle
 
@@ -76,14 +79,14 @@ class Study(contextlib.AbstractContextManager["Study"]):
             with self._transaction():
                 pass  # writes the file
         except BaseException:
-            self._directory_lock.close()
+            self.lock.close()
             raise
 
     def close(self) -> None:
         """Waits for a current write and unlocks the directory."""
         with self._lock:
             self._write_ended.wait_for(lambda: not self._is_writing)
-        self._directory_lock.close()
+        self.lock.close()
 
     def __exit__(self, *_: object) -> None:
         """Closes the study."""
@@ -155,9 +158,8 @@ class Study(contextlib.AbstractContextManager["Study"]):
         state = self._header | {"trials": trials, "queue": self._scheduler.queue, "oracle": self._oracle.state()}
         content = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
         with self._unlocked():
-            self._directory_lock.check_held()
             self._next_write_time = time.monotonic() + self._write_interval
-            storage.write_bytes_atomic(self._path, content)
+            self.lock.write_bytes(self._path, content)
         self._written_version = version
 
     @contextlib.contextmanager
@@ -178,13 +180,14 @@ def _identity(space: Space, config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _load(directory: str, space: Space, config: StudyConfig, *, overwrite: bool) -> dict[str, Any]:
+def _load(directory: str, space: Space, config: StudyConfig, lock: Lock | Lease, *, overwrite: bool) -> dict[str, Any]:
     """Returns the recorded state of a study, if it is the requested one; empty without a study."""
     path, trials_path = os.path.join(directory, STUDY_NAME), os.path.join(directory, TRIALS_NAME)
     if overwrite and storage.exists(path):
-        storage.remove_directory(trials_path)
-        storage.remove(path)
-    if not storage.exists(path):
+        lock.remove(trials_path)
+        lock.remove(path)
+    content = lock.read_bytes(path)
+    if content is None:
         if storage.exists(trials_path):
             raise UserError(
                 f"{directory}: the directory is no study: got {TRIALS_NAME}/ without {STUDY_NAME}. "
@@ -192,7 +195,7 @@ def _load(directory: str, space: Space, config: StudyConfig, *, overwrite: bool)
             )
         return {}
     try:
-        state = json.loads(storage.read_bytes(path))
+        state = json.loads(content)
         operator.itemgetter("space", "start", "settings", "trials", "queue", "oracle")(state)
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(

@@ -113,6 +113,8 @@ def format_summary(summary: StudySummary) -> list[str]:
         return [counts, _describe_best(summary, best)]
     if all(trial.status == TrialStatus.FAILED for trial in trials):
         return [counts, f"All failed, the last one with: {trials[-1].reason}."]
+    if any(trial.status == TrialStatus.COMPLETED for trial in trials):
+        return [counts, f"No trial of the greatest length completed, the last one failed with: {last_failure(trials)}."]
     return [counts, "None has completed yet."]
 
 
@@ -130,6 +132,11 @@ def _describe_best(summary: StudySummary, best: Trial) -> str:
     suffix = "" if base.share == best.share else f", after only {base.share:.0%} of the full length"
     side = "below" if margin >= 0 else "above"
     return f"{text}, {abs(margin):.3f} {side} the base config's {base.score:.3f}{suffix}."
+
+
+def last_failure(trials: Sequence[Trial]) -> str:
+    """Returns the reason of the last failed trial, or of the last trial if none has failed."""
+    return next((trial.reason for trial in reversed(trials) if trial.status == TrialStatus.FAILED), trials[-1].reason)
 
 
 def seconds_left(summary: StudySummary) -> float | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sostenuto.errors import UserError
@@ -55,15 +55,6 @@ class TrialStatus(enum.StrEnum):
     QUEUED = "queued"
 
 
-class Outcome(enum.StrEnum):
-    """Result of an attempt. An interrupted trial goes to the next worker that asks."""
-
-    COMPLETED = "completed"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-
-
 class Verdict(enum.StrEnum):
     """Reply to a score: continue, end the trial as stopped, or leave it to another worker."""
 
@@ -103,7 +94,7 @@ class Done:
 class AttemptResult:
     """End of an attempt at a trial."""
 
-    outcome: Outcome
+    outcome: TrialStatus  # of the trial; queued after an interruption, so that the next worker that asks gets it
     score: float | None  # nats/note on validation; a trial completes only with a finite score
     reason: str  # one line
     train_step: int  # the last one
@@ -183,10 +174,13 @@ def count_states(trials: Iterable[Trial]) -> str:
     return ", ".join(f"{states.count(status)} {status}" for status in TrialStatus if status in states)
 
 
-def best_trial(trials: Iterable[Trial]) -> Trial | None:
-    """Returns the completed trial of the lowest score among those trained longest; None if no trial completed."""
-    return min(
-        (trial for trial in trials if trial.status == TrialStatus.COMPLETED),
-        key=lambda trial: (-trial.share, trial.score, trial.id),
-        default=None,
-    )
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """Returns the completed trial of the lowest score among those trained longest; None if no trial completed.
+
+    It is also None if a search has ended and all trials of the longest length failed: no promoted config proved itself.
+    """
+    completed = [trial for trial in trials if trial.status == TrialStatus.COMPLETED]
+    best = min(completed, key=lambda trial: (-trial.share, trial.score, trial.id), default=None)
+    if best is None or any(trial.is_open for trial in trials):
+        return best
+    return None if any(trial.share > best.share for trial in trials if trial.status == TrialStatus.FAILED) else best

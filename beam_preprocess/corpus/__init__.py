@@ -27,6 +27,7 @@ class Corpus:
         metadata: base name of the metadata CSV, or None.
         metadata_sha256: hex digest of the CSV, or None.
         unlisted: number of MIDI files left out because the CSV does not list them.
+        other_formats: number of files left out because of their format, by extension.
     """
 
     archive: str | None
@@ -34,6 +35,7 @@ class Corpus:
     metadata: str | None
     metadata_sha256: str | None
     unlisted: int
+    other_formats: dict[str, int]
 
     @property
     def straddling_pieces(self) -> int:
@@ -63,7 +65,8 @@ def find_corpus(
     """
     listing = list_input(uri)
     if not listing.roots:
-        raise UserError(f"{uri}: holds no MIDI file. Expected names that end in {' or '.join(EXTENSIONS)}")
+        others = "".join(f", but {count} that end in {name}" for name, count in listing.other_formats.items())
+        raise UserError(f"{uri}: holds no MIDI file{others}. Expected names that end in {' or '.join(EXTENSIONS)}")
     table = find_metadata(metadata, listing)
     if table is None:
         files = _assign_splits(listing.files_below(listing.roots[-1]), split_fractions, piece_from)
@@ -72,8 +75,7 @@ def find_corpus(
     filled = {file.split for file in files}
     for split, fraction in zip(SPLITS, split_fractions, strict=True):
         if fraction > 0 and split not in filled:
-            too_few = f"{counted(len(files), 'file')} {'is' if len(files) == 1 else 'are'} too few for it"
-            cause = f"{table.name} puts no file of the input into it" if table else too_few
+            cause = f"{table.name} puts no file of the input into it" if table else _explain_too_few(files, piece_from)
             raise UserError(
                 f"the {split} split would be empty: {cause}. Allow that by a fraction of 0 in --split_fractions"
             )
@@ -83,7 +85,16 @@ def find_corpus(
         metadata=posixpath.basename(table.name) if table else None,
         metadata_sha256=hashlib.sha256(table.data).hexdigest() if table else None,
         unlisted=len(listing.midi_names) - len(files),
+        other_formats=listing.other_formats,
     )
+
+
+def _explain_too_few(files: list[CorpusFile], piece_from: PieceFrom) -> str:
+    """Returns why a split has no piece, without a CSV."""
+    count = len({file.piece for file in files})
+    pieces = counted(count, "piece" if piece_from == "directory" else "file")
+    each = " (with --piece_from=directory, each directory is a piece)" if piece_from == "directory" else ""
+    return f"{pieces}{each} {'is' if count == 1 else 'are'} too few for it"
 
 
 def _assign_splits(files: list[CorpusFile], fractions: Sequence[float], piece_from: PieceFrom) -> list[CorpusFile]:

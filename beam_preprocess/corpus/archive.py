@@ -1,6 +1,7 @@
 """Reader of a corpus's files, with limits on the directory, the members and the unpacked size of a zip file."""
 
 import contextlib
+import errno
 import io
 import os
 import posixpath
@@ -8,7 +9,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 
 from sostenuto import storage
-from sostenuto.errors import UserError
+from sostenuto.errors import FileError, MidiDecodeError, UserError
 from sostenuto.music.midi import is_midi_name
 
 # Limits against hostile archives. A member takes about 100 bytes of the directory at the end of a zip file, and 600
@@ -19,6 +20,8 @@ MAX_INFLATION = 100
 HARMLESS_BYTES = 2**30
 # Other methods of zip files have no limit on the size that a few bytes unpack to.
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# Errors of one local file; others, and all of a bucket, are those of a disk or a network.
+_FILE_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR)
 
 
 class Reader(contextlib.ExitStack):
@@ -29,13 +32,13 @@ class Reader(contextlib.ExitStack):
         self._archive = archive
         self._zip = None if archive is None else self.enter_context(open_zip(archive))
 
-    def read_many(self, locations: Sequence[str], *, limit: int) -> Iterator[bytes | UserError]:
-        """Yields the first `limit` bytes of each file, or the error; fetches files in a bucket ahead of their use."""
+    def read_many(self, locations: Sequence[str], *, limit: int) -> Iterator[bytes | MidiDecodeError]:
+        """Yields what `read` returns for each file, or its MidiDecodeError; fetches remote files ahead."""
 
-        def read(location: str) -> bytes | UserError:
+        def read(location: str) -> bytes | MidiDecodeError:
             try:
                 return self.read(location, limit=limit)
-            except UserError as error:
+            except MidiDecodeError as error:
                 return error
 
         if self._zip is None and any(map(storage.is_remote, locations)):
@@ -43,9 +46,20 @@ class Reader(contextlib.ExitStack):
         return map(read, locations)
 
     def read(self, location: str, *, limit: int) -> bytes:
-        """Returns the first `limit` bytes of a file."""
+        """Returns the first `limit` bytes of a file.
+
+        Raises:
+            MidiDecodeError: the file itself is at fault.
+            FileError: the disk or the bucket is.
+        """
         if self._zip is None:
-            return storage.read_bytes(location, limit=limit)
+            try:
+                return storage.read_bytes(location, limit=limit)
+            except FileError as error:
+                cause = error.__cause__
+                if not isinstance(cause, OSError) or cause.errno not in _FILE_ERRORS:
+                    raise
+                raise MidiDecodeError(location, "unreadable", f"cannot be opened ({cause.strerror})") from error
         try:
             method = self._zip.getinfo(location).compress_type
             if method not in _COMPRESSIONS:
@@ -55,11 +69,16 @@ class Reader(contextlib.ExitStack):
                 return member.read(limit)
         # zipfile has no common base class for the errors of corrupt and encrypted members.
         except Exception as error:
-            raise UserError(f"{location}: cannot be read from {self._archive} ({error})") from error
+            # A corrupt archive can lead to an invalid position, EINVAL.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise FileError(f"{self._archive}: cannot be read ({error.strerror})") from error
+            raise MidiDecodeError(location, "unreadable", f"cannot be read from the zip file ({error})") from error
 
 
-def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int = HARMLESS_BYTES) -> dict[str, str]:
-    """Returns the member names of a zip file by their paths below its top; raises a UserError beyond a limit."""
+def list_zip(
+    path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int = HARMLESS_BYTES
+) -> list[tuple[str, str]]:
+    """Returns paths below the top of a zip file with their members' names; raises a UserError beyond a limit."""
     with open_zip(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
     if len(members) > max_members:
@@ -71,14 +90,14 @@ def list_zip(path: str, *, max_members: int = MAX_MEMBERS, harmless_bytes: int =
             f"{path}: holds {size:,} bytes that would become {unpacked:,} of MIDI, more than {MAX_INFLATION} times as "
             "many. Such an archive is rejected, since no corpus shrinks so well"
         )
-    names: dict[str, str] = {}
-    for member in members:
-        # Absolute names and names with ".." are safe: nothing is read or written under them.
-        name = posixpath.normpath("/" + member.filename).lstrip("/")
-        if name in names and is_midi_name(name):
-            raise UserError(f"{path}: holds {name} more than once. Remove all but one of these members")
-        names[name] = member.filename
-    return names
+    return [(_normalize(member.filename), member.filename) for member in members]
+
+
+def _normalize(name: str) -> str:
+    """Returns a member's path below the archive's top."""
+    # Absolute names and names with ".." are safe: nothing is read or written under them. Old programs of Windows write
+    # backslashes between directories, which the format does not allow.
+    return posixpath.normpath("/" + name.replace("\\", "/")).lstrip("/")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from sostenuto.cli.flag_types import Text, start_group
 from sostenuto.cli.help import COMMON, Command, describe_flags, format_help, to_json
 from sostenuto.cli.program import command_invocation, command_name, main_module
 from sostenuto.cli.suggestions import check_finite, check_values, explain, flag_names, nearest_name
-from sostenuto.errors import UnavailableError, UserError
+from sostenuto.errors import TemporaryError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _report(error: BaseException) -> int:
 def _explain_end(error: BaseException) -> tuple[int, object]:
     """Returns the exit status for an exception and a message, if any; commands return other statuses themselves."""
     match error:
-        case UnavailableError():
+        case TemporaryError():
             return EXIT_TRY_AGAIN, error
         case UserError() | flags.Error():
             return EXIT_BAD_INPUT, error

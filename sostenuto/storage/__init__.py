@@ -85,6 +85,9 @@ list_names = _by_scheme(_local.list_names)
 make_directories = _by_scheme(_local.make_directories)
 remove = _by_scheme(_local.remove)
 rename = _by_scheme(_local.rename)
+copy = _by_scheme(_local.copy)
+sizes = _by_scheme(_local.sizes)
+checksum = _by_scheme(_local.checksum)
 
 
 def write_bytes_atomic(path: StrPath, data: bytes) -> None:

@@ -58,7 +58,25 @@ def generations(uri: str) -> dict[str, int]:
     with request(uri, LIST) as options:
         prefix, blobs = _list(uri, **options)
         numbers = {blob.name[len(prefix) :]: int(blob.generation) for blob in blobs}
-    # Consoles create empty objects "a/" that stand for directories.
+    return _without_markers(numbers)
+
+
+def sizes(uri: str) -> dict[str, int]:
+    """Returns the size of each object below a name, by its name relative to it."""
+    with request(uri, LIST) as options:
+        prefix, blobs = _list(uri, **options)
+        # Emulators leave out a size of 0.
+        return _without_markers({blob.name[len(prefix) :]: blob.size or 0 for blob in blobs})
+
+
+def checksum(uri: str) -> tuple[int, str] | None:
+    """Returns the size and the CRC-32C of an object, or None if there is no such object."""
+    current = stat(uri)
+    return None if current is None else (current.size or 0, current.crc32c)
+
+
+def _without_markers(numbers: dict[str, int]) -> dict[str, int]:
+    """Returns sorted entries without the empty objects "a/" of consoles, which stand for directories."""
     return {name: number for name, number in sorted(numbers.items()) if name and not name.endswith("/")}
 
 
@@ -193,11 +211,20 @@ def remove(uri: str, *, generation: int | None = None) -> bool:
 
 def rename(source: str, target: str) -> None:
     """Copies an object within the bucket, in place of any object of the target's name, then deletes the source."""
+    remove(source, generation=copy(source, target))
+
+
+def copy(source: str, target: str) -> int:
+    """Copies an object, in place of any object of the target's name, and returns the generation that was copied."""
     old, replaced = stat(source), stat(target)
     if old is None:
         raise MissingError(f"{source}: no such object")
+    precondition = int(replaced.generation) if replaced is not None else 0
+    if not old.size:
+        # The library needs numbers in the answer that emulators leave out if they are 0.
+        replace(target, io.BytesIO(), precondition)
+        return int(old.generation)
     blob, source_blob = _blob(target), _blob(source, generation=old.generation)
-    precondition = replaced.generation if replaced is not None else 0
     try:
         with request(target, CREATE) as options:
             token, is_done = None, False
@@ -206,10 +233,9 @@ def rename(source: str, target: str) -> None:
                 is_done = token is None
     except ChangedError:
         # This request's own copy, if the answer to it was lost.
-        current = stat(target)
-        if current is None or (current.size, current.crc32c) != (old.size, old.crc32c):
+        if checksum(target) != (old.size, old.crc32c):
             raise
-    remove(source, generation=old.generation)
+    return int(old.generation)
 
 
 def _blob(uri: str, *, generation: int | None = None) -> Blob:

@@ -6,6 +6,7 @@ over. It takes over at once if the holder is known to have ended: a former proce
 the same name, which has been restarted.
 """
 
+import collections
 import contextlib
 import io
 import json
@@ -14,10 +15,11 @@ import os
 import socket
 import threading
 import time
-from typing import Any, BinaryIO
+import uuid
+from typing import Any
 
 from sostenuto import storage
-from sostenuto.errors import FileError, HeldError, LostError, MissingError
+from sostenuto.errors import ChangedError, FileError, HeldError, LostError, MissingError
 
 logger = logging.getLogger(__name__)
 
@@ -34,30 +36,80 @@ _JOIN_SECONDS = 5.0  # for the last renewal when the lease is closed
 class Lock:
     """A local directory, held until the lock is closed or the process ends."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, directory: str) -> None:
+        self._directory, self._path = directory, os.path.join(directory, LOCK_NAME)
+        file = storage.lock(self._path)
+        if file is None:
+            raise HeldError(_describe(_load_holder(self._path)) or "another process")
+        self._file, self._id = file, uuid.uuid4().hex
+        try:
+            file.truncate(0)
+            file.write(_describe_this_process(self._id))
+            file.flush()
+        except OSError as error:
+            file.close()
+            raise FileError(f"{self._path}: cannot be written ({error.strerror})") from error
 
-    def check_held(self) -> None:
-        """Raises LostError if another process holds the directory; `now` asks the bucket even if it was just asked."""
+    def __reduce__(self) -> tuple[type["Proxy"], tuple[str, str]]:
+        return Proxy, (self._directory, self._id)
+
+    def check_held(self, *, now: bool = False) -> None:
+        """Does nothing: only the holder's end releases a local directory."""
 
     def close(self) -> None:
         """Releases the directory."""
+        with contextlib.suppress(OSError):
+            os.remove(self._path)
         self._file.close()
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """Returns the content of a file of the directory, or None if there is none."""
+        return storage.read_bytes(path) if storage.exists(path) else None
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Writes a file of the directory as a whole or not at all."""
+        storage.make_directories(os.path.dirname(path))
+        storage.write_bytes_atomic(path, data)
+
+    def remove(self, path: str) -> None:
+        """Deletes a file or directory of the directory, if there is one."""
+        (storage.remove_directory if storage.is_directory(path) else storage.remove)(path)
+
+
+class Proxy:
+    """A lock or lease in a process that it was sent to by pickling."""
+
+    def __init__(self, directory: str, holder_id: str) -> None:
+        self._directory, self._id = directory, holder_id
+
+    def check_held(self, *, now: bool = False) -> None:
+        """Raises LostError if the process that sent it does not hold the directory any more."""
+        holder = _load_holder(storage.join(self._directory, LOCK_NAME))
+        if holder.get("id") != self._id:
+            raise _lost(self._directory, _describe(holder) or "another process")
 
 
 class Lease:
-    """A directory of a bucket, held while a thread renews it; see `hold`."""
+    """A directory of a bucket, held while a thread renews it; see `hold`.
+
+    Files are written and deleted only in place of the generations that this process knows. So a process that lost the
+    directory unawares changes nothing that its successor wrote.
+    """
 
     def __init__(self, directory: str) -> None:
         self._directory, self._path = directory, storage.join(directory, LOCK_NAME)
         self._gcs = storage.load_gcs()
+        self._written: dict[str, int] = {}  # generation of each file that this process has read or written
         self._renewing = threading.Lock()
         self._lost = False
-        self._renewed = time.time()
+        self._renewed, self._id = time.time(), uuid.uuid4().hex
         self._generation = self._acquire()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_closed, name="lease", daemon=True)
         self._thread.start()
+
+    def __reduce__(self) -> tuple[type[Proxy], tuple[str, str]]:
+        return Proxy, (self._directory, self._id)
 
     def check_held(self, *, now: bool = False) -> None:
         """Checks that this process still holds the directory; `now` asks the bucket even if it was just asked.
@@ -70,10 +122,7 @@ class Lease:
         if now or not 0 <= time.time() - self._renewed <= RENEW_SECONDS:
             self._renew()
         if self._lost:
-            raise LostError(
-                f"{self._directory}: another process has taken it over, because this one did not renew its lease. "
-                "Leave it to that process, or end that process and give the same command again"
-            )
+            raise _lost(self._directory, "another process")
 
     def close(self) -> None:
         """Releases the directory; if the bucket does not answer, the lease expires."""
@@ -82,6 +131,40 @@ class Lease:
         if not self._thread.is_alive() and not self._lost:
             with contextlib.suppress(FileError):
                 self._gcs.remove(self._path, generation=self._generation)
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """Returns the content of a file of the directory, or None; `write_bytes` replaces only this generation."""
+        content, self._written[path] = io.BytesIO(), 0
+        with contextlib.suppress(MissingError):
+            self._written[path] = self._gcs.read(path, content)
+        return content.getvalue() if self._written[path] else None
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Writes a file of the directory; raises LostError or ChangedError if another process has taken it over."""
+        if path not in self._written:
+            # Before the check: what another process writes after it has another generation.
+            self._written[path] = self._gcs.generation(path)
+            self.check_held(now=True)
+        self.check_held()
+        try:
+            self._written[path] = self._gcs.replace(path, io.BytesIO(data), self._written[path])
+        except ChangedError:
+            del self._written[path]
+            self.check_held(now=True)
+            raise
+
+    def remove(self, path: str) -> None:
+        """Deletes a file or directory below the directory; raises LostError if another process has taken it over."""
+        generations = {storage.join(path, name): number for name, number in self._gcs.generations(path).items()}
+        generations |= {path: number} if (number := self._gcs.generation(path)) else {}
+        self.check_held(now=True)
+
+        def remove(name: str) -> None:
+            self.check_held()
+            self._gcs.remove(name, generation=generations[name])
+            self._written.pop(name, None)
+
+        collections.deque(storage.concurrently(remove, generations), maxlen=0)
 
     def _acquire(self) -> int:
         """Waits until the directory is free or another process renews its lease; returns the lease's generation."""
@@ -94,7 +177,7 @@ class Lease:
                 if acquired is not None:
                     return acquired
                 continue  # Another process was faster.
-            name = f"process {holder.get('pid')} on {holder.get('host')}"
+            name = _describe(holder) or "another process"
             if _is_running(holder) or (watched and watched != generation):
                 raise HeldError(name)
             if not watched:
@@ -111,23 +194,11 @@ class Lease:
             generation = self._gcs.read(self._path, content)
         except MissingError:
             return {}, 0
-        try:
-            holder = json.loads(content.getvalue())
-        except ValueError:
-            holder = {}
-        return holder if isinstance(holder, dict) else {}, generation
+        return _parse_holder(content.getvalue()), generation
 
     def _write(self, generation: int) -> int | None:
         """Writes a description of this process in place of a generation; returns the new one, or None if it changed."""
-        holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": _start_time(os.getpid()),
-            "processes": _process_namespace(),
-            "pod": _pod(),
-            "renewed": time.time(),
-        }
-        return self._gcs.write(self._path, io.BytesIO(json.dumps(holder).encode()), generation=generation)
+        return self._gcs.write(self._path, io.BytesIO(_describe_this_process(self._id)), generation=generation)
 
     def _renew_until_closed(self) -> None:
         while not self._closed.wait(RENEW_SECONDS):
@@ -151,10 +222,46 @@ def hold(directory: str) -> Lock | Lease:
     """Acquires a directory until the returned object is closed; raises HeldError if another process has it."""
     if storage.is_remote(directory):
         return Lease(directory)
-    file = storage.lock(os.path.join(directory, LOCK_NAME))
-    if file is None:
-        raise HeldError("another process")
-    return Lock(file)
+    return Lock(directory)
+
+
+def _lost(directory: str, successor: str) -> LostError:
+    return LostError(
+        f"{directory}: {successor} has taken it over, because this one did not renew its lease. "
+        "Leave it to that process, or end that process and give the same command again"
+    )
+
+
+def _describe_this_process(holder_id: str) -> bytes:
+    """Returns the content of a lock."""
+    holder = {
+        "id": holder_id,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": _start_time(os.getpid()),
+        "processes": _process_namespace(),
+        "pod": _pod(),
+        "renewed": time.time(),
+    }
+    return json.dumps(holder).encode()
+
+
+def _describe(holder: dict[str, Any]) -> str:
+    """Returns a name of the holder; empty if it is unknown."""
+    return f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else ""
+
+
+def _load_holder(path: str) -> dict[str, Any]:
+    """Returns the content of a lock; empty if there is none."""
+    return _parse_holder(storage.read_bytes(path)) if storage.exists(path) else {}
+
+
+def _parse_holder(data: bytes) -> dict[str, Any]:
+    try:
+        holder = json.loads(data)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _is_running(holder: dict[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """Local files and directories: atomic writes and locks."""
 
+import base64
 import contextlib
 import errno
 import fcntl
@@ -8,6 +9,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from typing import BinaryIO
+
+import google_crc32c
 
 from sostenuto.errors import FileError
 from sostenuto.storage.paths import TEMPORARY, StrPath, local_path, temporary_name
@@ -63,6 +66,26 @@ def list_files(directory: StrPath) -> list[str]:
     return sorted(os.path.relpath(path, directory).replace(os.sep, "/") for path in files)
 
 
+def sizes(directory: StrPath) -> dict[str, int]:
+    """Returns the size of each file below a directory, by its path relative to it."""
+    directory = local_path(directory)
+    paths = {name: os.path.join(directory, name) for name in list_files(directory)}
+    return {name: os.path.getsize(path) for name, path in paths.items() if os.path.exists(path)}
+
+
+def checksum(path: StrPath) -> tuple[int, str] | None:
+    """Returns the size and the CRC-32C of a file as a bucket writes it, or None if there is no such file."""
+    if not exists(path):
+        return None
+    data = read_bytes(path)
+    return len(data), encoded_crc32c(data)
+
+
+def encoded_crc32c(data: bytes) -> str:
+    """Returns the CRC-32C of bytes as a bucket writes it."""
+    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+
+
 def list_names(directory: StrPath) -> list[str]:
     """Returns the sorted names of a directory's entries."""
     directory = local_path(directory)
@@ -93,6 +116,18 @@ def remove_directory(path: StrPath) -> None:
         return
     except OSError as error:
         raise FileError(f"{error.filename}: cannot be deleted ({error.strerror})") from error
+
+
+def copy(source: StrPath, target: StrPath) -> None:
+    """Gives a file a second name, or copies it where the file system has no links."""
+    source, target = local_path(source), local_path(target)
+    with _translate_errors(target, "written"):
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+        sync(target)
+        sync(os.path.dirname(target) or ".")
 
 
 def rename(source: StrPath, target: StrPath) -> None:
@@ -190,16 +225,23 @@ def _exchange(first: str, second: str) -> bool:
 
 
 def lock(path: StrPath) -> BinaryIO | None:
-    """Creates and locks a file until it is closed; returns None if another process has locked it."""
+    """Creates and locks a file until it is closed; returns None if another process has locked it.
+
+    The process that has locked the file may write to it, and delete it.
+    """
     path = local_path(path)
-    with _translate_errors(path, "written"):
-        file = open(path, "wb")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+    while True:
+        with _translate_errors(path, "written"):
+            file = open(path, "a+b")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # Another process has deleted it since it was opened.
 
 
 def sync(path: StrPath) -> None:

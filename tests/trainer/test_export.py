@@ -349,6 +349,14 @@ def test_an_export_takes_the_place_of_an_older_one(exported):
     assert {path.name for path in exported.iterdir()} == {"config.json", "run.json", "best", "export"}
 
 
+def test_an_export_is_written_whatever_characters_its_path_has(tmp_path):
+    """TensorFlow's readers take a path as a pattern."""
+    workdir = write_workdir(tmp_path / "Étude [1] \\ *?", tiny_model("density", layers=1))
+    assert export_model(str(workdir)) == str(workdir / "export")
+    (tmp_path / "plain").symlink_to(workdir)
+    assert "next_note" in tf.saved_model.load(str(tmp_path / "plain" / "export")).signatures
+
+
 @pytest.mark.parametrize("function", ["os.fsync", "ctypes.CDLL"], ids=["sync", "rename"])
 def test_an_interrupted_export_leaves_the_older_one_whole(exported, monkeypatch, function):
     older = read_files(exported)

@@ -7,7 +7,7 @@ from typing import Any
 from trainer.presets import preset
 from tuning.scheduler import Scheduler
 from tuning.space_file import create_space
-from tuning.trial import Assignment, AttemptResult, Done, Outcome, Score, StudyConfig, Trial, TrialStatus
+from tuning.trial import Assignment, AttemptResult, Done, Score, StudyConfig, Trial, TrialStatus
 
 BASE = preset("base")
 SPACE = create_space(BASE)
@@ -25,17 +25,17 @@ def objective(values, share=1.0) -> float:
 
 def complete(study, assignment, score=None) -> bool:
     score = objective(assignment.values, assignment.stop_at_share) if score is None else score
-    result = AttemptResult(Outcome.COMPLETED, score, "steps", train_step=1000, seconds=10.0)
+    result = AttemptResult(TrialStatus.COMPLETED, score, "steps", train_step=1000, seconds=10.0)
     return study.end_trial(assignment.trial, assignment.attempt, result)
 
 
 def fail(study, assignment, reason="out of memory") -> bool:
-    result = AttemptResult(Outcome.FAILED, None, reason, train_step=0, seconds=10.0)
+    result = AttemptResult(TrialStatus.FAILED, None, reason, train_step=0, seconds=10.0)
     return study.end_trial(assignment.trial, assignment.attempt, result)
 
 
 def interrupt(study, assignment, *, train_step=100, seconds=1.0) -> bool:
-    result = AttemptResult(Outcome.INTERRUPTED, 9.5, "SIGTERM", train_step=train_step, seconds=seconds)
+    result = AttemptResult(TrialStatus.QUEUED, 9.5, "SIGTERM", train_step=train_step, seconds=seconds)
     return study.end_trial(assignment.trial, assignment.attempt, result)
 
 

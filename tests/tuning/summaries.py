@@ -78,6 +78,9 @@ STUDIES = {
     "equal scores": summarize(*(trial(n, score=8.0) for n in range(9))),
     "one far off": summarize(*(trial(n, score=7 + n / 10) for n in range(9)), trial(9, score=1e6)),
     "hyperband": hyperband(),
+    "all promoted failed": summarize(
+        rung(0, 1 / 3, 8.0), trial(1, "failed", parent="0000", directory="trials/0000", reason="no"), tuner="hyperband"
+    ),
     "all parameters": summarize(trial(0, score=8.0), trial(1, score=7.9), tune=["all"], fix=["units=64"]),
     "one parameter": summarize(
         trial(0, score=8.0), fix=["seq_length=64", "step_weight=1", "duration_weight=1"]

@@ -1,5 +1,6 @@
 """Result files of a study."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,11 +10,18 @@ from typing import Any
 
 import pytest
 
+from sostenuto.storage.lease import hold
 from tests.processes import run_python
 from tests.tuning.summaries import START, STUDIES, searched, summarize, trial
 from trainer.presets import parse_config, read_config
 from tuning import artifacts
 from tuning.artifacts import trials_document
+from tuning.summary import StudySummary
+
+
+def write(study: StudySummary) -> None:
+    with contextlib.closing(hold(study.workdir)) as lock:
+        artifacts.write(study, lock)
 
 
 def test_trials_json_says_what_each_trial_was_and_came_to() -> None:
@@ -52,7 +60,7 @@ def test_the_best_config_is_the_best_trials_at_the_length_of_the_start(length: d
         trial(0, score=8.0), trial(1, score=7.5, values={"units": 384, "seq_length": 64}),
         start=start, fix=["layers=3"], workdir=os.fspath(tmp_path),
     )  # fmt: skip
-    artifacts.write(study)
+    write(study)
     config = read_config(tmp_path / "best_config.json")
     # As many notes: windows half as long, twice as many train_steps.
     length = {name: 2 * value if name == "steps" else value for name, value in length.items()}
@@ -61,24 +69,28 @@ def test_the_best_config_is_the_best_trials_at_the_length_of_the_start(length: d
 
 
 def test_without_a_best_trial_there_is_no_best_config(tmp_path: Path) -> None:
-    artifacts.write(dataclasses.replace(STUDIES["all failed"], workdir=os.fspath(tmp_path)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "summaries", "trials.json"]
+    write(dataclasses.replace(STUDIES["all failed"], workdir=os.fspath(tmp_path)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "report.html", "summaries", "trials.json"]
     assert json.loads((tmp_path / "trials.json").read_text())["best"] is None
+    (tmp_path / "best_config.json").write_text("of the search before its promoted trials failed")
+    write(dataclasses.replace(STUDIES["all failed"], workdir=os.fspath(tmp_path)))
+    assert not (tmp_path / "best_config.json").exists()
 
 
 def test_writing_again_leaves_the_same_files_and_removing_none(tmp_path: Path) -> None:
     directory = os.fspath(tmp_path)
     study = dataclasses.replace(searched(), workdir=directory)
-    artifacts.write(dataclasses.replace(study, trials=study.trials[:3]))
+    write(dataclasses.replace(study, trials=study.trials[:3]))
     files = {path: path.read_bytes() for path in tmp_path.rglob("events.*")}
     assert len(files) == 4
-    artifacts.write(study)
+    write(study)
     assert {path: path.read_bytes() for path in files} == files
     assert len(list(tmp_path.rglob("events.*"))) == 13
     assert not list(tmp_path.rglob("*.tmp-*"))
-    artifacts.remove(directory)
-    assert list(tmp_path.iterdir()) == []
-    artifacts.remove(directory)
+    with contextlib.closing(hold(directory)) as lock:
+        artifacts.remove(directory, lock)
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        artifacts.remove(directory, lock)
 
 
 def events(path: Path) -> list[Any]:
@@ -106,7 +118,7 @@ def test_tensorboard_gets_the_space_and_each_trial_that_ended(tmp_path: Path) ->
         trial(0, score=8.0), trial(1, "failed", reason="no", values={"units": 512}), trial(2, "running", score=9.0),
         workdir=os.fspath(tmp_path),
     )  # fmt: skip
-    artifacts.write(study)
+    write(study)
     summaries = tmp_path / "summaries"
     assert sorted(path.name for path in summaries.iterdir() if path.is_dir()) == ["0000", "0001"]
     (experiment,) = events(summaries / "events.out.tfevents.study")[1:]
@@ -126,10 +138,12 @@ def test_tensorboard_gets_the_space_and_each_trial_that_ended(tmp_path: Path) ->
 
 def test_a_chief_that_writes_results_never_loads_tensorflow(tmp_path: Path) -> None:
     program = f"""
-import dataclasses, sys
+import contextlib, dataclasses, sys
+from sostenuto.storage.lease import hold
 from tests.tuning.summaries import searched
 from tuning import artifacts
-artifacts.write(dataclasses.replace(searched(), workdir={os.fspath(tmp_path)!r}))
+with contextlib.closing(hold({os.fspath(tmp_path)!r})) as lock:
+    artifacts.write(dataclasses.replace(searched(), workdir={os.fspath(tmp_path)!r}), lock)
 print("tensorflow" in sys.modules, "keras_tuner" in sys.modules)
 """
     process = run_python("-c", program)

@@ -8,18 +8,26 @@ import time
 import pytest
 
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import UserError
+from sostenuto.errors import ChangedError, LostError, UserError
 from tests.trainer.workdir.test_remote import put_directory
+from tests.tuning.runs import free_address
 from tests.tuning.test_worker import SPACE, Trials
 from tuning import artifacts
 from tuning.roles import ALONE_ID, Role
 from tuning.search import Search
 from tuning.study import Study
+from tuning.summary import StudySummary
 from tuning.trial import Assignment, StudyConfig
 from tuning.worker import Worker
 
 W = "gs://bucket/study"
 CONFIG = StudyConfig("random", 2, 12, worker_timeout=20.0)
+
+
+def on_post(number: int, do):
+    """Returns a hook of the server that does something before an upload."""
+    posts = itertools.count(1)
+    return lambda method, path: do() if method == "POST" and next(posts) == number else None
 
 
 def opened(config=CONFIG, **options) -> Study:
@@ -74,13 +82,59 @@ def test_a_chief_whose_study_was_taken_over_writes_no_more(gcs, monkeypatch):
         assert gcs.get(f"{W}/study.json") == before
 
 
+@pytest.mark.parametrize(
+    ("name", "is_first"), [("study.json", False), ("trials.json", False), ("trials.json", True)], ids=str
+)
+def test_a_search_that_was_taken_over_unawares_replaces_no_file_of_its_successor(gcs, name, is_first):
+    """It was stopped between the check of its lease and the write, while the other process wrote."""
+    with opened() as study:
+        summary = StudySummary(study.trials(), SPACE, CONFIG, W, "gs://bucket/data")
+        if not is_first:
+            artifacts.write(summary, study.lock)
+        taken = threading.Event()
+
+        def take_over(method, path):
+            if not taken.is_set() and (name in path or method == "POST"):
+                taken.set()
+                gcs.put(f"{W}/.lock", b"{}")
+                gcs.put(f"{W}/{name}", b"of the successor")
+
+        gcs.before = take_over
+        with pytest.raises(LostError, match=f"{W}: .* has taken it over"):
+            study.next_trial("tuner0") if name == "study.json" else artifacts.write(summary, study.lock)
+        assert taken.is_set()
+        assert gcs.get(f"{W}/{name}") == b"of the successor"
+
+
+def test_a_search_resumes_no_study_that_changed_while_it_was_read(gcs):
+    """The last write of a process that lost the study may arrive after its successor has read it."""
+    with opened() as study:
+        study.next_trial("tuner0")
+        late = gcs.get(f"{W}/study.json").replace(b"tuner0", b"tuner7")
+    # The lease is written first, the study second.
+    gcs.before = on_post(2, lambda: gcs.put(f"{W}/study.json", late))
+    with pytest.raises(ChangedError, match=f"{W}/study.json: another process wrote it first"):
+        opened()
+    gcs.before = lambda *_: None
+    with opened() as study:
+        assert study.trials()[0].worker == "tuner7"
+
+
+def test_a_chief_whose_study_was_taken_over_ends(gcs, dataset, monkeypatch):
+    monkeypatch.setattr("sostenuto.storage.lease.RENEW_SECONDS", 0.05)
+    search = Search(SPACE, CONFIG, Manifest.load(str(dataset)), W, quiet=True)
+    gcs.before = on_post(3, lambda: gcs.put(f"{W}/.lock", b"{}"))  # after the lease and the study
+    with pytest.raises(LostError, match=f"{W}: .* has taken it over"):
+        search.chief(Role("chief", address=free_address()), overwrite=False, max_idle=20)
+
+
 def test_overwrite_removes_the_study_and_its_trials_and_nothing_else(gcs):
     with opened() as study:
         study.next_trial("tuner0")
     for name in ("trials/0000/config.json", "trials/0000/.lock", "summaries/events", "trials.json", "letter.txt"):
         gcs.put(f"{W}/{name}", b"{}")
     with opened(overwrite=True) as study:
-        artifacts.remove(W)
+        artifacts.remove(W, study.lock)
         assert study.trials() == []
     assert gcs.names(f"{W}/") == ["letter.txt", "study.json"]
 
@@ -92,7 +146,7 @@ def test_a_search_continues_the_trial_in_the_bucket(gcs, dataset):
         source = Trials(study.next_trial(ALONE_ID), report=lambda _, train_step: "go" if train_step < 8 else "lost")
         Worker(source, ALONE_ID, space=SPACE, config=CONFIG, manifest=manifest, workdir=W, quiet=True).run()
         (ended,) = source.results
-        assert (ended.outcome, ended.train_step) == ("interrupted", 8)
+        assert (ended.outcome, ended.train_step) == ("queued", 8)
     reports = gcs.get(f"{W}/trials/0000/metrics.jsonl").splitlines()
     assert reports
     search = Search(SPACE, CONFIG, manifest, W, quiet=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import threading
 
 import pytest
@@ -90,7 +91,7 @@ def test_the_length_of_the_start_config_makes_no_other_study(opened):
 
 def test_two_processes_do_not_lead_one_study(tmp_path, opened):
     opened()
-    with pytest.raises(UserError, match="another process leads this study"):
+    with pytest.raises(UserError, match=rf"process {os.getpid()} on .* leads this study"):
         Study(tmp_path, SPACE, study_config())
 
 

@@ -14,6 +14,15 @@ def test_the_best_is_the_lowest_of_those_trained_longest() -> None:
     assert summarize(trial(0, "stopped", score=7.0), trial(1, "failed")).best is None
 
 
+def test_a_search_whose_promoted_trials_all_failed_names_no_best() -> None:
+    short, failed = rung(0, 1 / 3, 7.0), trial(1, "failed", parent="0000", directory="trials/0000", reason="no file")
+    assert summarize(short, trial(1, "running", parent="0000"), tuner="hyperband").best.id == "0000"
+    assert summarize(short, rung(1, 1.0, 7.5), failed).best.id == "0001"
+    study = summarize(short, failed, tuner="hyperband")
+    assert study.best is None
+    assert format_summary(study)[-1] == "No trial of the greatest length completed, the last one failed with: no file."
+
+
 @pytest.mark.parametrize(
     ("study", "said"),
     [

@@ -21,6 +21,7 @@ from trainer.model.next_note import NextNoteModel
 from trainer.presets import preset
 from trainer.workdir import layout
 from trainer.workdir.formats import RunResult, StopReason
+from trainer.workdir.load_model import load_model
 from tuning.space_file import create_space
 from tuning.study import Study
 from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, Wait, best_trial
@@ -194,8 +195,21 @@ def test_a_file_that_cannot_be_written_is_no_fault_of_the_trial(dataset, tmp_pat
     with pytest.raises(UserError) as caught:
         do(source, dataset, tmp_path)
     assert expected in str(caught.value)
-    assert [result.outcome for result in source.results] == ["completed", "interrupted"]
+    assert [result.outcome for result in source.results] == ["completed", "queued"]
     assert len(left) == 1
+
+
+def test_a_full_disk_is_no_lack_of_memory(dataset, tmp_path, trains):
+    """TensorFlow raises the same error for both."""
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.ResourceExhaustedError) as full:
+        tf.io.write_file("/dev/full", "x" * 100_000)
+    trains(full.value, completed())
+    source = Trials(trial(), trial("0001"))
+    with pytest.raises(FileError, match=r"trials/0000: cannot be written \(No space left on device\)\."):
+        do(source, dataset, tmp_path)
+    assert [result.outcome for result in source.results] == ["queued"]
 
 
 def test_told_to_wait_it_asks_again(dataset, tmp_path, trains):
@@ -232,7 +246,7 @@ def test_signs_of_life_go_on_while_the_chief_is_away(dataset, tmp_path, monkeypa
     [
         ("go", "completed", "steps"),
         ("stop", "stopped", "worse than the median of the others"),
-        ("lost", "interrupted", "given to another worker"),
+        ("lost", "queued", "given to another worker"),
     ],
 )
 def test_a_trial_ends_as_the_study_says(dataset, tmp_path, monkeypatch, verdict, outcome, reason):
@@ -325,7 +339,7 @@ def test_an_interrupted_trial_resumes_and_ends_like_an_uninterrupted_one(dataset
     told = Trials(trial("0001", directory="trials/0000"), trial("0002"), report=lambda *_: send(signal.SIGTERM))
     assert do(told, dataset, tmp_path) == 128 + signal.SIGTERM
     assert [train_step for _, train_step, _ in told.reports] == [8]
-    assert [(name, result.outcome, result.train_step) for name, result in told.ended] == [("0001", "interrupted", 8)]
+    assert [(name, result.outcome, result.train_step) for name, result in told.ended] == [("0001", "queued", 8)]
     assert newest_checkpoint() == 8
     last = Trials(trial("0001", attempt=2, directory="trials/0000"))
     assert do(last, dataset, tmp_path) == 0
@@ -341,6 +355,17 @@ def test_an_interrupted_trial_resumes_and_ends_like_an_uninterrupted_one(dataset
         [report for report in metrics(each) if report["train_step"] != 7] for each in (directory, untouched)
     )
     assert ours == expected
+
+
+def test_a_promoted_trial_continues_whatever_characters_the_path_has(dataset, tmp_path):
+    """TensorFlow's readers take a path as a pattern."""
+    directory, data = tmp_path / "Étude [1] \\ *?", tmp_path / "data [1]\\"
+    shutil.copytree(dataset, data)
+    source = Trials(trial(share=1 / 3), trial("0001", directory="trials/0000"))
+    assert do(source, data, directory) == 0
+    assert [result.outcome for result in source.results] == ["completed"] * 2
+    assert [train_step for _, train_step, _ in source.reports] == [4, 7, 8, 12, 16, 20]
+    assert load_model(str(directory / "trials" / "0000")).train_step in {4, 7, 8, 12, 16, 20}
 
 
 def live_models() -> int:
@@ -371,7 +396,7 @@ def test_trials_that_are_stopped_leave_nothing_behind(dataset, tmp_path, request
     assert (weak.outcome, weak.train_step) == ("stopped", 4)
     assert source.reports == [("weak", 4, weak.score)]
     # A sign of life that was refused tells it before any score would.
-    assert lost.outcome == "interrupted"
+    assert lost.outcome == "queued"
     assert lost.train_step < 4
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("heartbeat-")]
     assert live_models() == before

@@ -6,7 +6,8 @@ import os
 import tensorflow as tf
 
 from sostenuto import storage
-from sostenuto.data.tfrecord import write_records
+from sostenuto.data.tfrecord import parse_records, write_records
+from sostenuto.errors import RecordError
 from trainer.callbacks.base import Callback, RunContext
 from trainer.engine.schedule import Event
 from trainer.presets import preset
@@ -71,12 +72,12 @@ def _truncate(path: str, train_step: int) -> None:
 
     kept, is_cut = [], False
     try:
-        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        for record in parse_records(storage.read_bytes(path), path):
             if SummaryEvent.FromString(record).step <= train_step:
                 kept.append(record)
             else:
                 is_cut = True
-    except tf.errors.DataLossError:
+    except RecordError:
         is_cut = True
     if is_cut:
         with storage.atomic_write(path) as file:

@@ -3,12 +3,15 @@
 Each is written under another name, checksummed, and renamed when complete. A reader skips a corrupt one.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -24,6 +27,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "checkpoint.json"
 
 _VARIABLES = "variables"
+_PATTERN = re.compile(r"[*?\[\\]")  # TensorFlow reads a path with one of these characters as a pattern
 
 Variables = Mapping[str, Sequence[tf.Variable]]
 
@@ -89,9 +93,7 @@ class CheckpointManager:
 
     def _describe_failure(self, train_step: int, variables: Variables, error: BaseException) -> str:
         """Returns the message for a failed save, with the space that it needs."""
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, tf.errors.OpError):  # TensorFlow's message, without the temporary file's name
-            reason = error.message.rpartition("; ")[2].split(" [")[0]
+        reason = _reason(error)
         existing = self._directory
         while not os.path.exists(existing):
             existing = os.path.dirname(existing) or "."
@@ -132,8 +134,23 @@ def steps_to_delete(train_steps: Collection[int], newest: int, max_to_keep: int)
 
 
 def restore(checkpoint: Checkpoint, variables: Variables) -> None:
-    """Reads a checkpoint's variables into the given groups; raises UserError if another architecture wrote it."""
-    path = os.path.join(checkpoint.path, _VARIABLES)
+    """Reads a checkpoint's variables into the given groups.
+
+    Raises:
+        UserError: another architecture wrote it.
+        FileError: TensorFlow cannot read it.
+    """
+    try:
+        with _literal_path(checkpoint.path) as directory:
+            _restore(os.path.join(directory, _VARIABLES), checkpoint, variables)
+    except (OSError, tf.errors.OpError) as error:
+        raise FileError(
+            f"{checkpoint.path}: the checkpoint cannot be read ({_reason(error)}). Check the file system, then repeat "
+            "the command"
+        ) from error
+
+
+def _restore(path: str, checkpoint: Checkpoint, variables: Variables) -> None:
     reader = tf.train.load_checkpoint(path)
     shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     groups = {name: list(group) for name, group in variables.items()}
@@ -152,6 +169,26 @@ def restore(checkpoint: Checkpoint, variables: Variables) -> None:
                 "Restore the checkpoints of this workdir, or pass another --workdir"
             )
     tf.train.Checkpoint(**groups).read(path).assert_existing_objects_matched().expect_partial()
+
+
+@contextlib.contextmanager
+def _literal_path(directory: str) -> Iterator[str]:
+    """Yields a path that TensorFlow takes literally: a link to the directory if its own path looks like a pattern."""
+    if not _PATTERN.search(directory):
+        yield directory
+        return
+    parent = "/tmp" if _PATTERN.search(tempfile.gettempdir()) else None
+    with tempfile.TemporaryDirectory(dir=parent) as links:
+        link = os.path.join(links, "checkpoint")
+        os.symlink(os.path.abspath(directory), link)
+        yield link
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the reason of a failed read or write; TensorFlow's without the name of a temporary file."""
+    if isinstance(error, tf.errors.OpError):
+        return error.message.rpartition("; ")[2].split(" [")[0]
+    return getattr(error, "strerror", None) or str(error)
 
 
 def model_variables(model: keras.Model) -> Variables:

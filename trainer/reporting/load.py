@@ -1,6 +1,5 @@
 """Reads a workdir into a `RunReport`, without TensorFlow."""
 
-import contextlib
 import dataclasses
 import os
 import shlex
@@ -15,6 +14,7 @@ from trainer.evaluation import generation_metrics
 from trainer.generation import samples
 from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult, SplitRecord
 from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_run
+from trainer.workdir.transfer import warn
 
 PROGRAM: Final = "sostenuto"
 """The command of this project, as messages and pages name it."""
@@ -126,10 +126,14 @@ def load_records(workdir: str) -> list[MetricsRecord]:
 def find_continuable_split(manifest: Manifest) -> str | None:
     """Returns a split that `sostenuto evaluate --generated` can continue; None if all performances are too short."""
     for split in _EVALUATION_SPLITS:
-        with contextlib.suppress(UserError):
-            is_large = manifest.notes(split) >= 2 * generation_metrics.COMPARED_NOTES
+        is_large = manifest.notes(split) >= 2 * generation_metrics.COMPARED_NOTES
+        try:
             if is_large and generation_metrics.can_compare(manifest.read_performances(split)):
                 return split
+        except UserError as error:
+            # The report does not need the dataset; evaluation names the reason too.
+            warn(error)
+            return split
     return None
 
 

@@ -41,3 +41,11 @@ def test_too_few_pieces_for_the_splits_are_rejected(tmp_path):
     with pytest.raises(UserError, match="would be empty: 2 files are too few"):
         find_corpus(str(tmp_path))
     assert len(find_corpus(str(tmp_path), split_fractions=(0.5, 0.5, 0)).files) == 2
+
+
+def test_one_directory_is_one_piece(tmp_path):
+    write_files(tmp_path, {f"piece/{take}.mid": melody([60]) for take in range(10)})
+    with pytest.raises(
+        UserError, match=r"1 piece \(with --piece_from=directory, each directory is a piece\) is too few"
+    ):
+        find_corpus(str(tmp_path), piece_from="directory")

@@ -1,4 +1,6 @@
+import json
 import time
+import unicodedata
 
 import pytest
 
@@ -85,6 +87,89 @@ def test_a_named_csv_without_the_columns_is_rejected(maestro):
 
 
 UNREADABLE_CSVS = {"lone returns": b"a,b\r1,2\r", "huge field": b"a," + b"x" * 200_000 + b"\n"}
+
+
+# A metadata CSV as other programs save it, and the reason why it cannot be used.
+UNUSABLE = {
+    "semicolons": (lambda text: text.replace(",", ";").encode(), "separates its columns by ';', expected ','"),
+    "tabs": (lambda text: text.replace(",", "\t").encode(), r"separates its columns by '\\t', expected ','"),
+    "UTF-16": (lambda text: text.encode("utf-16"), "it is in UTF-16"),
+    "UTF-16 without mark": (lambda text: text.encode("utf-16-be"), "it is in UTF-16"),
+    "Latin-1": (lambda text: text.encode("latin-1"), "not a CSV in UTF-8"),
+    "sep": (lambda text: f"sep=,\n{text}".encode(), "begins with the line 'sep=,'"),
+    "sep and semicolons": (lambda text: f"SEP=;\n{text}".replace(",", ";").encode(), "begins with the line 'SEP=;'"),
+    "capitals": (
+        lambda text: text.replace("midi_filename", "MIDI_Filename").encode(),
+        "and split as spelled",
+    ),
+    "spaces": (lambda text: text.replace("split,", "split ,").encode(), "and split as spelled"),
+    "words": (
+        lambda text: text.replace("midi_filename", "midi filename").encode(),
+        "and split as spelled",
+    ),
+    "lone returns": (lambda text: text.replace("\n", "\r").encode(), "its lines end with CR"),
+    "no file names": (lambda text: text.replace("midi_filename", "file").encode(), "lacks a column of midi_filename"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+@pytest.mark.parametrize("extension", ["csv", "CSV"])
+def test_a_metadata_csv_in_another_form_is_refused_and_not_passed_over(maestro, change, reason, extension):
+    """Without it, pieces of the training split would also be in the test split."""
+    (maestro / "maestro-v9.0.0.csv").unlink()
+    path = maestro / f"m.{extension}"
+    path.write_bytes(change(MAESTRO_CSV))
+    for uri, metadata in ((maestro, None), (f"{maestro}/*/*.midi", None), (maestro.parent, str(path))):
+        with pytest.raises(UserError, match=rf"m\.{extension}: .*{reason}.* --metadata=none"):
+            find_corpus(str(uri), metadata=metadata)
+    corpus = find_corpus(str(maestro), metadata="none")
+    assert (len(corpus.files), corpus.metadata) == (4, None)
+    # A usable one is used, whatever is next to it.
+    write_files(maestro, {"usable.csv": MAESTRO_CSV.encode()})
+    assert find_corpus(str(maestro)).metadata == "usable.csv"
+
+
+def test_maestros_json_alone_is_refused(maestro):
+    columns = {
+        "canonical_title": {"0": "x" * 200_000},
+        "split": {"0": "train"},
+        "midi_filename": {"0": "2004/one.midi"},
+    }
+    write_files(maestro, {"maestro.json": json.dumps(columns).encode(), "other.json": b'{"midi": 1}'})
+    assert find_corpus(str(maestro)).metadata == "maestro-v9.0.0.csv"
+    (maestro / "maestro-v9.0.0.csv").unlink()
+    with pytest.raises(UserError, match=r"maestro\.json: is JSON, expected MAESTRO's CSV.*--metadata=none"):
+        find_corpus(str(maestro))
+
+
+@pytest.mark.parametrize(
+    "second", ["./2004/one.midi", "2004//one.midi", "2004/../2004/one.midi", "2004\\one.midi", "2004/./one.midi"]
+)
+def test_a_performance_that_a_csv_names_in_two_spellings_is_refused(maestro, second):
+    """It would be in two splits."""
+    path = maestro / "maestro-v9.0.0.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("2006/three.midi", second), encoding="utf-8")
+    with pytest.raises(UserError, match="more than once, by line 5 again"):
+        find_corpus(str(maestro))
+
+
+@pytest.mark.parametrize(("in_table", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_letters_composed_in_the_csv_and_decomposed_on_the_disk_are_the_same(tmp_path, in_table, on_disk):
+    rows = "midi_filename,split\nétude/é.mid,train\nb.mid,validation\nc.mid,test\n"
+    files = {unicodedata.normalize(on_disk, name): melody([60]) for name in ("étude/é.mid", "b.mid", "c.mid")}
+    write_files(tmp_path, {**files, "m.csv": unicodedata.normalize(in_table, rows).encode()})
+    for uri in (tmp_path, f"{tmp_path}/**/*.mid"):
+        corpus = find_corpus(str(uri))
+        assert [file.split for file in corpus.files] == ["validation", "test", "train"]
+    # A file that the pattern does not match exists in its other spelling.
+    assert len(find_corpus(f"{tmp_path}/[bc].mid", split_fractions=(0, 0.5, 0.5)).files) == 2
+
+
+def test_a_year_of_twenty_digits_is_refused(maestro):
+    path = maestro / "maestro-v9.0.0.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("2018,2018", f"{'9' * 20},2018"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 2 has year '9{20}'"):
+        find_corpus(str(maestro))
 
 
 @pytest.mark.parametrize("stray", UNREADABLE_CSVS.values(), ids=UNREADABLE_CSVS)

@@ -245,3 +245,28 @@ def test_another_emulator_agrees(emulator, tmp_path):
         remote.read("gs://bucket/absent", content)
     with pytest.raises(UserError, match="there is no bucket absent"):
         storage.read_bytes("gs://absent/file")
+
+
+def test_sizes_and_checksums_are_those_of_the_disk(gcs, tmp_path):
+    files = {"a": b"", "b/c": b"data"}
+    for name, data in read_files(write_files(tmp_path, files)).items():
+        gcs.put(f"gs://bucket/x/{name}", data)
+    assert storage.sizes("gs://bucket/x") == storage.sizes(tmp_path) == {"a": 0, "b/c": 4}
+    for name in (*files, "absent"):
+        assert storage.checksum(f"gs://bucket/x/{name}") == storage.checksum(tmp_path / name)
+    for directory in ("gs://bucket/x", str(tmp_path)):
+        for name, data in files.items():
+            storage.copy(storage.join(directory, name), storage.join(directory, "copy"))
+            assert storage.read_bytes(storage.join(directory, "copy")) == data
+            storage.remove(storage.join(directory, "copy"))
+
+
+def test_empty_objects_work_where_the_server_leaves_out_zeros(gcs):
+    """Google's testbench has no `size` for them, nor numbers of bytes in the answer to a copy."""
+    gcs.omits_zeros = True
+    storage.write_bytes_atomic("gs://bucket/x/empty", b"")
+    storage.rename("gs://bucket/x/empty", "gs://bucket/x/renamed")
+    storage.copy("gs://bucket/x/renamed", "gs://bucket/x/copy")
+    assert storage.sizes("gs://bucket/x") == {"copy": 0, "renamed": 0}
+    assert storage.checksum("gs://bucket/x/copy") == (0, "AAAAAA==")
+    assert storage.read_bytes("gs://bucket/x/copy") == b""

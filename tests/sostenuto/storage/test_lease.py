@@ -2,13 +2,13 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
 
 import pytest
 
-from sostenuto import storage
 from sostenuto.errors import HeldError, LostError
 from sostenuto.storage import lease
 from sostenuto.storage.lease import Lease, hold
@@ -47,8 +47,7 @@ def test_another_process_is_rejected_until_the_first_has_ended(directory):
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(HeldError) as error:
             hold(directory)
-        if storage.is_remote(directory):
-            assert str(error.value) == f"process {process.pid} on {os.uname().nodename}"
+        assert str(error.value) == f"process {process.pid} on {os.uname().nodename}"
         # It cannot release the directory.
         process.kill()
     start = time.monotonic()
@@ -144,3 +143,27 @@ def test_a_bucket_that_fails_now_and_then_changes_nothing(gcs, quick):
         held.close()
         assert gcs.names("gs://bucket/w/") == []
     assert gcs.faults
+
+
+def test_a_released_directory_has_no_lock_and_another_process_may_take_it_at_once(tmp_path):
+    first = hold(str(tmp_path))
+    with (tmp_path / ".lock").open("rb"):  # as another process that is about to lock it
+        first.close()
+        assert os.listdir(tmp_path) == []
+        second = hold(str(tmp_path))
+        with pytest.raises(HeldError, match=f"process {os.getpid()} on "):
+            hold(str(tmp_path))
+        second.close()
+
+
+def test_a_worker_checks_the_lease_of_the_process_that_sent_it(directory):
+    held = hold(directory)
+    sent = pickle.loads(pickle.dumps(held))
+    sent.check_held()
+    held.close()
+    with pytest.raises(LostError, match=f"{directory}: another process has taken it over"):
+        sent.check_held()
+    other = hold(directory)
+    with pytest.raises(LostError, match=rf"process {os.getpid()} on .* has taken it over"):
+        sent.check_held()
+    other.close()

@@ -4,12 +4,13 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from sostenuto.errors import UserError
+from sostenuto.errors import FileError, UserError
 from tests.factories import tiny_model
 from trainer.checkpoints.manager import CheckpointManager, check_config, restore
 from trainer.config import Config
@@ -68,6 +69,34 @@ def test_what_was_saved_comes_back(directory, checkpoints):
     assert_holds(saved, 250)
     assert names(directory) == ["00000012", "00000250"]
     assert names(directory / "00000250") == FILES
+
+
+@pytest.mark.parametrize("name", ["takes [1]", "back\\slash", "all*", "which?", "[", "Étude № 1", "[*?\\]{a,b} c"])
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_a_checkpoint_is_read_whatever_characters_its_path_has(tmp_path, monkeypatch, name, is_relative):
+    """TensorFlow's readers take a path as a pattern, its writers do not."""
+    monkeypatch.chdir(tmp_path)
+    checkpoints = CheckpointManager(os.path.join("" if is_relative else tmp_path, name), max_to_keep=3)
+    save(checkpoints, 5)
+    assert_holds(checkpoints.latest(), 5)
+
+
+def test_a_checkpoint_is_read_whatever_characters_the_temporary_directory_has(tmp_path, monkeypatch):
+    directory = tmp_path / "run [1]"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    checkpoints = CheckpointManager(str(directory), max_to_keep=3)
+    save(checkpoints, 5)
+    assert_holds(checkpoints.latest(), 5)
+    assert names(directory) == ["00000005"]
+
+
+def test_a_checkpoint_that_tensorflow_cannot_read_is_one_line(directory, checkpoints):
+    save(checkpoints, 7)
+    saved = checkpoints.latest()
+    (directory / "00000007" / "variables.index").unlink()
+    with pytest.raises(FileError, match=r"00000007: the checkpoint cannot be read \(.*\)\. Check"):
+        restore(saved, some_variables())
 
 
 def test_another_process_finds_it(directory, checkpoints):
