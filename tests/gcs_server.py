@@ -1,8 +1,7 @@
 """A small Google Cloud Storage server on loopback, with the preconditions and checksums that emulators lack.
 
 It speaks the JSON API as far as google-cloud-storage uses it: list, read (also ranges), write in one request or in
-parts, copy, delete; it gives generations and checksums, enforces ifGenerationMatch, and injects faults. Like Google's
-storage testbench it leaves zeros out of JSON: an empty object has no size. In a test,
+parts, copy, delete; it gives generations and checksums, enforces ifGenerationMatch, and injects faults. In a test,
 the fixture `gcs` of conftest.py starts one with the bucket "bucket" and sets STORAGE_EMULATOR_HOST, which child
 processes inherit:
 
@@ -23,7 +22,7 @@ Settings, which may change at any time:
     gcs.page_size = 2         # of listings
     gcs.forbid("bucket", "storage.objects.create")  # 403 for what needs the permission; forbid("bucket") for all of it
     gcs.allow("bucket")       # takes all of that back
-    gcs.omits_zeros = True    # as Google's testbench: no `size` of empty objects
+    gcs.omits_zeros = False   # Google's testbench leaves out zeros, such as the `size` of empty objects
     gcs.needs_credentials = True    # 401 without the token "loopback"; see below
     gcs.before = function     # called with (method, path) of each request, in its thread, before anything is done
 
@@ -116,7 +115,7 @@ class GcsServer:
         self, *, buckets: Iterable[str] = ("bucket",), error_rate: float = 0.0, seed: int = 0, latency: float = 0.0
     ) -> None:
         self.error_rate, self.latency, self.page_size = error_rate, latency, 1000
-        self.needs_credentials = self.omits_zeros = False
+        self.needs_credentials, self.omits_zeros = False, True
         self.before: Callable[[str, str], None] = lambda method, path: None
         self.fault_of: Callable[[str, str], str | Refusal | None] = lambda method, path: None
         self.requester_pays: set[str] = set()
@@ -330,7 +329,7 @@ class GcsServer:
             "name": name,
             "generation": str(self._generation),
             "metageneration": "1",
-            **({"size": str(len(data))} if data else {}),
+            "size": str(len(data)),
             "crc32c": _crc32c(data),
             "md5Hash": base64.b64encode(hashlib.md5(data).digest()).decode(),
             "updated": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
@@ -452,8 +451,8 @@ class _Handler(BaseHTTPRequestHandler):
                     return _json(
                         {
                             "done": True,
-                            "totalBytesRewritten": made.get("size", "0"),
-                            "objectSize": made.get("size", "0"),
+                            "totalBytesRewritten": made["size"],
+                            "objectSize": made["size"],
                             "resource": made,
                         }
                     )
