@@ -26,6 +26,7 @@ from sostenuto.storage.paths import (
 )
 from sostenuto.storage.transfer import (
     cache_directory,
+    cached_file,
     concurrently,
     download,
     download_all,
@@ -39,6 +40,7 @@ __all__ = [
     "TEMPORARY",
     "atomic_directory",
     "cache_directory",
+    "cached_file",
     "concurrently",
     "download",
     "download_all",
