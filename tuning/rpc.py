@@ -15,9 +15,9 @@ from typing import Any
 
 import grpc
 
-from sostenuto.errors import UserError
+from sostenuto.errors import TemporaryError, UserError
 from tuning.study import Study
-from tuning.trial import Assignment, AttemptResult, Done, Outcome, Verdict, Wait
+from tuning.trial import Assignment, AttemptResult, Done, TrialStatus, Verdict, Wait
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def serve(study: Study, address: str) -> Iterator[WorkerRegistry]:
         return {type(answer).__name__.lower(): dataclasses.asdict(answer)}
 
     def end_trial(trial: str, attempt: int, result: dict[str, Any]) -> bool:
-        return study.end_trial(trial, attempt, AttemptResult(**{**result, "outcome": Outcome(result["outcome"])}))
+        return study.end_trial(trial, attempt, AttemptResult(**{**result, "outcome": TrialStatus(result["outcome"])}))
 
     def handler(method: Callable[..., Any]) -> grpc.RpcMethodHandler:
         def answer(request: dict[str, Any], context: grpc.ServicerContext) -> Any:
@@ -156,7 +156,7 @@ class StudyClient(contextlib.AbstractContextManager["StudyClient"]):
                     ) from error
                 if time.monotonic() + pause > deadline:
                     details = "" if error.code() in _ABSENT else f" ({error.details()})"
-                    raise UserError(
+                    raise TemporaryError(
                         f"chief at {self._address}: no answer for {patience:.0f} s{details}. Start it, or pass its "
                         "--chief_address"
                     ) from error

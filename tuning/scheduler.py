@@ -15,7 +15,6 @@ from tuning.trial import (
     Assignment,
     AttemptResult,
     Done,
-    Outcome,
     Score,
     StudyConfig,
     Trial,
@@ -127,7 +126,7 @@ class Scheduler:
             return False
         if trial.status != TrialStatus.RUNNING:
             return True
-        if result.outcome == Outcome.INTERRUPTED:
+        if result.outcome == TrialStatus.QUEUED:
             changes: dict[str, Any] = {"status": TrialStatus.QUEUED}
             self.queue.insert(0, trial_id)
         else:
@@ -204,12 +203,12 @@ def _summarize(trials: list[Trial], max_trials: int) -> str:
 def _final_state(trial: Trial, result: AttemptResult) -> dict[str, Any]:
     """Returns the fields that end a trial; without finite scores it has failed."""
     train_step = next((score.train_step for score in trial.scores if score.score is None), None)
-    if result.outcome == Outcome.FAILED:
+    if result.outcome == TrialStatus.FAILED:
         reason = result.reason
     elif train_step is not None:
         reason = f"the score at train_step {train_step:,} is infinite or not a number"
     elif result.score is None or not math.isfinite(result.score):
         reason = f"the score is {result.score}, expected a finite number ({result.reason})"
     else:
-        return {"status": TrialStatus(result.outcome), "score": result.score, "reason": result.reason}
+        return {"status": result.outcome, "score": result.score, "reason": result.reason}
     return {"status": TrialStatus.FAILED, "reason": reason}

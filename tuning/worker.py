@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import logging
 import math
@@ -19,7 +20,7 @@ from trainer.config import Config
 from trainer.workdir.formats import RunResult, StopReason
 from trainer.workdir.layout import WorkdirLockedError
 from tuning.space import Space
-from tuning.trial import Assignment, AttemptResult, Done, Outcome, StudyConfig, Verdict, Wait
+from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, TrialStatus, Verdict, Wait
 
 if TYPE_CHECKING:
     from tuning.rpc import StudyClient
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_REASON_LENGTH = 300  # characters
+_FILE_FAILURES = [
+    os.strerror(number)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS)
+]
 
 
 @dataclasses.dataclass
@@ -59,7 +64,7 @@ class Worker:
                 time.sleep(task.seconds)
                 continue
             result = self._run_trial(task)
-            if result.outcome == Outcome.INTERRUPTED and result.reason in signal.Signals.__members__:
+            if result.outcome == TrialStatus.QUEUED and result.reason in signal.Signals.__members__:
                 return 128 + signal.Signals[result.reason]
 
     def _run_trial(self, assignment: Assignment) -> AttemptResult:
@@ -74,7 +79,7 @@ class Worker:
                 result = self._train(assignment, stop)
             except FileError as error:
                 file_error = error
-                result = AttemptResult(Outcome.INTERRUPTED, None, _one_line(error), 0)
+                result = AttemptResult(TrialStatus.QUEUED, None, _one_line(error), 0)
         result = dataclasses.replace(result, seconds=time.monotonic() - start)
         with silenced(self.quiet):
             score = "" if result.score is None else f", {result.score:.3f} nats/note"
@@ -102,13 +107,19 @@ class Worker:
         except FileError:
             raise
         except LostError as error:
-            return AttemptResult(Outcome.INTERRUPTED, None, _one_line(error), 0)
+            return AttemptResult(TrialStatus.QUEUED, None, _one_line(error), 0)
         except OSError as error:
             raise FileError(f"{directory}: {_one_line(error)}") from error
         except UserError as error:
             return _failure(error)
-        except tf.errors.ResourceExhaustedError as error:
-            return _failure(f"out of memory: {error.message}")
+        except tf.errors.OpError as error:
+            # TensorFlow raises the same error for a full disk as for full memory.
+            if reason := next((reason for reason in _FILE_FAILURES if reason in error.message), None):
+                raise FileError(
+                    f"{directory}: cannot be written ({reason}). Correct the cause, then repeat the command"
+                ) from error
+            is_memory = isinstance(error, tf.errors.ResourceExhaustedError)
+            return _failure(f"{'out of memory' if is_memory else type(error).__name__}: {error.message}")
         except Exception as error:  # A bad combination of values must not end the search.
             return _failure(f"{type(error).__name__}: {error}")
         finally:
@@ -117,11 +128,11 @@ class Worker:
             gc.collect()
         if reporter.error is not None:
             raise reporter.error
-        outcome, reason = Outcome.INTERRUPTED if result.reason.is_signal else Outcome.COMPLETED, str(result.reason)
+        outcome, reason = TrialStatus.QUEUED if result.reason.is_signal else TrialStatus.COMPLETED, str(result.reason)
         if result.reason == StopReason.CALLER and stop.is_set():
-            outcome, reason = Outcome.INTERRUPTED, "given to another worker"
+            outcome, reason = TrialStatus.QUEUED, "given to another worker"
             if reporter.verdict == Verdict.STOP:
-                outcome, reason = Outcome.STOPPED, "worse than the median of the others"
+                outcome, reason = TrialStatus.STOPPED, "worse than the median of the others"
         return AttemptResult(outcome, result.best, reason, result.train_step)
 
     def _train_when_unlocked(
@@ -195,7 +206,7 @@ def _heartbeats(source: "TrialSource", assignment: Assignment) -> Iterator[threa
 
 
 def _failure(reason: object) -> AttemptResult:
-    return AttemptResult(Outcome.FAILED, None, _one_line(reason), 0)
+    return AttemptResult(TrialStatus.FAILED, None, _one_line(reason), 0)
 
 
 def _one_line(error: object) -> str:

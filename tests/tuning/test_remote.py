@@ -146,7 +146,7 @@ def test_a_search_continues_the_trial_in_the_bucket(gcs, dataset):
         source = Trials(study.next_trial(ALONE_ID), report=lambda _, train_step: "go" if train_step < 8 else "lost")
         Worker(source, ALONE_ID, space=SPACE, config=CONFIG, manifest=manifest, workdir=W, quiet=True).run()
         (ended,) = source.results
-        assert (ended.outcome, ended.train_step) == ("interrupted", 8)
+        assert (ended.outcome, ended.train_step) == ("queued", 8)
     reports = gcs.get(f"{W}/trials/0000/metrics.jsonl").splitlines()
     assert reports
     search = Search(SPACE, CONFIG, manifest, W, quiet=True)

@@ -19,10 +19,10 @@ from tests.processes import REPOSITORY
 from tests.tuning.studies import SPACE
 from tuning.rpc import StudyClient, serve
 from tuning.study import Study
-from tuning.trial import Assignment, AttemptResult, Done, Outcome, StudyConfig, Wait
+from tuning.trial import Assignment, AttemptResult, Done, StudyConfig, TrialStatus, Wait
 
 CONFIG = StudyConfig("random", 3, 1000, stop_weak=False)
-ENDED = AttemptResult(Outcome.COMPLETED, 8.0, "steps", train_step=1000, seconds=1.0)
+ENDED = AttemptResult(TrialStatus.COMPLETED, 8.0, "steps", train_step=1000, seconds=1.0)
 SCORE = {"train_step": 500, "share": 0.5, "score": 8.5}
 
 

@@ -19,7 +19,7 @@ from tests.tuning.studies import (
     run,
     study_config,
 )
-from tuning.trial import TUNERS, Assignment, AttemptResult, Done, Outcome, Wait, best_trial
+from tuning.trial import TUNERS, Assignment, AttemptResult, Done, TrialStatus, Wait, best_trial
 
 
 @pytest.mark.parametrize("tuner", TUNERS)
@@ -86,7 +86,7 @@ def test_a_study_of_failures_says_so():
 def test_a_score_that_is_not_finite_is_a_failure(score):
     study = ScheduledStudy(study_config(max_trials=1))
     first = study.next_trial("tuner0")
-    assert study.end_trial(first.trial, 1, AttemptResult(Outcome.COMPLETED, score, "steps", 10))
+    assert study.end_trial(first.trial, 1, AttemptResult(TrialStatus.COMPLETED, score, "steps", 10))
     (record,) = study.trials
     assert (record.status, record.score) == ("failed", None)
     assert str(score) in record.reason
@@ -97,7 +97,7 @@ def test_a_report_that_is_not_finite_stops_the_trial_and_fails_it():
     first = study.next_trial("tuner0")
     assert report(study, first, 0.1, 9.0) == "go"
     assert report(study, first, 0.2, math.nan) == "stop"
-    assert study.end_trial(first.trial, 1, AttemptResult(Outcome.STOPPED, 9.0, "stop", 200))
+    assert study.end_trial(first.trial, 1, AttemptResult(TrialStatus.STOPPED, 9.0, "stop", 200))
     study.restart()
     assert study.trials[0].status == "failed"
     assert "train_step 200" in study.trials[0].reason
@@ -205,7 +205,7 @@ def test_a_call_that_is_repeated_counts_once():
     for _ in range(2):
         assert complete(study, first)
         assert study.trials[0].seconds == 10.0
-    assert not study.end_trial(first.trial, first.attempt + 1, AttemptResult(Outcome.FAILED, None, "", 0))
+    assert not study.end_trial(first.trial, first.attempt + 1, AttemptResult(TrialStatus.FAILED, None, "", 0))
     second = study.next_trial("tuner0", "request-2")
     assert second.trial != first.trial
     for _ in range(2):
@@ -263,7 +263,7 @@ def test_the_median_rule_stops_the_weak():
     assert report(study, fifth, 1 / 6, 20.0) == "go"  # too early to tell
     assert report(study, fifth, 2 / 6, 10.1) == "go"  # better than the median of what the others had by then
     assert report(study, fifth, 3 / 6, 10.4) == "stop"  # 10.1 is worse than the median of 8.5, 9.5, 10.5, 11.5
-    assert study.end_trial(fifth.trial, fifth.attempt, AttemptResult(Outcome.STOPPED, 10.1, "weak", 500))
+    assert study.end_trial(fifth.trial, fifth.attempt, AttemptResult(TrialStatus.STOPPED, 10.1, "weak", 500))
     record = study.trials[-1]
     assert (record.status, record.score) == ("stopped", 10.1)
     assert best_trial(study.trials).score == 8
@@ -433,16 +433,16 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
                 if assignment.trial == "0000":
                     assert answer == "go" or math.isnan(score)
 
-    @rule(worker=workers, outcome=st.sampled_from(["completed", "completed", "failed", "interrupted", "stopped"]))
+    @rule(worker=workers, outcome=st.sampled_from(["completed", "completed", "failed", "queued", "stopped"]))
     @precondition(lambda self: self.has)
     def end(self, worker, outcome):
         if worker in self.has:
             assignment = self.has.pop(worker)
             was_current = self.is_current(assignment)
-            result = AttemptResult(Outcome(outcome), objective(assignment.values), outcome, 100, 1.0)
+            result = AttemptResult(TrialStatus(outcome), objective(assignment.values), outcome, 100, 1.0)
             accepted = self.study.end_trial(assignment.trial, assignment.attempt, result)
             self.listens(assignment, accepted)
-            if accepted and outcome != "interrupted":
+            if accepted and outcome != "queued":
                 assert was_current
                 (record,) = (record for record in self.study.trials if record.id == assignment.trial)
                 assert record.status in (outcome, "failed")

@@ -195,8 +195,21 @@ def test_a_file_that_cannot_be_written_is_no_fault_of_the_trial(dataset, tmp_pat
     with pytest.raises(UserError) as caught:
         do(source, dataset, tmp_path)
     assert expected in str(caught.value)
-    assert [result.outcome for result in source.results] == ["completed", "interrupted"]
+    assert [result.outcome for result in source.results] == ["completed", "queued"]
     assert len(left) == 1
+
+
+def test_a_full_disk_is_no_lack_of_memory(dataset, tmp_path, trains):
+    """TensorFlow raises the same error for both."""
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.ResourceExhaustedError) as full:
+        tf.io.write_file("/dev/full", "x" * 100_000)
+    trains(full.value, completed())
+    source = Trials(trial(), trial("0001"))
+    with pytest.raises(FileError, match=r"trials/0000: cannot be written \(No space left on device\)\."):
+        do(source, dataset, tmp_path)
+    assert [result.outcome for result in source.results] == ["queued"]
 
 
 def test_told_to_wait_it_asks_again(dataset, tmp_path, trains):
@@ -233,7 +246,7 @@ def test_signs_of_life_go_on_while_the_chief_is_away(dataset, tmp_path, monkeypa
     [
         ("go", "completed", "steps"),
         ("stop", "stopped", "worse than the median of the others"),
-        ("lost", "interrupted", "given to another worker"),
+        ("lost", "queued", "given to another worker"),
     ],
 )
 def test_a_trial_ends_as_the_study_says(dataset, tmp_path, monkeypatch, verdict, outcome, reason):
@@ -326,7 +339,7 @@ def test_an_interrupted_trial_resumes_and_ends_like_an_uninterrupted_one(dataset
     told = Trials(trial("0001", directory="trials/0000"), trial("0002"), report=lambda *_: send(signal.SIGTERM))
     assert do(told, dataset, tmp_path) == 128 + signal.SIGTERM
     assert [train_step for _, train_step, _ in told.reports] == [8]
-    assert [(name, result.outcome, result.train_step) for name, result in told.ended] == [("0001", "interrupted", 8)]
+    assert [(name, result.outcome, result.train_step) for name, result in told.ended] == [("0001", "queued", 8)]
     assert newest_checkpoint() == 8
     last = Trials(trial("0001", attempt=2, directory="trials/0000"))
     assert do(last, dataset, tmp_path) == 0
@@ -383,7 +396,7 @@ def test_trials_that_are_stopped_leave_nothing_behind(dataset, tmp_path, request
     assert (weak.outcome, weak.train_step) == ("stopped", 4)
     assert source.reports == [("weak", 4, weak.score)]
     # A sign of life that was refused tells it before any score would.
-    assert lost.outcome == "interrupted"
+    assert lost.outcome == "queued"
     assert lost.train_step < 4
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("heartbeat-")]
     assert live_models() == before

@@ -15,10 +15,12 @@ import tensorflow as tf
 
 from sostenuto import progress
 from sostenuto.data.manifest import Manifest
+from sostenuto.errors import TemporaryError
 from sostenuto.text import duration
 from trainer.callbacks.base import Callback, RunContext
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
+from trainer.distribution.workers import is_lost_worker
 from trainer.engine.early_stopping import BestMetric
 from trainer.engine.measurements import Measurements
 from trainer.engine.nonfinite import nonfinite_error
@@ -35,14 +37,8 @@ from trainer.workdir.formats import RunResult, StopReason
 
 logger = logging.getLogger(__name__)
 
-# Errors that TensorFlow raises on a worker when another one ends.
-_LOST_WORKER_ERRORS = (
-    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError, tf.errors.InternalError,
-)  # fmt: skip
 
-
-class WorkerLostError(Exception):
+class WorkerLostError(TemporaryError):
     """Another worker ended, and this one cannot continue alone."""
 
 
@@ -73,7 +69,7 @@ def train(
 
     Raises:
         UserError: the config does not fit the workdir, the devices or the data, the loss is infinite or not a number,
-            or a file cannot be written.
+            or a file cannot be written; TemporaryError if workers do not come.
         WorkerLostError: another host ended; started again together, the hosts resume from the newest checkpoint.
     """
     begin = clock() if started is None else started
@@ -89,8 +85,8 @@ def train(
         why, figures = layout.why_finished(result, config), {"train_step": result.train_step, "reason": result.reason}
         logger.info(f"{workdir} is finished: {why} at train_step {result.train_step:,}", extra={"figures": figures})
         return result
-    except _LOST_WORKER_ERRORS as error:
-        if cluster is None:
+    except tf.errors.OpError as error:
+        if cluster is None or not is_lost_worker(error):
             raise
         raise WorkerLostError(
             f"worker {cluster.index} of {cluster.size}: lost another worker ({type(error).__name__}). "

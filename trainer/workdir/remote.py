@@ -150,6 +150,7 @@ class RemoteWorkdir(LocalWorkdir):
     def flush(self) -> None:
         """Uploads the directory's current state and waits; files that cannot be uploaded stay in the directory."""
         self._uploader.is_awaited = True
+        storage.restart_patience()
         logger.info(f"uploading to {self.name}")
         self.publish()
         self.wait()

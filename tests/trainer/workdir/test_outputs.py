@@ -6,10 +6,10 @@ import time
 import pytest
 
 from sostenuto import storage
+from sostenuto.data.json_record import write_json
 from sostenuto.errors import LostError, UserError
 from trainer.generation import samples
 from trainer.workdir import outputs
-from trainer.workdir.json_record import write_json
 
 
 @pytest.mark.parametrize("marks", [["dataset.json"], ["config.json", "run.json"]])
