@@ -8,6 +8,10 @@ class UserError(Exception):
     """Input or environment that the user has to correct; the message is one line: operand, problem and remedy."""
 
 
+class TemporaryError(UserError):
+    """A failure that may pass without a change. Commands exit with status 75: try again later."""
+
+
 class FileError(UserError):
     """A file cannot be read or written: no space, no permission, no such file, or corrupt content."""
 
@@ -20,8 +24,8 @@ class ChangedError(FileError):
     """Another process wrote the object first."""
 
 
-class UnavailableError(FileError):
-    """A bucket did not answer within minutes of retries. Commands exit with status 75: try again later."""
+class UnavailableError(FileError, TemporaryError):
+    """A bucket did not answer within minutes of retries."""
 
 
 class RecordError(FileError):
@@ -33,7 +37,7 @@ class MidiDecodeError(UserError):
 
     Attributes:
         name: the file.
-        reason: one word for counting: not_midi, too_large, truncated, smpte, damaged.
+        reason: one word for counting: not_midi, too_large, truncated, smpte, format_2, damaged.
         detail: the problem and its position.
     """
 
@@ -54,7 +58,7 @@ class HeldError(UserError):
     """Another process holds the directory; the message names it."""
 
 
-class LostError(UserError):
+class LostError(TemporaryError):
     """Another process has taken over the directory."""
 
 

@@ -131,11 +131,7 @@ def main() -> int:
     if (warning := manifest.size_warning()) and (cluster is None or cluster.is_chief):
         logger.log(NOTICE, f"warning: {warning}")
     callbacks = command_callbacks(num_samples=_SAMPLES.value, profile=_PROFILE.value)
-    try:
-        result = loop.train(config, manifest, workdir, cluster=cluster, callbacks=callbacks, started=_STARTED)
-    except loop.WorkerLostError as error:
-        cli.print_error(error, cli.EXIT_TRY_AGAIN)
-        return cli.EXIT_TRY_AGAIN
+    result = loop.train(config, manifest, workdir, cluster=cluster, callbacks=callbacks, started=_STARTED)
     if result.reason.is_final and (cluster is None or cluster.is_chief):
         cli.print_result(_format_result(result, config))
     return result.reason.exit_status

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from sostenuto.errors import UserError
+from sostenuto.errors import TemporaryError, UserError
 from tuning.study import Study
 from tuning.trial import Assignment, AttemptResult, Done, TrialStatus, Verdict, Wait
 
@@ -156,7 +156,7 @@ class StudyClient(contextlib.AbstractContextManager["StudyClient"]):
                     ) from error
                 if time.monotonic() + pause > deadline:
                     details = "" if error.code() in _ABSENT else f" ({error.details()})"
-                    raise UserError(
+                    raise TemporaryError(
                         f"chief at {self._address}: no answer for {patience:.0f} s{details}. Start it, or pass its "
                         "--chief_address"
                     ) from error

@@ -21,6 +21,8 @@ _CPU_INSTRUCTIONS = {
 }
 _COMPUTE_CAPABILITY = {"mixed_bfloat16": (8, 0), "mixed_float16": (5, 3)}  # minimum of a GPU
 
+_CONNECT_SECONDS = 300  # longest time in which TensorFlow connects workers that are all present; usually a second
+
 
 def configure_devices(config: Config, cluster: Cluster | None = None, cpu_info: str = CPU_INFO) -> list[str]:
     """Configures and names this host's devices, one for each replica, before TensorFlow runs its first operation.
@@ -107,12 +109,14 @@ def create_strategy(devices: Sequence[str], cluster: Cluster | None = None) -> t
         rpc_layer="grpc",
     )  # fmt: skip
     wait_for_workers(cluster)
-    # While TensorFlow still waits, Python's signal handlers would not run.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # While TensorFlow still waits, no thread of Python runs. It would wait an hour for a worker that ended meanwhile.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
+    signal.alarm(_CONNECT_SECONDS)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     finally:
+        signal.alarm(0)
         # TensorFlow installs a SIGTERM handler that does nothing. There is nothing to save yet.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)

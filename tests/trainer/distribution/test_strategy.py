@@ -11,7 +11,7 @@ from sostenuto.errors import UserError
 from tests.factories import write_dataset
 from trainer.distribution.cluster import Cluster
 from trainer.distribution.strategy import CPU_INFO, check_cpu_precision, check_gpu_precision, configure_devices
-from trainer.distribution.workers import Workers
+from trainer.distribution.workers import Workers, is_lost_worker
 from trainer.presets import preset
 from trainer.workdir import layout
 
@@ -153,3 +153,19 @@ def test_runs_of_another_config_or_dataset_have_another_fingerprint(dataset, tmp
     assert layout.fingerprint(preset("base").replace(), Manifest.load(dataset)) == prints[0]
     # Small enough for the sum of the squares of very many to be exact as a float64.
     assert all(0 <= number < 2**20 for number in prints)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (tf.errors.UnavailableError(None, None, "Socket closed"), True),
+        (tf.errors.InternalError(None, None, "Collective ops is aborted by: /job:worker/task:1 is unhealthy"), True),
+        (tf.errors.FailedPreconditionError(None, None, "Coordination service agent is in ERROR state"), True),
+        (tf.errors.InternalError(None, None, "Failed to call DoRnnForward [[{{node while/CudnnRNNV3}}]]"), False),
+        (tf.errors.FailedPreconditionError(None, None, "Could not find variable kernel"), False),
+        (tf.errors.InvalidArgumentError(None, None, "shapes differ"), False),
+    ],
+)
+def test_only_errors_of_a_connection_are_another_workers_end(error, is_lost):
+    """Others recur: restarted, the workers would fail for ever."""
+    assert is_lost_worker(error) == is_lost
