@@ -9,7 +9,7 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.errors import UserError
 from sostenuto.music.histograms import Histograms
-from sostenuto.music.midi import Sustain, as_written, read_midi, read_pedal, write_midi
+from sostenuto.music.midi import Sustain, as_written, read_midi, read_pedal, write_midi, written_primer
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import track
@@ -96,7 +96,7 @@ def main() -> int:
     played = NoteSampler(trained).sample(primer, **sampling, quiet=False)
     logger.info(f"writing {counted(num_samples, 'sample')}, each with its piano roll{' and sound' * _AUDIO.value}")
     with samples.replace_samples(output, files) as directory:
-        entries, generated = _write_samples(directory, played.notes, primer, primer_pedal, has_pedal)
+        entries, generated, primer_notes = _write_samples(directory, played.notes, primer, primer_pedal, has_pedal)
         if generated.step.any():
             corpus = {"corpus": manifest.histograms("train")} if (manifest := dataset(run)) else {}
             plots.distributions({**corpus, "generated": generated}, os.path.join(directory, samples.DISTRIBUTIONS_NAME))
@@ -104,7 +104,7 @@ def main() -> int:
             files = [name for name in files if name != samples.DISTRIBUTIONS_NAME]
         SamplesIndex(
             workdir=absolute(workdir), train_step=trained.train_step,
-            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=samples.count_written(primer),
+            primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=primer_notes,
             **sampling, sustain=sustain, pedal=has_pedal, notes_per_second=played.notes_per_second, files=files,
             samples=entries,
         ).save(os.path.join(directory, samples.INDEX_NAME))  # fmt: skip
@@ -150,29 +150,33 @@ def _read_primer(sustain: Sustain) -> tuple[Notes, np.ndarray]:
 
 def _write_samples(
     directory: str, played: list[Notes], primer: Notes, primer_pedal: np.ndarray, has_pedal: bool
-) -> tuple[list[SampleEntry], Histograms]:
-    """Writes the files of the samples; returns their entries of samples.json and what was generated."""
+) -> tuple[list[SampleEntry], Histograms, int]:
+    """Writes the files of the samples; returns their entries of samples.json, what was generated, and primer notes."""
     from sostenuto.music import audio, plots
 
-    primer_notes = samples.count_written(primer)
-    entries, generated = [], Histograms.zeros()
+    entries, generated, primer_notes = [], Histograms.zeros(), 0
     for index, whole in enumerate(track(played, total=len(played), unit="sample", description="writing")):
         name = f"sample-{index:03d}"
         stem = os.path.join(directory, name)
         pedal = continued_pedal(primer_pedal, whole, len(primer), by_rule=has_pedal)
         write_midi(whole, f"{stem}.mid", pedal)
         # Pictures and counts show the notes of the MIDI file, which may be fewer.
-        notes = as_written(whole, pedal)
+        notes, is_primer = as_written(whole, pedal), written_primer(whole, len(primer), pedal)
+        primer_notes = int(is_primer.sum())
         # The roll shows only the end of a long primer, so that it includes the continuation.
         first = max(min(len(notes) - _ROLL_NOTES, primer_notes - _ROLL_PRIMER_NOTES), 0)
         title = f"from note {first + 1:,}, at {notes.onset_us[first] / 1e6:,.1f} s" if first else ""
         plots.piano_roll(
-            notes[first:], f"{stem}.png", title=title, max_notes=_ROLL_NOTES, primer_notes=primer_notes - first
+            notes[first:], f"{stem}.png", title=title, max_notes=_ROLL_NOTES, primer_notes=is_primer[first:]
         )
         player = audio.render_wav(notes, f"{stem}.wav", pedal) if _AUDIO.value else None
-        entries.append(SampleEntry(midi=f"{name}.mid", notes=len(notes), seconds=notes.seconds, synthesizer=player))
-        generated += Histograms.from_notes(notes[primer_notes:])
-    return entries, generated
+        entries.append(SampleEntry(
+            midi=f"{name}.mid", generated_before=samples.generated_before(is_primer), notes=len(notes),
+            seconds=notes.seconds, synthesizer=player,
+        ))  # fmt: skip
+        columns = (notes.pitch, notes.onset_us, notes.offset_us, notes.velocity)
+        generated += Histograms.from_notes(Notes.from_onsets(*(column[~is_primer] for column in columns)))
+    return entries, generated, primer_notes
 
 
 if __name__ == "__main__":

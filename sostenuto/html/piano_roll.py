@@ -20,10 +20,10 @@ _SHORTEST: Final = 6  # units of the time axis; shorter notes would be invisible
 _TIME_GAPS: Final = (1, 2, 5, 10, 15, 30, 60)  # seconds
 
 
-def piano_roll(notes: Notes, primer_notes: int, *, description: str) -> Markup:
+def piano_roll(notes: Notes, is_primer: NDArray[np.bool_], *, description: str) -> Markup:
     """Draws at least one note as bars over time, coloured by velocity, on a keyboard with shaded black keys.
 
-    The first notes get the class `primer`, the others `played`. The style sheet sets the size.
+    A primer's notes, bool `[n]`, get the class `primer`, the others `played`. The style sheet sets the size.
     """
     low, high = _octaves(notes)
     width, height = max(round(notes.seconds * 1e6 / _TIME_UNIT_US), 1), (high - low) * _KEY
@@ -34,15 +34,15 @@ def piano_roll(notes: Notes, primer_notes: int, *, description: str) -> Markup:
     ]
     octaves = [rule(0, (high - pitch) * _KEY, width, (high - pitch) * _KEY, "octave") for pitch in range(low, high, 12)]
     seam = None
-    if 0 < primer_notes < len(notes):
-        x = int(notes.onset_us[primer_notes] // _TIME_UNIT_US)
+    if is_primer.any() and not is_primer.all():
+        x = int(notes.onset_us[~is_primer][0] // _TIME_UNIT_US)
         seam = rule(x, 0, x, height, "seam")
     drawing = element(
         "svg",
         *black_keys,
         *octaves,
-        *_bars(notes[:primer_notes], notes.onset_us[:primer_notes], high, "primer"),
-        *_bars(notes[primer_notes:], notes.onset_us[primer_notes:], high, "played"),
+        *_bars(notes, is_primer, high, "primer"),
+        *_bars(notes, ~is_primer, high, "played"),
         seam,
         viewBox=f"0 0 {width} {height}",
         preserveAspectRatio="none",
@@ -66,14 +66,14 @@ def _octaves(notes: Notes) -> tuple[int, int]:
     return (low, high) if high - low >= 24 else (max(low - 12, 0), max(high, low + 12))
 
 
-def _bars(notes: Notes, onset_us: NDArray[np.int64], high: int, kind: str) -> list[Markup]:
-    """Draws a path for each class of velocity, the loud ones on top."""
+def _bars(notes: Notes, chosen: NDArray[np.bool_], high: int, kind: str) -> list[Markup]:
+    """Draws the chosen notes, a path for each class of velocity, the loud ones on top."""
     loudness = np.minimum(notes.velocity.astype(np.int64) * LOUDNESSES // 128, LOUDNESSES - 1)
-    starts = onset_us // _TIME_UNIT_US
+    starts = notes.onset_us // _TIME_UNIT_US
     lengths = np.maximum(notes.duration_us // _TIME_UNIT_US, _SHORTEST)
     paths = []
     for level in range(LOUDNESSES):
-        inside = loudness == level
+        inside = chosen & (loudness == level)
         bars = zip(starts[inside].tolist(), notes.pitch[inside].tolist(), lengths[inside].tolist(), strict=True)
         d = "".join(f"M{start} {(high - 1 - pitch) * _KEY}h{length}v{_KEY}h-{length}z" for start, pitch, length in bars)
         if d:

@@ -11,7 +11,7 @@ from sostenuto import storage
 from sostenuto.errors import MidiDecodeError
 from sostenuto.music import _decode
 from sostenuto.music._decode import MAX_BYTES as MAX_BYTES
-from sostenuto.music.notes import MergedNotes, Notes, merge_overlapping_notes
+from sostenuto.music.notes import PITCHES, MergedNotes, Notes, merge_overlapping_notes
 from sostenuto.music.pedal import NO_PEDAL, extended_offsets, pedal_spans
 from sostenuto.storage.paths import StrPath
 
@@ -148,6 +148,16 @@ def as_written(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> Notes:
     """Returns the notes that `write_midi` writes."""
     midi_tick_us, (pitch, onset, offset, velocity) = _as_written(notes, pedal)
     return Notes.from_onsets(pitch, onset * midi_tick_us, offset * midi_tick_us, velocity)
+
+
+def written_primer(notes: Notes, primer_notes: int, pedal: np.ndarray = NO_PEDAL) -> np.ndarray:
+    """Returns which notes of `as_written` are one of the first `primer_notes` of `notes`, or joined with one: bool `[n]`.
+
+    Notes of one onset are sorted by pitch there, so a note after the primer may come before the primer's last one.
+    """
+    midi_tick_us, written = _as_written(notes, pedal)
+    primer_onset = (notes.onset_us[:primer_notes] + midi_tick_us // 2) // midi_tick_us
+    return np.isin(written.onset * PITCHES + written.pitch, primer_onset * PITCHES + notes.pitch[:primer_notes])
 
 
 def write_midi(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> None:

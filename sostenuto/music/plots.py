@@ -44,7 +44,12 @@ _LEFT, _RIGHT, _BOTTOM, _TOP = 0.6, 0.3, 0.55, 0.7
 
 
 def piano_roll(
-    notes: Notes, path: StrPath, *, title: str = "", max_notes: int | None = None, primer_notes: int = 0
+    notes: Notes,
+    path: StrPath,
+    *,
+    title: str = "",
+    max_notes: int | None = None,
+    primer_notes: int | NDArray[np.bool_] = 0,
 ) -> None:
     """Draws notes as bars over time, the louder the darker, in a PNG file, written atomically.
 
@@ -55,7 +60,7 @@ def piano_roll(
         path: the PNG file.
         title: the heading.
         max_notes: the number of notes to draw, from the start; None draws all.
-        primer_notes: the number of notes at the start that are a primer, drawn in another colour.
+        primer_notes: the number of notes at the start that are a primer, drawn in another colour; or whether each note is.
 
     Raises:
         UserError: there are no notes.
@@ -65,19 +70,20 @@ def piano_roll(
     shown = notes[:max_notes]
     count = counted(len(notes), "note") if len(shown) == len(notes) else f"first {len(shown):,} of {len(notes):,} notes"
     length = f"{shown.seconds:.1f} s" if shown.seconds < 60 else f"{_clock(shown.seconds)} min"
-    primer_notes = min(primer_notes, len(shown))
-    has_both = 0 < primer_notes < len(shown)
+    is_primer = np.arange(len(notes)) < primer_notes if isinstance(primer_notes, int) else primer_notes
+    is_primer = is_primer[:max_notes]
+    has_both = is_primer.any() and not is_primer.all()
     shades = {"primer": _shades(PRIMER_COLOUR), "continuation": _shades(NOTES_COLOUR)}
     colours = shades["continuation"](shown.velocity / 127)
-    colours[:primer_notes] = shades["primer"](shown.velocity[:primer_notes] / 127)
-    figure = _draw_rows(shown, colours, seam=shown.onset_us[primer_notes] / 1e6 if has_both else None)
+    colours[is_primer] = shades["primer"](shown.velocity[is_primer] / 127)
+    figure = _draw_rows(shown, colours, seam=shown.onset_us[~is_primer][0] / 1e6 if has_both else None)
 
     left, height = _LEFT / figure.get_figwidth(), figure.get_figheight()
     style = {"fontsize": 12, "weight": "bold", "color": _INK, "va": "top", "parse_math": False}
     figure.text(left, 1 - 0.18 / height, title, style)
     style |= {"fontsize": 9, "weight": "normal", "color": _FAINT_INK}
     figure.text(left, 1 - 0.41 / height, f"{count} · {length}", style)
-    _draw_velocity_key(figure, shades if has_both else {"": shades["primer" if primer_notes else "continuation"]})
+    _draw_velocity_key(figure, shades if has_both else {"": shades["primer" if is_primer.any() else "continuation"]})
     _save_figure(figure, path)
 
 

@@ -46,19 +46,23 @@ Counts = Mapping[str, NDArray[np.int64]]
 """Counts of the bins of each of `DISTRIBUTIONS`."""
 
 
-def count_bins(notes: Notes, first: int = 0) -> Counts:
-    """Counts the bins of `DISTRIBUTIONS` in `notes[first:]`, at least two notes; some depend on the notes before."""
-    successor = max(first, 1)  # The first note of a performance has neither an interval nor a step.
+def count_bins(notes: Notes, counted: int | NDArray[np.bool_] = 0) -> Counts:
+    """Counts the bins of `DISTRIBUTIONS` in some notes, at least two; some bins depend on the other notes.
+
+    `counted` is the position of the first one, or for each note whether it counts.
+    """
+    chosen = np.arange(len(notes)) >= counted if isinstance(counted, int) else counted
+    successors = chosen[1:]  # The first note of a performance has neither an interval nor a step.
     pitch = notes.pitch.astype(np.int64)
     values = {
-        "pitch": pitch[first:],
-        "pitch_class": pitch[first:] % 12,
-        "interval": np.diff(pitch)[successor - 1 :],
-        "step": ticks(notes.step_us[successor:]),
-        "duration": ticks(notes.duration_us[first:]),
-        "velocity": notes.velocity[first:],
-        "polyphony": polyphony(notes)[first:],
-        "notes_per_second": notes_per_second(notes.onset_us[first:]),
+        "pitch": pitch[chosen],
+        "pitch_class": pitch[chosen] % 12,
+        "interval": np.diff(pitch)[successors],
+        "step": ticks(notes.step_us[1:][successors]),
+        "duration": ticks(notes.duration_us[chosen]),
+        "velocity": notes.velocity[chosen],
+        "polyphony": polyphony(notes)[chosen],
+        "notes_per_second": notes_per_second(notes.onset_us[chosen]),
     }
     return {name: _bin_values(values[name], distribution.edges) for name, distribution in DISTRIBUTIONS.items()}
 

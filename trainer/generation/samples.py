@@ -19,7 +19,7 @@ from sostenuto import storage
 from sostenuto.data.json_record import JsonRecord
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import CannotCompressError, FileError, UserError
-from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi
+from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi, written_primer
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
@@ -59,9 +59,19 @@ class Sample(NamedTuple):
     name: str  # of its files, such as sample-000
     primer: str  # the name of the primer's piece; "" for a sample that starts from silence
     notes: Notes  # the end of the primer, then the continuation
-    primer_notes: int
+    is_primer: np.ndarray  # bool `[n]`: which notes are the primer's; of one onset, generated ones may come earlier
     midi: bytes  # the file of the whole sample
     mp3: bytes | None
+
+    @property
+    def primer_notes(self) -> int:
+        """The number of the primer's notes."""
+        return int(self.is_primer.sum())
+
+    @property
+    def seam_seconds(self) -> float:
+        """When the continuation begins; 0.0 without a primer, or without a continuation."""
+        return seam_us(self.notes, self.is_primer) / 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +135,10 @@ def write_samples(
             name = f"sample-{number:03d}.mid"
             write_midi(notes, os.path.join(directory, name), pedal)
             written = as_written(notes, pedal)
+            is_primer = written_primer(notes, len(primer.notes), pedal)
             entries.append(SampleEntry(
-                midi=name, primer=primer.name or None, primer_notes=count_written(primer.notes), notes=len(written),
-                seconds=written.seconds,
+                midi=name, primer=primer.name or None, primer_notes=int(is_primer.sum()),
+                generated_before=generated_before(is_primer), notes=len(written), seconds=written.seconds,
             ))  # fmt: skip
         index = SamplesIndex(
             train_step=train_step, num_samples=len(entries), **_SAMPLING, sustain=sustain, pedal=has_pedal,
@@ -137,9 +148,15 @@ def write_samples(
         index.save(os.path.join(directory, INDEX_NAME))
 
 
-def count_written(primer: Notes) -> int:
-    """Returns the number of a primer's notes in a MIDI file, which joins those of one pitch and onset."""
-    return len(set(zip(primer.pitch.tolist(), primer.onset_us.tolist(), strict=True)))
+def generated_before(is_primer: np.ndarray) -> list[int] | None:
+    """Returns the positions of generated notes before the primer's last one; None if there are none."""
+    return np.flatnonzero(~is_primer[: np.flatnonzero(is_primer).max(initial=-1) + 1]).tolist() or None
+
+
+def seam_us(notes: Notes, is_primer: np.ndarray) -> int:
+    """Returns the onset of the first generated note after a primer; 0 without a primer, or without a continuation."""
+    has_both = is_primer.any() and not is_primer.all()
+    return int(notes.onset_us[~is_primer][0]) if has_both else 0
 
 
 def list_names(count: int, *kinds: str) -> list[str]:
@@ -222,11 +239,10 @@ def load_samples(workdir: str) -> Samples | None:
     samples = []
     for entry in index.samples[:NUM_SAMPLES]:
         midi = storage.read_bytes(storage.join(directory, entry.midi))
-        primer, primer_notes = index.primer_of(entry)
-        notes, primer_notes, _ = _excerpt(midi, entry.midi, primer_notes)
+        notes, is_primer, _ = _excerpt(midi, index, entry)
         mp3 = storage.join(directory, _mp3_name(entry))
         sound = storage.read_bytes(mp3) if storage.exists(mp3) else None
-        samples.append(Sample(entry.midi.removesuffix(".mid"), primer or "", notes, primer_notes, midi, sound))
+        samples.append(Sample(entry.midi.removesuffix(".mid"), index.primer_of(entry)[0] or "", notes, is_primer, midi, sound))
     return Samples(samples, index)
 
 
@@ -260,7 +276,7 @@ def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None
 
     def render(entry: SampleEntry) -> bytes:
         midi = storage.read_bytes(storage.join(directory, entry.midi))
-        notes, _, pedal = _excerpt(midi, entry.midi, index.primer_of(entry)[1])
+        notes, _, pedal = _excerpt(midi, index, entry)
         return audio.to_mp3(audio.render(notes, pedal)[0])
 
     # The libraries that render and compress release the interpreter lock.
@@ -278,16 +294,17 @@ def _mp3_name(entry: SampleEntry) -> str:
     return entry.midi.removesuffix(".mid") + ".mp3"
 
 
-def _excerpt(midi: bytes, name: str, primer_notes: int) -> tuple[Notes, int, np.ndarray]:
-    """Returns the notes of a sample's excerpt, how many belong to the primer, and its pedal."""
+def _excerpt(midi: bytes, index: SamplesIndex, entry: SampleEntry) -> tuple[Notes, np.ndarray, np.ndarray]:
+    """Returns the notes of a sample's excerpt, which ones belong to the primer, and its pedal."""
     from sostenuto.music import audio
 
-    notes = read_midi(midi, name).notes
+    notes = read_midi(midi, entry.midi).notes
     if not len(notes):
-        raise UserError(f"{name}: has no notes. Remove the directory of the samples and generate them again")
+        raise UserError(f"{entry.midi}: has no notes. Remove the directory of the samples and generate them again")
     onset_us = notes.onset_us
-    start_us = onset_us[primer_notes] - PRIMER_SECONDS * 1_000_000 if 0 < primer_notes < len(notes) else 0
-    first = int(np.searchsorted(onset_us, start_us))
-    pedal = np.maximum(read_pedal(midi, name) - onset_us[first], 0)
+    before, positions = entry.generated_before or (), np.arange(len(notes))
+    is_primer = (positions < index.primer_of(entry)[1] + len(before)) & ~np.isin(positions, before)
+    first = int(np.searchsorted(onset_us, seam_us(notes, is_primer) - PRIMER_SECONDS * 1_000_000))
+    pedal = np.maximum(read_pedal(midi, entry.midi) - onset_us[first], 0)
     excerpt, pedal = audio.truncate(notes[first:], pedal, SECONDS)
-    return excerpt, min(max(primer_notes - first, 0), len(excerpt)), pedal
+    return excerpt, is_primer[first : first + len(excerpt)], pedal

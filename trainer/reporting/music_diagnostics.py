@@ -37,8 +37,8 @@ def diagnose_samples(report: RunReport) -> list[Diagnostic]:
     samples = [sample for sample in report.samples.samples if 2 <= sample.primer_notes <= len(sample.notes) - 2]
     if not samples:
         return []
-    real = sum_counts(count_bins(sample.notes[: sample.primer_notes]) for sample in samples)
-    generated = sum_counts(count_bins(sample.notes, sample.primer_notes) for sample in samples)
+    real = sum_counts(count_bins(sample.notes, sample.is_primer) for sample in samples)
+    generated = sum_counts(count_bins(sample.notes, ~sample.is_primer) for sample in samples)
     index = report.samples.index
     sampling = {"temperature": _by_field(index.temperature), "top_p": _by_field(index.top_p)}
     return _diagnose_rhythm(generated, real, "their primers", report, sampling)

@@ -330,6 +330,7 @@ class SampleEntry(JsonRecord):
     midi: str
     primer: str | None = None
     primer_notes: int | None = None
+    generated_before: Sequence[int] | None = None  # positions of generated notes before the primer's last one
     notes: int | None = None
     seconds: float
     synthesizer: str | None = None

@@ -12,6 +12,7 @@ from sostenuto.music.midi import (
     read_pedal,
     to_pretty_midi,
     write_midi,
+    written_primer,
 )
 from sostenuto.music.notes import Notes, merge_overlapping_notes
 from tests.factories import melody, midi_bytes, off, on, pedal, program, random_notes, tempo
@@ -68,6 +69,16 @@ def test_times_between_midi_ticks_are_rounded_and_then_joined(listed):
     end = np.maximum((notes.offset_us + 10) // 20 * 20, start + 20)
     assert rows(written_and_read(notes)) == rows(joined(Notes.from_onsets(notes.pitch, start, end, notes.velocity)))
     assert as_written(notes) == as_written(as_written(notes)) == written_and_read(notes)
+
+
+def test_the_primer_in_a_written_file_is_known_by_its_notes_and_not_by_their_position():
+    # The continuation plays at once a lower note, the primer's last one again, and later another.
+    pitch, step = [60, 72, 48, 72, 50], [0, 500_000, 0, 0, 500_000]
+    played = Notes(np.array(pitch), np.array(step), np.full(5, 400_000), np.full(5, 64))
+    assert as_written(played).pitch.tolist() == [60, 48, 72, 50]
+    assert written_primer(played, 2).tolist() == [True, False, True, False]
+    assert written_primer(played, 0).tolist() == [False] * 4
+    assert written_primer(played, 5).all()
 
 
 def test_a_written_file_is_one_acoustic_grand_piano():

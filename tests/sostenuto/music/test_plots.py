@@ -37,6 +37,17 @@ def test_primer_and_continuation_have_their_colours(tmp_path):
     assert pixels_of(primer, plots.NOTES_COLOUR) == 0
 
 
+def test_a_primer_is_drawn_by_the_identity_of_its_notes(tmp_path):
+    notes = melody(60)
+    plots.piano_roll(notes, tmp_path / "count.png", primer_notes=20)
+    plots.piano_roll(notes, tmp_path / "mask.png", primer_notes=np.arange(60) < 20)
+    plots.piano_roll(notes, tmp_path / "other.png", primer_notes=np.arange(60) >= 40)
+    assert (tmp_path / "count.png").read_bytes() == (tmp_path / "mask.png").read_bytes()
+    count, other = (picture(tmp_path / f"{name}.png") for name in ("count", "other"))
+    assert pixels_of(count[:, : count.shape[1] // 4], plots.PRIMER_COLOUR) > 500
+    assert pixels_of(other[:, : other.shape[1] // 4], plots.NOTES_COLOUR) > 500
+
+
 def test_loud_notes_are_darker_than_soft_ones(tmp_path):
     lightness = []
     for velocity in (30, 80, 120):

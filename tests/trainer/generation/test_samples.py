@@ -66,6 +66,32 @@ def test_samples_json_counts_the_notes_of_each_file(dataset, tmp_path):
         assert len(set(zip(notes.pitch.tolist(), notes.onset_us.tolist(), strict=True))) == len(notes)
 
 
+def test_a_generated_note_below_the_primers_last_one_and_with_it_stays_generated(dataset, tmp_path):
+    class ChordPlayer(StandInPlayer):
+        """Strikes a low note together with the primer's last one."""
+
+        def sample(self, primers, **options):
+            low = Notes(*(np.array([value]) for value in (1, 0, 100_000, 64)))
+            columns = [[*zip(*map(_columns, (one, low, one)), strict=True)] for one in primers]
+            notes = [Notes(*(np.concatenate(parts) for parts in one)) for one in columns]
+            return super().sample(primers, **options)._replace(notes=notes)
+
+    def _columns(notes):
+        return notes.pitch, notes.step_us, notes.duration_us, notes.velocity
+
+    directory = write_run(tmp_path / "w", dataset)
+    primer = Notes(*(np.array(column) for column in ([60, 64], [0, 500_000], [300_000] * 2, [64] * 2)))
+    again = [samples.Primer(primer, "a piece")]
+    samples.write_samples(ChordPlayer(), again, str(directory), train_step=200, sustain="ignore")
+    (one,) = samples.load_samples(str(directory)).samples
+    # The continuation begins with a note of pitch 1, and repeats the first one of the primer at once, then the second.
+    assert one.notes.pitch.tolist() == [60, 1, 60, 64, 64]
+    assert one.is_primer.tolist() == [True, False, False, True, False]
+    assert (one.primer_notes, one.seam_seconds) == (2, 0.5)
+    (entry,) = json.loads((directory / "samples" / "samples.json").read_text())["samples"]
+    assert (entry["primer_notes"], entry["generated_before"]) == (2, [1, 2])
+
+
 def test_after_a_failure_no_sample_is_left_and_after_a_kill_the_next_call_knows_them(tmp_path):
     def write(*names, error=None):
         with samples.replace_samples(str(tmp_path), ["sample-000.mid", "sample-001.mid"]) as here:
