@@ -24,6 +24,7 @@ from sostenuto import cli, progress
 from sostenuto.cli.main import COMMANDS
 from sostenuto.errors import UserError
 from sostenuto.music.midi import write_midi
+from sostenuto.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +158,22 @@ def command_line(module: str, arguments: list[str], scripts: Path = Path(sys.exe
     return shlex.join([shorten(scripts / Path(sys.executable).name), "-m", module, *arguments])
 
 
+def compare(workdirs: list[Path]) -> list[str]:
+    """Returns a line for each evaluated workdir: its train_steps, its score, and a warning if it hardly trained."""
+    from trainer.reporting.score_diagnostics import hardly_trained
+    from trainer.workdir.formats import Evaluation
+
+    lines = []
+    for workdir in workdirs:
+        evaluation = Evaluation.load_if_exists(str(workdir / "evaluation-test.json"))
+        if evaluation:
+            line = f"  {workdir.name}: {evaluation.nats_per_note['total']:.3f} after "
+            line += counted(evaluation.train_step, "train_step")
+            is_short = hardly_trained(evaluation.train_step)
+            lines.append(line + "; it hardly trained: pass a greater --max_minutes" * is_short)
+    return lines
+
+
 def main() -> None:
     """Runs every stage and prints the paths of the music and the page."""
     quiet, work = cli.QUIET.value, Path(cli.require_flag(_WORK))
@@ -175,6 +192,8 @@ def main() -> None:
     stages, music, page = list_stages(corpus, folder, max_minutes=_MAX_MINUTES.value, **lengths)
     for stage in stages:
         stage.run(quiet=quiet)
+    if scores := compare([path.parent for path in stages[-1].sources if path.name == "evaluation-test.json"]):
+        cli.print_result("\nThe models' scores on the test split, in nats/note; less is better:\n" + "\n".join(scores))
     page = latest / page.relative_to(folder)
     arguments = [f"--workdir={page.parent}", f"--primer={work / PRIMER}", "--num_notes=64", "--audio"]
     cli.print_result("\nThe music, as sound (.wav), notes (.mid) and piano roll (.png):")

@@ -26,7 +26,7 @@ COMMANDS = {
     "report": Entry("trainer.report", "Write the report page of a training run."),
     "tune": Entry("tuning", "Search for better hyperparameters."),
     "inspect": Entry("sostenuto.inspect", "Show what MIDI files or a dataset contain."),
-    "demo": Entry("demo", "Run everything on a small corpus: preprocess, train, evaluate, generate."),
+    "demo": Entry("demo", "Run everything on a small corpus: preprocess, train, evaluate, generate, report."),
 }
 COMPLETION = "completion"
 HELP = "help"

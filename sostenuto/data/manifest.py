@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -71,6 +72,15 @@ class _Known:
     licence: str = ""
 
 
+def _has_midi_files(directory: str) -> bool:
+    """Returns whether a directory, or a folder in it, has MIDI files."""
+    from sostenuto.music.midi import is_midi_name
+
+    names = storage.list_names(directory)
+    folders = [path for name in names if storage.is_directory(path := storage.join(directory, name))]
+    return any(map(is_midi_name, itertools.chain(names, *map(storage.list_names, folders))))
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """The content of dataset.json, which is written last; docs/data-format.md explains it.
@@ -110,6 +120,11 @@ class Manifest:
             raise UserError(f"{directory}: no such directory, expected a dataset. Write one with sostenuto preprocess")
         path = storage.join(directory, MANIFEST_NAME)
         if not storage.exists(path):
+            if _has_midi_files(directory):
+                raise UserError(
+                    f"{directory}: has MIDI files, expected a dataset. Run sostenuto preprocess --input={directory} "
+                    "first, and pass its --output"
+                )
             raise UserError(
                 f"{directory}: has no {MANIFEST_NAME}, so it is unfinished or not a dataset. "
                 "Run sostenuto preprocess to its end"

@@ -53,7 +53,8 @@ class Series:
 
     Attributes:
         name: its name in the legend.
-        kind: its classes, which give it a colour; `area` fills the plane below it, `dots` marks each point.
+        kind: its classes, which give it a colour; `area` fills the plane below it, `dots` marks each point;
+            a single one has a mark anyway.
         points: (x, y) by x; the middles of a histogram's bins.
         at: description of each x.
         values: description of each y.
@@ -136,6 +137,6 @@ def _paths(series: Series, corners: Sequence[tuple[float, float]], plane: Plane,
         area = f"{line}V{plane.bottom:g}H{outline[0][0]:.1f}z"
         paths.append(element("path", d=area, class_=f"{series.kind} filled", aria_hidden="true"))
     paths.append(element("path", d=line, class_=series.kind))
-    if "dots" in series.kind:
+    if "dots" in series.kind or (len(corners) == 1 and series.edges is None):  # A line of one point is invisible.
         paths += [element("path", d=disc(*corner, 2.6), class_=f"{series.kind} dot") for corner in corners]
     return paths

@@ -151,7 +151,7 @@ def as_written(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> Notes:
 
 
 def written_primer(notes: Notes, primer_notes: int, pedal: np.ndarray = NO_PEDAL) -> np.ndarray:
-    """Returns which notes of `as_written` are one of the first `primer_notes` of `notes`, or joined with one: bool `[n]`.
+    """Returns which notes of `as_written` are among the first `primer_notes`, or joined with one of them: bool `[n]`.
 
     Notes of one onset are sorted by pitch there, so a note after the primer may come before the primer's last one.
     """

@@ -60,7 +60,8 @@ def piano_roll(
         path: the PNG file.
         title: the heading.
         max_notes: the number of notes to draw, from the start; None draws all.
-        primer_notes: the number of notes at the start that are a primer, drawn in another colour; or whether each note is.
+        primer_notes: the number of notes at the start that are a primer, drawn in another colour; or bool `[n]`, for
+            each note whether it is the primer's.
 
     Raises:
         UserError: there are no notes.

@@ -1,6 +1,7 @@
 """The demo's driver."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -14,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from demo.__main__ import Stage, command_line, link_latest, list_stages, name_folder
+from demo.__main__ import Stage, command_line, compare, link_latest, list_stages, name_folder
 from sostenuto.music.midi import read_midi
-from tests.factories import melody
+from tests.factories import evaluation, melody
 from tests.processes import REPOSITORY
 
 
@@ -122,6 +123,16 @@ def test_a_stage_that_fails_ends_the_demo_with_its_status(tmp_path: Path) -> Non
     with pytest.raises(SystemExit) as raised:
         Stage("Tidy", "json.tool", ["--no-such-flag"], tmp_path / "out.json").run()
     assert raised.value.code == 2
+
+
+def test_the_compared_scores_name_their_train_steps_and_who_hardly_trained(tmp_path: Path) -> None:
+    for name, total, train_step in (("run-3min", 7.5, 900), ("tutorial-0.75min", 16.4, 2)):
+        (tmp_path / name).mkdir()
+        document = {**evaluation(total=total, train_step=train_step), "dataset": "5e"}
+        (tmp_path / name / "evaluation-test.json").write_text(json.dumps(document))
+    base, tutorial = compare([tmp_path / "run-3min", tmp_path / "tutorial-0.75min", tmp_path / "none"])
+    assert base.strip() == "run-3min: 7.500 after 900 train_steps"
+    assert "16.400 after 2 train_steps; it hardly trained: pass a greater --max_minutes" in tutorial
 
 
 def test_a_corpus_that_is_not_there_is_one_line_and_status_2(tmp_path: Path) -> None:

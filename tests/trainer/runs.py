@@ -105,6 +105,7 @@ def metrics(workdir) -> list[dict]:
     lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
     for line in lines:
         del line["notes_per_second"]
+        line.pop("seconds", None)
     return lines
 
 

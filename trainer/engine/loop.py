@@ -297,6 +297,7 @@ def _log_times(timer: RunTimer) -> None:
     """Logs how long a run took, and its activities."""
     shares = timer.shares()
     parts = ", ".join(f"{duration(seconds)} {activity}" for activity, seconds in shares.items() if seconds)
+    parts = parts.replace("train_steps", "train_steps with their compilation")
     logger.info(f"trained for {duration(sum(shares.values()))}: {parts}", extra={"figures": {"seconds": shares}})
 
 

@@ -35,6 +35,7 @@ class Measurements:
             learning_rate=float(state.optimizer.learning_rate),
             **scores,
             notes_per_second=totals.targets / max(seconds, 1e-9),
+            seconds=seconds,
         )
 
     def _score(self) -> dict[str, float]:

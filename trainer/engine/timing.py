@@ -25,6 +25,7 @@ class RunTimer:
         self.compiled = False  # The first call compiles and is not measured.
         self.call_steps = 1  # train_steps that the next call may do
         self.measured_seconds, self._measured_steps = 0.0, 0  # of all later calls
+        self._compiling_seconds = 0.0  # of the first call, unless the run was resumed
         self._recent: collections.deque[tuple[int, float]] = collections.deque()
         self._started: float | None = started
         self._earlier_seconds = 0.0
@@ -41,13 +42,16 @@ class RunTimer:
         return self._earlier_seconds + (0.0 if self._started is None else self.clock() - self._started)
 
     def shares(self) -> dict[str, int]:
-        """Returns the whole seconds of each activity of this process; all add up to the seconds of training."""
+        """Returns the whole seconds of each activity of this process; all add up to the seconds of training.
+
+        The compilation of the train_steps counts as theirs, as on report.html.
+        """
         shares = {
-            "train_steps": int(self.measured_seconds),
+            "train_steps": round(self._compiling_seconds + self.measured_seconds),
             "scoring": int(sum(self._scoring_seconds)),
             "samples for TensorBoard": int(sum(self._play_seconds[1:])),
         }
-        rest = "earlier processes" if self._earlier_seconds else "start-up, compilation and all else"
+        rest = "earlier processes" if self._earlier_seconds else "start-up and all else"
         return {**shares, rest: max(round(self.used_seconds) - sum(shares.values()), 0)}
 
     def count_call(self, train_steps: int, begin: float) -> float:
@@ -56,6 +60,8 @@ class RunTimer:
         seconds = now - begin
         if self._started is None:
             self._started = now
+        elif not self.compiled:
+            self._compiling_seconds = seconds
         if self.compiled:
             self.call_steps = max(int(_CALL_SECONDS * train_steps / max(seconds, 1e-9)), 1)
             self.measured_seconds += seconds

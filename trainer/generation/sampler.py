@@ -200,7 +200,11 @@ def _list_by_field(name: str, values: Any, bounds: Bounds) -> list[float]:
     """Checks an argument that is a number or one for each field; returns one for each field."""
     by_field = values if isinstance(values, Mapping) else dict.fromkeys(FIELDS, values)
     if {*by_field} != {*FIELDS}:
-        raise UserError(f"{name}: got {', '.join(map(str, by_field)) or 'no field'}, expected {', '.join(FIELDS)}")
+        missing = ", ".join(field for field in FIELDS if field not in by_field)
+        raise UserError(
+            f"{name}: got {', '.join(map(str, by_field)) or 'no field'}, expected {', '.join(FIELDS)}"
+            + (f". Add {missing}" if missing else "")
+        )
     return [_number(f"{name}[{field!r}]" if by_field is values else name, by_field[field], bounds) for field in FIELDS]
 
 

@@ -242,7 +242,9 @@ def load_samples(workdir: str) -> Samples | None:
         notes, is_primer, _ = _excerpt(midi, index, entry)
         mp3 = storage.join(directory, _mp3_name(entry))
         sound = storage.read_bytes(mp3) if storage.exists(mp3) else None
-        samples.append(Sample(entry.midi.removesuffix(".mid"), index.primer_of(entry)[0] or "", notes, is_primer, midi, sound))
+        samples.append(
+            Sample(entry.midi.removesuffix(".mid"), index.primer_of(entry)[0] or "", notes, is_primer, midi, sound)
+        )
     return Samples(samples, index)
 
 

@@ -15,6 +15,8 @@ def diagnose(report: RunReport) -> list[Diagnostic]:
     for evaluation in report.evaluations.values():
         result += score_diagnostics.diagnose_evaluation(evaluation, report)
         result += _diagnose_stale_record(report, evaluation, "The evaluation")
+        for name, other in report.comparisons_on(evaluation.split):
+            result += score_diagnostics.diagnose_comparison(name, other)
     for generated in report.generated.values():
         result += music_diagnostics.diagnose_generated(generated, report)
         result += _diagnose_stale_record(report, generated, "The comparison with real music")

@@ -77,7 +77,11 @@ def _encode(data: bytes) -> str:
 
 
 def _training_time(report: RunReport) -> str | None:
-    """Returns the time of the train_steps over all processes that trained the run; None if it is unknown."""
+    """Returns the time of the train_steps over all processes, compilation included; None if it is unknown."""
+    measured = [record.seconds for record in report.records if record.seconds is not None]
+    if len(measured) == len(report.records):
+        return duration(sum(measured))
+    # Older files have only the speed.
     targets = report.run.targets_per_epoch
     if not targets:
         return None

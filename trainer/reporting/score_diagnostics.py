@@ -5,12 +5,14 @@ its dataset rules out.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sostenuto.text import counted
 from trainer.config import Config
 from trainer.model.time_bins import spread_nats
 from trainer.reporting.load import RunReport
@@ -23,6 +25,7 @@ _OVERFITTING: Final = 0.005  # rise of the last validation score above the best 
 _IMPROVING: Final = 0.01  # fall of the validation score over the last quarter of a run, relative
 _MOST: Final = 0.99  # fraction of the notes for which the values of a field are counted
 _FAR_NATS: Final = 1.0  # a large difference in nats/note
+_FEW_TRAIN_STEPS: Final = 100  # a run of fewer has hardly trained; a preset's warm-up alone is as long
 _LEVEL_NATS: Final = 0.05  # a difference in nats/note that is too small to count
 
 
@@ -75,8 +78,27 @@ def overfits(report: RunReport) -> bool:
     return best is not None and report.scores[-1][1] > best[1] * (1 + _OVERFITTING)
 
 
+def hardly_trained(train_step: int) -> bool:
+    """Returns whether weights after so few train_steps say nothing about a model."""
+    return train_step < _FEW_TRAIN_STEPS
+
+
+def diagnose_comparison(name: str, evaluation: Evaluation) -> list[Diagnostic]:
+    """Returns a diagnostic if a compared run hardly trained."""
+    if not hardly_trained(evaluation.train_step):
+        return []
+    detail = (
+        f"Its score on the {evaluation.split} split, {evaluation.nats_per_note['total']:.3f} nats/note, is of weights "
+        f"after {counted(evaluation.train_step, 'train_step')}."
+    )
+    advice = "Train that run longer and score it again before you compare."
+    return [Diagnostic(f"The compared run {name} hardly trained", detail, advice)]
+
+
 def advise_longer_training(report: RunReport) -> str:
-    """Returns advice to train longer; "" unless the validation score still fell in the last quarter of the run."""
+    """Returns advice to train longer; "" unless the run hardly trained, or its score still fell in its last quarter."""
+    if hardly_trained(last := report.records[-1].train_step):
+        return f"It was trained for {counted(last, 'train_step')} only: train longer."
     scores = report.scores
     before = [score for train_step, score in scores if train_step <= 0.76 * scores[-1][0]]
     if not before or scores[-1][1] > min(before) * (1 - _IMPROVING):
@@ -169,11 +191,16 @@ def diagnose_evaluation(evaluation: Evaluation, report: RunReport) -> list[Diagn
     title = "The n-gram is about level with this model"
     if standing == "behind":
         title = f"The n-gram is {far}ahead of this model, by {gaps['total']:.2f} nats/note"
+        histogram = evaluation.baselines.get("histogram", {}).get("total", math.inf)
+        if (behind := evaluation.nats_per_note["total"] - histogram) > 0:
+            title = f"Even the histogram is ahead of this model, by {behind:.2f} nats/note"
     detail = (
         f"On the {evaluation.split} split the model has {evaluation.nats_per_note['total']:.3f} nats/note "
         f"({evaluation.describe_interval()}), and the n-gram, which only counts the values that followed the same few "
         f"notes, has {evaluation.baselines['ngram']['total']:.3f}. {describe_ngram_gaps(evaluation)}"
     )
+    if title.startswith("Even"):
+        detail += f" The histogram, which only counts how often each value occurs, has {histogram:.3f}."
     costs = {} if report.config.model == "regression" else _bin_costs(report)
     if costs:
         detail += f" {_describe_bin_costs(report, costs)}"
@@ -182,6 +209,8 @@ def diagnose_evaluation(evaluation: Evaluation, report: RunReport) -> list[Diagn
 
 def _advise_against_ngram(report: RunReport, gaps: NatsPerNote, costs: Mapping[str, float]) -> str:
     config = report.config
+    if hardly_trained(report.records[-1].train_step):
+        return advise_longer_training(report)
     if config.model == "regression":
         return (
             "A model=regression gives one value for step and for duration, so that its score depends on how widely its "

@@ -80,6 +80,7 @@ class MetricsRecord(JsonRecord):
     val_duration_nll: float | None = None
     val_pitch_top1: float | None = None
     notes_per_second: float
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         scores = (self.val_nats, self.val_pitch_nll, self.val_step_nll, self.val_duration_nll)

@@ -47,11 +47,11 @@ def _describe_importance(study: StudySummary, ranking: Importance | None) -> lis
 
 
 def _best_values(study: StudySummary) -> list[tuple[str, Any, Any, str]]:
-    """Returns name, best value, start value and unit of each hyperparameter and each fixed field."""
+    """Returns name, best value, base config's value and unit of each hyperparameter and each fixed field."""
     best = study.best
     if best is None:
         return []
-    start = study.space.base_config
+    start = study.space.start  # with the fixed values, as in trial 0000
     tuned = [(parameter.field, study.value(best, parameter), parameter.unit) for parameter in study.space.parameters]
     fixed = [(field, value, "fixed") for field, value in study.space.fixed.items()]
     return [(field, value, getattr(start, field), unit) for field, value, unit in (*tuned, *fixed)]

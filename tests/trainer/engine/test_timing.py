@@ -8,7 +8,9 @@ import threading
 import pytest
 
 from sostenuto.data.manifest import Manifest
+from sostenuto.text import duration
 from tests.trainer.machine import Machine
+from tests.trainer.report_pages import read_page
 from tests.trainer.runs import metrics, weights
 from trainer.callbacks.standard import report_writers
 from trainer.config import Config
@@ -89,6 +91,8 @@ def test_the_minute_adds_up_and_a_shorter_plan_is_logged_once(train, tmp_path, m
     assert seconds["scoring"] == scores
     assert seconds["train_steps"] > LIMIT / 2
     assert sum(seconds.values()) == round(machine.now)
+    # The page has the same time: both count the call that compiles.
+    assert f"{duration(seconds['train_steps'])} h:mm:ss, with compilation" in read_page(tmp_path / "w").words
     planned = [line for line in caplog.messages if line.startswith("training to ")]
     shorter = [line for line in caplog.messages if line.startswith("training became slower")]
     assert (len(planned), len(shorter)) == (1, 1)

@@ -84,7 +84,11 @@ def test_a_value_for_each_field_is_checked_like_one_for_all(player, primer):
     values = dict.fromkeys(FIELDS, 1.0)
     refused(player, r"^temperature\['step'\]: got 0, .* above 0$", primers=primer, temperature={**values, "step": 0})
     refused(player, r"^top_p\['pitch'\]: got nan, .* at most 1$", primers=primer, top_p={**values, "pitch": np.nan})
-    refused(player, r"^top_p: got pitch, expected pitch, step, duration, velocity$", top_p={"pitch": 0.9})
+    refused(
+        player,
+        r"^top_p: got pitch, expected pitch, step, duration, velocity\. Add step, duration, velocity$",
+        top_p={"pitch": 0.9},
+    )
     refused(player, r"^temperature: got pitch, .*, tempo, expected", temperature={**values, "tempo": 1.0})
     refused(player, r"^temperature: got no field, expected", temperature={})
     refused(player, r"^temperature: got array", temperature=np.zeros((9, 9)))

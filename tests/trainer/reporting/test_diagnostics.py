@@ -184,6 +184,20 @@ def test_words_fit_the_size_of_the_difference(dataset, tmp_path, scores, words):
     assert words in page.text
 
 
+def test_a_run_of_two_train_steps_is_told_to_train_longer(dataset, tmp_path):
+    directory = write_run(
+        tmp_path / "w", dataset, lines=[{**reports()[0], "train_step": 2}],
+        evaluation_test=evaluation(total=16.4, train_step=2),
+    )  # fmt: skip
+    found = advice(directory, "Even the histogram is ahead of this model, by 5.90 nats/note")
+    assert "It was trained for 2 train_steps only: train longer." in found
+    assert "--learning_rate" not in found
+    assert "occurs, has 10.500." in found
+    page = read_page(directory)
+    assert page.all("a")[0]["href"] == "#know"
+    assert [path for path in page.all("path") if path["class"] == "train thin dot"]
+
+
 def test_on_the_train_split_counting_is_no_measure(dataset, tmp_path):
     document = {**of_fields(9, 9, 9), "split": "train"}
     assert titles(write_run(tmp_path / "w", dataset, evaluation_train=document)) == ""

@@ -133,16 +133,19 @@ def test_the_scores_stand_next_to_those_of_counting(text):
 
 
 def test_other_runs_stand_next_to_it(full, dataset, tmp_path):
-    seed = write_run(tmp_path / "tutorial", dataset, evaluation_test=evaluation(total=12), config=preset("tutorial"))
+    seed = write_run(
+        tmp_path / "tutorial", dataset, evaluation_test=evaluation(total=12, train_step=2), config=preset("tutorial")
+    )
     elsewhere = {**evaluation(), "dataset": "another"}
     other = write_run(tmp_path / "other", dataset, evaluation_test=elsewhere)
     page = render(load_report(str(full), comparisons=[str(seed)]))
     assert [row[:2] for row in rows(page, "other runs and the baselines")[1:]] == [
-        ["this model", "7.500 7.400 to 7.600"],
-        ["tutorial, tutorial", "12.000 11.900 to 12.100"],
+        ["this model 200 train_steps", "7.500 7.400 to 7.600"],
+        ["tutorial, tutorial 2 train_steps", "12.000 11.900 to 12.100"],
         ["n-gram", "9.000"],
         ["histogram", "10.500"],
     ]
+    assert "The compared run tutorial, tutorial hardly trained. Its score on the test split" in Page(page).words
     with pytest.raises(UserError, match=r"--compare_with=.*other: expected a score of a split and dataset .*\(test\)"):
         load_report(str(full), comparisons=[str(other)])
 

@@ -130,9 +130,11 @@ def test_the_page_has_the_whole_command_and_marks_what_was_fixed() -> None:
     text = render(summarize(trial(0, score=8.0), trial(1, score=7.5), fix=["layers=3"]))
     words = "sostenuto train '--config=/my studies/first/best_config.json' --data=/data/maestro"
     assert f"{words} '--workdir=/my studies/first/best'" in Page(text).words
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', text)
+    assert heads[1:3] == ["best, trial 0001", "base config, trial 0000"]
     (cells,) = [row for row in re.findall(r"<tr>.*?</tr>", text, re.S) if ">layers<" in row]
     assert re.findall(r'<td class="(.*?)">(.*?)</td>', cells) == [
-        ("number changed", "3"), ("number", "2"), ("unit", "fixed"),
+        ("number", "3"), ("number", "3"), ("unit", "fixed"),
     ]  # fmt: skip
 
 
