@@ -13,6 +13,7 @@ from beam_preprocess.commit import commit_dataset
 from beam_preprocess.plan import DatasetPlan, ShardRange
 from beam_preprocess.sandbox import map_in_processes
 from beam_preprocess.shard_writer import ShardReport, ShardWriter
+from sostenuto import storage
 from sostenuto.errors import UserError
 from sostenuto.storage.lease import Lease, Lock
 
@@ -51,13 +52,19 @@ class PreprocessCorpus(beam.PTransform):
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Adds the steps to a pipeline."""
-        plan, lease = self._plan, self._lease  # so that the function is pickled without the elements
+        # So that the function is pickled without the elements.
+        plan, lease, user_project = self._plan, self._lease, storage.user_project()
+
+        def publish(reports: list[ShardReport]) -> None:
+            storage.set_user_project(user_project)
+            commit_dataset(plan, reports, lease)
+
         return (
             pbegin
             | "Shards" >> beam.Create(self._elements)
             | "WriteShards" >> beam.ParDo(self._write_shards)
             | "AllReports" >> beam.combiners.ToList()
-            | "Publish" >> beam.Map(lambda reports: commit_dataset(plan, reports, lease))
+            | "Publish" >> beam.Map(publish)
         )
 
 
@@ -66,9 +73,14 @@ class WriteShards(beam.DoFn):
 
     def __init__(self, writer: ShardWriter, processes: int, on_file_done: "LocalCallback") -> None:
         self._writer, self._processes, self._on_file_done = writer, processes, on_file_done
+        self._user_project = storage.user_project()
         self._performances = beam.metrics.Metrics.counter("preprocess", "performances")
         self._notes = beam.metrics.Metrics.counter("preprocess", "notes")
         self._rejected = beam.metrics.Metrics.counter("preprocess", "rejected")
+
+    def setup(self) -> None:
+        """Names the project that pays for a remote worker's requests."""
+        storage.set_user_project(self._user_project)
 
     def process(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
         """Yields the reports of the shards."""

@@ -190,10 +190,9 @@ def atomic_directory(path: StrPath) -> Iterator[str]:
     """
     path = local_path(path)
     target = os.path.realpath(path)
-    temporary = temporary_name(target)
     with _translate_errors(path, "written"):
+        temporary, descriptor = _create_locked(target)
         try:
-            os.makedirs(temporary)
             yield temporary
             for parent, _, names in os.walk(temporary):
                 for name in (*names, "."):
@@ -202,9 +201,42 @@ def atomic_directory(path: StrPath) -> Iterator[str]:
             sync(os.path.dirname(target))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # unfinished, or the old directory
+            os.close(descriptor)
         for name in os.listdir(os.path.dirname(target)):  # what killed processes left
             if name != os.path.basename(target) and TEMPORARY.sub("", name) == os.path.basename(target):
-                shutil.rmtree(os.path.join(os.path.dirname(target), name), ignore_errors=True)
+                left = os.path.join(os.path.dirname(target), name)
+                if (unused := _lock_directory(left)) is not None:
+                    shutil.rmtree(left, ignore_errors=True)
+                    os.close(unused)
+
+
+def _create_locked(target: str) -> tuple[str, int]:
+    """Creates a temporary directory that no other process deletes; returns it and its lock."""
+    while True:
+        temporary = temporary_name(target)
+        os.makedirs(temporary)
+        # Another process may have found it before it was locked.
+        if (descriptor := _lock_directory(temporary)) is not None:
+            return temporary, descriptor
+
+
+def _lock_directory(path: str) -> int | None:
+    """Locks a directory until the returned descriptor is closed; None if another process uses or has deleted it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+    except BlockingIOError:
+        pass
+    except OSError:  # a file system that cannot lock directories
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _take_place(new: str, target: str) -> None:

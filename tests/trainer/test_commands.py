@@ -38,12 +38,12 @@ OF_LONG = ["--data={long}", "--workdir={trained}", "--output={o.json}"]
 FLAGS = {
     "trainer": {"data", "workdir", "preset", "config", "quiet", "log_json", "seq_length", "units", "layers",
                 "batch_size", "steps", "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed",
-                "checkpoint_every", "samples", "pitch_weight", "step_weight", "duration_weight"},
+                "checkpoint_every", "samples", "gcs_user_project", "pitch_weight", "step_weight", "duration_weight"},
     "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "temperature", "top_p",
-                         "seed", "quiet", "log_json"},
+                         "seed", "quiet", "log_json", "gcs_user_project"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
-                         "top_p", "seed", "pedal", "audio", "quiet", "log_json"},
-    "trainer.report": {"workdir", "data", "quiet", "log_json"},
+                         "top_p", "seed", "pedal", "audio", "quiet", "log_json", "gcs_user_project"},
+    "trainer.report": {"workdir", "data", "quiet", "log_json", "gcs_user_project"},
 }  # fmt: skip
 
 

@@ -3,13 +3,15 @@ import os
 import pathlib
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from sostenuto import storage
 from sostenuto.errors import UserError
 from tests.factories import melody
-from tests.processes import run_python
+from tests.processes import REPOSITORY, run_python
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -135,6 +137,27 @@ with storage.atomic_directory(path) as unfinished:
             break
         assert process.returncode == -signal.SIGKILL, process.stderr
     assert seen == {"old", "new"}
+
+
+def test_an_unfinished_directory_of_a_running_process_is_left_alone(tmp_path):
+    path = tmp_path / "directory"
+    program = (
+        "import sys; from sostenuto import storage\n"
+        "with storage.atomic_directory(sys.argv[1]) as unfinished:\n"
+        "    open(unfinished + '/a', 'w').write('theirs'); print('begun', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"begun\n"
+        with storage.atomic_directory(path) as unfinished:
+            pathlib.Path(unfinished, "a").write_text("ours")
+        assert texts(path) == {"a": "ours"}
+        assert len(os.listdir(tmp_path)) == 2
+        process.stdin.close()
+        assert process.wait() == 0
+    assert texts(path) == {"a": "theirs"}
+    assert os.listdir(tmp_path) == ["directory"]
 
 
 def test_a_file_in_the_place_of_a_directory_is_kept(tmp_path):
