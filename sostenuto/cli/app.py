@@ -17,9 +17,10 @@ from sostenuto import extras, storage
 from sostenuto.cli.console import configure_console
 from sostenuto.cli.flag_types import Text, start_group
 from sostenuto.cli.help import COMMON, Command, describe_flags, format_help, to_json
-from sostenuto.cli.program import command_invocation, command_name, main_module
 from sostenuto.cli.suggestions import check_finite, check_values, explain, flag_names, nearest_name
 from sostenuto.errors import TemporaryError, UserError
+from sostenuto.interrupt import begin_command
+from sostenuto.program import command_invocation, command_name, main_module
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def run(
     command = Command(usage, examples, [flag.name for flag in required], sections or {})
     # As an exception, so that unfinished files are removed.
     signal.signal(signal.SIGTERM, _exit_by_signal)
+    begin_command()
     try:
         arguments = list(sys.argv if argv is None else argv)
         status = _execute(main, command, arguments, operands=operands, explain_unknown=explain_unknown)

@@ -116,6 +116,11 @@ def is_object(path: StrPath) -> bool:
     return load_gcs().is_object(remote_path(path))
 
 
+def remove_generation(path: StrPath, generation: int) -> bool:
+    """Deletes one generation of an object of a bucket; returns False if the object has another."""
+    return load_gcs().remove(remote_path(path), generation=generation)
+
+
 def generations(directory: StrPath) -> dict[str, int]:
     """Returns the generation of each object below a directory of a bucket, by its sorted path relative to it."""
     return load_gcs().generations(remote_path(directory))
