@@ -104,6 +104,7 @@ def test_a_bucket_that_stops_answering_is_told_of_and_ends_every_command_with_75
         assert process.stderr.count("no answer for") == 1, process.stderr
 
 
+@pytest.mark.usefixtures("kills")
 def test_training_in_a_bucket_that_stops_answering_ends_with_75_and_one_warning(gcs, dataset):
     for path in dataset.rglob("*.*"):
         gcs.put(f"gs://bucket/data/{path.relative_to(dataset)}", path.read_bytes())
@@ -112,6 +113,7 @@ def test_training_in_a_bucket_that_stops_answering_ends_with_75_and_one_warning(
     with started([TRAIN[0], "-m", "tests.faults.impatient", "4", module, *flags]) as processes:
         (process,) = ended(processes)
     assert process.returncode == 75, process.stderr
-    warning, error = process.stderr.splitlines()
-    assert re.match(r"gs://bucket: no answer for 1 s \(Service Unavailable\). Trying again for up to \d s", warning)
+    warning, *saves, error = process.stderr.splitlines()
+    assert all("training continues, and the next save is uploaded" in line for line in saves)
+    assert re.match(r"gs://bucket: no answer for 1 s \(Service Unavailable\)\. Trying again for up to \d s", warning)
     assert "the bucket does not answer" in error
