@@ -1,6 +1,7 @@
 """Reads a workdir into a `RunReport`, without TensorFlow."""
 
 import dataclasses
+import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.generation import samples
 from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult, SplitRecord
 from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_run
-from trainer.workdir.transfer import warn
+
+logger = logging.getLogger(__name__)
 
 PROGRAM: Final = "sostenuto"
 """The command of this project, as messages and pages name it."""
@@ -146,7 +148,7 @@ def find_continuable_split(manifest: Manifest) -> str | None:
                 return split
         except UserError as error:
             # The report does not need the dataset; evaluation names the reason too.
-            warn(error)
+            logger.warning(" ".join(str(error).split()))
             return split
     return None
 
