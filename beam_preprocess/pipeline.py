@@ -20,6 +20,8 @@ from sostenuto.storage.lease import Lease, Lock
 # Replaces a child process after this time without a heartbeat; no file and no disk takes that long.
 STALLED_SECONDS = 180.0
 
+_MAX_PROCESSES = 1_024
+
 
 class PreprocessCorpus(beam.PTransform):
     """Writes a dataset; applied to a pipeline.
@@ -126,8 +128,8 @@ def resolve_num_processes(options: PipelineOptions) -> int:
     if options.view_as(StandardOptions).runner != "FnApiRunner" or direct.direct_running_mode == "multi_threading":
         return 1
     processes = direct.direct_num_workers
-    if processes < 0:
-        raise UserError(f"--direct_num_workers={processes}: expected 1 or more, or 0 for one per core")
+    if not 0 <= processes <= _MAX_PROCESSES:
+        raise UserError(f"--direct_num_workers={processes}: expected 1 to {_MAX_PROCESSES:,}, or 0 for one per core")
     # Beam's own workers take ten seconds to start, and block the run if one is killed.
     direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"
     # In a container, a process may use fewer cores than the machine has.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.api_core import exceptions
+from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from sostenuto.storage.gcs_reason import reason
@@ -25,7 +26,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
 _POLL_SECONDS = 0.5
 
 _Result = TypeVar("_Result")
-_is_temporary: Callable[[BaseException], bool] = DEFAULT_RETRY._predicate
 # A generator of its own, so that pauses change no other random number.
 _jitter = random.Random()
 
@@ -45,7 +45,7 @@ class Patience:
         self._lock = threading.Lock()
         self._silent_since: dict[bool, float] = {}  # by whether requests write
         self._waiting = {False: 0, True: 0}
-        self._subject, self._reason = "", "no answer"
+        self._subject, self._reason = "", ""  # of the warning
         self._has_warned, self._is_watched = False, False
 
     def retry(self, function: Callable[[], _Result], *, subject: str, is_write: bool) -> Callable[[], _Result]:
@@ -56,18 +56,20 @@ class Patience:
 
         def call() -> _Result:
             began = self._begin(subject, is_write)
-            is_answered, pause = True, FIRST_PAUSE
+            is_answered, pause = False, FIRST_PAUSE
             try:
                 while True:
                     try:
-                        return function()
+                        result = function()
+                        is_answered = True
+                        return result
                     except Exception as error:
-                        if not _is_temporary(error):
+                        is_answered = not _is_temporary(error)
+                        if is_answered:
                             raise
-                        self._reason = reason(error)
+                        self._reason = f" ({reason(error)})"
                         left = self._deadline(is_write, began) - time.monotonic()
                         if left <= 0:
-                            is_answered = False
                             raise exceptions.RetryError("no answer", cause=error) from error
                         time.sleep(min(left, max(_retry_after(error), _jitter.uniform(pause / 2, pause))))
                         pause = min(2 * pause, LONGEST_PAUSE)
@@ -90,9 +92,10 @@ class Patience:
             logger.info(f"{self._subject}: answers again")
 
     def restart(self) -> None:
-        """Restarts the time, for an operation that deserves all of it."""
+        """Restarts the time of writes, which had failed in the background, unless reads have waited too."""
         with self._lock:
-            self._silent_since = dict.fromkeys(self._silent_since, time.monotonic())
+            if True in self._silent_since:
+                self._silent_since[True] = self._silent_since.get(False, time.monotonic())
 
     def timeout(self, *, is_write: bool) -> float:
         """Returns the timeout of a request made now."""
@@ -105,8 +108,8 @@ class Patience:
             now = time.monotonic()
             self._waiting[is_write] += 1
             self._silent_since.setdefault(is_write, now)
-            if not self._has_warned:
-                self._subject = subject
+            if not self._has_warned and sum(self._waiting.values()) == 1:
+                self._subject, self._reason = subject, ""
             if not self._is_watched:
                 self._is_watched = True
                 threading.Thread(target=self._watch, name="bucket", daemon=True).start()
@@ -141,10 +144,18 @@ class Patience:
             if warns:
                 left = self._deadline(late[0], time.monotonic()) - time.monotonic()
                 logger.warning(
-                    f"{self._subject}: no answer for {WARN_SECONDS:.0f} s ({self._reason}). "
+                    f"{self._subject}: no answer for {WARN_SECONDS:.0f} s{self._reason}. "
                     f"Trying again for up to {left:.0f} s"
                 )
             time.sleep(_POLL_SECONDS)
+
+
+def _is_temporary(error: Exception) -> bool:
+    """Returns whether a repetition may succeed. A server of credentials that does not answer is temporary too."""
+    is_auth_temporary = isinstance(error, GoogleAuthError) and (
+        error.retryable or isinstance(error.__cause__, TransportError)
+    )
+    return is_auth_temporary or DEFAULT_RETRY._predicate(error)
 
 
 def _retry_after(error: Any) -> float:

@@ -10,6 +10,7 @@ from typing import Final
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from sostenuto.text import printable
 from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.distributions import DISTRIBUTIONS
@@ -148,7 +149,7 @@ def find_continuable_split(manifest: Manifest) -> str | None:
                 return split
         except UserError as error:
             # The report does not need the dataset; evaluation names the reason too.
-            logger.warning(" ".join(str(error).split()))
+            logger.warning(printable(str(error)))
             return split
     return None
 
