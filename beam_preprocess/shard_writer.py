@@ -54,7 +54,12 @@ class SplitStats:
             # There are no steps if each performance has a single note.
             has_values = getattr(self.histograms, field).any()
             quantiles[field] = {f"{q:g}": self.histograms.quantile(field, q) if has_values else None for q in QUANTILES}
-        return Statistics(self.zero_length, self.drums, quantiles, self.histograms)
+        return Statistics(
+            zero_length_dropped=self.zero_length,
+            drums_dropped=self.drums,
+            quantiles=quantiles,
+            histograms=self.histograms,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

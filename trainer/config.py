@@ -182,7 +182,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_field(field, getattr(self, field.name))
+            check_field(field, getattr(self, field.name))
         if self.pitch_weight + self.step_weight + self.duration_weight == 0:
             raise UserError(
                 "config: pitch_weight, step_weight and duration_weight are all 0. Give at least one of them above 0"
@@ -222,7 +222,10 @@ class Config:
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in CHANGEABLE_ON_RESUME}
 
 
-def _check_field(field: dataclasses.Field, value: Any) -> None:
+FIELDS: Final = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def check_field(field: dataclasses.Field, value: Any) -> None:
     """Checks type, choices and bounds of a field."""
     expected: Any = field.type
     types = (int, float) if expected is float else (expected,)

@@ -24,6 +24,7 @@ from sostenuto.storage.paths import (
 )
 from sostenuto.storage.transfer import (
     cache_directory,
+    cached_file,
     concurrently,
     download,
     download_all,
@@ -37,6 +38,7 @@ __all__ = [
     "TEMPORARY",
     "atomic_directory",
     "cache_directory",
+    "cached_file",
     "concurrently",
     "download",
     "download_all",

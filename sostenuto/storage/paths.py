@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable
 
 from sostenuto.errors import UserError
+from sostenuto.text import printable
 
 StrPath = str | os.PathLike[str]
 
@@ -40,6 +41,12 @@ def join(base: StrPath, *names: str) -> str:
 def local_path(path: StrPath) -> str:
     """Returns a local path as a string; raises UserError for a URI, such as s3://, or a mistyped gs://."""
     path = os.fspath(path)
+    try:
+        is_path = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_path = False
+    if not is_path:
+        raise UserError(f"{printable(path)}: not a path: it has a character that no file name may have")
     if _MISTYPED_REMOTE.match(path) and not is_remote(path):
         raise UserError(f"{path}: not a path in a bucket. Expected gs://BUCKET/PATH")
     if match := _SCHEME.match(path):

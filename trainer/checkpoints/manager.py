@@ -19,8 +19,10 @@ import tensorflow as tf
 
 from sostenuto import storage
 from sostenuto.errors import FileError, UserError, mismatches
+from sostenuto.json_text import parse_json
 from sostenuto.text import counted
 from trainer.config import Config
+from trainer.presets import config_from_json
 
 logger = logging.getLogger(__name__)
 
@@ -198,9 +200,8 @@ def model_variables(model: keras.Model) -> Variables:
 
 def check_config(checkpoint: Checkpoint, config: Config) -> None:
     """Raises UserError if a checkpoint has another config, except for fields that may change on resume."""
-    expected, recorded = config.fixed(), checkpoint.extra["config"]
-    differences = mismatches({name: recorded[name] for name in expected if name in recorded}, expected)
-    if differences:
+    recorded = config_from_json(checkpoint.extra["config"], checkpoint.path)
+    if differences := mismatches(recorded.fixed(), config.fixed()):
         raise UserError(
             f"{checkpoint.path}: the checkpoint has another config: {'; '.join(differences)}. "
             "Restore the checkpoints of this workdir, or pass another --workdir"
@@ -210,14 +211,13 @@ def check_config(checkpoint: Checkpoint, config: Config) -> None:
 def read_checkpoint(path: str) -> Checkpoint | None:
     """Returns the checkpoint of a directory, or None if it is missing or corrupt."""
     try:
-        with open(os.path.join(path, MANIFEST), "rb") as file:
-            manifest = json.load(file)
+        manifest = parse_json(storage.read_bytes(os.path.join(path, MANIFEST)), path)
         is_intact = manifest.pop("sha256") == checksum_json(manifest) and all(
             _checksum(os.path.join(path, name)) == checksum for name, checksum in manifest["files"].items()
         )
         checkpoint = Checkpoint(path, manifest["train_step"], manifest["extra"])
         return checkpoint if is_intact and checkpoint.train_step == int(os.path.basename(path)) else None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 

@@ -6,7 +6,6 @@ there. An excerpt is the end of a sample's primer and the start of its continuat
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -17,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from sostenuto import storage
+from sostenuto.data.json_record import JsonRecord
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import CannotCompressError, UserError
+from sostenuto.errors import CannotCompressError, FileError, UserError
 from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.formats import SampleEntry, SamplesIndex
-from trainer.workdir.json_record import write_json
 
 if TYPE_CHECKING:
     from trainer.generation.sampler import NoteSampler
@@ -69,6 +68,13 @@ class Samples:
 
     samples: list[Sample]
     index: SamplesIndex
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listing(JsonRecord):
+    """Content of samples.json.unfinished, and the part of samples.json that says which files belong to it."""
+
+    files: Sequence[str]
 
 
 def select_primers(manifest: Manifest, count: int = NUM_SAMPLES) -> list[Primer]:
@@ -167,7 +173,7 @@ def replace_samples(directory: str, files: Sequence[str]) -> Iterator[str]:
     earlier = require_free(directory, files)
     storage.make_directories(directory)
     own = {*earlier, *files, INDEX_NAME}
-    write_json(storage.join(directory, UNFINISHED_NAME), {"files": sorted(own)})
+    _Listing(sorted(own)).save(storage.join(directory, UNFINISHED_NAME))
     # samples.json is deleted first, so it never lists the samples of two calls.
     names = [INDEX_NAME, *sorted(own - {INDEX_NAME})]
     _remove(directory, names)
@@ -187,9 +193,11 @@ def _listed(directory: str, index_name: str) -> set[str]:
     """Returns the files that a samples.json lists, and its own name; none if it has another format."""
     path = storage.join(directory, index_name)
     try:
-        files = json.loads(storage.read_bytes(path))["files"] if storage.exists(path) else []
+        files = _Listing.load(path).files if storage.exists(path) else []
         return {*(name for name in files if _NAMES.fullmatch(name)), INDEX_NAME} if files else set()
-    except (ValueError, KeyError, TypeError):
+    except FileError:
+        raise
+    except UserError:
         return set()
 
 

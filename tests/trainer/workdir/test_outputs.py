@@ -4,10 +4,10 @@ import os
 
 import pytest
 
+from sostenuto.data.json_record import write_json
 from sostenuto.errors import UserError
 from trainer.generation import samples
 from trainer.workdir import outputs
-from trainer.workdir.json_record import write_json
 
 
 @pytest.mark.parametrize("marks", [["dataset.json"], ["config.json", "run.json"]])
