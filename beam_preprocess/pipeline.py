@@ -13,11 +13,14 @@ from beam_preprocess.commit import commit_dataset
 from beam_preprocess.plan import DatasetPlan, ShardRange
 from beam_preprocess.sandbox import map_in_processes
 from beam_preprocess.shard_writer import ShardReport, ShardWriter
+from sostenuto import storage
 from sostenuto.errors import UserError
 from sostenuto.storage.lease import Lease, Lock
 
 # Replaces a child process after this time without a heartbeat; no file and no disk takes that long.
 STALLED_SECONDS = 180.0
+
+_MAX_PROCESSES = 1_024
 
 
 class PreprocessCorpus(beam.PTransform):
@@ -49,13 +52,19 @@ class PreprocessCorpus(beam.PTransform):
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Adds the steps to a pipeline."""
-        plan, lease = self._plan, self._lease  # so that the function is pickled without the elements
+        # So that the function is pickled without the elements.
+        plan, lease, user_project = self._plan, self._lease, storage.user_project()
+
+        def publish(reports: list[ShardReport]) -> None:
+            storage.set_user_project(user_project)
+            commit_dataset(plan, reports, lease)
+
         return (
             pbegin
             | "Shards" >> beam.Create(self._elements)
             | "WriteShards" >> beam.ParDo(self._write_shards)
             | "AllReports" >> beam.combiners.ToList()
-            | "Publish" >> beam.Map(lambda reports: commit_dataset(plan, reports, lease))
+            | "Publish" >> beam.Map(publish)
         )
 
 
@@ -64,9 +73,14 @@ class WriteShards(beam.DoFn):
 
     def __init__(self, writer: ShardWriter, processes: int, on_file_done: "LocalCallback") -> None:
         self._writer, self._processes, self._on_file_done = writer, processes, on_file_done
+        self._user_project = storage.user_project()
         self._performances = beam.metrics.Metrics.counter("preprocess", "performances")
         self._notes = beam.metrics.Metrics.counter("preprocess", "notes")
         self._rejected = beam.metrics.Metrics.counter("preprocess", "rejected")
+
+    def setup(self) -> None:
+        """Names the project that pays for a remote worker's requests."""
+        storage.set_user_project(self._user_project)
 
     def process(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
         """Yields the reports of the shards."""
@@ -114,8 +128,8 @@ def resolve_num_processes(options: PipelineOptions) -> int:
     if options.view_as(StandardOptions).runner != "FnApiRunner" or direct.direct_running_mode == "multi_threading":
         return 1
     processes = direct.direct_num_workers
-    if processes < 0:
-        raise UserError(f"--direct_num_workers={processes}: expected 1 or more, or 0 for one per core")
+    if not 0 <= processes <= _MAX_PROCESSES:
+        raise UserError(f"--direct_num_workers={processes}: expected 1 to {_MAX_PROCESSES:,}, or 0 for one per core")
     # Beam's own workers take ten seconds to start, and block the run if one is killed.
     direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"
     # In a container, a process may use fewer cores than the machine has.

@@ -2,19 +2,33 @@
 
 import dataclasses
 import enum
-import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sostenuto.data.json_record import JsonRecord
 from sostenuto.errors import UserError
+from trainer.config import MAX_STEPS, Bounds
 
 TRIALS_NAME = "trials"  # directory of the trials' workdirs
 TUNERS = ("random", "bayesian", "hyperband")
 MAX_BRACKET = 2  # of hyperband, whose rungs are at 1/9, 1/3 and the whole of a trial's length
 
+MAX_TRIALS = 100_000
+SECONDS = Bounds(above=0, maximum=31_536_000)  # a year
+
 # Trials are scored at whole train_steps, so that equal shares of their lengths differ slightly between trials.
 SHARE_TOLERANCE = 0.02
+
+
+def _number(bounds: Bounds, *, default: Any = dataclasses.MISSING) -> Any:
+    """Declares a field with bounds."""
+    return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+
+def check_bounds(name: str, value: float, bounds: Bounds) -> None:
+    """Raises UserError if a number is out of its bounds."""
+    if value not in bounds:
+        raise UserError(f"{name}={value}: expected {bounds}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,27 +36,28 @@ class StudyConfig:
     """Settings of a search; raises a UserError if a value is out of range."""
 
     tuner: str  # random, bayesian or hyperband
-    max_trials: int  # configs to try, including failed ones; hyperband's continuations do not count
-    train_steps: int  # full length of a trial with the base config's windows
-    train_fraction: float = 1.0  # fraction of the training performances that trials use
+    # configs to try, including failed ones; hyperband's continuations do not count
+    max_trials: int = _number(Bounds(minimum=1, maximum=MAX_TRIALS))
+    # full length of a trial with the base config's windows
+    train_steps: int = _number(Bounds(minimum=1, maximum=MAX_STEPS))
+    # fraction of the training performances that trials use
+    train_fraction: float = _number(Bounds(above=0, maximum=1), default=1.0)
     seed: int = 0
-    worker_timeout: float = 60.0  # seconds without a heartbeat until another worker may get the trial
-    score_timeout: float = 3600.0  # seconds without a new score until the trial is reassigned, despite heartbeats
-    max_attempts: int = 5  # lost workers in a row, without a new score, after which a trial has failed
+    # seconds without a heartbeat until another worker may get the trial
+    worker_timeout: float = _number(SECONDS, default=60.0)
+    # seconds without a new score until the trial is reassigned, despite heartbeats
+    score_timeout: float = _number(SECONDS, default=3600.0)
+    # lost workers in a row, without a new score, after which a trial has failed
+    max_attempts: int = _number(Bounds(minimum=1, maximum=1000), default=5)
     stop_weak: bool = True  # whether the median rule stops trials early; hyperband ignores it
     data: str = ""  # sha256 of the dataset's manifest, which a resumed study must have too
 
     def __post_init__(self) -> None:
         if self.tuner not in TUNERS:
             raise UserError(f"tuner={self.tuner!r}: expected one of {', '.join(TUNERS)}")
-        for name in ("max_trials", "train_steps", "max_attempts"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not 0 < self.train_fraction <= 1:
-            raise UserError(f"train_fraction={self.train_fraction}: expected above 0 and at most 1")
-        for name in ("worker_timeout", "score_timeout"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name}={getattr(self, name)}: expected a number of seconds above 0")
+        for field in dataclasses.fields(self):
+            if "bounds" in field.metadata:
+                check_bounds(field.name, getattr(self, field.name), field.metadata["bounds"])
 
 
 class TrialStatus(enum.StrEnum):

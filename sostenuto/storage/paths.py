@@ -15,6 +15,8 @@ StrPath = str | os.PathLike[str]
 TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{12}$")
 
 REMOTE = "gs://"
+# The project that pays for requests to buckets of others; in the environment, so that child processes have it too.
+_USER_PROJECT = "SOSTENUTO_GCS_USER_PROJECT"
 _MISTYPED_REMOTE = re.compile(r"gs:[/\\]", re.IGNORECASE)
 # At least two letters: "C:/" is a drive of Windows.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
@@ -29,6 +31,17 @@ _REMEDIES = {
 def is_remote(path: StrPath) -> bool:
     """Returns whether a path is in a bucket."""
     return os.fspath(path).startswith(REMOTE)
+
+
+def user_project() -> str | None:
+    """Returns the Google Cloud project that pays for requests to buckets, if not the buckets' own."""
+    return os.environ.get(_USER_PROJECT) or None
+
+
+def set_user_project(project: str | None) -> None:
+    """Sets the Google Cloud project that pays for this process's and its children's requests to buckets."""
+    if project:
+        os.environ[_USER_PROJECT] = project
 
 
 def join(base: StrPath, *names: str) -> str:

@@ -106,7 +106,7 @@ def test_help_knows_the_flags():
     process = run_python("-m", "beam_preprocess", "--help")
     assert process.returncode == 0
     names = "input metadata output split_fractions piece_from num_shards sustain max_rejected_fraction overwrite quiet"
-    names += " isolate_parsing log_json"
+    names += " isolate_parsing log_json gcs_user_project"
     assert all(f"  --{name}" in process.stdout.replace("[no]", "") for name in names.split())
 
 

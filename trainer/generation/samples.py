@@ -24,8 +24,10 @@ from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.formats import SampleEntry, SamplesIndex
+from trainer.workdir.outputs import WAIT_SECONDS, hold_output
 
 if TYPE_CHECKING:
+    from sostenuto.storage.lease import Lease, Lock
     from trainer.generation.sampler import NoteSampler
 
 logger = logging.getLogger(__name__)
@@ -170,23 +172,22 @@ def replace_samples(directory: str, files: Sequence[str]) -> Iterator[str]:
     Until all are written, samples.json.unfinished lists the files, so the next call after a kill can delete them. After
     an exception none of them remains.
     """
-    earlier = require_free(directory, files)
-    storage.make_directories(directory)
-    own = {*earlier, *files, INDEX_NAME}
-    _Listing(sorted(own)).save(storage.join(directory, UNFINISHED_NAME))
-    # samples.json is deleted first, so it never lists the samples of two calls.
-    names = [INDEX_NAME, *sorted(own - {INDEX_NAME})]
-    _remove(directory, names)
-    try:
-        from trainer.workdir.transfer import upload_on_exit
+    from trainer.workdir.transfer import upload_on_exit
 
-        with upload_on_exit(directory, last=[INDEX_NAME]) as copy:
-            yield copy
-    except BaseException:
-        with contextlib.suppress(UserError):
-            _remove(directory, [*names, UNFINISHED_NAME])
-        raise
-    storage.remove(storage.join(directory, UNFINISHED_NAME))
+    with hold_output(directory) as held:
+        own = {*require_free(directory, files), *files, INDEX_NAME}
+        _Listing(sorted(own)).save(storage.join(directory, UNFINISHED_NAME))
+        # samples.json is deleted first, so it never lists the samples of two calls.
+        names = [INDEX_NAME, *sorted(own - {INDEX_NAME})]
+        _remove(directory, names, held)
+        try:
+            with upload_on_exit(directory, held, last=[INDEX_NAME]) as copy:
+                yield copy
+        except BaseException:
+            with contextlib.suppress(UserError):
+                _remove(directory, [*names, UNFINISHED_NAME], held)
+            raise
+        _remove(directory, [UNFINISHED_NAME], held)
 
 
 def _listed(directory: str, index_name: str) -> set[str]:
@@ -201,12 +202,15 @@ def _listed(directory: str, index_name: str) -> set[str]:
         return set()
 
 
-def _remove(directory: str, names: Sequence[str]) -> None:
+def _remove(directory: str, names: Sequence[str], held: "Lock | Lease") -> None:
     """Removes the files that exist, in this order."""
-    present = storage.list_names(directory)
+    is_remote = storage.is_remote(directory)
+    generations = storage.generations(directory) if is_remote else dict.fromkeys(storage.list_names(directory), 0)
     for name in names:
-        if name in present:
-            storage.remove(storage.join(directory, name))
+        if name in generations:
+            held.check_held()
+            path = storage.join(directory, name)
+            storage.remove_generation(path, generations[name]) if is_remote else storage.remove(path)
 
 
 def load_samples(workdir: str) -> Samples | None:
@@ -231,7 +235,8 @@ def add_sounds(workdir: str, *, quiet: bool) -> None:
     directory = storage.join(workdir, SAMPLES_NAME)
     index = SamplesIndex.load_if_exists(storage.join(directory, INDEX_NAME))
     if index is not None:
-        _render_missing(directory, index, quiet=quiet)
+        with hold_output(directory, wait=WAIT_SECONDS):
+            _render_missing(directory, index, quiet=quiet)
 
 
 def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None:

@@ -91,7 +91,11 @@ def test_the_keys_of_a_file_have_the_order_of_the_fields():
         (ExportInfo, {"train_step": "3"}, r'file\.json: train_step: got "3", expected an integer\. Delete'),
         (ExportInfo, {"config": None}, r"config: got null, expected an object"),
         (ExportInfo, {"config": {"units": "many"}}, r'config\.units: got "many", expected an integer'),
-        (ExportInfo, {"config": {"units": 0}}, r"file\.json: config: units=0: expected at least 1\. Delete result"),
+        (
+            ExportInfo,
+            {"config": {"units": 0}},
+            r"file\.json: config: units=0: expected at least 1 and at most 16,384\. Delete",
+        ),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_file_and_key(kind, change, words, tmp_path):
