@@ -45,7 +45,7 @@ _HEAD_BYTES = 1024  # of a track, which may hold tempo, names, programs and rese
 _END_OF_TRACK = b"\xff\x2f\x00"
 
 # Replaces a track's end: later than any event that symusic gets, a note-off for every key. symusic would silently drop
-# the notes that the file never ends; these note-offs make them recognizable.
+# the notes that the file never ends; these note-offs make some of them appear.
 _LATE = 2**27
 _NOTE_OFFS = b"\x00".join(
     bytes([NOTE_OFF | channel]) + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
@@ -106,10 +106,11 @@ def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
     """Checks header, size and length of a file; returns its ticks per quarter note and the bodies of its tracks."""
     start = f"starts with {data[:4]!r}" if data else "is empty"
     header_length, midi_format, declared, division = struct.unpack(">IHHH", data[4:14].ljust(10, b"\0"))
+    header_end = 8 + max(header_length, 6)
     for is_wrong, reason, detail in (
         (data[:4] != b"MThd", "not_midi", f"is not a standard MIDI file: it {start}, expected b'MThd'"),
         (len(data) > MAX_BYTES, "too_large", f"has more than the {MAX_BYTES:,} bytes allowed"),
-        (len(data) < 14, "truncated", f"ends at byte {len(data)}, within the MIDI header of 14 bytes"),
+        (len(data) < header_end, "truncated", f"ends at byte {len(data)}, within the MIDI header of {header_end} bytes"),
         (header_length < 6, "damaged", f"has a MIDI header of {header_length} bytes (byte 8), expected 6"),
         (division & 0x8000, "smpte", "counts time in SMPTE frames, expected ticks per quarter note (byte 12)"),
         (division == 0, "damaged", "has 0 ticks per quarter note (byte 12), expected at least 1"),
@@ -118,7 +119,7 @@ def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
         if is_wrong:
             raise MidiDecodeError(name, reason, detail)
     bodies: list[bytes] = []
-    end = 8 + header_length
+    end = header_end
     # A header may declare fewer tracks than the file has; behind them may be anything.
     while len(bodies) < declared or _has_chunk(data, end):
         kind, body = data[end : end + 4], end + 8
@@ -163,22 +164,21 @@ def _read_with_symusic(bodies: list[bytes], *, with_pedal: bool) -> Tracks | Non
     tempo_time, tempo_us = tempos["time"].astype(np.int64), tempos["mspq"].astype(np.int64)
     played = [track for track in score.tracks if not track.is_drum]
     tracks = [_symusic_track(track, with_pedal=with_pedal) for track in played]
-    if _has_ambiguous_overlap(tracks):
+    if any(track.offset.max(initial=0) >= _LATE for track in tracks) or _has_ambiguous_overlap(tracks):
         return None
     # symusic sorts the events of one tick, so that the file's last need not come last.
     changes = [(tempo_time, tempo_us), *((track.pedal_time, track.pedal_value >= PEDAL_DOWN) for track in tracks)]
     if any(np.any((time[1:] == time[:-1]) & (value[1:] != value[:-1])) for time, value in changes):
         return None
-    ended = [_select(track, track.offset < _LATE) for track in tracks]
     instruments: Counter[int] = Counter()
-    for program, track in zip([track.program for track in played], ended, strict=True):
+    for program, track in zip([track.program for track in played], tracks, strict=True):
         instruments[program] += int(np.count_nonzero(track.offset > track.onset))
     return Tracks(
-        ended,
+        tracks,
         instruments,
         np.stack([tempo_time, tempo_us], axis=1),
         drums=sum(len(track.notes) for track in score.tracks if track.is_drum),
-        unended=sum(len(track.onset) for track in tracks) - sum(len(track.onset) for track in ended),
+        unended=0,
     )
 
 
@@ -278,9 +278,9 @@ def _read_bodies(bodies: list[bytes], name: str, *, with_pedal: bool) -> Tracks:
                 instruments[programs[number, channel]] += len(ended) if channel != _DRUM_CHANNEL else 0
                 sounding[number, channel, data[0]] = struck[len(ended) :] if ended else []
                 notes[number, channel] += [(data[0], onset, midi_tick, velocity) for onset, velocity in ended or struck]
-    played = [key for key in notes.keys() | pedals.keys() if key[1] != _DRUM_CHANNEL]
+    played = [key for key, rows in notes.items() if rows and key[1] != _DRUM_CHANNEL]
     return Tracks(
-        [Track(*_columns(notes[key], 4), *_columns(pedals[key], 2)) for key in sorted(played)],
+        [Track(*_columns(notes[key], 4), *_columns(pedals[key], 2)) for key in played],
         instruments,
         _columns(tempos, 2).T,
         drums=sum(len(rows) for (_, channel), rows in notes.items() if channel == _DRUM_CHANNEL),
