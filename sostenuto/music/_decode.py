@@ -167,8 +167,10 @@ def _read_with_symusic(bodies: list[bytes], *, with_pedal: bool) -> Tracks | Non
     if any(track.offset.max(initial=0) >= _LATE for track in tracks) or _has_ambiguous_overlap(tracks):
         return None
     # symusic sorts the events of one tick, so that the file's last need not come last.
-    changes = [(tempo_time, tempo_us), *((track.pedal_time, track.pedal_value >= PEDAL_DOWN) for track in tracks)]
-    if any(np.any((time[1:] == time[:-1]) & (value[1:] != value[:-1])) for time, value in changes):
+    changes = [(tempo_time, tempo_us)]
+    if with_pedal:
+        changes += [(track.pedal_time, track.pedal_value >= PEDAL_DOWN) for track in tracks]
+    if any(((time[1:] == time[:-1]) & (value[1:] != value[:-1])).any() for time, value in changes):
         return None
     instruments: Counter[int] = Counter()
     for program, track in zip([track.program for track in played], tracks, strict=True):
@@ -188,7 +190,7 @@ def _clean(body: bytes, *, has_tempos: bool) -> bytes | None:
     Events are walked one by one up to the first note or pedal change after those bytes near the start that may begin an
     event of another form. The rest of most tracks is notes and controllers.
     """
-    start = np.frombuffer(body[:_HEAD_BYTES], np.uint8)
+    start = np.frombuffer(body[: -len(_END_OF_TRACK)][:_HEAD_BYTES], np.uint8)
     head_end = np.flatnonzero(start >= PROGRAM_CHANGE).max(initial=0)
     used = bytearray()
     used_tick = midi_tick = end = 0
@@ -308,16 +310,16 @@ def _in_microseconds(content: Tracks, resolution: int) -> Tracks:
     start, tempo_us = np.concatenate([[[0, DEFAULT_TEMPO_US]], content.tempos]).T
     times = [start, *(time for track in content.tracks for time in (track.offset, track.pedal_time))]
     last = max(int(time.max(initial=0)) for time in times)
-    # Floating point, since integers might overflow before this check.
-    hours = np.dot(np.diff(np.append(start, last)), tempo_us.astype(np.float64)) / resolution / 3.6e9
+    lasts = np.append(start[1:], last) - start
+    hours = np.dot(lasts.astype(np.float64), tempo_us) / resolution / 3.6e9  # Integers might overflow here.
     if hours > MAX_HOURS:
         raise ValueError(f"has a note, pedal or tempo {hours:,.1f} hours after its start, at most {MAX_HOURS} allowed")
     # In units of 1 / resolution microseconds these are integers far from overflow: 24 hours · 2^15.
-    elapsed = np.append(0, np.cumsum(np.diff(start) * tempo_us[:-1]))
+    elapsed = np.cumsum(lasts * tempo_us) - lasts * tempo_us
 
     def microseconds(midi_ticks: np.ndarray) -> np.ndarray:
         """Returns MIDI ticks as microseconds, exact but for one rounding (half up)."""
-        tempo = np.searchsorted(start, midi_ticks, side="right") - 1
+        tempo = start.searchsorted(midi_ticks, side="right") - 1
         total = elapsed[tempo] + (midi_ticks - start[tempo]) * tempo_us[tempo]
         return (total + resolution // 2) // resolution
 

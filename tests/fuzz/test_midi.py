@@ -215,7 +215,10 @@ def test_mutated_files_are_read_rightly_or_rejected(monkeypatch):
     outcomes: Counter[str] = Counter()
     slow = spied(monkeypatch)
     for number in range(COUNT):
-        data = mutate(random.Random(f"{SEED}:{number}"))
+        rng = random.Random(f"{SEED}:{number}")
+        data = mutate(rng)
+        # Real tracks are longer than these and what is walked of each.
+        monkeypatch.setattr(_decode, "_HEAD_BYTES", rng.choice([0, 0, 40, 1024]))
         try:
             outcomes[check(data)] += 1
         except Exception as error:
