@@ -1,7 +1,7 @@
 """Demo of the whole pipeline, `make demo`: corpus, dataset, training, evaluation, music.
 
 It runs the public commands and skips those whose result exists. A folder's name contains the arguments that shape its
-results. A link `latest` names the folder of the last corpus.
+results. A link `latest` names the folder of the last demo that ended.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from sostenuto import cli, progress
 from sostenuto.cli.main import COMMANDS
 from sostenuto.errors import UserError
 from sostenuto.music.midi import write_midi
+from trainer.config import MAX_MINUTES, MAX_NOTES, MAX_SAMPLES
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +161,8 @@ def command_line(module: str, arguments: list[str], scripts: Path = Path(sys.exe
 def main() -> None:
     """Runs every stage and prints the paths of the music and the page."""
     quiet, work = cli.QUIET.value, Path(cli.require_flag(_WORK))
+    if not 0 < _MAX_MINUTES.value <= MAX_MINUTES:
+        raise UserError(f"--max_minutes={_MAX_MINUTES.value:g}: expected above 0 and at most {MAX_MINUTES:,}")
     corpus = Path(_CORPUS.value).expanduser() if _CORPUS.value else CHORALES
     if _CORPUS.value and not corpus.exists():
         raise UserError(f"{corpus}: no such directory or .zip; give one that holds MIDI files")
@@ -168,13 +171,18 @@ def main() -> None:
         Stage("Corpus: Bach's chorales", "demo.chorales", [f"--output={corpus}"], corpus).run(quiet=quiet)
     folder = work / name_folder(corpus)
     folder.mkdir(parents=True, exist_ok=True)
-    latest = link_latest(folder)
     if not (work / PRIMER).exists():
         write_midi(primer.notes(), work / PRIMER)
     lengths = {"num_notes": _NUM_NOTES.value, "num_samples": _NUM_SAMPLES.value}
     stages, music, page = list_stages(corpus, folder, max_minutes=_MAX_MINUTES.value, **lengths)
-    for stage in stages:
-        stage.run(quiet=quiet)
+    try:
+        for stage in stages:
+            stage.run(quiet=quiet)
+    except SystemExit:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if the first command has written nothing
+        raise
+    latest = link_latest(folder)
     page = latest / page.relative_to(folder)
     arguments = [f"--workdir={page.parent}", f"--primer={work / PRIMER}", "--num_notes=64", "--audio"]
     cli.print_result("\nThe music, as sound (.wav), notes (.mid) and piano roll (.png):")
@@ -195,9 +203,17 @@ if __name__ == "__main__":
         cli.Path("DIR", False), "work", "build/demo", "Directory for results, with a folder for each corpus."
     )
     cli.start_group("training and music")
-    _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "Minutes to train at most.")
-    _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "Notes of each piece to generate.")
-    _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Pieces to generate.")
+    _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, f"Minutes to train at most, {MAX_MINUTES:,} or fewer.")
+    _NUM_NOTES = flags.DEFINE_integer(
+        "num_notes",
+        400,
+        f"Notes of each piece to generate, at most {MAX_NOTES:,}.",
+        lower_bound=1,
+        upper_bound=MAX_NOTES,
+    )
+    _NUM_SAMPLES = flags.DEFINE_integer(
+        "num_samples", 4, f"Pieces to generate, at most {MAX_SAMPLES:,}.", lower_bound=1, upper_bound=MAX_SAMPLES
+    )
     cli.run(
         main,
         usage="[--corpus=DIR|ZIP] [flags]\n\nRuns everything from a corpus to music: preprocess, train, evaluate, "

@@ -58,7 +58,7 @@ class HeldError(UserError):
     """Another process holds the directory; the message names it."""
 
 
-class LostError(UserError):
+class LostError(TemporaryError):
     """Another process has taken over the directory."""
 
 

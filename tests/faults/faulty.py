@@ -1,11 +1,13 @@
-"""The trainer with a fault: at one of its file operations it is killed, or the disk is full from there on.
+"""A command with a fault: at one of its file operations it is killed or stopped, or the disk is full from there on.
 
-Python announces what it is about to do with a file (PEP 578), so that the trainer itself runs as it is. A full disk is
+Python announces what it is about to do with a file (PEP 578), so that the command itself runs as it is. A full disk is
 a limit on the size of files: a write beyond it fails, for Python as for TensorFlow, whoever runs the tests.
 
-Usage: python -m tests.faults.faulty FAULT EVENT PATTERN COUNT [the trainer's flags]
-FAULT strikes before the COUNT-th audit event EVENT whose arguments match PATTERN:
+Usage: python -m tests.faults.faulty FAULT EVENT PATTERN COUNT MODULE [the command's flags]
+FAULT strikes before the COUNT-th audit event EVENT whose arguments match PATTERN. EVENT "write" is any that changes a
+file or directory.
   killed         SIGKILL
+  stopped        SIGSTOP, of all its threads
   full           nothing more can be written
   nearly_full    small files still can, weights cannot
 """
@@ -26,9 +28,21 @@ def _limit(size: int) -> None:
 
 FAULTS = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "full": lambda: _limit(0),
     "nearly_full": lambda: _limit(SMALL_FILE),
 }
+
+
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree"}
+
+
+def _is_write(name: str, arguments: tuple) -> bool:
+    """Tests whether an audit event announces a change of a file or directory."""
+    if name != "open":
+        return name in _CHANGES
+    _, mode, flags = arguments
+    return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) or bool(mode and set(mode) & set("wxa+"))
 
 
 def arm(fault: str, event: str, pattern: str, count: int) -> None:
@@ -37,7 +51,8 @@ def arm(fault: str, event: str, pattern: str, count: int) -> None:
 
     def listen(name: str, arguments: tuple) -> None:
         nonlocal left
-        if name == event and re.search(pattern, " ".join(map(str, arguments))):
+        is_event = _is_write(name, arguments) if event == "write" else name == event
+        if is_event and re.search(pattern, " ".join(map(str, arguments))):
             left -= 1
             if left == 0:
                 FAULTS[fault]()
@@ -47,5 +62,6 @@ def arm(fault: str, event: str, pattern: str, count: int) -> None:
 
 if __name__ == "__main__":
     arm(*sys.argv[1:4], int(sys.argv[4]))
-    del sys.argv[1:5]
-    runpy.run_module("trainer", run_name="__main__", alter_sys=True)
+    module = sys.argv[5]
+    del sys.argv[1:6]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,6 +1,7 @@
 """Reads a workdir into a `RunReport`, without TensorFlow."""
 
 import dataclasses
+import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,15 @@ from typing import Final
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from sostenuto.text import printable
 from trainer.config import Config
 from trainer.evaluation import generation_metrics
+from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.generation import samples
 from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult, SplitRecord
 from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_run
-from trainer.workdir.transfer import warn
+
+logger = logging.getLogger(__name__)
 
 PROGRAM: Final = "sostenuto"
 """The command of this project, as messages and pages name it."""
@@ -93,6 +97,8 @@ def load_report(
     """
     config, records, run = load_config(workdir), load_records(workdir), load_run(workdir)
     all_evaluations, all_generated = Evaluation.load_splits(workdir), GenerationEvaluation.load_splits(workdir)
+    for split, comparison in all_generated.items():
+        _check_distributions(comparison, comparison.path(workdir, split))
     evaluations = {split: record for split, record in all_evaluations.items() if record.dataset == run.dataset}
     generated = {split: record for split, record in all_generated.items() if record.dataset == run.dataset}
     manifest = dataset(run)
@@ -114,6 +120,17 @@ def load_report(
     )
 
 
+def _check_distributions(comparison: GenerationEvaluation, path: str) -> None:
+    """Raises UserError if a comparison lacks a distribution, or has other bins or no notes."""
+    expected = {name: len(distribution.edges) - 1 for name, distribution in DISTRIBUTIONS.items()}
+    for kind, counts in comparison.counts.items():
+        has_notes = all(any(bins) for bins in counts.values())
+        if {name: len(bins) for name, bins in counts.items()} != expected or not has_notes:
+            raise UserError(f"{path}: counts.{kind}: expected counts of {expected}. {comparison.REMEDY}")
+    if missing := [name for name in expected if name not in comparison.distributions]:
+        raise UserError(f"{path}: distributions.{missing[0]} is missing. {comparison.REMEDY}")
+
+
 def load_records(workdir: str) -> list[MetricsRecord]:
     """Returns the lines of metrics.jsonl by train_step; raises UserError if there are none."""
     path = storage.join(workdir, METRICS_NAME)
@@ -132,7 +149,7 @@ def find_continuable_split(manifest: Manifest) -> str | None:
                 return split
         except UserError as error:
             # The report does not need the dataset; evaluation names the reason too.
-            warn(error)
+            logger.warning(printable(str(error)))
             return split
     return None
 

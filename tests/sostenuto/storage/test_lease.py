@@ -126,7 +126,7 @@ def test_a_lease_is_renewed_and_its_loss_is_noticed(gcs, quick):
     held.check_held()
     of_another_machine(gcs)
     theirs = gcs.get(LOCK)
-    with pytest.raises(LostError, match="gs://bucket/w: another process has taken it over"):
+    with pytest.raises(LostError, match="gs://bucket/w: process 7 on elsewhere has taken it over"):
         while time.monotonic() < until:
             held.check_held()
     # Closing does not remove the other one.
@@ -167,3 +167,22 @@ def test_a_worker_checks_the_lease_of_the_process_that_sent_it(directory):
     with pytest.raises(LostError, match=rf"process {os.getpid()} on .* has taken it over"):
         sent.check_held()
     other.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"host": 3, "pid": "\\u0000", "processes": [], "renewed": 1e999}',
+        json.dumps({"pid": "1\0", "started": "1", "processes": lease._process_namespace()}).encode(),
+    ],
+)
+def test_a_damaged_lock_of_a_bucket_expires_like_any_other(gcs, monkeypatch, content):
+    monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.02)
+    gcs.put(LOCK, content)
+    hold("gs://bucket/w").close()
+    assert gcs.names("gs://bucket/w/") == []
