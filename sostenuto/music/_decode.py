@@ -110,7 +110,11 @@ def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
     for is_wrong, reason, detail in (
         (data[:4] != b"MThd", "not_midi", f"is not a standard MIDI file: it {start}, expected b'MThd'"),
         (len(data) > MAX_BYTES, "too_large", f"has more than the {MAX_BYTES:,} bytes allowed"),
-        (len(data) < header_end, "truncated", f"ends at byte {len(data)}, within the MIDI header of {header_end} bytes"),
+        (
+            len(data) < header_end,
+            "truncated",
+            f"ends at byte {len(data)}, within the MIDI header of {header_end} bytes",
+        ),
         (header_length < 6, "damaged", f"has a MIDI header of {header_length} bytes (byte 8), expected 6"),
         (division & 0x8000, "smpte", "counts time in SMPTE frames, expected ticks per quarter note (byte 12)"),
         (division == 0, "damaged", "has 0 ticks per quarter note (byte 12), expected at least 1"),
