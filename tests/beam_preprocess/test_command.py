@@ -1,7 +1,6 @@
 """The command as a user runs it, and the job it runs."""
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -38,13 +37,6 @@ def sound_files(count: int = 30) -> dict[str, bytes]:
 @pytest.fixture
 def corpus_directory(tmp_path):
     return write_files(tmp_path / "corpus", sound_files())
-
-
-@pytest.fixture(autouse=True)
-def _beam_may_speak_again():
-    level = logging.getLogger("apache_beam").level
-    yield
-    logging.getLogger("apache_beam").setLevel(level)
 
 
 def run(input_, output, *, beam_args=(), quiet=True, **config) -> Manifest:
