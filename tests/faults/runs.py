@@ -89,7 +89,8 @@ class Run:
         else:
             commands = [[*TRAIN, f"--data={self._data}", f"--workdir={self.workdir}", *self._flags]]
         if fault is not None:
-            commands[0][:] = [sys.executable, "-m", "tests.faults.faulty", *map(str, fault), *commands[0][len(TRAIN) :]]
+            faulty = [sys.executable, "-m", "tests.faults.faulty", *map(str, fault), "trainer"]
+            commands[0][:] = [*faulty, *commands[0][len(TRAIN) :]]
         with contextlib.ExitStack() as stack:
             workers = []
             for command in commands:
