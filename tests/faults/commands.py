@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from sostenuto.data.manifest import Manifest
 from sostenuto.music.midi import read_midi
-from tests.factories import TINY, evaluation, melody, write_files, write_run
+from tests.factories import TINY, melody, write_files
 from tests.faults.runs import Fault
 from tests.processes import REPOSITORY
 from tests.trainer.runs import metrics, train
@@ -59,11 +59,6 @@ class Stage:
         return self.directory / "workdir"
 
     @functools.cached_property
-    def reported(self) -> pathlib.Path:
-        """A finished run without weights."""
-        return write_run(self.directory / "reported", self.dataset, evaluation_test=evaluation())
-
-    @functools.cached_property
     def study(self) -> list[str]:
         (self.directory / "start.json").write_text(json.dumps(STUDY))
         (self.directory / "space.yaml").write_text("units: 8\nstep_weight: [0.5, 1.0]\n")
@@ -71,11 +66,11 @@ class Stage:
 
 
 class Command(NamedTuple):
-    """A command, its flags for an output, the part of the stage that it needs there, and what counts of its output."""
+    """A command, its flags for an output, whether it needs a finished run there, and what counts of its output."""
 
     module: str
     flags: Callable[[Stage, str], Sequence[str]]
-    needs: str
+    in_workdir: bool
     result: Callable[[pathlib.Path], Any]
 
 
@@ -100,13 +95,13 @@ COMMANDS = {
     "preprocess": Command(
         "beam_preprocess",
         lambda stage, out: [f"--input={stage.corpus}", f"--output={out}", "--num_shards=2"],
-        "",
+        False,
         _bytes("*"),
     ),
     "train": Command(
         "trainer",
         lambda stage, out: [f"--data={stage.dataset}", f"--workdir={out}", *SMALL, "--steps=30"],
-        "",
+        False,
         _run,
     ),
     "tune": Command(
@@ -115,13 +110,13 @@ COMMANDS = {
             f"--data={stage.dataset}", f"--workdir={out}", *stage.study, "--max_trials=2", "--train_steps=10",
             "--nostop_weak",
         ],
-        "",
+        False,
         _study,
     ),
     "evaluate": Command(
         "trainer.evaluate",
         lambda stage, out: [f"--data={stage.dataset}", f"--workdir={out}"],
-        "workdir",
+        True,
         _bytes("evaluation-*.json"),
     ),
     "generate": Command(
@@ -129,13 +124,13 @@ COMMANDS = {
         lambda stage, out: [
             f"--workdir={stage.workdir}", f"--output={out}", "--num_notes=20", "--num_samples=2", "--seed=5",
         ],
-        "",
+        False,
         _bytes("*.mid"),
     ),
     "report": Command(
         "trainer.report",
         lambda stage, out: [f"--data={stage.dataset}", f"--workdir={out}"],
-        "reported",
+        True,
         _bytes("report.html"),
     ),
 }  # fmt: skip
@@ -162,8 +157,8 @@ class Struck:
         out = self.directory / name / OUTPUT
         out.parent.mkdir(exist_ok=True)
         shutil.rmtree(out, ignore_errors=True)
-        if self.command.needs:
-            shutil.copytree(getattr(self.stage, self.command.needs), out)
+        if self.command.in_workdir:
+            shutil.copytree(self.stage.workdir, out)
         return out
 
     def arguments(self, out: object, fault: Fault | None = None) -> list[str]:
