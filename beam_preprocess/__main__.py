@@ -8,8 +8,7 @@ from typing import Any
 from absl import flags
 
 from beam_preprocess.config import PIECE_FROM, SUSTAIN, Config
-from sostenuto import cli, storage
-from sostenuto.data.manifest import MANIFEST_NAME
+from sostenuto import cli
 from sostenuto.errors import UserError
 
 EXIT_FAILED = 1
@@ -89,13 +88,11 @@ def main(beam_args: list[str]) -> int:
         raise UserError(f"--split_fractions={','.join(fractions)}: expected numbers, as in 0.8,0.1,0.1") from error
     config = Config(**values)
     from beam_preprocess.dataflow import JobFailedError
-    from beam_preprocess.preprocess import preprocess
+    from beam_preprocess.preprocess import find_or_write
     from beam_preprocess.summary import summarize
 
-    # Without --overwrite, preprocess only accepts a dataset that is the same.
-    is_new = config.overwrite or not storage.exists(storage.join(config.output, MANIFEST_NAME))
     try:
-        manifest = preprocess(config, beam_args=beam_args, wait=not _NO_WAIT.value)
+        manifest, is_new = find_or_write(config, beam_args=beam_args, wait=not _NO_WAIT.value)
     except JobFailedError as error:
         cli.print_error(error, EXIT_FAILED)
         return EXIT_FAILED

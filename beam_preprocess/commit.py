@@ -1,39 +1,209 @@
-"""Commits a dataset: verifies the shards, renames them, and writes dataset.json last.
+"""Commits a dataset: verifies the shards, renames them, and writes dataset.json last, all of it under a lease.
 
-While shards are renamed, which in a bucket copies them, there is no dataset.json, and `dataset.json.unfinished` marks
-them. A run that is killed leaves either the former dataset or an unfinished one, which the next run replaces.
+At any moment dataset.json names whole shards: those of the former dataset that new ones replace are copied first. A run
+that is killed leaves the former dataset, or shards that `dataset.json.unfinished` marks and the next run replaces.
 """
 
 import collections
+import contextlib
 import dataclasses
-import functools
-import hashlib
 import json
+import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from beam_preprocess.plan import PLAN_NAME, DatasetPlan
 from beam_preprocess.shard_writer import Rejection, ShardReport, SplitStats
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest, Shard, Split
-from sostenuto.errors import UserError
+from sostenuto.errors import HeldError, UnavailableError, UserError
+from sostenuto.storage.lease import Lease, Lock, Proxy, hold
 from sostenuto.text import counted
 
 UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
 
-_SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+_SHARD = re.compile(rf"(former-[0-9a-f]{{12}}-)?({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
 _DATASET_FILE = re.compile(
     "|".join([_SHARD.pattern, *map(re.escape, (MANIFEST_NAME, UNFINISHED_NAME, REJECTED_NAME, PLAN_NAME))])
 )
 
 
-def prepare_output(output: str, *, overwrite: bool) -> None:
-    """Creates the output directory and deletes the temporary files of a killed run; else raises a UserError."""
-    if storage.exists(output) and not storage.is_directory(output):
+@contextlib.contextmanager
+def hold_output(output: str) -> Iterator[Lock | Lease]:
+    """Creates the output directory and holds it; raises a UserError if it is a file or another process holds it."""
+    existed = storage.exists(output)
+    if existed and not storage.is_directory(output):
         raise UserError(f"{output}: is a file, expected a directory for the dataset. Choose another --output")
     storage.make_directories(output)
-    names = storage.list_names(output)
+    try:
+        try:
+            lease = hold(output)
+        except HeldError as error:
+            raise HeldError(
+                f"{output}: {error} writes a dataset to it. Wait until it ends, or choose another --output"
+            ) from error
+        with contextlib.closing(lease):
+            yield lease
+    finally:
+        if not existed:
+            # It fails in a bucket, and if the directory holds a file.
+            with contextlib.suppress(OSError):
+                os.rmdir(output)
+
+
+def prepare_output(output: str, *, overwrite: bool) -> None:
+    """Deletes the temporary files of killed runs from an output that is held; raises a UserError if it is not free."""
+    _check_free(output, storage.list_names(output), overwrite=overwrite)
+    remove_temporaries(output)
+
+
+def remove_temporaries(output: str) -> None:
+    """Deletes the temporary files of runs that ended early, from an output that is held."""
+    storage.remove_all(
+        storage.join(output, name)
+        for name in storage.list_names(output)
+        if storage.TEMPORARY.search(name) and _DATASET_FILE.fullmatch(storage.TEMPORARY.sub("", name))
+    )
+
+
+def commit_dataset(
+    plan: DatasetPlan, reports: Sequence[ShardReport], lease: Lock | Lease | Proxy | None = None
+) -> None:
+    """Completes a dataset; after an interruption, a second call with the same reports does.
+
+    Args:
+        plan: the dataset's plan.
+        reports: those of all shards.
+        lease: of the process that holds the output; by default this function holds it.
+    """
+    order = {name: number for number, name in enumerate(plan.shards)}
+    reports = sorted(reports, key=lambda report: order[report.name])
+    rejections = [rejection for report in reports for rejection in report.rejections]
+    rejections.sort(key=lambda rejection: rejection.path)
+    reasons = dict(sorted(collections.Counter(rejection.reason for rejection in rejections).items()))
+    _check_reports(plan, reports, rejections, reasons)
+    manifest = _build_manifest(plan, reports, reasons)
+    with hold_output(plan.output) if lease is None else contextlib.nullcontext(lease) as held:
+        _Commit(plan, reports, manifest, held).run(rejections)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Commit:
+    """The changes to an output; each is made only while the output is held."""
+
+    plan: DatasetPlan
+    reports: Sequence[ShardReport]
+    manifest: Manifest
+    lease: Lock | Lease | Proxy
+
+    def run(self, rejections: Iterable[Rejection]) -> None:
+        """Makes the changes."""
+        plan = self.plan
+        names = storage.list_names(plan.output)
+        written = set(storage.list_names(plan.staging or plan.output))
+        to_rename = [report for report in self.reports if posixpath.basename(report.temporary_path) in written]
+        renamed = [report for report in self.reports if posixpath.basename(report.temporary_path) not in written]
+        former = self._load_former(names)
+        self._for_each(renamed, self._check_renamed)
+        if former is not None:
+            self._keep(former)
+        self._write(UNFINISHED_NAME, b"")
+        self._for_each(to_rename, self._rename)
+        self._for_each(to_rename, self._check_renamed)
+        lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
+        self._write(REJECTED_NAME, "".join(lines).encode())
+        self.lease.check_held()
+        self.manifest.save(plan.output)
+        names = storage.list_names(plan.output)
+        stale = [name for name in names if _SHARD.fullmatch(name) and name not in plan.shards]
+        self._for_each([UNFINISHED_NAME, *stale], self._remove)
+        self.lease.check_held()
+        # A runner may have written a shard more than once.
+        remove_temporaries(plan.output)
+        if plan.staging:
+            storage.remove_directory(plan.staging)
+
+    def _load_former(self, names: Sequence[str]) -> Manifest | None:
+        """Returns the dataset to replace, if it is complete; raises a UserError if the output is not free."""
+        former = None
+        if MANIFEST_NAME in names:
+            try:
+                former = Manifest.load(self.plan.output)
+            except UnavailableError:
+                raise
+            except UserError:
+                pass  # of another kind or corrupt
+        is_this = former is not None and (former.source, former.options, former.splits) == (
+            self.manifest.source,
+            self.manifest.options,
+            self.manifest.splits,
+        )
+        _check_free(self.plan.output, names, overwrite=self.plan.overwrite or is_this)
+        if former is None or not set(names).issuperset(shard.file for shard in _shards(former)):
+            return None
+        return former
+
+    def _keep(self, former: Manifest) -> None:
+        """Copies the shards of the former dataset that others will replace, and has dataset.json name the copies."""
+        digests = {report.name: report.sha256 for report in self.reports}
+        copies = {
+            shard.file: f"former-{uuid.uuid4().hex[:12]}-{shard.file}"
+            for shard in _shards(former)
+            if digests.get(shard.file, shard.sha256) != shard.sha256
+        }
+        if not copies:
+            return
+        self._for_each(copies.items(), lambda names: self._copy(*names))
+        splits = {
+            name: dataclasses.replace(
+                split,
+                shards=tuple(
+                    dataclasses.replace(shard, file=copies.get(shard.file, shard.file)) for shard in split.shards
+                ),
+            )
+            for name, split in former.splits.items()
+        }
+        self.lease.check_held()
+        dataclasses.replace(former, splits=splits).save(self.plan.output)
+
+    def _check_renamed(self, report: ShardReport) -> None:
+        """Checks that a shard has its final name and its content."""
+        if storage.checksum(self._path(report.name)) != (report.bytes, report.crc32c):
+            raise UserError(
+                f"{report.temporary_path}: was written and is gone or changed. Check that no other program writes to "
+                "this directory, and run again"
+            )
+
+    def _path(self, name: str) -> str:
+        return storage.join(self.plan.output, name)
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.lease.check_held()
+        storage.write_bytes_atomic(self._path(name), data)
+
+    def _rename(self, report: ShardReport) -> None:
+        self.lease.check_held()
+        storage.rename(report.temporary_path, self._path(report.name))
+
+    def _copy(self, name: str, target: str) -> None:
+        self.lease.check_held()
+        storage.copy(self._path(name), self._path(target))
+
+    def _remove(self, name: str) -> None:
+        self.lease.check_held()
+        storage.remove(self._path(name))
+
+    def _for_each(self, items: Iterable[Any], function: Callable[[Any], None]) -> None:
+        """Calls a function for each item, concurrently if the output is in a bucket."""
+        apply = storage.concurrently if storage.is_remote(self.plan.output) else map
+        collections.deque(apply(function, items), maxlen=0)
+
+
+def _check_free(output: str, names: Sequence[str], *, overwrite: bool) -> None:
+    """Raises a UserError if an output holds a dataset, or shards that are not of an unfinished one."""
     if not overwrite and MANIFEST_NAME in names:
         raise UserError(f"{output}: already holds a dataset. Choose another --output, or replace it with --overwrite")
     shards = sorted(filter(_SHARD.fullmatch, names))
@@ -42,42 +212,11 @@ def prepare_output(output: str, *, overwrite: bool) -> None:
             f"{output}: contains {shards[0]}, which this program did not write. Choose another --output, or replace "
             "it with --overwrite"
         )
-    remove_temporaries(output)
 
 
-def remove_temporaries(output: str) -> None:
-    """Deletes the temporary files of runs that ended early."""
-    storage.remove_all(
-        storage.join(output, name)
-        for name in storage.list_names(output)
-        if storage.TEMPORARY.search(name) and _DATASET_FILE.fullmatch(storage.TEMPORARY.sub("", name))
-    )
-
-
-def commit_dataset(plan: DatasetPlan, reports: Sequence[ShardReport]) -> None:
-    """Completes a dataset; after an interruption, a second call with the same reports does."""
-    order = {name: number for number, name in enumerate(plan.shards)}
-    reports = sorted(reports, key=lambda report: order[report.name])
-    rejections = [rejection for report in reports for rejection in report.rejections]
-    rejections.sort(key=lambda rejection: rejection.path)
-    reasons = dict(sorted(collections.Counter(rejection.reason for rejection in rejections).items()))
-    _check_reports(plan, reports, rejections, reasons)
-    path = functools.partial(storage.join, plan.output)
-    names = set(storage.list_names(plan.output))
-    to_rename = [report for report in reports if posixpath.basename(report.temporary_path) in names]
-    renamed = [report for report in reports if posixpath.basename(report.temporary_path) not in names]
-    _for_each(plan, renamed, lambda report: _check_renamed(plan, report))
-
-    storage.write_bytes_atomic(path(UNFINISHED_NAME), b"")
-    storage.remove(path(MANIFEST_NAME))
-    storage.remove_all(path(name) for name in sorted(names) if _SHARD.fullmatch(name) and name not in plan.shards)
-    _for_each(plan, to_rename, lambda report: storage.rename(report.temporary_path, path(report.name)))
-    lines = [json.dumps(dataclasses.asdict(rejection)) + "\n" for rejection in rejections]
-    storage.write_bytes_atomic(path(REJECTED_NAME), "".join(lines).encode())
-    _build_manifest(plan, reports, reasons).save(plan.output)
-    storage.remove(path(UNFINISHED_NAME))
-    # A runner may have written a shard more than once.
-    remove_temporaries(plan.output)
+def _shards(manifest: Manifest) -> list[Shard]:
+    """Returns the shards of all splits."""
+    return [shard for split in manifest.splits.values() for shard in split.shards]
 
 
 def _check_reports(
@@ -112,25 +251,6 @@ def _check_reports(
 def _reports_of(split: str, reports: list[ShardReport]) -> list[ShardReport]:
     """Returns the reports of a split's shards."""
     return [report for report in reports if report.name.startswith(f"{split}-")]
-
-
-def _for_each(plan: DatasetPlan, reports: list[ShardReport], function: Callable[[ShardReport], None]) -> None:
-    """Calls a function for each shard, concurrently if the output is in a bucket."""
-    results: Iterable[None] = map(function, reports)
-    if storage.is_remote(plan.output):
-        largest = max((report.bytes for report in reports), default=0)
-        results = storage.concurrently(function, reports, bytes_each=largest)
-    collections.deque(results, maxlen=0)
-
-
-def _check_renamed(plan: DatasetPlan, report: ShardReport) -> None:
-    """Checks that a shard without a temporary file already has its final name, from before an interruption."""
-    path = storage.join(plan.output, report.name)
-    if not storage.exists(path) or hashlib.sha256(storage.read_bytes(path)).hexdigest() != report.sha256:
-        raise UserError(
-            f"{report.temporary_path}: was written and is gone. Check that no other program writes to this directory, "
-            "and run again"
-        )
 
 
 def _build_manifest(plan: DatasetPlan, reports: list[ShardReport], reasons: dict[str, int]) -> Manifest:

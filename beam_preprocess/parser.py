@@ -7,8 +7,8 @@ from beam_preprocess.sandbox import Process, ProcessDied
 from sostenuto.errors import MidiDecodeError
 from sostenuto.music import midi
 
-# A file within the limits of sostenuto.music.midi took at most 11 s on a slow core. The interpreter and its libraries
-# take half of the address space.
+# A file within the limits of sostenuto.music.midi took at most 1.1 s. The interpreter and its libraries take half of
+# the address space.
 PARSE_SECONDS = 60.0
 PARSE_MEMORY_BYTES = 2**30
 

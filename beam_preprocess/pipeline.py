@@ -13,10 +13,14 @@ from beam_preprocess.commit import commit_dataset
 from beam_preprocess.plan import DatasetPlan, ShardRange
 from beam_preprocess.sandbox import map_in_processes
 from beam_preprocess.shard_writer import ShardReport, ShardWriter
+from sostenuto import storage
 from sostenuto.errors import UserError
+from sostenuto.storage.lease import Lease, Lock
 
 # Replaces a child process after this time without a heartbeat; no file and no disk takes that long.
 STALLED_SECONDS = 180.0
+
+_MAX_PROCESSES = 1_024
 
 
 class PreprocessCorpus(beam.PTransform):
@@ -28,6 +32,7 @@ class PreprocessCorpus(beam.PTransform):
         writer: writes one shard.
         processes: child processes that share all shards; 1 lets the runner distribute them.
         on_file_done: called for each file, by workers in this process only.
+        lease: of the output, if this process holds it.
     """
 
     def __init__(
@@ -38,21 +43,28 @@ class PreprocessCorpus(beam.PTransform):
         writer: ShardWriter,
         processes: int = 1,
         on_file_done: Callable[[], None] = lambda: None,
+        lease: Lock | Lease | None = None,
     ) -> None:
         super().__init__()
-        self._plan = plan
+        self._plan, self._lease = plan, lease
         self._elements = [shards] if processes > 1 else [[shard] for shard in shards]
         self._write_shards = WriteShards(writer, processes, LocalCallback(on_file_done))
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Adds the steps to a pipeline."""
-        plan = self._plan  # so that the function is pickled without the elements
+        # So that the function is pickled without the elements.
+        plan, lease, user_project = self._plan, self._lease, storage.user_project()
+
+        def publish(reports: list[ShardReport]) -> None:
+            storage.set_user_project(user_project)
+            commit_dataset(plan, reports, lease)
+
         return (
             pbegin
             | "Shards" >> beam.Create(self._elements)
             | "WriteShards" >> beam.ParDo(self._write_shards)
             | "AllReports" >> beam.combiners.ToList()
-            | "Publish" >> beam.Map(lambda reports: commit_dataset(plan, reports))
+            | "Publish" >> beam.Map(publish)
         )
 
 
@@ -61,9 +73,14 @@ class WriteShards(beam.DoFn):
 
     def __init__(self, writer: ShardWriter, processes: int, on_file_done: "LocalCallback") -> None:
         self._writer, self._processes, self._on_file_done = writer, processes, on_file_done
+        self._user_project = storage.user_project()
         self._performances = beam.metrics.Metrics.counter("preprocess", "performances")
         self._notes = beam.metrics.Metrics.counter("preprocess", "notes")
         self._rejected = beam.metrics.Metrics.counter("preprocess", "rejected")
+
+    def setup(self) -> None:
+        """Names the project that pays for a remote worker's requests."""
+        storage.set_user_project(self._user_project)
 
     def process(self, shards: list[ShardRange]) -> Iterator[ShardReport]:
         """Yields the reports of the shards."""
@@ -111,8 +128,8 @@ def resolve_num_processes(options: PipelineOptions) -> int:
     if options.view_as(StandardOptions).runner != "FnApiRunner" or direct.direct_running_mode == "multi_threading":
         return 1
     processes = direct.direct_num_workers
-    if processes < 0:
-        raise UserError(f"--direct_num_workers={processes}: expected 1 or more, or 0 for one per core")
+    if not 0 <= processes <= _MAX_PROCESSES:
+        raise UserError(f"--direct_num_workers={processes}: expected 1 to {_MAX_PROCESSES:,}, or 0 for one per core")
     # Beam's own workers take ten seconds to start, and block the run if one is killed.
     direct.direct_num_workers, direct.direct_running_mode = 1, "in_memory"
     # In a container, a process may use fewer cores than the machine has.

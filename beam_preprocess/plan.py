@@ -24,6 +24,8 @@ class DatasetPlan:
     source: dict[str, Any]  # for dataset.json, as are the options
     options: dict[str, Any]
     max_rejected_fraction: float
+    overwrite: bool = False
+    staging: str = ""  # a remote directory for unfinished files, which is removed with them; "" for the output
 
 
 class ShardRange(NamedTuple):
@@ -48,7 +50,7 @@ def make_plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]
     options = {name: getattr(config, name) for name in names}
     options["split_fractions"] = list(config.split_fractions)  # as JSON has it
     counts = {name: len(files) for name, files in shards.items()}
-    return DatasetPlan(config.output, counts, source, options, config.max_rejected_fraction)
+    return DatasetPlan(config.output, counts, source, options, config.max_rejected_fraction, config.overwrite)
 
 
 def assign_shards(files: Iterable[CorpusFile], num_shards: int) -> dict[str, list[CorpusFile]]:

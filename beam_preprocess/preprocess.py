@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from beam_preprocess import dataflow
 from beam_preprocess.beam_options import DATAFLOW, check_runner, pipeline_options
-from beam_preprocess.commit import prepare_output, remove_temporaries
+from beam_preprocess.commit import hold_output, prepare_output, remove_temporaries
 from beam_preprocess.config import Config
 from beam_preprocess.corpus import Corpus, CorpusFile, find_corpus
 from beam_preprocess.parser import PARSE_SECONDS, Parser
@@ -21,6 +20,7 @@ from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, SPLITS, Manifest
 from sostenuto.errors import UserError
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
+from sostenuto.storage.lease import Lease, Lock
 from sostenuto.text import counted
 
 if TYPE_CHECKING:
@@ -53,6 +53,13 @@ def preprocess(
 
     Raises a JobFailedError if a job elsewhere failed, or ended without a dataset.
     """
+    return find_or_write(config, beam_args=beam_args, quiet=quiet, wait=wait)[0]
+
+
+def find_or_write(
+    config: Config, *, beam_args: Sequence[str] = (), quiet: bool = False, wait: bool = True
+) -> tuple[Manifest | None, bool]:
+    """Returns the result of `preprocess`, and whether the dataset is new."""
     with silenced(quiet):
         is_dataflow = check_runner(beam_args, config) == DATAFLOW
         if not wait and not is_dataflow:
@@ -64,21 +71,33 @@ def preprocess(
         )
         shards = assign_shards(corpus.files, config.num_shards)
         job = _Job(config, corpus, shards, make_plan(config, corpus, shards))
-        if not config.overwrite and storage.exists(storage.join(config.output, MANIFEST_NAME)):
-            with contextlib.suppress(dataflow.JobFailedError):
-                manifest = _load_result(job.plan, job="the job")
-                logger.info(f"{config.output}: already contains this dataset. Pass --overwrite to rebuild it")
-                return manifest
+        if manifest := _find_existing(job):
+            return manifest, False
         if is_dataflow:
-            return _run_on_dataflow(job, beam_args, wait=wait)
-        _run(job, beam_args)
-        return _load_result(job.plan, job="the job")
+            return _run_on_dataflow(job, beam_args, wait=wait), True
+        with hold_output(config.output) as lease:
+            # Another process may have written it since.
+            if manifest := _find_existing(job):
+                return manifest, False
+            _run(job, beam_args, lease)
+            return _load_result(job.plan, job="the job"), True
 
 
-def _run(job: _Job, beam_args: Sequence[str]) -> None:
+def _find_existing(job: _Job) -> Manifest | None:
+    """Returns the dataset if the output contains it and it is not to be rebuilt."""
+    output = job.config.output
+    if job.config.overwrite or not storage.exists(storage.join(output, MANIFEST_NAME)):
+        return None
+    with contextlib.suppress(dataflow.JobFailedError):
+        manifest = _load_result(job.plan, job="the job")
+        logger.info(f"{output}: already contains this dataset. Pass --overwrite to rebuild it")
+        return manifest
+    return None
+
+
+def _run(job: _Job, beam_args: Sequence[str], lease: Lock | Lease) -> None:
     """Runs the pipeline in this process or on a job server, and waits for it."""
     output = job.config.output
-    existed = storage.exists(output)
     prepare_output(output, overwrite=job.config.overwrite)
     try:
         with (
@@ -86,7 +105,7 @@ def _run(job: _Job, beam_args: Sequence[str]) -> None:
             ProgressCounter(total=len(job.corpus.files), unit="file", description="preprocess") as counter,
             _translate_errors(),
         ):
-            pipeline = _build_pipeline(job, options, plan_directory=output, on_file_done=counter.advance)
+            pipeline = _build_pipeline(job, options, lease=lease, on_file_done=counter.advance)
             result = pipeline.run()
             try:
                 result.wait_until_finish()
@@ -95,16 +114,19 @@ def _run(job: _Job, beam_args: Sequence[str]) -> None:
                 result.cancel()
                 raise
     except BaseException:
-        remove_temporaries(output)
-        if not existed:
-            # It fails in a bucket, and if another program has added a file.
-            with contextlib.suppress(OSError):
-                os.rmdir(output)
+        # Another process that holds the output has its own temporary files in it.
+        with contextlib.suppress(UserError):
+            lease.check_held(now=True)
+            remove_temporaries(output)
         raise
 
 
 def _build_pipeline(
-    job: _Job, options: "PipelineOptions", *, plan_directory: str, on_file_done: Callable[[], None] = lambda: None
+    job: _Job,
+    options: "PipelineOptions",
+    *,
+    lease: Lock | Lease | None = None,
+    on_file_done: Callable[[], None] = lambda: None,
 ) -> "apache_beam.Pipeline":
     """Writes the plan file where all workers can read it, and returns the pipeline."""
     import apache_beam
@@ -117,11 +139,12 @@ def _build_pipeline(
         # On a cluster, the retries of a crashed worker cost most.
         isolate_parsing = options.view_as(StandardOptions).runner != "FnApiRunner"
     processes = resolve_num_processes(options)
-    plan_file = storage.temporary_name(storage.join(plan_directory, PLAN_NAME))
+    directory = job.plan.staging or job.plan.output
+    plan_file = storage.temporary_name(storage.join(directory, PLAN_NAME))
     writer = ShardWriter(
         plan_file=plan_file,
         archive=job.corpus.archive,
-        output=job.config.output,
+        directory=directory,
         parser=Parser(job.config.sustain, seconds=PARSE_SECONDS if isolate_parsing else None),
     )
     try:
@@ -130,7 +153,7 @@ def _build_pipeline(
         raise UserError(f"beam pipeline options: {error}") from error
     shards = write_plan(plan_file, job.shards)
     _ = pipeline | PreprocessCorpus(
-        job.plan, shards=shards, writer=writer, processes=processes, on_file_done=on_file_done
+        job.plan, shards=shards, writer=writer, processes=processes, on_file_done=on_file_done, lease=lease
     )
     return pipeline
 
@@ -154,7 +177,7 @@ def _translate_errors() -> Iterator[None]:
 
 def _run_on_dataflow(job: _Job, beam_args: Sequence[str], *, wait: bool) -> Manifest | None:
     """Starts the dataset's job on Dataflow, unless it is active already, and waits for it."""
-    config = job.config
+    config, staging = job.config, ""
     with pipeline_options(beam_args) as options:
         from apache_beam.options.pipeline_options import GoogleCloudOptions
 
@@ -163,10 +186,14 @@ def _run_on_dataflow(job: _Job, beam_args: Sequence[str], *, wait: bool) -> Mani
         jobs = dataflow.Jobs(options)
         dataflow_job = jobs.find()
         if dataflow_job is None or not jobs.is_active(dataflow_job):
-            prepare_output(config.output, overwrite=config.overwrite)
+            with hold_output(config.output):
+                prepare_output(config.output, overwrite=config.overwrite)
             logger.info(_describe(job))
-            # The plan file is not in the output, where another launcher would remove it as a leftover.
-            dataflow_job = jobs.start(_build_pipeline(job, options, plan_directory=cloud.temp_location))
+            # Unfinished files are not in the output, where another process would remove them: the launcher may end
+            # before the job, which holds the output only while it completes the dataset.
+            staging = storage.temporary_name(storage.join(cloud.temp_location, "preprocess"))
+            plan = dataclasses.replace(job.plan, staging=staging)
+            dataflow_job = jobs.start(_build_pipeline(dataclasses.replace(job, plan=plan), options))
         if dataflow_job is None:
             return None
     logger.info(
@@ -181,7 +208,8 @@ def _run_on_dataflow(job: _Job, beam_args: Sequence[str], *, wait: bool) -> Mani
         logger.log(NOTICE, "the job continues. To wait for it, run the same command again")
         raise
     except (UserError, dataflow.JobFailedError):
-        remove_temporaries(config.output)
+        if staging:
+            storage.remove_directory(staging)
         raise
     return _load_result(job.plan, job=f"the Dataflow job {jobs.name}")
 
@@ -202,16 +230,21 @@ def _load_result(plan: DatasetPlan, *, job: str) -> Manifest:
     """Returns the manifest of a dataset if it has the plan and all shards; a runner may report success without one."""
     try:
         manifest = Manifest.load(plan.output)
-        files = set(storage.list_files(plan.output))
+        sizes = storage.sizes(plan.output)
     except UserError as error:
         raise dataflow.JobFailedError(f"{job} is done, but {error}") from error
-    shards = [shard.file for split in SPLITS for shard in manifest.splits[split].shards]
+    shards = {shard.file: shard.bytes for split in SPLITS for shard in manifest.splits[split].shards}
     total = sum(map(manifest.performances, SPLITS)) + sum(manifest.rejected.values())
     planned = (plan.source, plan.options, list(plan.shards), plan.source["files"])
-    if (manifest.source, manifest.options, shards, total) != planned:
+    if (manifest.source, manifest.options, list(shards), total) != planned:
         raise dataflow.JobFailedError(
             f"{job} is done, but {plan.output} contains another dataset than planned. Check whether the input changed"
         )
-    if missing := [name for name in plan.shards if name not in files]:
-        raise dataflow.JobFailedError(f"{job} is done, but {plan.output} lacks {missing[0]}")
+    for name, size in shards.items():
+        if name not in sizes:
+            raise dataflow.JobFailedError(f"{job} is done, but {plan.output} lacks {name}")
+        if sizes[name] != size:
+            raise dataflow.JobFailedError(
+                f"{job} is done, but {storage.join(plan.output, name)} has {sizes[name]:,} bytes, expected {size:,}"
+            )
     return manifest

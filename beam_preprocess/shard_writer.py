@@ -17,6 +17,7 @@ from sostenuto.errors import MidiDecodeError, UserError
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import FIELDS
+from sostenuto.storage.local import encoded_crc32c
 from sostenuto.text import counted
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.99)
@@ -53,18 +54,24 @@ class SplitStats:
             # There are no steps if each performance has a single note.
             has_values = getattr(self.histograms, field).any()
             quantiles[field] = {f"{q:g}": self.histograms.quantile(field, q) if has_values else None for q in QUANTILES}
-        return Statistics(self.zero_length, self.drums, quantiles, self.histograms)
+        return Statistics(
+            zero_length_dropped=self.zero_length,
+            drums_dropped=self.drums,
+            quantiles=quantiles,
+            histograms=self.histograms,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardReport:
-    """The result of writing a shard: its final name, the file written, its size and SHA-256, and its contents."""
+    """The result of writing a shard: its final name, the file written, its size and checksums, and its contents."""
 
     name: str
     temporary_path: str
     records: int
     bytes: int
     sha256: str
+    crc32c: str  # as a bucket writes it
     stats: SplitStats
     rejections: list[Rejection]
 
@@ -75,7 +82,7 @@ class ShardWriter:
 
     plan_file: str
     archive: str | None
-    output: str
+    directory: str
     parser: Parser
     _reader: Reader | None = None
 
@@ -102,9 +109,9 @@ class ShardWriter:
                     )
                 on_file_done()
 
-        temporary_path = storage.temporary_name(storage.join(self.output, shard.name))
-        records, length, digest = write_shard(temporary_path, performances())
-        return ShardReport(shard.name, temporary_path, records, length, digest, stats, rejections)
+        temporary_path = storage.temporary_name(storage.join(self.directory, shard.name))
+        records, length, digest, crc = write_shard(temporary_path, performances())
+        return ShardReport(shard.name, temporary_path, records, length, digest, crc, stats, rejections)
 
     def close(self) -> None:
         """Closes the corpus and ends the parser's child process."""
@@ -119,12 +126,14 @@ class ShardWriter:
             raise data
         decoded = self.parser.parse(data, file.path)
         if not len(decoded.notes):
-            raise MidiDecodeError(file.path, "no_notes", "holds no note, drums and notes of zero length apart")
+            left_out = ", ".join(counted(count, what) for count, what in decoded.left_out if count)
+            detail = f"holds no note to keep{left_out and f'; left out {left_out}'}"
+            raise MidiDecodeError(file.path, "no_notes", detail)
         return decoded
 
 
-def write_shard(path: str, performances: Iterable[Performance]) -> tuple[int, int, str]:
-    """Writes performances to a file, verifies it, and returns its number of records, its bytes and its SHA-256."""
+def write_shard(path: str, performances: Iterable[Performance]) -> tuple[int, int, str, str]:
+    """Writes performances to a file, verifies it, and returns its numbers of records and bytes, SHA-256 and CRC-32C."""
     written: list[tuple[str, int]] = []
 
     def encoded() -> Iterator[bytes]:
@@ -148,7 +157,7 @@ def write_shard(path: str, performances: Iterable[Performance]) -> tuple[int, in
     except UserError:
         storage.remove(path)
         raise
-    return records, len(data), digest
+    return records, len(data), digest, encoded_crc32c(data)
 
 
 class _HashingFile:

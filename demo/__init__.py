@@ -1,1 +1,3 @@
 """Demonstration of the whole path, from a corpus to music, in one command."""
+
+import sostenuto.interrupt

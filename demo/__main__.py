@@ -24,6 +24,7 @@ from sostenuto import cli, progress
 from sostenuto.cli.main import COMMANDS
 from sostenuto.errors import UserError
 from sostenuto.music.midi import write_midi
+from trainer.config import MAX_MINUTES, MAX_NOTES, MAX_SAMPLES
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +161,8 @@ def command_line(module: str, arguments: list[str], scripts: Path = Path(sys.exe
 def main() -> None:
     """Runs every stage and prints the paths of the music and the page."""
     quiet, work = cli.QUIET.value, Path(cli.require_flag(_WORK))
+    if not 0 < _MAX_MINUTES.value <= MAX_MINUTES:
+        raise UserError(f"--max_minutes={_MAX_MINUTES.value:g}: expected above 0 and at most {MAX_MINUTES:,}")
     corpus = Path(_CORPUS.value).expanduser() if _CORPUS.value else CHORALES
     if _CORPUS.value and not corpus.exists():
         raise UserError(f"{corpus}: no such directory or .zip; give one that holds MIDI files")
@@ -195,9 +198,17 @@ if __name__ == "__main__":
         cli.Path("DIR", False), "work", "build/demo", "Directory for results, with a folder for each corpus."
     )
     cli.start_group("training and music")
-    _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, "Minutes to train at most.")
-    _NUM_NOTES = flags.DEFINE_integer("num_notes", 400, "Notes of each piece to generate.")
-    _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Pieces to generate.")
+    _MAX_MINUTES = flags.DEFINE_float("max_minutes", 3.0, f"Minutes to train at most, {MAX_MINUTES:,} or fewer.")
+    _NUM_NOTES = flags.DEFINE_integer(
+        "num_notes",
+        400,
+        f"Notes of each piece to generate, at most {MAX_NOTES:,}.",
+        lower_bound=1,
+        upper_bound=MAX_NOTES,
+    )
+    _NUM_SAMPLES = flags.DEFINE_integer(
+        "num_samples", 4, f"Pieces to generate, at most {MAX_SAMPLES:,}.", lower_bound=1, upper_bound=MAX_SAMPLES
+    )
     cli.run(
         main,
         usage="[--corpus=DIR|ZIP] [flags]\n\nRuns everything from a corpus to music: preprocess, train, evaluate, "

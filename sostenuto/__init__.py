@@ -1,5 +1,8 @@
 """Notes, MIDI, the data format, storage and the command line, without Apache Beam and TensorFlow."""
 
+# First, since it takes effect on import: importing the rest takes long enough to press Ctrl-C.
+import sostenuto.interrupt  # isort: skip
+
 from sostenuto._exports import export
 
 __version__ = "0.1.0"

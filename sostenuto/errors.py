@@ -37,7 +37,7 @@ class MidiDecodeError(UserError):
 
     Attributes:
         name: the file.
-        reason: one word for counting: not_midi, too_large, truncated, smpte, damaged.
+        reason: one word for counting: not_midi, too_large, truncated, smpte, format_2, damaged.
         detail: the problem and its position.
     """
 
@@ -58,7 +58,7 @@ class HeldError(UserError):
     """Another process holds the directory; the message names it."""
 
 
-class LostError(UserError):
+class LostError(TemporaryError):
     """Another process has taken over the directory."""
 
 

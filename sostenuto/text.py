@@ -37,9 +37,9 @@ def shorten(text: str, width: int) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """Returns "1 note", "2 notes", "3 notes of zero length"."""
-    first, space, rest = what.partition(" of ")
-    return f"{number:,} {first}{'s' if number != 1 else ''}{space}{rest}"
+    """Returns "1 note", "2 notes", "3 notes of zero length", "4 notes without a note-off"."""
+    first = re.split(" of | without ", what)[0]
+    return f"{number:,} {first}{'s' if number != 1 else ''}{what[len(first) :]}"
 
 
 def file_size(count: float) -> str:

@@ -202,8 +202,8 @@ def write_dataset(directory: Path, lengths: dict[str, list[int]], *, seed: int =
         splits[split] = Split(
             len(notes), sum(map(len, notes)), sum(performance.seconds for performance in notes), shards
         )
-        statistics[split] = Statistics(0, 0, {}, sum(map(Histograms.from_notes, notes), Histograms.zeros()))
-    Manifest({"files": "tests"}, {"sustain": "ignore"}, splits, {}, statistics).save(directory)
+        statistics[split] = Statistics(histograms=sum(map(Histograms.from_notes, notes), Histograms.zeros()))
+    Manifest({"files": 1}, {"sustain": "ignore"}, splits, {}, statistics).save(directory)
     return directory
 
 

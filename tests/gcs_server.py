@@ -15,17 +15,19 @@ processes inherit:
 
 Settings, which may change at any time:
 
-    gcs.error_rate = 0.1      # of the requests: a 503 or 429 before or a 503 after the work is done, a connection cut
-                              # before or after the work, or within the answer; from a seeded generator
+    gcs.error_rate = 0.1      # of the requests get one of RANDOM_FAULTS, from a seeded generator
+    gcs.fault_of = function   # called with (method, path); returns one of FAULTS for this request, a Refusal or None
+    gcs.requester_pays.add("bucket")    # 400 for requests that name no project to bill (userProject)
     gcs.latency = 0.05        # seconds that each request waits
     gcs.page_size = 2         # of listings
     gcs.forbid("bucket", "storage.objects.create")  # 403 for what needs the permission; forbid("bucket") for all of it
     gcs.allow("bucket")       # takes all of that back
-    gcs.omits_zeros = True    # as Google's testbench: no `size` of empty objects
+    gcs.omits_zeros = False   # Google's testbench leaves out zeros, such as the `size` of empty objects
     gcs.needs_credentials = True    # 401 without the token "loopback"; see below
     gcs.before = function     # called with (method, path) of each request, in its thread, before anything is done
 
-What happened: `gcs.requests` lists (method, path with query) of all requests, `gcs.faults` counts the injected ones.
+What happened: `gcs.requests` lists (method, path with query) of all requests, `gcs.faults` counts the injected ones,
+and `gcs.fault_names` by name.
 
     with GcsServer(buckets=["one", "two"], error_rate=0.1, seed=3) as server:
         server.url            # for STORAGE_EMULATOR_HOST
@@ -36,6 +38,7 @@ robot@example.iam.gserviceaccount.com. (API_ENDPOINT_OVERRIDE=server.url reaches
 """
 
 import base64
+import collections
 import contextlib
 import hashlib
 import json
@@ -56,6 +59,23 @@ import google_crc32c
 TOKEN = "loopback"
 ACCOUNT = "robot@example.iam.gserviceaccount.com"
 
+RANDOM_FAULTS = {
+    "refuse": "503 instead of the work",
+    "too many": "429 with Retry-After instead of the work",
+    "fail after": "503 after the work",
+    "cut before": "the connection ends instead of the work",
+    "cut after": "the connection ends after the work, whose answer is lost",
+    "cut within": "the connection ends within the answer",
+    "gone": "410, and the session of an upload in parts is gone; 503 for other requests",
+    "forgotten": "404 likewise",
+    "damage": "another byte in the content of an object, with the hash of the right one; 503 for other requests",
+}
+FAULTS = {
+    **RANDOM_FAULTS,
+    "stall": "no answer until the server ends or the client gives up",
+    "stall within": "half an answer, then nothing",
+}
+
 
 class _Object(NamedTuple):
     data: bytes
@@ -63,12 +83,20 @@ class _Object(NamedTuple):
     resource: dict[str, Any]
 
 
-class _Refusal(Exception):
-    """An answer that is an error."""
+class Refusal(Exception):
+    """An answer that is an error: its status, and Google's message and reason in its body."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, reason: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.reason, self.headers = status, reason, headers or {}
+
+    def answer(self, *, as_text: bool) -> tuple[int, dict[str, str], bytes]:
+        """Returns status, headers and body; the body is a text where a download was asked for."""
+        if as_text:
+            return self.status, {**self.headers, "Content-Type": "text/html; charset=UTF-8"}, str(self).encode()
+        details = [{"message": str(self), "domain": "global", "reason": self.reason}]
+        body = {"error": {"code": self.status, "message": str(self), "errors": details}}
+        return self.status, {**self.headers, "Content-Type": "application/json"}, json.dumps(body).encode()
 
 
 class _Upload:
@@ -87,15 +115,20 @@ class GcsServer:
         self, *, buckets: Iterable[str] = ("bucket",), error_rate: float = 0.0, seed: int = 0, latency: float = 0.0
     ) -> None:
         self.error_rate, self.latency, self.page_size = error_rate, latency, 1000
-        self.needs_credentials = self.omits_zeros = False
+        self.needs_credentials, self.omits_zeros = False, True
         self.before: Callable[[str, str], None] = lambda method, path: None
+        self.fault_of: Callable[[str, str], str | Refusal | None] = lambda method, path: None
+        self.requester_pays: set[str] = set()
         self.requests: list[tuple[str, str]] = []
         self.faults = 0
+        self.fault_names: collections.Counter[str] = collections.Counter()
+        self.ended = threading.Event()
         self._random = random.Random(seed)
         self._lock = threading.RLock()
         self._buckets: dict[str, dict[str, _Object]] = {name: {} for name in buckets}
         self._forbidden: set[tuple[str, str | None]] = set()
         self._uploads: dict[str, _Upload] = {}
+        self._sessions = 0
         self._generation = 1_700_000_000_000_000
         self._sockets: set[socket.socket] = set()
 
@@ -113,6 +146,7 @@ class GcsServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ended.set()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
@@ -169,7 +203,7 @@ class GcsServer:
         with self._lock:
             self._forbidden = {(name, permission) for name, permission in self._forbidden if name != bucket}
 
-    # The actions of requests. Each is called under the lock, and raises _Refusal.
+    # The actions of requests. Each is called under the lock, and raises Refusal.
 
     def list_objects(self, bucket: str, query: dict[str, str]) -> dict[str, Any]:
         objects = self._objects(bucket, "storage.objects.list")
@@ -194,7 +228,7 @@ class GcsServer:
     def find(self, bucket: str, name: str, query: dict[str, str]) -> _Object:
         found = self._objects(bucket, "storage.objects.get").get(name)
         if found is None or query.get("generation", str(found.generation)) != str(found.generation):
-            raise _Refusal(404, f"No such object: {bucket}/{name}")
+            raise Refusal(404, f"No such object: {bucket}/{name}")
         return found
 
     def write(
@@ -202,12 +236,13 @@ class GcsServer:
     ) -> dict[str, Any]:
         self._check_write(bucket, name, precondition)
         if resource.get("crc32c", _crc32c(data)) != _crc32c(data):
-            raise _Refusal(400, f"Provided CRC32C {resource['crc32c']} doesn't match calculated {_crc32c(data)}")
+            raise Refusal(400, f"Provided CRC32C {resource['crc32c']} doesn't match calculated {_crc32c(data)}")
         return self._store(bucket, name, data, resource)
 
     def begin_upload(self, bucket: str, name: str, resource: dict[str, Any], precondition: str | None) -> str:
         self._check_write(bucket, name, precondition)
-        key = f"upload-{len(self._uploads)}"
+        self._sessions += 1
+        key = f"upload-{self._sessions}"
         self._uploads[key] = _Upload(bucket, name, resource, precondition)
         return key
 
@@ -215,19 +250,19 @@ class GcsServer:
         """Returns the number of bytes received, and the object once it is complete."""
         upload = self._uploads.get(key)
         if upload is None:
-            raise _Refusal(404, "No such upload")
+            raise Refusal(404, f"No such upload: {key}")
         if upload.finished is not None:
             return len(upload.data), upload.finished
         match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", content_range)
         if match is None:
-            raise _Refusal(400, f"Invalid Content-Range: {content_range}")
+            raise Refusal(400, f"Invalid Content-Range: {content_range}")
         if match[1] is not None:
             start, end = int(match[1]), int(match[2])
             if start > len(upload.data) or end - start + 1 != len(data):
-                raise _Refusal(503, "bytes are missing")
+                raise Refusal(503, "bytes are missing")
             upload.data[start:] = data
             if match[3] != str(end + 1) and len(data) % 2**18:
-                raise _Refusal(400, "a part must be a multiple of 256 KiB")
+                raise Refusal(400, "a part must be a multiple of 256 KiB")
         if match[3] != str(len(upload.data)):
             return len(upload.data), {}
         upload.finished = self.write(
@@ -235,10 +270,14 @@ class GcsServer:
         )
         return len(upload.data), upload.finished
 
+    def end_upload(self, key: str) -> None:
+        """Forgets an upload in parts."""
+        self._uploads.pop(key, None)
+
     def remove(self, bucket: str, name: str, precondition: str | None) -> None:
         objects = self._objects(bucket, "storage.objects.delete")
         if name not in objects:
-            raise _Refusal(404, f"No such object: {bucket}/{name}")
+            raise Refusal(404, f"No such object: {bucket}/{name}")
         self._check_precondition(objects, name, precondition)
         del objects[name]
 
@@ -256,12 +295,13 @@ class GcsServer:
 
     def _objects(self, bucket: str, permission: str) -> dict[str, _Object]:
         if bucket not in self._buckets:
-            raise _Refusal(404, "The specified bucket does not exist.")
+            raise Refusal(404, "The specified bucket does not exist.", reason="notFound")
         if self._forbidden & {(bucket, None), (bucket, permission)}:
-            raise _Refusal(
+            raise Refusal(
                 403,
                 f"{ACCOUNT} does not have {permission} access to the Google Cloud Storage object. "
                 f"Permission '{permission}' denied on resource (or it may not exist).",
+                reason="forbidden",
             )
         return self._buckets[bucket]
 
@@ -275,7 +315,9 @@ class GcsServer:
     def _check_precondition(objects: dict[str, _Object], name: str, precondition: str | None) -> None:
         there = objects[name].generation if name in objects else 0
         if precondition is not None and int(precondition) != there:
-            raise _Refusal(412, "At least one of the pre-conditions you specified did not hold.")
+            raise Refusal(
+                412, "At least one of the pre-conditions you specified did not hold.", reason="conditionNotMet"
+            )
 
     def _store(self, bucket: str, name: str, data: bytes, resource: dict[str, Any]) -> dict[str, Any]:
         self._generation += 1
@@ -295,13 +337,16 @@ class GcsServer:
         self._buckets[bucket][name] = _Object(data, self._generation, made)
         return made
 
-    def fault(self) -> str | None:
+    def fault(self, method: str, path: str) -> str | Refusal | None:
         """Returns the fault to inject into a request, or None."""
+        fault = self.fault_of(method, path)
         with self._lock:
-            if self._random.random() >= self.error_rate:
-                return None
-            self.faults += 1
-            return self._random.choice(["refuse", "too many", "cut before", "cut after", "cut within", "fail after"])
+            if fault is None and self._random.random() < self.error_rate:
+                fault = self._random.choice(list(RANDOM_FAULTS))
+            if fault is not None:
+                self.faults += 1
+                self.fault_names[fault if isinstance(fault, str) else "refusal"] += 1
+        return fault
 
 
 class _HttpServer(ThreadingHTTPServer):
@@ -345,21 +390,37 @@ class _Handler(BaseHTTPRequestHandler):
         server.requests.append((self.command, self.path))
         server.before(self.command, self.path)
         time.sleep(server.latency)
-        fault = server.fault()
+        fault = server.fault(self.command, self.path)
+        query = dict(urllib.parse.parse_qsl(url.query))
+        as_text = query.get("alt") == "media"
         if fault == "cut before":
             return self._cut()
-        if fault in ("refuse", "too many"):
-            return self._send(503 if fault == "refuse" else 429, {}, b"{}")
+        if fault == "stall":
+            return self._stall()
+        if isinstance(fault, Refusal):
+            return self._send(*fault.answer(as_text=as_text))
+        if refusal := _REFUSALS.get(self._applicable(fault, as_text=as_text) or ""):
+            server.end_upload(query.get("upload_id", ""))
+            return self._send(*refusal.answer(as_text=as_text))
         try:
-            status, headers, data = self._do(url.path, dict(urllib.parse.parse_qsl(url.query)), body)
-        except _Refusal as refusal:
-            status, headers = refusal.status, {"Content-Type": "application/json"}
-            data = json.dumps({"error": {"code": refusal.status, "message": str(refusal)}}).encode()
+            status, headers, data = self._do(url.path, query, body)
+        except Refusal as refusal:
+            status, headers, data = refusal.answer(as_text=as_text)
         if fault == "cut after":
             return self._cut()
         if fault == "fail after":
-            return self._send(503, {}, b"{}")
-        return self._send(status, headers, data, cut=fault == "cut within")
+            return self._send(*_REFUSALS["refuse"].answer(as_text=as_text))
+        if fault == "damage" and status == 200:
+            data = bytes([data[0] ^ 1]) + data[1:] if data else b"?"
+        return self._send(status, headers, data, broken=fault)
+
+    def _applicable(self, fault: str | None, *, as_text: bool) -> str | None:
+        """Returns the fault, or "refuse" for one that this request cannot have."""
+        is_part = self.command == "PUT" and "upload_id" in self.path
+        is_whole = as_text and "Range" not in self.headers
+        if (fault in ("gone", "forgotten") and not is_part) or (fault == "damage" and not is_whole):
+            return "refuse"
+        return fault
 
     def _do(self, path: str, query: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         status, headers, data = self._handle(path, query, body)
@@ -370,15 +431,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self, path: str, query: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         server = self.server_of_objects
         if server.needs_credentials and self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            raise _Refusal(401, "Anonymous caller does not have storage.objects.get access.")
+            raise Refusal(401, "Anonymous caller does not have storage.objects.get access.", reason="required")
         precondition = query.get("ifGenerationMatch")
         match = re.fullmatch(
             r"(/upload|/download)?/storage/v1/b/([^/]+)(/o)?(?:/([^/]+))?(?:/rewriteTo/b/(.*)/o/(.*))?", path
         )
         if match is None:
-            raise _Refusal(404, f"{path} is not served here")
+            raise Refusal(404, f"{path} is not served here")
         upload, _, in_objects, _, to_bucket, to_name = match.groups()
         bucket, name = (urllib.parse.unquote(part or "") for part in match.group(2, 4))
+        if bucket in server.requester_pays and not query.get("userProject"):
+            raise Refusal(400, "Bucket is a requester pays bucket but no user project provided.", reason="required")
         with server._lock:
             match self.command:
                 case "POST" if to_bucket:
@@ -417,7 +480,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return _json(server.list_objects(bucket, query))
                 case "GET":
                     return _json(server.bucket(bucket))
-        raise _Refusal(400, f"{self.command} {self.path} is not served here")
+        raise Refusal(400, f"{self.command} {self.path} is not served here")
 
     def _media(self, found: _Object) -> tuple[int, dict[str, str], bytes]:
         headers = {
@@ -433,7 +496,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, headers, found.data
         start, end = int(match[1]), int(match[2] or len(found.data) - 1)
         if start >= len(found.data):
-            raise _Refusal(416, "The requested range cannot be satisfied.")
+            raise Refusal(416, "The requested range cannot be satisfied.")
         part = found.data[start : end + 1]
         headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(found.data)}"
         return 206, headers, part
@@ -455,21 +518,41 @@ class _Handler(BaseHTTPRequestHandler):
             data = json.dumps(account)
         self._send(200, headers, data.encode())
 
-    def _send(self, status: int, headers: dict[str, str], data: bytes, *, cut: bool = False) -> None:
+    def _send(self, status: int, headers: dict[str, str], data: bytes, *, broken: object = None) -> None:
+        is_broken = broken in ("cut within", "stall within")
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         if status != 204:
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if cut else data)
+        self.wfile.write(data[: len(data) // 2] if is_broken else data)
         self.wfile.flush()
-        if cut:
+        if broken == "stall within":
+            self._stall()
+        elif is_broken:
             self._cut()
+
+    def _stall(self) -> None:
+        """Answers nothing until the client has gone or the server ends."""
+        self.connection.settimeout(0.05)
+        while not self.server_of_objects.ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                if not self.connection.recv(1):
+                    break
+        self._cut()
 
     def _cut(self) -> None:
         self.close_connection = True
         _cut(self.connection)
+
+
+_REFUSALS = {
+    "refuse": Refusal(503, "Service Unavailable", reason="backendError"),
+    "too many": Refusal(429, "Too many requests", reason="rateLimitExceeded", headers={"Retry-After": "0"}),
+    "gone": Refusal(410, "The upload session is gone.", reason="backendError"),
+    "forgotten": Refusal(404, "No such upload", reason="notFound"),
+}
 
 
 def _cut(connection: socket.socket) -> None:

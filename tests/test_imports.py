@@ -183,7 +183,7 @@ ROOMS = {
     "data": {"config"},
     "model": {"config", "data"},
     "distribution": {"config"},
-    "checkpoints": {"config"},
+    "checkpoints": {"config", "presets"},
     "workdir": {"config", "presets", "model", "checkpoints"},
     "evaluation": {"config", "presets", "data", "model", "workdir"},
     "generation": {"config", "presets", "data", "model", "workdir"},

@@ -1,5 +1,7 @@
 """Training, evaluation and generation with a next-note model."""
 
+import sostenuto.interrupt  # isort: skip
+
 import sys
 
 from sostenuto._exports import export as _export  # `trainer.export` is a module

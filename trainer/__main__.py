@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 import shlex
 import time
@@ -61,7 +62,9 @@ def _define_config_flags() -> dict[str, flags.FlagHolder]:
         if field.name == "preset":
             continue
         cli.start_group(field.metadata["group"])
-        text = f"{field.metadata['help']} ({_defaults(field.name)})"
+        limit = field.metadata["bounds"].maximum
+        most = f"At most {limit:,}. " if field.type in (int, float) and math.isfinite(limit) else ""
+        text = f"{field.metadata['help']} {most}({_defaults(field.name)})"
         if field.metadata["choices"]:
             holders[field.name] = flags.DEFINE_enum(field.name, None, field.metadata["choices"], text)
         else:

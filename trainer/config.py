@@ -34,12 +34,22 @@ class Bounds(NamedTuple):
 
     def __str__(self) -> str:
         words = ("at least", "above", "at most", "below")
-        return " and ".join(f"{word} {limit}" for word, limit in zip(words, self, strict=True) if math.isfinite(limit))
+        return " and ".join(
+            f"{word} {limit:,}" for word, limit in zip(words, self, strict=True) if math.isfinite(limit)
+        )
 
 
-_AT_LEAST_0 = Bounds(minimum=0)
-_AT_LEAST_1 = Bounds(minimum=1)
+# Maxima stop a slip of the keyboard before it takes the machine's memory or days; real values are far below them.
+MAX_STEPS: Final = 10**9
+MAX_NOTES: Final = 100_000  # of a generated sample
+MAX_SAMPLES: Final = 10_000
+MAX_MINUTES: Final = 525_600  # a year
+
 _FRACTION = Bounds(minimum=0, below=1)
+_COUNT = Bounds(minimum=0, maximum=MAX_STEPS)
+_WIDTH = Bounds(minimum=1, maximum=16_384)
+_BATCH = Bounds(minimum=1, maximum=65_536)
+_AT_LEAST_0 = Bounds(minimum=0)
 
 
 def _field(
@@ -85,17 +95,21 @@ class Config:
         "windows that start at every note.",
         ("every", "last"),
     )
-    seq_length: int = _model(128, "Notes in a training window.", bounds=_AT_LEAST_1)
-    units: int = _model(256, "Units of each LSTM layer.", bounds=_AT_LEAST_1)
-    layers: int = _model(2, "LSTM layers.", bounds=_AT_LEAST_1)
-    pitch_embedding: int = _model(96, "Size of the pitch embedding (density).", bounds=_AT_LEAST_1)
-    time_embedding: int = _model(48, "Size of the step and of the duration embedding (density).", bounds=_AT_LEAST_1)
-    velocity_embedding: int = _model(32, "Size of the velocity embedding (density).", bounds=_AT_LEAST_1)
+    seq_length: int = _model(128, "Notes in a training window.", bounds=_WIDTH)
+    units: int = _model(256, "Units of each LSTM layer.", bounds=_WIDTH)
+    layers: int = _model(2, "LSTM layers.", bounds=Bounds(minimum=1, maximum=64))
+    pitch_embedding: int = _model(96, "Size of the pitch embedding (density).", bounds=_WIDTH)
+    time_embedding: int = _model(48, "Size of the step and of the duration embedding (density).", bounds=_WIDTH)
+    velocity_embedding: int = _model(32, "Size of the velocity embedding (density).", bounds=_WIDTH)
     recent_embedding: int = _model(
-        64, "Size of the embedding of the last 32 notes: their keys, and when they end (density); 0 disables it."
+        64,
+        "Size of the embedding of the last 32 notes: their keys, and when they end (density); 0 disables it.",
+        bounds=Bounds(minimum=0, maximum=16_384),
     )
-    head_units: int = _model(128, "Hidden units of each head (density).", bounds=_AT_LEAST_1)
-    head_blocks: int = _model(1, "Residual blocks of each head (density); 0 leaves one hidden layer.")
+    head_units: int = _model(128, "Hidden units of each head (density).", bounds=_WIDTH)
+    head_blocks: int = _model(
+        1, "Residual blocks of each head (density); 0 leaves one hidden layer.", bounds=Bounds(minimum=0, maximum=64)
+    )
     dropout: float = _model(
         0.0,
         "Fraction of the activations dropped after each LSTM layer in training; 0 disables dropout.",
@@ -120,11 +134,11 @@ class Config:
         bounds=_FRACTION,
     )
 
-    batch_size: int = _optimizer(32, "Windows in a global batch, over all replicas of all hosts.", bounds=_AT_LEAST_1)
+    batch_size: int = _optimizer(32, "Windows in a global batch, over all replicas of all hosts.", bounds=_BATCH)
     accumulation_steps: int = _optimizer(
         1,
         "Global batches whose gradients are summed for one train_step, for batches larger than the memory.",
-        bounds=_AT_LEAST_1,
+        bounds=_BATCH,
     )
     optimizer: str = _optimizer("adamw", "Optimizer.", ("adam", "adamw"))
     learning_rate: float = _optimizer(2e-3, "Peak learning rate.", bounds=Bounds(above=0))
@@ -133,7 +147,9 @@ class Config:
         "Learning rate after warm-up: constant, or a cosine down to a hundredth of the peak.",
         ("constant", "cosine"),
     )
-    warmup_steps: int = _optimizer(100, "train_steps over which the learning rate rises from zero; 0 disables warm-up.")
+    warmup_steps: int = _optimizer(
+        100, "train_steps over which the learning rate rises from zero; 0 disables warm-up.", bounds=_COUNT
+    )
     weight_decay: float = _optimizer(
         0.01, "Decoupled weight decay (adamw) of the matrices of LSTM and dense layers; 0 disables it."
     )
@@ -144,10 +160,14 @@ class Config:
         bounds=_FRACTION,
     )
 
-    steps: int = _length(0, "Train for this many train_steps; 0 disables this limit.")
-    epochs: int = _length(0, "Train for this many epochs; 0 disables this limit.")
+    steps: int = _length(0, "Train for this many train_steps; 0 disables this limit.", bounds=_COUNT)
+    epochs: int = _length(
+        0, "Train for this many epochs; 0 disables this limit.", bounds=Bounds(minimum=0, maximum=1_000_000)
+    )
     max_minutes: float = _length(
-        25.0, "Train as many train_steps as fit into this many minutes, start-up included; 0 disables this limit."
+        25.0,
+        "Train as many train_steps as fit into this many minutes, start-up included; 0 disables this limit.",
+        bounds=Bounds(minimum=0, maximum=MAX_MINUTES),
     )
     monitor: str = _length(
         "val_nats",
@@ -158,15 +178,22 @@ class Config:
         500,
         "train_steps between scores of the validation split, at most. With max_minutes there are more scores where "
         "they are cheap. 0 disables them.",
+        bounds=_COUNT,
     )
-    patience: int = _length(0, "Stop after this many scores of `monitor` without a better one; 0 never stops early.")
+    patience: int = _length(
+        0, "Stop after this many scores of `monitor` without a better one; 0 never stops early.", bounds=_COUNT
+    )
 
     precision: str = _device(
         "float32",
         "Arithmetic of LSTM and hidden layers. Logits, losses and optimizer use float32, or float64 with float64.",
         ("float32", "mixed_bfloat16", "mixed_float16", "float64"),
     )
-    replicas: int = _device(0, "Model copies on a host, one a device; 0 uses all visible GPUs, or else one on the CPU.")
+    replicas: int = _device(
+        0,
+        "Model copies on a host, one a device; 0 uses all visible GPUs, or else one on the CPU.",
+        bounds=Bounds(minimum=0, maximum=1_024),
+    )
     seed: int = _data(
         0, "Seed of initial weights, windows, augmentation and dropout.", bounds=Bounds(minimum=0, maximum=2**31 - 1)
     )
@@ -175,14 +202,16 @@ class Config:
     )
 
     log_every: int = _report(
-        50, "train_steps between reports to metrics.jsonl and TensorBoard; 0 reports once an epoch."
+        50, "train_steps between reports to metrics.jsonl and TensorBoard; 0 reports once an epoch.", bounds=_COUNT
     )
-    checkpoint_every: int = _report(250, "train_steps between checkpoints; 0 saves once an epoch.")
-    max_to_keep: int = _report(3, "Checkpoints to keep, besides the best one.", bounds=_AT_LEAST_1)
+    checkpoint_every: int = _report(250, "train_steps between checkpoints; 0 saves once an epoch.", bounds=_COUNT)
+    max_to_keep: int = _report(
+        3, "Checkpoints to keep, besides the best one.", bounds=Bounds(minimum=1, maximum=10_000)
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_field(field, getattr(self, field.name))
+            check_field(field, getattr(self, field.name))
         if self.pitch_weight + self.step_weight + self.duration_weight == 0:
             raise UserError(
                 "config: pitch_weight, step_weight and duration_weight are all 0. Give at least one of them above 0"
@@ -222,7 +251,10 @@ class Config:
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in CHANGEABLE_ON_RESUME}
 
 
-def _check_field(field: dataclasses.Field, value: Any) -> None:
+FIELDS: Final = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def check_field(field: dataclasses.Field, value: Any) -> None:
     """Checks type, choices and bounds of a field."""
     expected: Any = field.type
     types = (int, float) if expected is float else (expected,)

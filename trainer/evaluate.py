@@ -1,6 +1,5 @@
 """Scores a trained model on a split, or compares the music that it generates with real music: `sostenuto evaluate`."""
 
-import json
 import logging
 import os
 
@@ -9,7 +8,8 @@ from absl import flags
 from sostenuto import cli, storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.performance import Performance
-from sostenuto.errors import UserError
+from sostenuto.errors import FileError, UserError
+from sostenuto.json_text import parse_json
 from sostenuto.text import counted, table
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import COMPARED_NOTES, CONTINUATION_NOTES, PRIMER_NOTES, Music
@@ -125,8 +125,10 @@ def _choose_output(workdir: str, manifest: Manifest, run: RunInfo) -> tuple[str,
 def _is_evaluation(path: str) -> bool:
     """Tests whether an earlier call wrote a file, or it is an empty object."""
     try:
-        document = json.loads(storage.read_bytes(path))
-    except ValueError:
+        document = parse_json(storage.read_bytes(path), path)
+    except FileError:
+        raise
+    except UserError:
         return False
     return document == {} or (isinstance(document, dict) and {"split", "dataset", "train_step"} <= document.keys())
 

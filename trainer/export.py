@@ -7,8 +7,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from sostenuto import storage
-from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES
+from trainer.checkpoints.tensorflow_errors import translate_errors
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model.categorical import categorical_nll
 from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads
@@ -18,6 +18,7 @@ from trainer.reporting import model_card
 from trainer.workdir.formats import ExportInfo
 from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME
 from trainer.workdir.load_model import LoadedModel, load_model
+from trainer.workdir.outputs import hold_output
 from trainer.workdir.transfer import upload_on_exit
 
 _Tensors = dict[str, tf.Tensor]
@@ -35,15 +36,11 @@ def export_model(workdir: str) -> str:
     trained = load_model(workdir)
     directory = os.path.join(workdir, EXPORT_NAME)
     if storage.is_remote(workdir):
-        with upload_on_exit(directory, last=EXPORT_LAST) as copy:
+        with hold_output(directory) as held, upload_on_exit(directory, held, last=EXPORT_LAST) as copy:
             _write(trained, workdir, copy)
         return directory
-    try:
-        with storage.atomic_directory(directory) as unfinished:
-            _write(trained, workdir, unfinished)
-    except tf.errors.OpError as error:
-        reason = error.message.rpartition("; ")[2].split(" [")[0]  # TensorFlow names a temporary file before it.
-        raise UserError(f"{directory}: cannot be written ({reason}). Free space, then export again") from error
+    with storage.atomic_directory(directory) as unfinished:
+        _write(trained, workdir, unfinished)
     return directory
 
 
@@ -54,7 +51,8 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     module = tf.Module()
     # Only what the graphs read: without Keras objects, loading needs no Keras.
     module.weights = list({id(weight): weight for graph in signatures.values() for weight in graph.variables}.values())
-    tf.saved_model.save(module, directory, signatures=signatures)
+    with translate_errors(storage.TEMPORARY.sub("", directory)):
+        tf.saved_model.save(module, directory, signatures=signatures)
     exported = ExportInfo(trained.train_step, trained.model.heads.pitch_range, trained.model.config)
     exported.save(os.path.join(directory, model_card.DESCRIPTION_NAME))
     card = model_card.text(workdir, exported)

@@ -14,6 +14,7 @@ from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import track
 from sostenuto.text import counted
+from trainer.config import MAX_NOTES, MAX_SAMPLES
 from trainer.generation import samples
 from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.formats import SampleEntry, SamplesIndex
@@ -22,10 +23,7 @@ from trainer.workdir.outputs import check_output_directory, check_writable
 
 logger = logging.getLogger(__name__)
 
-# Larger calls may need more memory than a machine has.
-_MAX_NOTES = 100_000
-_MAX_SAMPLES = 10_000
-_MAX_TOTAL = 10_000_000
+_MAX_TOTAL = 10_000_000  # notes of a call, which are all in memory
 
 USAGE = """--workdir=DIR --output=DIR [flags]
 
@@ -50,13 +48,13 @@ _PRIMER_SECONDS = flags.DEFINE_float(
 _AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
 cli.start_group("sampling")
 _NUM_NOTES = flags.DEFINE_integer(
-    "num_notes", 512, f"Notes to generate for each sample, at most {_MAX_NOTES:,}.",
-    lower_bound=1, upper_bound=_MAX_NOTES,
+    "num_notes", 512, f"Notes to generate for each sample, at most {MAX_NOTES:,}.",
+    lower_bound=1, upper_bound=MAX_NOTES,
 )  # fmt: skip
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 1,
-    f"Samples to generate, all at once: at most {_MAX_SAMPLES:,}, and {_MAX_TOTAL:,} notes in all.",
-    lower_bound=1, upper_bound=_MAX_SAMPLES,
+    f"Samples to generate, all at once: at most {MAX_SAMPLES:,}, and {_MAX_TOTAL:,} notes in all.",
+    lower_bound=1, upper_bound=MAX_SAMPLES,
 )  # fmt: skip
 _SAMPLING = define_sampling_flags()
 _PEDAL = flags.DEFINE_bool(

@@ -2,13 +2,13 @@
 
 import dataclasses
 import difflib
-import json
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from sostenuto import storage
 from sostenuto.errors import UserError
+from sostenuto.json_text import parse_json
 from trainer.config import Config
 
 PRESETS: Final[Mapping[str, Config]] = {
@@ -45,25 +45,30 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     """Reads a config file; raises `UserError` if it does not exist, or as `parse_config`."""
     if not storage.exists(path):
         raise UserError(f"{os.fspath(path)}: no such config file")
-    return parse_config(storage.read_bytes(path).decode("utf-8", "replace"), os.fspath(path))
+    return parse_config(storage.read_bytes(path), os.fspath(path))
 
 
-def parse_config(text: str, name: str) -> Config:
-    """Parses the text of a config file, whose missing fields are those of the preset that it names, by default `base`.
+def parse_config(text: bytes | str, name: str) -> Config:
+    """Parses the text of a config file, as `config_from_json`."""
+    return config_from_json(parse_json(text, name, "Pass a JSON object of config fields"), name)
 
-    Raises `UserError`, with the file's name, if it is not a JSON object, or a field is unknown or out of its bounds.
+
+def config_from_json(values: Any, name: str) -> Config:
+    """Returns the config of a JSON object, whose missing fields are those of the preset that it names, or of `base`.
+
+    Raises `UserError`, with the file's name, if it is no object, or a field is unknown or out of its bounds.
     """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{name}: expected a JSON object of config fields, got no JSON ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{name}: expected a JSON object of config fields, got {type(values).__name__}")
     types = {field.name: field.type for field in dataclasses.fields(Config)}
+    values = dict(values)
     for key, value in values.items():
         if key not in types:
             near = difflib.get_close_matches(key, types, 1)
             raise UserError(f"{name}: unknown field {key!r}" + (f". Did you mean {near[0]!r}?" if near else ""))
         if types[key] is float and isinstance(value, int) and not isinstance(value, bool):
             values[key] = float(value)
-    return preset(values.get("preset", "base")).replace(**values)
+    try:
+        return preset(values.get("preset", "base")).replace(**values)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error

@@ -9,12 +9,12 @@ from sostenuto import cli
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from trainer import startup
-from trainer.config import Config
+from trainer.config import MAX_STEPS, Config
 from trainer.presets import PRESETS, preset, read_config
 from tuning.default_space import PARAMETERS, SEARCHED_BY_DEFAULT
 from tuning.roles import resolve_role
 from tuning.space_file import create_space
-from tuning.trial import TUNERS, StudyConfig
+from tuning.trial import MAX_TRIALS, SECONDS, TUNERS, StudyConfig, check_bounds
 
 USAGE = """--data=DIR --workdir=DIR [--max_trials=N] [--tuner=NAME] [flags]
 
@@ -43,7 +43,7 @@ _PRESET = flags.DEFINE_enum(
 _CONFIG = flags.DEFINE(
     cli.Path("FILE"), "config", None, "Config file as base config instead of a preset, such as a run's config.json."
 )
-_MAX_TRIALS = flags.DEFINE_integer("max_trials", 40, "Configs to try.")
+_MAX_TRIALS = flags.DEFINE_integer("max_trials", 40, f"Configs to try, at most {MAX_TRIALS:,}.")
 _TUNER = flags.DEFINE_enum("tuner", "random", TUNERS, "Search algorithm.")
 _TUNE = flags.DEFINE(
     cli.Texts("NAME,..."), "tune", [], "Hyperparameters to search besides those marked *, or all. (default: none)"
@@ -58,10 +58,13 @@ _FIX = flags.DEFINE_multi(
 _SPACE = flags.DEFINE(
     cli.Path("FILE"), "space", None, "YAML file that narrows, widens or fixes hyperparameters. (default: none)"
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.", lower_bound=0, upper_bound=2**63 - 1)
 cli.start_group("trials")
 _TRAIN_STEPS = flags.DEFINE_integer(
-    "train_steps", 600, "Length of a trial with the base config's windows; all trials read the same number of notes."
+    "train_steps",
+    600,
+    "Length of a trial with the base config's windows; all trials read the same number of notes. "
+    f"At most {MAX_STEPS:,}.",
 )
 _TRAIN_FRACTION = flags.DEFINE_float("train_fraction", 1.0, "Fraction of the training performances that trials use.")
 _STOP_WEAK = flags.DEFINE_bool("stop_weak", True, "Stop trials that are worse than the median of the others.")
@@ -111,6 +114,8 @@ def main() -> int:
     """Runs the search; returns the exit status."""
     data, workdir = cli.require_flag(_DATA), cli.require_flag(_WORKDIR)
     role = resolve_role(_ROLE.value, _CHIEF_ADDRESS.value, _WORKER_ID.value, os.environ)
+    for flag in (_PATIENCE, _MAX_IDLE):
+        check_bounds(f"--{flag.name}", flag.value, SECONDS)
     space = create_space(_load_base_config(), tune=_TUNE.value, fix=_FIX.value, file=_SPACE.value)
     manifest = Manifest.load(data)
     settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}

@@ -6,7 +6,6 @@ hyperband has a state of its own, its brackets.
 
 import hashlib
 import itertools
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from keras_tuner.engine import trial as tuner_trial
 from sklearn.exceptions import ConvergenceWarning
 
 from tuning.space import Space
-from tuning.trial import TRIALS_NAME, StudyConfig, Trial, TrialStatus
+from tuning.trial import TRIALS_NAME, OracleState, StudyConfig, Trial, TrialStatus
 
 _MAX_COLLISIONS = 1000  # samples in a row that were tried before; then the space counts as exhausted
 
@@ -176,7 +175,7 @@ _STATE_FIELDS = ("_brackets", "_current_bracket", "_current_iteration")
 class Oracle:
     """Proposes trials, from a state that `state` returned."""
 
-    def __init__(self, space: Space, config: StudyConfig, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, space: Space, config: StudyConfig, state: OracleState | None = None) -> None:
         options: dict[str, Any] = {
             "objective": keras_tuner.Objective("val_nats", "min"),
             "hyperparameters": space.declare(),
@@ -192,7 +191,7 @@ class Oracle:
         self._oracle = oracle_class(**options)
         self._oracle.space = space
         self._oracle.max_trials = config.max_trials
-        for name, value in (state or {}).items():
+        for name, value in (state or OracleState()).to_json().items():
             setattr(self._oracle, f"_{name}", value)
 
     def propose(self, trial_id: str, trials: Sequence[Trial]) -> Trial | None:
@@ -213,12 +212,12 @@ class Oracle:
 
     def can_propose(self, trial_id: str, trials: Sequence[Trial]) -> bool:
         """Returns whether `propose` would return a trial, without a change of state."""
-        copied_state = json.loads(json.dumps(self.state()))
-        return Oracle(*self._arguments, copied_state).propose(trial_id, trials) is not None
+        return Oracle(*self._arguments, self.state()).propose(trial_id, trials) is not None
 
-    def state(self) -> dict[str, Any]:
-        """Returns the state besides the trials, as a JSON object."""
-        return {name[1:]: getattr(self._oracle, name) for name in _STATE_FIELDS if hasattr(self._oracle, name)}
+    def state(self) -> OracleState:
+        """Returns a copy of the state besides the trials."""
+        values = {name[1:]: getattr(self._oracle, name) for name in _STATE_FIELDS if hasattr(self._oracle, name)}
+        return OracleState.from_json(values, "oracle")
 
 
 def _tuner_trial(name: str, values: Mapping[str, Any]) -> tuner_trial.Trial:

@@ -184,10 +184,9 @@ class Space:
         ]
         return {"parameters": parameters, "fixed": dict(self.fixed)}
 
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Returns the hyperparameters in which this space differs from one that `to_json` wrote, as `mismatches`."""
-        recorded = [Parameter(**{**values, "values": tuple(values["values"])}) for values in other["parameters"]]
-        return mismatches(_texts(self.parameters, self.fixed), _texts(recorded, other["fixed"]), absent="not searched")
+    def differences(self, parameters: Sequence[Parameter], fixed: Mapping[str, Any]) -> list[str]:
+        """Returns the hyperparameters in which this space differs from a recorded one, as `mismatches`."""
+        return mismatches(_texts(self.parameters, self.fixed), _texts(parameters, fixed), absent="not searched")
 
 
 def _texts(parameters: Sequence[Parameter], fixed: Mapping[str, Any]) -> dict[str, str]:

@@ -4,19 +4,32 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import operator
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sostenuto import storage
+from sostenuto.data.json_record import JsonRecord
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
 from sostenuto.storage.lease import Lease, Lock, hold
+from trainer.config import FIELDS, check_field
 from tuning.scheduler import Scheduler
-from tuning.space import Space
-from tuning.trial import TRIALS_NAME, Assignment, AttemptResult, Done, Score, StudyConfig, Trial, Verdict, Wait
+from tuning.space import Parameter, Space
+from tuning.trial import (
+    TRIALS_NAME,
+    Assignment,
+    AttemptResult,
+    Done,
+    OracleState,
+    Score,
+    StudyConfig,
+    Trial,
+    TrialStatus,
+    Verdict,
+    Wait,
+)
 
 STUDY_NAME = "study.json"
 
@@ -68,9 +81,8 @@ class Study(contextlib.AbstractContextManager["Study"]):
             whole = {"start": dataclasses.asdict(space.start), "settings": dataclasses.asdict(config)}
             self._header = _identity(space, config) | whole
             self._clock = clock
-            self._oracle = Oracle(space, config, state.get("oracle"))
-            trials = [Trial.from_json(values) for values in state.get("trials", ())]
-            self._scheduler = Scheduler(trials, state.get("queue", ()), self._oracle, config, now=clock())
+            self._oracle = Oracle(space, config, state.oracle)
+            self._scheduler = Scheduler(state.trials, state.queue, self._oracle, config, now=clock())
             self._lock = threading.Lock()
             self._write_ended = threading.Condition(self._lock)
             self._is_writing, self._written_version = False, -1
@@ -155,7 +167,11 @@ class Study(contextlib.AbstractContextManager["Study"]):
             time.sleep(max(self._next_write_time - time.monotonic(), 0))
         version = self._scheduler.version
         trials = [trial.to_json() for trial in self._scheduler.trials]
-        state = self._header | {"trials": trials, "queue": self._scheduler.queue, "oracle": self._oracle.state()}
+        state = self._header | {
+            "trials": trials,
+            "queue": self._scheduler.queue,
+            "oracle": self._oracle.state().to_json(),
+        }
         content = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
         with self._unlocked():
             self._next_write_time = time.monotonic() + self._write_interval
@@ -180,8 +196,51 @@ def _identity(space: Space, config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _load(directory: str, space: Space, config: StudyConfig, lock: Lock | Lease, *, overwrite: bool) -> dict[str, Any]:
-    """Returns the recorded state of a study, if it is the requested one; empty without a study."""
+@dataclasses.dataclass(frozen=True)
+class _Space:
+    """A recorded search space, as `Space.to_json` wrote it."""
+
+    parameters: Sequence[Parameter] = ()
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _State(JsonRecord):
+    """Content of study.json."""
+
+    REMEDY = "Restore the file, pass another --workdir, or --overwrite to delete the study"
+
+    space: _Space
+    start: Mapping[str, Any]
+    settings: StudyConfig
+    trials: Sequence[Trial]
+    queue: Sequence[str]  # ids of queued trials
+    oracle: OracleState
+
+    def __post_init__(self) -> None:
+        ids = [trial.id for trial in self.trials]
+        if ids != [f"{number:04d}" for number in range(len(ids))]:
+            raise UserError(f"trials: got the ids {', '.join(ids)}, expected 0000 and those that follow")
+        queued = [trial.id for trial in self.trials if trial.status == TrialStatus.QUEUED]
+        if sorted(self.queue) != queued:
+            raise UserError(f"queue: got {', '.join(self.queue)}, expected the queued trials, {', '.join(queued)}")
+        for trial in self.trials:
+            if trial.has_score and trial.score is None:
+                raise UserError(f"trials: {trial.id} is {trial.status} without a score")
+
+    def check_values(self, parameters: Sequence[Parameter]) -> None:
+        """Raises UserError if a trial's values are not those of the hyperparameters."""
+        names = {parameter.field for parameter in parameters}
+        for trial in self.trials:
+            if trial.values.keys() != names:
+                got, expected = ", ".join(trial.values), ", ".join(sorted(names))
+                raise UserError(f"trials: {trial.id} has values of {got}, expected {expected}")
+            for name, value in trial.values.items():
+                check_field(FIELDS[name], value)
+
+
+def _load(directory: str, space: Space, config: StudyConfig, lock: Lock | Lease, *, overwrite: bool) -> _State:
+    """Returns the recorded state of a study, if it is the requested one; one without trials if there is none."""
     path, trials_path = os.path.join(directory, STUDY_NAME), os.path.join(directory, TRIALS_NAME)
     if overwrite and storage.exists(path):
         lock.remove(trials_path)
@@ -193,25 +252,23 @@ def _load(directory: str, space: Space, config: StudyConfig, lock: Lock | Lease,
                 f"{directory}: the directory is no study: got {TRIALS_NAME}/ without {STUDY_NAME}. "
                 "Pass another --workdir"
             )
-        return {}
-    try:
-        state = json.loads(content)
-        operator.itemgetter("space", "start", "settings", "trials", "queue", "oracle")(state)
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path}: the file is corrupt: got no JSON state of a study. "
-            "Pass another --workdir, or --overwrite to delete the study"
-        ) from error
+        return _State(_Space(), {}, config, (), (), OracleState())
+    state = _State.parse(content, path)
     _check_same(directory, state, space, config)
+    try:
+        state.check_values(space.parameters)
+    except UserError as error:
+        raise UserError(f"{path}: {error}. {_State.REMEDY}") from error
     return state
 
 
-def _check_same(directory: str, state: Mapping[str, Any], space: Space, config: StudyConfig) -> None:
+def _check_same(directory: str, state: _State, space: Space, config: StudyConfig) -> None:
     """Raises a UserError that names each difference between a recorded study and the requested one."""
-    differences = {"search space": space.differences(state["space"])}
-    for part, title in (("start", "base config"), ("settings", "settings")):
+    differences = {"search space": space.differences(state.space.parameters, state.space.fixed)}
+    settings = dataclasses.asdict(state.settings)
+    for values, part, title in ((state.start, "start", "base config"), (settings, "settings", "settings")):
         requested = _identity(space, config)[part]
-        recorded = {name: value for name, value in state[part].items() if name in requested}
+        recorded = {name: value for name, value in values.items() if name in requested}
         differences[title] = mismatches(requested, recorded)
     for title, lines in differences.items():
         if lines:
@@ -219,7 +276,7 @@ def _check_same(directory: str, state: Mapping[str, Any], space: Space, config: 
                 f"{directory}: the study has another {title}: {'; '.join(lines)}. "
                 "Pass the recorded values, another --workdir, or --overwrite to delete the study"
             )
-    recorded_max_trials = state["settings"]["max_trials"]
+    recorded_max_trials = state.settings.max_trials
     if config.max_trials < recorded_max_trials:
         raise UserError(
             f"{directory}: a study cannot shrink: got max_trials={config.max_trials}, expected {recorded_max_trials} "

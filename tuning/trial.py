@@ -2,19 +2,33 @@
 
 import dataclasses
 import enum
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from sostenuto.data.json_record import JsonRecord
 from sostenuto.errors import UserError
+from trainer.config import MAX_STEPS, Bounds
 
 TRIALS_NAME = "trials"  # directory of the trials' workdirs
 TUNERS = ("random", "bayesian", "hyperband")
+MAX_BRACKET = 2  # of hyperband, whose rungs are at 1/9, 1/3 and the whole of a trial's length
+
+MAX_TRIALS = 100_000
+SECONDS = Bounds(above=0, maximum=31_536_000)  # a year
 
 # Trials are scored at whole train_steps, so that equal shares of their lengths differ slightly between trials.
 SHARE_TOLERANCE = 0.02
 
-_JSON_NAMES = {"status": "state", "lost_workers": "vanished"}  # of fields in study.json, where they differ
+
+def _number(bounds: Bounds, *, default: Any = dataclasses.MISSING) -> Any:
+    """Declares a field with bounds."""
+    return dataclasses.field(default=default, metadata={"bounds": bounds})
+
+
+def check_bounds(name: str, value: float, bounds: Bounds) -> None:
+    """Raises UserError if a number is out of its bounds."""
+    if value not in bounds:
+        raise UserError(f"{name}={value}: expected {bounds}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,27 +36,28 @@ class StudyConfig:
     """Settings of a search; raises a UserError if a value is out of range."""
 
     tuner: str  # random, bayesian or hyperband
-    max_trials: int  # configs to try, including failed ones; hyperband's continuations do not count
-    train_steps: int  # full length of a trial with the base config's windows
-    train_fraction: float = 1.0  # fraction of the training performances that trials use
+    # configs to try, including failed ones; hyperband's continuations do not count
+    max_trials: int = _number(Bounds(minimum=1, maximum=MAX_TRIALS))
+    # full length of a trial with the base config's windows
+    train_steps: int = _number(Bounds(minimum=1, maximum=MAX_STEPS))
+    # fraction of the training performances that trials use
+    train_fraction: float = _number(Bounds(above=0, maximum=1), default=1.0)
     seed: int = 0
-    worker_timeout: float = 60.0  # seconds without a heartbeat until another worker may get the trial
-    score_timeout: float = 3600.0  # seconds without a new score until the trial is reassigned, despite heartbeats
-    max_attempts: int = 5  # lost workers in a row, without a new score, after which a trial has failed
+    # seconds without a heartbeat until another worker may get the trial
+    worker_timeout: float = _number(SECONDS, default=60.0)
+    # seconds without a new score until the trial is reassigned, despite heartbeats
+    score_timeout: float = _number(SECONDS, default=3600.0)
+    # lost workers in a row, without a new score, after which a trial has failed
+    max_attempts: int = _number(Bounds(minimum=1, maximum=1000), default=5)
     stop_weak: bool = True  # whether the median rule stops trials early; hyperband ignores it
     data: str = ""  # sha256 of the dataset's manifest, which a resumed study must have too
 
     def __post_init__(self) -> None:
         if self.tuner not in TUNERS:
             raise UserError(f"tuner={self.tuner!r}: expected one of {', '.join(TUNERS)}")
-        for name in ("max_trials", "train_steps", "max_attempts"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not 0 < self.train_fraction <= 1:
-            raise UserError(f"train_fraction={self.train_fraction}: expected above 0 and at most 1")
-        for name in ("worker_timeout", "score_timeout"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name}={getattr(self, name)}: expected a number of seconds above 0")
+        for field in dataclasses.fields(self):
+            if "bounds" in field.metadata:
+                check_bounds(field.name, getattr(self, field.name), field.metadata["bounds"])
 
 
 class TrialStatus(enum.StrEnum):
@@ -102,26 +117,29 @@ class AttemptResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class Score(JsonRecord):
     """Intermediate score in nats/note on validation; None if it was infinite or not a number."""
 
     train_step: int
     share: float
     score: float | None
 
+    def _null_keys(self) -> Collection[str]:
+        return ("score",)
+
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class Trial(JsonRecord):
     """Recorded state of a trial."""
 
     id: str  # 0000 for the first one
-    status: TrialStatus
+    status: TrialStatus = dataclasses.field(metadata={"json": "state"})
     values: dict[str, Any]  # hyperparameters, by field of the config
     share: float  # share of the full length at which it ends
     directory: str  # workdir relative to the study's; a trial that continues another shares that one's
     parent: str | None = None  # id of the trial that it continues (hyperband)
     attempt: int = 0  # number of the current attempt, from 1
-    lost_workers: int = 0  # since the last new score
+    lost_workers: int = dataclasses.field(default=0, metadata={"json": "vanished"})  # since the last new score
     worker: str = ""  # id of the current or last worker
     request: str = ""  # id of the call that started the current attempt
     scores: tuple[Score, ...] = ()  # in the order of train_steps
@@ -130,16 +148,8 @@ class Trial:
     seconds: float = 0.0  # total duration of the ended attempts
     train_step: int = 0  # the last one
 
-    @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "Trial":
-        """Returns the trial that `to_json` wrote."""
-        fields = {**values, "scores": tuple(Score(**score) for score in values["scores"])}
-        renamed = {field: fields.pop(name) for field, name in _JSON_NAMES.items()}
-        return Trial(**fields, **{**renamed, "status": TrialStatus(renamed["status"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the trial as a JSON object."""
-        return {_JSON_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+    def _null_keys(self) -> Collection[str]:
+        return ("parent", "score")
 
     @property
     def is_open(self) -> bool:
@@ -166,6 +176,42 @@ class Trial:
     def has_score_from(self, share: float) -> bool:
         """Returns whether a finite score exists at or after a share of the full length."""
         return any(score.score is not None and score.share >= share - SHARE_TOLERANCE for score in self.scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place(JsonRecord):
+    """A trial in a round of hyperband, and the one that it continues."""
+
+    past_id: str | None
+    id: str
+
+    def _null_keys(self) -> Collection[str]:
+        return ("past_id",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bracket(JsonRecord):
+    """A bracket of hyperband: its number, and the places of its rounds."""
+
+    bracket_num: int
+    rounds: Sequence[Sequence[Place]]
+
+    def __post_init__(self) -> None:
+        if self.bracket_num > MAX_BRACKET or len(self.rounds) != self.bracket_num + 1:
+            raise UserError(f"oracle.brackets: got {len(self.rounds)} rounds in bracket {self.bracket_num}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OracleState(JsonRecord):
+    """State of a search besides its trials: hyperband's brackets, nothing for the other searches."""
+
+    brackets: Sequence[Bracket] | None = None
+    current_bracket: int | None = None
+    current_iteration: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.current_bracket or 0) > MAX_BRACKET:
+            raise UserError(f"oracle.current_bracket: got {self.current_bracket}, expected at most {MAX_BRACKET}")
 
 
 def count_states(trials: Iterable[Trial]) -> str:

@@ -1,8 +1,5 @@
 """Command line of every program: flags, help, error output and exit codes. Only entry modules import it."""
 
-# First, since it takes effect on import: importing the rest takes long enough to press Ctrl-C.
-import sostenuto.cli.interrupt  # isort: skip
-
 from sostenuto.cli.app import (
     EXIT_BAD_INPUT,
     EXIT_BUG,

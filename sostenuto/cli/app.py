@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from absl import flags
 
 import sostenuto
-from sostenuto import extras
+from sostenuto import extras, storage
 from sostenuto.cli.console import configure_console
-from sostenuto.cli.flag_types import start_group
+from sostenuto.cli.flag_types import Text, start_group
 from sostenuto.cli.help import COMMON, Command, describe_flags, format_help, to_json
-from sostenuto.cli.program import command_invocation, command_name, main_module
 from sostenuto.cli.suggestions import check_finite, check_values, explain, flag_names, nearest_name
 from sostenuto.errors import TemporaryError, UserError
+from sostenuto.interrupt import begin_command
+from sostenuto.program import command_invocation, command_name, main_module
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,13 @@ EXIT_TRY_AGAIN = os.EX_TEMPFAIL
 start_group(COMMON)
 QUIET = flags.DEFINE_bool("quiet", False, "Print only errors and warnings.")
 LOG_JSON = flags.DEFINE_bool("log_json", False, "Print progress and errors as JSON lines, for Cloud Logging.")
+_GCS_USER_PROJECT = flags.DEFINE(
+    Text("PROJECT"),
+    "gcs_user_project",
+    None,
+    "Google Cloud project that pays for requests to gs:// paths, for buckets whose owner does not. "
+    "(default: the bucket's own)",
+)
 start_group("other")
 
 
@@ -54,6 +62,7 @@ def run(
     command = Command(usage, examples, [flag.name for flag in required], sections or {})
     # As an exception, so that unfinished files are removed.
     signal.signal(signal.SIGTERM, _exit_by_signal)
+    begin_command()
     try:
         arguments = list(sys.argv if argv is None else argv)
         status = _execute(main, command, arguments, operands=operands, explain_unknown=explain_unknown)
@@ -101,6 +110,7 @@ def _execute(
             return EXIT_OK
         operand_list = _parse(argv, command, operands=operands, explain_unknown=explain_unknown)
         configure_console(quiet=QUIET.value, log_json=LOG_JSON.value)
+        storage.set_user_project(_GCS_USER_PROJECT.value)
         return (main(operand_list) if operands else main()) or EXIT_OK
     finally:
         # A failure at the interpreter's exit would print "Exception ignored" and end with status 120.

@@ -16,7 +16,7 @@ _COLUMN = 30  # where the explanations begin
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 REQUIRED = "required"
-COMMON = "output and logging"
+COMMON = "output, logging and buckets"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from sostenuto.cli.app import run
 from sostenuto.cli.completion import SHELLS, completion_script
-from sostenuto.cli.program import set_invocation
 from sostenuto.cli.suggestions import did_you_mean
 from sostenuto.errors import UserError
+from sostenuto.program import set_invocation
 
 
 class Entry(NamedTuple):

@@ -6,12 +6,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from sostenuto import storage
+from sostenuto.data.json_record import from_json
 from sostenuto.data.performance import SCHEMA_VERSION, Performance, decode_performance
 from sostenuto.data.tfrecord import parse_records
 from sostenuto.errors import RecordError, UserError
+from sostenuto.json_text import parse_json
 from sostenuto.music.histograms import Histograms
 from sostenuto.storage.paths import StrPath
 from sostenuto.text import counted
@@ -47,14 +49,26 @@ class Split:
     shards: tuple[Shard, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Statistics:
     """Counts of a split: dropped notes, quantiles by field and probability, and histograms."""
 
-    zero_length_dropped: int
-    drums_dropped: int
-    quantiles: Mapping[str, Mapping[str, float | None]]
+    zero_length_dropped: int = 0
+    drums_dropped: int = 0
+    quantiles: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
     histograms: Histograms
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """The entries of `source` and `options` that are used by name, with their types."""
+
+    files: int = 0
+    unlisted: int = 0
+    straddling_pieces: int = 0
+    metadata: str | None = None
+    sustain: Literal["ignore", "extend"] = "ignore"
+    licence: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +93,11 @@ class Manifest:
     directory: str = ""
     sha256: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("splits", "statistics"):
+            if missing := [split for split in SPLITS if split not in getattr(self, name)]:
+                raise UserError(f"{name}.{missing[0]} is missing")
+
     @classmethod
     def load(cls, directory: StrPath) -> "Manifest":
         """Reads the manifest of a dataset directory.
@@ -96,20 +115,14 @@ class Manifest:
                 "Run sostenuto preprocess to its end"
             )
         data = storage.read_bytes(path)
-        try:
-            document = json.loads(data)
-            version = document["schema_version"]
-            if version != SCHEMA_VERSION:
-                raise UserError(f"{path}: got schema version {version}, expected {SCHEMA_VERSION}. {_REMEDY}")
-            return cls(
-                **{key: document[key] for key in ("source", "options", "rejected")},
-                splits={name: _parse_split(document["splits"][name]) for name in SPLITS},
-                statistics={name: _parse_statistics(document["statistics"][name]) for name in SPLITS},
-                directory=directory,
-                sha256=hashlib.sha256(data).hexdigest(),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not a manifest of a dataset. {_REMEDY}") from error
+        document = parse_json(data, path, _REMEDY)
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UserError(f"{path}: got schema version {version!r}, expected {SCHEMA_VERSION}. {_REMEDY}")
+        for name in ("source", "options"):
+            from_json(_Known, document.get(name), f"{path}: {name}", _REMEDY)
+        manifest = from_json(cls, document, path, _REMEDY)
+        return dataclasses.replace(manifest, directory=directory, sha256=hashlib.sha256(data).hexdigest())
 
     def save(self, directory: StrPath) -> None:
         """Writes dataset.json atomically: indented, with each list of numbers on one line."""
@@ -185,20 +198,6 @@ class Manifest:
         if name not in SPLITS:
             raise UserError(f"split: got {name!r}, expected one of {', '.join(SPLITS)}")
         return self.splits[name]
-
-
-def _parse_split(document: Mapping[str, Any]) -> Split:
-    shards = tuple(Shard(**shard) for shard in document["shards"])
-    return Split(document["performances"], document["notes"], document["seconds"], shards)
-
-
-def _parse_statistics(document: Mapping[str, Any]) -> Statistics:
-    return Statistics(
-        document.get("zero_length_dropped", 0),
-        document.get("drums_dropped", 0),
-        document.get("quantiles", {}),
-        Histograms.from_json(document["histograms"]),
-    )
 
 
 def _require(is_equal: bool, path: str, got: str, expected: str) -> None:

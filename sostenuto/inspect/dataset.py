@@ -1,11 +1,11 @@
 """Description of a dataset, as lines of text."""
 
 import dataclasses
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from sostenuto import storage
+from sostenuto.data.json_record import JsonRecord
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
@@ -33,6 +33,17 @@ class Survey:
         self.performances[composer][performance.split] += 1
         self.notes[composer] += len(performance.notes)
         self.seconds[composer] += performance.notes.seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rejection(JsonRecord):
+    """A line of rejected.jsonl."""
+
+    REMEDY = "Run sostenuto preprocess again"
+
+    path: str
+    reason: str
+    detail: str
 
 
 def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -> list[str]:
@@ -107,11 +118,8 @@ def _list_rejected(manifest: Manifest, width: int | None) -> list[str]:
     path = storage.join(manifest.directory, REJECTED_NAME)
     examples: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for number, line in enumerate(storage.read_bytes(path).splitlines(), start=1):
-        try:
-            document = json.loads(line)
-            examples[document["reason"]].append(("", f"{document['path']}: {document['detail']}"))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: line {number} is no rejected file. Run sostenuto preprocess again") from error
+        rejection = _Rejection.parse(line, f"{path}, line {number}")
+        examples[rejection.reason].append(("", f"{rejection.path}: {rejection.detail}"))
     lines = []
     for reason, count in sorted(manifest.rejected.items(), key=lambda item: (-item[1], item[0])):
         shown = examples[reason][:_EXAMPLES]

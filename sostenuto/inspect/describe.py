@@ -135,11 +135,12 @@ def _list_facts(contents: MidiContents) -> Iterator[tuple[str, str]]:
         yield "notes", "none"
     players = contents.instruments
     yield "instruments", _join(f"{_instrument_name(player)} ({counted(player.notes, 'note')})" for player in players)
-    yield "tempo", _describe_tempo(contents)
+    ignored = counted(contents.ignored_tempos, "tempo change") if contents.ignored_tempos else ""
+    yield "tempo", _describe_tempo(contents) + (f"; {ignored} of later tracks ignored" if ignored else "")
     if len(notes):
         yield "keys", f"held {_fraction_held(notes):.0%} of the time, at most {_max_held(notes)} at once"
         yield "pedal", _describe_pedal(contents)
-    yield from format_nonzero([(decoded.zero_length, "note of zero length"), (decoded.drums, "drum note")])
+    yield from format_nonzero(decoded.left_out)
 
 
 def _describe_tempo(contents: MidiContents) -> str:

@@ -1,34 +1,38 @@
-"""Readers of MIDI files, with limits on hostile ones; `beam_preprocess.parser` also limits time and memory.
+"""Reader of MIDI files, with limits on hostile ones; `beam_preprocess.parser` also limits time and memory.
 
-symusic reads a hundred times as fast as pretty_midi, which is the reference: pretty_midi reads the files that the two
-could read differently. docs/data-format.md has the rules.
+symusic reads nearly all files, a hundred times as fast as Python code. It skips silently what it does not understand,
+so it gets only tracks that are checked, and only the events that we use. Where it could read a file otherwise than
+pretty_midi, which is the reference, we read the events ourselves. docs/data-format.md has the rules.
 """
 
-import io
 import struct
-import threading
-import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import symusic
 
 from sostenuto.errors import MidiDecodeError
-from sostenuto.music._scan import count_events
+from sostenuto.music._events import (
+    CONTROL_CHANGE,
+    NOTE_OFF,
+    NOTE_ON,
+    PROGRAM_CHANGE,
+    SET_TEMPO,
+    bound_midi_ticks,
+    read_events,
+    write_number,
+)
 from sostenuto.text import counted
 
-if TYPE_CHECKING:
-    import pretty_midi
-
-# Limits, each checked before memory is allocated. MAESTRO's largest performance has some hundred kilobytes, two tracks,
-# one program and fewer than 100,000 notes.
+# Limits, each checked before memory is allocated. MAESTRO's largest performance has some hundred kilobytes, two tracks
+# and fewer than 100,000 notes.
 MAX_BYTES = 4 * 2**20
 MAX_TRACKS = 256
 MAX_NOTES = 250_000
-MAX_EVENTS = 1_000_000  # of all kinds, pedal and pitch bend included: pretty_midi creates an object for each
-MAX_PROGRAM_CHANGES = 1_024  # each creates an instrument, for which symusic takes some 6 kB
-MAX_MIDI_TICK = 10_000_000  # pretty_midi's own limit: it creates a table of this size
+MAX_EVENTS = 1_000_000  # of all kinds, pedal and pitch bend included
+MAX_HOURS = 24  # of music: a bound in MIDI ticks would depend on their resolution
 
 DEFAULT_TEMPO_US = 500_000  # 120 quarter notes a minute, until the first tempo event
 SUSTAIN_PEDAL = 64  # the controller
@@ -36,26 +40,24 @@ PEDAL_DOWN = 64  # its lowest value that means "down"
 
 _MIN_NOTE_BYTES = 3  # delta time, pitch and velocity, with running status
 _DRUM_CHANNEL = 9
-_SET_TEMPO = b"\xff\x51\x03"
+_TEMPO_BYTES = 3
+_HEAD_BYTES = 1024  # of a track, which may hold tempo, names, programs and resets of the synthesizer
 _END_OF_TRACK = b"\xff\x2f\x00"
 
-# Replaces a track's end: much later than any event, a note-off for every key. symusic would silently drop the notes
-# that the file never ends; these note-offs make them recognizable.
-_LATE = 2**28 - 1
+# Replaces a track's end: later than any event that symusic gets, a note-off for every key. symusic would silently drop
+# the notes that the file never ends; these note-offs make them recognizable.
+_LATE = 2**27
 _NOTE_OFFS = b"\x00".join(
-    bytes([0x80 | channel]) + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
+    bytes([NOTE_OFF | channel]) + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
     for channel in range(16)
     if channel != _DRUM_CHANNEL
 )
 # An empty text takes the delta time of the end. Then _LATE is the delta time of the first note-off.
-_CLOSE_EVERY_KEY = b"\xff\x01\x00" + b"\xff\xff\xff\x7f" + _NOTE_OFFS + b"\x00" + _END_OF_TRACK
-
-# `warnings.catch_warnings` changes the whole process, so two threads must not run it at once.
-_warnings_lock = threading.Lock()
+_CLOSE_EVERY_KEY = b"\xff\x01\x00" + write_number(_LATE) + _NOTE_OFFS + b"\x00" + _END_OF_TRACK
 
 
 class Track(NamedTuple):
-    """Notes and sustain pedal of one channel of one track, times in ticks or in microseconds."""
+    """Notes and sustain pedal of one channel of one track, times in MIDI ticks or in microseconds."""
 
     pitch: np.ndarray
     onset: np.ndarray
@@ -66,25 +68,27 @@ class Track(NamedTuple):
 
 
 class Tracks(NamedTuple):
-    """The content of a file, times in microseconds."""
+    """The content of a file, times in MIDI ticks or in microseconds."""
 
     tracks: list[Track]  # without drums
-    programs: list[int]  # of the tracks
-    drums: int  # the number of dropped notes
+    instruments: Counter[int]  # the number of notes by program, without those of zero length
     tempos: np.ndarray  # int64 `[n, 2]`: start, µs per quarter note; of several at one time the last holds
+    drums: int  # the number of dropped notes
+    unended: int  # the number of dropped notes
+    later_tempos: int = 0  # the number of ignored tempos, those of later tracks
 
 
 def read_tracks(data: bytes, name: str, *, with_pedal: bool) -> Tracks:
-    """Returns the tracks of a file, whose pedal may be wrong unless `with_pedal`; raises MidiDecodeError."""
+    """Returns the tracks of a file, without their pedal unless `with_pedal`; raises MidiDecodeError."""
     resolution, bodies = _split_chunks(data, name)
-    # Counting the events takes longer than symusic's parsing of a normal file.
-    program_changes = np.count_nonzero(np.frombuffer(data, np.uint8) & 0xF0 == 0xC0)
-    if len(data) > _MIN_NOTE_BYTES * MAX_NOTES or program_changes > MAX_PROGRAM_CHANGES:
-        _check_events(bodies, name)
-    is_ambiguous = any(_SET_TEMPO in body for body in bodies[1:])
-    is_ambiguous |= any(body.find(_END_OF_TRACK) != len(body) - len(_END_OF_TRACK) for body in bodies)
-    tracks = None if is_ambiguous else _read_with_symusic(resolution, bodies, with_pedal=with_pedal)
-    return tracks if tracks is not None else _read_with_pretty_midi(resolution, bodies, name)
+    tracks = None
+    try:
+        # A larger one might exceed a limit, which only `_read_bodies` checks.
+        if len(data) <= _MIN_NOTE_BYTES * MAX_NOTES:
+            tracks = _read_with_symusic(bodies, with_pedal=with_pedal)
+        return _in_microseconds(tracks or _read_bodies(bodies, name, with_pedal=with_pedal), resolution)
+    except ValueError as error:
+        raise MidiDecodeError(name, "damaged", str(error)) from error
 
 
 def concatenate(tracks: list[Track]) -> Track:
@@ -101,7 +105,7 @@ def drop_zero_length(tracks: list[Track]) -> list[Track]:
 def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
     """Checks header, size and length of a file; returns its ticks per quarter note and the bodies of its tracks."""
     start = f"starts with {data[:4]!r}" if data else "is empty"
-    header_length, _, declared, division = struct.unpack(">IHHH", data[4:14].ljust(10, b"\0"))
+    header_length, midi_format, declared, division = struct.unpack(">IHHH", data[4:14].ljust(10, b"\0"))
     for is_wrong, reason, detail in (
         (data[:4] != b"MThd", "not_midi", f"is not a standard MIDI file: it {start}, expected b'MThd'"),
         (len(data) > MAX_BYTES, "too_large", f"has more than the {MAX_BYTES:,} bytes allowed"),
@@ -115,7 +119,8 @@ def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
             raise MidiDecodeError(name, reason, detail)
     bodies: list[bytes] = []
     end = 8 + header_length
-    while len(bodies) < declared:
+    # A header may declare fewer tracks than the file has; behind them may be anything.
+    while len(bodies) < declared or _has_chunk(data, end):
         kind, body = data[end : end + 4], end + 8
         end = body + int.from_bytes(data[body - 4 : body], "big")
         if len(data) < end:
@@ -125,148 +130,210 @@ def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
             raise MidiDecodeError(name, "truncated", f"ends at byte {len(data)}, {problem}")
         if kind == b"MTrk":  # The standard requires readers to skip chunks of an unknown kind.
             bodies.append(data[body:end])
+    if len(bodies) > MAX_TRACKS:
+        raise MidiDecodeError(name, "too_large", f"has {len(bodies):,} tracks, at most {MAX_TRACKS} allowed")
+    if midi_format == 2 and len(bodies) > 1:
+        detail = f"holds {len(bodies)} independent sequences (format 2, byte 8), expected the tracks of one performance"
+        raise MidiDecodeError(name, "format_2", detail)
     return division, bodies
 
 
-def _check_events(bodies: list[bytes], name: str) -> None:
-    """Rejects tracks that would take too much memory or time to parse."""
-    try:
-        counts = [count_events(body) for body in bodies]
-    except ValueError as error:
-        raise MidiDecodeError(name, "damaged", str(error)) from error
-    for kind, count, allowed in (
-        ("notes", sum(count.notes for count in counts), MAX_NOTES),
-        ("events", sum(count.events for count in counts), MAX_EVENTS),
-        ("program changes", sum(count.program_changes for count in counts), MAX_PROGRAM_CHANGES),
-    ):
-        if count > allowed:
-            raise MidiDecodeError(name, "too_large", f"has {count:,} {kind}, at most {allowed:,} allowed")
-    last = max((count.last_midi_tick for count in counts), default=0)
-    if last >= MAX_MIDI_TICK:
-        raise MidiDecodeError(name, "damaged", f"has a largest tick of {last:,}, expected less than {MAX_MIDI_TICK:,}")
+def _has_chunk(data: bytes, start: int) -> bool:
+    """Returns whether a track, even a truncated one, or a whole chunk of another kind starts at a position."""
+    length = int.from_bytes(data[start + 4 : start + 8], "big")
+    return data[start : start + 4] == b"MTrk" or start + 8 + length <= len(data)
 
 
-def _join_chunks(resolution: int, bodies: Iterable[bytes]) -> bytes:
+def _join_chunks(bodies: Iterable[bytes]) -> bytes:
     """Returns the bytes of a file with these tracks."""
     tracks = [b"MTrk" + len(body).to_bytes(4, "big") + body for body in bodies]
-    return b"MThd" + struct.pack(">IHHH", 6, 1, len(tracks), resolution) + b"".join(tracks)
+    return b"MThd" + struct.pack(">IHHH", 6, 1, len(tracks), 1) + b"".join(tracks)
 
 
-def _read_with_symusic(resolution: int, bodies: list[bytes], *, with_pedal: bool) -> Tracks | None:
-    """Returns the tracks, or None if pretty_midi could read the file differently."""
-    closed = [body[: -len(_END_OF_TRACK)] + _CLOSE_EVERY_KEY for body in bodies]
-    try:
-        score: Any = symusic.Score.from_midi(_join_chunks(resolution, closed))
-    except RuntimeError:
-        return None
+def _read_with_symusic(bodies: list[bytes], *, with_pedal: bool) -> Tracks | None:
+    """Returns the tracks in MIDI ticks, or None if `_read_bodies` could read the file differently or rejects it."""
+    cleaned: list[bytes] = []
+    for body in bodies:
+        used = _clean(body, has_tempos=not cleaned)
+        if used is None:
+            return None
+        cleaned.append(used + _CLOSE_EVERY_KEY)
+    score: Any = symusic.Score.from_midi(_join_chunks(cleaned))
     tempos = score.tempos.numpy()
     tempo_time, tempo_us = tempos["time"].astype(np.int64), tempos["mspq"].astype(np.int64)
     played = [track for track in score.tracks if not track.is_drum]
-    tracks = [_symusic_track(track) for track in played]
-    notes = concatenate(tracks)
-    if not _is_in_range(notes, tempo_time, tempo_us) or _has_ambiguous_overlap(notes):
+    tracks = [_symusic_track(track, with_pedal=with_pedal) for track in played]
+    if _has_ambiguous_overlap(tracks):
         return None
     # symusic sorts the events of one tick, so that the file's last need not come last.
-    changes = [(tempo_time, tempo_us)]
-    if with_pedal:
-        changes += [(track.pedal_time, track.pedal_value >= PEDAL_DOWN) for track in tracks]
+    changes = [(tempo_time, tempo_us), *((track.pedal_time, track.pedal_value >= PEDAL_DOWN) for track in tracks)]
     if any(np.any((time[1:] == time[:-1]) & (value[1:] != value[:-1])) for time, value in changes):
         return None
-    tracks = [_select(track, track.offset < _LATE) for track in tracks]
-    tempo_time, tempo_us = np.append(0, tempo_time), np.append(DEFAULT_TEMPO_US, tempo_us)
-
-    def microseconds(ticks: np.ndarray) -> np.ndarray:
-        return _ticks_to_microseconds(ticks, tempo_time, tempo_us, resolution)
-
-    times = ("onset", "offset", "pedal_time")
+    ended = [_select(track, track.offset < _LATE) for track in tracks]
+    instruments: Counter[int] = Counter()
+    for program, track in zip([track.program for track in played], ended, strict=True):
+        instruments[program] += int(np.count_nonzero(track.offset > track.onset))
     return Tracks(
-        [track._replace(**{time: microseconds(getattr(track, time)) for time in times}) for track in tracks],
-        [track.program for track in played],
-        sum(len(track.notes) for track in score.tracks if track.is_drum),
-        np.stack([microseconds(tempo_time), tempo_us], axis=1),
+        ended,
+        instruments,
+        np.stack([tempo_time, tempo_us], axis=1),
+        drums=sum(len(track.notes) for track in score.tracks if track.is_drum),
+        unended=sum(len(track.onset) for track in tracks) - sum(len(track.onset) for track in ended),
     )
 
 
-def _symusic_track(track: Any) -> Track:
-    """Returns symusic's track as ours, in ticks."""
-    notes, controls = track.notes.numpy(), track.controls.numpy()
-    pedal = controls["number"] == SUSTAIN_PEDAL
+def _clean(body: bytes, *, has_tempos: bool) -> bytes | None:
+    """Returns what we use of a track, and the delta time of its end; None if symusic cannot be trusted with it.
+
+    Events are walked one by one up to the first note or pedal change after those bytes near the start that may begin an
+    event of another form. The rest of most tracks is notes and controllers.
+    """
+    start = np.frombuffer(body[:_HEAD_BYTES], np.uint8)
+    head_end = np.flatnonzero(start >= PROGRAM_CHANGE).max(initial=0)
+    used = bytearray()
+    used_tick = midi_tick = end = 0
+    is_playing = False
+    for midi_tick, kind, channel, data, end in read_events(body):
+        if kind == SET_TEMPO and (not has_tempos or len(data) != _TEMPO_BYTES or not any(data)):
+            return None
+        if kind == PROGRAM_CHANGE and is_playing:  # symusic separates a channel's notes and pedal by program.
+            return None
+        plays = kind in (NOTE_OFF, NOTE_ON) or (kind == CONTROL_CHANGE and data[0] == SUSTAIN_PEDAL)
+        if plays or kind in (PROGRAM_CHANGE, SET_TEMPO):
+            status = b"\xff\x51\x03" if kind == SET_TEMPO else bytes([kind | channel])
+            used += write_number(midi_tick - used_tick) + status + data
+            used_tick = midi_tick
+        is_playing |= plays
+        if plays and end > head_end:  # Its status holds for the next message.
+            break
+    if end == len(body):
+        rest, last_tick = write_number(midi_tick - used_tick), midi_tick
+    else:
+        rest = body[end : -len(_END_OF_TRACK)]
+        bound = bound_midi_ticks(rest) if body.endswith(_END_OF_TRACK) else None
+        last_tick = _LATE if bound is None else used_tick + bound
+    return bytes(used) + rest if last_tick < _LATE else None
+
+
+def _symusic_track(track: Any, *, with_pedal: bool) -> Track:
+    """Returns symusic's track as ours, in MIDI ticks."""
+    notes = track.notes.numpy()
     onset = notes["time"].astype(np.int64)
-    pedal_time = controls["time"][pedal].astype(np.int64)
-    return Track(
-        notes["pitch"], onset, onset + notes["duration"], notes["velocity"], pedal_time, controls["value"][pedal]
-    )
+    pedal_time = pedal_value = np.zeros(0, np.int64)
+    if with_pedal:
+        controls = track.controls.numpy()
+        pedal = controls["number"] == SUSTAIN_PEDAL
+        pedal_time, pedal_value = controls["time"][pedal].astype(np.int64), controls["value"][pedal]
+    return Track(notes["pitch"], onset, onset + notes["duration"], notes["velocity"], pedal_time, pedal_value)
 
 
-def _is_in_range(notes: Track, tempo_time: np.ndarray, tempo_us: np.ndarray) -> bool:
-    """Returns whether all tempos, ticks and data bytes are within the bounds of a valid file."""
-    return not (
-        np.any(tempo_us <= 0)
-        or np.any((tempo_time < 0) | (tempo_time > MAX_MIDI_TICK))
-        or np.any((notes.onset < 0) | (notes.onset > MAX_MIDI_TICK))
-        or np.any((notes.offset > MAX_MIDI_TICK) & (notes.offset < _LATE))
-        or np.any(notes.offset > _LATE + MAX_MIDI_TICK)
-        or np.any(notes.offset < notes.onset)
-        or np.any(notes.pitch < 0)
-        or np.any(notes.velocity < 1)
-    )
-
-
-def _has_ambiguous_overlap(notes: Track) -> bool:
+def _has_ambiguous_overlap(tracks: list[Track]) -> bool:
     """Returns whether two notes of one pitch overlap and end at different times, anywhere in the file.
 
     Within a channel a note-off ends the oldest note in symusic, and all but those of its tick in pretty_midi. symusic
     does not report the channel of a note, so all notes are compared.
     """
-    # One number per note sorts fast: ticks in range are below 2^24, endless offsets below 2^29.
-    packed = np.sort(notes.pitch.astype(np.int64) << 56 | notes.onset << 30 | notes.offset)
-    pitch, onset, offset = packed >> 56, packed >> 30 & 2**26 - 1, packed & 2**30 - 1
+    # One number per note sorts fast: onsets are below 2^27, offsets below 2^28.
+    numbers = [track.pitch.astype(np.int64) << 55 | track.onset << 28 | track.offset for track in tracks]
+    packed = np.sort(np.concatenate([np.zeros(0, np.int64), *numbers]))
+    pitch, onset, offset = packed >> 55, packed >> 28 & 2**27 - 1, packed & 2**28 - 1
     overlapping = (pitch[1:] == pitch[:-1]) & ((onset[1:] < offset[:-1]) | (onset[1:] == onset[:-1]))
     return bool(np.any(overlapping & (offset[1:] != offset[:-1])))
 
 
-def _ticks_to_microseconds(
-    ticks: np.ndarray, tempo_time: np.ndarray, tempo_us: np.ndarray, resolution: int
-) -> np.ndarray:
-    """Returns ticks as microseconds, exact but for one rounding (half up); `tempo_time`, in ticks, starts with 0."""
-    # In units of 1 / resolution microseconds these are integers far from overflow: 10^7 ticks · 2^24 µs.
-    elapsed = np.append(0, np.cumsum(np.diff(tempo_time) * tempo_us[:-1]))
-    tempo = np.searchsorted(tempo_time, ticks, side="right") - 1
-    total = elapsed[tempo] + (ticks - tempo_time[tempo]) * tempo_us[tempo]
-    return (total + resolution // 2) // resolution
+def _read_bodies(bodies: list[bytes], name: str, *, with_pedal: bool) -> Tracks:
+    """Returns the tracks in MIDI ticks; raises ValueError if they are damaged, MidiDecodeError beyond a limit."""
+    counts: Counter[str] = Counter()
 
+    def count(what: str, allowed: int) -> None:
+        counts[what] += 1
+        if counts[what] > allowed:
+            raise MidiDecodeError(name, "too_large", f"has more than the {allowed:,} {what} allowed")
 
-def _read_with_pretty_midi(resolution: int, bodies: list[bytes], name: str) -> Tracks:
-    """Returns the tracks as pretty_midi reads them."""
-    import pretty_midi
-
-    _check_events(bodies, name)
-    try:
-        with _warnings_lock, warnings.catch_warnings():
-            # It warns about tempo changes after the first track, which it ignores, as documented.
-            warnings.simplefilter("ignore")
-            midi = pretty_midi.PrettyMIDI(io.BytesIO(_join_chunks(resolution, bodies)))
-    except Exception as error:  # mido and pretty_midi raise many kinds for a corrupt file.
-        description = " ".join(f"{type(error).__name__} {error}".split())
-        raise MidiDecodeError(name, "damaged", f"is a corrupt MIDI file: {description}") from error
-    played = [instrument for instrument in midi.instruments if not instrument.is_drum]
-    tempo_time, quarters_per_minute = midi.get_tempo_changes()
+    tempos = []
+    instruments: Counter[int] = Counter()
+    # By track and channel, and the last also by pitch.
+    programs: Counter[tuple[int, int]] = Counter()  # 0 until the first change
+    notes: defaultdict[tuple[int, int], list[tuple[int, ...]]] = defaultdict(list)  # pitch, onset, offset, velocity
+    pedals: defaultdict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)  # time, value
+    sounding: dict[tuple[int, int, int], list[tuple[int, int]]] = {}  # onset, velocity
+    for number, body in enumerate(bodies):
+        for midi_tick, kind, channel, data, _ in read_events(body):
+            count("events", MAX_EVENTS)
+            if kind == SET_TEMPO and number:
+                counts["later tempos"] += 1
+            elif kind == SET_TEMPO:
+                tempos.append((midi_tick, _parse_tempo(data)))
+            elif kind == PROGRAM_CHANGE:
+                programs[number, channel] = data[0]
+            elif kind == CONTROL_CHANGE and data[0] == SUSTAIN_PEDAL and with_pedal:
+                pedals[number, channel].append((midi_tick, data[1]))
+            elif kind == NOTE_ON and data[1]:
+                count("notes", MAX_NOTES)
+                sounding.setdefault((number, channel, data[0]), []).append((midi_tick, data[1]))
+            elif kind in (NOTE_ON, NOTE_OFF):
+                struck = sounding.pop((number, channel, data[0]), [])
+                # A note-off spares the notes of its own tick if it ends others.
+                ended = [note for note in struck if note[0] < midi_tick]
+                instruments[programs[number, channel]] += len(ended) if channel != _DRUM_CHANNEL else 0
+                sounding[number, channel, data[0]] = struck[len(ended) :] if ended else []
+                notes[number, channel] += [(data[0], onset, midi_tick, velocity) for onset, velocity in ended or struck]
+    played = [key for key in notes.keys() | pedals.keys() if key[1] != _DRUM_CHANNEL]
     return Tracks(
-        [_pretty_midi_track(instrument) for instrument in played],
-        [instrument.program for instrument in played],
-        sum(len(instrument.notes) for instrument in midi.instruments if instrument.is_drum),
-        np.stack([np.round(tempo_time * 1e6), np.round(6e7 / quarters_per_minute)], axis=1).astype(np.int64),
+        [Track(*_columns(notes[key], 4), *_columns(pedals[key], 2)) for key in sorted(played)],
+        instruments,
+        _columns(tempos, 2).T,
+        drums=sum(len(rows) for (_, channel), rows in notes.items() if channel == _DRUM_CHANNEL),
+        unended=sum(len(struck) for (_, channel, _), struck in sounding.items() if channel != _DRUM_CHANNEL),
+        later_tempos=counts["later tempos"],
     )
 
 
-def _pretty_midi_track(instrument: "pretty_midi.Instrument") -> Track:
-    """Returns pretty_midi's instrument as a track, in microseconds."""
-    notes = [(note.pitch, note.start * 1e6, note.end * 1e6, note.velocity) for note in instrument.notes]
-    pedal = [(each.time * 1e6, each.value) for each in instrument.control_changes if each.number == SUSTAIN_PEDAL]
-    columns = (*np.array(notes, np.float64).reshape(-1, 4).T, *np.array(pedal, np.float64).reshape(-1, 2).T)
-    return Track(*(np.round(column).astype(np.int64) for column in columns))
+def _parse_tempo(data: bytes) -> int:
+    """Returns a tempo in µs per quarter note; raises ValueError."""
+    tempo_us = int.from_bytes(data[:_TEMPO_BYTES], "big")
+    if len(data) < _TEMPO_BYTES or not tempo_us:
+        problem = f"{len(data)} bytes, expected {_TEMPO_BYTES}" if len(data) < _TEMPO_BYTES else "0 µs a quarter note"
+        raise ValueError(f"has a tempo of {problem}")
+    return tempo_us
+
+
+def _columns(rows: list, width: int) -> np.ndarray:
+    """Returns rows of numbers as columns: int64 `[width, n]`."""
+    return np.array(rows, np.int64).reshape(-1, width).T
+
+
+def _in_microseconds(content: Tracks, resolution: int) -> Tracks:
+    """Returns the content, whose times are MIDI ticks, with its times in microseconds; raises ValueError."""
+    start, tempo_us = np.concatenate([[[0, DEFAULT_TEMPO_US]], content.tempos]).T
+    times = [start, *(time for track in content.tracks for time in (track.offset, track.pedal_time))]
+    last = max(int(time.max(initial=0)) for time in times)
+    # Floating point, since integers might overflow before this check.
+    hours = np.dot(np.diff(np.append(start, last)), tempo_us.astype(np.float64)) / resolution / 3.6e9
+    if hours > MAX_HOURS:
+        raise ValueError(f"has a note, pedal or tempo {hours:,.1f} hours after its start, at most {MAX_HOURS} allowed")
+    # In units of 1 / resolution microseconds these are integers far from overflow: 24 hours · 2^15.
+    elapsed = np.append(0, np.cumsum(np.diff(start) * tempo_us[:-1]))
+
+    def microseconds(midi_ticks: np.ndarray) -> np.ndarray:
+        """Returns MIDI ticks as microseconds, exact but for one rounding (half up)."""
+        tempo = np.searchsorted(start, midi_ticks, side="right") - 1
+        total = elapsed[tempo] + (midi_ticks - start[tempo]) * tempo_us[tempo]
+        return (total + resolution // 2) // resolution
+
+    tracks = [
+        track._replace(
+            onset=microseconds(track.onset),
+            offset=microseconds(track.offset),
+            pedal_time=microseconds(track.pedal_time),
+        )
+        for track in content.tracks
+    ]
+    return content._replace(tracks=tracks, tempos=np.stack([microseconds(start), tempo_us], axis=1))
 
 
 def _select(track: Track, keep: np.ndarray) -> Track:
     """Returns the track with some of its notes, and its pedal."""
+    if keep.all():
+        return track
     return track._replace(**{name: getattr(track, name)[keep] for name in ("pitch", "onset", "offset", "velocity")})

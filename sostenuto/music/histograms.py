@@ -89,11 +89,13 @@ class Histograms:
         """Returns the histograms that `to_json` wrote.
 
         Raises:
-            ValueError: a field is missing or has too many bins.
+            ValueError: a field is missing, has too many bins or a count of more notes than any corpus.
         """
         for field, bins in _BINS.items():
             if field not in document or len(document[field]) > bins:
                 raise ValueError(f"histogram of {field}: missing or more than {bins} bins")
+            if max(document[field], default=0) >= 2**48:
+                raise ValueError(f"histogram of {field}: got a count of {max(document[field])}, expected below 2**48")
         return cls(
             **{field: np.pad(document[field], (0, bins - len(document[field]))) for field, bins in _BINS.items()}
         )

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import posixpath
-from collections import Counter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +18,9 @@ from sostenuto.storage.paths import StrPath
 if TYPE_CHECKING:
     import pretty_midi
 
+# The resolution of a written file is as fine as this permits: pretty_midi reads no file with more MIDI ticks.
+_MAX_MIDI_TICK = 10_000_000
+
 Sustain = Literal["ignore", "extend"]
 
 EXTENSIONS = (".mid", ".midi")
@@ -30,14 +32,24 @@ class DecodedMidi:
 
     Attributes:
         notes: every note of every track but drums.
-        zero_length: the number of notes dropped because they end where they begin, without those of files that
-            pretty_midi had to read.
+        zero_length: the number of notes dropped because they end where they begin.
         drums: the number of notes dropped because they are on the drum channel.
+        unended: the number of notes dropped because they never end.
     """
 
     notes: Notes
     zero_length: int
     drums: int
+    unended: int
+
+    @property
+    def left_out(self) -> list[tuple[int, str]]:
+        """The numbers of dropped notes, each with a name."""
+        return [
+            (self.zero_length, "note of zero length"),
+            (self.drums, "drum note"),
+            (self.unended, "note without a note-off"),
+        ]
 
 
 class Instrument(NamedTuple):
@@ -57,6 +69,7 @@ class MidiContents:
     tempos: np.ndarray  # int64 `[n, 2]`: start in µs from the file's start, the first 0; µs per quarter note
     pedal: np.ndarray  # as `read_pedal` returns it
     pedal_changes: int  # of controller 64, on any channel but the drums'
+    ignored_tempos: int  # those of later tracks than the first
 
 
 def is_midi_name(path: str) -> bool:
@@ -96,10 +109,7 @@ def read_contents(data: bytes, name: str) -> MidiContents:
     """Returns notes, pedal, instruments and tempos of a file; raises MidiDecodeError as `read_midi`."""
     content = _decode.read_tracks(data, name, with_pedal=True)
     tracks = _decode.drop_zero_length(content.tracks)
-    counts: Counter[int] = Counter()
-    for program, track in zip(content.programs, tracks, strict=True):
-        counts[program] += len(track.onset)
-    instruments = [Instrument(program, count) for program, count in sorted(counts.items()) if count]
+    instruments = [Instrument(program, count) for program, count in sorted(content.instruments.items()) if count]
     if content.drums:
         instruments.append(Instrument(None, content.drums))
     # Tempos that last for some time and differ from the one before.
@@ -112,12 +122,13 @@ def read_contents(data: bytes, name: str) -> MidiContents:
         tempos=tempos,
         pedal=pedal_spans(tracks),
         pedal_changes=sum(len(track.pedal_time) for track in content.tracks),
+        ignored_tempos=content.later_tempos,
     )
 
 
 def to_pretty_midi(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> "pretty_midi.PrettyMIDI":
     """Returns the notes and their pedal, controller 64, as one acoustic grand piano: `as_written`, in seconds."""
-    import pretty_midi  # Takes half a second, and only writers and a few ambiguous files need it.
+    import pretty_midi  # Takes half a second, and only writers need it.
 
     midi_tick_us, written = _as_written(notes, pedal)
     midi = pretty_midi.PrettyMIDI(resolution=_decode.DEFAULT_TEMPO_US // midi_tick_us)
@@ -156,9 +167,8 @@ def write_midi(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> Non
 
 def _as_written(notes: Notes, pedal: np.ndarray) -> tuple[int, MergedNotes]:
     """Returns the microseconds of a MIDI tick, and the notes in ticks."""
-    # The resolution is as fine as a reader's limit of ticks permits.
     end_us = max(notes.seconds * 1e6, pedal.max(initial=0))
-    midi_tick_us = next((us for us in (20, 100, 500) if end_us / us < _decode.MAX_MIDI_TICK), 2500)
+    midi_tick_us = next((us for us in (20, 100, 500) if end_us / us < _MAX_MIDI_TICK), 2500)
     onset = (notes.onset_us + midi_tick_us // 2) // midi_tick_us
     offset = np.maximum((notes.offset_us + midi_tick_us // 2) // midi_tick_us, onset + 1)
     # After rounding, which may have moved two onsets of a pitch together.
@@ -175,4 +185,4 @@ def _merge_tracks(content: _decode.Tracks, name: str, *, sustain: Sustain) -> De
         merged = Notes.from_onsets(notes.pitch, notes.onset, offset, notes.velocity)
     except ValueError as error:
         raise MidiDecodeError(name, "damaged", f"has an invalid note: {error}") from error
-    return DecodedMidi(merged, zero_length, content.drums)
+    return DecodedMidi(merged, zero_length, content.drums, content.unended)

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from sostenuto.music._decode import PEDAL_DOWN, Track, concatenate
-from sostenuto.music.notes import Notes
+from sostenuto.music.notes import MAX_TIME_US, Notes
 
 NO_PEDAL = np.zeros([0, 2], np.int64)
 """A sustain pedal that is never down."""
@@ -41,8 +41,8 @@ def pedal_spans(tracks: list[Track]) -> np.ndarray:
 def extended_offsets(notes: Track, tracks: list[Track]) -> np.ndarray:
     """Returns the offsets under the pedal of `notes`, those of all `tracks`: int64 `[n]`, microseconds.
 
-    A key released while its channel's pedal is down sounds until the pedal is released or the pitch is struck again. A
-    pedal that is never released is released at the last note-off.
+    A key released while its channel's pedal is down sounds until the pedal is released or the pitch is struck again, at
+    most as long as a note can be: `MAX_TIME_US`. A pedal that is never released is released at the last note-off.
     """
     end = int(notes.offset.max(initial=0))
     released = np.concatenate([notes.offset[:0], *[_release_times(track, end) for track in tracks]])
@@ -55,7 +55,8 @@ def extended_offsets(notes: Track, tracks: list[Track]) -> np.ndarray:
     has_next = (following < len(key)) & (pitch[next_index] == pitch)
     restruck = np.where(has_next, onset[next_index], _NEVER)
     extended = np.empty_like(notes.offset)
-    extended[order] = np.maximum(notes.offset[order], np.minimum(released[order], restruck))
+    latest = np.minimum(np.minimum(released[order], restruck), onset + MAX_TIME_US)
+    extended[order] = np.maximum(notes.offset[order], latest)
     return extended
 
 

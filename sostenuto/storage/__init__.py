@@ -20,10 +20,13 @@ from sostenuto.storage.paths import (
     local_path,
     match_names,
     remote_path,
+    set_user_project,
     temporary_name,
+    user_project,
 )
 from sostenuto.storage.transfer import (
     cache_directory,
+    cached_file,
     concurrently,
     download,
     download_all,
@@ -37,6 +40,7 @@ __all__ = [
     "TEMPORARY",
     "atomic_directory",
     "cache_directory",
+    "cached_file",
     "concurrently",
     "download",
     "download_all",
@@ -46,10 +50,12 @@ __all__ = [
     "local_path",
     "lock",
     "match_names",
+    "set_user_project",
     "sync",
     "temporary_name",
     "upload",
     "upload_all",
+    "user_project",
 ]
 
 _Parameters = ParamSpec("_Parameters")
@@ -110,9 +116,20 @@ def is_object(path: StrPath) -> bool:
     return load_gcs().is_object(remote_path(path))
 
 
+def remove_generation(path: StrPath, generation: int) -> bool:
+    """Deletes one generation of an object of a bucket; returns False if the object has another."""
+    return load_gcs().remove(remote_path(path), generation=generation)
+
+
 def generations(directory: StrPath) -> dict[str, int]:
     """Returns the generation of each object below a directory of a bucket, by its sorted path relative to it."""
     return load_gcs().generations(remote_path(directory))
+
+
+def restart_patience() -> None:
+    """Gives the next requests to buckets their full time for an answer, regardless of earlier waits."""
+    if client := sys.modules.get("sostenuto.storage.gcs_client"):
+        client.connect().patience.restart()
 
 
 def close() -> None:

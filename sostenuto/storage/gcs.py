@@ -5,6 +5,7 @@ answer was lost that the object is its own. Downloads are checked here: the libr
 """
 
 import contextlib
+import functools
 import io
 import tempfile
 import uuid
@@ -15,7 +16,7 @@ from google.cloud.storage import Blob
 from google.cloud.storage.exceptions import DataCorruption
 
 from sostenuto.errors import ChangedError, FileError, MissingError
-from sostenuto.storage.gcs_client import TIMEOUT, connect, retry, split_uri, translate_errors
+from sostenuto.storage.gcs_client import CREATE, DELETE, GET, LIST, bucket_of, connect, request, split_uri
 from sostenuto.storage.gcs_streams import CHUNK_BYTES, DownloadSink, LimitReachedError, upload_in_chunks
 
 _READ_ATTEMPTS = 3
@@ -24,8 +25,8 @@ _WRITE_ID = "sostenuto-write"
 
 def stat(uri: str) -> Blob | None:
     """Returns an object's properties, or None if there is no such object or bucket."""
-    with translate_errors(uri, "storage.objects.get"):
-        return _blob(uri).bucket.get_blob(split_uri(uri)[1], retry=retry(), timeout=TIMEOUT)
+    with request(uri, GET) as options:
+        return _blob(uri).bucket.get_blob(split_uri(uri)[1], **options)
 
 
 def generation(uri: str) -> int:
@@ -47,23 +48,23 @@ def is_object(uri: str) -> bool:
 
 def is_directory(uri: str) -> bool:
     """Returns whether there are objects below a name. An existing bucket always counts as non-empty."""
-    with translate_errors(uri, "storage.objects.list"):
-        prefix, blobs = _list(uri, max_results=1)
+    with request(uri, LIST) as options:
+        prefix, blobs = _list(uri, max_results=1, **options)
         return any(True for _ in blobs) or not prefix
 
 
 def generations(uri: str) -> dict[str, int]:
     """Returns the generation of each object below a name, by its sorted name relative to it."""
-    with translate_errors(uri, "storage.objects.list"):
-        prefix, blobs = _list(uri)
+    with request(uri, LIST) as options:
+        prefix, blobs = _list(uri, **options)
         numbers = {blob.name[len(prefix) :]: int(blob.generation) for blob in blobs}
     return _without_markers(numbers)
 
 
 def sizes(uri: str) -> dict[str, int]:
     """Returns the size of each object below a name, by its name relative to it."""
-    with translate_errors(uri, "storage.objects.list"):
-        prefix, blobs = _list(uri)
+    with request(uri, LIST) as options:
+        prefix, blobs = _list(uri, **options)
         # Emulators leave out a size of 0.
         return _without_markers({blob.name[len(prefix) :]: blob.size or 0 for blob in blobs})
 
@@ -89,8 +90,8 @@ def list_files(uri: str) -> list[str]:
 
 def list_names(uri: str) -> list[str]:
     """Returns the sorted names of the objects and directories immediately below a name."""
-    with translate_errors(uri, "storage.objects.list"):
-        prefix, blobs = _list(uri, delimiter="/")
+    with request(uri, LIST) as options:
+        prefix, blobs = _list(uri, delimiter="/", **options)
         files = [blob.name for blob in blobs]
         names = {name[len(prefix) :].rstrip("/") for name in (*files, *blobs.prefixes)}
     return sorted(filter(None, names))
@@ -109,10 +110,8 @@ def read_bytes(uri: str, *, limit: int | None = None) -> bytes:
 
 def read_range(uri: str, start: int, length: int) -> bytes:
     """Returns some bytes of an object, unchecked: the bucket has a checksum only of the whole."""
-    with translate_errors(uri, "storage.objects.get"):
-        return _blob(uri).download_as_bytes(
-            start=start, end=start + length - 1, retry=retry(), timeout=TIMEOUT, checksum=None
-        )
+    with request(uri, GET) as options:
+        return _blob(uri).download_as_bytes(start=start, end=start + length - 1, checksum=None, **options)
 
 
 def read(uri: str, file: BinaryIO, *, limit: int | None = None, generation: int | None = None) -> int:
@@ -123,11 +122,11 @@ def read(uri: str, file: BinaryIO, *, limit: int | None = None, generation: int 
     for attempt in range(_READ_ATTEMPTS):
         file.seek(0)
         file.truncate()
-        sink = DownloadSink(file, limit)
+        sink = DownloadSink(file, limit, functools.partial(connect().patience.mark, is_write=False))
         try:
-            with translate_errors(uri, "storage.objects.get"), contextlib.suppress(LimitReachedError):
+            with request(uri, GET) as options, contextlib.suppress(LimitReachedError):
                 blob = _blob(uri, generation=generation)
-                blob.download_to_file(sink, retry=retry(), timeout=TIMEOUT, checksum="crc32c")
+                blob.download_to_file(sink, checksum="crc32c", **options)
                 # The checksum of a compressed object is not that of the bytes that the library has decompressed.
                 if blob.crc32c and not blob.content_encoding and sink.crc32c != blob.crc32c:
                     raise DataCorruption(None, "CRC-32C does not match")
@@ -176,11 +175,11 @@ def write(uri: str, file: BinaryIO, *, generation: int) -> int | None:
     size = file.seek(0, io.SEEK_END)
     write_id = uuid.uuid4().hex
     try:
-        with translate_errors(uri, "storage.objects.create"):
+        with request(uri, CREATE) as options:
             blob = _blob(uri)
             blob.metadata = {_WRITE_ID: write_id}
             if size > CHUNK_BYTES:
-                return upload_in_chunks(blob, file, size, generation)
+                return upload_in_chunks(blob, file, size, generation, retry=options["retry"])
             blob.upload_from_file(
                 file,
                 rewind=True,
@@ -188,8 +187,7 @@ def write(uri: str, file: BinaryIO, *, generation: int) -> int | None:
                 content_type="application/octet-stream",
                 if_generation_match=generation,
                 checksum="crc32c",
-                retry=retry(),
-                timeout=TIMEOUT,
+                **options,
             )
             return int(blob.generation)
     except ChangedError:
@@ -202,8 +200,8 @@ def write(uri: str, file: BinaryIO, *, generation: int) -> int | None:
 def remove(uri: str, *, generation: int | None = None) -> bool:
     """Deletes an object; returns False if it has another generation."""
     try:
-        with translate_errors(uri, "storage.objects.delete"):
-            _blob(uri).delete(if_generation_match=generation, retry=retry(), timeout=TIMEOUT)
+        with request(uri, DELETE) as options:
+            _blob(uri).delete(if_generation_match=generation, **options)
     except MissingError:
         return True
     except ChangedError:
@@ -228,12 +226,10 @@ def copy(source: str, target: str) -> int:
         return int(old.generation)
     blob, source_blob = _blob(target), _blob(source, generation=old.generation)
     try:
-        with translate_errors(target, "storage.objects.create"):
+        with request(target, CREATE) as options:
             token, is_done = None, False
             while not is_done:
-                token, _, _ = blob.rewrite(
-                    source_blob, token=token, if_generation_match=precondition, retry=retry(), timeout=TIMEOUT
-                )
+                token, _, _ = blob.rewrite(source_blob, token=token, if_generation_match=precondition, **options)
                 is_done = token is None
     except ChangedError:
         # This request's own copy, if the answer to it was lost.
@@ -244,16 +240,15 @@ def copy(source: str, target: str) -> int:
 
 def _blob(uri: str, *, generation: int | None = None) -> Blob:
     """Returns a reference to an object, without a request."""
-    bucket, name = split_uri(uri, needs_name=True)
-    return connect().client.bucket(bucket).blob(name, generation=generation)
+    _, name = split_uri(uri, needs_name=True)
+    return bucket_of(uri).blob(name, generation=generation)
 
 
 def _list(uri: str, **options: Any) -> tuple[str, Any]:
     """Returns the prefix of the names below a URI, and an iterator over their objects."""
-    bucket, name = split_uri(uri)
+    _, name = split_uri(uri)
     prefix = f"{name.rstrip('/')}/" if name.strip("/") else ""
-    client = connect().client
-    return prefix, client.list_blobs(bucket, prefix=prefix or None, retry=retry(), timeout=TIMEOUT, **options)
+    return prefix, connect().client.list_blobs(bucket_of(uri), prefix=prefix or None, **options)
 
 
 def _scratch_file() -> BinaryIO:

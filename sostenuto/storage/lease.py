@@ -36,8 +36,8 @@ _JOIN_SECONDS = 5.0  # for the last renewal when the lease is closed
 class Lock:
     """A local directory, held until the lock is closed or the process ends."""
 
-    def __init__(self, directory: str) -> None:
-        self._directory, self._path = directory, os.path.join(directory, LOCK_NAME)
+    def __init__(self, directory: str, name: str = LOCK_NAME) -> None:
+        self._directory, self._path = directory, os.path.join(directory, name)
         file = storage.lock(self._path)
         if file is None:
             raise HeldError(_describe(_load_holder(self._path)) or "another process")
@@ -96,12 +96,12 @@ class Lease:
     directory unawares changes nothing that its successor wrote.
     """
 
-    def __init__(self, directory: str) -> None:
-        self._directory, self._path = directory, storage.join(directory, LOCK_NAME)
+    def __init__(self, directory: str, name: str = LOCK_NAME) -> None:
+        self._directory, self._path = directory, storage.join(directory, name)
         self._gcs = storage.load_gcs()
         self._written: dict[str, int] = {}  # generation of each file that this process has read or written
         self._renewing = threading.Lock()
-        self._lost = False
+        self._lost, self._successor = False, "another process"
         self._renewed, self._id = time.time(), uuid.uuid4().hex
         self._generation = self._acquire()
         self._closed = threading.Event()
@@ -122,7 +122,9 @@ class Lease:
         if now or not 0 <= time.time() - self._renewed <= RENEW_SECONDS:
             self._renew()
         if self._lost:
-            raise _lost(self._directory, "another process")
+            with contextlib.suppress(FileError):
+                self._successor = _describe(self._read_holder()[0]) or self._successor
+            raise _lost(self._directory, self._successor)
 
     def close(self) -> None:
         """Releases the directory; if the bucket does not answer, the lease expires."""
@@ -218,11 +220,12 @@ class Lease:
                 self._generation, self._renewed = renewed, started
 
 
-def hold(directory: str) -> Lock | Lease:
-    """Acquires a directory until the returned object is closed; raises HeldError if another process has it."""
-    if storage.is_remote(directory):
-        return Lease(directory)
-    return Lock(directory)
+def hold(directory: str, name: str = LOCK_NAME) -> Lock | Lease:
+    """Acquires a directory until the returned object is closed; raises HeldError if another process has it.
+
+    `name` is that of the lock: one of another name holds only the files that its processes write.
+    """
+    return Lease(directory, name) if storage.is_remote(directory) else Lock(directory, name)
 
 
 def _lost(directory: str, successor: str) -> LostError:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -15,6 +16,7 @@ import google_crc32c
 from sostenuto.errors import FileError
 from sostenuto.storage.paths import TEMPORARY, StrPath, local_path, temporary_name
 
+_SPECIAL = "a FIFO, socket or device, expected a regular file"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
@@ -32,10 +34,20 @@ def read_range(path: StrPath, start: int, length: int) -> bytes:
 
 
 def open_binary(path: StrPath) -> BinaryIO:
-    """Opens a file for reading."""
+    """Opens a file for reading; a FIFO, socket or device is an error, because reading it may never end."""
     path = local_path(path)
     with _translate_errors(path, "read"):
-        return open(path, "rb")
+        return open(path, "rb", opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a regular file, without waiting for the other end of a FIFO."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) if stat.S_ISDIR(mode) else OSError(_SPECIAL)
 
 
 def exists(path: StrPath) -> bool:
@@ -157,6 +169,8 @@ def new_file(path: StrPath) -> Iterator[BinaryIO]:
 def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
     """Opens a file under a temporary name, which is renamed when the context ends and deleted after an exception."""
     temporary = temporary_name(local_path(path))
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise FileError(f"{path}: cannot be written ({_SPECIAL})")
     with new_file(temporary) as file:
         yield file
     try:
@@ -176,10 +190,9 @@ def atomic_directory(path: StrPath) -> Iterator[str]:
     """
     path = local_path(path)
     target = os.path.realpath(path)
-    temporary = temporary_name(target)
     with _translate_errors(path, "written"):
+        temporary, descriptor = _create_locked(target)
         try:
-            os.makedirs(temporary)
             yield temporary
             for parent, _, names in os.walk(temporary):
                 for name in (*names, "."):
@@ -188,9 +201,42 @@ def atomic_directory(path: StrPath) -> Iterator[str]:
             sync(os.path.dirname(target))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # unfinished, or the old directory
+            os.close(descriptor)
         for name in os.listdir(os.path.dirname(target)):  # what killed processes left
             if name != os.path.basename(target) and TEMPORARY.sub("", name) == os.path.basename(target):
-                shutil.rmtree(os.path.join(os.path.dirname(target), name), ignore_errors=True)
+                left = os.path.join(os.path.dirname(target), name)
+                if (unused := _lock_directory(left)) is not None:
+                    shutil.rmtree(left, ignore_errors=True)
+                    os.close(unused)
+
+
+def _create_locked(target: str) -> tuple[str, int]:
+    """Creates a temporary directory that no other process deletes; returns it and its lock."""
+    while True:
+        temporary = temporary_name(target)
+        os.makedirs(temporary)
+        # Another process may have found it before it was locked.
+        if (descriptor := _lock_directory(temporary)) is not None:
+            return temporary, descriptor
+
+
+def _lock_directory(path: str) -> int | None:
+    """Locks a directory until the returned descriptor is closed; None if another process uses or has deleted it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+    except BlockingIOError:
+        pass
+    except OSError:  # a file system that cannot lock directories
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _take_place(new: str, target: str) -> None:
@@ -232,7 +278,7 @@ def lock(path: StrPath) -> BinaryIO | None:
     path = local_path(path)
     while True:
         with _translate_errors(path, "written"):
-            file = open(path, "a+b")  # noqa: SIM115
+            file = open(path, "a+b", opener=_open_regular)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

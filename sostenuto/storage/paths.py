@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable
 
 from sostenuto.errors import UserError
+from sostenuto.text import printable
 
 StrPath = str | os.PathLike[str]
 
@@ -14,6 +15,8 @@ StrPath = str | os.PathLike[str]
 TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{12}$")
 
 REMOTE = "gs://"
+# The project that pays for requests to buckets of others; in the environment, so that child processes have it too.
+_USER_PROJECT = "SOSTENUTO_GCS_USER_PROJECT"
 _MISTYPED_REMOTE = re.compile(r"gs:[/\\]", re.IGNORECASE)
 # At least two letters: "C:/" is a drive of Windows.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
@@ -30,6 +33,17 @@ def is_remote(path: StrPath) -> bool:
     return os.fspath(path).startswith(REMOTE)
 
 
+def user_project() -> str | None:
+    """Returns the Google Cloud project that pays for requests to buckets, if not the buckets' own."""
+    return os.environ.get(_USER_PROJECT) or None
+
+
+def set_user_project(project: str | None) -> None:
+    """Sets the Google Cloud project that pays for this process's and its children's requests to buckets."""
+    if project:
+        os.environ[_USER_PROJECT] = project
+
+
 def join(base: StrPath, *names: str) -> str:
     """Returns the path of a name below a directory, local or in a bucket."""
     if is_remote(base):
@@ -40,6 +54,12 @@ def join(base: StrPath, *names: str) -> str:
 def local_path(path: StrPath) -> str:
     """Returns a local path as a string; raises UserError for a URI, such as s3://, or a mistyped gs://."""
     path = os.fspath(path)
+    try:
+        is_path = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_path = False
+    if not is_path:
+        raise UserError(f"{printable(path)}: not a path: it has a character that no file name may have")
     if _MISTYPED_REMOTE.match(path) and not is_remote(path):
         raise UserError(f"{path}: not a path in a bucket. Expected gs://BUCKET/PATH")
     if match := _SCHEME.match(path):

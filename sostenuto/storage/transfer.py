@@ -2,17 +2,21 @@
 
 import collections
 import concurrent.futures
+import functools
 import hashlib
+import logging
 import os
 import posixpath
 import tempfile
 from collections.abc import Callable, Generator, Iterable
 from types import ModuleType
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import sostenuto.storage.local as local
 from sostenuto.errors import FileError, MissingError
 from sostenuto.storage.paths import StrPath, is_remote, join, local_path, remote_path
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 16  # concurrent requests, which mostly wait
 _MEMORY_BYTES = 2**28
@@ -86,9 +90,36 @@ def local_copy(path: StrPath) -> str:
         raise MissingError(f"{path}: no such object")
     digest = hashlib.sha256(path.encode()).hexdigest()
     copy = os.path.join(cache_directory(), f"{digest[:32]}-{newest}-{posixpath.basename(path)[-100:]}")
-    if not os.path.exists(copy):
-        download(path, copy, generation=newest)
-    return copy
+    return cached_file(copy, lambda file: load_gcs().read(path, file, generation=newest))
+
+
+def cached_file(path: str, write: Callable[[BinaryIO], object]) -> str:
+    """Returns the path of a cached file, which is written if there is none or it differs from its checksum."""
+    checksum = f"{path}.sha256"
+    if os.path.exists(path) and os.path.exists(checksum):
+        try:
+            status = os.stat(path)
+            if local.read_bytes(checksum).decode() == _digest(path, status.st_ino, status.st_size, status.st_mtime_ns):
+                return path
+            problem: object = "differs from its checksum"
+        except (OSError, UnicodeDecodeError, FileError) as error:
+            problem = error
+        logger.warning(f"{path}: the cached file is corrupt ({problem}); writing it again")
+    with local.atomic_write(path) as file:
+        write(file)
+        file.flush()
+        status = os.fstat(file.fileno())
+        digest = _digest(file.name, status.st_ino, status.st_size, status.st_mtime_ns)
+    with local.atomic_write(checksum) as file:
+        file.write(digest.encode())
+    return path
+
+
+@functools.lru_cache
+def _digest(path: str, *_: int) -> str:
+    """Returns the SHA-256 of a file in a state, which is computed once in a process."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_directory() -> str:

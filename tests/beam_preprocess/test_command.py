@@ -1,5 +1,6 @@
 """The command as a user runs it, and the job it runs."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from beam_preprocess import shard_writer
 from beam_preprocess.config import Config
 from beam_preprocess.preprocess import preprocess
 from beam_preprocess.summary import summarize
+from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.errors import FileError, UserError
 from sostenuto.music import midi
@@ -95,7 +98,7 @@ def test_help_knows_the_flags():
     process = run_python("-m", "beam_preprocess", "--help")
     assert process.returncode == 0
     names = "input metadata output split_fractions piece_from num_shards sustain max_rejected_fraction overwrite quiet"
-    names += " isolate_parsing log_json"
+    names += " isolate_parsing log_json gcs_user_project"
     assert all(f"  --{name}" in process.stdout.replace("[no]", "") for name in names.split())
 
 
@@ -234,6 +237,40 @@ runpy.run_module("beam_preprocess", run_name="__main__", alter_sys=True)
 """
 
 
+@contextlib.contextmanager
+def running_within_a_shard(corpus_directory: Path, output: str) -> Iterator[subprocess.Popen[str]]:
+    """Starts a run that does not end, waits until it writes, and kills it at the end."""
+    command = [sys.executable, "-c", ENDLESS, f"--input={corpus_directory}", f"--output={output}", "--quiet"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not any(".tfrecord.tmp-" in name or "plan" in name for name in names_in(output)):
+                assert process.poll() is None
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+def names_in(directory: str) -> list[str]:
+    return storage.list_names(directory) if storage.exists(directory) else []
+
+
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_a_second_run_into_an_output_names_the_first_and_leaves_its_files_alone(corpus_directory, tmp_path, gcs, place):
+    output = str(tmp_path / "out") if place == "disk" else "gs://bucket/out"
+    arguments = ["-m", "beam_preprocess", f"--input={corpus_directory}", f"--output={output}", "--quiet"]
+    with running_within_a_shard(corpus_directory, output) as first:
+        before = names_in(output)
+        second = run_python(*arguments, "--overwrite")
+        assert (second.returncode, second.stdout, second.stderr.count("\n")) == (2, "", 1)
+        assert f"{output}: process {first.pid} on {os.uname().nodename} writes a dataset to it" in second.stderr
+        assert set(before) <= set(names_in(output))
+    assert run_python(*arguments).returncode == 0
+    assert [name for name in names_in(output) if "tmp-" in name or name == ".lock"] == []
+    for split in SPLITS:
+        assert list(Manifest.load(output).read_performances(split))
+
+
 def interrupt_within_a_shard(corpus_directory: Path, output: Path, number: signal.Signals) -> tuple[int, str]:
     """Starts a run, sends it a signal while it is writing, and returns its status and what it said."""
     command = [sys.executable, "-c", ENDLESS, f"--input={corpus_directory}", f"--output={output}", "--quiet"]
@@ -356,3 +393,22 @@ def test_the_summary_names_the_metadata_or_says_that_there_was_none(corpus_direc
     csv = "midi_filename,split\n0/0.mid,train\n1/1.mid,validation\n2/2.mid,test\n"
     write_files(corpus_directory, {"m.csv": csv.encode()})
     assert "metadata: m.csv" in summarize(run(corpus_directory, tmp_path / "csv"), seconds=1)
+
+
+def test_options_are_checked_before_the_output_is_asked(corpus_directory, gcs):
+    process = run_python(
+        *("-m", "beam_preprocess", f"--input={corpus_directory}", "--output=gs://bucket/out", "--no_wait")
+    )
+    assert (process.returncode, process.stderr.count("\n")) == (2, 1)
+    assert "--no_wait: needs a job on Dataflow" in process.stderr
+    assert gcs.requests == []
+
+
+def test_a_shard_of_another_size_is_not_taken_for_the_dataset(corpus_directory, tmp_path):
+    manifest = run(corpus_directory, tmp_path / "out")
+    with open(manifest.shard_paths("test")[0], "ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match="already holds a dataset"):
+        run(corpus_directory, tmp_path / "out")
+    assert run(corpus_directory, tmp_path / "out", overwrite=True).sha256 == manifest.sha256
+    assert list(manifest.read_performances("test"))

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -5,7 +6,7 @@ import time
 
 import pytest
 
-from beam_preprocess.commit import UNFINISHED_NAME, commit_dataset, prepare_output
+from beam_preprocess.commit import UNFINISHED_NAME, commit_dataset, hold_output, prepare_output
 from beam_preprocess.plan import DatasetPlan
 from beam_preprocess.shard_writer import Rejection, ShardReport, SplitStats, write_shard
 from sostenuto import storage
@@ -27,13 +28,13 @@ def reported(output, *, salt: int = 0) -> tuple[DatasetPlan, list[ShardReport]]:
             for index in range(2)
         ]
         temporary = storage.temporary_name(os.path.join(output, name))
-        records, length, digest = write_shard(temporary, performances)
+        records, length, digest, crc = write_shard(temporary, performances)
         histograms = sum((Histograms.from_notes(performance.notes) for performance in performances), Histograms.zeros())
         tally = SplitStats(sum(len(performance.notes) for performance in performances), 10**7, number, 3, histograms)
         rejections = [Rejection("1x.mid", "not_midi", "is empty")] if number else []
         shards[name] = len(performances) + len(rejections)
-        reports.append(ShardReport(name, temporary, records, length, digest, tally, rejections))
-    return DatasetPlan(str(output), shards, {"files": 5}, {"sustain": "ignore"}, max_rejected_fraction=0.5), reports
+        reports.append(ShardReport(name, temporary, records, length, digest, crc, tally, rejections))
+    return DatasetPlan(str(output), shards, {"files": 5}, {"sustain": "ignore"}, 0.5, overwrite=True), reports
 
 
 def test_committing_leaves_exactly_the_dataset(tmp_path):
@@ -65,9 +66,9 @@ def test_a_split_of_nothing_but_rejected_files_stops_the_run(tmp_path):
     plan, reports = reported(tmp_path)
     name = "test-00000-of-00001.tfrecord"
     temporary = storage.temporary_name(tmp_path / name)
-    records, length, digest = write_shard(temporary, [])
+    records, length, digest, crc = write_shard(temporary, [])
     rejected = ShardReport(
-        name, temporary, records, length, digest, SplitStats(), [Rejection("t.mid", "smpte", "counts")]
+        name, temporary, records, length, digest, crc, SplitStats(), [Rejection("t.mid", "smpte", "counts")]
     )
     plan = dataclasses.replace(plan, shards={**plan.shards, name: 1})
     with pytest.raises(UserError, match=r"every file of the test split was rejected.*t\.mid counts"):
@@ -91,7 +92,7 @@ def test_committing_a_dataset_of_ten_thousand_shards_takes_no_longer_a_shard(tmp
     def seconds(shards: int) -> float:
         plan = DatasetPlan(str(tmp_path), {f"{index}": 1 for index in range(shards)}, {}, {}, max_rejected_fraction=1)
         reports = [
-            ShardReport(f"{index}", "", 0, 0, "", SplitStats(), [Rejection("", "", "")]) for index in range(shards)
+            ShardReport(f"{index}", "", 0, 0, "", "", SplitStats(), [Rejection("", "", "")]) for index in range(shards)
         ]
         started = time.process_time()
         with pytest.raises(UserError, match="is gone"):
@@ -110,13 +111,16 @@ def test_a_shard_or_file_without_report_stops_the_run(tmp_path):
         commit_dataset(plan, [reports[0], dataclasses.replace(reports[1], rejections=[])])
 
 
-@pytest.mark.parametrize("calls_before_the_crash", range(12))
-def test_a_crash_at_any_point_of_the_commit_leaves_the_old_dataset_or_none_and_can_be_repeated(
-    tmp_path, monkeypatch, calls_before_the_crash
+@pytest.mark.parametrize("calls_before_the_crash", range(14))
+@pytest.mark.parametrize("has_former", [True, False])
+def test_a_crash_at_any_point_of_the_commit_leaves_the_old_dataset_or_the_new_one_and_can_be_repeated(
+    tmp_path, monkeypatch, calls_before_the_crash, has_former
 ):
-    commit_dataset(*reported(tmp_path))
-    (tmp_path / "validation-00007-of-00008.tfrecord").touch()
-    old = {name: (tmp_path / name).read_bytes() for name in [*NAMES, MANIFEST_NAME]}
+    old: list[Performance] = []
+    if has_former:
+        commit_dataset(*reported(tmp_path))
+        (tmp_path / "validation-00007-of-00008.tfrecord").touch()
+        old = list(Manifest.load(tmp_path).read_performances("train"))
     plan, reports = reported(tmp_path, salt=100)
     calls = 0
 
@@ -131,20 +135,18 @@ def test_a_crash_at_any_point_of_the_commit_leaves_the_old_dataset_or_none_and_c
         return wrapped
 
     with monkeypatch.context() as patch:
-        for name in ("remove", "rename", "write_bytes_atomic"):
+        for name in ("remove", "rename", "copy", "write_bytes_atomic"):
             patch.setattr(storage, name, crashing(getattr(storage, name)))
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             commit_dataset(plan, reports)
-        except KeyboardInterrupt:
-            crashed = True
-        else:
-            crashed = False
-    if (tmp_path / MANIFEST_NAME).exists():
+    if has_former or (tmp_path / MANIFEST_NAME).exists():
         # The old or the new dataset, complete.
-        list(Manifest.load(tmp_path).read_performances("train"))
-        if crashed and calls < 2:
-            assert {name: (tmp_path / name).read_bytes() for name in old} == old
-    else:
+        found = list(Manifest.load(tmp_path).read_performances("train"))
+        assert (found == old) == (Manifest.load(tmp_path).splits["train"].shards[0].sha256 != reports[0].sha256)
+        prepare_output(str(tmp_path), overwrite=True)
+        assert list(Manifest.load(tmp_path).read_performances("train")) == found
+        plan, reports = reported(tmp_path, salt=100)
+    elif os.listdir(tmp_path) and calls_before_the_crash:
         with pytest.raises(UserError, match="unfinished"):
             Manifest.load(tmp_path)
         # Another run needs no --overwrite to take the place of what is unfinished.
@@ -181,5 +183,43 @@ def test_only_the_files_of_a_killed_run_are_removed(tmp_path):
 
 def test_an_output_that_is_a_file_is_rejected(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is a file"):
-        prepare_output(str(tmp_path / "file"), overwrite=True)
+    with pytest.raises(UserError, match="is a file"), hold_output(str(tmp_path / "file")):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"", b"\xff", b'{"schema_version": 99}', b'{"a": 1}'])
+def test_a_dataset_json_of_another_kind_is_replaced_only_with_overwrite(tmp_path, content):
+    (tmp_path / MANIFEST_NAME).write_bytes(content)
+    with pytest.raises(UserError, match=r"already holds a dataset.*--overwrite"):
+        prepare_output(str(tmp_path), overwrite=False)
+    plan, reports = reported(tmp_path)
+    # It may have come after the run was started.
+    with pytest.raises(UserError, match=r"already holds a dataset.*--overwrite"):
+        commit_dataset(dataclasses.replace(plan, overwrite=False), reports)
+    assert (tmp_path / MANIFEST_NAME).read_bytes() == content
+    commit_dataset(plan, reports)
+    assert Manifest.load(tmp_path).performances("train") == 4
+
+
+def test_a_dataset_whose_shards_are_gone_can_be_replaced(tmp_path):
+    commit_dataset(*reported(tmp_path))
+    (tmp_path / NAMES[0]).unlink()
+    commit_dataset(*reported(tmp_path, salt=100))
+    assert len(list(Manifest.load(tmp_path).read_performances("train"))) == 4
+
+
+def test_a_shard_that_another_program_changes_while_it_is_renamed_stops_the_run(tmp_path, monkeypatch):
+    commit_dataset(*reported(tmp_path))
+    old = list(Manifest.load(tmp_path).read_performances("train"))
+    plan, reports = reported(tmp_path, salt=100)
+    rename = storage.rename
+
+    def rename_and_change(source, target):
+        rename(source, target)
+        if os.path.basename(target) == NAMES[1]:
+            (tmp_path / NAMES[1]).write_bytes(b"of the same name")
+
+    monkeypatch.setattr(storage, "rename", rename_and_change)
+    with pytest.raises(UserError, match=r"train-00001-of-00002.*was written and is gone or changed"):
+        commit_dataset(plan, reports)
+    assert list(Manifest.load(tmp_path).read_performances("train")) == old

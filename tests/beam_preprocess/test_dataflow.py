@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from beam_preprocess.preprocess import preprocess
 from sostenuto.cli import app
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, HeldError, MissingError, RecordError, UnavailableError, UserError
+from sostenuto.storage import lease
 from tests import bare_site
 from tests.dataflow_server import DataflowServer, Job
 from tests.factories import melody, write_files
@@ -134,6 +136,11 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
     return said
 
 
+def staged(bucket: GcsServer) -> list[str]:
+    """Returns the unfinished files of jobs."""
+    return [name for name in bucket.names(f"{TEMP}/") if name.startswith("preprocess.tmp-")]
+
+
 def test_a_launcher_that_is_ended_leaves_its_job_and_the_next_one_waits_for_it(server, bucket, expected, tmp_path):
     """The whole way: launched, described, packed, staged, installed without extras, run, read back."""
     server.on_create = worker = Worker(server, bucket, tmp_path)
@@ -150,13 +157,14 @@ def test_a_launcher_that_is_ended_leaves_its_job_and_the_next_one_waits_for_it(s
     console = f"https://console.cloud.google.com/dataflow/jobs/europe-west4/{job['id']}?project=my-project"
     assert "12 files into 4 shards (2 train, 1 validation, 1 test)" in said
     assert f"the Dataflow job {job_name(CONFIG)}: {console}\n" in said
-    # The files of a killed run were removed before the start. Files of a worker without a launcher remain.
+    # The files of a killed run were removed before the start. The job has its own elsewhere.
     assert bucket.names(f"{OUTPUT}/") == []
-    bucket.put(f"{OUTPUT}/test-00000-of-00001.tfrecord.tmp-0123456789ab", b"half a shard")
+    assert staged(bucket)
 
     with running(arguments) as second:
         assert console in read_until(second, "JOB_STATE_RUNNING")
-        assert bucket.names(f"{OUTPUT}/") == ["test-00000-of-00001.tfrecord.tmp-0123456789ab"]
+        assert bucket.names(f"{OUTPUT}/") == []
+        assert staged(bucket)
         worker.may_begin.set()
         out, said = second.communicate(timeout=120)
     assert (second.returncode, len(server.jobs)) == (0, 1), said
@@ -164,6 +172,7 @@ def test_a_launcher_that_is_ended_leaves_its_job_and_the_next_one_waits_for_it(s
     assert OUTPUT in out.splitlines()[-1]
 
     assert bucket.contents(f"{OUTPUT}/") == expected
+    assert staged(bucket) == []
     assert {"apache-beam", "google-cloud-storage", "symusic"} <= set(worker.installed)
     assert not {"tensorflow", "keras", "google-cloud-dataflow-client", "pytest"} & set(worker.installed)
     assert {"symusic", "sostenuto.music.midi", "beam_preprocess.pipeline"} <= worker.modules
@@ -235,13 +244,18 @@ def test_a_finished_job_is_not_run_again(server, bucket, expected):
 
 
 @pytest.mark.parametrize(
-    ("lacks", "message"), [("dataset.json", "has no dataset.json"), ("test-00000-of-00001.tfrecord", "lacks test-0")]
+    ("lacks", "message"),
+    [
+        ("dataset.json", "has no dataset.json"),
+        ("test-00000-of-00001.tfrecord", "lacks test-0"),
+        ("validation-00000-of-00001.tfrecord:", "has 3 bytes, expected [0-9,]+"),
+    ],
 )
 def test_a_job_that_is_done_without_a_dataset_failed(server, bucket, expected, lacks, message):
     job = server.add(job_name(CONFIG), "JOB_STATE_RUNNING")
     for name, data in expected.items():
         if name != lacks:
-            bucket.put(f"{OUTPUT}/{name}", data)
+            bucket.put(f"{OUTPUT}/{name}", b"cut" if name == lacks.rstrip(":") else data)
     server.on_look = lambda job: server.finish(job, "JOB_STATE_DONE")
     with pytest.raises(JobFailedError, match=f"{job['name']} is done, but .*{message}"):
         preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
@@ -269,12 +283,28 @@ sostenuto.errors.UserError: 9 of 12 files were rejected [while running 'Preproce
     ],
 )
 def test_a_failed_job_is_reported_and_cleaned_up(server, bucket, state, messages, error, message):
-    server.add(job_name(CONFIG), "JOB_STATE_RUNNING")
-    bucket.put(f"{OUTPUT}/test-00000-of-00001.tfrecord.tmp-0123456789ab", b"half a shard")
-    server.on_look = lambda job: server.finish(job, state, messages)
+    server.on_create = lambda job: server.finish(job, state, messages)
     with pytest.raises(error, match=message):
         preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
-    assert bucket.names(f"{OUTPUT}/") == []
+    assert bucket.names(f"{OUTPUT}/") == staged(bucket) == []
+
+
+def test_a_launcher_leaves_the_files_of_a_run_of_another_machine_alone(server, bucket, monkeypatch):
+    """The other one renews its lease."""
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
+    holder = {"host": "elsewhere", "pid": 7, "started": "1", "processes": "another", "pod": ""}
+    shard = f"{OUTPUT}/test-00000-of-00001.tfrecord.tmp-0123456789ab"
+    bucket.put(shard, b"half a shard")
+
+    def renew(method, path):
+        if path.endswith(".lock?alt=media"):
+            bucket.put(f"{OUTPUT}/.lock", json.dumps({**holder, "renewed": time.time()}).encode())
+
+    bucket.put(f"{OUTPUT}/.lock", json.dumps({**holder, "renewed": time.time()}).encode())
+    bucket.before = renew
+    with pytest.raises(HeldError, match=f"{OUTPUT}: process 7 on elsewhere writes a dataset to it"):
+        preprocess(CONFIG, beam_args=dataflow_args(server), quiet=True)
+    assert (bucket.get(shard), server.jobs) == (b"half a shard", [])
 
 
 def test_a_failed_job_is_one_line_and_status_1(server, bucket):

@@ -161,5 +161,5 @@ def test_a_mistake_found_by_a_worker_is_one_line(corpus_directory, tmp_path, mon
 
 
 def test_fewer_than_no_workers_are_rejected(corpus_directory, tmp_path):
-    with pytest.raises(UserError, match="--direct_num_workers=-1: expected 1 or more, or 0"):
+    with pytest.raises(UserError, match="--direct_num_workers=-1: expected 1 to 1,024, or 0"):
         run(corpus_directory, tmp_path / "out", beam_args=["--direct_num_workers=-1"])

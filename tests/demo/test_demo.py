@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from demo.__main__ import Stage, command_line, link_latest, list_stages, name_folder
 from sostenuto.music.midi import read_midi
 from tests.factories import melody
-from tests.processes import REPOSITORY
+from tests.processes import REPOSITORY, run_python
 
 
 @pytest.fixture
@@ -122,6 +123,17 @@ def test_a_stage_that_fails_ends_the_demo_with_its_status(tmp_path: Path) -> Non
     with pytest.raises(SystemExit) as raised:
         Stage("Tidy", "json.tool", ["--no-such-flag"], tmp_path / "out.json").run()
     assert raised.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [("--num_notes=1000000000000", "1 to 100000"), ("--num_samples=0", "1 to 10000"), ("--max_minutes=1e9", "525,600")],
+)
+def test_a_size_beyond_its_maximum_is_one_line_before_anything_runs(tmp_path: Path, flag: str, words: str) -> None:
+    process = run_python("-m", "demo", f"--work={tmp_path / 'work'}", flag)
+    assert process.returncode == 2
+    assert re.fullmatch(rf".*{re.escape(words)}.*\n", process.stderr)
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_corpus_that_is_not_there_is_one_line_and_status_2(tmp_path: Path) -> None:

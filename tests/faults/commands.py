@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 from sostenuto.data.manifest import Manifest
 from sostenuto.music.midi import read_midi
 from tests.factories import TINY, melody, write_files
-from tests.faults.runs import Fault
+from tests.faults.runs import Fault, with_fault
 from tests.processes import REPOSITORY
 from tests.trainer.runs import metrics, train
 
-FILE_EVENTS = r"open|os\.(rename|mkdir|remove|rmdir|truncate)"
 OUTPUT = "output"  # name of every output's directory, which a page names too
 PATIENCE = 300  # seconds for what takes ten on a free machine
 SMALL = [*TINY["base"], "--layers=1", "--log_every=5", "--evaluate_every=10", "--checkpoint_every=10"]
@@ -148,7 +147,7 @@ class Struck:
         """Runs it in peace: the number of its file operations, its time and its result."""
         out, count = self.fresh("untouched"), self.directory / "events"
         start = time.monotonic()
-        process = self.run(out, Fault(f"counted:{count}", FILE_EVENTS, re.escape(str(out)), 0))
+        process = self.run(out, Fault(f"counted:{count}", "write", re.escape(str(out)), 0))
         assert process.returncode == 0, process.stderr
         return int(count.read_text()), time.monotonic() - start, self.command.result(out)
 
@@ -162,8 +161,10 @@ class Struck:
         return out
 
     def arguments(self, out: object, fault: Fault | None = None) -> list[str]:
-        faulty = ["tests.faults.faulty", *map(str, fault)] if fault else []
-        return [sys.executable, "-m", *faulty, self.command.module, *self.command.flags(self.stage, str(out))]
+        flags = self.command.flags(self.stage, str(out))
+        if fault:
+            return with_fault(fault, self.command.module, flags)
+        return [sys.executable, "-m", self.command.module, *flags]
 
     def run(
         self, out: object, fault: Fault | None = None, before: Sequence[str] = ()
@@ -181,7 +182,7 @@ class Struck:
 
     def fault(self, kind: str, out: pathlib.Path) -> Fault:
         """Returns a fault at one of its file operations."""
-        return Fault(kind, FILE_EVENTS, re.escape(str(out)), self.event())
+        return Fault(kind, "write", re.escape(str(out)), self.event())
 
     def kill_at_a_time(self, out: pathlib.Path) -> int:
         """Kills it after a random part of the time that it takes; returns its status."""

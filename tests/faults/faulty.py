@@ -1,11 +1,13 @@
-"""A command with a fault: at one of its file operations it is killed, or its disk or its clock changes.
+"""A command with a fault: at one of its file operations it is killed or stopped, or its disk or clock changes.
 
 Python announces what it is about to do with a file (PEP 578), so that the command itself runs as it is. A full disk is
 a limit on the size of files: a write beyond it fails, for Python as for TensorFlow, whoever runs the tests.
 
 Usage: python -m tests.faults.faulty FAULT EVENT PATTERN COUNT MODULE [the command's flags]
-FAULT strikes before the COUNT-th audit event that EVENT, a regular expression, names and whose arguments match PATTERN:
+FAULT strikes before the COUNT-th audit event EVENT whose arguments match PATTERN. EVENT "write" is any that changes a
+file or directory.
   killed                SIGKILL
+  stopped               SIGSTOP, of all its threads
   full                  nothing more can be written
   nearly_full           small files still can, weights cannot
   read_only:DIRECTORY   files below it can be read, not written; needs a mount namespace
@@ -47,6 +49,7 @@ def _move_clock(seconds: str) -> None:
 
 FAULTS: dict[str, Callable[[str], object]] = {
     "killed": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "stopped": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
     "full": lambda _: _limit(0),
     "nearly_full": lambda _: _limit(SMALL_FILE),
     "read_only": _make_read_only,
@@ -56,6 +59,17 @@ FAULTS: dict[str, Callable[[str], object]] = {
 }
 
 
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree"}
+
+
+def _is_write(name: str, arguments: tuple) -> bool:
+    """Tests whether an audit event announces a change of a file or directory."""
+    if name != "open":
+        return name in _CHANGES
+    _, mode, flags = arguments
+    return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) or bool(mode and set(mode) & set("wxa+"))
+
+
 def arm(fault: str, event: str, pattern: str, count: int) -> None:
     """Has the fault strike before the `count`-th such event."""
     kind, _, argument = fault.partition(":")
@@ -63,7 +77,8 @@ def arm(fault: str, event: str, pattern: str, count: int) -> None:
 
     def listen(name: str, arguments: tuple) -> None:
         nonlocal seen
-        if re.fullmatch(event, name) and re.search(pattern, " ".join(map(str, arguments))):
+        is_event = _is_write(name, arguments) if event == "write" else name == event
+        if is_event and re.search(pattern, " ".join(map(str, arguments))):
             seen += 1
             if seen == count:  # before it, so that what the fault itself does with files does not count
                 FAULTS[kind](argument)

@@ -33,6 +33,11 @@ class Fault(NamedTuple):
     count: int = 1
 
 
+def with_fault(fault: Fault, module: str, flags: Sequence[str]) -> list[str]:
+    """Returns the command of a module with a fault."""
+    return [sys.executable, "-m", "tests.faults.faulty", *map(str, fault), module, *flags]
+
+
 class Worker:
     """One process of a run.
 
@@ -89,8 +94,7 @@ class Run:
         else:
             commands = [[*TRAIN, f"--data={self._data}", f"--workdir={self.workdir}", *self._flags]]
         if fault is not None:
-            faulty = [sys.executable, "-m", "tests.faults.faulty", *map(str, fault), "trainer"]
-            commands[0][:] = [*faulty, *commands[0][len(TRAIN) :]]
+            commands[0][:] = with_fault(fault, "trainer", commands[0][len(TRAIN) :])
         with contextlib.ExitStack() as stack:
             workers = []
             for command in commands:

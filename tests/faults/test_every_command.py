@@ -91,7 +91,7 @@ def fill(struck: Struck, size: int, namespace: list[str], *, complete: bool) -> 
         struck.complete(kept)
 
 
-def lose(struck: Struck, kind: str, namespace: list[str]) -> None:
+def lose(struck: Struck, kind: str, namespace: list[str], *, complete: bool = True) -> None:
     """Takes its output, or the right to write there, away from it, and gives it back."""
     out = struck.fresh("lost")
     fault = struck.fault(f"{kind}:{out}", out)
@@ -99,9 +99,8 @@ def lose(struck: Struck, kind: str, namespace: list[str]) -> None:
     struck.record(f"{kind} directory", fault.count, process.returncode)
     assert_refused(process)
     assert_whole(out)
-    if kind == "vanished":
-        out = struck.fresh("lost")
-    struck.complete(out)
+    if complete:
+        struck.complete(struck.fresh("lost") if kind == "vanished" else out)
 
 
 def jump(struck: Struck, seconds: int) -> None:
@@ -135,9 +134,9 @@ def test_preprocessing_survives_a_kill_and_a_clock_that_jumps(of):
 
 
 def test_preprocessing_without_room_or_directory_says_so_in_one_line(of, namespace):
-    fill(of("preprocess"), 16, namespace, complete=True)
-    lose(of("preprocess"), "vanished", namespace)
-    lose(of("preprocess"), "read_only", namespace)
+    fill(of("preprocess"), 16, namespace, complete=False)
+    lose(of("preprocess"), "vanished", namespace, complete=False)
+    lose(of("preprocess"), "read_only", namespace, complete=False)
 
 
 # The long form: make faults.

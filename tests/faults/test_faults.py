@@ -181,6 +181,7 @@ FULL = {
     "config.json": Fault("full", "open", r"/config\.json\.tmp\S+ x"),
     "run.json": Fault("full", "open", r"/run\.json\.tmp\S+ x"),
     "metrics.jsonl": Fault("full", "open", r"/metrics\.jsonl a", 2),
+    "the summaries": Fault("full", "open", r"/metrics\.jsonl None", 2),
     "a checkpoint": Fault("nearly_full", "os.mkdir", r"/checkpoints/\d+\.tmp-", 2),
     "the best": Fault("nearly_full", "os.mkdir", r"/best/\d+\.tmp-"),
     "the export's weights": Fault("nearly_full", "open", r"/best/\d+/checkpoint\.json r"),

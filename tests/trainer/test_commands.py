@@ -38,12 +38,12 @@ OF_LONG = ["--data={long}", "--workdir={trained}", "--output={o.json}"]
 FLAGS = {
     "trainer": {"data", "workdir", "preset", "config", "quiet", "log_json", "seq_length", "units", "layers",
                 "batch_size", "steps", "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed",
-                "checkpoint_every", "samples", "pitch_weight", "step_weight", "duration_weight"},
+                "checkpoint_every", "samples", "gcs_user_project", "pitch_weight", "step_weight", "duration_weight"},
     "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "temperature", "top_p",
-                         "seed", "quiet", "log_json"},
+                         "seed", "quiet", "log_json", "gcs_user_project"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
-                         "top_p", "seed", "pedal", "audio", "quiet", "log_json"},
-    "trainer.report": {"workdir", "data", "quiet", "log_json"},
+                         "top_p", "seed", "pedal", "audio", "quiet", "log_json", "gcs_user_project"},
+    "trainer.report": {"workdir", "data", "quiet", "log_json", "gcs_user_project"},
 }  # fmt: skip
 
 
@@ -162,11 +162,12 @@ def places(tmp_path_factory, dataset):
         (["--data={data}"], ["--workdir is missing"]),
         (["--data={none}", "--workdir={w}"], ["none: no such directory", "sostenuto preprocess"]),
         (["--data={unfinished}", "--workdir={w}"], ["unfinished: has no dataset.json", "sostenuto preprocess"]),
-        (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "not a manifest"]),
+        (["--data={damaged}", "--workdir={w}"], ["damaged/dataset.json", "schema version"]),
         (["--data={data}", "--workdir={w}", "--preset=huge"], ["--preset", "huge", *PRESETS]),
         (["--data={data}", "--workdir={w}", "--unit=8"], ["--unit:", "--units"]),
         (["--data={data}", "--workdir={w}", "--units=many"], ["--units:", "many"]),
         (["--data={data}", "--workdir={w}", "--units=0"], ["units=0: expected at least 1"]),
+        (["--data={data}", "--workdir={w}", "--units=1000000000000"], ["units=1000000000000", "at most 16,384"]),
         (["--data={data}", "--workdir={w}", "--model=transformer"], ["--model:", "transformer", "density"]),
         (["--data={data}", "--workdir={w}", "--steps=5", "--epochs=1"], ["--steps, --epochs and --max_minutes"]),
         (["--data={data}", "--workdir={w}", "--max_minutes=inf"], ["--max_minutes: expected a finite number"]),

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -58,6 +59,19 @@ OTHER = {
     "max_to_keep": 1,
 }
 
+# The largest value of each field that takes memory or time in its proportion.
+LARGEST = {
+    **dict.fromkeys(
+        ("seq_length", "units", "pitch_embedding", "time_embedding", "velocity_embedding", "recent_embedding",
+         "head_units"), 16_384),
+    **dict.fromkeys(("layers", "head_blocks"), 64),
+    **dict.fromkeys(("batch_size", "accumulation_steps"), 65_536),
+    **dict.fromkeys(
+        ("warmup_steps", "steps", "evaluate_every", "patience", "log_every", "checkpoint_every"), 10**9),
+    "epochs": 10**6, "max_minutes": 525_600.0, "replicas": 1_024, "max_to_keep": 10_000, "transpose": 24,
+    "seed": 2**31 - 1,
+}  # fmt: skip
+
 # For each field, values out of its range or of another kind.
 WRONG = {
     "preset": [3],
@@ -97,6 +111,25 @@ WRONG = {
     "seed": [-1, 2**31],
     "deterministic": [1, "yes"],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.type in (int, float)])
+def test_a_number_that_takes_memory_or_time_has_a_maximum_that_its_help_names(name):
+    if name not in LARGEST:  # a weight, a rate or a fraction
+        assert FIELDS[name].type is float
+        return
+    largest = LARGEST[name]
+    implied = {"evaluate_every": 0, "monitor": "loss"} if name == "evaluate_every" else {}
+    assert getattr(Config().replace(**{**implied, name: largest}), name) == largest
+    for beyond in (largest + 1, 10**12):
+        with pytest.raises(UserError, match=f"config: {name}={beyond}: expected .*at most {largest:,.0f}"):
+            Config().replace(**{name: beyond})
+    assert f"At most {largest:,.0f}. (default" in shown_flags()[name]["text"]
+
+
+@functools.cache
+def shown_flags() -> dict[str, dict]:
+    return {flag["name"]: flag for flag in json.loads(run_python("-m", "trainer", "--help_json").stdout)}
 
 
 def changed(*names: str) -> Config:

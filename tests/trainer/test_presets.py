@@ -57,7 +57,7 @@ def test_a_file_that_starts_from_an_unknown_preset_lists_those_that_are(name):
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", '"units"', "null"])
 def test_a_file_that_holds_no_object_is_named(text):
-    with pytest.raises(UserError, match=r"my\.json: expected a JSON object of config fields") as error:
+    with pytest.raises(UserError, match=r"my\.json: expected .*JSON object of config fields") as error:
         parse_config(text, "my.json")
     message(error)
 
@@ -66,8 +66,27 @@ def test_a_file_that_is_not_there_or_is_binary_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.json: no such config file"):
         read_config(tmp_path / "none.json")
     (tmp_path / "binary.json").write_bytes(bytes(range(128, 256)))
-    with pytest.raises(UserError, match=r"binary\.json: expected a JSON object"):
+    with pytest.raises(UserError, match=r"binary\.json: expected JSON: 'utf-8' codec"):
         read_config(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"units": 8, "units": 9}', "the key 'units' occurs twice"),
+        ('{"units": NaN}', "config: units=nan: expected int, got float"),
+        ('{"dropout": NaN}', "config: dropout=nan: expected a finite number"),
+        ('{"learning_rate": 1e999}', "config: learning_rate=inf: expected a finite number"),
+        (f'{{"steps": {"9" * 5000}}}', "config: steps=inf: expected int, got float"),
+        (f'{{"learning_rate": {"9" * 5000}}}', "config: learning_rate=inf: expected a finite number"),
+        ("[" * 100_000, "expected JSON: nested too deeply"),
+        ('{"units": 0}', "config: units=0: expected at least 1"),
+    ],
+)
+def test_a_damaged_file_is_one_line_that_names_file_and_field(text, words):
+    with pytest.raises(UserError, match=rf"^my\.json: .*{words}") as error:
+        parse_config(text, "my.json")
+    message(error)
 
 
 def test_an_unknown_preset_lists_those_that_are():

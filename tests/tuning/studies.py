@@ -7,7 +7,7 @@ from typing import Any
 from trainer.presets import preset
 from tuning.scheduler import Scheduler
 from tuning.space_file import create_space
-from tuning.trial import Assignment, AttemptResult, Done, Score, StudyConfig, Trial, TrialStatus
+from tuning.trial import Assignment, AttemptResult, Done, OracleState, Score, StudyConfig, Trial, TrialStatus
 
 BASE = preset("base")
 SPACE = create_space(BASE)
@@ -67,8 +67,8 @@ class CountingOracle:
     def can_propose(self, trial_id: str, trials: list[Trial]) -> bool:
         return self.propose(trial_id, trials) is not None
 
-    def state(self) -> dict[str, Any]:
-        return {}
+    def state(self) -> OracleState:
+        return OracleState()
 
 
 class ScheduledStudy:
@@ -89,10 +89,10 @@ class ScheduledStudy:
         if self._real:
             from tuning.oracles import Oracle
 
-            self._oracle: Any = Oracle(SPACE, config, state["oracle"])
+            self._oracle: Any = Oracle(SPACE, config, OracleState.from_json(state["oracle"], "oracle"))
         else:
             self._oracle = CountingOracle(config.max_trials)
-        trials = [Trial.from_json(values) for values in state["trials"]]
+        trials = [Trial.from_json(values, "trial") for values in state["trials"]]
         self._scheduler = Scheduler(trials, state["queue"], self._oracle, config, now=self.now)
 
     def restart(self, config: StudyConfig | None = None) -> None:
@@ -100,7 +100,7 @@ class ScheduledStudy:
         state = {
             "trials": [trial.to_json() for trial in self._scheduler.trials],
             "queue": self._scheduler.queue,
-            "oracle": self._oracle.state(),
+            "oracle": self._oracle.state().to_json(),
         }
         self._load(config or self.config, json.loads(json.dumps(state, allow_nan=False)))
 

@@ -70,7 +70,7 @@ def test_the_best_config_is_the_best_trials_at_the_length_of_the_start(length: d
 
 def test_without_a_best_trial_there_is_no_best_config(tmp_path: Path) -> None:
     write(dataclasses.replace(STUDIES["all failed"], workdir=os.fspath(tmp_path)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "report.html", "summaries", "trials.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "summaries", "trials.json"]
     assert json.loads((tmp_path / "trials.json").read_text())["best"] is None
     (tmp_path / "best_config.json").write_text("of the search before its promoted trials failed")
     write(dataclasses.replace(STUDIES["all failed"], workdir=os.fspath(tmp_path)))

@@ -133,6 +133,9 @@ def test_a_study_that_found_nothing_says_why_and_is_no_success(dataset, tmp_path
         (["--role=worker", "--worker_id=tuner1"], ("--role=worker: the chief's address is missing", "--chief_address")),
         (["--role=worker", "--chief_address=localhost:1"], ("--worker_id",)),
         (["--max_trials=0"], ("max_trials=0: expected at least 1",)),
+        (["--max_trials=1000000000000"], ("max_trials=1000000000000", "at most 100,000")),
+        (["--chief_patience=nan"], ("--chief_patience: expected a finite number",)),
+        (["--max_idle=1e300"], ("--max_idle=1e+300", "at most 31,536,000")),
         (["--tuner=grid"], ("--tuner", "one of random, bayesian, hyperband", "'grid'")),
     ],
 )  # fmt: skip

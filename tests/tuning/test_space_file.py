@@ -170,8 +170,8 @@ def test_a_start_outside_of_the_space_leaves_the_space_as_it_is(tmp_path):
 
 def test_differences_between_spaces_are_listed_by_name(tmp_path):
     space, other = create_space(BASE), create_space(BASE, fix=["layers=3"], file=written(tmp_path, "units: [64, 96]"))
-    assert space.differences(space.to_json()) == []
-    assert other.differences(space.to_json()) == [
+    assert space.differences(space.parameters, space.fixed) == []
+    assert other.differences(space.parameters, space.fixed) == [
         "units: got 64, 96, expected 64, 96, 128, 192, 256, 384, 512",
         "layers: got fixed to 3, expected not searched",
     ]

@@ -95,11 +95,40 @@ def test_two_processes_do_not_lead_one_study(tmp_path, opened):
         Study(tmp_path, SPACE, study_config())
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", "\xff"])
-def test_a_file_that_is_no_study_is_refused(tmp_path, opened, text):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "expected JSON"), ("[]", "an object"), ("{}", "space is missing"), ("\xff", "codec"), ("", "JSON")],
+)
+def test_a_file_that_is_no_study_is_refused(tmp_path, opened, text, words):
     (tmp_path / "study.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match=r"study\.json: .*got no JSON .*--workdir, or --overwrite"):
+    with pytest.raises(UserError, match=rf"study\.json: .*{words}.*another --workdir, or --overwrite"):
         opened()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"),
+    [
+        (("trials", 0, "state"), "lost", r"trials\[0\]\.state: got \"lost\", expected 'completed' or "),
+        (("trials", 0, "vanished"), -1, r"trials\[0\]\.vanished: got -1, expected an integer"),
+        (("trials", 0, "scores"), [{"train_step": 1}], r"trials\[0\]\.scores\[0\]\.share is missing"),
+        (("trials", 0, "values"), {"zzz": 1}, "trials: 0000 has values of zzz, expected "),
+        (("trials", 0, "values", "units"), "many", "config: units='many': expected int, got str"),
+        (("trials", 0, "id"), "7", "trials: got the ids 7, expected 0000"),
+        (("queue",), ["0007"], "queue: got 0007, expected the queued trials"),
+        (("settings", "max_trials"), 10**30, r"settings\.max_trials: got 1e\+30, expected an integer"),
+        (("oracle", "current_bracket"), 10**9, r"oracle\.current_bracket: got 1000000000, expected at most 2"),
+    ],
+)
+def test_a_wrong_value_of_a_study_is_named(tmp_path, opened, keys, value, words):
+    opened().next_trial("tuner0")
+    part = state = json.loads((tmp_path / "study.json").read_text())
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    (tmp_path / "study.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match=rf"study\.json: {words}.*--overwrite to delete the study") as error:
+        opened()
+    assert "\n" not in str(error.value)
 
 
 def test_overwriting_removes_the_study_and_its_trials_and_nothing_else(tmp_path, opened):

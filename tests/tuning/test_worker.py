@@ -368,6 +368,24 @@ def test_a_promoted_trial_continues_whatever_characters_the_path_has(dataset, tm
     assert load_model(str(directory / "trials" / "0000")).train_step in {4, 7, 8, 12, 16, 20}
 
 
+def test_corrupt_best_weights_of_a_trial_give_way_to_others_with_a_line_and_their_score(dataset, tmp_path, capsys):
+    """The score of a trial is that of the weights that its workdir has."""
+    directory = tmp_path / "trials" / "0000"
+    assert do(Trials(trial(share=1 / 3)), dataset, tmp_path) == 0
+    (best,) = (directory / "best").iterdir()
+    data = best / "variables.data-00000-of-00001"
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    promoted = Trials(trial("0001", directory="trials/0000"))
+    assert do(promoted, dataset, tmp_path) == 0
+    assert (
+        f"{directory / 'best'}: the best weights, of train_step {int(best.name)}, are corrupt"
+        in capsys.readouterr().err
+    )
+    result = RunResult.load(str(directory / "result.json"))
+    assert promoted.results[0].score == result.best
+    assert load_model(str(directory)).train_step == result.best_train_step
+
+
 def live_models() -> int:
     return sum(isinstance(one, NextNoteModel) for one in gc.get_objects())
 

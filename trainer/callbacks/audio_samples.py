@@ -14,13 +14,13 @@ from sostenuto.music.pedal import NO_PEDAL, infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
 from trainer.callbacks.base import Callback
 from trainer.callbacks.tensorboard import TensorBoardWriter
-from trainer.checkpoints.manager import CheckpointManager, model_variables, restore
+from trainer.checkpoints.manager import model_variables, restore
 from trainer.engine.phase import phase
 from trainer.engine.schedule import Event
 from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler
 from trainer.workdir.formats import MetricsRecord, RunResult
-from trainer.workdir.layout import BEST_NAME
+from trainer.workdir.load_model import find_weights
 
 _PLAYED_NOTES = 128  # of each sample for TensorBoard
 _SOUND_SECONDS = 10  # of the first sample; TensorBoard keeps sound uncompressed, half a megabyte for that
@@ -44,8 +44,7 @@ class AudioSamples(Callback):
         """Writes continuations of the validation split by the best weights; raises ShutdownRequested on a signal."""
         model, directory = self.run.setup.state.model, self.run.workdir.directory
         with self.run.shutdown.cancellable():
-            best = CheckpointManager(os.path.join(directory, BEST_NAME), max_to_keep=1).latest()
-            assert best is not None
+            best = find_weights(directory, self.run.workdir.name)
             restore(best, model_variables(model))
             primers = samples.select_primers(self.run.setup.manifest, self._count)
             if not primers and model.config.positions == "last":
@@ -70,7 +69,7 @@ class AudioSamples(Callback):
         )
         notes = played.notes[0]
         generated = sum(map(Histograms.from_notes, played.notes), start=Histograms.zeros())
-        with tempfile.TemporaryDirectory() as directory, self._tensorboard.writer.as_default():
+        with tempfile.TemporaryDirectory() as directory, self._tensorboard.training_summaries():
             roll, sheet = (os.path.join(directory, name) for name in ("roll.png", "sheet.png"))
             piano_roll(notes, roll, title=f"train_step {train_step:,}")
             distributions({"corpus": self.run.setup.manifest.histograms("train"), "generated": generated}, sheet)

@@ -1,6 +1,5 @@
 """Writer of metrics.jsonl; `trainer.engine.measurements` computes the values."""
 
-import json
 import os
 
 from sostenuto import storage
@@ -21,10 +20,10 @@ class MetricsWriter(Callback):
         if not storage.exists(self._path):
             return
         before = storage.read_bytes(self._path)
-        kept = "".join(f"{line}\n" for line in before.decode().splitlines() if _train_step(line) <= run.reported_step)
-        # A kill may have cut off only the end of the last line.
-        if kept.encode() != before:
-            storage.write_bytes_atomic(self._path, kept.encode())
+        lines = MetricsRecord.parse_lines(before, self._path)
+        kept = b"".join(line + b"\n" for line, record in lines if record.train_step <= run.reported_step)
+        if kept != before:
+            storage.write_bytes_atomic(self._path, kept)
 
     def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
         """Appends a report; raises UserError if the file cannot be written."""
@@ -42,11 +41,3 @@ class MetricsWriter(Callback):
         """Waits until the reports are on disk."""
         if storage.exists(self._path):
             storage.sync(self._path)
-
-
-def _train_step(line: str) -> float:
-    """Returns the train_step of a report; infinity for a line that a kill cut short."""
-    try:
-        return json.loads(line)["train_step"]
-    except (ValueError, KeyError):
-        return float("inf")

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from trainer.callbacks.base import Callback, RunContext
 from trainer.callbacks.tensorboard import TensorBoardWriter
+from trainer.checkpoints.tensorflow_errors import translate_errors
 
 _TRACED = (10, 20)  # the trace covers the process's train_steps after the first number, up to the second
 
@@ -38,6 +39,7 @@ class Profiler(Callback):
     def close(self) -> None:
         """Stops the trace."""
         if self._is_tracing:
-            tf.profiler.experimental.stop()
             self._is_tracing = False
+            with translate_errors(self._tensorboard.directory):
+                tf.profiler.experimental.stop()
             logger.info(f"profiled from train_step {self._begin + 1:,} on: {self._tensorboard.directory}")

@@ -1,7 +1,9 @@
 """Reports of a run for TensorBoard."""
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -9,6 +11,7 @@ from sostenuto import storage
 from sostenuto.data.tfrecord import parse_records, write_records
 from sostenuto.errors import RecordError
 from trainer.callbacks.base import Callback, RunContext
+from trainer.checkpoints.tensorflow_errors import translate_errors
 from trainer.engine.schedule import Event
 from trainer.presets import preset
 from trainer.workdir.formats import MetricsRecord
@@ -28,29 +31,38 @@ class TensorBoardWriter(Callback):
             if "tfevents" in name:
                 _truncate(os.path.join(self.directory, name), run.reported_step)
         # TensorBoard draws the scalars of one name in one chart, with a line for each directory.
-        self.writer, self._validation_writer = (
-            tf.summary.create_file_writer(os.path.join(self.directory, name)) for name in ("train", "validation")
-        )
-        self._write_hyperparameters()
+        with translate_errors(self.directory):
+            self._writer, self._validation_writer = (
+                tf.summary.create_file_writer(os.path.join(self.directory, name)) for name in ("train", "validation")
+            )
+            self._write_hyperparameters()
 
     def on_step(self, train_step: int, events: Event, metrics: MetricsRecord | None) -> None:
         """Writes a report's scalars."""
         if metrics is None:
             return
-        for writer, scalars in zip((self.writer, self._validation_writer), _split(metrics), strict=True):
-            with writer.as_default():
+        for writer, scalars in zip((self._writer, self._validation_writer), _split(metrics), strict=True):
+            with translate_errors(self.directory), writer.as_default():
                 for name, value in scalars.items():
                     tf.summary.scalar(name, value, step=train_step)
 
     def flush(self) -> None:
-        """Writes the summaries to disk."""
-        self.writer.flush()
-        self._validation_writer.flush()
+        """Writes the summaries to disk; raises FileError if that fails."""
+        with translate_errors(self.directory):
+            self._writer.flush()
+            self._validation_writer.flush()
+
+    @contextlib.contextmanager
+    def training_summaries(self) -> Iterator[None]:
+        """Writes the summaries of another callback to the file of training; raises FileError if that fails."""
+        with translate_errors(self.directory), self._writer.as_default():
+            yield
 
     def close(self) -> None:
-        """Closes the writers."""
-        self.writer.close()
-        self._validation_writer.close()
+        """Closes the writers; what a finished run needs was flushed before."""
+        for writer in (self._writer, self._validation_writer):
+            with contextlib.suppress(tf.errors.OpError):
+                writer.close()
 
     def _write_hyperparameters(self) -> None:
         """Writes a row of TensorBoard's table: the main hyperparameters, and those that differ from the preset's."""

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -32,9 +32,13 @@ class AsyncCheckpointer(contextlib.AbstractContextManager):
         variables: Variables,
         extra: Mapping[str, Any],
         *,
+        keep: Callable[[], Collection[int]] = tuple,
         then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Saves a copy of the variables, then calls `then`, in the thread; waits while two saves are in progress."""
+        """Saves a copy of the variables, then calls `then`, in the thread; waits while two saves are in progress.
+
+        The save keeps the checkpoints of `keep`, called in the thread, too.
+        """
         self.wait(at_most=1)
         with tf.device("CPU:0"):
             # TensorFlow shares the memory until the next train_step changes the variable.
@@ -44,7 +48,7 @@ class AsyncCheckpointer(contextlib.AbstractContextManager):
             }
 
         def write() -> None:
-            checkpoints.save(train_step, copies, extra)
+            checkpoints.save(train_step, copies, extra, keep=keep())
             then()
 
         self._writing.append(self._thread.submit(write))

@@ -19,8 +19,11 @@ import tensorflow as tf
 
 from sostenuto import storage
 from sostenuto.errors import FileError, UserError, mismatches
+from sostenuto.json_text import parse_json
 from sostenuto.text import counted
+from trainer.checkpoints.tensorflow_errors import describe
 from trainer.config import Config
+from trainer.presets import config_from_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +49,17 @@ class CheckpointManager:
     def __init__(self, directory: str, *, max_to_keep: int) -> None:
         self._directory, self._max_to_keep = directory, max_to_keep
 
-    def save(self, train_step: int, variables: Variables, extra: Mapping[str, Any]) -> None:
-        """Writes a checkpoint with some JSON values, in place of one of the same train_step.
+    def save(
+        self, train_step: int, variables: Variables, extra: Mapping[str, Any], *, keep: Collection[int] = ()
+    ) -> None:
+        """Writes a checkpoint with some JSON values, in place of one of the same train_step; keeps those of `keep` too.
 
         Raises FileError if it cannot be written; earlier checkpoints are unchanged.
         """
         try:
             self._write(train_step, variables, extra)
+            paths = {int(os.path.basename(path)): path for path in self._paths()}
+            self._delete(steps_to_delete(paths, train_step, self._max_to_keep) - set(keep))
         except (OSError, FileError, tf.errors.OpError) as error:
             raise FileError(self._describe_failure(train_step, variables, error.__cause__ or error)) from error
 
@@ -63,6 +70,14 @@ class CheckpointManager:
                 return checkpoint
             logger.warning(f"checkpoint {path} is corrupt; skipping it")
         return None
+
+    def readable(self) -> list[Checkpoint]:
+        """Returns the valid checkpoints, newest first."""
+        return list(filter(None, map(read_checkpoint, self._paths())))
+
+    def keep(self, train_steps: Collection[int]) -> None:
+        """Deletes all checkpoints but those of some train_steps."""
+        self._delete({int(os.path.basename(path)) for path in self._paths()} - set(train_steps))
 
     def load(self, train_step: int) -> Checkpoint:
         """Returns the checkpoint of a train_step; raises UserError if it is missing or corrupt."""
@@ -87,13 +102,14 @@ class CheckpointManager:
             manifest["sha256"] = checksum_json(manifest)
             with open(os.path.join(unfinished, MANIFEST), "w", encoding="utf-8") as file:
                 file.write(json.dumps(manifest, indent=1))
-        paths = {int(os.path.basename(path)): path for path in self._paths()}
-        for other in steps_to_delete(paths, train_step, self._max_to_keep):
-            shutil.rmtree(paths[other], ignore_errors=True)
+
+    def _delete(self, train_steps: Collection[int]) -> None:
+        for train_step in train_steps:
+            shutil.rmtree(self._path(train_step), ignore_errors=True)
 
     def _describe_failure(self, train_step: int, variables: Variables, error: BaseException) -> str:
         """Returns the message for a failed save, with the space that it needs."""
-        reason = _reason(error)
+        reason = describe(error)
         existing = self._directory
         while not os.path.exists(existing):
             existing = os.path.dirname(existing) or "."
@@ -145,7 +161,7 @@ def restore(checkpoint: Checkpoint, variables: Variables) -> None:
             _restore(os.path.join(directory, _VARIABLES), checkpoint, variables)
     except (OSError, tf.errors.OpError) as error:
         raise FileError(
-            f"{checkpoint.path}: the checkpoint cannot be read ({_reason(error)}). Check the file system, then repeat "
+            f"{checkpoint.path}: the checkpoint cannot be read ({describe(error)}). Check the file system, then repeat "
             "the command"
         ) from error
 
@@ -184,13 +200,6 @@ def _literal_path(directory: str) -> Iterator[str]:
         yield link
 
 
-def _reason(error: BaseException) -> str:
-    """Returns the reason of a failed read or write; TensorFlow's without the name of a temporary file."""
-    if isinstance(error, tf.errors.OpError):
-        return error.message.rpartition("; ")[2].split(" [")[0]
-    return getattr(error, "strerror", None) or str(error)
-
-
 def model_variables(model: keras.Model) -> Variables:
     """Returns a model's weights as the group that checkpoints hold."""
     return {"model": [variable.value for variable in model.weights]}
@@ -198,9 +207,8 @@ def model_variables(model: keras.Model) -> Variables:
 
 def check_config(checkpoint: Checkpoint, config: Config) -> None:
     """Raises UserError if a checkpoint has another config, except for fields that may change on resume."""
-    expected, recorded = config.fixed(), checkpoint.extra["config"]
-    differences = mismatches({name: recorded[name] for name in expected if name in recorded}, expected)
-    if differences:
+    recorded = config_from_json(checkpoint.extra["config"], checkpoint.path)
+    if differences := mismatches(recorded.fixed(), config.fixed()):
         raise UserError(
             f"{checkpoint.path}: the checkpoint has another config: {'; '.join(differences)}. "
             "Restore the checkpoints of this workdir, or pass another --workdir"
@@ -210,14 +218,13 @@ def check_config(checkpoint: Checkpoint, config: Config) -> None:
 def read_checkpoint(path: str) -> Checkpoint | None:
     """Returns the checkpoint of a directory, or None if it is missing or corrupt."""
     try:
-        with open(os.path.join(path, MANIFEST), "rb") as file:
-            manifest = json.load(file)
+        manifest = parse_json(storage.read_bytes(os.path.join(path, MANIFEST)), path)
         is_intact = manifest.pop("sha256") == checksum_json(manifest) and all(
             _checksum(os.path.join(path, name)) == checksum for name, checksum in manifest["files"].items()
         )
         checkpoint = Checkpoint(path, manifest["train_step"], manifest["extra"])
         return checkpoint if is_intact and checkpoint.train_step == int(os.path.basename(path)) else None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 

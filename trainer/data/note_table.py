@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from sostenuto.music.notes import Notes
 from sostenuto.progress import track
 from trainer.data.note_tensors import NoteTensors
 
-_CACHE_VERSION = 1  # Raise it when the content of a cached table changes.
-_COLUMNS = {"pitch": "u1", "velocity": "u1", "step_us": "<i4", "duration_us": "<i4"}
+_CACHE_VERSION = 2  # Raise it when the content of a cached table changes.
+_ROW = np.dtype([("pitch", "u1"), ("velocity", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
 
 
 class NoteTable(NamedTuple):
@@ -63,7 +63,7 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
     """Loads a split, from the local cache if the same dataset was loaded before.
 
     The cache key is the checksum of the manifest, which includes the checksums of all shards. The cache may be deleted
-    at any time.
+    at any time; a corrupt file of it is written again.
 
     Args:
         manifest: the dataset.
@@ -74,16 +74,16 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
         UserError: the split is empty or a shard is corrupt.
     """
     directory = cache_directory or storage.cache_directory()
-    stem = os.path.join(directory, f"{manifest.sha256}-{split}-v{_CACHE_VERSION}")
-    try:
-        return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), np.load(f"{stem}.offsets.npy"))
-    except (FileNotFoundError, ValueError, EOFError):
+    path = os.path.join(directory, f"{manifest.sha256}-{split}-v{_CACHE_VERSION}.notes")
+
+    def write(file: BinaryIO) -> None:
         rows = [_to_rows(performance.notes) for performance in track_performances(manifest, split)]
-        table = NoteTable(np.concatenate(rows), _offsets(rows))
-    for name, array in (("notes", table.notes), ("offsets", table.offsets)):
-        with storage.atomic_write(f"{stem}.{name}.npy") as file:
-            np.save(file, array)
-    return NoteTable(np.load(f"{stem}.notes.npy", mmap_mode="r"), table.offsets)
+        np.save(file, _offsets(rows))
+        file.write(np.concatenate(rows).tobytes())
+
+    with open(storage.cached_file(path, write), "rb") as file:
+        offsets = np.load(file)
+        return NoteTable(np.memmap(file, _ROW, "r", file.tell(), (offsets[-1],)), offsets)
 
 
 def track_performances(manifest: Manifest, split: str) -> Iterator[Performance]:
@@ -99,7 +99,7 @@ def _offsets(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _to_rows(notes: Notes) -> np.ndarray:
-    rows = np.empty(len(notes), list(_COLUMNS.items()))
-    for field in _COLUMNS:
+    rows = np.empty(len(notes), _ROW)
+    for field in _ROW.names or ():
         rows[field] = getattr(notes, field)
     return rows

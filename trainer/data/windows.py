@@ -108,7 +108,7 @@ class WindowSampler:
             logger.warning(f"{self._problem}, so part of each window is empty. Give {self.longest} to train faster")
 
     def batch(self, first_example: tf.Tensor, windows: int) -> Batch:
-        """Returns augmented windows from an example index on, an int64 scalar (`trainer.data.random`)."""
+        """Returns augmented windows from example index `first_example` on, an int64 `[]` (`trainer.data.random`)."""
         with tf.device("CPU:0"):
             location = self._locate(first_example + tf.range(windows, dtype=tf.int64))
             notes, is_note = self._gather(location)

@@ -82,7 +82,7 @@ def _resolve_tf_config(text: str) -> Cluster | None:
         return None
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"TF_CONFIG={_excerpt(text)} is not JSON ({error}): expected {_EXAMPLE}. Correct or unset it"
         ) from error

@@ -17,7 +17,10 @@ class BestMetric:
         """Counts a score; returns whether it is the best."""
         self.measured += 1
         self.since_best += 1
-        is_better = math.isfinite(value) and (self.best is None or value < self.best)
+        # A resumed run may reach the train_step of the best weights once more.
+        is_better = math.isfinite(value) and (
+            self.best is None or value < self.best or train_step == self.best_train_step
+        )
         if is_better:
             self.best, self.best_train_step, self.since_best = value, train_step, 0
         return is_better

@@ -72,25 +72,26 @@ def train(
             or a file cannot be written; TemporaryError if workers do not come.
         WorkerLostError: another host ended; started again together, the hosts resume from the newest checkpoint.
     """
-    result = layout.load_finished_result(config, manifest, workdir)
-    if result is not None:
-        why, figures = layout.why_finished(result, config), {"train_step": result.train_step, "reason": result.reason}
-        logger.info(f"{workdir} is finished: {why} at train_step {result.train_step:,}", extra={"figures": figures})
-        return result
     begin = clock() if started is None else started
-    with remote.open_workdir(workdir, max_to_keep=config.max_to_keep) as opened:
-        try:
+    try:
+        layout.check_workdir(config, manifest, workdir)  # Before the work; `claim` repeats it under the lock.
+        with remote.open_workdir(workdir, max_to_keep=config.max_to_keep) as opened:
             setup = build_setup(config, manifest, cluster)
             play_seconds = sum(callback.play_seconds for callback in callbacks)
             timer = RunTimer(clock, begin, config, play_seconds=play_seconds, score_steps=setup.score_steps)
             return TrainingLoop(setup, opened, callbacks, timer, stop=stop, stop_at=stop_at).run()
-        except tf.errors.OpError as error:
-            if cluster is None or not is_lost_worker(error):
-                raise
-            raise WorkerLostError(
-                f"worker {cluster.index} of {cluster.size}: lost another worker ({type(error).__name__}). "
-                "Start all workers again; they resume from the newest checkpoint"
-            ) from error
+    except layout.FinishedError as finished:
+        result = finished.result
+        why, figures = layout.why_finished(result, config), {"train_step": result.train_step, "reason": result.reason}
+        logger.info(f"{workdir} is finished: {why} at train_step {result.train_step:,}", extra={"figures": figures})
+        return result
+    except tf.errors.OpError as error:
+        if cluster is None or not is_lost_worker(error):
+            raise
+        raise WorkerLostError(
+            f"worker {cluster.index} of {cluster.size}: lost another worker ({type(error).__name__}). "
+            "Start all workers again; they resume from the newest checkpoint"
+        ) from error
 
 
 class TrainingLoop:
@@ -124,6 +125,7 @@ class TrainingLoop:
             self._train_step, self._due = checkpoint.train_step, checkpoint.extra["due"]
             self._best = BestMetric(**checkpoint.extra["monitor"])
             timer.resume(checkpoint.extra["seconds"])
+        self._best = self._checkpoints.resume_best(self._best, self._train_step)
         if self._planner:
             self._planner.load(self._train_step)
 
@@ -244,6 +246,7 @@ class TrainingLoop:
         """Finishes a complete run; returns another reason if a signal interrupts that."""
         if not self._workers.is_chief:
             return reason
+        self._best = self._checkpoints.restore_best(self._best, self._train_step)
         if self._best.best is None:  # Without a score, the last weights count as the best.
             self._checkpoints.save_best(self._train_step, None)
         self._checkpoints.wait()

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from types import FrameType
 
 
 class ShutdownRequested(Exception):
@@ -37,9 +38,12 @@ class GracefulShutdown:
         finally:
             self._raises = False
 
-    def _handle(self, number: int, _: object) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt  # A second Ctrl-C ends the process at once.
+            previous = self._previous[signal.SIGINT]
+            if callable(previous):
+                previous(number, frame)  # It raises KeyboardInterrupt, and a third Ctrl-C ends the process.
+            raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
         if self._raises:
             self._raises = False

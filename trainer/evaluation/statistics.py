@@ -12,6 +12,7 @@ FIELDS: Final[tuple[ScoredField, ...]] = ("pitch", "step", "duration")
 """The fields of a note that are scored."""
 
 _RESAMPLES: Final = 10_000
+_DRAWN_COUNTS: Final = 2**22  # at once, so that the bootstrap takes 64 MB
 _TAILS: Final = (1 - 0.975, 0.975)  # of a 95% interval
 
 Floats = NDArray[np.float64]
@@ -59,10 +60,15 @@ def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField,
     nats, scored = _sum_by_performance(scores, lengths)
     if np.count_nonzero(scored) < 2:
         return None
-    draws = np.random.default_rng(0).multinomial(len(scored), np.full(len(scored), 1 / len(scored)), _RESAMPLES)
-    notes = draws @ scored
-    # A sample of performances of a single note has no mean.
-    means = (draws[notes > 0] @ nats) / notes[notes > 0, np.newaxis]
+    generator, probabilities = np.random.default_rng(0), np.full(len(scored), 1 / len(scored))
+    parts = []
+    rows = max(_DRAWN_COUNTS // len(scored), 16)
+    for start in range(0, _RESAMPLES, rows):
+        draws = generator.multinomial(len(scored), probabilities, min(rows, _RESAMPLES - start))
+        notes = draws @ scored
+        # A sample of performances of a single note has no mean.
+        parts.append((draws[notes > 0] @ nats) / notes[notes > 0, np.newaxis])
+    means = np.concatenate(parts)
     low, high = np.quantile(np.column_stack([means, means.sum(axis=1)]), _TAILS, axis=0).tolist()
     return dict(zip((*FIELDS, "total"), zip(low, high, strict=True), strict=True))
 

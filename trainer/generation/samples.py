@@ -6,7 +6,6 @@ there. An excerpt is the end of a sample's primer and the start of its continuat
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -17,16 +16,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from sostenuto import storage
+from sostenuto.data.json_record import JsonRecord
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import CannotCompressError, UserError
+from sostenuto.errors import CannotCompressError, FileError, UserError
 from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
 from trainer.workdir.formats import SampleEntry, SamplesIndex
-from trainer.workdir.json_record import write_json
+from trainer.workdir.outputs import WAIT_SECONDS, hold_output
 
 if TYPE_CHECKING:
+    from sostenuto.storage.lease import Lease, Lock
     from trainer.generation.sampler import NoteSampler
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,13 @@ class Samples:
 
     samples: list[Sample]
     index: SamplesIndex
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listing(JsonRecord):
+    """Content of samples.json.unfinished, and the part of samples.json that says which files belong to it."""
+
+    files: Sequence[str]
 
 
 def select_primers(manifest: Manifest, count: int = NUM_SAMPLES) -> list[Primer]:
@@ -164,41 +172,45 @@ def replace_samples(directory: str, files: Sequence[str]) -> Iterator[str]:
     Until all are written, samples.json.unfinished lists the files, so the next call after a kill can delete them. After
     an exception none of them remains.
     """
-    earlier = require_free(directory, files)
-    storage.make_directories(directory)
-    own = {*earlier, *files, INDEX_NAME}
-    write_json(storage.join(directory, UNFINISHED_NAME), {"files": sorted(own)})
-    # samples.json is deleted first, so it never lists the samples of two calls.
-    names = [INDEX_NAME, *sorted(own - {INDEX_NAME})]
-    _remove(directory, names)
-    try:
-        from trainer.workdir.transfer import upload_on_exit
+    from trainer.workdir.transfer import upload_on_exit
 
-        with upload_on_exit(directory, last=[INDEX_NAME]) as copy:
-            yield copy
-    except BaseException:
-        with contextlib.suppress(UserError):
-            _remove(directory, [*names, UNFINISHED_NAME])
-        raise
-    storage.remove(storage.join(directory, UNFINISHED_NAME))
+    with hold_output(directory) as held:
+        own = {*require_free(directory, files), *files, INDEX_NAME}
+        _Listing(sorted(own)).save(storage.join(directory, UNFINISHED_NAME))
+        # samples.json is deleted first, so it never lists the samples of two calls.
+        names = [INDEX_NAME, *sorted(own - {INDEX_NAME})]
+        _remove(directory, names, held)
+        try:
+            with upload_on_exit(directory, held, last=[INDEX_NAME]) as copy:
+                yield copy
+        except BaseException:
+            with contextlib.suppress(UserError):
+                _remove(directory, [*names, UNFINISHED_NAME], held)
+            raise
+        _remove(directory, [UNFINISHED_NAME], held)
 
 
 def _listed(directory: str, index_name: str) -> set[str]:
     """Returns the files that a samples.json lists, and its own name; none if it has another format."""
     path = storage.join(directory, index_name)
     try:
-        files = json.loads(storage.read_bytes(path))["files"] if storage.exists(path) else []
+        files = _Listing.load(path).files if storage.exists(path) else []
         return {*(name for name in files if _NAMES.fullmatch(name)), INDEX_NAME} if files else set()
-    except (ValueError, KeyError, TypeError):
+    except FileError:
+        raise
+    except UserError:
         return set()
 
 
-def _remove(directory: str, names: Sequence[str]) -> None:
+def _remove(directory: str, names: Sequence[str], held: "Lock | Lease") -> None:
     """Removes the files that exist, in this order."""
-    present = storage.list_names(directory)
+    is_remote = storage.is_remote(directory)
+    generations = storage.generations(directory) if is_remote else dict.fromkeys(storage.list_names(directory), 0)
     for name in names:
-        if name in present:
-            storage.remove(storage.join(directory, name))
+        if name in generations:
+            held.check_held()
+            path = storage.join(directory, name)
+            storage.remove_generation(path, generations[name]) if is_remote else storage.remove(path)
 
 
 def load_samples(workdir: str) -> Samples | None:
@@ -223,7 +235,8 @@ def add_sounds(workdir: str, *, quiet: bool) -> None:
     directory = storage.join(workdir, SAMPLES_NAME)
     index = SamplesIndex.load_if_exists(storage.join(directory, INDEX_NAME))
     if index is not None:
-        _render_missing(directory, index, quiet=quiet)
+        with hold_output(directory, wait=WAIT_SECONDS):
+            _render_missing(directory, index, quiet=quiet)
 
 
 def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None:

@@ -11,6 +11,7 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from trainer.config import Config
 from trainer.evaluation import generation_metrics
+from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.generation import samples
 from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult, SplitRecord
 from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_run
@@ -93,6 +94,8 @@ def load_report(
     """
     config, records, run = load_config(workdir), load_records(workdir), load_run(workdir)
     all_evaluations, all_generated = Evaluation.load_splits(workdir), GenerationEvaluation.load_splits(workdir)
+    for split, comparison in all_generated.items():
+        _check_distributions(comparison, comparison.path(workdir, split))
     evaluations = {split: record for split, record in all_evaluations.items() if record.dataset == run.dataset}
     generated = {split: record for split, record in all_generated.items() if record.dataset == run.dataset}
     manifest = dataset(run)
@@ -112,6 +115,17 @@ def load_report(
         continuable_split=find_continuable_split(manifest) if manifest and not generated else "test",
         comparisons=[_load_comparison(other, evaluations) for other in comparisons],
     )
+
+
+def _check_distributions(comparison: GenerationEvaluation, path: str) -> None:
+    """Raises UserError if a comparison lacks a distribution, or has other bins or no notes."""
+    expected = {name: len(distribution.edges) - 1 for name, distribution in DISTRIBUTIONS.items()}
+    for kind, counts in comparison.counts.items():
+        has_notes = all(any(bins) for bins in counts.values())
+        if {name: len(bins) for name, bins in counts.items()} != expected or not has_notes:
+            raise UserError(f"{path}: counts.{kind}: expected counts of {expected}. {comparison.REMEDY}")
+    if missing := [name for name in expected if name not in comparison.distributions]:
+        raise UserError(f"{path}: distributions.{missing[0]} is missing. {comparison.REMEDY}")
 
 
 def load_records(workdir: str) -> list[MetricsRecord]:

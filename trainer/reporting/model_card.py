@@ -11,7 +11,8 @@ from sostenuto.music.notes import PITCHES, note_name
 from sostenuto.text import markdown_table
 from trainer.presets import preset
 from trainer.workdir.formats import SCORED_FIELDS, Evaluation, ExportInfo, MetricsRecord, RunInfo
-from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, dataset, load_run
+from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, REPORT_LOCK_NAME, dataset, load_run
+from trainer.workdir.outputs import WAIT_SECONDS, hold_output
 
 CARD_NAME: Final = "README.md"
 DESCRIPTION_NAME: Final = "export.json"
@@ -48,8 +49,9 @@ def refresh(workdir: str, manifest: Manifest) -> str | None:
     exported = ExportInfo.load_if_exists(info)
     if exported is None:
         return None
-    card = text(workdir, exported, manifest)
-    storage.write_bytes_atomic(path, card.encode())
+    with hold_output(workdir, name=REPORT_LOCK_NAME, wait=WAIT_SECONDS):
+        card = text(workdir, exported, manifest)
+        storage.write_bytes_atomic(path, card.encode())
     return path
 
 

@@ -23,7 +23,8 @@ from trainer.reporting.diagnose import checked_for, diagnose
 from trainer.reporting.load import PROGRAM, RunReport, load_report
 from trainer.reporting.score_diagnostics import compare_with_ngram, describe_ngram_gaps, ngram_gaps
 from trainer.workdir.formats import RunResult
-from trainer.workdir.layout import REPORT_NAME
+from trainer.workdir.layout import REPORT_LOCK_NAME, REPORT_NAME
+from trainer.workdir.outputs import WAIT_SECONDS, hold_output
 
 _FLAG: Final = re.compile(r"(--[a-z]\w*(?:=[\w.,=]*\w)?)")
 
@@ -33,8 +34,10 @@ def write(
 ) -> str:
     """Writes the page of a workdir; returns its path. The arguments are those of `load_report`."""
     path = storage.join(workdir, REPORT_NAME)
-    report = load_report(workdir, named=named, result=result, comparisons=comparisons)
-    storage.write_bytes_atomic(path, render(report).encode())
+    # From the reading on: another command's page would lack what this one has written.
+    with hold_output(workdir, name=REPORT_LOCK_NAME, wait=WAIT_SECONDS):
+        report = load_report(workdir, named=named, result=result, comparisons=comparisons)
+        storage.write_bytes_atomic(path, render(report).encode())
     return path
 
 

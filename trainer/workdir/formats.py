@@ -1,17 +1,21 @@
 """JSON files of a workdir: the fields of a class are the keys of its file, as docs/workdir.md explains them."""
 
+import contextlib
 import dataclasses
 import enum
 import json
 import os
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, Literal, Self, TypeAlias
 
 from sostenuto import storage
+from sostenuto.data.json_record import JsonRecord
 from sostenuto.data.manifest import SPLITS
+from sostenuto.errors import UserError
+from sostenuto.json_text import parse_json
 from trainer.config import Config
-from trainer.workdir.json_record import JsonRecord
+from trainer.presets import PRESETS
 
 Field: TypeAlias = Literal["pitch", "step", "duration", "velocity"]
 ScoredField: TypeAlias = Literal["total", "pitch", "step", "duration"]
@@ -77,6 +81,11 @@ class MetricsRecord(JsonRecord):
     val_pitch_top1: float | None = None
     notes_per_second: float
 
+    def __post_init__(self) -> None:
+        scores = (self.val_nats, self.val_pitch_nll, self.val_step_nll, self.val_duration_nll)
+        if None in scores and any(score is not None for score in scores):
+            raise UserError("val_nats, val_pitch_nll, val_step_nll, val_duration_nll: got some, expected all or none")
+
     @property
     def nats(self) -> float | None:
         """Nats/note of training, of pitch, step and duration as in `val_nats`; None for a model without densities."""
@@ -86,15 +95,17 @@ class MetricsRecord(JsonRecord):
     @classmethod
     def load_all(cls, path: str) -> list[Self]:
         """Reads metrics.jsonl in the order of train_steps; of two lines of one train_step the later one counts."""
-        by_train_step: dict[int, Self] = {}
-        for number, line in enumerate(storage.read_bytes(path).decode().splitlines(), 1):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue  # A kill may cut a line short.
-            record = cls.from_json(value, f"{path}, line {number}")
-            by_train_step[record.train_step] = record
+        by_train_step = {record.train_step: record for _, record in cls.parse_lines(storage.read_bytes(path), path)}
         return [by_train_step[train_step] for train_step in sorted(by_train_step)]
+
+    @classmethod
+    def parse_lines(cls, text: bytes, path: str) -> Iterator[tuple[bytes, Self]]:
+        """Yields the lines of metrics.jsonl, each with its record; skips a last line that a kill has cut short."""
+        *lines, rest = text.split(b"\n")
+        with contextlib.suppress(UserError):
+            lines += [rest] if isinstance(parse_json(rest, path), dict) else []
+        for number, line in enumerate(lines, 1):
+            yield line, cls.parse(line, f"{path}, line {number}")
 
     def to_line(self) -> str:
         """Returns the line, with its end."""
@@ -297,6 +308,15 @@ class ExportInfo(JsonRecord):
     train_step: int
     pitch_range: tuple[int, int]
     config: Config
+
+    @classmethod
+    def from_json(cls, value: Any, name: str) -> Self:
+        """Converts a parsed JSON value; fields that the config lacks are those of its preset, as in config.json."""
+        config = value.get("config") if isinstance(value, dict) else None
+        if isinstance(config, dict):
+            defaults = PRESETS.get(str(config.get("preset")), Config())
+            value = {**value, "config": dataclasses.asdict(defaults) | config}
+        return super().from_json(value, name)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object."""

@@ -23,10 +23,19 @@ EXPORT_NAME = "export"
 EXPORT_LAST = ("saved_model.pb", "export.json")  # the files that complete an export
 RESULT_NAME = "result.json"
 REPORT_NAME = "report.html"
+REPORT_LOCK_NAME = ".report.lock"  # held while the page or the model card is written
 
 
 class WorkdirLockedError(UserError):
     """Another process is training in the workdir."""
+
+
+class FinishedError(Exception):
+    """The run is finished; `result` is its result."""
+
+    def __init__(self, result: RunResult) -> None:
+        super().__init__(result)
+        self.result = result
 
 
 def why_finished(result: RunResult, config: Config) -> str:
@@ -109,8 +118,8 @@ def resolved(path: str) -> str:
     return path.rstrip("/") if storage.is_remote(path) else os.path.realpath(path)
 
 
-def load_finished_result(config: Config, manifest: Manifest, workdir: str) -> RunResult | None:
-    """Returns the result of a finished run, or None; raises UserError if the workdir has files of anything else."""
+def check_workdir(config: Config, manifest: Manifest, workdir: str) -> None:
+    """Raises FinishedError for a finished run, and UserError if the workdir has files of anything else."""
     config_path, result_path = os.path.join(workdir, CONFIG_NAME), os.path.join(workdir, RESULT_NAME)
     if not storage.exists(config_path):
         # A run that was killed at its start leaves its lock, or a temporary file.
@@ -120,7 +129,7 @@ def load_finished_result(config: Config, manifest: Manifest, workdir: str) -> Ru
                 f"{workdir}: is not empty and no workdir of the trainer (it has no {CONFIG_NAME}). "
                 "Pass another --workdir"
             )
-        return None
+        return
     recorded = read_config(config_path)
     if differences := mismatches(config.fixed(), recorded.fixed()):
         raise UserError(
@@ -130,9 +139,8 @@ def load_finished_result(config: Config, manifest: Manifest, workdir: str) -> Ru
     run = load_run(workdir)
     if run.dataset is not None:
         check_dataset(manifest, run, workdir, remedy=f"Pass --data={run.data}, or another --workdir")
-    if recorded == config and storage.exists(result_path):
-        return RunResult.load(result_path)
-    return None
+    if recorded == config and (result := RunResult.load_if_exists(result_path)) is not None:
+        raise FinishedError(result)
 
 
 def fingerprint(config: Config, manifest: Manifest) -> int:
@@ -144,15 +152,21 @@ def fingerprint(config: Config, manifest: Manifest) -> int:
 def claim_workdir(config: Config, manifest: Manifest, workdir: str, versions: Mapping[str, str]) -> BinaryIO:
     """Claims a workdir for a run, which creates it; returns the open lock file, which excludes other processes.
 
-    It raises WorkdirLockedError if another process trains in it, and UserError if it cannot be written.
+    It raises WorkdirLockedError if another process trains in it, UserError if it cannot be written, and as
+    `check_workdir`, because another process may have used it since an earlier check.
     """
     storage.make_directories(workdir)
     lock = storage.lock(os.path.join(workdir, LOCK_NAME))
     if lock is None:
         raise WorkdirLockedError(f"{workdir}: another process is training in it. Wait for it, or use another workdir")
-    storage.remove(os.path.join(workdir, RESULT_NAME))
-    storage.write_bytes_atomic(os.path.join(workdir, CONFIG_NAME), config.to_json().encode())
-    sustain = manifest.options.get("sustain", "ignore")
-    data = {"dataset": manifest.sha256, "data": absolute(manifest.directory), "sustain": sustain}
-    update_run(workdir, data | {"versions": dict(versions)})
+    try:
+        check_workdir(config, manifest, workdir)
+        storage.remove(os.path.join(workdir, RESULT_NAME))
+        storage.write_bytes_atomic(os.path.join(workdir, CONFIG_NAME), config.to_json().encode())
+        sustain = manifest.options.get("sustain", "ignore")
+        data = {"dataset": manifest.sha256, "data": absolute(manifest.directory), "sustain": sustain}
+        update_run(workdir, data | {"versions": dict(versions)})
+    except BaseException:
+        lock.close()
+        raise
     return lock

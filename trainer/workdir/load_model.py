@@ -4,11 +4,26 @@ import os
 from typing import NamedTuple
 
 from sostenuto.errors import UserError
-from trainer.checkpoints.manager import CheckpointManager, check_config, model_variables, restore
+from trainer.checkpoints.manager import Checkpoint, CheckpointManager, check_config, model_variables, restore
 from trainer.model.heads import ALL_PITCHES
 from trainer.model.next_note import NextNoteModel, build_model
 from trainer.workdir.layout import BEST_NAME, CHECKPOINTS_NAME, load_config, load_run
-from trainer.workdir.transfer import download_weights
+from trainer.workdir.transfer import corrupt_best_error, download_weights
+
+
+def find_weights(directory: str, workdir: str) -> Checkpoint:
+    """Returns the checkpoint of the best weights; if the run has none yet, its newest.
+
+    `directory` holds the files of the workdir. Raises UserError if the best weights are corrupt, or there are none.
+    """
+    best = os.path.join(directory, BEST_NAME)
+    if saved := CheckpointManager(best, max_to_keep=1).latest():
+        return saved
+    if os.path.isdir(best) and any(map(str.isdigit, os.listdir(best))):
+        raise corrupt_best_error(workdir)
+    if saved := CheckpointManager(os.path.join(directory, CHECKPOINTS_NAME), max_to_keep=1).latest():
+        return saved
+    raise UserError(f"{workdir}: holds no checkpoint yet. Train with sostenuto train")
 
 
 class LoadedModel(NamedTuple):
@@ -30,17 +45,12 @@ def load_model(workdir: str) -> LoadedModel:
     range that run.json records, or all pitches if none is recorded.
 
     Raises:
-        UserError: the workdir does not exist, or holds no checkpoint yet.
+        UserError: the workdir does not exist, holds no checkpoint yet, or its best weights are corrupt.
     """
     config = load_config(workdir)
     lowest, highest = load_run(workdir).pitch_range or ALL_PITCHES
     with download_weights(workdir) as directory:
-        for name in (BEST_NAME, CHECKPOINTS_NAME):
-            saved = CheckpointManager(os.path.join(directory, name), max_to_keep=1).latest()
-            if saved is not None:
-                break
-        else:
-            raise UserError(f"{workdir}: holds no checkpoint yet. Train with sostenuto train")
+        saved = find_weights(directory, workdir)
         check_config(saved, config)
         model = build_model(config.replace(precision=config.full_precision), (lowest, highest))
         restore(saved, model_variables(model))

@@ -1,13 +1,19 @@
-"""Checks of a command's output directory before its work."""
+"""Output directories of commands: checks before the work, and exclusive access while files are replaced."""
 
+import contextlib
 import os
 import tempfile
+import time
+from collections.abc import Iterator
 
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME
-from sostenuto.errors import FileError, UserError
+from sostenuto.errors import FileError, HeldError, UserError
+from sostenuto.storage.lease import LOCK_NAME, Lease, Lock, hold
 from trainer.config import CONFIG_NAME
 from trainer.workdir.layout import BEST_NAME, CHECKPOINTS_NAME, EXPORT_NAME, RUN_NAME, SUMMARIES_NAME, resolved
+
+WAIT_SECONDS = 60.0  # for another process that writes a page or sound
 
 _MARKERS = [CONFIG_NAME, RUN_NAME]  # files of every workdir
 _PARTS = (CHECKPOINTS_NAME, BEST_NAME, EXPORT_NAME, SUMMARIES_NAME)
@@ -26,6 +32,25 @@ def check_output_directory(directory: str) -> None:
             raise UserError(
                 f"--output: {directory} is {kind}, which may contain only its own files. Choose another directory"
             )
+
+
+@contextlib.contextmanager
+def hold_output(directory: str, *, name: str = LOCK_NAME, wait: float = 0.0) -> Iterator[Lock | Lease]:
+    """Holds a directory while its files are replaced; raises UserError if another process has it for `wait` seconds."""
+    deadline = time.monotonic() + wait
+    storage.make_directories(directory)
+    while True:
+        try:
+            held = hold(directory, name)
+            break
+        except HeldError as error:
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"{directory}: {error} is writing there. Wait for it, or choose another directory"
+                ) from error
+        time.sleep(0.1)
+    with contextlib.closing(held):
+        yield held
 
 
 def check_writable(directory: str) -> None:

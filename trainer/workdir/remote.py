@@ -91,8 +91,9 @@ class RemoteWorkdir(LocalWorkdir):
         super().__exit__(kind, *error)
         is_clean = True
         if self._lease is not None:
-            # Skip the upload after a second Ctrl-C.
-            if self._is_claimed and self._uploader.error is None and kind is not None and issubclass(kind, Exception):
+            # Skip the upload after a second Ctrl-C, and if another process has the workdir.
+            is_failure = kind is not None and issubclass(kind, Exception) and not issubclass(kind, LostError)
+            if self._is_claimed and self._uploader.error is None and is_failure:
                 try:
                     self.flush()
                 except UserError as flush_error:
@@ -113,14 +114,15 @@ class RemoteWorkdir(LocalWorkdir):
             raise layout.WorkdirLockedError(
                 f"{self.name}: {error} is training in it. Wait for it, or use another workdir"
             ) from error
+        layout.check_workdir(config, manifest, self.name)
         self._remote = storage.generations(self.name)
         if self._remote:
             logger.info(f"fetching what is in {self.name}")
-        groups = (CONFIG_NAME, layout.RUN_NAME, *_GROWING)
+        groups = (CONFIG_NAME, layout.RUN_NAME, layout.BEST_NAME, *_GROWING)
         names = [name for name in self._remote if name.partition("/")[0] in groups]
         storage.download_all(self.name, self.directory, names)
-        for group in (layout.BEST_NAME, layout.CHECKPOINTS_NAME):
-            fetch_newest_checkpoint(storage.join(self.name, group), os.path.join(self.directory, group))
+        checkpoints = storage.join(self.name, layout.CHECKPOINTS_NAME)
+        fetch_newest_checkpoint(checkpoints, os.path.join(self.directory, layout.CHECKPOINTS_NAME))
         for name in storage.list_files(self.directory):
             self._uploaded[name] = _file_state(os.path.join(self.directory, name))
         super().claim(config, manifest, versions)
@@ -148,6 +150,7 @@ class RemoteWorkdir(LocalWorkdir):
     def flush(self) -> None:
         """Uploads the directory's current state and waits; files that cannot be uploaded stay in the directory."""
         self._uploader.is_awaited = True
+        storage.restart_patience()
         logger.info(f"uploading to {self.name}")
         self.publish()
         self.wait()
@@ -159,6 +162,14 @@ class RemoteWorkdir(LocalWorkdir):
             ) from error
         if error is not None:
             raise error
+        assert self._lease is not None
+        try:
+            self._lease.check_held(now=True)
+        except LostError:
+            # Its request was under way when another process took over: the run there is not finished.
+            if generation := self._remote.get(layout.RESULT_NAME):
+                storage.remove_generation(storage.join(self.name, layout.RESULT_NAME), generation)
+            raise
 
     def _snapshot(self) -> str:
         """Creates a directory with the current state of all files: links to finished ones, copies of growing ones."""
@@ -180,8 +191,6 @@ class RemoteWorkdir(LocalWorkdir):
 
     def _upload(self, snapshot: str) -> None:
         """Uploads the changed files of a snapshot, and deletes stale remote files."""
-        assert self._lease is not None
-        self._lease.check_held()
         names = storage.list_files(snapshot)
         states = {name: _file_state(os.path.join(snapshot, name)) for name in names}
         changed = [name for name in names if states[name] != self._uploaded.get(name)]
@@ -194,11 +203,14 @@ class RemoteWorkdir(LocalWorkdir):
                 self._upload_file(snapshot, name, states[name])
         self._remove(stale_names(self._remote, names, max_to_keep=self._max_to_keep))
         if layout.RESULT_NAME in ordered:
+            assert self._lease is not None
+            self._lease.check_held(now=True)
             self._upload_file(snapshot, layout.RESULT_NAME, states[layout.RESULT_NAME])
 
     def _upload_file(self, snapshot: str, name: str, state: tuple[int, int]) -> None:
         assert self._lease is not None
         source, target = os.path.join(snapshot, name), storage.join(self.name, name)
+        self._lease.check_held()
         try:
             generation = storage.upload(source, target, if_generation=self._remote.get(name, 0))
         except ChangedError:
@@ -208,10 +220,16 @@ class RemoteWorkdir(LocalWorkdir):
         self._remote[name], self._uploaded[name] = generation, state
 
     def _remove(self, names: Iterable[str]) -> None:
-        """Deletes remote files."""
+        """Deletes remote files that this process or its predecessors have written."""
+        assert self._lease is not None
         for name in names:
             if name in self._remote:
-                storage.remove(storage.join(self.name, name))
+                path = storage.join(self.name, name)
+                self._lease.check_held()
+                if not storage.remove_generation(path, self._remote[name]):
+                    # As in `_upload_file`: the last request of a process that has lost the workdir.
+                    self._lease.check_held(now=True)
+                    storage.remove(path)
                 del self._remote[name]
                 self._uploaded.pop(name, None)
 
@@ -230,11 +248,11 @@ def _file_state(path: str) -> tuple[int, int]:
 
 
 def _list_finished(directory: str) -> list[str]:
-    """Lists all files but temporary ones and the lock."""
+    """Lists all files but temporary ones and locks."""
     return [
         name
         for name in storage.list_files(directory)
-        if not any(part == LOCK_NAME or storage.TEMPORARY.search(part) for part in name.split("/"))
+        if not any(part.endswith(LOCK_NAME) or storage.TEMPORARY.search(part) for part in name.split("/"))
     ]
 
 

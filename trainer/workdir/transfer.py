@@ -6,6 +6,7 @@
 - Older checkpoints are deleted once a newer one is complete. result.json, which ends a run, comes last.
 """
 
+import collections
 import contextlib
 import logging
 import os
@@ -14,7 +15,8 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sostenuto import storage
-from sostenuto.errors import MissingError
+from sostenuto.errors import MissingError, UserError
+from sostenuto.storage.lease import Lease, Lock
 from trainer.checkpoints import manager
 from trainer.config import CONFIG_NAME
 from trainer.workdir import layout
@@ -36,25 +38,51 @@ def download_weights(directory: str) -> Iterator[str]:
         return
     logger.info(f"fetching the newest weights of {directory}")
     with tempfile.TemporaryDirectory() as copy:
-        for name in (layout.BEST_NAME, layout.CHECKPOINTS_NAME):
-            if fetch_newest_checkpoint(storage.join(directory, name), os.path.join(copy, name)):
-                break
+        best = storage.join(directory, layout.BEST_NAME)
+        if not fetch_newest_checkpoint(best, os.path.join(copy, layout.BEST_NAME)):
+            if any(name.endswith(manager.MANIFEST) for name in storage.generations(best)):
+                raise corrupt_best_error(directory)
+            name = layout.CHECKPOINTS_NAME
+            fetch_newest_checkpoint(storage.join(directory, name), os.path.join(copy, name))
         yield copy
 
 
+def corrupt_best_error(workdir: str) -> UserError:
+    """Returns the error for a workdir without readable best weights."""
+    return UserError(
+        f"{storage.join(workdir, layout.BEST_NAME)}: the best weights are corrupt. Delete {layout.RESULT_NAME} in "
+        f"{workdir}, if it is there, and repeat the training command: it replaces them by the best that remain"
+    )
+
+
 @contextlib.contextmanager
-def upload_on_exit(directory: str, *, last: Sequence[str]) -> Iterator[str]:
-    """Yields a local directory to write in: the given one, or one that is uploaded there on exit, `last` at last."""
+def upload_on_exit(directory: str, held: Lock | Lease, *, last: Sequence[str]) -> Iterator[str]:
+    """Yields a local directory to write in: the given one, or one that is uploaded there on exit, `last` at last.
+
+    `held` is checked before each request.
+    """
     if not storage.is_remote(directory):
         yield directory
         return
     with tempfile.TemporaryDirectory() as copy:
         yield copy
         logger.info(f"uploading to {directory}")
-        storage.remove_all(storage.join(directory, name) for name in last)
-        storage.upload_all(copy, directory, [name for name in storage.list_files(copy) if name not in last])
+        generations = storage.generations(directory)
+        held.check_held(now=True)
+
+        def upload(name: str) -> None:
+            held.check_held()
+            source, target = os.path.join(copy, name), storage.join(directory, name)
+            storage.upload(source, target, if_generation=generations.get(name, 0))
+
+        for name in generations.keys() & set(last):
+            held.check_held()
+            storage.remove_generation(storage.join(directory, name), generations.pop(name))
+        names = [name for name in storage.list_files(copy) if name not in last]
+        collections.deque(storage.concurrently(upload, names), maxlen=0)
+        held.check_held(now=True)
         for name in last:
-            storage.upload_all(copy, directory, [name])
+            upload(name)
 
 
 def fetch_newest_checkpoint(source: str, target: str) -> bool:
@@ -119,10 +147,12 @@ def checkpoint_steps(names: Iterable[str], group: str) -> set[int]:
 def stale_names(remote: Collection[str], local: Collection[str], *, max_to_keep: int) -> list[str]:
     """Returns the remote files of deleted checkpoints and exports, manifests first."""
     stale = []
-    for group, count in ((layout.CHECKPOINTS_NAME, max_to_keep), (layout.BEST_NAME, 1)):
+    for group in (layout.CHECKPOINTS_NAME, layout.BEST_NAME):
         local_steps, remote_steps = checkpoint_steps(local, group), checkpoint_steps(remote, group)
         if local_steps:
-            deleted = manager.steps_to_delete(remote_steps, max(local_steps), count)
+            deleted = remote_steps - local_steps
+            if group == layout.CHECKPOINTS_NAME:  # Of these, only the newest is downloaded.
+                deleted = manager.steps_to_delete(remote_steps, max(local_steps), max_to_keep)
             stale += [name for name in remote if checkpoint_steps([name], group) & deleted]
     if any(unit_of(name) == layout.EXPORT_NAME for name in local):
         stale += [name for name in remote if unit_of(name) == layout.EXPORT_NAME and name not in local]

@@ -13,7 +13,7 @@ import logging
 import sys
 from absl import flags
 from sostenuto import cli
-from sostenuto.errors import UnavailableError, UserError
+from sostenuto.errors import LostError, UnavailableError, UserError
 
 COUNT = flags.DEFINE_integer("count", 1, "how many")
 
@@ -28,6 +28,8 @@ def main():
         raise UnavailableError("the bucket does not answer")
     if COUNT.value == 6:
         raise ZeroDivisionError
+    if COUNT.value == 8:
+        raise LostError("another process has taken it over")
     logging.getLogger(__name__).info("counting", extra={"figures": {"count": COUNT.value}})
     cli.print_result("done")
 
@@ -81,6 +83,11 @@ def test_the_status_is_that_of_the_command(run):
 def test_an_unavailable_bucket_has_the_status_for_another_try(run):
     process = run("--count=5")
     assert (process.returncode, process.stderr) == (75, "command: the bucket does not answer\n")
+
+
+def test_a_process_whose_directory_was_taken_over_has_the_status_for_another_try(run):
+    process = run("--count=8")
+    assert (process.returncode, process.stderr) == (75, "command: another process has taken it over\n")
 
 
 def test_quiet_leaves_nothing_but_errors(run):

@@ -66,7 +66,7 @@ def test_usage_comes_first_then_examples_then_what_is_required(module, text, des
     required = [flag["name"] for flag in described if flag["group"] == "required"]
     assert titles[0] == "examples"
     assert titles[1] == "required" if required else "required" not in titles
-    assert titles[-1] == "output and logging"
+    assert titles[-1] == "output, logging and buckets"
     assert required == REQUIRED.get(module, required)
 
 

@@ -34,14 +34,25 @@ def main(operands):
             time.sleep(60)
         case ["bug"]:
             raise ZeroDivisionError
+        case ["dropped"]:
+            class Part:
+                def __del__(self):
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(0)
+            Part()
+            time.sleep(60)
+        case ["caught"]:
+            for _ in range(2):
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(60)
+                except BaseException:
+                    pass
         case ["file"]:
             with open("/dev/full", "w") as file:
                 file.write("x" * 100_000)
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["early"]:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(60)
     cli.run(main, usage="[CASE]", operands=True)
 """
 
@@ -91,7 +102,7 @@ def test_help_into_nothing_is_quiet(module, option):
         assert run("-m", module, option, stdout=pipe) == (128 + signal.SIGPIPE, "", "")
 
 
-@pytest.mark.parametrize("module", ["trainer", "sostenuto.cli.main"])
+@pytest.mark.parametrize("module", [entry.module for entry in COMMANDS.values()] + ["sostenuto.cli.main"])
 def test_help_on_a_full_device_is_one_line(module):
     with full_device() as device:
         assert run("-m", module, "--help", stdout=device) == (2, "", f"{module}: {NO_SPACE}")
@@ -129,10 +140,33 @@ def test_a_full_disk_is_one_line(command):
     assert command("file") == (2, "", f"command: {NO_SPACE}")
 
 
-def test_an_interruption_before_the_command_begins_is_one_line(command):
-    status, _, stderr = command("early")
-    assert status == -signal.SIGINT  # which a shell shows as 130
-    assert stderr == "command: interrupted\n"
+# Sends Ctrl-C at the n-th import after the first one, which takes effect on import.
+INTERRUPT = """
+import os, signal, sys
+left = int(os.environ["AT_IMPORT"])
+def listen(event, arguments):
+    global left
+    if event == "import":
+        left -= signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(listen)
+"""
+
+
+@pytest.mark.parametrize("at", [1, 40, 120])
+@pytest.mark.parametrize("module", [entry.module for entry in COMMANDS.values()] + ["sostenuto.cli.main"])
+def test_ctrl_c_at_any_import_of_a_command_is_one_line(module, at, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
+    monkeypatch.setenv("AT_IMPORT", str(at))
+    status, _, stderr = run("-m", module, "--help", path=str(tmp_path))
+    assert (status, stderr) == (130, f"{module}: interrupted\n")
+
+
+@pytest.mark.parametrize("case", ["dropped", "caught"])
+def test_no_ctrl_c_is_lost(command, case):
+    """Python drops an exception in a destructor, and a library may catch it; the next one ends the command."""
+    assert command(case) == (130, "", "command: interrupted\n")
 
 
 def test_a_terminated_command_is_silent(command):

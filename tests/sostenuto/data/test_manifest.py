@@ -91,11 +91,44 @@ def test_a_missing_directory_is_refused(tmp_path):
         Manifest.load(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 1}', "\xff"])
-def test_a_damaged_manifest_is_refused(dataset, text):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "expected JSON"),
+        ("[]", "schema version None, expected 1"),
+        ('{"schema_version": 1}', "source: got null, expected an object"),
+        ('{"schema_version": 1, "source": {}, "options": {}}', "source is missing|splits is missing"),
+        ("\xff", "expected JSON: 'utf-8' codec"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(dataset, text, words):
     (dataset / MANIFEST_NAME).write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match="not a manifest"):
+    with pytest.raises(UserError, match=rf"dataset\.json: .*{words}.*\. Run sostenuto preprocess again"):
         Manifest.load(dataset)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"),
+    [
+        (("source", "files"), "many", r'source: files: got "many", expected an integer'),
+        (("options", "sustain"), "half", r"options: sustain: got \"half\", expected 'ignore' or 'extend'"),
+        (("splits", "test", "notes"), -1, r"splits\.test\.notes: got -1, expected an integer"),
+        (("splits", "test", "seconds"), float("nan"), r"splits\.test\.seconds: got NaN, expected a number"),
+        (("splits", "test", "notes"), 10**30, r"splits\.test\.notes: got 1e\+30, expected an integer"),
+        (("splits", "train", "shards"), {}, r"splits\.train\.shards: got {}, expected a list"),
+        (("statistics", "train", "histograms", "pitch"), [2**60], r"statistics\.train\.histograms: histogram of pitch"),
+        (("splits", "test"), None, r"splits\.test: got null, expected an object"),
+    ],
+)
+def test_a_wrong_value_of_a_manifest_is_named(dataset, keys, value, words):
+    part = document = json.loads((dataset / MANIFEST_NAME).read_bytes())
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    (dataset / MANIFEST_NAME).write_text(json.dumps(document))
+    with pytest.raises(UserError, match=rf"dataset\.json: {words}.*Run sostenuto preprocess again") as error:
+        Manifest.load(dataset)
+    assert "\n" not in str(error.value)
 
 
 def test_another_schema_version_is_refused(dataset):

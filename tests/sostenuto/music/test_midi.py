@@ -76,11 +76,11 @@ def test_a_written_file_is_one_acoustic_grand_piano():
     assert to_pretty_midi(Notes.empty()).instruments[0].notes == []
 
 
-# Overlapping notes of one pitch that do not end together: only pretty_midi's reading of them is ours.
+# Overlapping notes of one pitch that do not end together: symusic's reading of them is not ours.
 IN_DOUBT = [on(0, 20, channel=3), on(10, 20, channel=3), off(10, 20, channel=3)]
 
 
-@pytest.mark.parametrize("in_doubt", [False, True], ids=["symusic", "pretty_midi"])
+@pytest.mark.parametrize("in_doubt", [False, True], ids=["fast", "slow"])
 def test_contents_hold_instruments_tempos_and_pedal_with_both_readers(in_doubt):
     data = midi_bytes(
         [
@@ -105,7 +105,7 @@ def test_contents_hold_instruments_tempos_and_pedal_with_both_readers(in_doubt):
     assert contents.pedal_changes == 3
 
 
-@pytest.mark.parametrize("in_doubt", [False, True], ids=["symusic", "pretty_midi"])
+@pytest.mark.parametrize("in_doubt", [False, True], ids=["fast", "slow"])
 def test_the_default_tempo_holds_until_the_first_tempo(in_doubt):
     doubt = IN_DOUBT if in_doubt else []
     assert read_contents(midi_bytes([*doubt, on(0, 60), off(100, 60)]), "x").tempos.tolist() == [[0, 500_000]]

@@ -41,8 +41,8 @@ def test_the_pedal_of_one_channel_leaves_the_others_alone():
     assert read(events, sustain="extend") == [(0, 60, 400_000, 64), (0, 64, 100_000, 64)]
 
 
-def test_the_pedal_means_the_same_where_pretty_midi_must_read():
-    # The overlap of pitch 50 is what symusic and pretty_midi understand differently.
+def test_the_pedal_means_the_same_where_the_slow_reader_must_read():
+    # The overlap of pitch 50 is what symusic and we understand differently.
     plain = [pedal(0, 127), on(0, 60), off(100, 60), pedal(300, 0), on(0, 62), off(50, 62)]
     doubtful = [*plain, on(0, 50), on(10, 50), off(10, 50), off(10, 50)]
     assert read(doubtful, sustain="extend")[:2] == read(plain, sustain="extend")
@@ -98,9 +98,9 @@ def test_of_two_pedals_one_is_enough():
     assert spans(left, right) == [[100_000, 250_000], [500_000, 600_000]]
 
 
-def test_the_pedal_is_read_alike_where_pretty_midi_must_read():
+def test_the_pedal_is_read_alike_where_the_slow_reader_must_read():
     events = [on(0, 60), pedal(10, 127), off(90, 60), pedal(50, 0)]
-    # A tempo after the first track is what symusic and pretty_midi understand differently.
+    # A tempo after the first track is what symusic and we understand differently.
     assert spans(events) == spans(events, [tempo(0, 500_000)]) == [[10_000, 150_000]]
 
 

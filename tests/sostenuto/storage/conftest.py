@@ -1,9 +1,10 @@
 import pytest
 
-from sostenuto.storage import gcs_client
+from sostenuto.storage import gcs_retry
 
 
 @pytest.fixture
 def quick_retries(monkeypatch):
     """As patient, but in small steps."""
-    monkeypatch.setattr(gcs_client, "RETRY", gcs_client.RETRY.with_delay(initial=0.01, multiplier=1.2, maximum=0.05))
+    monkeypatch.setattr(gcs_retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(gcs_retry, "LONGEST_PAUSE", 0.05)

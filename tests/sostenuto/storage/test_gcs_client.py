@@ -7,7 +7,7 @@ import pytest
 from sostenuto import storage
 from sostenuto.errors import UnavailableError, UserError
 from sostenuto.storage import gcs as remote
-from sostenuto.storage import gcs_client
+from sostenuto.storage import gcs_retry
 from tests.gcs_server import ACCOUNT, GcsServer
 from tests.processes import run_python
 
@@ -27,7 +27,8 @@ def test_a_missing_permission_is_named(gcs, permission, action):
     gcs.put("gs://bucket/a/file", b"data")
     gcs.forbid("bucket", permission)
     with pytest.raises(
-        UserError, match=rf"gs://bucket/.*lacks the permission {permission} on bucket bucket\. Grant it"
+        UserError,
+        match=rf"gs://bucket/.*lacks the permission {permission} on bucket bucket \({ACCOUNT} does not .*\)\. Grant it",
     ):
         action()
     gcs.allow("bucket")
@@ -35,9 +36,10 @@ def test_a_missing_permission_is_named(gcs, permission, action):
 
 
 def test_a_bucket_that_does_not_answer_is_given_up_after_a_while(monkeypatch, quick_retries):
-    monkeypatch.setattr(gcs_client, "RETRY_SECONDS", 0.3)
-    monkeypatch.setattr(gcs_client, "FIRST_RETRY_SECONDS", 0.2)
-    with GcsServer(error_rate=1.0) as server:
+    monkeypatch.setattr(gcs_retry, "RETRY_SECONDS", 0.3)
+    monkeypatch.setattr(gcs_retry, "FIRST_RETRY_SECONDS", 0.2)
+    with GcsServer() as server:
+        server.fault_of = lambda method, path: "refuse"
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         with pytest.raises(UnavailableError, match="gs://bucket/file: the bucket does not answer"):
             storage.read_bytes("gs://bucket/file")
@@ -84,7 +86,8 @@ def test_credentials_come_from_the_environment(tmp_path, monkeypatch):
         server.needs_credentials = True
         line = read_without_emulator(server, tmp_path, **anonymous).stdout
         assert line.startswith(
-            "gs://bucket/file: no credentials were found, and bucket bucket is not public. Run gcloud"
+            "gs://bucket/file: no credentials were found, and bucket bucket is not public "
+            "(Anonymous caller does not have storage.objects.get access.). Run gcloud"
         )
         assert "workload identity" in line
         process = read_without_emulator(server, tmp_path, **pod)

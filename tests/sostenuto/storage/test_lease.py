@@ -126,7 +126,7 @@ def test_a_lease_is_renewed_and_its_loss_is_noticed(gcs, quick):
     held.check_held()
     of_another_machine(gcs)
     theirs = gcs.get(LOCK)
-    with pytest.raises(LostError, match="gs://bucket/w: another process has taken it over"):
+    with pytest.raises(LostError, match="gs://bucket/w: process 7 on elsewhere has taken it over"):
         while time.monotonic() < until:
             held.check_held()
     # Closing does not remove the other one.

@@ -3,12 +3,15 @@ import os
 import pathlib
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from sostenuto import storage
 from sostenuto.errors import UserError
-from tests.processes import run_python
+from tests.factories import melody
+from tests.processes import REPOSITORY, run_python
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -136,6 +139,27 @@ with storage.atomic_directory(path) as unfinished:
     assert seen == {"old", "new"}
 
 
+def test_an_unfinished_directory_of_a_running_process_is_left_alone(tmp_path):
+    path = tmp_path / "directory"
+    program = (
+        "import sys; from sostenuto import storage\n"
+        "with storage.atomic_directory(sys.argv[1]) as unfinished:\n"
+        "    open(unfinished + '/a', 'w').write('theirs'); print('begun', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"begun\n"
+        with storage.atomic_directory(path) as unfinished:
+            pathlib.Path(unfinished, "a").write_text("ours")
+        assert texts(path) == {"a": "ours"}
+        assert len(os.listdir(tmp_path)) == 2
+        process.stdin.close()
+        assert process.wait() == 0
+    assert texts(path) == {"a": "theirs"}
+    assert os.listdir(tmp_path) == ["directory"]
+
+
 def test_a_file_in_the_place_of_a_directory_is_kept(tmp_path):
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(UserError, match=r"taken: cannot be written \(Not a directory\)"):
@@ -160,6 +184,50 @@ def test_only_regular_files_and_links_are_listed(tmp_path):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         assert storage.list_files(tmp_path) == ["dangling", "file", "link"]
+
+
+@pytest.fixture(params=["fifo", "link to fifo", "device", "socket"])
+def special(request, tmp_path):
+    """A path whose reading or writing would block, or never end."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link to fifo").symlink_to(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        yield pathlib.Path("/dev/zero") if request.param == "device" else tmp_path / request.param
+
+
+def test_a_file_that_may_never_end_is_neither_read_nor_replaced(special):
+    before = os.lstat(special)
+    for use in (
+        storage.read_bytes,
+        storage.lock,
+        lambda path: storage.write_bytes_atomic(path, b"x"),
+    ):
+        with pytest.raises(UserError, match=rf"{special}: cannot be (read|written) \(.*\)$"):
+            use(special)
+    assert os.path.samestat(os.lstat(special), before)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("sostenuto.inspect", ["{fifo}"]),
+        ("sostenuto.inspect", ["{midi}", "--csv={fifo}"]),
+        ("trainer", ["--config={fifo}", "--data=x", "--workdir=y"]),
+        ("trainer.generate", ["--workdir=x", "--output={new}", "--primer={fifo}"]),
+        ("beam_preprocess", ["--input={here}", "--output={new}", "--metadata={fifo}"]),
+    ],
+)
+def test_no_command_waits_for_a_fifo(module, arguments, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "a.mid").write_bytes(melody([60, 62]))
+    places = {"fifo": tmp_path / "fifo", "midi": tmp_path / "a.mid", "new": tmp_path / "new", "here": tmp_path}
+    process = run_python("-m", module, *(argument.format(**places) for argument in arguments))
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith(f"{module}: {tmp_path / 'fifo'}: ")
+    assert "expected a regular file" in process.stderr
+    assert (tmp_path / "fifo").is_fifo()
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_cannot_be_done_is_said_with_the_path(tmp_path):

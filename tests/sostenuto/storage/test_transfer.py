@@ -48,6 +48,11 @@ def test_a_cached_object_is_fetched_again_only_when_it_has_changed(gcs, tmp_path
     assert not [path for _, path in gcs.requests[before:] if "alt=media" in path]
     gcs.put("gs://bucket/corpus.zip", b"two")
     assert Path(storage.local_copy("gs://bucket/corpus.zip")).read_bytes() == b"two"
+    gcs.put("gs://bucket/other.zip", b"one")
+    other = Path(storage.local_copy("gs://bucket/other.zip"))
+    other.write_bytes(b"0ne")  # damaged
+    assert storage.local_copy("gs://bucket/other.zip") == str(other)
+    assert other.read_bytes() == b"one"
     assert storage.local_copy(tmp_path / "here") == str(tmp_path / "here")
     with pytest.raises(MissingError):
         storage.local_copy("gs://bucket/absent.zip")

@@ -3,6 +3,9 @@
 import json
 from types import SimpleNamespace
 
+import pytest
+
+from sostenuto.errors import UserError
 from trainer.callbacks.metrics import MetricsWriter
 from trainer.engine.schedule import Event
 from trainer.workdir.formats import MetricsRecord
@@ -37,6 +40,17 @@ def test_a_resumed_run_writes_each_report_once(tmp_path):
 
 
 def test_a_line_that_lost_only_its_end_is_kept(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"train_step": 1}\n{"train_step": 2}')
+    lines = "".join(report(number).to_line() for number in (1, 2))
+    (tmp_path / "metrics.jsonl").write_text(lines.removesuffix("\n"))
     started(tmp_path, 2)
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"train_step": 1}\n{"train_step": 2}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b'{"train_step": "x"}', b"\xff", b"", b"\0\0"])
+def test_a_damaged_line_before_the_last_one_is_named_and_nothing_is_changed(line, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line + b"\n" + report(2).to_line().encode())
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: .*\. Delete the line$"):
+        started(tmp_path, 2)
+    assert path.read_bytes() == before

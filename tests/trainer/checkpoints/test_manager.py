@@ -14,6 +14,7 @@ from sostenuto.errors import FileError, UserError
 from tests.factories import tiny_model
 from trainer.checkpoints.manager import CheckpointManager, check_config, restore
 from trainer.config import Config
+from trainer.presets import preset, read_config
 from trainer.workdir.load_model import load_model
 
 FILES = ["checkpoint.json", "variables.data-00000-of-00001", "variables.index"]
@@ -347,3 +348,14 @@ def test_weights_from_another_workdir_are_not_loaded_as_a_model(tmp_path):
     config_path.write_text(model.config.replace(units=8, layers=1).to_json())
     with pytest.raises(UserError, match=r"config: units: got 16, expected 8; layers: got 2, expected 1\. .*--workdir"):
         load_model(str(tmp_path))
+
+
+def test_a_checkpoint_of_an_older_version_has_the_defaults_of_its_config_file(checkpoints, tmp_path):
+    values = json.loads(preset("large").to_json())
+    del values["head_blocks"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = read_config(tmp_path / "config.json")
+    checkpoints.save(1, some_variables(), {"config": values})
+    check_config(checkpoints.latest(), config)
+    with pytest.raises(UserError, match="head_blocks: got 1, expected 2"):
+        check_config(checkpoints.latest(), config.replace(head_blocks=2))

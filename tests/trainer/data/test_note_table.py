@@ -60,17 +60,32 @@ def test_a_dataset_in_a_bucket_is_read_once(data, tmp_path, gcs):
         load_table(remote, "validation", cache_directory=str(tmp_path))
 
 
-@pytest.mark.parametrize("part", ["notes", "offsets"])
+@pytest.mark.parametrize("part", ["notes", "notes.sha256"])
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-7], lambda data: data[:20], lambda data: b"", lambda data: b"?" * 999]
+    "damage",
+    [
+        lambda data: data[:-7],
+        lambda data: data[:20],
+        lambda data: b"",
+        lambda data: b"\xff" * 999,
+        lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+    ],
+    ids=["its end is lost", "its start is left", "empty", "other bytes", "one bit is flipped"],
 )
-def test_a_corrupt_table_is_rebuilt(data, tmp_path, part, damage):
+def test_a_corrupt_cached_table_is_read_again_with_one_line_and_gives_the_same_notes(
+    data, tmp_path, caplog, part, damage
+):
     manifest = Manifest.load(data)
     load_table(manifest, "train", cache_directory=str(tmp_path))
-    (path,) = tmp_path.glob(f"*-train-*.{part}.npy")
+    (path,) = tmp_path.glob(f"*-train-*.{part}")
     path.write_bytes(damage(path.read_bytes()))
-    for _ in range(2):
-        assert_holds(load_table(manifest, "train", cache_directory=str(tmp_path)), manifest, "train")
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            assert_holds(load_table(manifest, "train", cache_directory=str(tmp_path)), manifest, "train")
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith(str(path).removesuffix(".sha256"))
+    assert "the cached file is corrupt" in line
+    assert "\n" not in line
 
 
 def test_another_dataset_has_a_table_of_its_own(data, tmp_path):
@@ -84,7 +99,7 @@ def test_the_table_of_an_empty_split_names_the_others(tmp_path):
     manifest = Manifest.load(write_dataset(tmp_path / "other", {"train": [7]}))
     with pytest.raises(UserError, match="the test split is empty, expected one of: train"):
         load_table(manifest, "test", cache_directory=str(tmp_path))
-    assert list(tmp_path.glob("*.npy")) == []
+    assert list(tmp_path.glob("*.notes*")) == []
 
 
 @pytest.mark.parametrize("performances", [1, 7, 399])

@@ -1,6 +1,9 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from trainer.evaluation import statistics
 from trainer.evaluation.statistics import (
     NoteScores,
     compute_metrics,
@@ -68,3 +71,17 @@ def test_each_composer_has_the_notes_of_its_own_performances():
 @pytest.mark.parametrize("lengths", [[11], [11, 1, 0]])
 def test_one_performance_has_no_interval(lengths):
     assert confidence_intervals(scores_of_performances([2.0], [10], spread=0.5), np.array(lengths)) is None
+
+
+def test_the_memory_of_an_interval_does_not_grow_with_its_samples(monkeypatch):
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 9, 100)
+    scores = NoteScores(*rng.random((6, int(np.sum(lengths - 1)))))
+    at_once = confidence_intervals(scores, lengths)
+    monkeypatch.setattr(statistics, "_DRAWN_COUNTS", 2**14)
+    tracemalloc.start()
+    try:
+        assert confidence_intervals(scores, lengths) == at_once
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000  # 10,000 samples of all performances take 8 MB twice
+    finally:
+        tracemalloc.stop()

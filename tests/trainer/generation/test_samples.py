@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ from sostenuto.music import audio
 from sostenuto.music.midi import read_midi
 from sostenuto.music.notes import Notes
 from tests.factories import StandInPlayer, write_run, write_samples
+from tests.processes import run_python
 from trainer.generation import samples
 
 
@@ -77,9 +79,14 @@ def test_after_a_failure_no_sample_is_left_and_after_a_kill_the_next_call_knows_
         write("sample-000.mid", error=OSError("full"))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.mid"]
 
-    killed = samples.replace_samples(str(tmp_path), ["sample-000.mid", "sample-001.mid"])  # it never ends
-    (pathlib.Path(killed.__enter__()) / "sample-000.mid").write_text("generated")
-    assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "samples.json.unfinished"}
+    program = (
+        "import os, pathlib, signal, sys; from trainer.generation import samples\n"
+        "with samples.replace_samples(sys.argv[1], ['sample-000.mid', 'sample-001.mid']) as here:\n"
+        "    (pathlib.Path(here) / 'sample-000.mid').write_text('generated'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert run_python("-c", program, str(tmp_path)).returncode == -signal.SIGKILL
+    left = {"mine.mid", "sample-000.mid", "samples.json.unfinished", ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == left
     write("sample-000.mid", "sample-001.mid")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.mid", "sample-000.mid", "sample-001.mid"}
 

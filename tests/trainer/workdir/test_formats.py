@@ -5,8 +5,10 @@ import json
 
 import pytest
 
+from sostenuto.data.json_record import write_json
 from sostenuto.errors import UserError
 from tests.factories import CONFIG, comparison, evaluation, reports
+from trainer.presets import config_from_json
 from trainer.workdir import layout
 from trainer.workdir.formats import (
     Evaluation,
@@ -18,7 +20,6 @@ from trainer.workdir.formats import (
     SampleEntry,
     SamplesIndex,
 )
-from trainer.workdir.json_record import write_json
 
 INDEX = {
     "train_step": 3, "num_notes": 4, "num_samples": 1, "temperature": 1.0, "top_p": 1.0, "seed": 0, "sustain": "ignore",
@@ -90,7 +91,11 @@ def test_the_keys_of_a_file_have_the_order_of_the_fields():
         (ExportInfo, {"train_step": "3"}, r'file\.json: train_step: got "3", expected an integer\. Delete'),
         (ExportInfo, {"config": None}, r"config: got null, expected an object"),
         (ExportInfo, {"config": {"units": "many"}}, r'config\.units: got "many", expected an integer'),
-        (ExportInfo, {"config": {"units": 0}}, r"file\.json: config: units=0: expected at least 1\. Delete result"),
+        (
+            ExportInfo,
+            {"config": {"units": 0}},
+            r"file\.json: config: units=0: expected at least 1 and at most 16,384\. Delete",
+        ),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_file_and_key(kind, change, words, tmp_path):
@@ -99,6 +104,12 @@ def test_a_wrong_value_is_an_error_that_names_file_and_key(kind, change, words, 
     with pytest.raises(UserError, match=words) as error:
         kind.load(str(tmp_path / "file.json"))
     assert "\n" not in str(error.value)
+
+
+def test_the_config_of_an_export_has_the_defaults_of_its_preset():
+    config = {"preset": "tutorial", "units": 8, "model": "regression"}
+    exported = ExportInfo.from_json({**EXPORT, "config": config}, "x")
+    assert exported.config == config_from_json(config, "x")
 
 
 @pytest.mark.parametrize("key", ["files", "samples", "train_step"])

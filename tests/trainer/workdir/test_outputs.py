@@ -1,13 +1,15 @@
 """A bad --output is noticed before the work, and the check leaves nothing behind."""
 
 import os
+import time
 
 import pytest
 
-from sostenuto.errors import UserError
+from sostenuto import storage
+from sostenuto.data.json_record import write_json
+from sostenuto.errors import LostError, UserError
 from trainer.generation import samples
 from trainer.workdir import outputs
-from trainer.workdir.json_record import write_json
 
 
 @pytest.mark.parametrize("marks", [["dataset.json"], ["config.json", "run.json"]])
@@ -61,3 +63,52 @@ def test_samples_in_a_bucket_take_the_place_of_those_of_an_earlier_call_alone(gc
     gcs.put("gs://bucket/music/sample-001.mid", b"mine")
     with pytest.raises(UserError, match=r"gs://bucket/music/sample-001\.mid: exists"):
         samples.require_free("gs://bucket/music", planned)
+
+
+@pytest.mark.parametrize("place", ["here", "bucket"])
+def test_a_second_command_that_writes_samples_at_the_same_time_is_refused(gcs, tmp_path, place):
+    directory = str(tmp_path / "music") if place == "here" else "gs://bucket/music"
+    with samples.replace_samples(directory, ["sample-000.mid"]) as here:
+        with (
+            pytest.raises(UserError, match=r"music: process \d+ on \S+ is writing there\. Wait for it"),
+            samples.replace_samples(directory, ["sample-000.mid"]),
+        ):
+            pass
+        for name in ("sample-000.mid", "samples.json"):
+            with open(os.path.join(here, name), "w", encoding="utf-8") as file:
+                file.write("first")
+    assert storage.list_names(directory) == ["sample-000.mid", "samples.json"]
+
+
+def test_samples_of_a_process_that_lost_its_directory_replace_no_others(gcs, monkeypatch):
+    """Another process takes over at each request of the upload; at most that one request still counts."""
+    monkeypatch.setattr("sostenuto.storage.lease.RENEW_SECONDS", 0.02)
+    left, taken, music = 0, {}, "gs://bucket/music"
+
+    def take_over(method, path):
+        nonlocal left
+        if method in ("POST", "PUT", "DELETE") and ".lock" not in path:
+            left -= 1
+            if left == 0:
+                gcs.put(f"{music}/.lock", b'{"host": "elsewhere", "pid": 7}')
+                taken.update(gcs.contents(f"{music}/"))
+                time.sleep(0.05)  # This process is stopped for longer than a renewal.
+
+    for request in range(1, 20):
+        for name in gcs.names(f"{music}/"):
+            gcs.delete(f"{music}/{name}")
+        taken.clear()
+        try:
+            with samples.replace_samples(music, ["sample-000.mid"]) as here:
+                for name in ("sample-000.mid", "samples.json"):
+                    with open(os.path.join(here, name), "w", encoding="utf-8") as file:
+                        file.write("{}")
+                left, gcs.before = request, take_over
+        except LostError as error:
+            assert "process 7 on elsewhere has taken it over" in str(error)
+        after = gcs.contents(f"{music}/")
+        changed = {name for name in taken.keys() | after.keys() if taken and taken.get(name) != after.get(name)}
+        assert len(changed) <= 1
+        if not taken:
+            break
+    assert request > 3

@@ -125,7 +125,7 @@ def test_at_any_moment_a_kill_leaves_all_that_going_on_takes(moments, untouched,
         lines = [line for line in metrics(here) if line["train_step"] <= saved.train_step]
         assert lines == [line for line in reports if line["train_step"] <= saved.train_step]
         best = saved.extra["monitor"]["best_train_step"]
-        assert not best or CheckpointManager(str(here / "best"), max_to_keep=1).latest().train_step >= best
+        assert not best or manager.read_checkpoint(str(here / "best" / f"{best:08d}"))
     assert max(seen) == CONFIG.steps
     assert len(seen) >= 2
     # A machine that fetches a checkpoint without its manifest skips it without a message.
@@ -299,6 +299,7 @@ def test_a_worker_gets_the_checkpoint_that_the_chief_resumes_from(gcs, moments, 
 
 def test_a_damaged_checkpoint_is_passed_over(gcs, dataset, moments, filled, capfd):
     filled(moments[-1])
+    gcs.delete(f"{W}/result.json")
     name = f"{W}/checkpoints/00000030/variables.index"
     gcs.put(name, gcs.get(name)[:-1])
     with remote.RemoteWorkdir(W, max_to_keep=2) as one:
@@ -341,7 +342,7 @@ def test_the_model_of_a_bucket_is_exported_there(gcs, moments, filled, tmp_path)
     states = []
     gcs.before = lambda method, path: states.append(gcs.contents(f"{W}/export/"))
     assert export_model(W) == f"{W}/export"
-    for state in states[1:]:
+    for state in states[1:-1]:  # The last request releases the directory.
         assert "export.json" not in state or state["export.json"] == b"of an earlier one"
         assert "saved_model.pb" not in state or "variables/variables.index" in state
     tf.saved_model.load(str(get_directory(gcs.contents(f"{W}/export/"), tmp_path / "export")))

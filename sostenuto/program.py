@@ -3,6 +3,7 @@
 import os
 import sys
 
+_PACKAGES = {"sostenuto", "beam_preprocess", "trainer", "tuning", "demo"}
 _invocations: dict[str, str] = {}  # by module
 
 
@@ -24,6 +25,14 @@ def command_invocation() -> str:
 
 
 def main_module() -> str | None:
-    """Returns the name of the module that runs as `__main__`; None for a script."""
+    """Returns the name of the module that runs as `__main__`, or is to run as it; None for a script."""
+    if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv[:-1]:  # Python imports the module's package first.
+        return sys.orig_argv[sys.orig_argv.index("-m") + 1].removesuffix(".__main__")
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return None if spec is None else spec.name.removesuffix(".__main__")
+
+
+def is_command() -> bool:
+    """Returns whether this process runs a command of this project, and does not only import its modules."""
+    module = main_module()
+    return os.path.basename(sys.argv[0]) == "sostenuto" if module is None else module.split(".")[0] in _PACKAGES
