@@ -16,7 +16,7 @@ from tests.faults.commands import COMMANDS, OUTPUT, Stage, Struck, assert_refuse
 from tests.trainer.workdir.test_remote import get_directory, put_directory
 
 HOUR = 3600
-SIZES = range(100, 3001, 100)  # kB
+SIZES = (16, 48, *range(100, 3001, 100))  # kB
 
 IN_A_SMALL_DISK = """
 mount -t tmpfs -o size="$1k" none "$2" || exit 99
