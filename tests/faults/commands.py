@@ -26,7 +26,7 @@ from tests.processes import REPOSITORY
 from tests.trainer.runs import metrics, train
 
 OUTPUT = "output"  # name of every output's directory, which a page names too
-PATIENCE = 300  # seconds for what takes ten on a free machine
+PATIENCE = 900  # seconds for what takes ten on a free machine
 SMALL = [*TINY["base"], "--layers=1", "--log_every=5", "--evaluate_every=10", "--checkpoint_every=10"]
 STUDY = {
     "preset": "base", "units": 8, "head_units": 8, "layers": 1, "seq_length": 16, "batch_size": 8, "warmup_steps": 2,
