@@ -26,6 +26,7 @@ endef
 LOCKS ?= cpu
 WHEELHOUSE ?=
 CORPUS ?=
+MINUTES ?= 3
 MAESTRO ?= corpora/maestro-v3.0.0-midi.zip
 JOBS ?= auto
 WORK ?= build/demo
@@ -48,8 +49,8 @@ help: ## this text
 install: ## make .venv, or bring it up to date; LOCKS="gpu development" for more, WHEELHOUSE=directory without a network
 	$(call install,$(VENV),--project --wheelhouse="$$WHEELHOUSE" $(LOCKS))
 
-demo: _cpu ## from MIDI to music: Bach's chorales, or make demo CORPUS=directory-or-zip
-	@$(RUN) -m demo --corpus="$$CORPUS" --work="$$WORK"
+demo: _cpu ## from MIDI to music: Bach's chorales, or CORPUS=directory-or-zip; MINUTES=3 of training
+	@$(RUN) -m demo --corpus="$$CORPUS" --work="$$WORK" --max_minutes="$$MINUTES"
 
 maestro: _cpu ## download MAESTRO's MIDI (56 MB), for make demo CORPUS=corpora/maestro-v3.0.0-midi.zip
 	@$(RUN) -m demo.maestro --output="$$MAESTRO"
@@ -117,4 +118,4 @@ clean: ## remove the environment, build/ and caches; corpora/ stays
 	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-export CORPUS MAESTRO WORK IMAGE_ARGS WHEELHOUSE
+export CORPUS MINUTES MAESTRO WORK IMAGE_ARGS WHEELHOUSE

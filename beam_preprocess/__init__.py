@@ -1,6 +1,6 @@
 """MIDI corpus to dataset: an Apache Beam pipeline that imports neither TensorFlow nor the trainer."""
 
-from sostenuto._exports import export
+from sostenuto._exports import export as _export
 
 _EXPORTS = {
     "Config": "beam_preprocess.config",
@@ -9,4 +9,4 @@ _EXPORTS = {
     "PreprocessCorpus": "beam_preprocess.pipeline",
 }
 __all__ = [*_EXPORTS]
-__getattr__ = export(__name__, _EXPORTS)
+__getattr__ = _export(__name__, _EXPORTS)

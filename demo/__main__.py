@@ -1,7 +1,7 @@
 """Demo of the whole pipeline, `make demo`: corpus, dataset, training, evaluation, music.
 
 It runs the public commands and skips those whose result exists. A folder's name contains the arguments that shape its
-results. A link `latest` names the folder of the last corpus.
+results. A link `latest` names the folder of the last demo that ended.
 """
 
 import contextlib
@@ -171,13 +171,18 @@ def main() -> None:
         Stage("Corpus: Bach's chorales", "demo.chorales", [f"--output={corpus}"], corpus).run(quiet=quiet)
     folder = work / name_folder(corpus)
     folder.mkdir(parents=True, exist_ok=True)
-    latest = link_latest(folder)
     if not (work / PRIMER).exists():
         write_midi(primer.notes(), work / PRIMER)
     lengths = {"num_notes": _NUM_NOTES.value, "num_samples": _NUM_SAMPLES.value}
     stages, music, page = list_stages(corpus, folder, max_minutes=_MAX_MINUTES.value, **lengths)
-    for stage in stages:
-        stage.run(quiet=quiet)
+    try:
+        for stage in stages:
+            stage.run(quiet=quiet)
+    except SystemExit:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if the first command has written nothing
+        raise
+    latest = link_latest(folder)
     page = latest / page.relative_to(folder)
     arguments = [f"--workdir={page.parent}", f"--primer={work / PRIMER}", "--num_notes=64", "--audio"]
     cli.print_result("\nThe music, as sound (.wav), notes (.mid) and piano roll (.png):")

@@ -29,7 +29,9 @@ Import these names from their package: `from sostenuto import Notes`. Every othe
 [tour.ipynb](tour.ipynb) uses the main ones; [architecture.md](architecture.md#terms) defines the terms.
 
 Arrays are given by their shape, such as `[batch, notes]`. Times are integer microseconds if a name ends in `_us`,
-otherwise seconds, or ticks of 10 ms where stated. Invalid input raises `sostenuto.UserError` with a one-line remedy.
+otherwise seconds, or ticks of 10 ms where stated. A file, flag or config that a user has to correct raises
+`sostenuto.UserError` with a one-line remedy. Where an entry says so, a caller's mistake raises `ValueError` or
+`TypeError`.
 
 `trainer` needs the extra `train`, which brings TensorFlow; `tuning` needs `tune`, `beam_preprocess` needs `beam`. In
 `sostenuto`, pictures need `inspect` and sound needs `train`.

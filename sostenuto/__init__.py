@@ -3,7 +3,7 @@
 # First, since it takes effect on import: importing the rest takes long enough to press Ctrl-C.
 import sostenuto.interrupt  # isort: skip
 
-from sostenuto._exports import export
+from sostenuto._exports import export as _export
 
 __version__ = "0.1.0"
 
@@ -30,4 +30,4 @@ _EXPORTS = {
     "MidiDecodeError": "sostenuto.errors",
 }
 __all__ = [*_EXPORTS]
-__getattr__ = export(__name__, _EXPORTS)
+__getattr__ = _export(__name__, _EXPORTS)

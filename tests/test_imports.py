@@ -178,6 +178,16 @@ print(*sys.modules)
     assert not loaded & FORBIDDEN[package]
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_has_no_function_with_the_name_of_a_module(package):
+    """`from trainer import export` would give one or the other, depending on what was imported before."""
+    stems = {path.stem for name in PACKAGES for path in modules(name)}
+    program = f"import {package} as it; print(*[n for n in vars(it) if callable(vars(it)[n]) and n not in it.__all__])"
+    process = run_python("-c", program)
+    assert process.returncode == 0, process.stderr
+    assert not set(process.stdout.split()) & stems
+
+
 # The rooms of the trainer that a room may import, besides itself. The engine knows callbacks by their interface only.
 ROOMS = {
     "data": {"config"},

@@ -127,7 +127,7 @@ def generations(directory: StrPath) -> dict[str, int]:
 
 
 def restart_patience() -> None:
-    """Gives the next requests to buckets their full time for an answer, regardless of earlier waits."""
+    """Gives the next writes to buckets their full time, unless the command itself has waited, not only its uploads."""
     if client := sys.modules.get("sostenuto.storage.gcs_client"):
         client.connect().patience.restart()
 

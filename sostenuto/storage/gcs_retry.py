@@ -92,9 +92,10 @@ class Patience:
             logger.info(f"{self._subject}: answers again")
 
     def restart(self) -> None:
-        """Restarts the time, for an operation that deserves all of it."""
+        """Restarts the time of writes, which had failed in the background, unless reads have waited too."""
         with self._lock:
-            self._silent_since = dict.fromkeys(self._silent_since, time.monotonic())
+            if True in self._silent_since:
+                self._silent_since[True] = self._silent_since.get(False, time.monotonic())
 
     def timeout(self, *, is_write: bool) -> float:
         """Returns the timeout of a request made now."""

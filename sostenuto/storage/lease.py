@@ -19,7 +19,8 @@ import uuid
 from typing import Any
 
 from sostenuto import storage
-from sostenuto.errors import ChangedError, FileError, HeldError, LostError, MissingError
+from sostenuto.errors import ChangedError, FileError, HeldError, LostError, MissingError, UserError
+from sostenuto.json_text import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ RENEW_SECONDS = 15.0
 EXPIRE_SECONDS = 60.0
 POLL_SECONDS = 2.0
 
+_TYPES = {"id": str, "host": str, "pid": int, "started": str, "processes": str, "pod": str, "renewed": float}
 _CLOCK_SKEW_SECONDS = 60.0  # maximum difference between the clocks of two machines
 _JOIN_SECONDS = 5.0  # for the last renewal when the lease is closed
 
@@ -260,11 +262,13 @@ def _load_holder(path: str) -> dict[str, Any]:
 
 
 def _parse_holder(data: bytes) -> dict[str, Any]:
+    """Returns the entries of a lock that have the right type: whoever wrote it may be of another version."""
     try:
-        holder = json.loads(data)
-    except ValueError:
+        holder = parse_json(data, LOCK_NAME)
+    except UserError:
         return {}
-    return holder if isinstance(holder, dict) else {}
+    entries = holder.items() if isinstance(holder, dict) else ()
+    return {name: value for name, value in entries if type(value) is _TYPES.get(name)}
 
 
 def _is_running(holder: dict[str, Any]) -> bool:

@@ -92,6 +92,18 @@ def test_the_last_corpus_has_a_folder_that_is_easy_to_name(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"one-01234567", "other-89abcdef", "latest"}
 
 
+def test_a_corpus_without_music_leaves_the_last_demo_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "README.md").write_text("no music")
+    work = tmp_path / "work"
+    (work / "music-01234567").mkdir(parents=True)
+    link_latest(work / "music-01234567")
+    command = [sys.executable, "-m", "demo", f"--corpus={tmp_path}/text", f"--work={work}"]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 2
+    assert (work / "latest").readlink() == Path("music-01234567")
+    assert {path.name for path in work.iterdir()} == {"music-01234567", "latest", "primer.mid"}
+
+
 def test_a_quiet_stage_prints_nothing_and_passes_quiet_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

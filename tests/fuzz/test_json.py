@@ -4,6 +4,7 @@ SOSTENUTO_FUZZ=10000 tries that many damages of each file, with SOSTENUTO_SEED a
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from trainer.presets import preset, read_config
 from trainer.reporting.load import load_report
 from trainer.reporting.page import render
 from trainer.workdir.formats import Evaluation, ExportInfo, GenerationEvaluation, RunInfo, RunResult, SamplesIndex
+from tuning.trial import AttemptResult, TrialStatus
 
 COUNT = int(os.environ.get("SOSTENUTO_FUZZ") or 40)
 SEED = int(os.environ.get("SOSTENUTO_SEED") or 0)
@@ -216,3 +218,43 @@ def test_a_damaged_dataset_json_is_an_error_of_one_line(dataset, tmp_path):
     for name in ("dataset.json", "rejected.jsonl"):
         (tmp_path / name).write_bytes((dataset / name).read_bytes())
     check(path, read_dataset, random.Random(f"dataset {SEED}"), COUNT)
+
+
+def test_a_damaged_study_json_is_an_error_of_one_line(tmp_path):
+    from tests.tuning.studies import SPACE, study_config
+    from tuning.study import Study
+
+    config = study_config("hyperband", 6)
+
+    def read(path: Path) -> Any:
+        with Study(path.parent, SPACE, config) as study:
+            study.next_trial("tuner1")
+            trials = study.trials()
+        return [trial.values for trial in trials]
+
+    with Study(tmp_path, SPACE, config) as study:
+        for _ in range(3):
+            trial = study.next_trial("tuner0")
+            study.report_score(trial.trial, trial.attempt, train_step=9, share=0.1, score=8.5)
+            study.end_trial(trial.trial, trial.attempt, AttemptResult(TrialStatus.COMPLETED, 8.5, "steps", 9))
+    check(tmp_path / "study.json", read, random.Random(f"study {SEED}"), max(COUNT // 2, 4))
+
+
+def test_a_damaged_manifest_of_a_checkpoint_makes_it_corrupt(tmp_path):
+    from trainer.checkpoints.manager import checksum_json, read_checkpoint
+
+    path = tmp_path / "00000007" / "checkpoint.json"
+    path.parent.mkdir()
+    (path.parent / "variables").write_bytes(b"weights")
+    files = {"variables": hashlib.sha256(b"weights").hexdigest()}
+    manifest: dict[str, Any] = {"train_step": 7, "extra": {"score": 1.5, "config": {"units": 8}}, "files": files}
+    path.write_text(json.dumps(manifest | {"sha256": checksum_json(manifest)}))
+
+    def read(path: Path) -> Any:
+        checkpoint = read_checkpoint(str(path.parent))
+        if checkpoint is None:
+            raise UserError(f"{path.parent} is corrupt")
+        assert (checkpoint.train_step, checkpoint.extra) == (7, manifest["extra"])
+        return checkpoint
+
+    check(path, read, random.Random(f"checkpoint {SEED}"), COUNT)

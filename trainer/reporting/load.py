@@ -1,6 +1,7 @@
 """Reads a workdir into a `RunReport`, without TensorFlow."""
 
 import dataclasses
+import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,15 @@ from typing import Final
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
+from sostenuto.text import printable
 from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.generation import samples
 from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult, SplitRecord
 from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_run
-from trainer.workdir.transfer import warn
+
+logger = logging.getLogger(__name__)
 
 PROGRAM: Final = "sostenuto"
 """The command of this project, as messages and pages name it."""
@@ -146,7 +149,7 @@ def find_continuable_split(manifest: Manifest) -> str | None:
                 return split
         except UserError as error:
             # The report does not need the dataset; evaluation names the reason too.
-            warn(error)
+            logger.warning(printable(str(error)))
             return split
     return None
 

@@ -167,3 +167,22 @@ def test_a_worker_checks_the_lease_of_the_process_that_sent_it(directory):
     with pytest.raises(LostError, match=rf"process {os.getpid()} on .* has taken it over"):
         sent.check_held()
     other.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"host": 3, "pid": "\\u0000", "processes": [], "renewed": 1e999}',
+        json.dumps({"pid": "1\0", "started": "1", "processes": lease._process_namespace()}).encode(),
+    ],
+)
+def test_a_damaged_lock_of_a_bucket_expires_like_any_other(gcs, monkeypatch, content):
+    monkeypatch.setattr(lease, "EXPIRE_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.02)
+    gcs.put(LOCK, content)
+    hold("gs://bucket/w").close()
+    assert gcs.names("gs://bucket/w/") == []

@@ -26,7 +26,7 @@ def start(workdir, reported_step: int) -> TensorBoardWriter:
 def report(train_step: int) -> MetricsRecord:
     return MetricsRecord(
         train_step=train_step, epoch=0.1, loss=1.0, pitch_nll=1.0, learning_rate=0.1, val_nats=3.0, val_pitch_nll=2.0,
-        notes_per_second=1.0,
+        val_step_nll=0.5, val_duration_nll=0.5, notes_per_second=1.0,
     )  # fmt: skip
 
 

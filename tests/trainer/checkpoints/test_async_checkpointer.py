@@ -24,9 +24,9 @@ class _Gate(CheckpointManager):
         super().__init__(*arguments, **options)
         self.open = threading.Event()
 
-    def save(self, *arguments):
+    def save(self, *arguments, **options):
         assert self.open.wait(60)
-        super().save(*arguments)
+        super().save(*arguments, **options)
 
 
 CHANGES = {
