@@ -45,7 +45,7 @@ _HEAD_BYTES = 1024  # of a track, which may hold tempo, names, programs and rese
 _END_OF_TRACK = b"\xff\x2f\x00"
 
 # Replaces a track's end: later than any event that symusic gets, a note-off for every key. symusic would silently drop
-# the notes that the file never ends; these note-offs make them recognizable.
+# the notes that the file never ends; these note-offs make some of them appear.
 _LATE = 2**27
 _NOTE_OFFS = b"\x00".join(
     bytes([NOTE_OFF | channel]) + b"\x00".join(bytes([pitch, 0]) for pitch in range(128))
@@ -106,10 +106,15 @@ def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
     """Checks header, size and length of a file; returns its ticks per quarter note and the bodies of its tracks."""
     start = f"starts with {data[:4]!r}" if data else "is empty"
     header_length, midi_format, declared, division = struct.unpack(">IHHH", data[4:14].ljust(10, b"\0"))
+    header_end = 8 + max(header_length, 6)
     for is_wrong, reason, detail in (
         (data[:4] != b"MThd", "not_midi", f"is not a standard MIDI file: it {start}, expected b'MThd'"),
         (len(data) > MAX_BYTES, "too_large", f"has more than the {MAX_BYTES:,} bytes allowed"),
-        (len(data) < 14, "truncated", f"ends at byte {len(data)}, within the MIDI header of 14 bytes"),
+        (
+            len(data) < header_end,
+            "truncated",
+            f"ends at byte {len(data)}, within the MIDI header of {header_end} bytes",
+        ),
         (header_length < 6, "damaged", f"has a MIDI header of {header_length} bytes (byte 8), expected 6"),
         (division & 0x8000, "smpte", "counts time in SMPTE frames, expected ticks per quarter note (byte 12)"),
         (division == 0, "damaged", "has 0 ticks per quarter note (byte 12), expected at least 1"),
@@ -118,7 +123,7 @@ def _split_chunks(data: bytes, name: str) -> tuple[int, list[bytes]]:
         if is_wrong:
             raise MidiDecodeError(name, reason, detail)
     bodies: list[bytes] = []
-    end = 8 + header_length
+    end = header_end
     # A header may declare fewer tracks than the file has; behind them may be anything.
     while len(bodies) < declared or _has_chunk(data, end):
         kind, body = data[end : end + 4], end + 8
@@ -163,22 +168,23 @@ def _read_with_symusic(bodies: list[bytes], *, with_pedal: bool) -> Tracks | Non
     tempo_time, tempo_us = tempos["time"].astype(np.int64), tempos["mspq"].astype(np.int64)
     played = [track for track in score.tracks if not track.is_drum]
     tracks = [_symusic_track(track, with_pedal=with_pedal) for track in played]
-    if _has_ambiguous_overlap(tracks):
+    if any(track.offset.max(initial=0) >= _LATE for track in tracks) or _has_ambiguous_overlap(tracks):
         return None
     # symusic sorts the events of one tick, so that the file's last need not come last.
-    changes = [(tempo_time, tempo_us), *((track.pedal_time, track.pedal_value >= PEDAL_DOWN) for track in tracks)]
-    if any(np.any((time[1:] == time[:-1]) & (value[1:] != value[:-1])) for time, value in changes):
+    changes = [(tempo_time, tempo_us)]
+    if with_pedal:
+        changes += [(track.pedal_time, track.pedal_value >= PEDAL_DOWN) for track in tracks]
+    if any(((time[1:] == time[:-1]) & (value[1:] != value[:-1])).any() for time, value in changes):
         return None
-    ended = [_select(track, track.offset < _LATE) for track in tracks]
     instruments: Counter[int] = Counter()
-    for program, track in zip([track.program for track in played], ended, strict=True):
+    for program, track in zip([track.program for track in played], tracks, strict=True):
         instruments[program] += int(np.count_nonzero(track.offset > track.onset))
     return Tracks(
-        ended,
+        tracks,
         instruments,
         np.stack([tempo_time, tempo_us], axis=1),
         drums=sum(len(track.notes) for track in score.tracks if track.is_drum),
-        unended=sum(len(track.onset) for track in tracks) - sum(len(track.onset) for track in ended),
+        unended=0,
     )
 
 
@@ -188,7 +194,7 @@ def _clean(body: bytes, *, has_tempos: bool) -> bytes | None:
     Events are walked one by one up to the first note or pedal change after those bytes near the start that may begin an
     event of another form. The rest of most tracks is notes and controllers.
     """
-    start = np.frombuffer(body[:_HEAD_BYTES], np.uint8)
+    start = np.frombuffer(body[: -len(_END_OF_TRACK)][:_HEAD_BYTES], np.uint8)
     head_end = np.flatnonzero(start >= PROGRAM_CHANGE).max(initial=0)
     used = bytearray()
     used_tick = midi_tick = end = 0
@@ -278,9 +284,9 @@ def _read_bodies(bodies: list[bytes], name: str, *, with_pedal: bool) -> Tracks:
                 instruments[programs[number, channel]] += len(ended) if channel != _DRUM_CHANNEL else 0
                 sounding[number, channel, data[0]] = struck[len(ended) :] if ended else []
                 notes[number, channel] += [(data[0], onset, midi_tick, velocity) for onset, velocity in ended or struck]
-    played = [key for key in notes.keys() | pedals.keys() if key[1] != _DRUM_CHANNEL]
+    played = [key for key, rows in notes.items() if rows and key[1] != _DRUM_CHANNEL]
     return Tracks(
-        [Track(*_columns(notes[key], 4), *_columns(pedals[key], 2)) for key in sorted(played)],
+        [Track(*_columns(notes[key], 4), *_columns(pedals[key], 2)) for key in played],
         instruments,
         _columns(tempos, 2).T,
         drums=sum(len(rows) for (_, channel), rows in notes.items() if channel == _DRUM_CHANNEL),
@@ -308,16 +314,16 @@ def _in_microseconds(content: Tracks, resolution: int) -> Tracks:
     start, tempo_us = np.concatenate([[[0, DEFAULT_TEMPO_US]], content.tempos]).T
     times = [start, *(time for track in content.tracks for time in (track.offset, track.pedal_time))]
     last = max(int(time.max(initial=0)) for time in times)
-    # Floating point, since integers might overflow before this check.
-    hours = np.dot(np.diff(np.append(start, last)), tempo_us.astype(np.float64)) / resolution / 3.6e9
+    lasts = np.append(start[1:], last) - start
+    hours = np.dot(lasts.astype(np.float64), tempo_us) / resolution / 3.6e9  # Integers might overflow here.
     if hours > MAX_HOURS:
         raise ValueError(f"has a note, pedal or tempo {hours:,.1f} hours after its start, at most {MAX_HOURS} allowed")
     # In units of 1 / resolution microseconds these are integers far from overflow: 24 hours · 2^15.
-    elapsed = np.append(0, np.cumsum(np.diff(start) * tempo_us[:-1]))
+    elapsed = np.cumsum(lasts * tempo_us) - lasts * tempo_us
 
     def microseconds(midi_ticks: np.ndarray) -> np.ndarray:
         """Returns MIDI ticks as microseconds, exact but for one rounding (half up)."""
-        tempo = np.searchsorted(start, midi_ticks, side="right") - 1
+        tempo = start.searchsorted(midi_ticks, side="right") - 1
         total = elapsed[tempo] + (midi_ticks - start[tempo]) * tempo_us[tempo]
         return (total + resolution // 2) // resolution
 

@@ -88,11 +88,11 @@ def bound_midi_ticks(messages: bytes) -> int | None:
     # Bytes below 0x80 are the ends of delta times, first and second data bytes, in turn. So their number before one of
     # the others says whether it is in a delta time (0), a status (1) or wrong (2).
     lower = high - np.arange(len(high))
-    place = lower % 3
+    place = lower - lower // 3 * 3  # NumPy's remainder takes twice as long.
     is_status = place == 1
     if (
         (place == 2).any()
-        or (values[high[is_status]] >= PROGRAM_CHANGE).any()
+        or (is_status & (values[high] >= PROGRAM_CHANGE)).any()
         or ((lower[1:] == lower[:-1]) & is_status[1:]).any()  # two in a row
         or (lower[_MAX_NUMBER_BYTES - 1 :] == lower[: 1 - _MAX_NUMBER_BYTES]).any()
     ):

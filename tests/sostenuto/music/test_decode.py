@@ -252,11 +252,12 @@ def test_plain_files_are_read_by_the_fast_reader(monkeypatch):
         on(0, 60),
         off(10, 60),
         pedal(0, 1),
-        tempo(0, 9),
+        tempo(0, 900_000),
         on(3, 61),
+        off(3, 61),
         on(0, 62, channel=9),
     ]
-    assert len(read(repeated)) == 2
+    assert len(read(repeated)) == 3
     assert len(read_midi(melody(range(21, 109)), "x.mid").notes) == 88
 
 
