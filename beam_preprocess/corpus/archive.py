@@ -80,7 +80,8 @@ def list_zip(
 ) -> list[tuple[str, str]]:
     """Returns paths below the top of a zip file with their members' names; raises a UserError beyond a limit."""
     with open_zip(path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        # A name may be empty, which `is_dir` does not expect.
+        members = [member for member in archive.infolist() if not member.filename.endswith("/")]
     if len(members) > max_members:
         raise UserError(f"{path}: holds {len(members):,} members, more than the {max_members:,} allowed. Unpack it")
     size = os.path.getsize(storage.local_copy(path))

@@ -98,12 +98,12 @@ def _list_tables(listing: Listing) -> list[tuple[str, str]]:
 
 def _is_meant(data: bytes) -> bool:
     """Returns whether a file seems to be metadata: one of its first lines has a required column in any spelling."""
-    text = data[:_SNIFFED_BYTES].replace(b"\0", b"").decode("utf-8", "replace")  # UTF-16 is read like ASCII
+    # UTF-16 is read like ASCII.
+    text = data[:_SNIFFED_BYTES].replace(b"\0", b"").decode("utf-8", "replace").lower()
     if text.lstrip().startswith(("{", "[")):
-        return all(f'"{column}"' in text for column in _REQUIRED_COLUMNS)
-    lines = re.split(r"[\r\n]+", text, maxsplit=3)[:3]
-    cells = {cell for line in lines for cell in _squeeze(re.split(f"[{_DELIMITERS}]", line))}
-    return bool(cells.intersection(_squeeze(_REQUIRED_COLUMNS)))
+        return "midifilename" in re.sub("[^a-z0-9]", "", text)
+    head = "\n".join(re.split(r"[\r\n]+", text, maxsplit=3)[:3])
+    return "midifilename" in re.sub("[^a-z0-9]", "", head) or "split" in _squeeze(re.split("[^a-z0-9_ -]+", head))
 
 
 def _squeeze(cells: Iterable[str]) -> set[str]:

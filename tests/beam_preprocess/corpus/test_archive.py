@@ -146,3 +146,10 @@ def test_a_member_with_a_false_size_is_read_up_to_that_size(tmp_path, declared):
         else:
             # At most the declared bytes and the existing ones; the decoder reports that the rest is missing.
             assert len(data) <= declared
+
+
+def test_a_member_without_a_name_is_no_traceback(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {"?.mid": melody([60]), "b.mid": melody([61])})
+    # zipfile ends a name at its first NUL.
+    path.write_bytes(path.read_bytes().replace(b"?.mid", b"\0.mid"))
+    assert [name for name, _ in list_zip(str(path))] == ["", "b.mid"]

@@ -30,11 +30,11 @@ def dataset(tmp_path):
     reports = []
     for name, performances in parts.items():
         temporary = str(tmp_path / f"{name}.tmp-000000000000")
-        records, length, digest = write_shard(temporary, performances)
+        records, length, digest, crc = write_shard(temporary, performances)
         histograms = sum((Histograms.from_notes(p.notes) for p in performances), Histograms.zeros())
         notes = sum(len(p.notes) for p in performances)
         tally = SplitStats(notes=notes, microseconds=1_000_000, zero_length=0, drums=0, histograms=histograms)
-        reports.append(ShardReport(name, temporary, records, length, digest, tally, []))
+        reports.append(ShardReport(name, temporary, records, length, digest, crc, tally, []))
     shards = {name: len(performances) for name, performances in parts.items()}
     commit_dataset(DatasetPlan(str(tmp_path), shards, source={}, options={}, max_rejected_fraction=0.0), reports)
     return tmp_path
