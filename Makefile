@@ -59,7 +59,7 @@ maestro: _cpu ## download MAESTRO's MIDI (56 MB), for make demo CORPUS=corpora/m
 test: _development ## run the tests; TESTS=tests/sostenuto for some, JOBS=0 for one process
 	$(RUN) -m pytest --numprocesses=$(JOBS) --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS) $(TESTS)
 
-faults: _development ## kill runs at KILLS=24 random moments, fill their disk, and compare; half an hour on two cores
+faults: _development ## strike every command KILLS=24 times in each way (kill, disk, clock, bucket); hours on two cores
 	SOSTENUTO_KILLS=$(KILLS) SOSTENUTO_SEED=$(SEED) $(RUN) -m pytest --durations=0 --capture=no tests/faults
 
 fuzz: _development ## read COUNT=40000 mutated files of each kind, SEED=0; MIDI takes 2 minutes

@@ -70,20 +70,17 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
     # DirectRunner would download another runner if it can.
     standard.runner = standard.runner or "FnApiRunner"
     # Runners of other clusters have options that only they know.
-    if runner in (*_LOCAL, DATAFLOW):
-        if unknown:
-            raise UserError(
-                f"unknown beam pipeline option --{min(unknown)}. See Beam's documentation of pipeline options"
-            )
-        # Beam logs the tracebacks of failed steps, which the exception contains too.
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    if unknown and runner in (*_LOCAL, DATAFLOW):
+        raise UserError(f"unknown beam pipeline option --{min(unknown)}. See Beam's documentation of pipeline options")
     setup = options.view_as(SetupOptions)
     if setup.setup_file is not None:
         # Beam changes to its directory, which a bare file name lacks.
         setup.setup_file = os.path.abspath(setup.setup_file)
         if not os.path.isfile(setup.setup_file):
             raise UserError(f"--setup_file={setup.setup_file}: no such file")
-    with tempfile.TemporaryDirectory(prefix="sostenuto-") as directory:
+    # On a runner that we know, the exception of a failed step contains the traceback that Beam logs.
+    level = logging.CRITICAL if runner in (*_LOCAL, DATAFLOW) else logging.NOTSET
+    with tempfile.TemporaryDirectory(prefix="sostenuto-") as directory, _beam_log_level(level):
         in_this_process = runner in _LOCAL or options.view_as(PortableOptions).environment_type == "LOOPBACK"
         if setup.setup_file is None and not in_this_process:
             setup.setup_file = worker_package.stage_package(directory)
@@ -96,7 +93,7 @@ def _parse_options(beam_args: Sequence[str]) -> tuple["PipelineOptions", set[str
 
     usage = io.StringIO()
     try:
-        with contextlib.redirect_stderr(usage), _suppress_warnings():
+        with contextlib.redirect_stderr(usage), _beam_log_level(logging.ERROR):
             options = PipelineOptions(list(beam_args))
             names = set(options.get_all_options(retain_unknown_options=True))
             return options, names.difference(options.get_all_options())
@@ -121,15 +118,17 @@ def _import_beam() -> None:
     """Imports Beam, which takes seconds, only after this command's flags were checked."""
     if importlib.util.find_spec("apache_beam"):
         logger.info("loading Apache Beam")
-    with _suppress_warnings():
+    with _beam_log_level(logging.ERROR):
         import apache_beam  # noqa: F401
 
 
 @contextlib.contextmanager
-def _suppress_warnings() -> Iterator[None]:
-    """Suppresses log warnings, such as Beam's about optional packages that are not installed."""
-    logging.disable(logging.WARNING)
+def _beam_log_level(level: int) -> Iterator[None]:
+    """Sets the level of Beam's loggers: without its warnings about optional packages that are not installed."""
+    beam = logging.getLogger("apache_beam")
+    former = beam.level
+    beam.setLevel(max(level, former))
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        beam.setLevel(former)

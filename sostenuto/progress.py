@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sostenuto.extras import EXTRAS
 from sostenuto.text import counted
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ def has_json_lines() -> bool:
 
 @contextlib.contextmanager
 def silenced(silent: bool = True) -> Iterator[None]:
-    """Hides the bars and the lines below WARNING of the current thread, unless `silent` is False."""
+    """Hides this project's bars and lines below WARNING of the current thread from all handlers, if `silent`."""
+    for logger_ in (logging.getLogger(), *logging.getLogger().manager.loggerDict.values()):
+        for handler in getattr(logger_, "handlers", ()):
+            handler.addFilter(_is_audible)  # It stays, and is added once.
     token = _silent.set(silent or _silent.get())
     try:
         yield
@@ -56,9 +60,9 @@ def silenced(silent: bool = True) -> Iterator[None]:
         _silent.reset(token)
 
 
-def is_silenced() -> bool:
-    """Returns whether the current thread is within `silenced`."""
-    return _silent.get()
+def _is_audible(record: logging.LogRecord) -> bool:
+    """Returns whether a record is a warning, of another project, or of a thread that is not silenced."""
+    return not _silent.get() or record.levelno >= logging.WARNING or record.name.partition(".")[0] not in EXTRAS
 
 
 def bar(*, total: int | None, unit: str, description: str, **options: Any) -> "tqdm.tqdm | None":
@@ -103,7 +107,7 @@ def _speed(rate: float, unit: str) -> str:
 
 def _is_shown() -> bool:
     """Returns whether the current thread's lines of level INFO are shown."""
-    return logger.isEnabledFor(logging.INFO) and not is_silenced()
+    return logger.isEnabledFor(logging.INFO) and not _silent.get()
 
 
 def _has_known_width() -> bool:

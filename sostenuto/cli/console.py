@@ -76,5 +76,5 @@ def _is_own(record: logging.LogRecord) -> bool:
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
-    """Returns whether a record is a warning, or progress of this project that the current thread may show."""
-    return record.levelno >= logging.WARNING or (_is_own(record) and not progress.is_silenced())
+    """Returns whether a record is a warning, or progress of this project."""
+    return record.levelno >= logging.WARNING or _is_own(record)

@@ -1,4 +1,6 @@
+import logging
 import os
+import threading
 
 import pytest
 
@@ -22,3 +24,17 @@ def test_remote_workers_get_the_project(beam_args, packed):
         assert (setup_file is not None) == packed
         assert not packed or (os.path.isabs(setup_file) and os.path.isfile(setup_file))
     assert not packed or not os.path.exists(setup_file)
+
+
+def test_beams_options_leave_the_logging_of_a_program_alone(caplog, monkeypatch):
+    """Both that of other threads meanwhile and its own levels afterwards."""
+    beam = logging.getLogger("apache_beam")
+    monkeypatch.setattr(logging.root.manager, "disable", logging.DEBUG)
+    levels = beam.level, logging.root.manager.disable
+    with pipeline_options(["--direct_num_workers=1"]):
+        thread = threading.Thread(target=logging.getLogger("a.program").warning, args=["of another thread"])
+        thread.start()
+        thread.join()
+        assert not beam.isEnabledFor(logging.ERROR)
+    assert "of another thread" in caplog.messages
+    assert (beam.level, logging.root.manager.disable) == levels

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -41,13 +40,6 @@ def sound_files(count: int = 30) -> dict[str, bytes]:
 @pytest.fixture
 def corpus_directory(tmp_path):
     return write_files(tmp_path / "corpus", sound_files())
-
-
-@pytest.fixture(autouse=True)
-def _beam_may_speak_again():
-    level = logging.getLogger("apache_beam").level
-    yield
-    logging.getLogger("apache_beam").setLevel(level)
 
 
 def run(input_, output, *, beam_args=(), quiet=True, **config) -> Manifest:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -58,10 +57,8 @@ def bucket(gcs: GcsServer) -> GcsServer:
 
 @pytest.fixture
 def server() -> Iterator[DataflowServer]:
-    level = logging.getLogger("apache_beam").level
     with DataflowServer() as server:
         yield server
-    logging.getLogger("apache_beam").setLevel(level)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,10 @@ import pytest
 from tests.factories import TINY
 from tests.faults.runs import PEER_LOST, Fault, Run, assert_alike, moments, strike
 from tests.processes import REPOSITORY
-from tests.trainer.runs import TRAIN, weights
+from tests.trainer.runs import TRAIN, ended, run_all, started, weights, workers
+from tests.tuning.runs import free_address
+from trainer.distribution.cluster import Cluster
+from trainer.distribution.rendezvous import wait_for_workers
 
 TRAIN_STEPS = 120
 RANDOM = ["--dropout=0.2", "--transpose=3", "--layers=1"]
@@ -229,3 +232,41 @@ def test_base_as_shipped_is_gone_in_time_when_it_is_asked_to_end(kills, dataset,
         blow = strike(run, BEATS["training"], number, [0], choose)
         assert blow.hit
         assert blow.seconds < LEAVE_SECONDS
+
+
+INJECTED = """
+import runpy
+import tensorflow as tf
+from trainer.engine import measurements
+
+def fail(*_):
+    raise tf.errors.InternalError(None, None, "Failed to call DoRnnForward")
+
+measurements.Measurements.measure = fail
+runpy.run_module("trainer", run_name="__main__", alter_sys=True)
+"""
+
+CONNECTS = """
+import sys
+from trainer.distribution import strategy
+from trainer.distribution.cluster import Cluster
+
+strategy._CONNECT_SECONDS = 3
+strategy.create_strategy(["CPU:0"], Cluster(tuple(sys.argv[1:]), 0))
+"""
+
+
+def test_an_internal_error_of_its_own_ends_a_worker_with_1_and_the_other_with_75(kills, dataset, tmp_path):
+    """With 75 for both, an orchestrator would start them again without end."""
+    chief, worker = workers(2, dataset, tmp_path / "run", *BUSY)
+    ends = run_all([chief, [worker[0], "-c", INJECTED, *worker[len(TRAIN) :]]])
+    assert [process.returncode for process in ends] == [PEER_LOST, 1], [process.stderr for process in ends]
+    assert "DoRnnForward" in ends[1].stderr
+
+
+def test_a_chief_whose_worker_ends_while_tensorflow_connects_them_does_not_wait_for_an_hour(kills):
+    addresses = (free_address(), "localhost:1")
+    with started([TRAIN[0], "-c", CONNECTS, *addresses]) as processes:
+        wait_for_workers(Cluster(addresses, 1))
+        (chief,) = ended(processes)
+    assert chief.returncode == -signal.SIGALRM

@@ -108,3 +108,15 @@ def test_a_silenced_thread_still_warns_and_other_threads_log(capsys, monkeypatch
         thread.join()
     logger.info("again")
     assert capsys.readouterr().err.splitlines() == ["damaged", "elsewhere", "again"]
+
+
+def test_quiet_calls_are_quiet_for_a_programs_own_handlers_too(caplog):
+    """Its own lines, and those of other libraries, it gets as always."""
+    caplog.set_level(logging.INFO)
+    own = logging.getLogger("a.program")
+    with progress.silenced():
+        logger.info("not shown")
+        own.info("of the program")
+        logger.warning("damaged")
+    logger.info("again")
+    assert caplog.messages == ["of the program", "damaged", "again"]
