@@ -17,9 +17,9 @@ from sostenuto.text import counted
 from trainer.config import MAX_NOTES, MAX_SAMPLES
 from trainer.generation import samples
 from trainer.generation.sampling_flags import define_sampling_flags
-from trainer.workdir.formats import SampleEntry, SamplesIndex
 from trainer.workdir.layout import absolute, dataset, load_config, load_run
 from trainer.workdir.outputs import check_output_directory, check_writable
+from trainer.workdir.samples_index import SampleEntry, SamplesIndex
 
 logger = logging.getLogger(__name__)
 

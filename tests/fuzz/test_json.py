@@ -23,7 +23,14 @@ from tests.trainer.workdir.test_formats import EXPORT
 from trainer.presets import preset, read_config
 from trainer.reporting.load import load_report
 from trainer.reporting.page import render
-from trainer.workdir.formats import Evaluation, ExportInfo, GenerationEvaluation, RunInfo, RunResult, SamplesIndex
+from trainer.workdir.formats import (
+    Evaluation,
+    ExportInfo,
+    GenerationEvaluation,
+    RunInfo,
+    RunResult,
+)
+from trainer.workdir.samples_index import SamplesIndex
 from tuning.trial import AttemptResult, TrialStatus
 
 COUNT = int(os.environ.get("SOSTENUTO_FUZZ") or 40)

@@ -109,7 +109,7 @@ def create_strategy(devices: Sequence[str], cluster: Cluster | None = None) -> t
         rpc_layer="grpc",
     )  # fmt: skip
     wait_for_workers(cluster)
-    # While TensorFlow still waits, no thread of Python runs. It would wait an hour for a worker that ended meanwhile.
+    # While TensorFlow still waits, no thread of Python runs. It would wait an hour for a worker that has ended.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     signal.alarm(_CONNECT_SECONDS)

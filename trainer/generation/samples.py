@@ -23,8 +23,8 @@ from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi, 
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
-from trainer.workdir.formats import SampleEntry, SamplesIndex
 from trainer.workdir.outputs import WAIT_SECONDS, hold_output
+from trainer.workdir.samples_index import SampleEntry, SamplesIndex
 
 if TYPE_CHECKING:
     from sostenuto.storage.lease import Lease, Lock

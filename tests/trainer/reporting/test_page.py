@@ -31,7 +31,7 @@ from trainer.generation import samples
 from trainer.presets import preset
 from trainer.reporting.load import load_report
 from trainer.reporting.page import render, write
-from trainer.workdir.formats import SampleEntry, SamplesIndex
+from trainer.workdir.samples_index import SampleEntry, SamplesIndex
 
 # The page as a file
 

@@ -17,9 +17,8 @@ from trainer.workdir.formats import (
     MetricsRecord,
     RunInfo,
     RunResult,
-    SampleEntry,
-    SamplesIndex,
 )
+from trainer.workdir.samples_index import SampleEntry, SamplesIndex
 
 INDEX = {
     "train_step": 3, "num_notes": 4, "num_samples": 1, "temperature": 1.0, "top_p": 1.0, "seed": 0, "sustain": "ignore",

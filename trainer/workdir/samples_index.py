@@ -1,0 +1,53 @@
+"""Index of generated samples, samples.json: the fields of a class are the keys of its file."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+
+from sostenuto.data.json_record import JsonRecord
+from trainer.workdir.formats import Field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleEntry(JsonRecord):
+    """A sample of samples.json; what the index records for all samples, or what it does not have, is None."""
+
+    midi: str
+    primer: str | None = None
+    primer_notes: int | None = None
+    generated_before: Sequence[int] | None = None  # positions of generated notes before the primer's last one
+    notes: int | None = None
+    seconds: float
+    synthesizer: str | None = None
+
+    def _null_keys(self) -> Collection[str]:
+        return () if self.primer_notes is None else ("primer",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplesIndex(JsonRecord):
+    """Content of samples.json: workdir and primer are recorded by trainer.generate alone."""
+
+    REMEDY = "Delete the directory of the samples and generate them again"
+
+    workdir: str | None = None
+    train_step: int
+    primer: str | None = None
+    primer_notes: int | None = None
+    num_notes: int
+    num_samples: int
+    temperature: float | Mapping[Field, float]
+    top_p: float | Mapping[Field, float]
+    seed: int
+    sustain: str
+    pedal: bool
+    notes_per_second: float
+    files: Sequence[str]
+    samples: Sequence[SampleEntry]
+
+    def primer_of(self, entry: SampleEntry) -> tuple[str | None, int]:
+        """Returns the primer of a sample and the number of its notes."""
+        source = self if entry.primer_notes is None else entry
+        return source.primer, source.primer_notes or 0
+
+    def _null_keys(self) -> Collection[str]:
+        return () if self.primer_notes is None else ("primer",)
