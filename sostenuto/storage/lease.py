@@ -262,7 +262,7 @@ def _load_holder(path: str) -> dict[str, Any]:
 
 
 def _parse_holder(data: bytes) -> dict[str, Any]:
-    """Returns the entries of a lock that have the right type: whoever wrote it may be of another version."""
+    """Returns the entries of a lock that have the right type; another version may have written it."""
     try:
         holder = parse_json(data, LOCK_NAME)
     except UserError:

@@ -82,10 +82,14 @@ class MetricsRecord(JsonRecord):
     notes_per_second: float
     seconds: float | None = None
 
-    def __post_init__(self) -> None:
-        scores = (self.val_nats, self.val_pitch_nll, self.val_step_nll, self.val_duration_nll)
-        if None in scores and any(score is not None for score in scores):
-            raise UserError("val_nats, val_pitch_nll, val_step_nll, val_duration_nll: got some, expected all or none")
+    @classmethod
+    def from_json(cls, value: Any, name: str) -> Self:
+        """Converts a parsed JSON value; the scores of validation come together."""
+        record = super().from_json(value, name)
+        scores = {key: score for key, score in vars(record).items() if key.startswith("val_")}
+        if None in scores.values() and any(score is not None for score in scores.values()):
+            raise UserError(f"{name}: {', '.join(scores)}: got some, expected all or none. {cls.REMEDY}")
+        return record
 
     @property
     def nats(self) -> float | None:
