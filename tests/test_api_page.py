@@ -157,5 +157,6 @@ def test_every_exported_name_can_be_imported_from_its_package(package):
 def test_importing_a_package_imports_none_of_its_modules(package):
     program = f"import sys, {package}; print([name for name in sys.modules if name.startswith('{package}.')])"
     process = run_python("-c", program, check=True)
-    # `trainer.startup` prepares the import of TensorFlow with the standard library alone.
-    assert set(ast.literal_eval(process.stdout)) <= {"sostenuto._exports", "trainer.startup"}
+    # With the standard library alone they prepare for Ctrl-C and for the import of TensorFlow.
+    prepared = {"sostenuto.interrupt", "sostenuto.program", "trainer.startup"}
+    assert set(ast.literal_eval(process.stdout)) <= {"sostenuto._exports", *prepared}
