@@ -72,7 +72,7 @@ def from_json(kind: type[_Kind], value: Any, name: str, remedy: str) -> _Kind:
     """Converts a parsed JSON value to a dataclass of JSON types; `name` is its file's, for errors.
 
     Integers are 0 or more, and numbers finite. A field's metadata may have another key, as `json`. `Any` is one value,
-    or a list of such. Raises UserError for any other value, and as the dataclass does.
+    or a list or an object of such. Raises UserError for any other value, and as the dataclass does.
     """
     try:
         return _convert(kind, value, "")
@@ -86,7 +86,7 @@ class _MismatchError(Exception):
 
 _EXPECTED: Final = {
     bool: "true or false", int: "an integer", float: "a number", str: "a string", Sequence: "a list", tuple: "a list",
-    Any: "a single value or a list of such",
+    Any: "a single value, or a list or an object of such",
 }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def _convert_object(kind: Any, value: Mapping[str, Any], key: str) -> Any:
 def _has_type(kind: Any, value: Any) -> bool:
     """Returns whether a value has a type that is no object."""
     if kind is Any:
-        parts = value if isinstance(value, list) else [value]
+        parts = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
         return all(part is None or any(_has_type(plain, part) for plain in (str, bool, float)) for part in parts)
     if typing.get_origin(kind) is Literal:
         return type(value) is str and value in typing.get_args(kind)

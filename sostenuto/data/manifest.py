@@ -67,6 +67,7 @@ class _Known:
     files: int = 0
     unlisted: int = 0
     straddling_pieces: int = 0
+    other_formats: Mapping[str, int] = dataclasses.field(default_factory=dict)
     metadata: str | None = None
     sustain: Literal["ignore", "extend"] = "ignore"
     licence: str = ""

@@ -68,7 +68,7 @@ def refused(player, words, *, primers=None, **options):
     [
         ("num_notes", [0, -1, 2.0, True, "20", None], "an integer at least 1"),
         ("num_samples", [0, -1, 1.5, None], "an integer at least 1"),
-        ("seed", [-1, 2**63, 0.5, None], f"an integer at least 0 and at most {2**63 - 1}"),
+        ("seed", [-1, 2**63, 0.5, None], f"an integer at least 0 and at most {2**63 - 1:,}"),
         ("temperature", [0, -1.0, np.nan, np.inf, "warm", None, True, np.float32(0)], "a number above 0"),
         ("top_p", [0, 1.01, np.nan, "all", None, np.array([0.5])], "a number above 0 and at most 1"),
     ],
