@@ -124,11 +124,17 @@ def _import_beam() -> None:
 
 @contextlib.contextmanager
 def _beam_log_level(level: int) -> Iterator[None]:
-    """Sets the level of Beam's loggers: without its warnings about optional packages that are not installed."""
-    beam = logging.getLogger("apache_beam")
+    """Sets the level of Beam's messages: without its warnings about optional packages that are not installed."""
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.levelno >= level or "apache_beam" not in record.pathname
+
+    beam, root = logging.getLogger("apache_beam"), logging.getLogger()
     former = beam.level
     beam.setLevel(max(level, former))
+    root.addFilter(is_shown)  # Beam logs some of them without a logger of its own.
     try:
         yield
     finally:
+        root.removeFilter(is_shown)
         beam.setLevel(former)

@@ -38,3 +38,15 @@ def test_beams_options_leave_the_logging_of_a_program_alone(caplog, monkeypatch)
         assert not beam.isEnabledFor(logging.ERROR)
     assert "of another thread" in caplog.messages
     assert (beam.level, logging.root.manager.disable) == levels
+
+
+def test_a_message_of_beam_without_a_logger_of_its_own_is_quiet_during_the_call(caplog):
+    def warn(path, text):
+        logging.getLogger().handle(logging.LogRecord("root", logging.WARNING, path, 1, text, (), None))
+
+    with pipeline_options(["--direct_num_workers=1"]):
+        warn("/lib/apache_beam/io/gcp/clients.py", "apitools not found")
+        warn("/home/me/program.py", "of the program")
+    warn("/lib/apache_beam/io/gcp/clients.py", "afterwards")
+    assert caplog.messages[-2:] == ["of the program", "afterwards"]
+    assert "apitools not found" not in caplog.messages
