@@ -395,7 +395,9 @@ def test_trials_that_are_stopped_leave_nothing_behind(dataset, tmp_path, request
     data = tmp_path / "data"
     shutil.copytree(dataset, data)
     manifest = json.loads((data / "dataset.json").read_text())
-    (data / "dataset.json").write_text(json.dumps({**manifest, "source": "another checksum"}))
+    (data / "dataset.json").write_text(
+        json.dumps({**manifest, "source": {**manifest["source"], "copy": "another checksum"}})
+    )
     # Nothing but the worker itself tidies up.
     gc.collect()
     gc.disable()
