@@ -25,6 +25,7 @@ Settings, which may change at any time:
     gcs.omits_zeros = False   # Google's testbench leaves out zeros, such as the `size` of empty objects
     gcs.needs_credentials = True    # 401 without the token "loopback"; see below
     gcs.before = function     # called with (method, path) of each request, in its thread, before anything is done
+    gcs.before_change = function    # called with the name of an object that a request writes or deletes, likewise
 
 What happened: `gcs.requests` lists (method, path with query) of all requests, `gcs.faults` counts the injected ones,
 and `gcs.fault_names` by name.
@@ -117,6 +118,7 @@ class GcsServer:
         self.error_rate, self.latency, self.page_size = error_rate, latency, 1000
         self.needs_credentials, self.omits_zeros = False, True
         self.before: Callable[[str, str], None] = lambda method, path: None
+        self.before_change: Callable[[str], None] = lambda name: None
         self.fault_of: Callable[[str, str], str | Refusal | None] = lambda method, path: None
         self.requester_pays: set[str] = set()
         self.requests: list[tuple[str, str]] = []
@@ -197,6 +199,26 @@ class GcsServer:
         """Rejects requests that need one of the permissions, or all requests."""
         with self._lock:
             self._forbidden |= {(bucket, permission) for permission in permissions or (None,)}
+
+    def take_over(self, directory: str, lock: bytes, *, change: int) -> dict[str, bytes]:
+        """Lets another process take a directory over at its n-th change from now on, the lock's own apart.
+
+        Returns a dict that then has the objects of that moment. The request waits for 50 ms, as if its process were
+        stopped for longer than a renewal of 20 ms.
+        """
+        left, taken = change, {}
+
+        def count(name: str) -> None:
+            nonlocal left
+            if not name.endswith(".lock"):
+                left -= 1
+                if left == 0:
+                    self.put(f"{directory}/.lock", lock)
+                    taken.update(self.contents(f"{directory}/"))
+                    time.sleep(0.05)
+
+        self.before_change = count
+        return taken
 
     def allow(self, bucket: str) -> None:
         """Permits all requests again."""
@@ -442,6 +464,8 @@ class _Handler(BaseHTTPRequestHandler):
         bucket, name = (urllib.parse.unquote(part or "") for part in match.group(2, 4))
         if bucket in server.requester_pays and not query.get("userProject"):
             raise Refusal(400, "Bucket is a requester pays bucket but no user project provided.", reason="required")
+        if changed := self._changed_name(upload, name, to_name, body):
+            server.before_change(changed)
         with server._lock:
             match self.command:
                 case "POST" if to_bucket:
@@ -481,6 +505,16 @@ class _Handler(BaseHTTPRequestHandler):
                 case "GET":
                     return _json(server.bucket(bucket))
         raise Refusal(400, f"{self.command} {self.path} is not served here")
+
+    def _changed_name(self, upload: str | None, name: str, copied_to: str | None, body: bytes) -> str:
+        """Returns the name of the object that a request writes or deletes; "" for a part of an upload, and if none."""
+        if self.command == "POST" and upload:
+            is_multipart = "uploadType=multipart" in self.path
+            resource = _parts(self.headers["Content-Type"], body)[0] if is_multipart else json.loads(body)
+            return resource["name"]
+        if self.command == "POST":
+            return urllib.parse.unquote(copied_to or "")
+        return name if self.command == "DELETE" else ""
 
     def _media(self, found: _Object) -> tuple[int, dict[str, str], bytes]:
         headers = {

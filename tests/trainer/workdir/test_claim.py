@@ -78,17 +78,6 @@ def test_a_process_that_lost_its_lease_writes_and_removes_nothing_more(dataset, 
     """Another process takes over at each request of the last upload; at most that one request still counts."""
     monkeypatch.setattr("sostenuto.storage.lease.RENEW_SECONDS", 0.02)
     w, theirs = "gs://bucket/w", json.dumps({"host": "elsewhere", "pid": 7, "renewed": time.time()}).encode()
-    left, taken = 0, {}
-
-    def take_over(method, path):
-        nonlocal left
-        if method in ("POST", "PUT", "DELETE") and ".lock" not in path:
-            left -= 1
-            if left == 0:
-                gcs.put(f"{w}/.lock", theirs)
-                taken.update(gcs.contents(f"{w}/"))
-                time.sleep(0.05)  # This process is stopped for longer than a renewal.
-
     for request in range(1, 30):
         for name in gcs.names(f"{w}/"):
             gcs.delete(f"{w}/{name}")
@@ -97,14 +86,14 @@ def test_a_process_that_lost_its_lease_writes_and_removes_nothing_more(dataset, 
         gcs.put(f"{w}/config.json", CONFIG.to_json().encode())
         with remote.open_workdir(w, max_to_keep=1) as opened:
             opened.claim(CONFIG, Manifest.load(dataset), {})
-            for name in ("checkpoints/00000015/variables.index", "checkpoints/00000015/checkpoint.json", "report.html"):
+            checkpoint = [f"checkpoints/00000015/{name}" for name in ("variables.index", "checkpoint.json")]
+            for name in (*checkpoint, "metrics.jsonl", "samples/sample-000.mid", "report.html"):
                 path = os.path.join(opened.directory, name)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 with open(path, "w", encoding="utf-8") as file:
                     file.write("new")
             RESULT.save(os.path.join(opened.directory, layout.RESULT_NAME))
-            taken.clear()
-            left, gcs.before = request, take_over
+            taken = gcs.take_over(w, theirs, change=request)
             try:
                 opened.flush()
             except LostError as error:

@@ -1,7 +1,6 @@
 """A bad --output is noticed before the work, and the check leaves nothing behind."""
 
 import os
-import time
 
 import pytest
 
@@ -83,27 +82,18 @@ def test_a_second_command_that_writes_samples_at_the_same_time_is_refused(gcs, t
 def test_samples_of_a_process_that_lost_its_directory_replace_no_others(gcs, monkeypatch):
     """Another process takes over at each request of the upload; at most that one request still counts."""
     monkeypatch.setattr("sostenuto.storage.lease.RENEW_SECONDS", 0.02)
-    left, taken, music = 0, {}, "gs://bucket/music"
-
-    def take_over(method, path):
-        nonlocal left
-        if method in ("POST", "PUT", "DELETE") and ".lock" not in path:
-            left -= 1
-            if left == 0:
-                gcs.put(f"{music}/.lock", b'{"host": "elsewhere", "pid": 7}')
-                taken.update(gcs.contents(f"{music}/"))
-                time.sleep(0.05)  # This process is stopped for longer than a renewal.
+    music = "gs://bucket/music"
 
     for request in range(1, 20):
         for name in gcs.names(f"{music}/"):
             gcs.delete(f"{music}/{name}")
-        taken.clear()
+        taken = {}
         try:
             with samples.replace_samples(music, ["sample-000.mid"]) as here:
                 for name in ("sample-000.mid", "samples.json"):
                     with open(os.path.join(here, name), "w", encoding="utf-8") as file:
                         file.write("{}")
-                left, gcs.before = request, take_over
+                taken = gcs.take_over(music, b'{"host": "elsewhere", "pid": 7}', change=request)
         except LostError as error:
             assert "process 7 on elsewhere has taken it over" in str(error)
         after = gcs.contents(f"{music}/")
