@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
@@ -17,7 +18,7 @@ from sostenuto.errors import MidiDecodeError, UserError
 from sostenuto.music import midi
 from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import FIELDS
-from sostenuto.storage.local import encoded_crc32c
+from sostenuto.storage.local import crc32c
 from sostenuto.text import counted
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.99)
@@ -157,7 +158,7 @@ def write_shard(path: str, performances: Iterable[Performance]) -> tuple[int, in
     except UserError:
         storage.remove(path)
         raise
-    return records, len(data), digest, encoded_crc32c(data)
+    return records, len(data), digest, crc32c(io.BytesIO(data))
 
 
 class _HashingFile:

@@ -1,6 +1,5 @@
 """Bytes to and from objects of a bucket: counted downloads and uploads in parts."""
 
-import base64
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeAlias
 
@@ -11,6 +10,7 @@ from google.cloud.storage import Blob
 
 from sostenuto.storage.gcs_client import connect
 from sostenuto.storage.gcs_retry import TIMEOUT
+from sostenuto.storage.local import crc32c, encode_crc32c
 
 CHUNK_BYTES = 8 * 2**20
 """The size of a part; a fault repeats only one part."""
@@ -34,7 +34,7 @@ class DownloadSink:
     @property
     def crc32c(self) -> str:
         """The CRC-32C of the bytes so far, as the bucket writes it."""
-        return base64.b64encode(self._checksum.digest()).decode()
+        return encode_crc32c(self._checksum)
 
     def write(self, data: bytes) -> int:
         """Writes a part of the download; raises LimitReachedError if it has more bytes than wanted."""
@@ -115,12 +115,3 @@ class _Upload:
             retry=None,
             timeout=TIMEOUT,
         )
-
-
-def crc32c(file: BinaryIO) -> str:
-    """Returns a file's CRC-32C as the bucket writes it."""
-    checksum = google_crc32c.Checksum()
-    file.seek(0)
-    while data := file.read(2**20):
-        checksum.update(data)
-    return base64.b64encode(checksum.digest()).decode()

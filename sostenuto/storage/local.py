@@ -89,13 +89,23 @@ def checksum(path: StrPath) -> tuple[int, str] | None:
     """Returns the size and the CRC-32C of a file as a bucket writes it, or None if there is no such file."""
     if not exists(path):
         return None
-    data = read_bytes(path)
-    return len(data), encoded_crc32c(data)
+    with open_binary(path) as file, _translate_errors(path, "read"):
+        digest = crc32c(file)
+        return file.tell(), digest
 
 
-def encoded_crc32c(data: bytes) -> str:
-    """Returns the CRC-32C of bytes as a bucket writes it."""
-    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+def crc32c(file: BinaryIO) -> str:
+    """Returns the CRC-32C of an open file, read from its beginning to its end, as a bucket writes it."""
+    checksum = google_crc32c.Checksum()
+    file.seek(0)
+    while data := file.read(2**20):
+        checksum.update(data)
+    return encode_crc32c(checksum)
+
+
+def encode_crc32c(checksum: google_crc32c.Checksum) -> str:
+    """Returns a CRC-32C as a bucket writes it."""
+    return base64.b64encode(checksum.digest()).decode()
 
 
 def list_names(directory: StrPath) -> list[str]:
