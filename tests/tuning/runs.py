@@ -100,7 +100,8 @@ class Search:
         return path.read_text().splitlines() if path.exists() else []
 
     def has_checkpoint(self, trial: str) -> bool:
-        return any((self.workdir / "trials" / trial / "checkpoints").glob("[0-9]*"))
+        checkpoints = self.workdir / "trials" / trial / "checkpoints"
+        return any(path.name.isdigit() for path in checkpoints.glob("*"))  # not 00000007.tmp-…, which is incomplete
 
 
 def wait_until(holds: Callable[[], Any], what: str, processes=()) -> Any:
