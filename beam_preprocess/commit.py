@@ -65,8 +65,28 @@ def remove_temporaries(output: str) -> None:
     storage.remove_all(
         storage.join(output, name)
         for name in storage.list_names(output)
-        if storage.TEMPORARY.search(name) and _DATASET_FILE.fullmatch(storage.TEMPORARY.sub("", name))
+        if storage.TEMPORARY.search(name) and _is_dataset_file(name)
     )
+
+
+def list_leftovers(plan: DatasetPlan) -> list[str]:
+    """Returns the names in the output of a complete dataset that a commit deletes last, and a kill may leave."""
+    return [
+        name
+        for name in storage.list_names(plan.output)
+        if _is_dataset_file(name) and name not in {MANIFEST_NAME, REJECTED_NAME, *plan.shards}
+    ]
+
+
+def remove_leftovers(plan: DatasetPlan, lease: Lock | Lease | Proxy) -> None:
+    """Deletes what a complete dataset does not need: its mark, former shards, and temporary files of any run."""
+
+    def remove(name: str) -> None:
+        lease.check_held()
+        storage.remove(storage.join(plan.output, name))
+
+    # A runner may have written a shard more than once.
+    collections.deque(storage.concurrently(remove, list_leftovers(plan)), maxlen=0)
 
 
 def commit_dataset(
@@ -117,12 +137,7 @@ class _Commit:
         self._write(REJECTED_NAME, "".join(lines).encode())
         self.lease.check_held()
         self.manifest.save(plan.output)
-        names = storage.list_names(plan.output)
-        stale = [name for name in names if _SHARD.fullmatch(name) and name not in plan.shards]
-        self._for_each([UNFINISHED_NAME, *stale], self._remove)
-        self.lease.check_held()
-        # A runner may have written a shard more than once.
-        remove_temporaries(plan.output)
+        remove_leftovers(plan, self.lease)
         if plan.staging:
             storage.remove_directory(plan.staging)
 
@@ -192,10 +207,6 @@ class _Commit:
         self.lease.check_held()
         storage.copy(self._path(name), self._path(target))
 
-    def _remove(self, name: str) -> None:
-        self.lease.check_held()
-        storage.remove(self._path(name))
-
     def _for_each(self, items: Iterable[Any], function: Callable[[Any], None]) -> None:
         """Calls a function for each item, concurrently if the output is in a bucket."""
         apply = storage.concurrently if storage.is_remote(self.plan.output) else map
@@ -203,7 +214,7 @@ class _Commit:
 
 
 def _check_free(output: str, names: Sequence[str], *, overwrite: bool) -> None:
-    """Raises a UserError if an output holds a dataset, or shards that are not of an unfinished one."""
+    """Raises a UserError if an output holds a dataset, shards that are not of an unfinished one, or other files."""
     if not overwrite and MANIFEST_NAME in names:
         raise UserError(f"{output}: already holds a dataset. Choose another --output, or replace it with --overwrite")
     shards = sorted(filter(_SHARD.fullmatch, names))
@@ -212,6 +223,17 @@ def _check_free(output: str, names: Sequence[str], *, overwrite: bool) -> None:
             f"{output}: contains {shards[0]}, which this program did not write. Choose another --output, or replace "
             "it with --overwrite"
         )
+    foreign = [name for name in names if not name.startswith(".") and not _is_dataset_file(name)]
+    if not overwrite and foreign and not {MANIFEST_NAME, UNFINISHED_NAME}.intersection(names):
+        raise UserError(
+            f"{output}: contains {foreign[0]}, which is no file of a dataset. Choose an empty or a new --output, or "
+            "write the dataset beside it with --overwrite"
+        )
+
+
+def _is_dataset_file(name: str) -> bool:
+    """Returns whether a file has the name of a dataset's file, or of one that a killed run left."""
+    return _DATASET_FILE.fullmatch(storage.TEMPORARY.sub("", name)) is not None
 
 
 def _shards(manifest: Manifest) -> list[Shard]:

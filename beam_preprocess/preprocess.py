@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from beam_preprocess import dataflow
 from beam_preprocess.beam_options import DATAFLOW, check_runner, pipeline_options
-from beam_preprocess.commit import hold_output, prepare_output, remove_temporaries
+from beam_preprocess.commit import hold_output, list_leftovers, prepare_output, remove_leftovers, remove_temporaries
 from beam_preprocess.config import Config
 from beam_preprocess.corpus import Corpus, CorpusFile, find_corpus
 from beam_preprocess.parser import PARSE_SECONDS, Parser
@@ -72,6 +72,7 @@ def find_or_write(
         shards = assign_shards(corpus.files, config.num_shards)
         job = _Job(config, corpus, shards, make_plan(config, corpus, shards))
         if manifest := _find_existing(job):
+            _complete_existing(job)
             return manifest, False
         if is_dataflow:
             return _run_on_dataflow(job, beam_args, wait=wait), True
@@ -93,6 +94,14 @@ def _find_existing(job: _Job) -> Manifest | None:
         logger.info(f"{output}: already contains this dataset. Pass --overwrite to rebuild it")
         return manifest
     return None
+
+
+def _complete_existing(job: _Job) -> None:
+    """Deletes what a run left that was killed after it had written dataset.json."""
+    if list_leftovers(job.plan):
+        # Another process may be deleting it, and a dataset may be read-only.
+        with contextlib.suppress(UserError), hold_output(job.config.output) as lease:
+            remove_leftovers(job.plan, lease)
 
 
 def _run(job: _Job, beam_args: Sequence[str], lease: Lock | Lease) -> None:

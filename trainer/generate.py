@@ -12,7 +12,7 @@ from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import Sustain, as_written, read_midi, read_pedal, write_midi, written_primer
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
-from sostenuto.progress import track
+from sostenuto.progress import NOTICE, track
 from sostenuto.text import counted
 from trainer.config import MAX_NOTES, MAX_SAMPLES
 from trainer.generation import samples
@@ -83,9 +83,11 @@ def main() -> int:
     files = samples.list_names(num_samples, "mid", "png", *["wav"] * _AUDIO.value)
     files += [samples.DISTRIBUTIONS_NAME] * (num_notes > 1)
     check_output_directory(output)
-    samples.require_free(output, files)
+    earlier = samples.require_free(output, files)
     check_writable(output)
     load_config(workdir)
+    if earlier:
+        logger.log(NOTICE, f"{output}: the {counted(len(earlier), 'file')} of an earlier call will be replaced")
     from sostenuto.music import plots
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model

@@ -17,6 +17,9 @@ from tuning.trial import SHARE_TOLERANCE, StudyConfig, Trial, TrialStatus, best_
 
 BEST_CONFIG_NAME, BEST_NAME = "best_config.json", "best"
 
+# A trial that is long enough has this many train_steps, and lasts this many times as long as its warm-up.
+_FEWEST_TRAIN_STEPS, _WARMUPS = 100, 5
+
 
 @dataclasses.dataclass(frozen=True)
 class StudySummary:
@@ -110,7 +113,7 @@ def format_summary(summary: StudySummary) -> list[str]:
     if len(summary.chains) < len(trials):
         counts += f" They try {counted(len(summary.chains), 'config')}: the better ones continue in further trials."
     if best is not None:
-        return [counts, _describe_best(summary, best)]
+        return [counts, _describe_best(summary, best), *_describe_short_trials(summary)]
     if all(trial.status == TrialStatus.FAILED for trial in trials):
         return [counts, f"All failed, the last one with: {trials[-1].reason}."]
     if any(trial.status == TrialStatus.COMPLETED for trial in trials):
@@ -132,6 +135,19 @@ def _describe_best(summary: StudySummary, best: Trial) -> str:
     suffix = "" if base.share == best.share else f", after only {base.share:.0%} of the full length"
     side = "below" if margin >= 0 else "above"
     return f"{text}, {abs(margin):.3f} {side} the base config's {base.score:.3f}{suffix}."
+
+
+def _describe_short_trials(summary: StudySummary) -> list[str]:
+    """Returns a warning if trials are so short that they compare starts instead of results."""
+    train_steps, warmup_steps = summary.config.train_steps, summary.space.start.warmup_steps
+    enough = max(_WARMUPS * warmup_steps, _FEWEST_TRAIN_STEPS)
+    if train_steps >= enough:
+        return []
+    return [
+        f"A trial of {counted(train_steps, 'train_step')} is too short to trust this order (warm-up alone takes "
+        f"{warmup_steps:,}): early on, configs that make more train_steps of the same notes, such as short windows, "
+        f"look better than they are. Search again with --train_steps={enough} or more."
+    ]
 
 
 def last_failure(trials: Sequence[Trial]) -> str:

@@ -87,6 +87,11 @@ class Proxy:
     def check_held(self, *, now: bool = False) -> None:
         """Raises LostError if the process that sent it does not hold the directory any more."""
         holder = _load_holder(storage.join(self._directory, LOCK_NAME))
+        if not holder:
+            raise LostError(
+                f"{self._directory}: its {LOCK_NAME} is gone, so it was removed, unmounted or released while this "
+                "command wrote to it. Check that it is there, and give the same command again"
+            )
         if holder.get("id") != self._id:
             raise _lost(self._directory, _describe(holder) or "another process")
 
