@@ -33,7 +33,8 @@ CHORALES = Path("corpora/bach-chorales")
 LATEST = "latest"
 PRIMER = "primer.mid"
 
-_TUTORIAL_FRACTION = 1 / 4  # of the minutes of training, in addition to them: that small model converges early
+# Minutes of the tutorial's training, in addition to those of the model: that small model converges early.
+_TUTORIAL_FRACTION, _TUTORIAL_MINUTES = 1 / 4, 0.5  # and at least so many, since start-up takes a quarter of a minute
 _SAVING_SECONDS = 2.0  # between Ctrl-C and the termination of a command that has not received it
 
 
@@ -92,7 +93,7 @@ def list_stages(
     corpus: Path, folder: Path, *, max_minutes: float, num_notes: int, num_samples: int
 ) -> tuple[list[Stage], Path, Path]:
     """Returns the commands from a corpus to music, the directory of the music, and the page of the run."""
-    tutorial_minutes = round(max_minutes * _TUTORIAL_FRACTION, 3)
+    tutorial_minutes = round(min(max(max_minutes * _TUTORIAL_FRACTION, _TUTORIAL_MINUTES), max_minutes), 3)
     dataset, run = folder / "dataset", folder / f"run-{max_minutes:g}min"
     tutorial = folder / f"tutorial-{tutorial_minutes:g}min"
     music, page = run / f"music-{num_samples}x{num_notes}", run / "report.html"

@@ -177,7 +177,7 @@ def test_only_the_files_of_a_killed_run_are_removed(tmp_path):
     others = ["notes.txt", "notes.txt.tmp-0123456789ab", f"{NAMES[0]}.tmp-backup"]
     for name in ours + others:
         (tmp_path / name).touch()
-    prepare_output(str(tmp_path), overwrite=False)
+    prepare_output(str(tmp_path), overwrite=True)
     assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 

@@ -588,6 +588,7 @@ def test_generation_removes_the_files_that_an_earlier_call_listed_and_nothing_el
     assert files(processes[0] / "one") == {
         "samples.json", "distributions.png", "sample-000.mid", "sample-000.png", "sample-999.mid", "letter.txt"
     }  # fmt: skip
+    assert "the 3 files of an earlier call will be replaced" in processes[1]["again"].stderr
     listed = json.loads((processes[0] / "one" / "samples.json").read_text())["files"]
     assert sorted(listed) == ["distributions.png", "sample-000.mid", "sample-000.png"]
 

@@ -44,6 +44,16 @@ def test_the_conclusion(study: str, said: str) -> None:
     assert " ".join(format_summary(STUDIES[study])) == said
 
 
+def test_trials_too_short_to_trust_are_named_with_a_length_that_is_long_enough() -> None:
+    study = summarize(trial(0, score=8.0), trial(1, score=7.9))
+    assert "too short" not in " ".join(format_summary(study))
+    short = dataclasses.replace(study, config=dataclasses.replace(study.config, train_steps=25))
+    warning = format_summary(short)[-1]
+    assert "A trial of 25 train_steps is too short" in warning
+    assert "warm-up alone takes 100" in warning
+    assert warning.endswith("--train_steps=500 or more.")
+
+
 def test_the_time_left_is_that_of_the_trials_to_come_shared_by_the_workers() -> None:
     assert seconds_left(summarize(trial(0, "running"))) is None
     # 11 to come of 100 s.
