@@ -12,7 +12,7 @@ from sostenuto.music.histograms import Histograms
 from sostenuto.music.midi import Sustain, as_written, read_midi, read_pedal, write_midi, written_primer
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
-from sostenuto.progress import NOTICE, track
+from sostenuto.progress import track
 from sostenuto.text import counted
 from trainer.config import MAX_NOTES, MAX_SAMPLES
 from trainer.generation import samples
@@ -87,7 +87,7 @@ def main() -> int:
     check_writable(output)
     load_config(workdir)
     if earlier:
-        logger.log(NOTICE, f"{output}: the {counted(len(earlier), 'file')} of an earlier call will be replaced")
+        logger.info(f"replacing the {counted(len(earlier), 'file')} that an earlier call wrote to {output}")
     from sostenuto.music import plots
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
