@@ -42,6 +42,18 @@ class Parameter:
     unit: str = ""
     why: str = ""
 
+    def __post_init__(self) -> None:
+        """Raises UserError if it has no range, or a step that leads nowhere: a study.json may be corrupt."""
+        if self.kind == "choice":
+            return
+        lowest = 0 if self.sampling == "log" else -math.inf
+        if self.low is None or self.high is None or not lowest < self.low <= self.high:
+            least = " above 0" if self.sampling == "log" else ""
+            raise UserError(f"{self.field}: got {self.low} to {self.high}, expected a range in ascending order{least}")
+        least_step = 1 if self.sampling == "log" else 0
+        if self.step is not None and not self.step > least_step:
+            raise UserError(f"{self.field}: got step={self.step}, expected a number above {least_step}")
+
     @property
     def bounds(self) -> tuple[float, float]:
         """The smallest and the largest value of a range."""

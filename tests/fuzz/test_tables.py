@@ -66,7 +66,9 @@ def repeat_line(text: str, rng: random.Random) -> str:
 # As other programs save a table.
 FORMS: list[Damage] = [
     lambda text, rng: text.replace(",", rng.choice((";", "\t", "|", ", ", ",,"))),
-    lambda text, rng: text.encode(rng.choice(("utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "latin-1", "utf-32"))),
+    lambda text, rng: text.encode(
+        rng.choice(("utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "latin-1", "utf-32")), "replace"
+    ),
     lambda text, rng: text.replace("\n", rng.choice(("\r", "\r\n", "\n\n", "\v", "\u2028"))),
     lambda text, rng: f"sep={rng.choice(',;')}\n{text}",
     lambda text, rng: text.replace("midi_filename", rng.choice(("MIDI_Filename", " midi_filename", "midi filename"))),

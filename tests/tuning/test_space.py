@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sostenuto.errors import UserError
 from trainer.config import Config
 from trainer.presets import preset
 from tuning.default_space import PARAMETERS
-from tuning.space import notes_per_train_step
+from tuning.space import Parameter, notes_per_train_step
 from tuning.space_file import create_space
 
 BASE = preset("base")
@@ -62,3 +63,17 @@ def test_what_keras_tuner_samples_is_in_the_space_and_in_the_config_s_range(data
         assert parameter.round_value(value) == value
         values[parameter.field] = value
     space.trial_config(values, 100)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"high": 4.0}, "got None to 4.0, expected a range in ascending order"),
+        ({"low": 4.0, "high": 0.25}, "got 4.0 to 0.25, expected a range in ascending order"),
+        ({"low": 0.0, "high": 4.0, "sampling": "log"}, "expected a range in ascending order above 0"),
+        ({"low": 0.25, "high": 4.0, "step": 1.0, "sampling": "log"}, "got step=1.0, expected a number above 1"),
+    ],
+)
+def test_a_range_without_values_is_refused_before_it_is_used(values, message):
+    with pytest.raises(UserError, match=f"step_weight: .*{message}"):
+        Parameter("step_weight", "float", **values)

@@ -83,7 +83,7 @@ def _training_time(report: RunReport) -> str | None:
         return duration(sum(measured))
     # Older files have only the speed.
     targets = report.run.targets_per_epoch
-    if not targets:
+    if not targets or not all(record.notes_per_second > 0 for record in report.records):
         return None
     epochs = np.diff([0.0, *(record.epoch for record in report.records)])
     speeds = np.array([record.notes_per_second for record in report.records])
