@@ -227,7 +227,7 @@ def _check_free(output: str, names: Sequence[str], *, overwrite: bool) -> None:
     if not overwrite and foreign and not {MANIFEST_NAME, UNFINISHED_NAME}.intersection(names):
         raise UserError(
             f"{output}: contains {foreign[0]}, which is no file of a dataset. Choose an empty or a new --output, or "
-            "write the dataset beside it with --overwrite"
+            "add the dataset to these files with --overwrite"
         )
 
 

@@ -34,7 +34,7 @@ LATEST = "latest"
 PRIMER = "primer.mid"
 
 # Minutes of the tutorial's training, in addition to those of the model: that small model converges early.
-_TUTORIAL_FRACTION, _TUTORIAL_MINUTES = 1 / 4, 0.5  # and at least so many, since start-up takes a quarter of a minute
+_TUTORIAL_FRACTION, _TUTORIAL_MINUTES = 1 / 4, 0.5  # the fraction, and a minimum: start-up takes a quarter of a minute
 _SAVING_SECONDS = 2.0  # between Ctrl-C and the termination of a command that has not received it
 
 

@@ -83,11 +83,10 @@ def main() -> int:
     files = samples.list_names(num_samples, "mid", "png", *["wav"] * _AUDIO.value)
     files += [samples.DISTRIBUTIONS_NAME] * (num_notes > 1)
     check_output_directory(output)
-    earlier = samples.require_free(output, files)
+    if earlier := samples.require_free(output, files):
+        logger.info(f"replacing the {counted(len(earlier), 'file')} that an earlier call wrote to {output}")
     check_writable(output)
     load_config(workdir)
-    if earlier:
-        logger.info(f"replacing the {counted(len(earlier), 'file')} that an earlier call wrote to {output}")
     from sostenuto.music import plots
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
