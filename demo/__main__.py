@@ -172,7 +172,7 @@ def compare(workdirs: list[Path]) -> list[str]:
             line = f"  {workdir.name}: {evaluation.nats_per_note['total']:.3f} after "
             line += counted(evaluation.train_step, "train_step")
             is_short = hardly_trained(evaluation.train_step)
-            lines.append(line + "; it hardly trained: pass a greater --max_minutes" * is_short)
+            lines.append(line + "; it hardly trained: train for more minutes" * is_short)
     return lines
 
 

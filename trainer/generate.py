@@ -80,8 +80,7 @@ def main() -> int:
     sustain = run.sustain or "ignore"
     has_pedal = _choose_pedal(workdir, sustain)
     primer, primer_pedal = _read_primer(sustain)
-    files = samples.list_names(num_samples, "mid", "png", *["wav"] * _AUDIO.value)
-    files += [samples.DISTRIBUTIONS_NAME] * (num_notes > 1)
+    files = _list_files(num_samples, num_notes)
     check_output_directory(output)
     if earlier := samples.require_free(output, files):
         logger.info(f"replacing the {counted(len(earlier), 'file')} that an earlier call wrote to {output}")
@@ -117,6 +116,12 @@ def main() -> int:
         + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, samples.INDEX_NAME)}"
     )
     return 0
+
+
+def _list_files(num_samples: int, num_notes: int) -> list[str]:
+    """Returns the names of the files to write, but for samples.json."""
+    names = samples.list_names(num_samples, "mid", "png", *["wav"] * _AUDIO.value)
+    return [*names, samples.DISTRIBUTIONS_NAME] if num_notes > 1 else names
 
 
 def _choose_pedal(workdir: str, sustain: Sustain) -> bool:

@@ -264,16 +264,19 @@ def _load(directory: str, space: Space, config: StudyConfig, lock: Lock | Lease,
 
 def _check_same(directory: str, state: _State, space: Space, config: StudyConfig) -> None:
     """Raises a UserError that names each difference between a recorded study and the requested one."""
-    differences = {"search space": space.differences(state.space.parameters, state.space.fixed)}
+    differences = {"another search space": space.differences(state.space.parameters, state.space.fixed)}
     settings = dataclasses.asdict(state.settings)
-    for values, part, title in ((state.start, "start", "base config"), (settings, "settings", "settings")):
+    for values, part, title in (
+        (state.start, "start", "another base config"),
+        (settings, "settings", "other settings"),
+    ):
         requested = _identity(space, config)[part]
         recorded = {name: value for name, value in values.items() if name in requested}
         differences[title] = mismatches(requested, recorded)
     for title, lines in differences.items():
         if lines:
             raise UserError(
-                f"{directory}: the study has another {title}: {'; '.join(lines)}. "
+                f"{directory}: the study has {title}: {'; '.join(lines)}. "
                 "Pass the recorded values, another --workdir, or --overwrite to delete the study"
             )
     recorded_max_trials = state.settings.max_trials

@@ -146,7 +146,7 @@ def _describe_short_trials(summary: StudySummary) -> list[str]:
     return [
         f"A trial of {counted(train_steps, 'train_step')} is too short to trust this order (warm-up alone takes "
         f"{warmup_steps:,}): early on, configs that make more train_steps of the same notes, such as short windows, "
-        f"look better than they are. Search again with --train_steps={enough} or more."
+        f"look better than they are. Search with --train_steps={enough} or more, and another --workdir."
     ]
 
 

@@ -145,7 +145,7 @@ def test_the_compared_scores_name_their_train_steps_and_who_hardly_trained(tmp_p
         (tmp_path / name / "evaluation-test.json").write_text(json.dumps(document))
     base, tutorial = compare([tmp_path / "run-3min", tmp_path / "tutorial-0.75min", tmp_path / "none"])
     assert base.strip() == "run-3min: 7.500 after 900 train_steps"
-    assert "16.400 after 2 train_steps; it hardly trained: pass a greater --max_minutes" in tutorial
+    assert "16.400 after 2 train_steps; it hardly trained: train for more minutes" in tutorial
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_trials_too_short_to_trust_are_named_with_a_length_that_is_long_enough()
     warning = format_summary(short)[-1]
     assert "A trial of 25 train_steps is too short" in warning
     assert "warm-up alone takes 100" in warning
-    assert warning.endswith("--train_steps=500 or more.")
+    assert warning.endswith("--train_steps=500 or more, and another --workdir.")
 
 
 def test_the_time_left_is_that_of_the_trials_to_come_shared_by_the_workers() -> None:

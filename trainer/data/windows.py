@@ -102,7 +102,7 @@ class WindowSampler:
                 flag, other = "accumulation_steps", config.batch_size
             raise UserError(
                 f"--{flag}={windows // other}: an epoch has {counted(self.per_epoch, 'window')}, got {windows:,} a "
-                f"train_step. Give at most {max(limit // other, 1)}"
+                f"train_step. Give at most {max(limit // other, 1)}, or a dataset of more music"
             )
         if config.seq_length > self.longest:
             logger.warning(f"{self._problem}, so part of each window is empty. Give {self.longest} to train faster")
