@@ -50,8 +50,10 @@ def download(
             reason = error
     else:
         size = part.stat().st_size if part.exists() else 0
-        remedy = f"; the {size:,} bytes that arrived are kept, run it again to resume" if size else ""
-        remedy = remedy or f". Check the network, or download that file elsewhere and put it at {target}"
+        if size:
+            remedy = f"; the {size:,} bytes that arrived are kept, run it again to resume"
+        else:
+            remedy = f". Check the network, or download that file elsewhere and put it at {target}"
         raise UserError(f"{url}: gave up after {attempts} attempts ({reason}){remedy}")
     try:
         _check(part, sha256, remedy="it is removed, run it again")

@@ -143,10 +143,11 @@ def _describe_short_trials(summary: StudySummary) -> list[str]:
     enough = max(_WARMUPS * warmup_steps, _FEWEST_TRAIN_STEPS)
     if train_steps >= enough:
         return []
+    warmup = f" (warm-up alone takes {warmup_steps:,})" if warmup_steps else ""
     return [
-        f"A trial of {counted(train_steps, 'train_step')} is too short to trust this order (warm-up alone takes "
-        f"{warmup_steps:,}): early on, configs that make more train_steps of the same notes, such as short windows, "
-        f"look better than they are. Search with --train_steps={enough} or more, and another --workdir."
+        f"A trial of {counted(train_steps, 'train_step')} is too short to trust this order{warmup}: early on, configs "
+        "that make more train_steps of the same notes, such as short windows, look better than they are. "
+        f"Search with --train_steps={enough} or more, and another --workdir."
     ]
 
 
