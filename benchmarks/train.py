@@ -5,8 +5,7 @@
 input: windows sampled per second against windows that training consumes; windows gathered inside the train_step against
 windows from tf.data. fit: train_steps per second of this loop and of `Model.fit` on the same model, in the best setting
 of `fit`. peak: the fraction of the measured peak of matrix products that training reaches. replicas: one against two.
-checkpoint: the cost of a save every 100 train_steps. gpu: cuDNN on and off, precisions, memory and fraction of the
-chip's peak, after a profile has shown that cuDNN's RNN runs.
+checkpoint: the cost of a save every 100 train_steps. `benchmarks/gpu.py` has what only a GPU can show.
 
 Each part runs in its own process, and alternates what it compares, because the speed of a shared machine varies. A
 ratio is the median over the rounds, its range in brackets. A model is described by the preset of its heads, its layers,
@@ -26,7 +25,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
-PARTS = ("input", "fit", "peak", "replicas", "checkpoint", "gpu")
+PARTS = ("input", "fit", "peak", "replicas", "checkpoint")
 COLUMNS = ("what", "ours", "theirs", "ratio", "goal", "reached")
 WIDTHS = (64, 30, 32, 24, 6, 7)
 
