@@ -13,12 +13,14 @@ UPDATES = 200
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The rates of the trainer, each computed once: a graph would round some of them otherwise."""
+
     def __init__(self, config):
         super().__init__()
-        self.config = config
+        self.rates = tf.stack([learning_rate(config, tf.constant(step), 30.0, 180.0) for step in range(UPDATES)])
 
     def __call__(self, step):
-        return learning_rate(self.config, step, 30.0, 180.0)
+        return tf.gather(self.rates, tf.minimum(step, UPDATES - 1))
 
 
 class Updates:
