@@ -2,7 +2,7 @@
 
 The handler only records the signal. `trainer.engine.loop` asks for it after each call of train_steps, and
 `StopReason.exit_status` is the exit status, 128 and the signal's number. Work that is long and safe to repeat, such as
-scoring, is cancelled at once. Commands that do not train exit at once, and remove unfinished files (`sostenuto.cli.app`).
+scoring, is cancelled at once. Commands that do not train exit at once (`sostenuto.cli.app`), without unfinished files.
 """
 
 import contextlib
