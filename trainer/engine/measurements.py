@@ -1,4 +1,4 @@
-"""Values of a run's reports: the lines of metrics.jsonl."""
+"""Values of a run's reports, the lines of metrics.jsonl; a new field is first declared in `MetricsRecord`."""
 
 from trainer.engine.schedule import Event
 from trainer.engine.setup import RunSetup
