@@ -117,7 +117,7 @@ def train(config: Config, windows: WindowSampler, devices: list[str], *, cudnn: 
         return np.concatenate([weight.numpy().ravel() for weight in state.model.trainable_variables])
 
     start = weights()
-    state.run(tf.constant(TRAIN_STEPS))
+    state.run(TRAIN_STEPS)
     if problem := state.not_finite():
         raise RuntimeError(f"{config.precision} on {', '.join(devices)}: not finite: {problem}")
     sums = state.pop_sums()
