@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,21 +91,26 @@ def _work(sender: Connection, function: str, arguments: dict[str, Any]) -> None:
     try:
         import trainer  # noqa: F401  # isort: skip  First, so that TensorFlow loads without messages.
 
-        module, _, name = function.rpartition(".")
-        sender.send((None, getattr(__import__(module), name)(**arguments)))
+        sender.send((None, call(function, arguments)))
     except BaseException as error:
         traceback.print_exc()
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         sender.send((f"{type(error).__name__}: {lines[0] if lines else ''}"[:300], None))
 
 
-def run_jobs(selected: Iterator[Job]) -> bool:
+def call(function: str, arguments: dict[str, Any]) -> Any:
+    """Calls a function, given as MODULE.NAME."""
+    module, _, name = function.rpartition(".")
+    return getattr(__import__(module), name)(**arguments)
+
+
+def run_jobs(selected: Iterator[Job], run: Callable[[str, dict[str, Any]], Any] = run_isolated) -> bool:
     """Prints a line for each result; returns whether all succeeded."""
     succeeded = True
     for job in selected:
         print(f"{job.part}: {job.what}", file=sys.stderr, flush=True)
         try:
-            rows = run_isolated(job.function, job.arguments)
+            rows = run(job.function, job.arguments)
         except RuntimeError as error:
             rows = [(job.what, f"failed: {error}", "–", "NO")]
         for row in rows:
@@ -119,7 +124,7 @@ def show(cells: Sequence[str]) -> None:
     print("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |", flush=True)
 
 
-def main() -> int:
+def main(run: Callable[[str, dict[str, Any]], Any] = run_isolated) -> int:
     """Runs the selected parts; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one; may be given several times")
@@ -130,7 +135,7 @@ def main() -> int:
         parser.error(f"--rounds={flags.rounds}: expected at least 1")
     with tempfile.TemporaryDirectory() as name:
         os.environ["XDG_CACHE_HOME"] = name  # location of the trainer's cached note table
-        gpus, machine = run_isolated("gpu_parts.describe_machine", {})
+        gpus, machine = run("gpu_parts.describe_machine", {})
         commit = subprocess.run(
             ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"],
             capture_output=True,
@@ -143,7 +148,7 @@ def main() -> int:
         selected = (
             job for job in jobs(gpus, flags.small or not gpus, flags.rounds) if job.part in (flags.part or PARTS)
         )
-        return 0 if run_jobs(selected) else 1
+        return 0 if run_jobs(selected, run) else 1
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -529,10 +532,84 @@ def rate_with_saves(training: Training, checkpoints: CheckpointManager, saver: A
     return saves * SAVE_EVERY / (time.perf_counter() - started)
 
 
+# pytorch
+
+
+INSTALL_TORCH = (
+    "not measured: no PyTorch. Run python -m venv build/torch && build/torch/bin/pip install torch "
+    "--index-url https://download.pytorch.org/whl/cpu, then pass --torch_python=build/torch/bin/python"
+)
+
+
+class Torch:
+    """The same training by PyTorch's nn.LSTM, in a process of its own: its packages may differ from the locked ones.
+
+    Attributes:
+        setting: its version and fastest setting.
+    """
+
+    def __init__(self, config: Config) -> None:
+        sizes = (config.units, config.layers, config.batch_size, config.seq_length, config.precision)
+        command = [os.environ["TORCH_PYTHON"], str(Path(__file__).with_name("torch_lstm.py")), *map(str, sizes)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.setting = self._read()
+
+    def train_steps_per_second(self, train_steps: int) -> float:
+        """Measures the given number of train_steps."""
+        assert self._process.stdin is not None
+        print(train_steps, file=self._process.stdin, flush=True)
+        return train_steps / float(self._read())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            return line.strip()
+        raise SystemExit(f"benchmarks/torch_lstm.py ended with status {self._process.wait()}")
+
+
+def measure_pytorch(dataset: str | None, rounds: int) -> list[Row]:
+    """Compares train_steps on the CPU with PyTorch's: LSTM layers, the tutorial's losses and Adam, on equal batches."""
+    tf.config.set_visible_devices([], "GPU")
+    if subprocess.run([os.environ["TORCH_PYTHON"], "-c", "import torch"], check=False, capture_output=True).returncode:
+        return [Row("nn.LSTM of PyTorch", INSTALL_TORCH)]
+    table, rows = load(dataset), []
+    for units, windows in ((256, 32), (512, 64)):
+        for precision in ("float32", "mixed_bfloat16"):
+            config = TUTORIAL.replace(
+                units=units, layers=2, batch_size=windows, seq_length=128, precision=precision, deterministic=False
+            )
+            training = Training(config, WindowSampler(table, config), configure_devices(config))
+            torch = Torch(config)
+            taken = alternately(
+                {
+                    "ours": training.train_steps_per_second,
+                    "PyTorch": functools.partial(torch.train_steps_per_second, training.sample),
+                },
+                rounds,
+            )
+            torch.close()
+            ratios = Ratios.of(taken["ours"], taken["PyTorch"])
+            rows.append(
+                Row(
+                    f"{name_of(config)}, {precision}: train_steps/s",
+                    median(taken["ours"], ",.2f"),
+                    f"{median(taken['PyTorch'], ',.2f')} ({torch.setting})",
+                    ratios.show(".2f"),
+                    *at_least(1, ratios, ".1f"),
+                )
+            )
+    return rows
+
+
 PARTS: Mapping[str, Callable[[str | None, int], list[Row]]] = {
     "input": measure_input,
     "fit": measure_fit,
     "peak": measure_peak,
     "replicas": measure_replicas,
     "checkpoint": measure_checkpoint,
+    "pytorch": measure_pytorch,
 }

@@ -1,7 +1,6 @@
-"""Runs every measurement of benchmarks/gpu.py on the CPU in one process, and prints its rows as JSON.
+"""Runs benchmarks/gpu.py on the CPU in one process, which imports TensorFlow once.
 
-In one process TensorFlow is imported once. The measurement that makes two logical devices comes first, because they are
-a setting of a whole process.
+Before that, prints as JSON whether cuDNN's RNN is found in profiles with it and without.
 Usage: python -m tests.benchmarks.gpu_run
 """
 
@@ -34,13 +33,12 @@ def kernels(name: str) -> list[gpu_parts.Kernel]:
 
 
 def main() -> None:
-    parts = {}
-    for job in sorted(gpu.jobs(0, small=True, rounds=1), key=lambda job: job.part != "replicas"):
-        if job.part != "resume" and job.arguments.get("deterministic", True):
-            _, _, name = job.function.rpartition(".")
-            parts[job.part] = getattr(gpu_parts, name)(**job.arguments)
     found = {name: gpu_parts.uses_cudnn(kernels(name)) for name in ("LSTM_elementWise_fp", "gemm_kernel")}
-    print(json.dumps({"parts": parts, "machine": gpu_parts.describe_machine(), "uses_cudnn": found}))
+    print(json.dumps(found))
+    # Two logical devices are a setting of a whole process.
+    gpu_parts.all_devices(gpu_parts.checked_config(small=True, devices=1))
+    sys.argv = ["gpu.py", "--rounds=1"]
+    sys.exit(gpu.main(run=gpu.call))
 
 
 if __name__ == "__main__":
