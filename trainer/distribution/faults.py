@@ -18,8 +18,8 @@ _OTHER_ERRORS = (
     tf.errors.ResourceExhaustedError,
 )  # fmt: skip
 
-# NCCL's words for another worker's end; its other errors are faults of this worker and would recur.
-_REMOTE = re.compile("remote process exited")
+# Another worker's end, in the words of NCCL, whose other errors are faults of this worker; and its error, passed on.
+_REMOTE = re.compile("remote process exited|[Ee]rror reported from /job|reported error: ")
 _CONNECTION = re.compile("Collective|NCCL|remote target|[Cc]oordination|Connection reset|Socket closed")
 _GPU = re.compile(
     r"cuda|cudnn|cublas|\bdnn\b|\bblas\b|DoRnn|GPU sync failed|launched on stream|async mem(cpy|set)"

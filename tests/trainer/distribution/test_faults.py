@@ -69,6 +69,7 @@ LOST_WORKERS = [
         "NCCL operation ncclAllReduce(comm_) failed: remote process exited or there was a network error. Last NCCL "
         "warning(error) log entry (may be unrelated) 'Cuda failure'.",
     ),
+    tf.errors.InternalError(None, None, f"Collective ops is aborted by: Error reported from /job:worker/task:0: {RNN}"),
     tf.errors.InternalError(None, None, GRAPH.format("Collective ops is aborted by: Connection reset by peer")),
 ]  # fmt: skip
 OTHERS = [
