@@ -1,4 +1,4 @@
-"""Entry of every command: parses its flags, prints errors on one line, and exits with a documented status."""
+"""Entry of every command: parses its flags, prints errors on one line, and exits with a status of exit-codes.md."""
 
 import contextlib
 import errno
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
-EXIT_GPU = os.EX_OSERR  # An orchestrator restarts it a few times: another GPU may work.
-EXIT_TRY_AGAIN = os.EX_TEMPFAIL
+EXIT_GPU = os.EX_OSERR  # 71, for each GpuError: an orchestrator restarts it a few times, as another GPU may work
+EXIT_TRY_AGAIN = os.EX_TEMPFAIL  # 75, for each TemporaryError; also `StopReason.exit_status` and `tuning.search`
 
 # The flags of all commands.
 start_group(COMMON)
