@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def main() -> int:
     for name, old_name in presets.items():
         left, right = old / old_name, new / name
         results.append((f"{name}: weights after {arguments.train_steps} train_steps", compare_weights(left, right)))
-        results.append((f"{name}: evaluation", compare_files(left, right, "evaluation-*.json")))
+        results.append((f"{name}: evaluation", compare_files(left, right, "evaluation-*.json", _sort_keys)))
         results.append((f"{name}: generated notes", compare_files(left / "music", right / "music", "*.mid")))
     for subject, (same, detail) in results:
         print(f"{'same     ' if same else 'DIFFERENT'}  {subject}: {detail}")
@@ -64,10 +65,18 @@ def produce(checkout: Path, output: Path, corpus: Path, train_steps: int, preset
         run("trainer.generate", workdir, f"--output={output / preset / 'music'}", *flags)
 
 
-def compare_files(old: Path, new: Path, pattern: str) -> tuple[bool, str]:
-    """Compares the bytes of all files that match a pattern; the detail gives their number and a hash."""
+def _sort_keys(text: bytes) -> bytes:
+    """Returns a JSON text with its keys in order: the values count, to the last bit."""
+    return json.dumps(json.loads(text), sort_keys=True).encode()
+
+
+def compare_files(old: Path, new: Path, pattern: str, normalize: Callable[[bytes], bytes] = bytes) -> tuple[bool, str]:
+    """Compares the normalized bytes of all files that match a pattern; the detail gives their number and a hash."""
     hashes = [
-        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.glob(pattern))}
+        {
+            path.name: hashlib.sha256(normalize(path.read_bytes())).hexdigest()
+            for path in sorted(directory.glob(pattern))
+        }
         for directory in (old, new)
     ]
     digest = hashlib.sha256(json.dumps(hashes[1]).encode()).hexdigest()[:16]

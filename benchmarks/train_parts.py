@@ -25,7 +25,7 @@ from trainer.data.note_table import NoteTable, load_table
 from trainer.data.note_tensors import NoteTensors
 from trainer.data.windows import Batch, WindowSampler
 from trainer.distribution.strategy import configure_devices, create_strategy
-from trainer.engine.optimizer import WarmupSchedule
+from trainer.engine.optimizer import learning_rate
 from trainer.engine.train_state import TrainState
 from trainer.model.next_note import build_model
 from trainer.presets import preset
@@ -144,7 +144,7 @@ class Training:
 
     def _call(self, train_steps: int) -> float:
         started = time.perf_counter()
-        self.state.run(tf.constant(train_steps))
+        self.state.run(train_steps)
         if self.state.not_finite():
             raise SystemExit(f"{name_of(self.config)}, {self.config.precision}: the loss is not finite")
         return time.perf_counter() - started
@@ -302,12 +302,24 @@ class EpochTimer(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self._started
 
 
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The trainer's learning rate."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._config = config
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate after `step` updates."""
+        return learning_rate(self._config, step, 0.0, 1e9)
+
+
 class Fit:
     """The same training by `Model.fit`."""
 
     def __init__(self, config: Config, windows: WindowSampler, *, jit_compile: bool, steps_per_execution: int) -> None:
         self._model = PlainModel(config)
-        schedule, clip = WarmupSchedule(config, tf.Variable(0.0), tf.Variable(1e9)), config.clip_norm or None
+        schedule, clip = Schedule(config), config.clip_norm or None
         if config.optimizer == "adamw":
             optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=clip)
             optimizer.exclude_from_weight_decay(

@@ -45,6 +45,9 @@ MAX_NOTES: Final = 100_000  # of a generated sample
 MAX_SAMPLES: Final = 10_000
 MAX_MINUTES: Final = 525_600  # a year
 
+MAX_LSTM_WEIGHTS: Final = 2**31  # units x units x layers, about an eighth of the weights
+MAX_ACTIVATIONS: Final = 2**36  # batch_size x seq_length x units x layers, over all hosts; each takes some 30 bytes
+
 _FRACTION = Bounds(minimum=0, below=1)
 _COUNT = Bounds(minimum=0, maximum=MAX_STEPS)
 _WIDTH = Bounds(minimum=1, maximum=16_384)
@@ -216,6 +219,8 @@ class Config:
             raise UserError(
                 "config: pitch_weight, step_weight and duration_weight are all 0. Give at least one of them above 0"
             )
+        _check_product(self, ("units", "units", "layers"), MAX_LSTM_WEIGHTS)
+        _check_product(self, ("batch_size", "seq_length", "units", "layers"), MAX_ACTIVATIONS)
         lengths = {name: getattr(self, name) for name in LENGTH_FIELDS}
         if sum(length > 0 for length in lengths.values()) != 1:
             raise UserError(f"config: expected exactly one of steps, epochs and max_minutes above 0, got {lengths}")
@@ -249,6 +254,15 @@ class Config:
     def fixed(self) -> dict[str, Any]:
         """Returns the fields that a resumed run must share with the run that it resumes."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in CHANGEABLE_ON_RESUME}
+
+
+def _check_product(config: Config, names: tuple[str, ...], maximum: int) -> None:
+    """Raises UserError if the product of some fields, which sizes memory, is above its maximum."""
+    if (product := math.prod(getattr(config, name) for name in names)) > maximum:
+        values = ", ".join(f"{name}={getattr(config, name)}" for name in dict.fromkeys(names))
+        raise UserError(
+            f"config: {values}: {' x '.join(names)} is {product:,}, expected at most {maximum:,}. Lower one of them"
+        )
 
 
 FIELDS: Final = {field.name: field for field in dataclasses.fields(Config)}

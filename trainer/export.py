@@ -11,7 +11,7 @@ from sostenuto.music.notes import PITCHES
 from trainer.checkpoints.tensorflow_errors import translate_errors
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model.categorical import categorical_nll
-from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads
+from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads, HeadInput
 from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.reporting import model_card
@@ -105,7 +105,7 @@ class _Graphs:
         with tf.control_dependencies([_check(note, self._highest_first_pitch)]):
             head_input, state = self._model.decode_step(note, self._parse_state(inputs), self._weights)
         uniforms = tf.random.stateless_uniform([tf.shape(note.pitch)[0], UNIFORMS_PER_NOTE], seed, alg="philox")
-        sampled = self._model.heads.sample(head_input, uniforms, tf.cast(temperature, head_input.dtype))
+        sampled = self._model.heads.sample(head_input, uniforms, tf.cast(temperature, head_input.body.dtype))
         return {**sampled._asdict(), **self._format_state(state)}
 
     def _score(self, **inputs: tf.Tensor) -> _Tensors:
@@ -122,25 +122,32 @@ class _Graphs:
             scores = {"pitch_nats": nll, "step_seconds": predicted["step"], "duration_seconds": predicted["duration"]}
         return {**scores, **self._format_state(state)}
 
-    def _forward(self, notes: NoteTensors, state: ModelState) -> tuple[tf.Tensor, ModelState]:
+    def _forward(self, notes: NoteTensors, state: ModelState) -> tuple[HeadInput, ModelState]:
         """Computes `NextNoteModel.forward` of notes `[batch, notes]` note by note, without kernels that need a GPU."""
         model = self._model
         length = tf.shape(notes.pitch)[1]
         by_note = notes.map(tf.transpose)
-        outputs = tf.TensorArray(model.compute_dtype, length + 1, element_shape=[None, model.width])
+        body = tf.zeros([tf.shape(notes.pitch)[0], model.config.units], model.compute_dtype)
         # An extra element, because an empty array cannot be stacked.
-        outputs = outputs.write(length, tf.zeros([tf.shape(notes.pitch)[0], model.width], model.compute_dtype))
+        last = HeadInput(body, state.history.remaining_us if isinstance(state.history, NoteHistory) else ())
+        outputs = last.map(
+            lambda part: tf.TensorArray(part.dtype, length + 1, element_shape=[None, *part.shape[1:]])
+        ).map(lambda array, part: array.write(length, part), last)
 
         def read_note(
-            index: tf.Tensor, state: ModelState, outputs: tf.TensorArray
-        ) -> tuple[tf.Tensor, ModelState, tf.TensorArray]:
+            index: tf.Tensor, state: ModelState, outputs: HeadInput
+        ) -> tuple[tf.Tensor, ModelState, HeadInput]:
             output, state = model.decode_step(by_note.map(lambda field: field[index]), state, self._weights)
-            return index + 1, state, outputs.write(index, output)
+            return (
+                index + 1,
+                state,
+                tf.nest.map_structure(lambda array, part: array.write(index, part), outputs, output),
+            )
 
         _, state, outputs = tf.while_loop(
             lambda index, *_: index < length, read_note, (0, state, outputs), maximum_iterations=length
         )
-        return tf.transpose(outputs.stack()[:length], [1, 0, 2]), state
+        return outputs.map(lambda array: tf.transpose(array.stack()[:length], [1, 0, 2])), state
 
     def _parse_state(self, inputs: _Tensors) -> ModelState:
         return tf.nest.pack_sequence_as(self._empty_state, [inputs[name] for name in self._state_names])

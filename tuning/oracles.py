@@ -2,6 +2,8 @@
 
 A proposal depends only on the study's trials and the seed, so a resumed search continues as an uninterrupted one. Only
 hyperband has a state of its own, its brackets.
+
+A new algorithm is a class like those below, an entry of `_ORACLES`, and its name in `tuning.trial.TUNERS`.
 """
 
 import hashlib

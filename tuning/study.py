@@ -224,9 +224,15 @@ class _State(JsonRecord):
         queued = [trial.id for trial in self.trials if trial.status == TrialStatus.QUEUED]
         if sorted(self.queue) != queued:
             raise UserError(f"queue: got {', '.join(self.queue)}, expected the queued trials, {', '.join(queued)}")
+        directories: dict[str | None, str] = {}
         for trial in self.trials:
             if trial.has_score and trial.score is None:
                 raise UserError(f"trials: {trial.id} is {trial.status} without a score")
+            directories[trial.id] = directories.get(trial.parent, f"{TRIALS_NAME}/{trial.id}")
+            if trial.directory != directories[trial.id]:
+                raise UserError(
+                    f"trials: {trial.id} has the directory {trial.directory!r}, expected {directories[trial.id]!r}"
+                )
 
     def check_values(self, parameters: Sequence[Parameter]) -> None:
         """Raises UserError if a trial's values are not those of the hyperparameters."""

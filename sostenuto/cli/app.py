@@ -1,4 +1,4 @@
-"""Entry of every command: parses its flags, prints errors on one line, and exits with a documented status."""
+"""Entry of every command: parses its flags, prints errors on one line, and exits with a status of exit-codes.md."""
 
 import contextlib
 import errno
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
-EXIT_TRY_AGAIN = os.EX_TEMPFAIL
+EXIT_TRY_AGAIN = os.EX_TEMPFAIL  # 75, for each TemporaryError; also `StopReason.exit_status` and `tuning.search`
 
 # The flags of all commands.
 start_group(COMMON)

@@ -5,10 +5,11 @@ import enum
 import functools
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 from sostenuto import storage
 from sostenuto.errors import UserError
@@ -16,6 +17,14 @@ from sostenuto.json_text import parse_json
 from sostenuto.text import printable
 
 _Kind = TypeVar("_Kind")
+
+# A file in the directory of the JSON file that names it. Any other path could lead out of the directory.
+FileName: TypeAlias = Annotated[str, "a file name without a directory"]
+
+
+def is_file_name(name: str) -> bool:
+    """Returns whether a name is one of a directory's files, and no path that could lead out of it."""
+    return name not in (".", "..") and bool(re.fullmatch(r"[^/\\\0]+", name))
 
 
 def write_json(path: str, value: Any) -> None:
@@ -101,7 +110,7 @@ class _Key(NamedTuple):
 @functools.cache
 def _keys(cls: Any) -> Mapping[str, _Key]:
     """Returns the keys of a dataclass."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     missing = dataclasses.MISSING
     return {
         field.metadata.get("json", field.name): _Key(
@@ -121,6 +130,8 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return _convert(
             arguments[is_object.index(True) if isinstance(value, dict) and any(is_object) else 0], value, key
         )
+    if kind == FileName:
+        return _convert_file_name(value, key)
     if isinstance(value, dict) and origin in (Mapping, dict):
         _require(typing.get_args(arguments[0]), value, key)
         return {name: _convert(arguments[1], part, f"{key}.{name}") for name, part in value.items()}
@@ -155,6 +166,13 @@ def _convert_object(kind: Any, value: Mapping[str, Any], key: str) -> Any:
             if name in value
         }
     )
+
+
+def _convert_file_name(value: Any, key: str) -> str:
+    name = _convert(str, value, key)
+    if is_file_name(name):
+        return name
+    raise _MismatchError(f"{key.lstrip('.')}: got {_excerpt(name)}, expected {typing.get_args(FileName)[1]}")
 
 
 def _has_type(kind: Any, value: Any) -> bool:

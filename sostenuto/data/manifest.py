@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from sostenuto import storage
-from sostenuto.data.json_record import from_json
+from sostenuto.data.json_record import FileName, from_json
 from sostenuto.data.performance import SCHEMA_VERSION, Performance, decode_performance
 from sostenuto.data.tfrecord import parse_records
 from sostenuto.errors import RecordError, UserError
@@ -34,7 +34,7 @@ _REMEDY = "Run sostenuto preprocess again"
 class Shard:
     """A file of records: its name in the dataset, its number of records, its size, and its hex digest."""
 
-    file: str
+    file: FileName
     records: int
     bytes: int
     sha256: str

@@ -1,5 +1,7 @@
 """The sustain pedal: when it is down, the notes that it extends, and a rule for notes that have no pedal.
 
+`_decode.py` reads the pedal's messages (controller 64) from a MIDI file. `midi.py` calls this module as it reads notes.
+
 The rule is a guess, because keys do not determine the pedal; docs/generating.md says how good a guess.
 """
 

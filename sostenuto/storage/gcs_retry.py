@@ -1,6 +1,7 @@
 """Retries of requests to a bucket, and the end of the process's patience: all its waits count together."""
 
 import logging
+import math
 import random
 import threading
 import time
@@ -33,8 +34,8 @@ _jitter = random.Random()
 class Patience:
     """The time that the requests of a process have waited in vain, shared by its threads.
 
-    Reads and writes are timed apart, since a bucket may answer only reads. After `RETRY_SECONDS` without an answer,
-    each further request has `LAST_SECONDS`.
+    Reads and writes are timed apart, since a bucket may answer only reads. Reads count from the first write in vain if
+    none was answered since. After `RETRY_SECONDS` without an answer, each further request has `LAST_SECONDS`.
 
     Attributes:
         is_answered: whether any request has got an answer, an error included.
@@ -44,6 +45,7 @@ class Patience:
         self.is_answered = False
         self._lock = threading.Lock()
         self._silent_since: dict[bool, float] = {}  # by whether requests write
+        self._answered = -math.inf  # time of the last answer of any request
         self._waiting = {False: 0, True: 0}
         self._subject, self._reason = "", ""  # of the warning
         self._has_warned, self._is_watched = False, False
@@ -81,6 +83,7 @@ class Patience:
     def mark(self, *, is_write: bool) -> None:
         """Records an answer. If writes are answered, reads are too."""
         with self._lock:
+            self._answered = time.monotonic()
             for kind in (False, True) if is_write else (False,):
                 if self._waiting[kind]:
                     self._silent_since[kind] = time.monotonic()
@@ -107,7 +110,8 @@ class Patience:
         with self._lock:
             now = time.monotonic()
             self._waiting[is_write] += 1
-            self._silent_since.setdefault(is_write, now)
+            writes_since = self._silent_since.get(True, now)
+            self._silent_since.setdefault(is_write, writes_since if writes_since > self._answered else now)
             if not self._has_warned and sum(self._waiting.values()) == 1:
                 self._subject, self._reason = subject, ""
             if not self._is_watched:

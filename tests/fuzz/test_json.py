@@ -39,7 +39,7 @@ SEED = int(os.environ.get("SOSTENUTO_SEED") or 0)
 # JSON texts of values that some place of a file does not expect.
 VALUES = (
     "null", "true", "0", "-1", "7", "1.5", "-0.25", "1e999", "-1e999", "NaN", "9" * 30, "9" * 5000, '""', '"x"',
-    '"\\ud800"', '"a\\u0000b"', '"/etc/passwd"', "[]", "{}", "[[]]", '{"a": {}}', "[null]", "[NaN]",
+    '"\\ud800"', '"a\\u0000b"', '"/etc/passwd"', '"../x"', "[]", "{}", "[[]]", '{"a": {}}', "[null]", "[NaN]",
     "[" * 500 + "]" * 500, "[" * 100_000,
 )  # fmt: skip
 MARK = "\x7fvalue\x7f"

@@ -32,14 +32,14 @@ def build(config: Config, table: NoteTable, devices: list[str], **options) -> Tr
     strategy = create_strategy(devices)
     with strategy.scope():
         state = TrainState(config, WindowSampler(table, config), strategy, **options)
-    state.lr_decay_steps.assign(TRAIN_STEPS)
+    state.set_lr_decay(config.warmup_steps, TRAIN_STEPS)
     return state
 
 
 def trained(state: TrainState, train_steps_per_call: int = TRAIN_STEPS) -> dict[str, np.ndarray]:
     """The weights, their averages, the optimizer's moments, the sums of losses after TRAIN_STEPS: a vector each."""
     while (left := TRAIN_STEPS - int(state.train_step.numpy())) > 0:
-        state.run(tf.constant(min(train_steps_per_call, left)))
+        state.run(min(train_steps_per_call, left))
     groups = {**state.variables(), "run": [state.sums]}
     # The optimizer's own count of train_steps, and its learning rate, would outweigh all else.
     groups["optimizer"] = [variable for variable in groups["optimizer"] if variable.shape.rank]
@@ -52,7 +52,7 @@ def trained(state: TrainState, train_steps_per_call: int = TRAIN_STEPS) -> dict[
 
 def save_half_way(state: TrainState, directory: str) -> Checkpoint:
     """The checkpoint after half of the train_steps."""
-    state.run(tf.constant(TRAIN_STEPS // 2))
+    state.run(TRAIN_STEPS // 2)
     checkpoints = CheckpointManager(directory, max_to_keep=1)
     checkpoints.save(TRAIN_STEPS // 2, state.variables(), {})
     saved = checkpoints.latest()
@@ -130,7 +130,7 @@ def overflow(table: NoteTable, devices: list[str]) -> list[dict]:
 
     before = on_replica(0)
     for _ in range(4):
-        state.run(tf.constant(1))
+        state.run(1)
         now, other = on_replica(0), on_replica(1)
         after.append(
             {

@@ -177,6 +177,24 @@ def test_the_other_values_of_this_file_are_in_range(name):
     assert getattr(changed(name), name) == OTHER[name]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"units": 16_384, "layers": 9},
+            r"units=16384, layers=9: units x units x layers is 2,415,919,104, expected at",
+        ),
+        (
+            {"batch_size": 65_536, "seq_length": 8192},
+            r"batch_size=65536, seq_length=8192, units=256, layers=2: batch_size x .* at most 68,719,476,736\.",
+        ),
+    ],
+)
+def test_fields_that_only_together_take_too_much_memory_are_refused_by_name(changes, words):
+    with pytest.raises(UserError, match=words):
+        Config(**changes)
+
+
 def test_some_loss_must_be_left():
     with pytest.raises(UserError, match="pitch_weight, step_weight and duration_weight are all 0"):
         Config(pitch_weight=0.0, step_weight=0.0, duration_weight=0.0)

@@ -114,6 +114,10 @@ def test_a_file_that_is_no_study_is_refused(tmp_path, opened, text, words):
         (("trials", 0, "values"), {"zzz": 1}, "trials: 0000 has values of zzz, expected "),
         (("trials", 0, "values", "units"), "many", "config: units='many': expected int, got str"),
         (("trials", 0, "id"), "7", "trials: got the ids 7, expected 0000"),
+        *(
+            (("trials", 0, "directory"), name, f"trials: 0000 has the directory '{name}', expected 'trials/0000'")
+            for name in ("/srv", "../x", "trials/../..", "trials/0001")
+        ),
         (("queue",), ["0007"], "queue: got 0007, expected the queued trials"),
         (("settings", "max_trials"), 10**30, r"settings\.max_trials: got 1e\+30, expected an integer"),
         (("oracle", "current_bracket"), 10**9, r"oracle\.current_bracket: got 1000000000, expected at most 2"),

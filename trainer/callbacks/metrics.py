@@ -1,4 +1,7 @@
-"""Writer of metrics.jsonl; `trainer.engine.measurements` computes the values."""
+"""Writer of metrics.jsonl: a line per report, with the fields of `trainer.workdir.formats.MetricsRecord`.
+
+A new field is declared there and computed in `trainer.engine.measurements`.
+"""
 
 import os
 

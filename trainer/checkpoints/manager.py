@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from sostenuto import storage
+from sostenuto.data.json_record import is_file_name
 from sostenuto.errors import FileError, UserError, mismatches
 from sostenuto.json_text import parse_json
 from sostenuto.text import counted
@@ -220,7 +221,8 @@ def read_checkpoint(path: str) -> Checkpoint | None:
     try:
         manifest = parse_json(storage.read_bytes(os.path.join(path, MANIFEST)), path)
         is_intact = manifest.pop("sha256") == checksum_json(manifest) and all(
-            _checksum(os.path.join(path, name)) == checksum for name, checksum in manifest["files"].items()
+            is_file_name(name) and _checksum(os.path.join(path, name)) == checksum
+            for name, checksum in manifest["files"].items()
         )
         checkpoint = Checkpoint(path, manifest["train_step"], manifest["extra"])
         return checkpoint if is_intact and checkpoint.train_step == int(os.path.basename(path)) else None

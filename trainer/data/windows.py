@@ -32,12 +32,14 @@ class Batch(NamedTuple):
         targets: `[windows, positions]`; positions is seq_length, or 1 if only the last is a target.
         mask: bool `[windows, positions]`, False on the padding of short windows.
         windows: int64 `[windows]`, index of each window in its epoch.
+        first_example: int64 `[]`, example index of the first window (`trainer.data.random`).
     """
 
     inputs: NoteTensors
     targets: NoteTensors
     mask: tf.Tensor
     windows: tf.Tensor
+    first_example: tf.Tensor
 
 
 class _Location(NamedTuple):
@@ -119,7 +121,7 @@ class WindowSampler:
             targets = notes.map(lambda field: tf.where(mask, field[:, 1:], 0))
             if self._config.positions == "last":
                 targets, mask = targets.map(lambda field: field[:, -1:]), mask[:, -1:]
-        return Batch(inputs, targets, mask, location.window)
+        return Batch(inputs, targets, mask, location.window, tf.identity(first_example))
 
     def place(self, example_index: int) -> tuple[int, int, int]:
         """Returns the performance of an example's window, and the indices of its first and last target in it."""

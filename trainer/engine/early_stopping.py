@@ -1,4 +1,4 @@
-"""Best score of a run, and whether the run's patience is used up."""
+"""Best score of a run, the lowest of the config's `monitor`, and whether the run's patience is used up."""
 
 import dataclasses
 import math

@@ -197,12 +197,12 @@ class TrainingLoop:
         self._set_lr_decay()
         begin = self._timer.clock()
         if self._timer.compiled:
-            self._state.run(tf.constant(count))
+            self._state.run(count)
         else:
             # Compilation takes long, and there is nothing to save yet.
             activity = phase("compiling the first train_steps")
             with progress.silenced(not self._workers.is_chief), activity, self._shutdown.cancellable():
-                self._state.run(tf.constant(count))
+                self._state.run(count)
         self._train_step = int(self._state.train_step.numpy())
         origin = self._state.not_finite()
         if origin is not None:

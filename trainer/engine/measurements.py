@@ -1,4 +1,4 @@
-"""Values of a run's reports: the lines of metrics.jsonl."""
+"""Values of a run's reports, the lines of metrics.jsonl; a new field is first declared in `MetricsRecord`."""
 
 from trainer.engine.schedule import Event
 from trainer.engine.setup import RunSetup
@@ -32,7 +32,7 @@ class Measurements:
             epoch=round(train_step * config.windows_per_train_step / self._setup.windows.per_epoch, 4),
             loss=totals.objective / totals.targets,
             **{names[field]: total / totals.targets for field, total in totals.by_field.items()},
-            learning_rate=float(state.optimizer.learning_rate),
+            learning_rate=state.learning_rate,
             **scores,
             notes_per_second=totals.targets / max(seconds, 1e-9),
             seconds=seconds,

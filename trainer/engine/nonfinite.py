@@ -27,7 +27,7 @@ def find_nonfinite(step: ReplicaStep, train_step: int, windows: int) -> NonFinit
     """Finds the worst of a failed train_step's windows by repeating it window by window on one device."""
 
     def window_losses(window: tf.Tensor) -> dict[str, tf.Tensor]:
-        losses, _ = step.losses(window, 1)
+        losses = step.losses(step.windows.batch(window, 1))
         return {field: tf.reduce_sum(loss) for field, loss in losses.items()}
 
     def window_gradients(window: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""Checkpoints and best weights of a run."""
+"""Checkpoints and best weights of a run; `trainer.engine.early_stopping` decides which score is the best."""
 
 import dataclasses
 import logging

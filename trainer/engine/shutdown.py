@@ -1,4 +1,9 @@
-"""Graceful shutdown: records a signal; the loop saves and ends, and `StopReason.exit_status` gives the exit status."""
+"""Graceful shutdown of training on SIGTERM and SIGINT: the current call ends, a checkpoint is saved, the process exits.
+
+The handler only records the signal. `trainer.engine.loop` asks for it after each call of train_steps, and
+`StopReason.exit_status` is the exit status, 128 and the signal's number. Work that is long and safe to repeat, such as
+scoring, is cancelled at once. Commands that do not train exit at once (`sostenuto.cli.app`), without unfinished files.
+"""
 
 import contextlib
 import signal

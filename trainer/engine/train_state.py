@@ -3,6 +3,9 @@
 K train_steps run inside one `tf.function`. The gradients of summed losses are all-reduced, divided by the global number
 of targets, checked for finiteness and clipped; only then does the optimizer apply them. So the number of replicas, the
 number of calls, and any kill and resume leave the result unchanged.
+
+Counter, learning rate and batches are computed on the CPU, and nothing there waits for a result of the train_step: the
+CPU prepares the next batch and launches the next kernels while a GPU still computes.
 """
 
 import contextlib
@@ -13,14 +16,13 @@ import tensorflow as tf
 
 from trainer.checkpoints.manager import Variables, model_variables
 from trainer.config import Config
-from trainer.data.windows import WindowSampler
+from trainer.data.windows import Batch, WindowSampler
 from trainer.engine.nonfinite import NonFinite, find_nonfinite
-from trainer.engine.optimizer import build_optimizer
+from trainer.engine.optimizer import Adam, learning_rate
+from trainer.engine.replica_variables import assign
 from trainer.engine.run_length import OPEN
-from trainer.engine.train_step import Gradients, ReplicaStep
+from trainer.engine.train_step import ReplicaStep
 from trainer.model.next_note import build_model
-
-_EMA_WARMUP = 10.0  # the average starts as that of about the last tenth of all train_steps
 
 
 class LossSums(NamedTuple):
@@ -32,9 +34,12 @@ class LossSums(NamedTuple):
 
 
 class TrainState:
-    """State of training; create it under the strategy's scope. `run` runs up to the given number of train_steps.
+    """State of training; create it under the strategy's scope.
 
     With mixed_float16, the loss scale doubles after `loss_scale_patience` train_steps without overflow.
+
+    Attributes:
+        graph: the `tf.function` of `run`, to examine.
     """
 
     def __init__(
@@ -49,38 +54,43 @@ class TrainState:
         self._config, self._strategy, self._loss_scale_patience = config, strategy, loss_scale_patience
         self.model = build_model(config, windows.pitch_range)
         self.train_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step")
-        self.lr_decay_from = tf.Variable(float(config.warmup_steps), trainable=False, name="lr_decay_from")
-        self.lr_decay_steps = tf.Variable(float(OPEN), trainable=False, name="lr_decay_steps")
-        self._lr_decay: tuple[float, float] | None = None
+        self._lr_decay = float(config.warmup_steps), float(OPEN)
         sums = tf.zeros([len(self.model.heads.loss_names) + 2], tf.float64)
         self.sums = tf.Variable(sums, trainable=False, name="sums")
         self._not_finite = tf.Variable(False, trainable=False, name="not_finite")
         self._scales = config.precision == "mixed_float16"
         self._loss_scale = tf.Variable(loss_scale if self._scales else 1.0, trainable=False, name="loss_scale")
         self._good_steps = tf.Variable(0, dtype=tf.int64, trainable=False, name="good_steps")
-        self._step = ReplicaStep(config, windows, self.model, self._loss_scale)
-        self._averages = (
-            [tf.Variable(weight, trainable=False, name="ema") for weight in self._step.weights] if config.ema else []
+        self._optimizer = Adam(config, self.model)
+        self._step = ReplicaStep(config, windows, self.model, self._optimizer.weights)
+        scalar = tf.TensorSpec([], tf.float32)
+        self.graph = tf.function(
+            self._run, autograph=False, input_signature=(tf.TensorSpec([], tf.int64), scalar, scalar)
         )
-        self.optimizer = build_optimizer(config, self.model, self.lr_decay_from, self.lr_decay_steps)
-        self.run = tf.function(self._run, autograph=False, input_signature=(tf.TensorSpec([], tf.int32),))
-        self._swap_averages = tf.function(self._swap, autograph=False)
+        self._swap_averages = tf.function(lambda: strategy.run(self._optimizer.swap_averages), autograph=False)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next train_step."""
+        return float(learning_rate(self._config, self.train_step.read_value(), *self._lr_decay))
 
     def variables(self) -> Variables:
         """Returns all variables that a resumed run needs."""
         return {
             **model_variables(self.model),
-            "optimizer": [variable.value for variable in self.optimizer.variables],
-            "ema": self._averages,
-            "run": [self.train_step, self.lr_decay_steps, self.sums, self._loss_scale, self._good_steps],
+            "optimizer": self._optimizer.variables(),
+            "ema": self._optimizer.averages,
+            "run": [self.train_step, self.sums, self._loss_scale, self._good_steps],
         }
 
     def set_lr_decay(self, begin: float, end: float) -> None:
         """Sets the train_steps between which the learning rate of the next train_steps decays."""
-        if self._lr_decay != (begin, end):
-            self.lr_decay_from.assign(begin)
-            self.lr_decay_steps.assign(end)
-            self._lr_decay = (begin, end)
+        self._lr_decay = float(begin), float(end)
+
+    def run(self, train_steps: int) -> None:
+        """Runs train_steps; a loss or gradient that is not finite ends them early."""
+        with tf.device("CPU:0"):
+            self.graph(tf.constant(train_steps, tf.int64), *map(tf.constant, self._lr_decay))
 
     def pop_sums(self) -> LossSums:
         """Returns the sums of losses since the last report, and clears them."""
@@ -91,7 +101,7 @@ class TrainState:
     @contextlib.contextmanager
     def scored_weights(self) -> Iterator[None]:
         """Puts the weights to score, keep and export into the model until exit: the average, if there is one."""
-        swap = self._swap_averages if self._averages else lambda: None
+        swap = self._swap_averages if self._optimizer.averages else lambda: None
         swap()
         try:
             yield
@@ -104,56 +114,62 @@ class TrainState:
             return None
         return find_nonfinite(self._step, int(self.train_step.numpy()), self._config.windows_per_train_step)
 
-    def _swap(self) -> None:
-        for weight, average in zip(self._step.weights, self._averages, strict=True):
-            value = tf.identity(weight)
-            weight.assign(average)
-            average.assign(value)
+    def _run(self, train_steps: tf.Tensor, decay_from: tf.Tensor, decay_steps: tf.Tensor) -> None:
+        """Runs train_steps on all replicas."""
 
-    def _run(self, train_steps: tf.Tensor) -> None:
-        def run_step(train_step: tf.Tensor) -> tuple[tf.Tensor]:
-            # As a loop variable, the train_step allows TensorFlow to prepare the next batch early.
-            gradients, totals, norm = self._strategy.run(self._step, args=(train_step,))
-            # Every replica returns the same values, so one decision holds for all.
-            totals, norm = (self._strategy.experimental_local_results(value)[0] for value in (totals, norm))
-            totals_finite = tf.reduce_all(tf.math.is_finite(totals))
-            # A run that cannot continue keeps its state from before the failed train_step.
-            going = ~self._not_finite
-            tf.cond(
-                going & totals_finite & tf.math.is_finite(norm),
-                lambda: self._apply(gradients),
-                lambda: self._skip(totals_finite),
-            )
-            going = ~self._not_finite
-            self.sums.assign_add(tf.where(going & totals_finite, totals, 0))
-            self.train_step.assign_add(tf.cast(going, tf.int64))
-            return (train_step + 1,)
+        def run_step(train_step: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, Batch]:
+            # A loop waits for all of a train_step before the next. So the next batch is made within this one.
+            with tf.device("CPU:0"):
+                rate = learning_rate(self._config, train_step, decay_from, decay_steps)
+            batch = self._strategy.run(self._run_replica, args=(train_step, batch, rate))
+            with tf.device("CPU:0"):
+                return train_step + 1, batch
 
+        def is_left(train_step: tf.Tensor, batch: Batch) -> tf.Tensor:
+            with tf.device("CPU:0"):
+                return train_step < end
+
+        self._strategy.run(self._optimizer.load)
         begin = self.train_step.read_value()
-        end = begin + tf.cast(train_steps, tf.int64)
-        tf.while_loop(lambda train_step: train_step < end, run_step, (begin,))
+        with tf.device("CPU:0"):
+            begin = tf.identity(begin)
+            end = begin + train_steps
+        batch = self._strategy.run(self._step.first_batch, args=(begin,))
+        tf.while_loop(is_left, run_step, (begin, batch))
 
-    def _apply(self, gradients: Gradients) -> None:
-        """Updates weights, averages and loss scale."""
-        self._strategy.run(self.optimizer.apply, args=(gradients,))
-        if self._averages:
-            done = tf.cast(self.train_step, tf.float32)
-            decay = tf.minimum(self._config.ema, (1 + done) / (_EMA_WARMUP + done))
-            for weight, average in zip(self._step.weights, self._averages, strict=True):
-                self._strategy.extended.update(
-                    average,
-                    lambda average, weight: average.assign_add((weight - average) * tf.cast(1 - decay, average.dtype)),
-                    args=(weight,),
-                )
-        if self._scales:
-            self._good_steps.assign_add(1)
-            doubles = self._good_steps >= self._loss_scale_patience
-            self._loss_scale.assign(tf.where(doubles, 2 * self._loss_scale, self._loss_scale))
-            self._good_steps.assign(tf.where(doubles, tf.zeros_like(self._good_steps), self._good_steps))
+    def _run_replica(self, train_step: tf.Tensor, batch: Batch, rate: tf.Tensor) -> Batch:
+        """Runs a train_step on a replica; returns the next batch.
 
-    def _skip(self, totals_finite: tf.Tensor) -> None:
-        """Leaves the weights unchanged; stops the run unless a lower loss scale may help."""
-        self._not_finite.assign(self._not_finite | ~totals_finite | (self._loss_scale <= 1))
+        It has no branch, for which a GPU would wait. A run that cannot continue keeps its state from before the failed
+        train_step: all later ones change nothing.
+        """
+        loss_scale = self._loss_scale.read_value()
+        gradient, totals, following = self._step(train_step, batch, loss_scale)
+        factor = self._step.nominal_targets / totals[-1] / tf.cast(loss_scale, tf.float64)
+        factor = tf.cast(factor, gradient.dtype)
+        norm = factor * tf.sqrt(2 * tf.nn.l2_loss(gradient))
+        totals_finite = tf.reduce_all(tf.math.is_finite(totals))
+        is_finite = totals_finite & tf.math.is_finite(norm)
+        stopped = self._not_finite.read_value()
+        # A lower loss scale may help a gradient, but not a loss.
+        stops = stopped | ~totals_finite | (~is_finite & (loss_scale <= 1))
+        is_applied = is_finite & ~stopped
+        if self._config.clip_norm:
+            factor *= tf.minimum(self._config.clip_norm / tf.maximum(norm, tf.constant(1e-12, norm.dtype)), 1)
+        # 0 where nothing is applied, even for a gradient that is infinite or not a number.
+        gradient = tf.math.multiply_no_nan(gradient, tf.where(is_applied, factor, 0))
+        self._optimizer.update(gradient, rate, is_applied)
         if self._scales:
-            self._loss_scale.assign(tf.maximum(self._loss_scale / 2, 1.0))
-            self._good_steps.assign(0)
+            self._update_loss_scale(loss_scale, is_applied)
+        assign(self._not_finite, stops)
+        assign(self.sums, self.sums.read_value() + tf.where(stops, tf.zeros_like(totals), totals))
+        assign(self.train_step, self.train_step.read_value() + tf.cast(~stops, tf.int64))
+        return following
+
+    def _update_loss_scale(self, loss_scale: tf.Tensor, is_applied: tf.Tensor) -> None:
+        """Doubles the loss scale after many train_steps without overflow, and halves it after one with."""
+        good_steps = tf.where(is_applied, self._good_steps.read_value() + 1, 0)
+        doubles = good_steps >= self._loss_scale_patience
+        lower = tf.maximum(loss_scale / 2, 1)
+        assign(self._loss_scale, tf.where(is_applied, tf.where(doubles, 2 * loss_scale, loss_scale), lower))
+        assign(self._good_steps, tf.where(doubles, tf.zeros_like(good_steps), good_steps))

@@ -15,7 +15,8 @@ from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_density, score_with_residuals
 from trainer.evaluation.statistics import FIELDS, Ints, NoteScores
 from trainer.model import time_distribution
-from trainer.model.heads import DensityHeads
+from trainer.model.categorical import categorical_nll
+from trainer.model.heads import DensityHeads, HeadInput
 from trainer.model.next_note import ModelState, NextNoteModel
 
 Outputs: TypeAlias = dict[str, np.ndarray]
@@ -54,15 +55,15 @@ class Scorer:
         def read_chunk(
             inputs: NoteTensors, targets: NoteTensors, state: ModelState
         ) -> tuple[dict[str, tf.Tensor], ModelState]:
-            hidden, state = model.forward(inputs, state)
-            return compute_outputs(model, hidden, targets), state
+            head_input, state = model.forward(inputs, state)
+            return compute_outputs(model, head_input, targets), state
 
         window_spec = notes_spec(None, model.config.seq_length)
 
         @tf.function(autograph=False, input_signature=(window_spec, tf.TensorSpec([None], tf.int32), notes_spec(None)))
         def read_windows(inputs: NoteTensors, last: tf.Tensor, targets: NoteTensors) -> dict[str, tf.Tensor]:
-            hidden, _ = model.forward(inputs)
-            return compute_outputs(model, tf.gather(hidden, last, batch_dims=1), targets)
+            head_input, _ = model.forward(inputs)
+            return compute_outputs(model, head_input.map(lambda part: tf.gather(part, last, batch_dims=1)), targets)
 
         self._read_chunk, self._read_window_batch = read_chunk, read_windows
 
@@ -149,22 +150,22 @@ def _scored_times(table: NoteTable) -> tuple[Ints, Ints]:
     return notes["step_us"].astype(np.int64), notes["duration_us"].astype(np.int64)
 
 
-def _density_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
+def _density_outputs(model: NextNoteModel, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
     """Computes the scores of notes from the model's densities."""
-    logits = model.heads.logits(hidden, notes)
+    logits = model.heads.logits(head_input, notes)
     nats = model.heads.nll(logits, notes)
     away = tf.abs(time_distribution.median_tick(logits["step"]) - time_distribution.ticks(notes.step_us))
     return {
         **{field: nats[field] for field in FIELDS},
         **_pitch_hits(logits["pitch"], notes.pitch),
-        "step_within_30ms": tf.cast(away <= TOLERANCE_TICKS, hidden.dtype),
+        "step_within_30ms": tf.cast(away <= TOLERANCE_TICKS, head_input.body.dtype),
     }
 
 
-def _regression_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
+def _regression_outputs(model: NextNoteModel, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
     """Computes the scores of pitches; step and duration are the predicted seconds."""
-    predicted = model.heads.predict_fields(hidden)
-    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=notes.pitch, logits=predicted["pitch"])
+    predicted = model.heads.predict_fields(head_input)
+    nats = categorical_nll(predicted["pitch"], notes.pitch)
     times = {field: predicted[field] for field in ("step", "duration")}
     return {"pitch": nats, **times, **_pitch_hits(predicted["pitch"], notes.pitch)}
 
@@ -172,7 +173,7 @@ def _regression_outputs(model: NextNoteModel, hidden: tf.Tensor, notes: NoteTens
 def _pitch_hits(logits: tf.Tensor, pitch: tf.Tensor) -> dict[str, tf.Tensor]:
     """Tests whether a pitch is the likeliest, or among the five likeliest."""
     own = tf.gather(logits, pitch[..., tf.newaxis], batch_dims=logits.shape.rank - 1)
-    rank = tf.reduce_sum(tf.cast(logits > own, tf.int32), axis=-1)
+    rank = tf.reduce_sum(tf.cast(logits > own, tf.int64), axis=-1)
     return {f"pitch_top{top}": tf.cast(rank < top, logits.dtype) for top in (1, 5)}
 
 

@@ -16,7 +16,7 @@ from sostenuto.text import counted
 from trainer.config import Bounds
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
-from trainer.model.heads import UNIFORMS_PER_NOTE, TopP
+from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
 from trainer.workdir.load_model import LoadedModel
 
@@ -40,8 +40,8 @@ class Samples(NamedTuple):
     notes_per_second: float
 
 
-# The heads' input `[batch, width]` and the model's state after the notes before.
-_Prefix = tuple[tf.Tensor, ModelState]
+# The heads' input `[batch, ...]` and the model's state after the notes before.
+_Prefix = tuple[HeadInput, ModelState]
 
 
 class _Options(NamedTuple):
@@ -101,7 +101,7 @@ class NoteSampler:
         temperatures = _list_by_field("temperature", temperature, TEMPERATURES)
         top_ps = _list_by_field("top_p", top_p, TOP_PS)
         prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), self._read_primers(primers))
-        samples, dtype = len(primers) * num_samples, prefix[0].dtype
+        samples, dtype = len(primers) * num_samples, prefix[0].body.dtype
         options = _Options(
             self._model.decode_weights(),
             tf.constant(temperatures, dtype),
@@ -119,7 +119,7 @@ class NoteSampler:
         self, prefix: _Prefix, options: _Options, seed: int, *, num_notes: int, quiet: bool
     ) -> tuple[list[np.ndarray], float]:
         """Returns the notes of each sample, `[fields, num_notes]`, and the seconds without compilation."""
-        samples = prefix[0].shape[0]
+        samples = prefix[0].body.shape[0]
         streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
         shape = (_NOTES_PER_CALL, UNIFORMS_PER_NOTE)
         # Compiles without sampling a note, so that the speed does not include compilation.
@@ -166,12 +166,12 @@ class NoteSampler:
             batch = NoteTensors(*map(tf.constant, np.stack([inputs[index] for index in group], axis=1)))
             head_input, state = self._forward(batch, self._model.initial_state(len(group)))
             groups.append(group)
-            prefixes.append((head_input[:, -1], state))
+            prefixes.append((head_input.map(lambda part: part[:, -1]), state))
         order = np.argsort(np.concatenate(groups))
         head_input, state = tf.nest.map_structure(lambda *parts: tf.gather(tf.concat(parts, axis=0), order), *prefixes)
         # `decode_step` expects the variables' precision; counts stay integers.
         return head_input, tf.nest.map_structure(
-            lambda value: tf.cast(value, head_input.dtype) if value.dtype.is_floating else value, state
+            lambda value: tf.cast(value, head_input.body.dtype) if value.dtype.is_floating else value, state
         )
 
     def _model_inputs(self, primer: Notes) -> np.ndarray:

@@ -238,8 +238,9 @@ def load_samples(workdir: str) -> Samples | None:
         return None
     samples = []
     for entry in index.samples[:NUM_SAMPLES]:
-        midi = storage.read_bytes(storage.join(directory, entry.midi))
-        notes, is_primer, _ = _excerpt(midi, index, entry)
+        path = storage.join(directory, entry.midi)
+        midi = storage.read_bytes(path)
+        notes, is_primer, _ = _excerpt(midi, path, index, entry)
         mp3 = storage.join(directory, _mp3_name(entry))
         sound = storage.read_bytes(mp3) if storage.exists(mp3) else None
         samples.append(
@@ -277,8 +278,8 @@ def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None
         index.save(storage.join(directory, INDEX_NAME))
 
     def render(entry: SampleEntry) -> bytes:
-        midi = storage.read_bytes(storage.join(directory, entry.midi))
-        notes, _, pedal = _excerpt(midi, index, entry)
+        path = storage.join(directory, entry.midi)
+        notes, _, pedal = _excerpt(storage.read_bytes(path), path, index, entry)
         return audio.to_mp3(audio.render(notes, pedal)[0])
 
     # The libraries that render and compress release the interpreter lock.
@@ -296,17 +297,17 @@ def _mp3_name(entry: SampleEntry) -> str:
     return entry.midi.removesuffix(".mid") + ".mp3"
 
 
-def _excerpt(midi: bytes, index: SamplesIndex, entry: SampleEntry) -> tuple[Notes, np.ndarray, np.ndarray]:
+def _excerpt(midi: bytes, path: str, index: SamplesIndex, entry: SampleEntry) -> tuple[Notes, np.ndarray, np.ndarray]:
     """Returns the notes of a sample's excerpt, which ones belong to the primer, and its pedal."""
     from sostenuto.music import audio
 
-    notes = read_midi(midi, entry.midi).notes
+    notes = read_midi(midi, path).notes
     if not len(notes):
-        raise UserError(f"{entry.midi}: has no notes. Remove the directory of the samples and generate them again")
+        raise UserError(f"{path}: has no notes. Remove the directory of the samples and generate them again")
     onset_us = notes.onset_us
     before, positions = entry.generated_before or (), np.arange(len(notes))
     is_primer = (positions < index.primer_of(entry)[1] + len(before)) & ~np.isin(positions, before)
     first = int(np.searchsorted(onset_us, seam_us(notes, is_primer) - PRIMER_SECONDS * 1_000_000))
-    pedal = np.maximum(read_pedal(midi, entry.midi) - onset_us[first], 0)
+    pedal = np.maximum(read_pedal(midi, path) - onset_us[first], 0)
     excerpt, pedal = audio.truncate(notes[first:], pedal, SECONDS)
     return excerpt, is_primer[first : first + len(excerpt)], pedal

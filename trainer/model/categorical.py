@@ -8,7 +8,9 @@ _MIN_TEMPERATURE = 1e-30  # Lower temperatures would overflow, and act the same.
 
 def categorical_nll(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns the negative log likelihood in nats, `[...]`, of labels `[...]` under logits `[..., classes]`."""
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    # A product with ones and zeros: on a GPU, the gradient of a gather would be slow if it is deterministic.
+    chosen = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return -tf.reduce_sum(chosen * tf.nn.log_softmax(logits), axis=-1)
 
 
 def sample_categorical(

@@ -1,7 +1,7 @@
 """Heads that predict the next note: a distribution of each field, or single numbers as in the TensorFlow tutorial."""
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -35,6 +35,23 @@ SHORTEST_US = TICK_US // 2 - 1
 _TUTORIAL_VELOCITY = 100  # of all notes that `RegressionHeads` sample
 
 
+class HeadInput(NamedTuple):
+    """Input of the heads.
+
+    Attributes:
+        body: the body's output, `[..., units]`.
+        remaining_us: for a model with note history, the microseconds until each of the last notes is released, int64
+            `[..., HISTORY_LENGTH]`; else an empty tuple.
+    """
+
+    body: tf.Tensor
+    remaining_us: tf.Tensor | tuple[()]
+
+    def map(self, function: Callable[..., Any], *others: "HeadInput") -> "HeadInput":
+        """Applies `function` to each tensor, with those of other inputs as further arguments."""
+        return tf.nest.map_structure(function, self, *others)
+
+
 class DensityHeads(keras.layers.Layer):
     """Pitch, then step given pitch, then duration given both, then velocity given all; losses are nats.
 
@@ -48,7 +65,6 @@ class DensityHeads(keras.layers.Layer):
         self.pitch_range = pitch_range
         classes = {"pitch": PITCHES, "step": BINS, "duration": BINS, "velocity": PITCHES}
         units = config.head_units
-        self._units = config.units
         self._hidden = MixedDense(
             len(classes) * units, kernel_initializer=glorot(seeds), dtype=config.precision, name="hidden"
         )
@@ -82,12 +98,8 @@ class DensityHeads(keras.layers.Layer):
             for field, size in classes.items()
         }
 
-    def logits(self, head_input: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
-        """Returns each head's logits `[..., classes]`, given the fields before it in the predicted notes `[...]`.
-
-        The input is the body's output and, for a model with note history, the microseconds until each of the last notes
-        is released, `[..., width]`.
-        """
+    def logits(self, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
+        """Returns each head's logits `[..., classes]`, given the fields before it in the predicted notes `[...]`."""
         layers = self._hidden_layers(head_input)
         for field, value in zip(_LATER_FIELDS, notes[:3], strict=True):
             self._condition_on(layers, field, value, head_input)
@@ -102,17 +114,17 @@ class DensityHeads(keras.layers.Layer):
             "velocity": categorical_nll(logits["velocity"], notes.velocity),
         }
 
-    def losses(self, head_input: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
+    def losses(self, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
         """Returns the training loss `[...]` of each field: its negative log likelihood."""
         return self.nll(self.logits(head_input, notes), notes)
 
     def sample(
-        self, head_input: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = NO_TOP_P
+        self, head_input: HeadInput, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = NO_TOP_P
     ) -> NoteTensors:
         """Samples one note for each row, int32 `[batch]` each.
 
         Args:
-            head_input: as for `logits`, `[batch, width]`.
+            head_input: of the last note, `[batch, ...]`.
             uniforms: `[batch, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
             top_p: for the same fields, as in `sample_categorical`; the classes of times are the bins.
@@ -133,22 +145,23 @@ class DensityHeads(keras.layers.Layer):
         duration_us = tf.maximum(note["duration"], SHORTEST_US)
         return NoteTensors(note["pitch"], note["step"], duration_us, tf.maximum(note["velocity"], 1))
 
-    def _hidden_layers(self, head_input: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _hidden_layers(self, head_input: HeadInput) -> dict[str, tf.Tensor]:
         """Returns the hidden layer of each head, `[..., head_units]`, before any field of the note is known."""
-        body = self._hidden(head_input[..., : self._units])
+        body = self._hidden(head_input.body)
         layers = dict(zip(FIELDS, tf.split(body, len(FIELDS), axis=-1), strict=True))
         self._add_release_features(layers, "step", head_input, 0)
         return layers
 
     def _add_release_features(
-        self, layers: dict[str, tf.Tensor], field: str, head_input: tf.Tensor, offset_us: tf.Tensor | int
+        self, layers: dict[str, tf.Tensor], field: str, head_input: HeadInput, offset_us: tf.Tensor | int
     ) -> None:
         """Adds the release times of the last notes, from `offset_us` `[..., 1]`, to a head's hidden layer."""
         if self._releases:
-            remaining_us = tf.cast(head_input[..., self._units :], tf.int32) - offset_us
-            layers[field] += self._releases[field](release_histogram(remaining_us, head_input.dtype))
+            assert isinstance(head_input.remaining_us, tf.Tensor)
+            histogram = release_histogram(head_input.remaining_us - offset_us, head_input.body.dtype)
+            layers[field] += self._releases[field](histogram)
 
-    def _condition_on(self, layers: dict[str, tf.Tensor], field: str, value: tf.Tensor, head_input: tf.Tensor) -> None:
+    def _condition_on(self, layers: dict[str, tf.Tensor], field: str, value: tf.Tensor, head_input: HeadInput) -> None:
         """Adds a field's value, a pitch or microseconds `[...]`, to the hidden layers of the later heads."""
         if field == "step":
             # The model knows times on the grid only, as they are scored.
@@ -201,15 +214,15 @@ class RegressionHeads(keras.layers.Layer):
             for field, size in (("pitch", PITCHES), ("step", 1), ("duration", 1))
         )
 
-    def predict_fields(self, head_input: tf.Tensor) -> dict[str, tf.Tensor]:
+    def predict_fields(self, head_input: HeadInput) -> dict[str, tf.Tensor]:
         """Returns pitch logits `[..., 128]`, and step and duration in seconds `[...]`, which may be negative."""
         return {
-            "pitch": self._pitch(head_input),
-            "step": tf.squeeze(self._step(head_input), axis=-1),
-            "duration": tf.squeeze(self._duration(head_input), axis=-1),
+            "pitch": self._pitch(head_input.body),
+            "step": tf.squeeze(self._step(head_input.body), axis=-1),
+            "duration": tf.squeeze(self._duration(head_input.body), axis=-1),
         }
 
-    def losses(self, head_input: tf.Tensor, notes: NoteTensors) -> dict[str, tf.Tensor]:
+    def losses(self, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
         """Returns the training losses of notes `[...]`: cross entropy, and squared error with positive pressure."""
         predicted = self.predict_fields(head_input)
         return {
@@ -219,7 +232,7 @@ class RegressionHeads(keras.layers.Layer):
         }
 
     def sample(
-        self, head_input: tf.Tensor, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = NO_TOP_P
+        self, head_input: HeadInput, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = NO_TOP_P
     ) -> NoteTensors:
         """Samples a pitch for each row as `DensityHeads.sample`; step and duration are the predicted ones."""
         predicted = self.predict_fields(head_input)

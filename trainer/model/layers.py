@@ -35,7 +35,14 @@ def glorot(seeds: Iterator[int]) -> keras.Initializer:
 def embedding(rows: int, columns: int, seeds: Iterator[int], *, dtype: str, name: str) -> keras.layers.Embedding:
     """Returns a table of learned vectors, which starts with the next seed."""
     initializer = keras.initializers.RandomUniform(seed=next(seeds))
-    return keras.layers.Embedding(rows, columns, initializer, dtype=dtype, name=name)
+    return _Embedding(rows, columns, initializer, dtype=dtype, name=name)
+
+
+class _Embedding(keras.layers.Embedding):
+    """An embedding without Keras' support of negative rows, which is computed on the host of a GPU."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.gather(tf.convert_to_tensor(self.embeddings), inputs)
 
 
 class NoteEmbedding(keras.layers.Layer):

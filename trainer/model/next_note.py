@@ -12,7 +12,7 @@ from sostenuto.music.notes import PITCHES
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model import lstm_cpu, note_history
-from trainer.model.heads import ALL_PITCHES, DensityHeads, PitchRange, RegressionHeads
+from trainer.model.heads import ALL_PITCHES, DensityHeads, HeadInput, PitchRange, RegressionHeads
 from trainer.model.layers import (
     Dropout,
     MixedDense,
@@ -61,7 +61,6 @@ class NextNoteModel(keras.Model):
 
     Attributes:
         config: the config that it was built from.
-        width: columns of the heads' input.
         heads: the layers that predict a note, or its losses, from that input.
         cudnn: True runs Keras' LSTM layers, which use cuDNN on a GPU; False runs `lstm_cpu.lstm`. By default True if a
             GPU is visible. Set it to False before tracing for a CPU on a machine with GPUs.
@@ -73,7 +72,6 @@ class NextNoteModel(keras.Model):
         super().__init__(dtype=full, name="next_note")
         self.config = config
         has_history = config.model == "density" and config.recent_embedding > 0
-        self.width = config.units + (note_history.HISTORY_LENGTH if has_history else 0)
         self.cudnn = bool(tf.config.list_physical_devices("GPU"))
         seeds = initializer_seeds(config.seed)
         self._lstm = [
@@ -109,7 +107,7 @@ class NextNoteModel(keras.Model):
 
     def forward(
         self, inputs: NoteTensors, state: ModelState | None = None, dropout: Dropout | None = None
-    ) -> tuple[tf.Tensor, ModelState]:
+    ) -> tuple[HeadInput, ModelState]:
         """Runs the body over all notes.
 
         Args:
@@ -118,7 +116,7 @@ class NextNoteModel(keras.Model):
             dropout: masks for training; by default none.
 
         Returns:
-            The heads' input, `[batch, notes, width]`, and the state after the last note.
+            The heads' input, `[batch, notes, ...]`, and the state after the last note.
         """
         state = self.initial_state(tf.shape(inputs.pitch)[0]) if state is None else state
         history, history_features = self._update_history(inputs, state.history)
@@ -145,7 +143,7 @@ class NextNoteModel(keras.Model):
 
     def decode_step(
         self, inputs: NoteTensors, state: ModelState, weights: list[DecodeWeights]
-    ) -> tuple[tf.Tensor, ModelState]:
+    ) -> tuple[HeadInput, ModelState]:
         """Runs the body over one note: `forward` without its loop, in the precision of the variables.
 
         Args:
@@ -154,7 +152,7 @@ class NextNoteModel(keras.Model):
             weights: from `decode_weights`.
 
         Returns:
-            The heads' input, `[batch, width]`, and the next state.
+            The heads' input, `[batch, ...]`, and the next state.
         """
         sequence = self._update_history(inputs.map(lambda field: field[:, tf.newaxis]), state.history)
         history, history_features = tf.nest.map_structure(lambda value: value[:, 0], sequence)
@@ -208,12 +206,9 @@ class NextNoteModel(keras.Model):
         releases = note_history.release_histogram(history.remaining_us, self.compute_dtype)
         return history, [self._recent(tf.concat([keys, releases], axis=-1))]
 
-    def _head_input(self, stream: tf.Tensor, history: _History) -> tf.Tensor:
-        """Returns the body's output and, for a model with note history, the time until each release."""
-        output = self._normalize(self.config.layers, stream)
-        if isinstance(history, note_history.NoteHistory):
-            return tf.concat([output, tf.cast(history.remaining_us, output.dtype)], axis=-1)
-        return output
+    def _head_input(self, stream: tf.Tensor, history: _History) -> HeadInput:
+        remaining_us = history.remaining_us if isinstance(history, note_history.NoteHistory) else ()
+        return HeadInput(self._normalize(self.config.layers, stream), remaining_us)
 
     def _normalize(self, index: int, stream: tf.Tensor) -> tf.Tensor:
         """Normalizes the input of layer `index`, or of the heads after the last layer; embeddings stay as they are."""

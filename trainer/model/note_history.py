@@ -1,7 +1,7 @@
 """The last 32 notes, relative to the newest onset: recently struck keys, sounding keys and pending releases.
 
 An LSTM would have to sum steps and durations to know them, which it does badly. They are counted exactly, in integers,
-so reading all notes at once or one by one gives the same result.
+so reading all notes at once or one by one gives the same result, on any device.
 """
 
 from typing import Final, NamedTuple
@@ -17,11 +17,12 @@ HISTORY_LENGTH: Final = 32  # The number of remembered notes.
 
 # Longer ages are not counted. Below 2 ** 24, so that float32 is exact too.
 _MAX_AGE_US: Final = 16_000_000
+_UNIT: Final = 2.0**24  # A feature is counted in steps of its inverse; the sum of 32 fits int32.
 _TRACE_SECONDS: Final = (0.3, 3.0)  # Decay times to 1/e of a struck key's traces: about a chord, about a bar.
 
 
 class NoteHistory(NamedTuple):
-    """The last `HISTORY_LENGTH` notes, oldest first: int32 `[..., HISTORY_LENGTH]` each, times at most 16 s.
+    """The last `HISTORY_LENGTH` notes, oldest first: int64 `[..., HISTORY_LENGTH]` each, times at most 16 s.
 
     Before the first note, the pitch is arbitrary and the age is 16 s. After a release, 0 remains.
     """
@@ -33,8 +34,8 @@ class NoteHistory(NamedTuple):
 
 def empty_history(batch: int | tf.Tensor) -> NoteHistory:
     """Returns the history of `batch` performances before their first note, `[batch, HISTORY_LENGTH]`."""
-    zeros = tf.zeros([batch, HISTORY_LENGTH], tf.int32)
-    return NoteHistory(zeros, tf.fill([batch, HISTORY_LENGTH], _MAX_AGE_US), zeros)
+    zeros = tf.zeros([batch, HISTORY_LENGTH], tf.int64)
+    return NoteHistory(zeros, zeros + _MAX_AGE_US, zeros)
 
 
 def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
@@ -42,18 +43,19 @@ def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
 
     The note itself is included, but for `START_PITCH`, which is not a note.
     """
+    # In 64 bits, which a GPU needs (`time_distribution`), and the rests of a long window too.
+    notes = notes.map(lambda field: tf.cast(field, tf.int64))
     is_note = notes.pitch != START_PITCH
-    # In 64 bits, because the rests of a long window add up to more than int32 holds. Time 0 is the previous note.
-    onset = tf.cumsum(tf.cast(notes.step_us, tf.int64), axis=1)
-    onsets = tf.concat([-tf.cast(before.age_us, tf.int64), tf.where(is_note, onset, onset - _MAX_AGE_US)], axis=1)
+    onset = tf.cumsum(notes.step_us, axis=1)  # Time 0 is the previous note.
+    onsets = tf.concat([-before.age_us, tf.where(is_note, onset, onset - _MAX_AGE_US)], axis=1)
     duration = tf.where(is_note, tf.minimum(notes.duration_us, _MAX_AGE_US), 0)
-    offsets = tf.concat([tf.cast(before.remaining_us, tf.int64), onset + tf.cast(duration, tf.int64)], axis=1)
+    offsets = tf.concat([before.remaining_us, onset + duration], axis=1)
     last = tf.range(tf.shape(onset)[1])[:, tf.newaxis] + tf.range(1, HISTORY_LENGTH + 1)
     now = onset[:, :, tf.newaxis]
     return NoteHistory(
         tf.gather(tf.concat([before.pitch, tf.where(is_note, notes.pitch, 0)], axis=1), last, axis=1),
-        tf.cast(tf.minimum(now - tf.gather(onsets, last, axis=1), _MAX_AGE_US), tf.int32),
-        tf.cast(tf.maximum(tf.gather(offsets, last, axis=1) - now, 0), tf.int32),
+        tf.minimum(now - tf.gather(onsets, last, axis=1), _MAX_AGE_US),
+        tf.maximum(tf.gather(offsets, last, axis=1) - now, 0),
     )
 
 
@@ -76,12 +78,15 @@ def release_histogram(remaining_us: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def _sum_by_column(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
-    """Sums values `[..., HISTORY_LENGTH, kinds]` by column `[..., HISTORY_LENGTH]`: `[..., size * kinds]`."""
+    """Sums values `[..., HISTORY_LENGTH, kinds]` from 0 to 1 by int64 column: `[..., size * kinds]`."""
     kinds = values.shape[-1]
-    rows = tf.size(columns) // HISTORY_LENGTH
-    row = tf.range(rows)[:, tf.newaxis] * size
-    sums = tf.math.unsorted_segment_sum(
-        tf.reshape(values, [-1, kinds]), tf.reshape(row + tf.reshape(columns, [-1, HISTORY_LENGTH]), [-1]), rows * size
-    )
+    # Integers have the same sum in any order, which a GPU changes.
+    integers = tf.cast(tf.round(values * _UNIT), tf.int32)
+    # Numbers of the rows: tf.range would be computed on the host of a GPU.
+    ones = tf.ones([tf.size(columns) // HISTORY_LENGTH, 1], tf.int64)
+    first = size * tf.cumsum(ones, exclusive=True)
+    segments = tf.reshape(first + tf.reshape(columns, [-1, HISTORY_LENGTH]), [-1])
+    sums = tf.math.unsorted_segment_sum(tf.reshape(integers, [-1, kinds]), segments, size * tf.size(ones))
+    sums = tf.cast(sums, values.dtype) / _UNIT
     # The sums depend on the notes alone: they need no gradient.
     return tf.stop_gradient(tf.reshape(sums, tf.concat([tf.shape(columns)[:-1], [size * kinds]], axis=0)))

@@ -10,22 +10,22 @@ from sostenuto.music.notes import MAX_TICK, TICK_US
 from trainer.model.categorical import categorical_nll, sample_categorical
 from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS, BINS
 
-_BIN_OF_TICK = np.repeat(np.arange(BINS, dtype=np.int32), BIN_WIDTHS)
+# TensorFlow computes with 32-bit integers on the host of a GPU, and with 64-bit integers on the GPU itself.
+_BIN_OF_TICK = np.repeat(np.arange(BINS, dtype=np.int64), BIN_WIDTHS)
 
 
 def ticks(microseconds: tf.Tensor) -> tf.Tensor:
-    """Rounds int32 times of any shape, not negative, to the 10 ms grid, as `sostenuto.music.notes.ticks` does."""
-    # The limit comes first: half a tick more than the longest times would overflow int32.
-    return (tf.minimum(microseconds, MAX_TICK * TICK_US) + TICK_US // 2) // TICK_US
+    """Rounds integer times, not negative, to int64 ticks of 10 ms, as `sostenuto.music.notes.ticks` does."""
+    return (tf.minimum(tf.cast(microseconds, tf.int64), MAX_TICK * TICK_US) + TICK_US // 2) // TICK_US
 
 
 def bins(microseconds: tf.Tensor) -> tf.Tensor:
-    """Returns the bin, 0 to `BINS` - 1, of int32 times of any shape, not negative."""
+    """Returns the bin, 0 to `BINS` - 1, of integer times of any shape, not negative: int64."""
     return tf.gather(_BIN_OF_TICK, ticks(microseconds))
 
 
 def nll(logits: tf.Tensor, microseconds: tf.Tensor) -> tf.Tensor:
-    """Returns the negative log probability of the ticks of int32 times `[...]`, in nats."""
+    """Returns the negative log probability of the ticks of integer times `[...]`, in nats."""
     label = bins(microseconds)
     return categorical_nll(logits, label) + tf.gather(tf.math.log(tf.constant(BIN_WIDTHS, logits.dtype)), label)
 
@@ -37,9 +37,9 @@ def tick_probabilities(logits: tf.Tensor) -> tf.Tensor:
 
 
 def median_tick(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the first tick at which the probabilities sum to a half, int32 `[...]`."""
+    """Returns the first tick at which the probabilities sum to a half, int64 `[...]`."""
     cumulative = tf.cumsum(tick_probabilities(logits), axis=-1)
-    return tf.reduce_sum(tf.cast(cumulative < 0.5, tf.int32), axis=-1)
+    return tf.reduce_sum(tf.cast(cumulative < 0.5, tf.int64), axis=-1)
 
 
 def sample_time(

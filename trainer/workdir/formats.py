@@ -59,7 +59,8 @@ class RunInfo(JsonRecord):
 class MetricsRecord(JsonRecord):
     """A line of metrics.jsonl, as `Measurements.measure` fills it; a value that was not measured is None.
 
-    A new field needs the default None, so that older files can be read, and a row in docs/workdir.md.
+    A new field needs the default None, so that older files can be read, its value in `Measurements.measure`, and a row
+    in docs/workdir.md.
     """
 
     REMEDY = "Delete the line"

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
-from sostenuto.data.json_record import JsonRecord
+from sostenuto.data.json_record import FileName, JsonRecord
 from trainer.workdir.formats import Field
 
 
@@ -11,7 +11,7 @@ from trainer.workdir.formats import Field
 class SampleEntry(JsonRecord):
     """A sample of samples.json; what the index records for all samples, or what it does not have, is None."""
 
-    midi: str
+    midi: FileName
     primer: str | None = None
     primer_notes: int | None = None
     generated_before: Sequence[int] | None = None  # positions of generated notes before the primer's last one
@@ -41,7 +41,7 @@ class SamplesIndex(JsonRecord):
     sustain: str
     pedal: bool
     notes_per_second: float
-    files: Sequence[str]
+    files: Sequence[FileName]
     samples: Sequence[SampleEntry]
 
     def primer_of(self, entry: SampleEntry) -> tuple[str | None, int]:

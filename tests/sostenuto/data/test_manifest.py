@@ -117,6 +117,14 @@ def test_a_damaged_manifest_is_refused(dataset, text, words):
         (("splits", "test", "notes"), 10**30, r"splits\.test\.notes: got 1e\+30, expected an integer"),
         (("splits", "train", "shards"), {}, r"splits\.train\.shards: got {}, expected a list"),
         (("statistics", "train", "histograms", "pitch"), [2**60], r"statistics\.train\.histograms: histogram of pitch"),
+        *(
+            (
+                ("splits", "test", "shards", 0, "file"),
+                name,
+                rf'splits\.test\.shards\[0\]\.file: got "{name}", expected a file',
+            )
+            for name in ("/etc/passwd", "../x", "a/b", "..", "")
+        ),
         (("splits", "test"), None, r"splits\.test: got null, expected an object"),
     ],
 )

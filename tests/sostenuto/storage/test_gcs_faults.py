@@ -158,6 +158,31 @@ def test_all_waits_count_together(gcs, impatient, monkeypatch):
     assert not faults
 
 
+def test_a_read_after_writes_in_vain_waits_no_longer_for_the_same_outage(gcs, impatient):
+    gcs.put("gs://bucket/file", SMALL)
+    storage.read_bytes("gs://bucket/file")
+    gcs.fault_of = lambda method, path: "refuse"
+    start = time.monotonic()
+    with pytest.raises(UnavailableError):
+        write("gs://bucket/new", SMALL)
+    with pytest.raises(UnavailableError):
+        storage.read_bytes("gs://bucket/file")
+    assert 1 <= time.monotonic() - start < 1.8
+
+
+def test_a_read_has_its_own_time_if_reads_were_answered_while_writes_were_not(gcs, impatient):
+    gcs.put("gs://bucket/file", SMALL)
+    gcs.fault_of = lambda method, path: "refuse" if method != "GET" else None
+    with pytest.raises(UnavailableError):
+        write("gs://bucket/new", SMALL)
+    assert storage.read_bytes("gs://bucket/file") == SMALL
+    gcs.fault_of = lambda method, path: "refuse"
+    start = time.monotonic()
+    with pytest.raises(UnavailableError):
+        storage.read_bytes("gs://bucket/file")
+    assert time.monotonic() - start >= 0.9
+
+
 def test_the_last_upload_has_the_whole_time_if_only_uploads_have_waited(gcs, impatient):
     gcs.put("gs://bucket/file", SMALL)
     gcs.fault_of = lambda method, path: "refuse"

@@ -1,5 +1,6 @@
 import errno
 import gc
+import hashlib
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from sostenuto.errors import FileError, UserError
 from tests.factories import tiny_model
-from trainer.checkpoints.manager import CheckpointManager, check_config, restore
+from trainer.checkpoints.manager import CheckpointManager, check_config, checksum_json, restore
 from trainer.config import Config
 from trainer.presets import preset, read_config
 from trainer.workdir.load_model import load_model
@@ -185,6 +186,18 @@ def test_a_manifest_that_someone_edited_is_damaged(capfd, directory, checkpoints
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert checkpoints.latest().train_step == 1
     assert "00000002 is corrupt; skipping it" in capfd.readouterr().err
+
+
+def test_a_manifest_that_names_a_file_outside_its_checkpoint_is_damaged(directory, checkpoints):
+    save(checkpoints, 1, 2)
+    (outside := directory / "mine").write_bytes(b"mine")
+    path = directory / "00000002" / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    for name in ("../mine", str(outside)):
+        changed = manifest | {"files": manifest["files"] | {name: hashlib.sha256(b"mine").hexdigest()}}
+        path.write_text(json.dumps(changed | {"sha256": checksum_json(changed)}))
+        assert checkpoints.latest().train_step == 1
 
 
 def test_a_checkpoint_under_another_ones_name_is_damaged(directory, checkpoints):

@@ -58,7 +58,10 @@ def outputs_of_windows(model, table):
                 lambda field, begin=begin, place=place: tf.constant(field[np.newaxis, begin:place])
             )
             hidden, _ = model.forward(window)
-            yield hidden[:, -1], performance.map(lambda field, place=place: tf.constant(field[place : place + 1]))
+            yield (
+                hidden.map(lambda part: part[:, -1]),
+                performance.map(lambda field, place=place: tf.constant(field[place : place + 1])),
+            )
 
 
 def pitch_scores(logits, pitch):

@@ -12,6 +12,7 @@ from tests.factories import random_arrays, regular_notes, tiny_model
 from tests.trainer.draws import surprise
 from trainer.data.note_tensors import NoteTensors
 from trainer.generation.sampler import NoteSampler
+from trainer.model.heads import HeadInput
 from trainer.model.next_note import start_note
 from trainer.model.time_distribution import tick_probabilities, ticks
 from trainer.workdir.load_model import LoadedModel
@@ -182,10 +183,10 @@ class CountingModel:
         return self._hidden(count), (Count(count),)
 
     def _hidden(self, counts):
-        return tf.cast(counts - self.start, tf.float32)[..., tf.newaxis]
+        return HeadInput(tf.cast(counts - self.start, tf.float32)[..., tf.newaxis], ())
 
     def sample(self, hidden, uniforms, temperature, top_p):
-        step_us = tf.cast(hidden[:, 0], tf.int32)
+        step_us = tf.cast(hidden.body[:, 0], tf.int32)
         sixty = tf.fill(tf.shape(step_us), 60)
         return NoteTensors(sixty, step_us, sixty, sixty)
 
@@ -207,7 +208,7 @@ def test_time_at_the_seam_continues_from_the_primers_last_onset(player, primer):
     inputs = NoteTensors(*(getattr(held, field).astype(np.int32)[np.newaxis] for field in NoteTensors._fields))
     begin = start_note(1).map(lambda field: field.numpy()[:, np.newaxis])
     heard = NoteTensors(*(tf.constant(np.append(*both, axis=1)) for both in zip(begin, inputs, strict=True)))
-    hidden = tf.repeat(model.forward(heard)[0][:, -1], MANY, axis=0)
+    hidden = model.forward(heard)[0].map(lambda part: tf.repeat(part[:, -1], MANY, axis=0))
     drawn = NoteTensors(
         *(tf.constant([getattr(notes, field)[12] for notes in samples], tf.int32) for field in NoteTensors._fields)
     )
@@ -245,7 +246,7 @@ def test_sampled_notes_follow_the_distributions_that_score_them(primer, temperat
     # Another model would not expect it.
     other = tiny_model("density", layers=2, seed=2)
     for one, low, high in ((model, 0, 5), (other, 10, np.inf)):
-        logits = one.heads.logits(one.forward(inputs)[0][:, 12:], targets)
+        logits = one.heads.logits(one.forward(inputs)[0].map(lambda part: part[:, 12:]), targets)
         for field in ("pitch", "step", "duration", "velocity"):
             scaled = logits[field] / temperature
             if field in ("step", "duration"):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,27 @@ def test_a_samples_json_of_another_origin_removes_nothing(listing, tmp_path):
     ):
         raise AssertionError
     assert len(list(tmp_path.rglob("*"))) == 5
+
+
+@pytest.mark.parametrize("name", ["{}/mine.mid", "../../mine.mid", "..", ""])
+def test_a_report_shows_no_file_from_outside_the_workdir_whatever_samples_json_names(name, dataset, tmp_path):
+    directory = write_run(tmp_path / "w", dataset)
+    write_samples(directory, dataset)
+    index = directory / "samples" / "samples.json"
+    shutil.copy(directory / "samples" / "sample-000.mid", tmp_path / "mine.mid")
+    document = json.loads(index.read_text())
+    document["samples"][1]["midi"] = name.format(tmp_path)
+    index.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"samples\.json: samples\[1\]\.midi: got .*, expected a file name .*Delete"):
+        samples.load_samples(str(directory))
+
+
+def test_a_damaged_sample_is_named_with_its_directory(dataset, tmp_path):
+    directory = write_run(tmp_path / "w", dataset)
+    write_samples(directory, dataset)
+    (directory / "samples" / "sample-000.mid").write_text("root:x")
+    with pytest.raises(UserError, match=rf"^{directory}/samples/sample-000\.mid: is not a standard MIDI file"):
+        samples.load_samples(str(directory))
 
 
 def test_samples_json_counts_the_notes_of_each_file(dataset, tmp_path):

@@ -7,6 +7,7 @@ from tests.factories import random_arrays, tiny_model
 from tests.trainer.draws import surprise
 from trainer.data.note_tensors import NoteTensors
 from trainer.model import heads, time_distribution
+from trainer.model.heads import HeadInput
 from trainer.model.note_history import HISTORY_LENGTH
 
 FIELDS = ("pitch", "step", "duration", "velocity")
@@ -17,15 +18,15 @@ def density():
     return tiny_model("density").heads
 
 
-def hidden_of(*shape, seed=1):
-    """What heads read of a body of 16 units."""
-    return tf.constant(np.random.default_rng(seed).normal(0, 1, (*shape, 16)), tf.float32)
-
-
 def reading_of(*shape, seed=1):
-    """The same, and when the last notes are to end: some have, some soon will, some go on for long."""
+    """The input of heads of 16 units; the last notes have ended, will end soon, or go on for long."""
+    body = np.random.default_rng(seed).normal(0, 1, (*shape, 16))
     remaining_us = np.random.default_rng(seed).choice([0, 4_000, 60_000, 500_000, 9_000_000], (*shape, HISTORY_LENGTH))
-    return tf.concat([hidden_of(*shape, seed=seed), tf.constant(remaining_us, tf.float32)], axis=-1)
+    return HeadInput(tf.constant(body, tf.float32), tf.constant(remaining_us, tf.int64))
+
+
+def repeated(head_input, times):
+    return head_input.map(lambda part: tf.repeat(part, times, axis=0))
 
 
 def notes_of(count, **fields):
@@ -49,7 +50,7 @@ def softmax(logits):
 def test_nats_of_a_time_are_those_of_its_tick(density, field):
     ticks = np.arange(MAX_TICK + 1)
     notes = notes_of(len(ticks), **{f"{field}_us": ticks * TICK_US})
-    hidden = tf.repeat(reading_of(1), len(ticks), axis=0)
+    hidden = repeated(reading_of(1), len(ticks))
     logits = density.logits(hidden, notes)
     probability = np.exp(-density.nll(logits, notes)[field].numpy().astype(np.float64))
     np.testing.assert_allclose(probability, time_distribution.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
@@ -65,7 +66,7 @@ def test_nats_of_a_time_are_those_of_its_tick(density, field):
 @pytest.mark.parametrize("field", ["pitch", "velocity"])
 def test_probabilities_of_all_numbers_sum_to_one(density, field):
     notes = notes_of(128, **{field: np.arange(128)})
-    logits = density.logits(tf.repeat(reading_of(1), 128, axis=0), notes)
+    logits = density.logits(repeated(reading_of(1), 128), notes)
     assert abs(np.exp(-density.nll(logits, notes)[field].numpy()).sum() - 1) < 1e-5
 
 
@@ -118,10 +119,10 @@ def test_each_field_has_its_own_temperature_and_top_p(density):
 
 def test_drawn_notes_follow_the_densities_that_score_them(density):
     voices = 8_000
-    hidden = tf.repeat(reading_of(4), voices // 4, axis=0)
+    hidden = repeated(reading_of(4), voices // 4)
     notes = density.sample(hidden, uniforms(voices), tf.constant(1.0))
     logits = density.logits(hidden, notes)
-    other = density.logits(hidden[::-1], random_arrays(voices))
+    other = density.logits(hidden.map(lambda part: part[::-1]), random_arrays(voices))
     for field in FIELDS:
         if field in ("step", "duration"):
             chosen = time_distribution.ticks(getattr(notes, f"{field}_us"))

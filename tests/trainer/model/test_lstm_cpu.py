@@ -160,11 +160,11 @@ def test_a_model_reads_alike_with_either_implementation(precision):
         model.cudnn = cudnn
         with tf.GradientTape() as tape:
             hidden, after = model.forward(notes, state)
-            objective = tf.reduce_sum(hidden**2)
+            objective = tf.reduce_sum(hidden.body**2)
         variables = [variable.value for variable in model.trainable_variables if "lstm" in variable.path]
         of_weights = tape.gradient(objective, variables)
         assert all(gradient.dtype == variable.dtype for gradient, variable in zip(of_weights, variables, strict=True))
-        read[cudnn] = [hidden, *tf.nest.flatten(after), *of_weights]
+        read[cudnn] = [hidden.body, *tf.nest.flatten(after), *of_weights]
     names = [str(index) for index in range(len(read[True]))]
     assert_close(read[False], read[True], names, 1e-12 if precision == "float64" else 0.05)
 
@@ -193,7 +193,7 @@ def test_what_is_traced_plays_without_the_project(tmp_path):
     module = tf.Module()
     module.variables_held = [variable.value for variable in model.weights]
     module.read = tf.function(
-        lambda *fields: model.forward(type(notes)(*fields))[0], autograph=False, input_signature=specs
+        lambda *fields: model.forward(type(notes)(*fields))[0].body, autograph=False, input_signature=specs
     )
     # What only plays needs no gradients, and those of `lstm` use values that a SavedModel does not hold.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -204,4 +204,4 @@ def test_what_is_traced_plays_without_the_project(tmp_path):
         "numpy.save('read.npy', module.read(*map(tf.constant, numpy.load('notes.npy'))))"
     )
     subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True, capture_output=True)
-    np.testing.assert_allclose(np.load(tmp_path / "read.npy"), model.forward(notes)[0], atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "read.npy"), model.forward(notes)[0].body, atol=1e-5)

@@ -35,25 +35,29 @@ def part(notes, start, stop):
     return notes.map(lambda field: field[:, start:stop])
 
 
+def assert_close(some, others):
+    for one, other in zip(tf.nest.flatten(some), tf.nest.flatten(others), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_reading_in_one_pass_in_chunks_and_note_by_note_agree(model):
     notes = with_start(random_arrays(3, 20))
     whole, final = model.forward(notes)
-    assert whole.shape == (3, 20, model.width)
-    assert np.std(whole) > 0.1
+    assert whole.body.shape == (3, 20, model.config.units)
+    assert np.std(whole.body) > 0.1
 
     state, chunks = model.initial_state(3), []
     for start, stop in ((0, 1), (1, 8), (8, 20)):
         hidden, state = model.forward(part(notes, start, stop), state)
         chunks.append(hidden)
-    np.testing.assert_allclose(tf.concat(chunks, axis=1), whole, atol=1e-5)
+    assert_close(chunks[0].map(lambda *parts: tf.concat(parts, axis=1), *chunks[1:]), whole)
 
     state, steps, tables = model.initial_state(3), [], model.decode_weights()
     for index in range(20):
         hidden, state = model.decode_step(notes.map(lambda field, index=index: field[:, index]), state, tables)
         steps.append(hidden)
-    np.testing.assert_allclose(tf.stack(steps, axis=1), whole, atol=1e-5)
-    for one, other in zip(tf.nest.flatten(state), tf.nest.flatten(final), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert_close(steps[0].map(lambda *parts: tf.stack(parts, axis=1), *steps[1:]), whole)
+    assert_close(state, final)
 
 
 def test_a_later_note_never_changes_an_earlier_output(model):
@@ -67,8 +71,9 @@ def test_a_later_note_never_changes_an_earlier_output(model):
             }
         )
         after, _ = model.forward(changed)
-        np.testing.assert_array_equal(after[:, :index], before[:, :index])
-        assert np.abs(after[:, index] - before[:, index]).max() > 1e-3
+        for one, other_one in zip(tf.nest.flatten(after), tf.nest.flatten(before), strict=True):
+            np.testing.assert_array_equal(one[:, :index], other_one[:, :index])
+        assert np.abs(after.body[:, index] - before.body[:, index]).max() > 1e-3
 
 
 @pytest.mark.parametrize("field", ["pitch", "step_us", "duration_us", "velocity"])
@@ -79,14 +84,14 @@ def test_the_next_note_depends_on_every_field_of_those_before(kind, field):
     before, _ = model.forward(notes)
     after, _ = model.forward(notes._replace(**{field: getattr(other, field)}))
     # The tutorial's model does not read velocities.
-    assert np.any(after != before) == (kind == "density" or field != "velocity")
+    assert np.any(after.body != before.body) == (kind == "density" or field != "velocity")
 
 
 def test_performances_in_a_batch_do_not_affect_each_other(model):
     notes = random_arrays(4, 10)
     together, _ = model.forward(notes)
     alone, _ = model.forward(notes.map(lambda field: field[2:3]))
-    np.testing.assert_allclose(together[2:3], alone, atol=1e-5)
+    assert_close(together.map(lambda part: part[2:3]), alone)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,15 +107,17 @@ def test_heads_and_losses_keep_full_precision(kind, precision, full):
     carried = tf.nest.map_structure(lambda part: tf.cast(part, full) if part.dtype.is_floating else part, state)
     stepped, carried = model.decode_step(notes.map(lambda field: field[:, 0]), carried, model.decode_weights())
     losses = model.heads.losses(hidden, notes)
-    assert {tensor.dtype for tensor in (hidden, stepped, *tf.nest.flatten(carried.layers), *losses.values())} == {full}
+    assert {
+        tensor.dtype for tensor in (hidden.body, stepped.body, *tf.nest.flatten(carried.layers), *losses.values())
+    } == {full}
     assert all(np.isfinite(loss).all() for loss in losses.values())
     # The LSTM layers are what computes in less.
     computed = {"mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}.get(precision, full)
     assert {part.dtype for part in tf.nest.flatten([state.layers, model.initial_state(2).layers])} == {computed}
     # Microseconds are counted, in any precision of the rest.
-    assert {part.dtype for part in tf.nest.flatten([state.history, carried.history])} <= {tf.int32}
+    assert {part.dtype for part in tf.nest.flatten([state.history, carried.history])} <= {tf.int64}
     reference, _ = tiny_model(kind, precision="float64").forward(notes)
-    assert np.abs(tf.cast(hidden, tf.float64) - reference).max() < {"float64": 1e-12, "float32": 1e-4}.get(
+    assert np.abs(tf.cast(hidden.body, tf.float64) - reference.body).max() < {"float64": 1e-12, "float32": 1e-4}.get(
         precision, 0.3
     )
 
@@ -124,7 +131,7 @@ def test_all_weights_are_there_before_the_first_train_step(name):
     hidden, state = model.forward(notes)
     model.heads.losses(hidden, notes)
     uniforms = tf.zeros([2, 6])
-    drawn = model.heads.sample(hidden[:, -1], uniforms, tf.constant(1.0))
+    drawn = model.heads.sample(hidden.map(lambda part: part[:, -1]), uniforms, tf.constant(1.0))
     model.decode_step(drawn, state, model.decode_weights())
     assert len(model.weights) == before
     kernels = [variable.shape for variable in model.weights if "recurrent" in variable.path]
@@ -147,18 +154,18 @@ def test_scaling_lives_inside_the_tutorials_model():
     gates = scaled @ kernel + bias
     write, _, candidate, show = np.split(gates, 4)
     expected = sigmoid(show) * np.tanh(sigmoid(write) * np.tanh(candidate))
-    np.testing.assert_allclose(model.forward(notes)[0][0, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(model.forward(notes)[0].body[0, 0], expected, atol=1e-5)
     assert recurrent.shape == (16, 64)
 
 
 def test_dropout_is_for_training_alone(model):
     notes = random_arrays(3, 6)
-    plain, _ = model.forward(notes)
+    plain = model.forward(notes)[0].body
     dropout = Dropout(0, 0.5, tf.constant(0, tf.int64))
-    dropped, _ = model.forward(notes, dropout=dropout)
+    dropped = model.forward(notes, dropout=dropout)[0].body
     assert np.abs(dropped - plain).max() > 0.01
-    np.testing.assert_array_equal(model.forward(notes, dropout=dropout)[0], dropped)
-    np.testing.assert_array_equal(model.forward(notes)[0], plain)
+    np.testing.assert_array_equal(model.forward(notes, dropout=dropout)[0].body, dropped)
+    np.testing.assert_array_equal(model.forward(notes)[0].body, plain)
 
 
 def test_initial_weights_come_from_the_seed_whatever_else_draws_random_numbers():

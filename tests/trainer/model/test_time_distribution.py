@@ -119,7 +119,7 @@ def test_nll_and_gradients_are_finite_at_extremes(dtype, compiled):
 def test_the_median_is_the_first_tick_that_reaches_a_half(seed, size):
     logits = logits_of(seed, size, 20, np.float64)
     median = time_distribution.median_tick(logits)
-    assert median.dtype == tf.int32
+    assert median.dtype == tf.int64
     cumulative = np.cumsum(time_distribution.tick_probabilities(logits).numpy(), axis=-1)
     rows = np.arange(20)
     assert (cumulative[rows, median] >= 0.5 - 1e-6).all()

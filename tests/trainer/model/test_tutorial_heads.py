@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests.factories import random_arrays, tiny_model
-from trainer.model.heads import UNIFORMS_PER_NOTE
+from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def regression():
 
 def hidden_of(*shape, seed=1):
     """What heads read of a body of 16 units."""
-    return tf.constant(np.random.default_rng(seed).normal(0, 1, (*shape, 16)), tf.float32)
+    return HeadInput(tf.constant(np.random.default_rng(seed).normal(0, 1, (*shape, 16)), tf.float32), ())
 
 
 def uniforms(count, seed=0):

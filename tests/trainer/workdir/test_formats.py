@@ -77,6 +77,7 @@ def test_the_keys_of_a_file_have_the_order_of_the_fields():
     [
         (SamplesIndex, {"files": None}, r"file\.json: files: got null, expected a list\. Delete"),
         (SamplesIndex, {"files": ["a", 3]}, r"files\[1\]: got 3, expected a string"),
+        (SamplesIndex, {"files": ["/a/sample-000.mid"]}, r'files\[0\]: got "/a/sample-000\.mid", expected a file name'),
         (SamplesIndex, {"pedal": 1}, r"pedal: got 1, expected true or false"),
         (SamplesIndex, {"temperature": "warm"}, r'temperature: got "warm", expected a number'),
         (SamplesIndex, {"temperature": {"pitch": 1}}, r"temperature\.step is missing"),
