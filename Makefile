@@ -65,7 +65,7 @@ faults: _development ## strike every command KILLS=24 times in each way (kill, d
 fuzz: _development ## read COUNT=40000 mutated files of each kind, SEED=0; MIDI takes 2 minutes
 	SOSTENUTO_FUZZ=$(COUNT) SOSTENUTO_SEED=$(SEED) $(RUN) -m pytest --durations=0 --capture=no $(PYTEST_ARGS) tests/fuzz
 
-audit: _development ## hold every preset's graphs in every precision against TensorFlow's GPU kernels; 4 minutes, no GPU needed
+audit: _development ## hold every preset's graphs in every precision against TensorFlow's GPU kernels; 2 minutes, no GPU needed
 	SOSTENUTO_AUDIT=all $(RUN) -m pytest --capture=no $(PYTEST_ARGS) tests/gpu
 
 lint: _development ## check style, format and types

@@ -82,6 +82,7 @@ def train_step(config: Config, replicas: int) -> Audit:
     distribution = strategy(replicas)
     with distribution.scope():
         state = TrainState(config, WindowSampler(table(), config), distribution)
+    # Ops without a device run where the trainer calls the graph.
     graph, called = state.graph, []
     state.graph = lambda *arguments: called.append((arguments, context.context().device_name))
     state.run(1)
@@ -137,7 +138,7 @@ def export(config: Config) -> Iterator[tuple[str, Audit]]:
         CheckpointManager(str(workdir / BEST_NAME), max_to_keep=1).save(1, model_variables(model), extra)
         loaded = tf.saved_model.load(export_model(directory))
         for name, signature in loaded.signatures.items():
-            yield f"export, {name}", audit(signature)
+            yield f"export, {name}", audit(signature, unknown=_SAMPLES)
 
 
 def _trace(function: Callable[..., Any], *arguments: Any) -> tf.types.experimental.ConcreteFunction:
