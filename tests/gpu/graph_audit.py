@@ -1,7 +1,7 @@
 """Audit of a traced graph: what a GPU would run, what the host would, and what is copied between them.
 
 The device CPU:0 stands for the host, CPU:1 for the first GPU, CPU:2 for the second; an op without a device is
-where the function is called. Everything is read from the graph as it was traced, before Grappler.
+where its function is called. Everything is read from the graph as it was traced, before Grappler.
 
 - A *device kernel* is an op that leaves at least one tensor in a GPU's memory, without those that start no work there
   (`_FREE`) and without functional ops, whose bodies are counted instead: both branches of a condition, the body of a
@@ -115,7 +115,7 @@ def audit(function: tf.types.experimental.ConcreteFunction, *, called_on: int = 
         called_on: the device of the call: that of its arguments, except int32, and of ops without one.
         unknown: stands for a dimension of unknown size.
     """
-    walk = _Walk(called_on, unknown)
+    walk = _Walk(unknown)
     captured = {id(inner): outer for outer, inner in function.graph.captures}
     places = []
     for argument in function.graph.inputs:
@@ -125,68 +125,77 @@ def audit(function: tf.types.experimental.ConcreteFunction, *, called_on: int = 
             device = _device_of(outer.device, called_on)
         places.append(Place(device, argument))
     walk.arguments = {id(argument) for argument in function.graph.inputs}
-    walk.visit(function.graph, places, "")
+    walk.visit(function.graph, places, "", called_on)
     return walk.audit
+
+
+class _Scope(NamedTuple):
+    """A graph that is called: its path, the device of the call, and the lines that made its ops."""
+
+    path: str
+    called_on: int
+    sources: "_Sources"
 
 
 class _Walk:
     """A walk through a graph and its functions, in the order of execution."""
 
-    def __init__(self, called_on: int, unknown: int) -> None:
+    def __init__(self, unknown: int) -> None:
         self.audit = Audit(*[collections.Counter() for _ in range(5)], [], [], [])
         self.arguments: set[int] = set()
-        self._called_on, self._unknown = called_on, unknown
+        self._unknown = unknown
         self._seen: set[tuple[int, int, int]] = set()
         self._kept: list[Any] = []  # Ids are unique only while the tensors live.
 
-    def visit(self, graph: tf.Graph, arguments: Sequence[Place], path: str) -> list[Place]:
-        """Audits a graph that is called with arguments in these places; returns the places of its outputs."""
+    def visit(self, graph: tf.Graph, arguments: Sequence[Place], path: str, called_on: int) -> list[Place]:
+        """Audits a graph that is called on a device, with arguments in these places; returns its outputs' places."""
         self._kept.append(graph)
         places = {id(tensor): place for tensor, place in zip(graph.inputs, arguments, strict=True)}
-        sources = _Sources(graph)
+        scope = _Scope(path, called_on, _Sources(graph))
         for op in graph.get_operations():
             if op.type == "Placeholder":
                 continue
             inputs = [places[id(tensor)] for tensor in op.inputs]
-            for tensor, place in zip(op.outputs, self._run(op, inputs, path, sources), strict=True):
+            for tensor, place in zip(op.outputs, self._run(op, inputs, scope), strict=True):
                 places[id(tensor)] = place
         return [places[id(tensor)] for tensor in graph.outputs]
 
-    def _run(self, op: tf.Operation, inputs: list[Place], path: str, sources: "_Sources") -> list[Place]:
+    def _run(self, op: tf.Operation, inputs: list[Place], scope: _Scope) -> list[Place]:
         """Audits an op; returns the places of its outputs."""
+        device = _device_of(op.device, scope.called_on)
         if op.type in _LOOPS:
-            return self._loop(op, inputs, path, sources)
+            return self._loop(op, inputs, scope, device)
         if op.type in _CONDITIONS:
-            self._copy(inputs[0], HOST, op, path, sources)
+            self._copy(inputs[0], HOST, op, scope)
             then, other = (
-                self.visit(graph, inputs[1:], f"{path}/If.{name}")
+                self.visit(graph, inputs[1:], f"{scope.path}/If.{name}", device)
                 for name, graph in zip(("then", "else"), cond_v2.get_func_graphs(op), strict=True)
             )
             for wanted, place in zip(then, other, strict=True):
-                self._copy(place, wanted.device, op, path, sources)
+                self._copy(place, wanted.device, op, scope)
             return [Place(place.device, tensor) for place, tensor in zip(then, op.outputs, strict=True)]
         if op.type in _CALLS:
             shapes = [tensor.shape for tensor in op.inputs]
             graph = control_flow_util_v2.get_func_graph(op, shapes, op.get_attr("f").name)
-            return self.visit(graph, inputs, path)
-        return self._kernel(op, inputs, path, sources)
+            return self.visit(graph, inputs, scope.path, device)
+        return self._kernel(op, inputs, scope, device)
 
-    def _loop(self, op: tf.Operation, inputs: list[Place], path: str, sources: "_Sources") -> list[Place]:
+    def _loop(self, op: tf.Operation, inputs: list[Place], scope: _Scope, device: int) -> list[Place]:
         inputs = [place._replace(is_constant=False) for place in inputs]  # They vary from one iteration to the next.
-        condition = while_v2._get_graph(op, "cond", "_cond_graph")
-        (going,) = self.visit(condition, inputs, f"{path}/While.cond")
-        self._copy(going, HOST, op, f"{path}/While.cond", sources)
-        body = while_v2._get_graph(op, "body", "_body_graph")
-        for wanted, place in zip(inputs, self.visit(body, inputs, f"{path}/While.body"), strict=True):
+        inside = scope._replace(path=f"{scope.path}/While.cond")
+        (going,) = self.visit(while_v2._get_graph(op, "cond", "_cond_graph"), inputs, inside.path, device)
+        self._copy(going, HOST, op, inside)
+        inside = scope._replace(path=f"{scope.path}/While.body")
+        outputs = self.visit(while_v2._get_graph(op, "body", "_body_graph"), inputs, inside.path, device)
+        for wanted, place in zip(inputs, outputs, strict=True):
             if place.origin.dtype != tf.resource:
-                self._copy(place, wanted.device, op, f"{path}/While.body", sources)
+                self._copy(place, wanted.device, op, inside)
         return [Place(place.device, tensor) for place, tensor in zip(inputs, op.outputs, strict=True)]
 
-    def _kernel(self, op: tf.Operation, inputs: list[Place], path: str, sources: "_Sources") -> list[Place]:
+    def _kernel(self, op: tf.Operation, inputs: list[Place], scope: _Scope, device: int) -> list[Place]:
         node = op.node_def
         if op.type not in _NOTHING_TO_RUN and not has_xla_kernel(node):
             self.audit.without_xla_kernel[_typed(op)] += 1
-        device = _device_of(op.device, self._called_on)
         for tensor, place in zip(op.inputs, inputs, strict=True):
             if tensor.dtype == tf.resource:
                 device = place.device  # An op is where its variable is.
@@ -197,10 +206,10 @@ class _Walk:
             ins, outs = [True] * len(op.inputs), [True] * len(op.outputs)
         else:
             ins, outs = on_host(kernel, op)
-            self._count(op, device, outs, path, sources)
+            self._count(op, device, outs, scope)
         for tensor, place, host in zip(op.inputs, inputs, ins, strict=True):
             if tensor.dtype != tf.resource:
-                self._copy(place, HOST if host else device, op, path, sources)
+                self._copy(place, HOST if host else device, op, scope)
         constant = _is_constant(op, inputs)
         places = [
             Place(device if tensor.dtype == tf.resource or not host else HOST, tensor, constant)
@@ -210,20 +219,20 @@ class _Walk:
             return inputs[:1]
         return places
 
-    def _count(self, op: tf.Operation, device: int, outs: list[bool], path: str, sources: "_Sources") -> None:
+    def _count(self, op: tf.Operation, device: int, outs: list[bool], scope: _Scope) -> None:
         """Counts an op that a GPU runs."""
         if device != 1:
             return
         if op.type.startswith("CudnnRNN") and "Backprop" not in op.type:
             self.audit.cudnn[op.type] += 1
-        key = path, op.type, sources.of(op)
+        key = scope.path, op.type, scope.sources.of(op)
         if not all(outs) and op.type not in _FREE:
             self.audit.kernels[key] += 1
         # An assignment takes the memory of its value.
         if not op.outputs and op.type != "AssignVariableOp" and any(map(_is_variable, op.inputs)):
             self.audit.updates[key] += 1
 
-    def _copy(self, place: Place, device: int, op: tf.Operation, path: str, sources: "_Sources") -> None:
+    def _copy(self, place: Place, device: int, op: tf.Operation, scope: _Scope) -> None:
         """Notes a copy, unless the tensor is where it is wanted."""
         tensor = place.origin
         made_by = tensor.op
@@ -232,8 +241,8 @@ class _Walk:
             return
         self._seen.add(key)
         copy = Copy(
-            self._size(tensor), f"{made_by.type} {tensor.dtype.name}{tensor.shape}", made_by.name, op.type, path,
-            sources.of(made_by), any(frame.filename.endswith("trainer/data/windows.py") for frame in _frames(made_by)),
+            self._size(tensor), f"{made_by.type} {tensor.dtype.name}{tensor.shape}", made_by.name, op.type, scope.path,
+            scope.sources.of(made_by), _is_of_batch(made_by),
             id(tensor) in self.arguments,
         )  # fmt: skip
         if HOST not in (place.device, device):
@@ -278,6 +287,10 @@ def _line(op: tf.Operation) -> str:
         if "/trainer/" in frame.filename and "/site-packages/" not in frame.filename:
             return f"{frame.filename.rpartition('/trainer/')[2]}:{frame.lineno} {frame.name}"
     return ""
+
+
+def _is_of_batch(op: tf.Operation) -> bool:
+    return any(frame.filename.endswith("trainer/data/windows.py") for frame in _frames(op))
 
 
 def _frames(op: tf.Operation) -> list[Any]:

@@ -21,11 +21,13 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 ALL = os.environ.get("SOSTENUTO_AUDIT") == "all"
 CONFIGS: Final = [
     f"{name}:{precision}:{replicas}"
-    for name, precision, replicas in itertools.product(("base", "large", "tutorial"), PRECISIONS, (1,))
+    for name, precision, replicas in itertools.product(("base", "large", "tutorial"), PRECISIONS, (1, 2))
     if ALL or name == "base" or (precision, replicas) == ("float32", 1)
 ]
 # A train_step of base started 2,722 kernels while every variable had an update of its own.
 MOST_KERNELS: Final = {"base": 1_100, "large": 1_250, "tutorial": 250}
+MOST_COPIES: Final = 6
+LARGE: Final = 100_000  # bytes
 # The configs of trained models, whose precision is full (`tests.gpu.graphs`).
 TRAINED: Final = [config for config in CONFIGS if config.endswith(("float32:1", "float64:1"))]
 
@@ -119,5 +121,25 @@ def test_a_train_step_starts_few_kernels(config, audits) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+def test_within_a_train_step_the_host_waits_for_no_gpu(config, audits) -> None:
+    assert [copy for copy in audits[config]["train_step"].down if copy.graph] == []
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_little_but_its_batch_is_copied_for_a_train_step(config, audits) -> None:
+    copies = [copy for copy in audits[config]["train_step"].up if not copy.is_batch]
+    assert sum(copy.size for copy in copies) < LARGE / 100, copies
+    assert len(copies) <= MOST_COPIES, copies
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 def test_gpus_exchange_only_sums(config, audits) -> None:
     assert audits[config]["train_step"].across == []
+
+
+@pytest.mark.parametrize("config", [config for config in CONFIGS if config.endswith(":1")])
+def test_a_trained_model_copies_its_inputs_and_little_else(config, audits) -> None:
+    for graph, found in audits[config].items():
+        if graph.startswith(("score", "primer", "export")):
+            copies = [copy for copy in [*found.down, *found.up] if not copy.is_argument]
+            assert sum(copy.size for copy in copies) < LARGE, (graph, copies)
