@@ -41,7 +41,7 @@ IMAGE ?= sostenuto:$(TARGET)
 IMAGE_ARGS ?=
 BUILDER ?= docker
 
-.PHONY: help install demo maestro test faults fuzz lint policies format api tour bench lock wheelhouse image imagetest interpreters clean
+.PHONY: help install demo maestro test faults fuzz audit lint policies format api tour bench lock wheelhouse image imagetest interpreters clean
 .PHONY: _cpu _development _policies _uv
 
 help: ## this text
@@ -64,6 +64,9 @@ faults: _development ## strike every command KILLS=24 times in each way (kill, d
 
 fuzz: _development ## read COUNT=40000 mutated files of each kind, SEED=0; MIDI takes 2 minutes
 	SOSTENUTO_FUZZ=$(COUNT) SOSTENUTO_SEED=$(SEED) $(RUN) -m pytest --durations=0 --capture=no $(PYTEST_ARGS) tests/fuzz
+
+audit: _development ## hold every preset's graphs in every precision against TensorFlow's GPU kernels; 2 minutes, no GPU needed
+	SOSTENUTO_AUDIT=all $(RUN) -m pytest --capture=no $(PYTEST_ARGS) tests/gpu
 
 lint: _development ## check style, format and types
 	$(RUN) -m ruff check .

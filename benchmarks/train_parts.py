@@ -23,7 +23,8 @@ from trainer.config import Config
 from trainer.data.note_table import NoteTable, load_table
 from trainer.data.note_tensors import NoteTensors
 from trainer.data.windows import Batch, WindowSampler
-from trainer.distribution.strategy import configure_devices, create_strategy
+from trainer.distribution.devices import configure_devices
+from trainer.distribution.strategy import create_strategy
 from trainer.engine.optimizer import learning_rate
 from trainer.engine.train_state import TrainState
 from trainer.model.next_note import build_model

@@ -12,6 +12,14 @@ class TemporaryError(UserError):
     """A failure that may pass without a change. Commands exit with status 75: try again later."""
 
 
+class GpuError(UserError):
+    """A GPU, its driver or its libraries failed. Commands exit with status 71: a few more tries may succeed."""
+
+
+class GpuMemoryError(GpuError):
+    """A GPU has too little memory for what it was given."""
+
+
 class FileError(UserError):
     """A file cannot be read or written: no space, no permission, no such file, or corrupt content."""
 

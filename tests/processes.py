@@ -12,6 +12,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def on_busy_machine(seconds: float) -> float:
+    """Returns a limit for what takes less on a free machine: as much longer as processes compete for each core."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def run_python(*arguments: str, check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `python ARGUMENTS` with this interpreter and returns status and output; `environment` adds variables."""
     return subprocess.run(

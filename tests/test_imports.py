@@ -194,7 +194,7 @@ ROOMS = {
     "model": {"config", "data"},
     "distribution": {"config"},
     "checkpoints": {"config", "presets"},
-    "workdir": {"config", "presets", "model", "checkpoints"},
+    "workdir": {"config", "presets", "model", "distribution", "checkpoints"},
     "evaluation": {"config", "presets", "data", "model", "workdir"},
     "generation": {"config", "presets", "data", "model", "workdir"},
     "engine": {"config", "data", "model", "distribution", "checkpoints", "workdir", "evaluation", "callbacks.base"},

@@ -11,7 +11,7 @@ _EXPORTS = {
     "Config": "trainer.config",
     "preset": "trainer.presets",
     "train": "trainer.engine.loop",
-    "WorkerLostError": "trainer.engine.loop",
+    "WorkerLostError": "trainer.distribution.faults",
     "RunResult": "trainer.workdir.formats",
     "load_config": "trainer.workdir.layout",
     "load_model": "trainer.workdir.load_model",

@@ -143,22 +143,25 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
             "score. Pass another --split"
         )
     from trainer.data.note_table import load_table
+    from trainer.distribution.devices import exact_float32
+    from trainer.distribution.faults import translate_gpu_errors
     from trainer.evaluation.baselines import score_baselines
     from trainer.evaluation.scorer import Scorer
     from trainer.evaluation.statistics import compute_metrics, confidence_intervals, score_composers, sum_scores
     from trainer.workdir.load_model import load_model
 
-    trained = load_model(workdir)
-    scorer = Scorer(trained.model)
-    residuals = None
-    if trained.model.config.model == "regression":
-        residuals = scorer.fit_residuals(load_table(manifest, "validation"), activity="reading validation")
-    table = load_table(manifest, split)
-    logger.info(
-        f"scoring the {split} split: {counted(notes, 'note')}, all but the first of each performance",
-        extra={"figures": {"notes": notes}},
-    )
-    scores = scorer.score(table, residuals, activity=f"scoring {split}")
+    with translate_gpu_errors(), exact_float32():
+        trained = load_model(workdir)
+        scorer = Scorer(trained.model)
+        residuals = None
+        if trained.model.config.model == "regression":
+            residuals = scorer.fit_residuals(load_table(manifest, "validation"), activity="reading validation")
+        table = load_table(manifest, split)
+        logger.info(
+            f"scoring the {split} split: {counted(notes, 'note')}, all but the first of each performance",
+            extra={"figures": {"notes": notes}},
+        )
+        scores = scorer.score(table, residuals, activity=f"scoring {split}")
     # The table has the order of the records.
     composers = [performance.composer for performance in manifest.read_performances(split)]
     logger.info("scoring the baselines: n-gram and histogram")
@@ -210,12 +213,14 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     held_out, num_primers = _select_held_out(manifest, split)
     continued = held_out[:num_primers]
     from trainer.data.note_table import track_performances
+    from trainer.distribution.faults import translate_gpu_errors
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
-    trained = load_model(workdir)
     primers = [performance.notes[:PRIMER_NOTES] for performance in continued]
-    generated = NoteSampler(trained).sample(primers, num_notes=CONTINUATION_NOTES, **sampling, quiet=False)
+    with translate_gpu_errors("Pass a smaller --num_primers"):
+        trained = load_model(workdir)
+        generated = NoteSampler(trained).sample(primers, num_notes=CONTINUATION_NOTES, **sampling, quiet=False)
     train = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and searching for copied runs")
     pieces = [performance.piece for performance in held_out]

@@ -52,7 +52,9 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     # Only what the graphs read: without Keras objects, loading needs no Keras.
     module.weights = list({id(weight): weight for graph in signatures.values() for weight in graph.variables}.values())
     with translate_errors(storage.TEMPORARY.sub("", directory)):
-        tf.saved_model.save(module, directory, signatures=signatures)
+        # An export is not trained, and without gradients it is smaller.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, directory, signatures=signatures, options=options)
     exported = ExportInfo(trained.train_step, trained.model.heads.pitch_range, trained.model.config)
     exported.save(os.path.join(directory, model_card.DESCRIPTION_NAME))
     card = model_card.text(workdir, exported)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -20,6 +21,9 @@ from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.layout import absolute, dataset, load_config, load_run
 from trainer.workdir.outputs import check_output_directory, check_writable
 from trainer.workdir.samples_index import SampleEntry, SamplesIndex
+
+if TYPE_CHECKING:
+    from trainer.generation.sampler import Samples
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +91,8 @@ def main() -> int:
     check_writable(output)
     load_config(workdir)
     from sostenuto.music import plots
-    from trainer.generation.sampler import NoteSampler
-    from trainer.workdir.load_model import load_model
 
-    trained = load_model(workdir)
-    played = NoteSampler(trained).sample(primer, **sampling, quiet=False)
+    played, train_step = _play(workdir, primer, **sampling)
     logger.info(f"writing {counted(num_samples, 'sample')}, each with its piano roll{' and sound' * _AUDIO.value}")
     with samples.replace_samples(output, files) as directory:
         entries, generated, primer_notes = _write_samples(directory, played.notes, primer, primer_pedal, has_pedal)
@@ -101,7 +102,7 @@ def main() -> int:
         else:
             files = [name for name in files if name != samples.DISTRIBUTIONS_NAME]
         SamplesIndex(
-            workdir=absolute(workdir), train_step=trained.train_step,
+            workdir=absolute(workdir), train_step=train_step,
             primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=primer_notes,
             **sampling, sustain=sustain, pedal=has_pedal, notes_per_second=played.notes_per_second, files=files,
             samples=entries,
@@ -150,6 +151,17 @@ def _read_primer(sustain: Sustain) -> tuple[Notes, np.ndarray]:
         notes = notes[: int(np.searchsorted(notes.onset_us, seconds * 1e6))]
     # Extended durations include the pedal already.
     return notes, read_pedal(data, _PRIMER.value) if sustain == "ignore" else NO_PEDAL
+
+
+def _play(workdir: str, primer: Notes, **sampling: Any) -> tuple["Samples", int]:
+    """Generates music; returns it and the train_steps that trained the weights."""
+    from trainer.distribution.faults import translate_gpu_errors
+    from trainer.generation.sampler import NoteSampler
+    from trainer.workdir.load_model import load_model
+
+    with translate_gpu_errors("Pass a smaller --num_samples"):
+        trained = load_model(workdir)
+        return NoteSampler(trained).sample(primer, **sampling, quiet=False), trained.train_step
 
 
 def _write_samples(

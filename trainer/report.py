@@ -56,17 +56,19 @@ def main() -> int:
 
 
 def _write_samples(workdir: str, manifest: Manifest | None, sustain: str) -> None:
+    from trainer.distribution.faults import translate_gpu_errors
     from trainer.generation import samples
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
-    loaded = load_model(workdir)
-    primers = samples.select_primers(manifest) if manifest else []
-    if not primers and loaded.model.config.positions == "last":
-        return  # The model never saw how a performance starts.
-    samples.write_samples(
-        NoteSampler(loaded), primers, workdir, train_step=loaded.train_step, sustain=sustain, quiet=False
-    )
+    with translate_gpu_errors():
+        loaded = load_model(workdir)
+        primers = samples.select_primers(manifest) if manifest else []
+        if not primers and loaded.model.config.positions == "last":
+            return  # The model never saw how a performance starts.
+        samples.write_samples(
+            NoteSampler(loaded), primers, workdir, train_step=loaded.train_step, sustain=sustain, quiet=False
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Loading of TensorFlow without its log messages, for every import of it once this package is imported."""
+"""Loading of TensorFlow without its log messages and with one workspace of cuBLAS, for every import of it."""
 
 import contextlib
 import importlib.abc
@@ -40,6 +40,8 @@ class QuietTensorFlow(importlib.abc.MetaPathFinder):
 class _QuietLoader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         """Loads the module."""
+        # cuBLAS would otherwise choose among workspaces of two sizes, and with them kernels, as streams happen to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         if not sys.modules.keys() >= _LIBRARIES:
             logger.info("loading TensorFlow")
         with _hide_messages(), _raise_signals():

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, LostError, UserError
+from sostenuto.errors import FileError, GpuError, GpuMemoryError, LostError, UserError
 from sostenuto.progress import silenced
 from trainer.config import Config
 from trainer.workdir.formats import RunResult, StopReason
@@ -53,7 +53,8 @@ class Worker:
     def run(self) -> int:
         """Trains trials until the study is done or a signal arrives; returns the exit status.
 
-        Raises a UserError if the study did not answer or a file is inaccessible; the next worker gets the trial.
+        Raises a UserError if the study did not answer, a file is inaccessible or a GPU failed; the next worker gets the
+        trial.
         """
         while True:
             task = self.source.next_trial(self.worker_id)
@@ -104,8 +105,10 @@ class Worker:
             stop_at = math.ceil(config.steps * assignment.stop_at_share)
             reporter = _ScoreReporter(self.source, assignment, stop, config.steps)
             result = self._train_when_unlocked(config, directory, stop_at, reporter)
-        except FileError:
-            raise
+        except GpuMemoryError as error:
+            return _failure(error)
+        except (FileError, GpuError):
+            raise  # After a GPU's failure no operation of this process succeeds: the study counts a lost worker.
         except LostError as error:
             return AttemptResult(TrialStatus.QUEUED, None, _one_line(error), 0)
         except OSError as error:

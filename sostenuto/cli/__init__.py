@@ -3,6 +3,7 @@
 from sostenuto.cli.app import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
+    EXIT_GPU,
     EXIT_OK,
     EXIT_TRY_AGAIN,
     LOG_JSON,

@@ -18,7 +18,7 @@ from sostenuto.cli.console import configure_console
 from sostenuto.cli.flag_types import Text, start_group
 from sostenuto.cli.help import COMMON, Command, describe_flags, format_help, to_json
 from sostenuto.cli.suggestions import check_finite, check_values, explain, flag_names, nearest_name
-from sostenuto.errors import TemporaryError, UserError
+from sostenuto.errors import GpuError, TemporaryError, UserError
 from sostenuto.interrupt import begin_command
 from sostenuto.program import command_invocation, command_name, main_module
 
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
+EXIT_GPU = os.EX_OSERR  # 71, for each GpuError: an orchestrator restarts it a few times, as another GPU may work
 EXIT_TRY_AGAIN = os.EX_TEMPFAIL  # 75, for each TemporaryError; also `StopReason.exit_status` and `tuning.search`
 
 # The flags of all commands.
@@ -139,6 +140,8 @@ def _explain_end(error: BaseException) -> tuple[int, object]:
     match error:
         case TemporaryError():
             return EXIT_TRY_AGAIN, error
+        case GpuError():
+            return EXIT_GPU, error
         case UserError() | flags.Error():
             return EXIT_BAD_INPUT, error
         case KeyboardInterrupt():

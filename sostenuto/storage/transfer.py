@@ -70,7 +70,7 @@ def download_all(source: StrPath, directory: StrPath, names: Iterable[str] | Non
     names = list(load_gcs().generations(remote_path(source)) if names is None else names)
     for name in names:
         # A bucket may hold names that lead out of the directory.
-        if posixpath.isabs(name) or posixpath.normpath(name) != name or name.startswith("../"):
+        if posixpath.isabs(name) or posixpath.normpath(name) != name or name.split("/")[0] == "..":
             raise FileError(f"{join(source, name)}: cannot be a file below {os.fspath(directory)}. Rename it")
     local.make_directories(directory)
     downloads = concurrently(lambda name: download(join(source, name), join(directory, name)), names)

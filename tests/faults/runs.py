@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.processes import REPOSITORY
+from tests.processes import REPOSITORY, on_busy_machine
 from tests.trainer.runs import TRAIN, metrics
 from tests.trainer.runs import workers as workers_of
 
@@ -67,7 +67,7 @@ class Worker:
 
     def ended(self, within: float = GIVE_UP_SECONDS) -> int:
         """Waits for its end; returns its status."""
-        status = self.process.wait(within)
+        status = self.process.wait(on_busy_machine(within))
         self._reader.join()
         return status
 
@@ -156,7 +156,7 @@ def moments(train_steps: int) -> list[Moment]:
 
 def wait_for(moment: Moment, run: Run, workers: list[Worker], choose: random.Random) -> None:
     """Waits until a random time within the moment, or until a worker has ended."""
-    until = time.monotonic() + GIVE_UP_SECONDS
+    until = time.monotonic() + on_busy_machine(GIVE_UP_SECONDS)
     while all(worker.is_there for worker in workers) and not moment.has_begun(run, workers):
         assert time.monotonic() < until, f"{moment.name} did not come: {workers[0].lines}"
         time.sleep(0.002)

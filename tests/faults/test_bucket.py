@@ -5,6 +5,7 @@ import random
 import re
 import sys
 import time
+from typing import NamedTuple
 
 import pytest
 
@@ -48,15 +49,25 @@ def results(server: GcsServer) -> dict[str, bytes]:
     return {name: data for name, data in contents.items() if name.startswith(same) and not name.endswith(MANIFEST)}
 
 
+class Untouched(NamedTuple):
+    """What the commands write without faults, and the seconds that each takes for that on this machine."""
+
+    results: dict[str, bytes]
+    seconds: dict[str, float]
+
+
 @pytest.fixture(scope="module")
 def untouched():
-    """What the commands write without faults."""
+    """The commands without faults."""
     with GcsServer() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", server.url)
         put_inputs(server)
-        for command in COMMANDS.values():
+        seconds = {}
+        for name, command in COMMANDS.items():
+            start = time.monotonic()
             run_python("-m", *command, check=True)
-        yield results(server)
+            seconds[name] = time.monotonic() - start
+        yield Untouched(results(server), seconds)
 
 
 @pytest.mark.usefixtures("kills")  # minutes
@@ -72,7 +83,7 @@ def test_commands_end_with_the_same_result_whatever_a_tenth_of_their_requests_su
         process = run_python("-m", *command)
         assert process.returncode == 0, process.stderr
     assert gcs.faults > 10
-    assert results(gcs) == untouched
+    assert results(gcs) == untouched.results
 
 
 @pytest.mark.usefixtures("kills")
@@ -83,7 +94,7 @@ def test_a_bucket_that_stops_answering_is_told_of_and_ends_every_command_with_75
     gcs, untouched, fault, name, moment
 ):
     put_inputs(gcs)
-    for output, data in untouched.items() if name != "preprocess" else ():
+    for output, data in untouched.results.items() if name != "preprocess" else ():
         if output.startswith("data/"):
             gcs.put(f"gs://bucket/{output}", data)
     outage: list[float] = []
@@ -99,7 +110,8 @@ def test_a_bucket_that_stops_answering_is_told_of_and_ends_every_command_with_75
         (process,) = ended(processes)
     assert process.returncode == 75 if outage else not process.returncode, process.stderr
     if outage:
-        assert time.monotonic() - outage[0] < 2 * PATIENCE + 10  # a run may train on before it waits
+        # A run may train on before it waits for its last upload, and a busy machine takes long for that.
+        assert time.monotonic() - outage[0] < 2 * PATIENCE + 10 + untouched.seconds[name]
         *_, last = process.stderr.splitlines()
         assert re.search(r"gs://bucket.*: (the bucket does not answer|cannot be reached)", last), process.stderr
         assert process.stderr.count("no answer for") == 1, process.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from tests.factories import TINY
 from tests.faults.runs import PEER_LOST, Fault, Run, assert_alike, moments, strike
-from tests.processes import REPOSITORY
+from tests.processes import REPOSITORY, on_busy_machine
 from tests.trainer.runs import TRAIN, ended, run_all, started, weights, workers
 from tests.tuning.runs import free_address
 from trainer.distribution.cluster import Cluster
@@ -67,7 +67,7 @@ def test_a_run_on_one_host_survives_a_kill_a_full_disk_and_sigterm(dataset, tmp_
     assert run.newest_checkpoint == 14
     blow = strike(run, BEATS["training"]._replace(seconds=0.1), signal.SIGTERM, [0], choose)
     assert blow.hit
-    assert blow.seconds < LEAVE_SECONDS_BUSY
+    assert blow.seconds < on_busy_machine(LEAVE_SECONDS_BUSY)
     assert run.newest_checkpoint > 14
     assert_alike(run.completed(), untouched)
 
@@ -141,7 +141,7 @@ def test_asked_to_end_at_random_moments(workers, kills, dataset, tmp_path, choos
     asks = [signal.SIGTERM, signal.SIGINT]
     blows = storm(workers, asks, -(-kills // 3), dataset, tmp_path, choose, untouched)
     # Here the hosts share one machine's cores.
-    assert max(blow.seconds for blow in blows) < LEAVE_SECONDS * workers
+    assert max(blow.seconds for blow in blows) < on_busy_machine(LEAVE_SECONDS * workers)
 
 
 def test_killed_between_each_temporary_file_and_its_rename(kills, dataset, tmp_path, untouched):
@@ -231,7 +231,7 @@ def test_base_as_shipped_is_gone_in_time_when_it_is_asked_to_end(kills, dataset,
     for number in (signal.SIGTERM, signal.SIGINT):
         blow = strike(run, BEATS["training"], number, [0], choose)
         assert blow.hit
-        assert blow.seconds < LEAVE_SECONDS
+        assert blow.seconds < on_busy_machine(LEAVE_SECONDS)
 
 
 INJECTED = """
@@ -240,7 +240,7 @@ import tensorflow as tf
 from trainer.engine import measurements
 
 def fail(*_):
-    raise tf.errors.InternalError(None, None, "Failed to call DoRnnForward")
+    raise tf.errors.InternalError(None, None, "wrong number of rows")
 
 measurements.Measurements.measure = fail
 runpy.run_module("trainer", run_name="__main__", alter_sys=True)
@@ -261,12 +261,12 @@ def test_an_internal_error_of_its_own_ends_a_worker_with_1_and_the_other_with_75
     chief, worker = workers(2, dataset, tmp_path / "run", *BUSY)
     ends = run_all([chief, [worker[0], "-c", INJECTED, *worker[len(TRAIN) :]]])
     assert [process.returncode for process in ends] == [PEER_LOST, 1], [process.stderr for process in ends]
-    assert "DoRnnForward" in ends[1].stderr
+    assert "wrong number of rows" in ends[1].stderr
 
 
 def test_a_chief_whose_worker_ends_while_tensorflow_connects_them_does_not_wait_for_an_hour(kills):
     addresses = (free_address(), "localhost:1")
     with started([TRAIN[0], "-c", CONNECTS, *addresses]) as processes:
-        wait_for_workers(Cluster(addresses, 1))
+        wait_for_workers(Cluster(addresses, 1), ["CPU:0"])
         (chief,) = ended(processes)
     assert chief.returncode == -signal.SIGALRM

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.processes import on_busy_machine
 from tests.tuning.runs import Search, free_address, wait_until
 from trainer.presets import read_config
 
@@ -55,7 +56,7 @@ class Cluster:
         """Kills processes; returns the names of those that it hit."""
         for name in names:
             self.processes[name].kill()
-        return [name for name in names if self.processes[name].wait(30) == -signal.SIGKILL]
+        return [name for name in names if self.processes[name].wait(on_busy_machine(30)) == -signal.SIGKILL]
 
     def running(self, trial: str) -> str | None:
         """Which worker has a trial that has come as far as a checkpoint."""
@@ -66,7 +67,7 @@ class Cluster:
 
     def end(self, *names: str) -> None:
         """Waits for the end of the study."""
-        until = time.monotonic() + LONGEST
+        until = time.monotonic() + on_busy_machine(LONGEST)
         for name in names:
             status = self.processes[name].wait(max(until - time.monotonic(), 1))
             assert status == 0, (name, status, self.search.said(name))

@@ -114,7 +114,7 @@ def failure_policies(objects: list[Object]) -> Iterator[str]:
                 yield f"{pods.name}: podFailurePolicy names {codes['containerName']}, which is no container"
             if codes["values"] != sorted(set(codes["values"])) or 0 in codes["values"]:
                 yield f"{pods.name}: exit codes {codes['values']}: expected in order, each once, and not 0"
-        expected = {1: "FailJob", 2: "FailJob", 137: "Count"}
+        expected = {1: "FailJob", 2: "FailJob", 71: "Count", 137: "Count"}
         if "tensorboard" not in pods.name:
             expected[143] = "Ignore"
             if "preprocess" not in pods.name:

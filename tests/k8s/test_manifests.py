@@ -91,6 +91,10 @@ BROKEN = [
     ("local", "Job", "train", "spec.podFailurePolicy.rules.0", None, "the first rule is not that of DisruptionTarget"),
     ("local", "Job", "train", "spec.podFailurePolicy.rules.1", None, "exit status 75 leads to Count, expected Ignore"),
     ("local", "Job", "train", "spec.podFailurePolicy.rules.2", None, "exit status 2 leads to Count, expected FailJob"),
+    (
+        *("local", "Job", "train", "spec.podFailurePolicy.rules.1.onExitCodes.values", [71, 75, 143]),
+        "exit status 71 leads to Ignore, expected Count",
+    ),
     ("local", "Job", "train", f"{MAIN}.name", "main", "podFailurePolicy names train, which is no container"),
     (
         *("local", "Job", "train", "spec.podFailurePolicy.rules.2.onExitCodes.values", [2, 1]),

@@ -16,7 +16,8 @@ from trainer.checkpoints.manager import Checkpoint, CheckpointManager, restore
 from trainer.config import Config
 from trainer.data.note_table import NoteTable, load_table
 from trainer.data.windows import WindowSampler
-from trainer.distribution.strategy import configure_devices, create_strategy
+from trainer.distribution.devices import configure_devices
+from trainer.distribution.strategy import create_strategy
 from trainer.engine.train_state import TrainState
 from trainer.model.heads import DensityHeads
 from trainer.presets import preset

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.processes import REPOSITORY
+from tests.processes import REPOSITORY, on_busy_machine
 
 # A process of its own for each run: devices and determinism are settings of a whole TensorFlow process.
 TRAIN = [sys.executable, "-m", "trainer"]
@@ -61,7 +61,7 @@ def workers(count: int, data, workdir, *flags: str) -> list[list[str]]:
 
 def ended(processes: list[subprocess.Popen]) -> list[subprocess.CompletedProcess[str]]:
     """Waits for processes; returns their status and output."""
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + on_busy_machine(_PATIENCE)
     return [
         subprocess.CompletedProcess(process.args, stdout=output[0], stderr=output[1], returncode=process.returncode)
         for process in processes
@@ -78,7 +78,7 @@ def run_all(commands: list[list[str]]) -> list[subprocess.CompletedProcess[str]]
 def wait_for_report(workdir, train_step: int, processes: list[subprocess.Popen]) -> None:
     """Waits until a run has reported that train_step or a later one."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + on_busy_machine(_PATIENCE)
     while not path.exists() or not any(line["train_step"] >= train_step for line in metrics(workdir)):
         assert time.monotonic() < until, "no report"
         for process in processes:

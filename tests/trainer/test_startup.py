@@ -42,6 +42,15 @@ def test_a_user_may_ask_for_all_messages():
         assert (bool(MESSAGE.search(process.stderr)), process.stdout) == (has_messages, f"{level}\n")
 
 
+@pytest.mark.parametrize(("own", "expected"), [({}, ":4096:8"), ({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, ":16:8")])
+def test_cublas_has_workspaces_of_one_size_before_tensorflow_is_loaded(tmp_path, own, expected):
+    """With several sizes, the same product may be another in its last bits."""
+    (tmp_path / "tensorflow.py").write_text("import os\nprint(os.environ['CUBLAS_WORKSPACE_CONFIG'])\n")
+    path = f"{REPOSITORY}{os.pathsep}{tmp_path}"
+    process = run_python("-c", "import trainer, tensorflow", check=True, PYTHONPATH=path, **own)
+    assert process.stdout == f"{expected}\n"
+
+
 def test_messages_are_shown_if_tensorflow_cannot_be_loaded(tmp_path):
     (tmp_path / "tensorflow.py").write_text("import os\nos.write(2, b'no library\\n')\nraise ImportError('broken')\n")
     process = run_python("-c", "import trainer, tensorflow", PYTHONPATH=f"{REPOSITORY}{os.pathsep}{tmp_path}")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.processes import REPOSITORY
+from tests.processes import REPOSITORY, on_busy_machine
 
 # Trials of some seconds, most of them for tracing.
 START = {
@@ -106,7 +106,7 @@ class Search:
 
 def wait_until(holds: Callable[[], Any], what: str, processes=()) -> Any:
     """Waits until something holds, while none of the processes ends; returns it."""
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + on_busy_machine(_PATIENCE)
     while not (found := holds()):
         assert time.monotonic() < until, f"{what} did not come"
         assert all(process.poll() is None for process in processes), f"a process ended before {what} came"

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, UserError
+from sostenuto.errors import FileError, GpuError, GpuMemoryError, UserError
 from tests.trainer.runs import metrics
 from trainer.engine import loop
 from trainer.engine.early_stopping import BestMetric
@@ -142,6 +142,7 @@ def test_a_trial_that_fails_is_recorded_and_the_next_one_runs(dataset, tmp_path,
         tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\ta tensor"): (
             "out of memory: OOM when allocating a tensor"
         ),
+        GpuMemoryError("GPU: its memory is full"): "GPU: its memory is full",
         ValueError("Dimensions\n  must be equal"): "ValueError: Dimensions must be equal",
         MemoryError(): "MemoryError:",
         RuntimeError("x" * 100_000): "RuntimeError: xxx",
@@ -210,6 +211,19 @@ def test_a_full_disk_is_no_lack_of_memory(dataset, tmp_path, trains):
     with pytest.raises(FileError, match=r"trials/0000: cannot be written \(No space left on device\)\."):
         do(source, dataset, tmp_path)
     assert [result.outcome for result in source.results] == ["queued"]
+
+
+def test_a_failed_gpu_ends_the_worker_and_no_trial(dataset, tmp_path, trains):
+    """All later trials of the process would fail on it. The study counts a lost worker, as after a crash."""
+    left = trains(completed(9.0), GpuError("GPU: it failed"), completed(8.0))
+    with Study(tmp_path, SPACE, CONFIG) as study:
+        with pytest.raises(GpuError):
+            do(study, dataset, tmp_path)
+        assert [record.status for record in study.trials()] == ["completed", "running"]
+        assert len(left) == 1
+        again = study.next_trial("tuner0")
+        assert (again.trial, again.attempt) == ("0001", 2)
+        assert study.trials()[1].lost_workers == 1
 
 
 def test_told_to_wait_it_asks_again(dataset, tmp_path, trains):

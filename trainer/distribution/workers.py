@@ -1,25 +1,10 @@
-"""Communication between the hosts of a run; `trainer.engine.loop` turns errors of it into WorkerLostError."""
+"""Communication between the hosts of a run; `trainer.distribution.faults` recognizes errors of it."""
 
-import re
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from trainer.distribution.cluster import Cluster
-
-# Errors of a connection. TensorFlow raises the others for local faults too, unless they name what connects workers.
-_CONNECTION_ERRORS = (
-    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
-)  # fmt: skip
-_CONNECTION = re.compile("Collective|NCCL|remote target|[Cc]oordination|Connection reset|Socket closed")
-
-
-def is_lost_worker(error: tf.errors.OpError) -> bool:
-    """Returns whether an error is due to another worker's end: one of a connection or a collective."""
-    return isinstance(error, _CONNECTION_ERRORS) or (
-        isinstance(error, tf.errors.InternalError | tf.errors.FailedPreconditionError)
-        and bool(_CONNECTION.search(error.message))
-    )
 
 
 class Workers:

@@ -15,12 +15,11 @@ import tensorflow as tf
 
 from sostenuto import progress
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import TemporaryError
 from sostenuto.text import duration
 from trainer.callbacks.base import Callback, RunContext
 from trainer.config import Config
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.workers import is_lost_worker
+from trainer.distribution.faults import explain_failure
 from trainer.engine.early_stopping import BestMetric
 from trainer.engine.measurements import Measurements
 from trainer.engine.nonfinite import nonfinite_error
@@ -36,10 +35,6 @@ from trainer.workdir import layout, remote
 from trainer.workdir.formats import RunResult, StopReason
 
 logger = logging.getLogger(__name__)
-
-
-class WorkerLostError(TemporaryError):
-    """Another worker ended, and this one cannot continue alone."""
 
 
 def train(
@@ -71,6 +66,7 @@ def train(
         UserError: the config does not fit the workdir, the devices or the data, the loss is infinite or not a number,
             or a file cannot be written; TemporaryError if workers do not come.
         WorkerLostError: another host ended; started again together, the hosts resume from the newest checkpoint.
+        GpuError: a GPU failed, or its memory is full (GpuMemoryError).
     """
     begin = clock() if started is None else started
     try:
@@ -86,12 +82,9 @@ def train(
         logger.info(f"{workdir} is finished: {why} at train_step {result.train_step:,}", extra={"figures": figures})
         return result
     except tf.errors.OpError as error:
-        if cluster is None or not is_lost_worker(error):
-            raise
-        raise WorkerLostError(
-            f"worker {cluster.index} of {cluster.size}: lost another worker ({type(error).__name__}). "
-            "Start all workers again; they resume from the newest checkpoint"
-        ) from error
+        if explained := explain_failure(error, cluster):
+            raise explained from error
+        raise
 
 
 class TrainingLoop:

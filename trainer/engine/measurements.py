@@ -1,5 +1,6 @@
 """Values of a run's reports, the lines of metrics.jsonl; a new field is first declared in `MetricsRecord`."""
 
+from trainer.distribution.devices import exact_float32
 from trainer.engine.schedule import Event
 from trainer.engine.setup import RunSetup
 from trainer.engine.shutdown import GracefulShutdown
@@ -43,7 +44,7 @@ class Measurements:
         validation, scorer, workers = self._setup.validation, self._setup.scorer, self._setup.workers
         assert validation is not None
         begin = self._timer.clock()
-        with self._setup.state.scored_weights():
+        with self._setup.state.scored_weights(), exact_float32():
             if workers.size == 1:
                 with self._shutdown.cancellable():
                     totals = sum_scores(scorer.score(validation, activity="scoring validation"))

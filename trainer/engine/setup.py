@@ -16,7 +16,8 @@ from trainer.config import Config
 from trainer.data.note_table import NoteTable, load_table, select_fraction
 from trainer.data.windows import WindowSampler
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.strategy import configure_devices, create_strategy, device_name
+from trainer.distribution.devices import configure_devices, device_name
+from trainer.distribution.strategy import create_strategy
 from trainer.distribution.workers import Workers
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer

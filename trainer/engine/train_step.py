@@ -48,7 +48,8 @@ class ReplicaStep:
         """
         context = tf.distribute.get_replica_context()
         (gradient, totals), following = self._accumulate(train_step, batch, loss_scale)
-        gradient, totals = context.all_reduce(tf.distribute.ReduceOp.SUM, [gradient, totals])
+        # One by one: on GPUs, TensorFlow joins what it reduces together, and these have two types.
+        gradient, totals = (context.all_reduce(tf.distribute.ReduceOp.SUM, part) for part in (gradient, totals))
         return gradient, totals, following
 
     def losses(self, batch: Batch) -> dict[str, tf.Tensor]:

@@ -10,6 +10,7 @@ from sostenuto.music.notes import FIELDS, PITCHES, TICK_US
 from trainer.config import Config
 from trainer.data.note_tensors import NoteTensors
 from trainer.model import time_distribution
+from trainer.model.activations import LayerNorm, gelu
 from trainer.model.categorical import categorical_nll, sample_categorical
 from trainer.model.layers import MixedDense, embedding, glorot
 from trainer.model.note_history import release_histogram
@@ -90,8 +91,7 @@ class DensityHeads(keras.layers.Layer):
             for field in classes
         }
         self._last = {
-            field: keras.layers.LayerNormalization(dtype=dtype, name=f"{field}_norm") if config.head_blocks else _gelu
-            for field in classes
+            field: LayerNorm(dtype=dtype, name=f"{field}_norm") if config.head_blocks else gelu for field in classes
         }
         self._logits = {
             field: keras.layers.Dense(size, kernel_initializer=glorot(seeds), dtype=dtype, name=f"{field}_logits")
@@ -180,18 +180,14 @@ class DensityHeads(keras.layers.Layer):
         return self._logits[field](self._last[field](hidden))
 
 
-def _gelu(values: tf.Tensor) -> tf.Tensor:
-    return tf.nn.gelu(values, approximate=True)
-
-
 class _ResidualBlock(keras.layers.Layer):
     """The residual that a block adds to its input, `[..., head_units]` both."""
 
     def __init__(self, config: Config, dtype: str, name: str, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name=name)
-        self._norm = keras.layers.LayerNormalization(dtype=dtype, name="norm")
+        self._norm = LayerNorm(dtype=dtype, name="norm")
         self._hidden = keras.layers.Dense(
-            config.head_units, _gelu, kernel_initializer=glorot(seeds), dtype=config.precision, name="hidden"
+            config.head_units, gelu, kernel_initializer=glorot(seeds), dtype=config.precision, name="hidden"
         )
         self._added = MixedDense(
             config.head_units, kernel_initializer=glorot(seeds), dtype=config.precision, name="added"

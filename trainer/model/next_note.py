@@ -12,6 +12,7 @@ from sostenuto.music.notes import PITCHES
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model import lstm_cpu, note_history
+from trainer.model.activations import LayerNorm
 from trainer.model.heads import ALL_PITCHES, DensityHeads, HeadInput, PitchRange, RegressionHeads
 from trainer.model.layers import (
     Dropout,
@@ -98,9 +99,7 @@ class NextNoteModel(keras.Model):
                     dtype=config.precision,
                     name="recent",
                 )
-            self._norms = [
-                keras.layers.LayerNormalization(dtype=full, name=f"norm_{layer + 1}") for layer in range(config.layers)
-            ]
+            self._norms = [LayerNorm(dtype=full, name=f"norm_{layer + 1}") for layer in range(config.layers)]
             self.heads = DensityHeads(config, full, pitch_range, seeds)
         else:
             self.heads = RegressionHeads(full, pitch_range, seeds)

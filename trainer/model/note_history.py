@@ -80,13 +80,13 @@ def release_histogram(remaining_us: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 def _sum_by_column(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
     """Sums values `[..., HISTORY_LENGTH, kinds]` from 0 to 1 by int64 column: `[..., size * kinds]`."""
     kinds = values.shape[-1]
-    # Integers have the same sum in any order, which a GPU changes.
-    integers = tf.cast(tf.round(values * _UNIT), tf.int32)
+    # Integers have the same sum in any order, which a GPU changes. It would reshape them on the host.
+    integers = tf.cast(tf.reshape(tf.round(values * _UNIT), [-1, kinds]), tf.int32)
     # Numbers of the rows: tf.range would be computed on the host of a GPU.
     ones = tf.ones([tf.size(columns) // HISTORY_LENGTH, 1], tf.int64)
     first = size * tf.cumsum(ones, exclusive=True)
     segments = tf.reshape(first + tf.reshape(columns, [-1, HISTORY_LENGTH]), [-1])
-    sums = tf.math.unsorted_segment_sum(tf.reshape(integers, [-1, kinds]), segments, size * tf.size(ones))
+    sums = tf.math.unsorted_segment_sum(integers, segments, size * tf.size(ones))
     sums = tf.cast(sums, values.dtype) / _UNIT
     # The sums depend on the notes alone: they need no gradient.
     return tf.stop_gradient(tf.reshape(sums, tf.concat([tf.shape(columns)[:-1], [size * kinds]], axis=0)))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from sostenuto.errors import UserError
 from trainer.checkpoints.manager import Checkpoint, CheckpointManager, check_config, model_variables, restore
+from trainer.distribution.devices import prepare_inference
 from trainer.model.heads import ALL_PITCHES
 from trainer.model.next_note import NextNoteModel, build_model
 from trainer.workdir.layout import BEST_NAME, CHECKPOINTS_NAME, load_config, load_run
@@ -41,13 +42,16 @@ class LoadedModel(NamedTuple):
 def load_model(workdir: str) -> LoadedModel:
     """Loads the best weights of a workdir; if the run has none yet, those of its newest checkpoint.
 
+    On a GPU it first configures TensorFlow as training does: memory as needed, and deterministic operations.
     The model computes in the precision of its variables, so it scores and plays on any machine. It plays the pitch
     range that run.json records, or all pitches if none is recorded.
 
     Raises:
-        UserError: the workdir does not exist, holds no checkpoint yet, or its best weights are corrupt.
+        UserError: the workdir does not exist, holds no checkpoint yet, its best weights are corrupt, or a GPU is too
+            old.
     """
     config = load_config(workdir)
+    prepare_inference(config)
     lowest, highest = load_run(workdir).pitch_range or ALL_PITCHES
     with download_weights(workdir) as directory:
         saved = find_weights(directory, workdir)

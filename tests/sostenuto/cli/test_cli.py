@@ -13,7 +13,7 @@ import logging
 import sys
 from absl import flags
 from sostenuto import cli
-from sostenuto.errors import LostError, UnavailableError, UserError
+from sostenuto.errors import GpuError, LostError, UnavailableError, UserError
 
 COUNT = flags.DEFINE_integer("count", 1, "how many")
 
@@ -30,6 +30,8 @@ def main():
         raise ZeroDivisionError
     if COUNT.value == 8:
         raise LostError("another process has taken it over")
+    if COUNT.value == 9:
+        raise GpuError("GPU: it failed")
     logging.getLogger(__name__).info("counting", extra={"figures": {"count": COUNT.value}})
     cli.print_result("done")
 
@@ -88,6 +90,12 @@ def test_an_unavailable_bucket_has_the_status_for_another_try(run):
 def test_a_process_whose_directory_was_taken_over_has_the_status_for_another_try(run):
     process = run("--count=8")
     assert (process.returncode, process.stderr) == (75, "command: another process has taken it over\n")
+
+
+def test_a_gpus_failure_has_a_status_of_its_own(run):
+    """Neither that of bad input nor that for another try: restarts may help, but not without end."""
+    process = run("--count=9")
+    assert (process.returncode, process.stderr) == (71, "command: GPU: it failed\n")
 
 
 def test_quiet_leaves_nothing_but_errors(run):

@@ -30,7 +30,7 @@ def test_files_are_copied_there_and_back(gcs, tmp_path):
         storage.upload(source / "0/3", "gs://bucket/copy/0/3", if_generation=0)
 
 
-@pytest.mark.parametrize("name", ["../out", "a/../../out", "/etc/out", "a//b"])
+@pytest.mark.parametrize("name", ["../out", "..", "a/../../out", "/etc/out", "a//b"])
 def test_a_name_that_leads_out_of_the_directory_is_refused(gcs, tmp_path, name):
     gcs.put(f"gs://bucket/in/{name}", b"evil")
     with pytest.raises(UserError, match="cannot be a file below"):
