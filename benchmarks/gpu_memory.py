@@ -18,8 +18,8 @@ from trainer.model.next_note import build_model  # noqa: E402
 from trainer.presets import preset  # noqa: E402
 
 # Tensors that the backward pass of `density` reads, each of as many columns for every note.
-LAYER_TENSORS = 14  # of an LSTM layer's units: its normalization, input, output, dropout and residual
-HEAD_TENSORS = 45  # of the heads' hidden units, in all four heads
+LAYER_TENSORS = 10  # of an LSTM layer's units: its normalization, input, output, dropout and residual
+HEAD_TENSORS = 32  # of the heads' hidden units, in all four heads
 RESERVE_TENSORS = 6  # of a layer's units in cuDNN's reserve space: four gates, cell and output
 LOGITS, LOGITS_TENSORS = 128 + 90 + 90 + 128, 5  # pitch, step, duration, velocity; and their losses
 HISTORY, HISTORY_TENSORS = 474, 2  # features of the last notes

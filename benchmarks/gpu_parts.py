@@ -38,7 +38,8 @@ from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import Notes
 from trainer.config import Config
 from trainer.data.windows import WindowSampler
-from trainer.distribution.strategy import configure_devices, create_strategy, device_name
+from trainer.distribution.devices import configure_devices, device_name
+from trainer.distribution.strategy import create_strategy
 from trainer.engine.train_state import TrainState
 from trainer.generation.sampler import NoteSampler
 from trainer.model.next_note import build_model
