@@ -52,7 +52,7 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     # Only what the graphs read: without Keras objects, loading needs no Keras.
     module.weights = list({id(weight): weight for graph in signatures.values() for weight in graph.variables}.values())
     with translate_errors(storage.TEMPORARY.sub("", directory)):
-        # Nobody trains an export, and without gradients it is smaller.
+        # An export is not trained, and without gradients it is smaller.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, directory, signatures=signatures, options=options)
     exported = ExportInfo(trained.train_step, trained.model.heads.pitch_range, trained.model.config)

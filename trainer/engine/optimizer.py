@@ -10,7 +10,6 @@ from typing import Final
 import tensorflow as tf
 
 from trainer.config import Config
-from trainer.engine.replica_variables import assign
 from trainer.model.next_note import NextNoteModel
 
 _FLOOR = 0.01  # final learning rate of the cosine schedule, relative to the peak
@@ -67,7 +66,7 @@ class Adam:
         return [group.average for group in self._groups if group.average is not None]
 
     def variables(self) -> list[tf.Variable]:
-        """Returns the number of updates and the moments, which a resumed run needs beside weights and averages."""
+        """Returns the number of updates and the moments, which a resumed run needs with weights and averages."""
         return [self._updates, *(moment for group in self._groups for moment in (group.momentum, group.velocity))]
 
     def load(self) -> None:
@@ -151,3 +150,11 @@ class _Group:
 def flatten(tensors: Sequence[tf.Tensor | tf.Variable]) -> tf.Tensor:
     """Joins tensors to one vector."""
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+
+
+def assign(variable: tf.Variable, value: tf.Tensor) -> None:
+    """Sets this replica's copy of a variable; every replica must set the same value.
+
+    `Variable.assign` would send the value from one replica to all others.
+    """
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.cast(value, variable.dtype))

@@ -18,8 +18,7 @@ from trainer.checkpoints.manager import Variables, model_variables
 from trainer.config import Config
 from trainer.data.windows import Batch, WindowSampler
 from trainer.engine.nonfinite import NonFinite, find_nonfinite
-from trainer.engine.optimizer import Adam, learning_rate
-from trainer.engine.replica_variables import assign
+from trainer.engine.optimizer import Adam, assign, learning_rate
 from trainer.engine.run_length import OPEN
 from trainer.engine.train_step import ReplicaStep
 from trainer.model.next_note import build_model
