@@ -14,6 +14,7 @@ from trainer.model.categorical import categorical_nll
 from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads, HeadInput
 from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
+from trainer.model.time_bins import BINS
 from trainer.reporting import model_card
 from trainer.workdir.formats import ExportInfo
 from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME
@@ -131,7 +132,9 @@ class _Graphs:
         by_note = notes.map(tf.transpose)
         body = tf.zeros([tf.shape(notes.pitch)[0], model.config.units], model.compute_dtype)
         # An extra element, because an empty array cannot be stacked.
-        last = HeadInput(body, state.history.remaining_us if isinstance(state.history, NoteHistory) else ())
+        last = HeadInput(body)
+        if isinstance(state.history, NoteHistory):
+            last = HeadInput(body, state.history.remaining_us, tf.zeros([tf.shape(body)[0], BINS], body.dtype))
         outputs = last.map(
             lambda part: tf.TensorArray(part.dtype, length + 1, element_shape=[None, *part.shape[1:]])
         ).map(lambda array, part: array.write(length, part), last)

@@ -178,6 +178,8 @@ class _Walk:
             shapes = [tensor.shape for tensor in op.inputs]
             graph = control_flow_util_v2.get_func_graph(op, shapes, op.get_attr("f").name)
             return self.visit(graph, inputs, scope.path, device)
+        if op.type == "Identity" and not op.device:
+            return inputs  # The outputs of loops and branches have one each, which Grappler removes.
         return self._kernel(op, inputs, scope, device)
 
     def _loop(self, op: tf.Operation, inputs: list[Place], scope: _Scope, device: int) -> list[Place]:

@@ -59,7 +59,7 @@ def test_the_host_waits_for_the_condition_of_a_branch_that_a_gpu_computes() -> N
     assert [(copy.size, copy.used_by) for copy in found.down] == [(1, "StatelessIf")]
 
 
-def test_a_loop_variable_of_the_host_is_copied_to_the_gpu_that_reads_it() -> None:
+def test_a_loop_variable_of_the_host_is_copied_to_the_gpu_that_reads_it_and_one_of_the_gpu_is_not() -> None:
     def loop(values: tf.Tensor):
         first = on_host(tf.random.uniform, [10])
         return tf.while_loop(
@@ -71,6 +71,7 @@ def test_a_loop_variable_of_the_host_is_copied_to_the_gpu_that_reads_it() -> Non
 
     found = audited(loop, FLOATS)
     assert [(copy.size, copy.graph) for copy in found.up if copy.used_by == "AddV2"] == [(40, "/While.body")]
+    assert [copy.graph for copy in found.down if copy.size == 40] == []
 
 
 def test_both_sides_of_a_condition_count_and_ops_that_start_nothing_do_not() -> None:

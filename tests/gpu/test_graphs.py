@@ -143,3 +143,12 @@ def test_a_trained_model_copies_its_inputs_and_little_else(config, audits) -> No
         if graph.startswith(("score", "primer", "export")):
             copies = [copy for copy in [*found.down, *found.up] if not copy.is_argument]
             assert sum(copy.size for copy in copies) < LARGE, (graph, copies)
+
+
+def test_tensorflows_own_partitions_of_a_train_step_send_nothing_back_to_the_host() -> None:
+    """A send for a dependency alone has no tensor: TensorFlow's loop waits for a train_step before the next."""
+    process = run_python("-m", "tests.gpu.partitions", TF_CPP_MIN_LOG_LEVEL="3")
+    assert process.returncode == 0, process.stderr
+    sends = [(source, tensor) for source, _, tensor in json.loads(process.stdout) if "ControlEdges" not in tensor]
+    assert [tensor for source, tensor in sends if source == "CPU:0"]
+    assert [tensor for source, tensor in sends if source == "CPU:1" and "while" in tensor] == []

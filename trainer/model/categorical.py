@@ -1,5 +1,7 @@
 """Sampling from a softmax, with temperature, nucleus (top_p) and bounds."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -8,9 +10,19 @@ _MIN_TEMPERATURE = 1e-30  # Lower temperatures would overflow, and act the same.
 
 def categorical_nll(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns the negative log likelihood in nats, `[...]`, of labels `[...]` under logits `[..., classes]`."""
-    # A product with ones and zeros: on a GPU, the gradient of a gather would be slow if it is deterministic.
-    chosen = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return -tf.reduce_sum(chosen * tf.nn.log_softmax(logits), axis=-1)
+
+    @tf.custom_gradient
+    def nll(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        # A product with ones and zeros: on a GPU, the gradient of a gather would be slow if it is deterministic.
+        chosen = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        log_probabilities = tf.nn.log_softmax(logits)
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return (tf.exp(log_probabilities) - chosen) * upstream[..., tf.newaxis]
+
+        return -tf.reduce_sum(chosen * log_probabilities, axis=-1), gradient
+
+    return nll(logits)
 
 
 def sample_categorical(

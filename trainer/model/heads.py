@@ -37,16 +37,17 @@ _TUTORIAL_VELOCITY = 100  # of all notes that `RegressionHeads` sample
 
 
 class HeadInput(NamedTuple):
-    """Input of the heads.
+    """Input of the heads; without note history, the last two are empty tuples.
 
     Attributes:
         body: the body's output, `[..., units]`.
-        remaining_us: for a model with note history, the microseconds until each of the last notes is released, int64
-            `[..., HISTORY_LENGTH]`; else an empty tuple.
+        remaining_us: the microseconds until each of the last notes is released, int64 `[..., HISTORY_LENGTH]`.
+        releases: their histogram, `[..., BINS]`.
     """
 
     body: tf.Tensor
-    remaining_us: tf.Tensor | tuple[()]
+    remaining_us: tf.Tensor | tuple[()] = ()
+    releases: tf.Tensor | tuple[()] = ()
 
     def map(self, function: Callable[..., Any], *others: "HeadInput") -> "HeadInput":
         """Applies `function` to each tensor, with those of other inputs as further arguments."""
@@ -74,7 +75,6 @@ class DensityHeads(keras.layers.Layer):
             field: embedding(classes[field], len(later) * units, seeds, dtype=dtype, name=field)
             for field, later in _LATER_FIELDS.items()
         }
-        # Notes are often struck, and chords released, when another note ends.
         self._releases = {
             field: MixedDense(
                 units,
@@ -149,24 +149,18 @@ class DensityHeads(keras.layers.Layer):
         """Returns the hidden layer of each head, `[..., head_units]`, before any field of the note is known."""
         body = self._hidden(head_input.body)
         layers = dict(zip(FIELDS, tf.split(body, len(FIELDS), axis=-1), strict=True))
-        self._add_release_features(layers, "step", head_input, 0)
-        return layers
-
-    def _add_release_features(
-        self, layers: dict[str, tf.Tensor], field: str, head_input: HeadInput, offset_us: tf.Tensor | int
-    ) -> None:
-        """Adds the release times of the last notes, from `offset_us` `[..., 1]`, to a head's hidden layer."""
+        # Notes are often struck, and chords released, when another note ends.
         if self._releases:
-            assert isinstance(head_input.remaining_us, tf.Tensor)
-            histogram = release_histogram(head_input.remaining_us - offset_us, head_input.body.dtype)
-            layers[field] += self._releases[field](histogram)
+            layers["step"] += self._releases["step"](head_input.releases)
+        return layers
 
     def _condition_on(self, layers: dict[str, tf.Tensor], field: str, value: tf.Tensor, head_input: HeadInput) -> None:
         """Adds a field's value, a pitch or microseconds `[...]`, to the hidden layers of the later heads."""
-        if field == "step":
+        if field == "step" and isinstance(head_input.remaining_us, tf.Tensor):
             # The model knows times on the grid only, as they are scored.
-            offset_us = TICK_US * time_distribution.ticks(value)[..., tf.newaxis]
-            self._add_release_features(layers, "duration", head_input, offset_us)
+            remaining_us = head_input.remaining_us - TICK_US * time_distribution.ticks(value)[..., tf.newaxis]
+            histogram = release_histogram(remaining_us, head_input.body.dtype)
+            layers["duration"] += self._releases["duration"](histogram)
         later = _LATER_FIELDS[field]
         row = value if field == "pitch" else time_distribution.bins(value)
         vectors = tf.split(_FIELD_SCALE * self._field_embeddings[field](row), len(later), axis=-1)

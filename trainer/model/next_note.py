@@ -118,7 +118,7 @@ class NextNoteModel(keras.Model):
             The heads' input, `[batch, notes, ...]`, and the state after the last note.
         """
         state = self.initial_state(tf.shape(inputs.pitch)[0]) if state is None else state
-        history, history_features = self._update_history(inputs, state.history)
+        history, releases, history_features = self._update_history(inputs, state.history)
         stream = tf.concat([self._encode(inputs), *history_features], axis=-1)
         layers = []
         for index, (lstm, before) in enumerate(zip(self._lstm, state.layers, strict=True)):
@@ -126,7 +126,7 @@ class NextNoteModel(keras.Model):
             layers.append(after)
             stream = self._residual(index, stream, tf.cast(output, self.compute_dtype), dropout)
         last_history = tf.nest.map_structure(lambda field: field[:, -1], history)
-        return self._head_input(stream, history), ModelState(tuple(layers), last_history)
+        return self._head_input(stream, history, releases), ModelState(tuple(layers), last_history)
 
     def decode_weights(self) -> list[DecodeWeights]:
         """Returns the weights for `decode_step`; compute them once for many notes."""
@@ -154,7 +154,7 @@ class NextNoteModel(keras.Model):
             The heads' input, `[batch, ...]`, and the next state.
         """
         sequence = self._update_history(inputs.map(lambda field: field[:, tf.newaxis]), state.history)
-        history, history_features = tf.nest.map_structure(lambda value: value[:, 0], sequence)
+        history, releases, history_features = tf.nest.map_structure(lambda value: value[:, 0], sequence)
         layers = []
         stream = None if weights[0].tables else self._encode(inputs)
         for index, (layer, before) in enumerate(zip(weights, state.layers, strict=True)):
@@ -167,7 +167,7 @@ class NextNoteModel(keras.Model):
             output = tf.sigmoid(output_gate) * tf.tanh(cell)
             layers.append(LayerState(output, cell))
             stream = self._residual(index, stream, output, None)
-        return self._head_input(stream, history), ModelState(tuple(layers), history)
+        return self._head_input(stream, history, releases), ModelState(tuple(layers), history)
 
     def initial_state(self, batch: int | tf.Tensor) -> ModelState:
         """Returns the state of `batch`, a scalar number of performances, before they start: zeros, no history."""
@@ -196,18 +196,20 @@ class NextNoteModel(keras.Model):
         seconds = [tf.cast(tf.cast(field, tf.float64) * 1e-6, self.compute_dtype) for field in notes[1:3]]
         return tf.stack([tf.cast(notes.pitch, self.compute_dtype) / PITCHES, *seconds], axis=-1)
 
-    def _update_history(self, notes: NoteTensors, before: _History) -> tuple[_History, list[tf.Tensor]]:
-        """Returns the history at each note `[batch, notes]`, and its features for the first layer, if any."""
+    def _update_history(
+        self, notes: NoteTensors, before: _History
+    ) -> tuple[_History, tf.Tensor | tuple[()], list[tf.Tensor]]:
+        """Returns the history at each note `[batch, notes]`, its releases, and its features for the first layer."""
         if self._recent is None or not isinstance(before, note_history.NoteHistory):
-            return (), []
+            return (), (), []
         history = note_history.extend_history(notes, before)
         keys = note_history.key_features(history, self.compute_dtype)
         releases = note_history.release_histogram(history.remaining_us, self.compute_dtype)
-        return history, [self._recent(tf.concat([keys, releases], axis=-1))]
+        return history, releases, [self._recent(tf.concat([keys, releases], axis=-1))]
 
-    def _head_input(self, stream: tf.Tensor, history: _History) -> HeadInput:
+    def _head_input(self, stream: tf.Tensor, history: _History, releases: tf.Tensor | tuple[()]) -> HeadInput:
         remaining_us = history.remaining_us if isinstance(history, note_history.NoteHistory) else ()
-        return HeadInput(self._normalize(self.config.layers, stream), remaining_us)
+        return HeadInput(self._normalize(self.config.layers, stream), remaining_us, releases)
 
     def _normalize(self, index: int, stream: tf.Tensor) -> tf.Tensor:
         """Normalizes the input of layer `index`, or of the heads after the last layer; embeddings stay as they are."""

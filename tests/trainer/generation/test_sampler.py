@@ -183,7 +183,7 @@ class CountingModel:
         return self._hidden(count), (Count(count),)
 
     def _hidden(self, counts):
-        return HeadInput(tf.cast(counts - self.start, tf.float32)[..., tf.newaxis], ())
+        return HeadInput(tf.cast(counts - self.start, tf.float32)[..., tf.newaxis])
 
     def sample(self, hidden, uniforms, temperature, top_p):
         step_us = tf.cast(hidden.body[:, 0], tf.int32)

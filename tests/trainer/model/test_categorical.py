@@ -4,7 +4,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.model.categorical import sample_categorical
+from trainer.model.categorical import categorical_nll, sample_categorical
 
 
 def softmax(logits):
@@ -134,3 +134,22 @@ def test_a_draw_within_bounds_is_the_same_without_them(top_p):
     assert within.all() == (top_p is not None)
     # The others are spread over many classes.
     assert top_p is not None or len(set(bound[~within])) > 60
+
+
+def test_the_nll_and_its_gradient_are_those_of_tensorflow():
+    random = np.random.default_rng(0)
+    logits = tf.constant(random.normal(0, 3, (5, 4, 7)), tf.float32)
+    labels = tf.constant(random.integers(0, 7, (5, 4)), tf.int64)
+    weights = tf.constant(random.normal(0, 1, (5, 4)), tf.float32)
+    results = []
+    for function in (
+        categorical_nll,
+        lambda logits, labels: tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            nll = function(logits, labels)
+            objective = tf.reduce_sum(weights * nll)
+        results.append([nll, tape.gradient(objective, logits)])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)

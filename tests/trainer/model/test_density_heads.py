@@ -8,7 +8,7 @@ from tests.trainer.draws import surprise
 from trainer.data.note_tensors import NoteTensors
 from trainer.model import heads, time_distribution
 from trainer.model.heads import HeadInput
-from trainer.model.note_history import HISTORY_LENGTH
+from trainer.model.note_history import HISTORY_LENGTH, release_histogram
 
 FIELDS = ("pitch", "step", "duration", "velocity")
 
@@ -22,7 +22,8 @@ def reading_of(*shape, seed=1):
     """The input of heads of 16 units; the last notes have ended, will end soon, or go on for long."""
     body = np.random.default_rng(seed).normal(0, 1, (*shape, 16))
     remaining_us = np.random.default_rng(seed).choice([0, 4_000, 60_000, 500_000, 9_000_000], (*shape, HISTORY_LENGTH))
-    return HeadInput(tf.constant(body, tf.float32), tf.constant(remaining_us, tf.int64))
+    remaining_us = tf.constant(remaining_us, tf.int64)
+    return HeadInput(tf.constant(body, tf.float32), remaining_us, release_histogram(remaining_us, tf.float32))
 
 
 def repeated(head_input, times):

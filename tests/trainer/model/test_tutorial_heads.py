@@ -13,7 +13,7 @@ def regression():
 
 def hidden_of(*shape, seed=1):
     """What heads read of a body of 16 units."""
-    return HeadInput(tf.constant(np.random.default_rng(seed).normal(0, 1, (*shape, 16)), tf.float32), ())
+    return HeadInput(tf.constant(np.random.default_rng(seed).normal(0, 1, (*shape, 16)), tf.float32))
 
 
 def uniforms(count, seed=0):
