@@ -5,8 +5,8 @@
 input: windows sampled per second against windows that training consumes; windows gathered inside the train_step against
 windows from tf.data. fit: train_steps per second of this loop and of `Model.fit` on the same model, in the best setting
 of `fit`. peak: the fraction of the measured peak of matrix products that training reaches. replicas: one against two.
-checkpoint: the cost of a save every 100 train_steps. gpu: cuDNN on and off, precisions, memory and fraction of the
-chip's peak, after a profile has shown that cuDNN's RNN runs.
+checkpoint: the cost of a save every 100 train_steps. pytorch: train_steps per second of this loop and of PyTorch's
+nn.LSTM with the same losses and optimizer on the CPU. `benchmarks/gpu.py` has what only a GPU can show.
 
 Each part runs in its own process, and alternates what it compares, because the speed of a shared machine varies. A
 ratio is the median over the rounds, its range in brackets. A model is described by the preset of its heads, its layers,
@@ -26,7 +26,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
-PARTS = ("input", "fit", "peak", "replicas", "checkpoint", "gpu")
+PARTS = ("input", "fit", "peak", "replicas", "checkpoint", "pytorch")
 COLUMNS = ("what", "ours", "theirs", "ratio", "goal", "reached")
 WIDTHS = (64, 30, 32, 24, 6, 7)
 
@@ -70,7 +70,9 @@ def main() -> None:
     source.add_argument("--corpus", type=Path, help="a directory of MIDI files, to be preprocessed first")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this one; may be given several times")
     parser.add_argument("--rounds", type=int, default=5, help="times that all is measured in turn (default: 5)")
+    parser.add_argument("--torch_python", default=sys.executable, help="a Python that has PyTorch (default: this one)")
     flags = parser.parse_args()
+    os.environ["TORCH_PYTHON"] = flags.torch_python
     if flags.data and not (flags.data / "dataset.json").exists():
         parser.error(f"{flags.data}: no dataset, expected what beam_preprocess writes")
     if flags.rounds < 1:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-import gc
-import itertools
-import re
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,13 +120,20 @@ class Training:
         windows: what it trains on.
         devices: one a replica.
         by_keras: whether Keras runs the LSTM layers; by default as the trainer has it.
+        seconds: how long a measurement takes, if a train_step does not take longer.
 
     Attributes:
         sample: how many train_steps make a measurement.
     """
 
     def __init__(
-        self, config: Config, windows: WindowSampler, devices: list[str], *, by_keras: bool | None = None
+        self,
+        config: Config,
+        windows: WindowSampler,
+        devices: list[str],
+        *,
+        by_keras: bool | None = None,
+        seconds: float = SAMPLE_SECONDS,
     ) -> None:
         self.config = config
         strategy = create_strategy(devices)
@@ -136,12 +142,12 @@ class Training:
         if by_keras is not None:
             self.state.model.cudnn = by_keras
         self._call(1)  # compiles
-        train_steps, seconds = 1, self._call(1)
-        while seconds < CALL_SECONDS / 4:
+        train_steps, taken = 1, self._call(1)
+        while taken < min(CALL_SECONDS, seconds) / 4:
             train_steps *= 4
-            seconds = self._call(train_steps)
-        self._per_call = max(int(CALL_SECONDS * train_steps / seconds), 1)
-        self.sample = max(round(SAMPLE_SECONDS * train_steps / seconds), 1)
+            taken = self._call(train_steps)
+        self._per_call = max(int(CALL_SECONDS * train_steps / taken), 1)
+        self.sample = max(round(seconds * train_steps / taken), 1)
 
     def _call(self, train_steps: int) -> float:
         started = time.perf_counter()
@@ -161,6 +167,12 @@ class Training:
         started = time.perf_counter()
         self.advance(train_steps)
         return train_steps / (time.perf_counter() - started)
+
+    def notes_per_second(self) -> float:
+        """Measures targets per second."""
+        config = self.config
+        positions = config.seq_length if config.positions == "every" else 1
+        return self.train_steps_per_second() * config.windows_per_train_step * positions
 
     @property
     def flops(self) -> float:
@@ -426,10 +438,10 @@ def measure_with_peak(training: Training, dtype: tf.DType, rounds: int) -> tuple
     return reached, [max(rates) for rates in zip(*taken.values(), strict=True)]
 
 
-def gflops_of_products(size: int, dtype: tf.DType) -> Measurement:
+def gflops_of_products(size: int, dtype: tf.DType, seconds_per_series: float = SAMPLE_SECONDS / 3) -> Measurement:
     """Measures GFLOP/s of consecutive products of square matrices: the best of three series."""
     # Scaled, so that repeated products keep their magnitude.
-    matrix = tf.cast(tf.random.normal([size, size]) / size**0.5, dtype)
+    matrix = tf.cast(np.random.default_rng(0).standard_normal([size, size]) / size**0.5, dtype)
 
     @tf.function(autograph=False, input_signature=(tf.TensorSpec([], tf.int32),))
     def multiply(count: tf.Tensor) -> tf.Tensor:
@@ -446,7 +458,7 @@ def gflops_of_products(size: int, dtype: tf.DType) -> Measurement:
         return time.perf_counter() - started
 
     seconds(1)
-    count = max(round(SAMPLE_SECONDS / 3 / seconds(1)), 1)
+    count = max(round(seconds_per_series / seconds(1)), 1)
     return lambda: count * 2 * size**3 / min(seconds(count) for _ in range(3)) / 1e9
 
 
@@ -521,82 +533,77 @@ def rate_with_saves(training: Training, checkpoints: CheckpointManager, saver: A
     return saves * SAVE_EVERY / (time.perf_counter() - started)
 
 
-# gpu
+# pytorch
 
 
-def measure_gpu(dataset: str | None, rounds: int) -> list[Row]:
-    """Measures notes per second, memory and fraction of the peak on a GPU, by precision, with and without cuDNN."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return [Row("GPU: cuDNN, precisions, memory", "not measured: no GPU is visible")]
-    table = load(dataset)
-    devices = configure_devices(LARGE)
-    rows = [Row(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"), tf.__version__)]
-    for config in (BASE, LARGE):
-        for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
-            for cudnn in (True, False):
-                one = config.replace(precision=precision)
-                what = f"{name_of(one)}, {precision}, {'cuDNN' if cudnn else 'without cuDNN'}"
-                try:
-                    rows.append(measure_on_gpu(what, one, WindowSampler(table, one), devices, cudnn, rounds))
-                except tf.errors.OpError as error:
-                    rows.append(Row(what, f"does not run: {type(error).__name__}", reached="NO"))
+INSTALL_TORCH = (
+    "not measured: no PyTorch. Run python -m venv build/torch && build/torch/bin/pip install torch "
+    "--index-url https://download.pytorch.org/whl/cpu, then pass --torch_python=build/torch/bin/python"
+)
+
+
+class Torch:
+    """The same training by PyTorch's nn.LSTM, in a process of its own: its packages may differ from the locked ones.
+
+    Attributes:
+        setting: its version and fastest setting.
+    """
+
+    def __init__(self, config: Config) -> None:
+        sizes = (config.units, config.layers, config.batch_size, config.seq_length, config.precision)
+        command = [os.environ["TORCH_PYTHON"], str(Path(__file__).with_name("torch_lstm.py")), *map(str, sizes)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.setting = self._read()
+
+    def train_steps_per_second(self, train_steps: int) -> float:
+        """Measures the given number of train_steps."""
+        assert self._process.stdin is not None
+        print(train_steps, file=self._process.stdin, flush=True)
+        return train_steps / float(self._read())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            return line.strip()
+        raise SystemExit(f"benchmarks/torch_lstm.py ended with status {self._process.wait()}")
+
+
+def measure_pytorch(dataset: str | None, rounds: int) -> list[Row]:
+    """Compares train_steps on the CPU with PyTorch's: LSTM layers, the tutorial's losses and Adam, on equal batches."""
+    tf.config.set_visible_devices([], "GPU")
+    if subprocess.run([os.environ["TORCH_PYTHON"], "-c", "import torch"], check=False, capture_output=True).returncode:
+        return [Row("nn.LSTM of PyTorch", INSTALL_TORCH)]
+    table, rows = load(dataset), []
+    for units, windows in ((256, 32), (512, 64)):
+        for precision in ("float32", "mixed_bfloat16"):
+            config = TUTORIAL.replace(
+                units=units, layers=2, batch_size=windows, seq_length=128, precision=precision, deterministic=False
+            )
+            training = Training(config, WindowSampler(table, config), configure_devices(config))
+            torch = Torch(config)
+            taken = alternately(
+                {
+                    "ours": training.train_steps_per_second,
+                    "PyTorch": functools.partial(torch.train_steps_per_second, training.sample),
+                },
+                rounds,
+            )
+            torch.close()
+            ratios = Ratios.of(taken["ours"], taken["PyTorch"])
+            rows.append(
+                Row(
+                    f"{name_of(config)}, {precision}: train_steps/s",
+                    median(taken["ours"], ",.2f"),
+                    f"{median(taken['PyTorch'], ',.2f')} ({torch.setting})",
+                    ratios.show(".2f"),
+                    *at_least(1, ratios, ".1f"),
+                )
+            )
     return rows
-
-
-def measure_on_gpu(
-    what: str, config: Config, windows: WindowSampler, devices: list[str], cudnn: bool, rounds: int
-) -> Row:
-    """Measures one precision, with or without cuDNN, after a profile shows whether cuDNN's RNN runs."""
-    gc.collect()  # Frees the memory of earlier measurements.
-    before = tf.config.experimental.get_memory_info("GPU:0")["current"]
-    tf.config.experimental.reset_memory_stats("GPU:0")
-    training = Training(config, windows, devices, by_keras=cudnn)
-    ran = runs_cudnn(training)
-    training.advance(training.sample)
-    memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
-    dtype = tf.as_dtype(config.precision.removeprefix("mixed_"))
-    reached, peaks = measure_with_peak(training, dtype, rounds)
-    notes = [1e9 * rate / training.flops * config.batch_size * config.seq_length for rate in reached]
-    return Row(
-        what,
-        f"{median(notes, ',.0f')} notes/s, {memory / 2**30:.2f} GiB",
-        f"matrix peak {median([peak / 1000 for peak in peaks])} TFLOP/s",
-        Ratios.of(reached, peaks).show(".1%"),
-        "cuDNN" if cudnn else "none",
-        "yes" if ran == cudnn else "NO",
-    )
-
-
-def runs_cudnn(training: Training) -> bool:
-    """Returns True if a profile of a few train_steps contains kernels of cuDNN's RNN."""
-    with tempfile.TemporaryDirectory() as directory:
-        tf.profiler.experimental.start(directory)
-        training.advance(3)
-        tf.profiler.experimental.stop()
-        kernels = list(kernels_in_profile(Path(directory)))
-    if not kernels:
-        raise SystemExit("the profile holds no GPU kernel, so that nothing can be said of cuDNN: is CUPTI installed?")
-    # The name of a cuDNN kernel, or of the operation that launched it, contains cuDNN's. Layer names prove nothing: the
-    # fallback's operations contain them too.
-    return any(
-        re.search("rnn|lstm", kernel, re.IGNORECASE) or any("CudnnRNN" in text for text in statistics)
-        for kernel, statistics in kernels
-    )
-
-
-def kernels_in_profile(directory: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yields the name and the statistics of each GPU kernel in a profile."""
-    # No public module reads the profiler's files.
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-    for path in directory.rglob("*.xplane.pb"):
-        for plane in xplane_pb2.XSpace.FromString(path.read_bytes()).planes:
-            on_gpu = plane.name.startswith("/device:GPU")
-            streams = [line for line in plane.lines if on_gpu and line.name.startswith("Stream")]
-            for event in itertools.chain.from_iterable(line.events for line in streams):
-                statistics = [stat.str_value or plane.stat_metadata[stat.ref_value].name for stat in event.stats]
-                yield plane.event_metadata[event.metadata_id].name, statistics
 
 
 PARTS: Mapping[str, Callable[[str | None, int], list[Row]]] = {
@@ -605,5 +612,5 @@ PARTS: Mapping[str, Callable[[str | None, int], list[Row]]] = {
     "peak": measure_peak,
     "replicas": measure_replicas,
     "checkpoint": measure_checkpoint,
-    "gpu": measure_gpu,
+    "pytorch": measure_pytorch,
 }

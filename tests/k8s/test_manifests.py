@@ -16,7 +16,9 @@ from tests.k8s.checks import config_of, is_allowed, problems
 from tests.k8s.cluster import Object, all_pods, arguments, by_name, pods_of
 from tests.k8s.conftest import VARIANTS
 from tests.processes import REPOSITORY
+from trainer.config import FIELDS, Config
 from trainer.distribution.cluster import resolve as resolve_cluster
+from trainer.presets import preset
 from tuning.roles import resolve_role
 from tuning.search import EXIT_NO_WORKER
 
@@ -360,3 +362,42 @@ def test_all_pods_of_an_overlay_share_their_settings(renderings):
         }
         for name in config_of(objects)["data"].keys() - replaced:
             assert f"$({name})" in given, name
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("gke")])
+def test_each_gpu_gets_a_share_of_the_batch_in_tf32(renderings, variant):
+    objects = renderings[variant]
+    training = [pods for pods in all_pods(objects) if "trainer" in pods.container["args"]]
+    assert training
+    for pods in training:
+        config = _trained_config(arguments(pods, pods.container, objects))
+        gpus = pods.count * int(pods.container["resources"]["limits"]["nvidia.com/gpu"])
+        assert config.precision == "float32"
+        assert config.batch_size % gpus == 0
+        assert config.batch_size / gpus >= 16
+
+
+def test_eight_gpus_follow_the_square_root_rule(renderings):
+    """The learning rate grows with the root of the batch; what is counted in train_steps spans as many notes."""
+    one, eight = (
+        _trained_config(arguments(pods, pods.container, objects))
+        for objects in (renderings["gke-l4"], renderings["gke-h100"])
+        for pods in [pods_of(objects, "train")]
+    )
+    factor = eight.batch_size / one.batch_size
+    assert factor == 4
+    assert eight.learning_rate == one.learning_rate * factor**0.5
+    assert eight.weight_decay == one.weight_decay * factor**0.5
+    assert eight.warmup_steps * factor == one.warmup_steps
+    assert eight.evaluate_every * factor == one.evaluate_every
+    assert (1 - eight.ema) == pytest.approx((1 - one.ema) * factor)
+    changed = ("batch_size", "learning_rate", "weight_decay", "warmup_steps", "evaluate_every", "ema")
+    assert eight.replace(**{name: getattr(one, name) for name in changed}) == one
+
+
+def _trained_config(arguments: list[str]) -> Config:
+    """The config of a training's arguments."""
+    given = dict(argument[2:].split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
+    config = preset(given["preset"])
+    types = {name: type(getattr(config, name)) for name in FIELDS}
+    return config.replace(**{name: types[name](value) for name, value in given.items() if name in FIELDS})

@@ -44,4 +44,5 @@ def assert_equal(one, other):
 
 
 def joined(batches):
-    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    """Returns batches that follow each other as one, whose first example is that of the first."""
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts) if parts[0].ndim else parts[0], *batches)
