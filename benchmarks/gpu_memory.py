@@ -50,7 +50,7 @@ def reckon(config: Config, replicas: int = 1) -> Memory:
 
 def main() -> None:
     """Prints a table of the presets that need a GPU."""
-    print("| config | windows on a GPU | weights, optimizer, average | activations | of which cuDNN's reserve space |")
+    print("| config | windows on a GPU | weights, optimizer, average | activations | cuDNN's reserve space in them |")
     print("|---|---|---|---|---|")
     for name, factor in (("base", 1), ("large", 1), ("large", 4)):
         config = preset(name)
