@@ -3,9 +3,12 @@
 Keras' layer multiplies its input and sums its weights' gradients note by note, in products too small for a CPU. Here
 the loop contains only what depends on the previous note; the rest is one product over all notes. Each gate has its own
 matrix: splitting all gates out of one product would copy them at every note.
+
+In a 16-bit type only the products and what they read are in it: a CPU has no instructions for the rest, such as a
+sigmoid, so that is computed and kept in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -15,7 +18,7 @@ _State = tuple[tf.Tensor, tf.Tensor]
 
 
 class _Trace(NamedTuple):
-    """Values of all notes for the backward pass: TensorArrays of `[batch, units]`."""
+    """Values of all notes for the backward pass: TensorArrays of `[batch, units]`, wide but for the first."""
 
     hidden: tf.TensorArray  # before the first note and after each note
     cell: tf.TensorArray  # likewise
@@ -42,15 +45,15 @@ def lstm(
     recurrent_kernels = tf.split(recurrent_kernel, _GATES, axis=1)
     rows = tf.reshape(_swap_batch_and_notes(inputs), [-1, features])
     projected_inputs = [
-        tf.reshape(tf.nn.bias_add(tf.matmul(rows, matrix), gate_bias), [notes, batch, units])
+        tf.reshape(_widen(tf.nn.bias_add(tf.matmul(rows, matrix), gate_bias)), [notes, batch, units])
         for matrix, gate_bias in zip(kernels, tf.split(bias, _GATES), strict=True)
     ]
     (hidden, cell), trace = _forward(projected_inputs, recurrent_kernels, state)
     hiddens = trace.hidden.stack()
 
     def gradients(d_outputs: tf.Tensor, d_hidden: tf.Tensor, d_cell: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        d_outputs = _swap_batch_and_notes(d_outputs)
-        (d_hidden, d_cell), d_gates = _backward(trace, recurrent_kernels, d_outputs, (d_hidden, d_cell))
+        d_outputs, d_state = _swap_batch_and_notes(_widen(d_outputs)), (_widen(d_hidden), _widen(d_cell))
+        (d_hidden, d_cell), d_gates = _backward(trace, recurrent_kernels, d_outputs, d_state)
         d_gates = [tf.reshape(d_gate.stack(), [-1, units]) for d_gate in d_gates]
         d_rows = tf.add_n(
             [tf.matmul(d_gate, tf.transpose(matrix)) for d_gate, matrix in zip(d_gates, kernels, strict=True)]
@@ -58,14 +61,14 @@ def lstm(
         before = tf.reshape(hiddens[:-1], [-1, units])
         return (
             _swap_batch_and_notes(tf.reshape(d_rows, [notes, batch, features])),
-            d_hidden,
-            d_cell,
+            tf.cast(d_hidden, inputs.dtype),
+            tf.cast(d_cell, inputs.dtype),
             tf.concat([tf.matmul(rows, d_gate, transpose_a=True) for d_gate in d_gates], axis=1),
             tf.concat([tf.matmul(before, d_gate, transpose_a=True) for d_gate in d_gates], axis=1),
             tf.concat([tf.raw_ops.BiasAddGrad(out_backprop=d_gate) for d_gate in d_gates], axis=0),
         )
 
-    return (_swap_batch_and_notes(hiddens[1:]), hidden, cell), gradients
+    return (_swap_batch_and_notes(hiddens[1:]), hidden, tf.cast(cell, inputs.dtype)), gradients
 
 
 def _forward(
@@ -74,21 +77,21 @@ def _forward(
     """Returns the state after the last note, and the trace; projected inputs are `[notes, batch, units]` a gate."""
     notes = tf.shape(projected_inputs[0])[0]
 
-    def array(size: tf.Tensor) -> tf.TensorArray:
+    def array(size: tf.Tensor, dtype: tf.DType) -> tf.TensorArray:
         element_shape = projected_inputs[0].shape[1:]
-        return tf.TensorArray(state[0].dtype, size, clear_after_read=False, element_shape=element_shape)
+        return tf.TensorArray(dtype, size, clear_after_read=False, element_shape=element_shape)
 
     def forward_step(note: tf.Tensor, state: _State, trace: _Trace) -> tuple[tf.Tensor, _State, _Trace]:
         hidden, cell = state
         input_gate, forget_gate, candidate, output_gate = (
-            projected[note] + tf.matmul(hidden, matrix)
+            projected[note] + _widen(tf.matmul(hidden, matrix))
             for projected, matrix in zip(projected_inputs, recurrent_kernels, strict=True)
         )
         input_gate, forget_gate = tf.sigmoid(input_gate), tf.sigmoid(forget_gate)
         candidate, output_gate = tf.tanh(candidate), tf.sigmoid(output_gate)
         cell = forget_gate * cell + input_gate * candidate
         tanh_cell = tf.tanh(cell)
-        hidden = output_gate * tanh_cell
+        hidden = tf.cast(output_gate * tanh_cell, dtype)
         trace = _Trace(
             trace.hidden.write(note + 1, hidden),
             trace.cell.write(note + 1, cell),
@@ -97,9 +100,11 @@ def _forward(
         )
         return note + 1, (hidden, cell), trace
 
-    hidden, cell = (array(notes + 1).write(0, value) for value in state)
-    trace = _Trace(hidden, cell, array(notes), [array(notes) for _ in range(_GATES)])
-    _, state, trace = tf.while_loop(lambda note, *_: note < notes, forward_step, (0, tuple(state), trace))
+    dtype, state = state[0].dtype, (state[0], _widen(state[1]))
+    hidden, cell = (array(notes + 1, value.dtype).write(0, value) for value in state)
+    wide = state[1].dtype
+    trace = _Trace(hidden, cell, array(notes, wide), [array(notes, wide) for _ in range(_GATES)])
+    _, state, trace = tf.while_loop(lambda note, *_: note < notes, forward_step, (0, state, trace))
     return state, trace
 
 
@@ -121,16 +126,18 @@ def _backward(
         # One operation for the gradient of an activation, instead of three.
         sigmoid_grad, tanh_grad = tf.raw_ops.SigmoidGrad, tf.raw_ops.TanhGrad
         d_cell += tanh_grad(y=tanh_cell, dy=d_hidden * output_gate)
-        d_gate = (
+        d_gate = [
             sigmoid_grad(y=input_gate, dy=d_cell * candidate),
             sigmoid_grad(y=forget_gate, dy=d_cell * trace.cell.read(note)),
             tanh_grad(y=candidate, dy=d_cell * input_gate),
             sigmoid_grad(y=output_gate, dy=d_hidden * tanh_cell),
-        )
-        d_hidden = tf.add_n([tf.matmul(value, matrix) for value, matrix in zip(d_gate, transposed, strict=True)])
+        ]
+        d_gate = [tf.cast(value, dtype) for value in d_gate]
+        products = [tf.matmul(value, matrix) for value, matrix in zip(d_gate, transposed, strict=True)]
+        d_hidden = tf.add_n([_widen(product) for product in products])
         return note - 1, (d_hidden, d_cell * forget_gate), _write_all(d_gates, note, d_gate)
 
-    element_shape, dtype = trace.tanh_cell.element_shape, d_outputs.dtype
+    element_shape, dtype = trace.tanh_cell.element_shape, recurrent_kernels[0].dtype
     arrays = [tf.TensorArray(dtype, notes, clear_after_read=False, element_shape=element_shape) for _ in range(_GATES)]
     _, d_state, d_gates = tf.while_loop(lambda note, *_: note >= 0, backward_step, (notes - 1, d_state, arrays))
     return d_state, d_gates
@@ -141,5 +148,10 @@ def _swap_batch_and_notes(sequence: tf.Tensor) -> tf.Tensor:
     return tf.transpose(sequence, [1, 0, 2])
 
 
-def _write_all(arrays: list[tf.TensorArray], index: tf.Tensor, values: tuple[tf.Tensor, ...]) -> list[tf.TensorArray]:
+def _widen(values: tf.Tensor) -> tf.Tensor:
+    """Returns values of a 16-bit type as float32, and others as they are."""
+    return tf.cast(values, tf.float32) if values.dtype.size == 2 else values
+
+
+def _write_all(arrays: list[tf.TensorArray], index: tf.Tensor, values: Sequence[tf.Tensor]) -> list[tf.TensorArray]:
     return [array.write(index, value) for array, value in zip(arrays, values, strict=True)]
