@@ -5,7 +5,7 @@
 First correctness. cpu: 50 train_steps on a GPU and on the CPU reach the same weights, but for rounding. replicas: so do
 one GPU and all of them. resume: a run that is killed and resumed ends with the same bits as one that is not. Then
 speed. speed: notes per second, fraction of the peak of matrix products, memory and kernels, by preset and precision.
-batch: larger batches on one GPU. scaling: as many windows a GPU on more of them. generation: notes per second.
+batch: larger batches on one GPU. scaling: more GPUs, with equal windows on each. generation: notes per second.
 
 Each measurement runs in its own process. One that fails is a line of the table, and the exit status is 1. Without a GPU
 the same code runs on the CPU with small models, and logical devices in place of several GPUs: that shows that the

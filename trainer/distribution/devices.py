@@ -28,18 +28,15 @@ def configure_devices(config: Config, cluster: Cluster | None = None, cpu_info: 
     """Configures and names this host's devices, one for each replica, before TensorFlow runs its first operation.
 
     Without a GPU, several replicas become logical devices of the CPU, to test the behavior of many GPUs anywhere.
-    Raises UserError if they do not fit the batch size, the GPUs or the precision.
+    Raises UserError if they do not fit the GPUs, the precision or, without a cluster, the batch size: on several hosts,
+    one with fewer GPUs must meet the others first, to be named.
     """
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
     replicas = config.replicas or max(len(gpus), 1)
-    hosts = cluster.size if cluster else 1
-    if config.batch_size % (replicas * hosts):
-        raise UserError(
-            f"batch_size={config.batch_size} is no multiple of the {replicas * hosts} replicas. "
-            f"Try {-(-config.batch_size // (replicas * hosts)) * replicas * hosts}"
-        )
+    if cluster is None:
+        check_batch_size(config, replicas)
     if gpus:
         if replicas > len(gpus):
             raise UserError(
@@ -56,6 +53,15 @@ def configure_devices(config: Config, cluster: Cluster | None = None, cpu_info: 
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
     return [f"CPU:{index}" for index in range(replicas)]
+
+
+def check_batch_size(config: Config, replicas: int) -> None:
+    """Raises UserError unless the batch can be divided among the replicas of all hosts."""
+    if config.batch_size % replicas:
+        raise UserError(
+            f"batch_size={config.batch_size} is no multiple of the {replicas} replicas. "
+            f"Try {-(-config.batch_size // replicas) * replicas}"
+        )
 
 
 def prepare_inference(config: Config) -> None:

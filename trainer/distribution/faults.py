@@ -19,8 +19,8 @@ _OTHER_ERRORS = (
 )  # fmt: skip
 
 # Another worker's end, in the words of NCCL, whose other errors are faults of this worker; and its error, passed on.
-_REMOTE = re.compile("remote process exited|[Ee]rror reported from /job|reported error: ")
-_CONNECTION = re.compile("Collective|NCCL|remote target|[Cc]oordination|Connection reset|Socket closed")
+_REMOTE = re.compile("remote process exited|[Ee]rror reported from /job|reported error: |remote target")
+_CONNECTION = re.compile("Collective|NCCL|[Cc]oordination|Connection reset|Socket closed")
 _GPU = re.compile(
     r"cuda|cudnn|cublas|\bdnn\b|\bblas\b|DoRnn|GPU sync failed|launched on stream|async mem(cpy|set)"
     r"|unhandled system error|NCCL developers|NCCL_DEBUG",
@@ -86,7 +86,8 @@ def is_gpu_fault(error: tf.errors.OpError) -> bool:
 
 def is_full_gpu(error: tf.errors.OpError) -> bool:
     """Returns whether an error is due to a lack of memory on a GPU, not on the host."""
-    if not isinstance(error, _OTHER_ERRORS) or not _MEMORY.search(_problem(error)):
+    text = _problem(error)
+    if not isinstance(error, _OTHER_ERRORS) or not _MEMORY.search(text) or _REMOTE.search(text):
         return False
     # Some messages name no device.
     return "GPU" in error.message or ("CPU" not in error.message and bool(tf.config.get_visible_devices("GPU")))

@@ -16,7 +16,7 @@ from trainer.config import Config
 from trainer.data.note_table import NoteTable, load_table, select_fraction
 from trainer.data.windows import WindowSampler
 from trainer.distribution.cluster import Cluster
-from trainer.distribution.devices import configure_devices, device_name
+from trainer.distribution.devices import check_batch_size, configure_devices, device_name
 from trainer.distribution.strategy import create_strategy
 from trainer.distribution.workers import Workers
 from trainer.engine.train_state import TrainState
@@ -97,6 +97,7 @@ def build_setup(config: Config, manifest: Manifest, cluster: Cluster | None) -> 
         )
     # Hosts must be connected before TensorFlow runs its first operation.
     strategy = create_strategy(devices, cluster)
+    check_batch_size(config, strategy.num_replicas_in_sync)
     windows = WindowSampler(train, config)
     windows.require_fit()
     workers = Workers(strategy, cluster)

@@ -4,8 +4,8 @@ K train_steps run inside one `tf.function`. The gradients of summed losses are a
 of targets, checked for finiteness and clipped; only then does the optimizer apply them. So the number of replicas, the
 number of calls, and any kill and resume leave the result unchanged.
 
-Counter, learning rate and batches are computed on the CPU, and nothing there waits for a result of the train_step: the
-CPU prepares the next batch and launches the next kernels while a GPU still computes.
+Counter, learning rate and batches are computed on the CPU, and within a train_step nothing there waits for a result:
+the CPU prepares the next batch and launches kernels ahead while a GPU computes.
 """
 
 import contextlib
@@ -87,7 +87,7 @@ class TrainState:
         self._lr_decay = float(begin), float(end)
 
     def run(self, train_steps: int) -> None:
-        """Runs train_steps; a loss or gradient that is not finite ends them early."""
+        """Runs train_steps; after a loss or gradient that is not finite, the rest changes nothing."""
         with tf.device("CPU:0"):
             self.graph(tf.constant(train_steps, tf.int64), *map(tf.constant, self._lr_decay))
 
@@ -140,7 +140,7 @@ class TrainState:
         """Runs a train_step on a replica; returns the next batch.
 
         It has no branch, for which a GPU would wait. A run that cannot continue keeps its state from before the failed
-        train_step: all later ones change nothing.
+        train_step: all later ones change nothing but the loss scale.
         """
         loss_scale = self._loss_scale.read_value()
         gradient, totals, following = self._step(train_step, batch, loss_scale)

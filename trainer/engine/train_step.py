@@ -48,7 +48,7 @@ class ReplicaStep:
         """
         context = tf.distribute.get_replica_context()
         (gradient, totals), following = self._accumulate(train_step, batch, loss_scale)
-        # One by one: on GPUs, TensorFlow joins what it reduces together, and these have two types.
+        # In two calls: in one, TensorFlow would join them for a GPU, and their types differ.
         gradient, totals = (context.all_reduce(tf.distribute.ReduceOp.SUM, part) for part in (gradient, totals))
         return gradient, totals, following
 

@@ -4,8 +4,8 @@ Keras' layer multiplies its input and sums its weights' gradients note by note, 
 the loop contains only what depends on the previous note; the rest is one product over all notes. Each gate has its own
 matrix: splitting all gates out of one product would copy them at every note.
 
-In a 16-bit type only the products and what they read are in it: a CPU has no instructions for the rest, such as a
-sigmoid, so that is computed and kept in float32.
+With a 16-bit type, only matrix products and their inputs use it. The rest is computed and kept in float32, because a
+CPU has no 16-bit instructions for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,10 @@ _State = tuple[tf.Tensor, tf.Tensor]
 
 
 class _Trace(NamedTuple):
-    """Values of all notes for the backward pass: TensorArrays of `[batch, units]`, wide but for the first."""
+    """Values of all notes for the backward pass: TensorArrays of `[batch, units]`.
+
+    For 16-bit types, all but `hidden` are float32.
+    """
 
     hidden: tf.TensorArray  # before the first note and after each note
     cell: tf.TensorArray  # likewise

@@ -62,7 +62,7 @@ class NextNoteModel(keras.Model):
 
     Attributes:
         config: the config that it was built from.
-        heads: the layers that predict a note, or its losses, from that input.
+        heads: the layers that predict a note, or its losses, from a `HeadInput`.
         cudnn: True runs Keras' LSTM layers, which use cuDNN on a GPU; False runs `lstm_cpu.lstm`. By default True if a
             GPU is visible. Set it to False before tracing for a CPU on a machine with GPUs.
     """

@@ -80,7 +80,8 @@ def release_histogram(remaining_us: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 def _sum_by_column(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
     """Sums values `[..., HISTORY_LENGTH, kinds]` from 0 to 1 by int64 column: `[..., size * kinds]`."""
     kinds = values.shape[-1]
-    # Integers have the same sum in any order, which a GPU changes. It would reshape them on the host.
+    # A GPU sums in any order, and integers have the same sum in each. The reshape comes before the cast, because the
+    # host would reshape 32-bit integers.
     integers = tf.cast(tf.reshape(tf.round(values * _UNIT), [-1, kinds]), tf.int32)
     # Numbers of the rows: tf.range would be computed on the host of a GPU.
     ones = tf.ones([tf.size(columns) // HISTORY_LENGTH, 1], tf.int64)

@@ -14,6 +14,7 @@ from trainer.distribution.cluster import Cluster
 from trainer.distribution.devices import (
     COMPUTE_CAPABILITY,
     CPU_INFO,
+    check_batch_size,
     check_cpu_precision,
     check_gpu,
     configure_devices,
@@ -39,13 +40,17 @@ def refusal(cluster=None, cpu_info=CPU_INFO, **changes) -> str:
     return line
 
 
-@pytest.mark.parametrize(
-    ("replicas", "cluster", "all_replicas", "fits"),
-    [(3, None, 3, 9), (7, None, 7, 14), (0, SECOND_OF_THREE, 3, 9), (1, SECOND_OF_THREE, 3, 9)],
-)
-def test_a_batch_that_the_replicas_do_not_share_equally_is_refused(replicas, cluster, all_replicas, fits):
-    line = refusal(cluster, replicas=replicas, batch_size=8)
-    assert line == f"batch_size=8 is no multiple of the {all_replicas} replicas. Try {fits}"
+@pytest.mark.parametrize(("replicas", "fits"), [(3, 9), (7, 14)])
+def test_a_batch_that_the_replicas_do_not_share_equally_is_refused(replicas, fits):
+    line = refusal(replicas=replicas, batch_size=8)
+    assert line == f"batch_size=8 is no multiple of the {replicas} replicas. Try {fits}"
+
+
+def test_on_several_hosts_a_batch_is_checked_once_they_have_met():
+    """A host with fewer GPUs would else end alone, with a number of replicas that is wrong, and the others wait."""
+    assert configure_devices(config(batch_size=8), SECOND_OF_THREE) == ["CPU:0"]
+    with pytest.raises(UserError, match=r"^batch_size=8 is no multiple of the 3 replicas\. Try 9$"):
+        check_batch_size(config(batch_size=8), 3)
 
 
 def test_several_hosts_without_gpus_run_one_replica_each():

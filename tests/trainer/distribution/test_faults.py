@@ -71,6 +71,16 @@ LOST_WORKERS = [
     ),
     tf.errors.InternalError(None, None, f"Collective ops is aborted by: Error reported from /job:worker/task:0: {RNN}"),
     tf.errors.InternalError(None, None, GRAPH.format("Collective ops is aborted by: Connection reset by peer")),
+    tf.errors.InternalError(
+        None, None,
+        f"Collective ops is aborted by: {RNN}\nAdditional GRPC error information from remote target "
+        "/job:worker/replica:0/task:1 while calling /tensorflow.WorkerService/CompleteInstance:",
+    ),
+    tf.errors.ResourceExhaustedError(
+        None, None,
+        "Collective ops is aborted by: Error reported from /job:worker/task:0: OOM when allocating tensor with "
+        "shape[64,256] and type float on /job:worker/replica:0/task:0/device:GPU:0",
+    ),
 ]  # fmt: skip
 OTHERS = [
     tf.errors.FailedPreconditionError(None, None, "Could not find variable kernel"),
