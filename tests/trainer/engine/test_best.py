@@ -1,5 +1,6 @@
 """The best weights are those that result.json names, after a kill at any moment and after damage to their files."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -35,8 +36,11 @@ def flip(path: pathlib.Path) -> None:
 
 
 def damage_best(workdir) -> None:
-    for weights in (workdir / "best").glob("*/variables.data-*"):
-        flip(weights)
+    """Damages all weights in best/; while a run saves others, it may delete some of them meanwhile."""
+    for directory in list((workdir / "best").iterdir()):
+        with contextlib.suppress(FileNotFoundError):
+            for weights in list(directory.glob("variables.data-*")):
+                flip(weights)
 
 
 class Snapshot(MetricsWriter):
