@@ -13,16 +13,18 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import trainer  # noqa: F401, E402  # isort: skip  First, so that TensorFlow loads without messages.
+from sostenuto.music.notes import PITCHES  # noqa: E402
 from trainer.config import Config  # noqa: E402
 from trainer.model.next_note import build_model  # noqa: E402
+from trainer.model.time_bins import BINS  # noqa: E402
 from trainer.presets import preset  # noqa: E402
 
 # Tensors that the backward pass of `density` reads, each of as many columns for every note.
 LAYER_TENSORS = 10  # of an LSTM layer's units: its normalization, input, output, dropout and residual
 HEAD_TENSORS = 32  # of the heads' hidden units, in all four heads
 RESERVE_TENSORS = 6  # of a layer's units in cuDNN's reserve space: four gates, cell and output
-LOGITS, LOGITS_TENSORS = 128 + 90 + 90 + 128, 5  # pitch, step, duration, velocity; and their losses
-HISTORY, HISTORY_TENSORS = 474, 2  # features of the last notes
+LOGITS, LOGITS_TENSORS = 2 * PITCHES + 2 * BINS, 5  # pitch, step, duration, velocity; and their losses
+HISTORY, HISTORY_TENSORS = 3 * PITCHES + BINS, 2  # features of the last notes
 VECTORS = 7  # as long as all weights: they, their flat copy, two moments, the gradient and two results of arithmetic
 
 

@@ -537,8 +537,8 @@ def rate_with_saves(training: Training, checkpoints: CheckpointManager, saver: A
 
 
 INSTALL_TORCH = (
-    "not measured: no PyTorch. Run python -m venv build/torch && build/torch/bin/pip install torch "
-    "--index-url https://download.pytorch.org/whl/cpu, then pass --torch_python=build/torch/bin/python"
+    "not measured: no PyTorch. Run python -m venv build/torch && build/torch/bin/pip install torch, then pass "
+    "--torch_python=build/torch/bin/python"
 )
 
 

@@ -143,11 +143,7 @@ class _Graphs:
             index: tf.Tensor, state: ModelState, outputs: HeadInput
         ) -> tuple[tf.Tensor, ModelState, HeadInput]:
             output, state = model.decode_step(by_note.map(lambda field: field[index]), state, self._weights)
-            return (
-                index + 1,
-                state,
-                tf.nest.map_structure(lambda array, part: array.write(index, part), outputs, output),
-            )
+            return index + 1, state, outputs.map(lambda array, part: array.write(index, part), output)
 
         _, state, outputs = tf.while_loop(
             lambda index, *_: index < length, read_note, (0, state, outputs), maximum_iterations=length

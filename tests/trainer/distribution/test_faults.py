@@ -86,7 +86,7 @@ OTHERS = [
     tf.errors.FailedPreconditionError(None, None, "Could not find variable kernel"),
     tf.errors.InternalError(None, None, GRAPH.format("wrong number of rows")),
     tf.errors.InvalidArgumentError(None, None, GRAPH.format("shapes differ")),
-    tf.errors.ResourceExhaustedError(None, None, "/work/run/part; No space left on device [Op]"),
+    tf.errors.ResourceExhaustedError(None, None, "/data/run/part; No space left on device [Op]"),
     tf.errors.ResourceExhaustedError(
         None, None, "OOM when allocating tensor with shape[9] and type float on /job:localhost/replica:0/task:0/"
         "device:CPU:0 by allocator cpu",
