@@ -113,6 +113,12 @@ class Config:
     head_blocks: int = _model(
         1, "Residual blocks of each head (density); 0 leaves one hidden layer.", bounds=Bounds(minimum=0, maximum=64)
     )
+    memory_units: int = _model(
+        32,
+        "Hidden units of the memory, which hears what followed the newest notes earlier in the performance (density); "
+        "0 disables it.",
+        bounds=Bounds(minimum=0, maximum=16_384),
+    )
     dropout: float = _model(
         0.0,
         "Fraction of the activations dropped after each LSTM layer in training; 0 disables dropout.",
@@ -236,6 +242,11 @@ class Config:
     def full_precision(self) -> str:
         """Returns the type of the weights, and of all that `precision` does not lower."""
         return "float64" if self.precision == "float64" else "float32"
+
+    @property
+    def has_memory(self) -> bool:
+        """Returns whether the model hears what followed its newest notes earlier in the performance."""
+        return self.model == "density" and self.memory_units > 0
 
     @property
     def windows_per_train_step(self) -> int:

@@ -10,8 +10,10 @@ from sostenuto import storage
 from sostenuto.music.notes import PITCHES
 from trainer.checkpoints.tensorflow_errors import translate_errors
 from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.data.recall import TimeRecall, no_recall
 from trainer.model.categorical import categorical_nll
 from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads, HeadInput
+from trainer.model.memory import Memory, find, recall_times
 from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.model.time_bins import BINS
@@ -23,6 +25,7 @@ from trainer.workdir.outputs import hold_output
 from trainer.workdir.transfer import upload_on_exit
 
 _Tensors = dict[str, tf.Tensor]
+_Outputs = tuple[HeadInput, TimeRecall | tuple[()]]  # for each scored note
 
 
 def export_model(workdir: str) -> str:
@@ -77,10 +80,12 @@ class _Graphs:
             )
             for layer in model.decode_weights()
         ]
-        self._empty_state = model.initial_state(1)
+        self._empty_state = model.initial_decode_state(1)
         self._state_names = [f"{part}_{layer}" for layer in range(model.config.layers) for part in LayerState._fields]
         if self._empty_state.history:
             self._state_names += [f"recent_{field}" for field in NoteHistory._fields]
+        if model.has_memory:
+            self._state_names += [f"memory_{field}" for field in Memory._fields]
         # A last-position model was never trained on the start of a performance.
         self._highest_first_pitch = START_PITCH if model.config.positions == "every" else PITCHES - 1
 
@@ -100,7 +105,7 @@ class _Graphs:
         }
 
     def _initial_state(self, batch: tf.Tensor | int) -> _Tensors:
-        state, dtype = self._format_state(self._model.initial_state(batch)), self._model.compute_dtype
+        state, dtype = self._format_state(self._model.initial_decode_state(batch)), self._model.compute_dtype
         return {name: tf.cast(value, dtype) if value.dtype.is_floating else value for name, value in state.items()}
 
     def _next_note(self, temperature: tf.Tensor, seed: tf.Tensor, **inputs: tf.Tensor) -> _Tensors:
@@ -108,47 +113,69 @@ class _Graphs:
         with tf.control_dependencies([_check(note, self._highest_first_pitch)]):
             head_input, state = self._model.decode_step(note, self._parse_state(inputs), self._weights)
         uniforms = tf.random.stateless_uniform([tf.shape(note.pitch)[0], UNIFORMS_PER_NOTE], seed, alg="philox")
-        sampled = self._model.heads.sample(head_input, uniforms, tf.cast(temperature, head_input.body.dtype))
+        temperature = tf.cast(temperature, head_input.body.dtype)
+        sampled, _ = self._model.heads.sample(head_input, state.memory, uniforms, temperature=temperature)
         return {**sampled._asdict(), **self._format_state(state)}
 
     def _score(self, **inputs: tf.Tensor) -> _Tensors:
         notes = _parse_notes(inputs)
         first, later = notes.map(lambda field: field[:, :1]), notes.map(lambda field: field[:, 1:])
         with tf.control_dependencies([_check(first, self._highest_first_pitch), _check(later, PITCHES - 1)]):
-            head_input, state = self._forward(notes.map(lambda field: field[:, :-1]), self._parse_state(inputs))
+            head_input, times, state = self._forward(notes, self._parse_state(inputs))
         heads = self._model.heads
         if isinstance(heads, DensityHeads):
-            scores = {f"{field}_nats": nll for field, nll in heads.losses(head_input, later).items()}
+            scores = {f"{field}_nats": nll for field, nll in heads.losses(head_input, later, times).items()}
         else:
             predicted = heads.predict_fields(head_input)
             nll = categorical_nll(predicted["pitch"], later.pitch)
             scores = {"pitch_nats": nll, "step_seconds": predicted["step"], "duration_seconds": predicted["duration"]}
         return {**scores, **self._format_state(state)}
 
-    def _forward(self, notes: NoteTensors, state: ModelState) -> tuple[HeadInput, ModelState]:
-        """Computes `NextNoteModel.forward` of notes `[batch, notes]` note by note, without kernels that need a GPU."""
-        model = self._model
-        length = tf.shape(notes.pitch)[1]
-        by_note = notes.map(tf.transpose)
-        body = tf.zeros([tf.shape(notes.pitch)[0], model.config.units], model.compute_dtype)
-        # An extra element, because an empty array cannot be stacked.
-        last = HeadInput(body)
-        if isinstance(state.history, NoteHistory):
-            last = HeadInput(body, state.history.remaining_us, tf.zeros([tf.shape(body)[0], BINS], body.dtype))
-        outputs = last.map(
-            lambda part: tf.TensorArray(part.dtype, length + 1, element_shape=[None, *part.shape[1:]])
-        ).map(lambda array, part: array.write(length, part), last)
+    def _forward(self, notes: NoteTensors, state: ModelState) -> tuple[HeadInput, TimeRecall | tuple[()], ModelState]:
+        """Reads notes `[batch, notes]` but the last one by one, without kernels that need a GPU.
 
-        def read_note(
-            index: tf.Tensor, state: ModelState, outputs: HeadInput
-        ) -> tuple[tf.Tensor, ModelState, HeadInput]:
+        Returns what the heads need to score each note but the first, and the state before the last.
+        """
+        model = self._model
+        length = tf.shape(notes.pitch)[1] - 1
+        by_note = notes.map(tf.transpose)
+        # An extra element, because an empty array cannot be stacked.
+        last = self._empty_outputs(tf.shape(notes.pitch)[0])
+        outputs = tf.nest.map_structure(
+            lambda part: tf.TensorArray(part.dtype, length + 1, element_shape=[None, *part.shape[1:]]).write(
+                length, part
+            ),
+            last,
+        )
+
+        def read_note(index: tf.Tensor, state: ModelState, outputs: _Outputs) -> tuple[tf.Tensor, ModelState, _Outputs]:
             output, state = model.decode_step(by_note.map(lambda field: field[index]), state, self._weights)
-            return index + 1, state, outputs.map(lambda array, part: array.write(index, part), output)
+            times: TimeRecall | tuple[()] = ()
+            if isinstance(state.memory, Memory):
+                found = find(state.memory, tf.cast(by_note.pitch[index + 1], tf.int64))
+                times = recall_times(state.memory, found)
+            write = tf.nest.map_structure(lambda array, part: array.write(index, part), outputs, (output, times))
+            return index + 1, state, write
 
         _, state, outputs = tf.while_loop(
             lambda index, *_: index < length, read_note, (0, state, outputs), maximum_iterations=length
         )
-        return outputs.map(lambda array: tf.transpose(array.stack()[:length], [1, 0, 2])), state
+        head_input, times = tf.nest.map_structure(
+            lambda array: tf.transpose(array.stack()[:length], [1, 0, 2]), outputs
+        )
+        return head_input, times, state
+
+    def _empty_outputs(self, batch: tf.Tensor) -> _Outputs:
+        """Returns what `_forward` gathers for a note, in zeros."""
+        model = self._model
+        head_input, times = HeadInput(tf.zeros([batch, model.config.units], model.compute_dtype)), ()
+        if history := model.initial_state(batch).history:
+            releases = tf.zeros([batch, BINS], model.compute_dtype)
+            head_input = head_input._replace(remaining_us=history.remaining_us, releases=releases)
+        if model.has_memory:
+            pitches, times = no_recall([batch])
+            head_input = head_input._replace(recall=pitches)
+        return head_input, times
 
     def _parse_state(self, inputs: _Tensors) -> ModelState:
         return tf.nest.pack_sequence_as(self._empty_state, [inputs[name] for name in self._state_names])

@@ -7,12 +7,13 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.errors import UserError
-from sostenuto.music.notes import MAX_TIME_US
+from sostenuto.music.notes import MAX_TIME_US, PITCHES
 from sostenuto.text import counted
 from trainer.config import Config
 from trainer.data import random
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.data.recall import PitchRecall, Recall, RecallTable, TimeRecall
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
         inputs: `[windows, seq_length]`, the note before each target; `START_PITCH` at a performance's start.
         targets: `[windows, positions]`; positions is seq_length, or 1 if only the last is a target.
         mask: bool `[windows, positions]`, False on the padding of short windows.
+        recall: for each target, `[windows, positions, ...]`; an empty tuple without memory.
         windows: int64 `[windows]`, index of each window in its epoch.
         first_example: int64 `[]`, example index of the first window (`trainer.data.random`).
     """
@@ -38,6 +40,7 @@ class Batch(NamedTuple):
     inputs: NoteTensors
     targets: NoteTensors
     mask: tf.Tensor
+    recall: Recall | tuple[()]
     windows: tf.Tensor
     first_example: tf.Tensor
 
@@ -87,6 +90,7 @@ class WindowSampler:
             self._offsets = tf.constant(table.offsets[:-1])
             self._lengths = tf.constant(lengths)
             self._first_window = tf.constant(np.cumsum(counts) - counts)
+        self._recall_table = RecallTable(table) if config.has_memory else None
 
     def require_fit(self) -> None:
         """Checks that windows and batches suit the size of the corpus; warns if windows are a little too long.
@@ -113,15 +117,20 @@ class WindowSampler:
         """Returns augmented windows from example index `first_example` on, an int64 `[]` (`trainer.data.random`)."""
         with tf.device("CPU:0"):
             location = self._locate(first_example + tf.range(windows, dtype=tf.int64))
-            notes, is_note = self._gather(location)
-            notes = _augment(self._config, notes, is_note, first_example)
+            rows, is_note = self._rows(location)
+            played = self._gather(rows, is_note)
+            notes, factor = _augment(self._config, played, is_note, first_example)
             inputs = notes.map(lambda field: field[:, :-1])
             mask = is_note[:, 1:]
             # Zero is a valid value of every field, so a masked loss is finite too.
             targets = notes.map(lambda field: tf.where(mask, field[:, 1:], 0))
             if self._config.positions == "last":
                 targets, mask = targets.map(lambda field: field[:, -1:]), mask[:, -1:]
-        return Batch(inputs, targets, mask, location.window, tf.identity(first_example))
+            recall: Recall | tuple[()] = ()
+            if self._recall_table:
+                recall = _augment_recall(self._recall_table(rows, is_note), notes.pitch - played.pitch, factor)
+                recall = tf.nest.map_structure(lambda part: part[:, -mask.shape[1] :], recall)
+        return Batch(inputs, targets, mask, recall, location.window, tf.identity(first_example))
 
     def place(self, example_index: int) -> tuple[int, int, int]:
         """Returns the performance of an example's window, and the indices of its first and last target in it."""
@@ -155,21 +164,26 @@ class WindowSampler:
         last = tf.minimum(head + number * seq_length, length)
         return first, last - first
 
-    def _gather(self, location: _Location) -> tuple[NoteTensors, tf.Tensor]:
-        """Returns notes `first - 1` to `first + seq_length - 1` and where notes exist, `[windows, seq_length + 1]`."""
+    def _rows(self, location: _Location) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the rows of notes `first - 1` to `first + seq_length - 1`, and where they exist."""
         position = tf.range(-1, self._config.seq_length, dtype=tf.int64)
         first, count = location.first[:, tf.newaxis], location.count[:, tf.newaxis]
         is_note = (first + position >= 0) & (position < count)
         rows = tf.gather(self._offsets, location.performance)[:, tf.newaxis] + first + position
-        rows = tf.where(is_note, rows, tf.zeros_like(rows))
+        return tf.where(is_note, rows, tf.zeros_like(rows)), is_note
+
+    def _gather(self, rows: tf.Tensor, is_note: tf.Tensor) -> NoteTensors:
+        """Returns the notes of rows."""
         notes = [
             tf.where(is_note, tf.cast(tf.gather(column, rows), tf.int32), default)
             for column, default in zip(self._columns, NoteTensors(START_PITCH, 0, 0, 0), strict=True)
         ]
-        return NoteTensors(*notes), is_note
+        return NoteTensors(*notes)
 
 
-def _augment(config: Config, notes: NoteTensors, is_note: tf.Tensor, first_example: tf.Tensor) -> NoteTensors:
+def _augment(
+    config: Config, notes: NoteTensors, is_note: tf.Tensor, first_example: tf.Tensor
+) -> tuple[NoteTensors, tf.Tensor | None]:
     """Transposes windows `[windows, notes]` within the keyboard and stretches time, each by its own amounts.
 
     `is_note` is False for the start marker and padding; the first window has example index `first_example`, int64.
@@ -178,6 +192,7 @@ def _augment(config: Config, notes: NoteTensors, is_note: tf.Tensor, first_examp
     uniform = random.uniform_rows(config.seed, random.Purpose.AUGMENT, first_example, windows, _NUMBERS_PER_WINDOW)
     if config.transpose:
         notes = notes._replace(pitch=_transpose(notes.pitch, is_note, uniform[:, 0], config.transpose))
+    factor = None
     if config.stretch:
         # A ratio and its inverse are equally likely.
         factor = tf.exp(tf.cast(2 * uniform[:, 1:2] - 1, tf.float64) * np.log1p(config.stretch))
@@ -186,7 +201,18 @@ def _augment(config: Config, notes: NoteTensors, is_note: tf.Tensor, first_examp
             # A note must not become shorter than 1 us.
             duration_us=tf.maximum(_stretch(notes.duration_us, factor), tf.minimum(notes.duration_us, 1)),
         )
-    return notes
+    return notes, factor
+
+
+def _augment_recall(recall: Recall, transposed: tf.Tensor, factor: tf.Tensor | None) -> Recall:
+    """Changes what is recalled as the windows: pitches by the semitones `[windows, notes]`, times by the factor."""
+    pitch = recall.pitches.pitch + tf.cast(transposed[:, :-1, tf.newaxis], tf.int64)
+    is_valid = (pitch >= 0) & (pitch < PITCHES)
+    pitches = PitchRecall(tf.where(is_valid, pitch, 0), tf.where(is_valid, recall.pitches.distance, 0))
+    if factor is None:
+        return Recall(pitches, recall.times)
+    step_us, duration_us = (tf.cast(_stretch(times, factor[..., tf.newaxis]), tf.int64) for times in recall.times[:2])
+    return Recall(pitches, TimeRecall(step_us, duration_us, recall.times.distance))
 
 
 def _transpose(pitch: tf.Tensor, is_note: tf.Tensor, uniform: tf.Tensor, semitones: int) -> tf.Tensor:

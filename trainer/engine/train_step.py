@@ -57,7 +57,13 @@ class ReplicaStep:
         dropout = Dropout(self._config.seed, self._config.dropout, batch.first_example)
         head_input, _ = self._model.forward(batch.inputs, dropout=dropout)
         positions = batch.mask.shape[1]
-        losses = self._model.heads.losses(head_input.map(lambda part: part[:, -positions:]), batch.targets)
+        head_input = head_input.map(lambda part: part[:, -positions:])
+        if batch.recall:
+            losses = self._model.heads.losses(
+                head_input._replace(recall=batch.recall.pitches), batch.targets, batch.recall.times
+            )
+        else:
+            losses = self._model.heads.losses(head_input, batch.targets)
         return {field: tf.where(batch.mask, loss, 0) for field, loss in losses.items()}
 
     def _make_batch(self, number: tf.Tensor) -> Batch:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from sostenuto.progress import ProgressCounter
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.data.recall import Recall, RecallTable, TimeRecall, no_recall
 from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_density, score_with_residuals
 from trainer.evaluation.statistics import FIELDS, Ints, NoteScores
 from trainer.model import time_distribution
@@ -51,11 +52,22 @@ class Scorer:
             lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), model.initial_state(1)
         )
 
-        @tf.function(autograph=False, input_signature=(notes_spec(None, None), notes_spec(None, None), state_spec))
+        recall_spec = ()
+        if model.has_memory:
+            recall_spec = tf.nest.map_structure(
+                lambda part: tf.TensorSpec([None, None, part.shape[-1]], part.dtype), no_recall([1, 1])
+            )
+
+        @tf.function(
+            autograph=False, input_signature=(notes_spec(None, None), notes_spec(None, None), recall_spec, state_spec)
+        )
         def read_chunk(
-            inputs: NoteTensors, targets: NoteTensors, state: ModelState
+            inputs: NoteTensors, targets: NoteTensors, recall: Recall | tuple[()], state: ModelState
         ) -> tuple[dict[str, tf.Tensor], ModelState]:
             head_input, state = model.forward(inputs, state)
+            if isinstance(recall, Recall):
+                head_input = head_input._replace(recall=recall.pitches)
+                return compute_outputs(model, head_input, targets, recall.times), state
             return compute_outputs(model, head_input, targets), state
 
         window_spec = notes_spec(None, model.config.seq_length)
@@ -103,6 +115,7 @@ class Scorer:
     def _read_carrying(self, table: NoteTable, counter: ProgressCounter) -> list[Outputs]:
         """Reads whole performances in parallel, chunk by chunk; returns the outputs of each performance's chunks."""
         longest_first = np.argsort(-table.lengths, kind="stable")
+        recall_table = RecallTable(table) if self._model.has_memory else None
         by_performance: list[list[Outputs]] = [[] for _ in longest_first]
         for lane in range(0, len(longest_first), self._lanes):
             group = longest_first[lane : lane + self._lanes]
@@ -113,7 +126,13 @@ class Scorer:
                 active = int(np.sum(lengths > start))
                 state = tf.nest.map_structure(lambda part, active=active: part[:active], state)
                 inputs, targets = _chunk(performances[:active], start, min(self._chunk, int(lengths[0]) - start))
-                outputs, state = self._read_chunk(inputs, targets, state)
+                recall: Recall | tuple[()] = ()
+                if recall_table:
+                    number = start - 1 + np.arange(inputs.pitch.shape[1] + 1)
+                    is_note = (number >= 0) & (number < lengths[:active, np.newaxis])
+                    rows = np.where(is_note, table.offsets[group[:active], np.newaxis] + number, 0)
+                    recall = recall_table(tf.constant(rows), tf.constant(is_note))
+                outputs, state = self._read_chunk(inputs, targets, recall, state)
                 arrays = {name: value.numpy() for name, value in outputs.items()}
                 for row in range(active):
                     first, last = max(start, 1) - start, min(self._chunk, int(lengths[row]) - start)
@@ -150,9 +169,11 @@ def _scored_times(table: NoteTable) -> tuple[Ints, Ints]:
     return notes["step_us"].astype(np.int64), notes["duration_us"].astype(np.int64)
 
 
-def _density_outputs(model: NextNoteModel, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
+def _density_outputs(
+    model: NextNoteModel, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()] = ()
+) -> dict[str, tf.Tensor]:
     """Computes the scores of notes from the model's densities."""
-    logits = model.heads.logits(head_input, notes)
+    logits = model.heads.logits(head_input, notes, times)
     nats = model.heads.nll(logits, notes)
     away = tf.abs(time_distribution.median_tick(logits["step"]) - time_distribution.ticks(notes.step_us))
     return {

@@ -17,6 +17,7 @@ from trainer.config import Bounds
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
+from trainer.model.memory import read_memory, remember
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
 from trainer.workdir.load_model import LoadedModel
 
@@ -147,8 +148,14 @@ class NoteSampler:
             index: tf.Tensor, prefix: _Prefix, sampled: tf.TensorArray
         ) -> tuple[tf.Tensor, _Prefix, tf.TensorArray]:
             head_input, state = prefix
-            note = self._model.heads.sample(head_input, tf.gather(uniforms, index), options.temperature, options.top_p)
-            prefix = self._model.decode_step(note, state, options.weights)
+            note, found = self._model.heads.sample(
+                head_input,
+                state.memory,
+                tf.gather(uniforms, index),
+                temperature=options.temperature,
+                top_p=options.top_p,
+            )
+            prefix = self._model.decode_step(note, state, options.weights, found)
             return index + 1, prefix, sampled.write(index, tf.stack(note))
 
         _, prefix, sampled = tf.while_loop(
@@ -165,8 +172,14 @@ class NoteSampler:
             group = np.flatnonzero(lengths == length)
             batch = NoteTensors(*map(tf.constant, np.stack([inputs[index] for index in group], axis=1)))
             head_input, state = self._forward(batch, self._model.initial_state(len(group)))
+            head_input = head_input.map(lambda part: part[:, -1])
+            if self._model.has_memory:
+                memory, recall = remember(
+                    read_memory([primers[int(index)][:-1] for index in group]), batch.map(lambda field: field[:, -1])
+                )
+                head_input, state = head_input._replace(recall=recall), state._replace(memory=memory)
             groups.append(group)
-            prefixes.append((head_input.map(lambda part: part[:, -1]), state))
+            prefixes.append((head_input, state))
         order = np.argsort(np.concatenate(groups))
         head_input, state = tf.nest.map_structure(lambda *parts: tf.gather(tf.concat(parts, axis=0), order), *prefixes)
         # `decode_step` expects the variables' precision; counts stay integers.

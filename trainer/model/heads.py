@@ -9,11 +9,14 @@ import tensorflow as tf
 from sostenuto.music.notes import FIELDS, PITCHES, TICK_US
 from trainer.config import Config
 from trainer.data.note_tensors import NoteTensors
+from trainer.data.recall import PitchRecall, TimeRecall
 from trainer.model import time_distribution
 from trainer.model.activations import LayerNorm, gelu
 from trainer.model.categorical import categorical_nll, sample_categorical
 from trainer.model.layers import MixedDense, embedding, glorot
+from trainer.model.memory import Found, Memory, find, recall_times
 from trainer.model.note_history import release_histogram
+from trainer.model.recall_heads import PitchScorer, TimeVotes
 from trainer.model.time_bins import BINS
 
 _LATER_FIELDS = {field: FIELDS[index + 1 :] for index, field in enumerate(FIELDS[:-1])}
@@ -43,11 +46,13 @@ class HeadInput(NamedTuple):
         body: the body's output, `[..., units]`.
         remaining_us: the microseconds until each of the last notes is released, int64 `[..., HISTORY_LENGTH]`.
         releases: their histogram, `[..., BINS]`.
+        recall: candidates for the predicted pitch; an empty tuple without memory.
     """
 
     body: tf.Tensor
     remaining_us: tf.Tensor | tuple[()] = ()
     releases: tf.Tensor | tuple[()] = ()
+    recall: PitchRecall | tuple[()] = ()
 
     def map(self, function: Callable[..., Any], *others: "HeadInput") -> "HeadInput":
         """Applies `function` to each tensor, with those of other inputs as further arguments."""
@@ -86,6 +91,12 @@ class DensityHeads(keras.layers.Layer):
             for field in ("step", "duration")
             if config.recent_embedding
         }
+        self._pitch_scorer = PitchScorer(config, dtype, seeds) if config.has_memory else None
+        self._votes = (
+            {field: TimeVotes(config, dtype, field, seeds) for field in ("step", "duration")}
+            if config.has_memory
+            else {}
+        )
         self._blocks = {
             field: [_ResidualBlock(config, dtype, f"{field}_{index}", seeds) for index in range(config.head_blocks)]
             for field in classes
@@ -98,12 +109,19 @@ class DensityHeads(keras.layers.Layer):
             for field, size in classes.items()
         }
 
-    def logits(self, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
+    def logits(
+        self, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()] = ()
+    ) -> dict[str, tf.Tensor]:
         """Returns each head's logits `[..., classes]`, given the fields before it in the predicted notes `[...]`."""
         layers = self._hidden_layers(head_input)
-        for field, value in zip(_LATER_FIELDS, notes[:3], strict=True):
-            self._condition_on(layers, field, value, head_input)
-        return {field: self._head_logits(layers, field) for field in FIELDS}
+        logits = {}
+        for field, value in zip(FIELDS, (*notes[:3], None), strict=True):
+            logits[field] = self._head_logits(layers, field, head_input)
+            if field in _LATER_FIELDS:
+                self._condition_on(layers, field, value, head_input)
+            if field == "pitch" and times:
+                self._recall_times(layers, times)
+        return logits
 
     def nll(self, logits: dict[str, tf.Tensor], notes: NoteTensors) -> dict[str, tf.Tensor]:
         """Returns the negative log likelihood `[...]` of each field of the true notes in nats, times as ticks."""
@@ -114,26 +132,35 @@ class DensityHeads(keras.layers.Layer):
             "velocity": categorical_nll(logits["velocity"], notes.velocity),
         }
 
-    def losses(self, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
+    def losses(
+        self, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()] = ()
+    ) -> dict[str, tf.Tensor]:
         """Returns the training loss `[...]` of each field: its negative log likelihood."""
-        return self.nll(self.logits(head_input, notes), notes)
+        return self.nll(self.logits(head_input, notes, times), notes)
 
     def sample(
-        self, head_input: HeadInput, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = NO_TOP_P
-    ) -> NoteTensors:
-        """Samples one note for each row, int32 `[batch]` each.
+        self,
+        head_input: HeadInput,
+        memory: Memory | tuple[()],
+        uniforms: tf.Tensor,
+        *,
+        temperature: tf.Tensor,
+        top_p: TopP = NO_TOP_P,
+    ) -> tuple[NoteTensors, Found | None]:
+        """Samples one note for each row, int32 `[batch]` each, and returns its matches in the memory too.
 
         Args:
             head_input: of the last note, `[batch, ...]`.
+            memory: of the notes up to the last one.
             uniforms: `[batch, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
             top_p: for the same fields, as in `sample_categorical`; the classes of times are the bins.
         """
         layers = self._hidden_layers(head_input)
         temperatures = tf.unstack(tf.broadcast_to(temperature, [len(FIELDS)]))
-        note = {}
+        note, found = {}, None
         for index, field in enumerate(FIELDS):
-            logits = self._head_logits(layers, field)
+            logits = self._head_logits(layers, field, head_input)
             options = uniforms[:, index], temperatures[index], top_p[index]
             if field in _UNIFORM_IN_BIN:
                 uniform_in_bin = uniforms[:, _UNIFORM_IN_BIN[field]]
@@ -142,8 +169,11 @@ class DensityHeads(keras.layers.Layer):
                 note[field] = sample_categorical(logits, *options, self.pitch_range if field == "pitch" else None)
             if field in _LATER_FIELDS:
                 self._condition_on(layers, field, note[field], head_input)
+            if field == "pitch" and isinstance(memory, Memory):
+                found = find(memory, tf.cast(note[field], tf.int64))
+                self._recall_times(layers, recall_times(memory, found))
         duration_us = tf.maximum(note["duration"], SHORTEST_US)
-        return NoteTensors(note["pitch"], note["step"], duration_us, tf.maximum(note["velocity"], 1))
+        return NoteTensors(note["pitch"], note["step"], duration_us, tf.maximum(note["velocity"], 1)), found
 
     def _hidden_layers(self, head_input: HeadInput) -> dict[str, tf.Tensor]:
         """Returns the hidden layer of each head, `[..., head_units]`, before any field of the note is known."""
@@ -167,11 +197,19 @@ class DensityHeads(keras.layers.Layer):
         for name, vector in zip(later, vectors, strict=True):
             layers[name] += vector
 
-    def _head_logits(self, layers: dict[str, tf.Tensor], field: str) -> tf.Tensor:
+    def _recall_times(self, layers: dict[str, tf.Tensor], times: TimeRecall) -> None:
+        """Adds the times of matches of the predicted pitch to the hidden layers of step and duration."""
+        for field, times_us in zip(("step", "duration"), times[:2], strict=True):
+            layers[field] += self._votes[field](layers[field], times_us, times.distance)
+
+    def _head_logits(self, layers: dict[str, tf.Tensor], field: str, head_input: HeadInput) -> tf.Tensor:
         hidden = layers[field]
         for block in self._blocks[field]:
             hidden += block(hidden)
-        return self._logits[field](self._last[field](hidden))
+        logits = self._logits[field](self._last[field](hidden))
+        if field == "pitch" and self._pitch_scorer and head_input.recall:
+            logits += self._pitch_scorer(layers[field], head_input.recall)
+        return logits
 
 
 class _ResidualBlock(keras.layers.Layer):
@@ -222,8 +260,14 @@ class RegressionHeads(keras.layers.Layer):
         }
 
     def sample(
-        self, head_input: HeadInput, uniforms: tf.Tensor, temperature: tf.Tensor, top_p: TopP = NO_TOP_P
-    ) -> NoteTensors:
+        self,
+        head_input: HeadInput,
+        memory: Memory | tuple[()],
+        uniforms: tf.Tensor,
+        *,
+        temperature: tf.Tensor,
+        top_p: TopP = NO_TOP_P,
+    ) -> tuple[NoteTensors, None]:
         """Samples a pitch for each row as `DensityHeads.sample`; step and duration are the predicted ones."""
         predicted = self.predict_fields(head_input)
         temperature = tf.broadcast_to(temperature, [len(FIELDS)])[0]
@@ -232,7 +276,7 @@ class RegressionHeads(keras.layers.Layer):
             tf.cast(tf.round(tf.maximum(predicted[field], 0) * 1e6), tf.int32) for field in ("step", "duration")
         )
         velocity = tf.fill(tf.shape(pitch), _TUTORIAL_VELOCITY)
-        return NoteTensors(pitch, step_us, tf.maximum(duration_us, SHORTEST_US), velocity)
+        return NoteTensors(pitch, step_us, tf.maximum(duration_us, SHORTEST_US), velocity), None
 
 
 def _squared_error_with_positive_pressure(target_us: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from sostenuto.music.notes import PITCHES
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.data.recall import no_recall
 from trainer.model import lstm_cpu, note_history
 from trainer.model.activations import LayerNorm
 from trainer.model.heads import ALL_PITCHES, DensityHeads, HeadInput, PitchRange, RegressionHeads
@@ -24,6 +25,7 @@ from trainer.model.layers import (
     lookup_sum,
     split_columns,
 )
+from trainer.model.memory import Found, Memory, empty_memory, remember
 
 _History = note_history.NoteHistory | tuple[()]
 
@@ -41,10 +43,13 @@ class ModelState(NamedTuple):
     Attributes:
         layers: of each LSTM layer.
         history: the last notes, `[batch, HISTORY_LENGTH]`; an empty tuple for a model without note history.
+        memory: the notes of the performance; an empty tuple for a model without memory, and in `forward`, whose callers
+            know the whole performance.
     """
 
     layers: tuple[LayerState, ...]
     history: _History
+    memory: Memory | tuple[()] = ()
 
 
 class DecodeWeights(NamedTuple):
@@ -63,6 +68,7 @@ class NextNoteModel(keras.Model):
     Attributes:
         config: the config that it was built from.
         heads: the layers that predict a note, or its losses, from a `HeadInput`.
+        has_memory: whether the heads hear what is recalled.
         cudnn: True runs Keras' LSTM layers, which use cuDNN on a GPU; False runs `lstm_cpu.lstm`. By default True if a
             GPU is visible. Set it to False before tracing for a CPU on a machine with GPUs.
     """
@@ -73,6 +79,7 @@ class NextNoteModel(keras.Model):
         super().__init__(dtype=full, name="next_note")
         self.config = config
         has_history = config.model == "density" and config.recent_embedding > 0
+        self.has_memory = config.has_memory
         self.cudnn = bool(tf.config.list_physical_devices("GPU"))
         seeds = initializer_seeds(config.seed)
         self._lstm = [
@@ -141,14 +148,15 @@ class NextNoteModel(keras.Model):
         return weights
 
     def decode_step(
-        self, inputs: NoteTensors, state: ModelState, weights: list[DecodeWeights]
+        self, inputs: NoteTensors, state: ModelState, weights: list[DecodeWeights], found: Found | None = None
     ) -> tuple[HeadInput, ModelState]:
         """Runs the body over one note: `forward` without its loop, in the precision of the variables.
 
         Args:
             inputs: the note, `[batch]`.
-            state: the initial state or that of the previous call, in the precision of the variables.
+            state: the initial state for decoding or that of the previous call, in the precision of the variables.
             weights: from `decode_weights`.
+            found: the note's matches, if `DensityHeads.sample` found them.
 
         Returns:
             The heads' input, `[batch, ...]`, and the next state.
@@ -167,13 +175,22 @@ class NextNoteModel(keras.Model):
             output = tf.sigmoid(output_gate) * tf.tanh(cell)
             layers.append(LayerState(output, cell))
             stream = self._residual(index, stream, output, None)
-        return self._head_input(stream, history, releases), ModelState(tuple(layers), history)
+        head_input, memory = self._head_input(stream, history, releases), state.memory
+        if isinstance(memory, Memory):
+            memory, recall = remember(memory, inputs, found)
+            head_input = head_input._replace(recall=recall)
+        return head_input, ModelState(tuple(layers), history, memory)
 
     def initial_state(self, batch: int | tf.Tensor) -> ModelState:
         """Returns the state of `batch`, a scalar number of performances, before they start: zeros, no history."""
         zeros = [tf.zeros([batch, self.config.units], lstm.compute_dtype) for lstm in self._lstm]
         layers = tuple(LayerState(zero, zero) for zero in zeros)
         return ModelState(layers, note_history.empty_history(batch) if self._recent else ())
+
+    def initial_decode_state(self, batch: int | tf.Tensor) -> ModelState:
+        """Returns the same state for `decode_step`, with an empty memory."""
+        state = self.initial_state(batch)
+        return state._replace(memory=empty_memory(batch)) if self.has_memory else state
 
     def _run_layer(
         self, lstm: keras.layers.LSTM, stream: tf.Tensor, before: LayerState
@@ -232,5 +249,10 @@ def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNo
     model = NextNoteModel(config, pitch_range)
     notes = start_note(1).map(lambda field: field[:, tf.newaxis])
     head_input, _ = model.forward(notes)
-    model.heads.losses(head_input, notes._replace(pitch=tf.zeros_like(notes.pitch)))
+    targets = notes._replace(pitch=tf.zeros_like(notes.pitch))
+    if model.has_memory:
+        recall = no_recall([1, 1])
+        model.heads.losses(head_input._replace(recall=recall.pitches), targets, recall.times)
+    else:
+        model.heads.losses(head_input, targets)
     return model

@@ -1,0 +1,77 @@
+"""Matches: earlier places of a performance where its newest notes occurred before.
+
+A context is the set of the last k notes, in any order, because performers play the notes of a chord in any order. Two
+kinds of context count as equal: those of the same pitches, and those with the same pitches relative to the newest one,
+which are transposed repeats. A note has, for each context, its `RANKS` most recent matches among the `MEMORY_LENGTH`
+notes up to it. They depend on pitches alone.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+MEMORY_LENGTH: Final = 4096
+"""A match lies fewer notes than this back."""
+
+SAME_PITCHES: Final = (2, 3, 4)
+"""Numbers of notes of the contexts that match at the same pitches."""
+
+TRANSPOSED: Final = (3, 4, 6, 8, 12)
+"""Numbers of notes of the contexts that match transposed too."""
+
+LONGEST_CONTEXT: Final = max(SAME_PITCHES + TRANSPOSED)
+CONTEXTS: Final = len(SAME_PITCHES) + len(TRANSPOSED)
+RANKS: Final = 2
+MATCHES: Final = RANKS * CONTEXTS
+"""The matches of a note: the most recent one for each context, then the one before it for each context."""
+
+CODES: Final = 1 << 24
+"""Contexts are compared by a code below this, which float32 holds exactly. Two share one by a chance of 1 in 2**24."""
+
+# A random number for each pitch and each difference of pitches, modulo 128. The code of a set is their sum.
+PITCH_CODES: Final = np.random.Generator(np.random.Philox(key=19)).integers(0, CODES, 128, np.int64)
+
+
+def find_matches(pitch: NDArray[np.integer], offsets: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """Returns the distance back to each match of each note, `[notes, MATCHES]`; 0 stands for none.
+
+    Args:
+        pitch: of all notes, performance after performance, `[notes]`.
+        offsets: `[performances + 1]`, as in `trainer.data.note_table.NoteTable`.
+    """
+    lengths = np.diff(offsets)
+    performance = np.repeat(np.arange(len(lengths)), lengths)
+    number = np.arange(len(pitch)) - np.repeat(offsets[:-1], lengths)  # in its performance
+    matches = np.empty((len(pitch), MATCHES), np.uint16)
+    for context, (length, code) in enumerate(contexts(pitch.astype(np.int64))):
+        # A note without enough notes before it has a key of its own.
+        key = np.where(number >= length - 1, performance * CODES + code, -1 - np.arange(len(pitch)))
+        previous = _previous(key)
+        place = previous
+        for rank in range(RANKS):
+            distance = np.arange(len(pitch)) - place
+            is_match = (place >= 0) & (distance < MEMORY_LENGTH)
+            matches[:, rank * CONTEXTS + context] = np.where(is_match, distance, 0)
+            place = np.where(is_match, previous[place], -1)
+    return matches
+
+
+def contexts(pitch: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yields length and codes `[notes]` of each kind of context; without enough notes, a code is arbitrary."""
+    for lengths, newest in ((SAME_PITCHES, 0), (TRANSPOSED, pitch)):
+        code = np.zeros_like(pitch)
+        for back in range(max(lengths)):
+            code += PITCH_CODES[(np.roll(pitch, back) - newest) % 128]
+            if back + 1 in lengths:
+                yield back + 1, code % CODES
+
+
+def _previous(key: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the last index before each one with the same key, or -1."""
+    order = np.argsort(key, kind="stable")
+    is_same = key[order[1:]] == key[order[:-1]]
+    previous = np.full(len(key), -1)
+    previous[order[1:][is_same]] = order[:-1][is_same]
+    return previous

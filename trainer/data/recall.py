@@ -1,0 +1,97 @@
+"""What followed the matches of the newest notes: pitches to expect next and, once the pitch is known, times."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from sostenuto.music.notes import PITCHES
+from trainer.data.matches import CONTEXTS, MATCHES, SAME_PITCHES, TRANSPOSED, find_matches
+from trainer.data.note_table import NoteTable
+
+# Of the contexts of 4 notes and more, the note after next counts too: chords vary in order, and repeats in notes.
+_SKIPPING: Final = [index + len(SAME_PITCHES) for index, length in enumerate(TRANSPOSED) if length >= 4]
+_MATCH: Final = np.array([*range(MATCHES), *_SKIPPING])  # of each candidate
+_OFFSET: Final = np.array([1] * MATCHES + [2] * len(_SKIPPING), np.int64)  # of each candidate, from its match
+_IS_TRANSPOSED: Final = len(SAME_PITCHES) <= _MATCH % CONTEXTS
+CANDIDATES: Final = len(_MATCH)
+
+
+class PitchRecall(NamedTuple):
+    """Candidates for the pitch of the next note, int64 `[..., CANDIDATES]` each; distance 0 where there is none.
+
+    Attributes:
+        pitch: what followed the match, transposed with it.
+        distance: the notes from the match to the newest note.
+    """
+
+    pitch: tf.Tensor
+    distance: tf.Tensor
+
+
+class TimeRecall(NamedTuple):
+    """Times of the matches of a note whose pitch alone is known, int64 `[..., MATCHES]` each.
+
+    Attributes:
+        step_us: steps of the matching notes in microseconds.
+        duration_us: their durations.
+        distance: the notes from the match to the note; 0 where there is none.
+    """
+
+    step_us: tf.Tensor
+    duration_us: tf.Tensor
+    distance: tf.Tensor
+
+
+class Recall(NamedTuple):
+    """What is recalled for each predicted note."""
+
+    pitches: PitchRecall
+    times: TimeRecall
+
+
+class RecallTable:
+    """What is recalled at each note of a table."""
+
+    def __init__(self, table: NoteTable) -> None:
+        with tf.device("CPU:0"):
+            self._pitch, self._step_us, self._duration_us = (
+                tf.constant(table.notes[field]) for field in ("pitch", "step_us", "duration_us")
+            )
+            self._matches = tf.constant(find_matches(table.notes["pitch"], table.offsets))
+
+    def __call__(self, rows: tf.Tensor, is_note: tf.Tensor) -> Recall:
+        """Returns what is recalled for each note but the first of sequences of rows `[..., notes]` of the table."""
+        distance = tf.where(is_note[..., tf.newaxis], tf.cast(tf.gather(self._matches, rows), tf.int64), 0)
+        rows = rows[..., tf.newaxis]
+        before, later = distance[..., :-1, :], distance[..., 1:, :]
+        pitches = recall_pitches(
+            before, lambda back: tf.cast(tf.gather(self._pitch, rows[..., :-1, :] - back), tf.int64)
+        )
+        places = rows[..., 1:, :] - later
+        step_us, duration_us = (
+            tf.cast(tf.gather(column, places), tf.int64) for column in (self._step_us, self._duration_us)
+        )
+        return Recall(pitches, TimeRecall(step_us, duration_us, later))
+
+
+def recall_pitches(distance: tf.Tensor, pitch_back: Callable[[tf.Tensor], tf.Tensor]) -> PitchRecall:
+    """Returns the candidates after notes `[...]`.
+
+    Args:
+        distance: back to the matches of each note, int64 `[..., MATCHES]`; 0 where there is none.
+        pitch_back: returns the pitches of the notes so many notes before each note, int64 `[..., n]` both.
+    """
+    distance = tf.gather(distance, _MATCH, axis=-1)
+    pitch = pitch_back(tf.maximum(distance - _OFFSET, 0))
+    shift = pitch_back(tf.zeros_like(distance[..., :1])) - pitch_back(distance)
+    pitch += tf.where(_IS_TRANSPOSED, shift, 0)
+    is_candidate = (distance >= _OFFSET) & (pitch >= 0) & (pitch < PITCHES)
+    return PitchRecall(tf.where(is_candidate, pitch, 0), tf.where(is_candidate, distance, 0))
+
+
+def no_recall(shape: list[int]) -> Recall:
+    """Returns the recall of notes without a past, of the given shape."""
+    pitches, times = (tf.zeros([*shape, size], tf.int64) for size in (CANDIDATES, MATCHES))
+    return Recall(PitchRecall(pitches, pitches), TimeRecall(times, times, times))

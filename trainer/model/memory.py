@@ -1,0 +1,168 @@
+"""The memory of a performance while it is played: finds the matches of each note, one note at a time.
+
+It finds what `trainer.data.matches.find_matches` finds in whole performances. All numbers are integers that float32
+holds exactly: 32-bit integers would be compared on the host of a GPU.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from sostenuto.music.notes import Notes
+from trainer.data.matches import (
+    CODES,
+    CONTEXTS,
+    LONGEST_CONTEXT,
+    MEMORY_LENGTH,
+    PITCH_CODES,
+    SAME_PITCHES,
+    TRANSPOSED,
+    contexts,
+    find_matches,
+)
+from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.data.recall import PitchRecall, TimeRecall, recall_pitches
+
+_CONTEXT_LENGTHS: Final = np.array(SAME_PITCHES + TRANSPOSED)
+_NO_CODE: Final = -1.0  # of a place that matches nothing
+
+
+class Memory(NamedTuple):
+    """The last `MEMORY_LENGTH` notes of performances, as rings: note n is at n modulo `MEMORY_LENGTH`.
+
+    Attributes:
+        notes: their pitch, step and duration, int64 `[batch, 3, MEMORY_LENGTH]`; times in microseconds.
+        codes: of the contexts that end at each note, float32 `[batch, CONTEXTS, MEMORY_LENGTH]`.
+        links: the distance from each note to its most recent match, or 0, of the same shape.
+        count: the notes of each performance so far, int64 `[batch]`.
+    """
+
+    notes: tf.Tensor
+    codes: tf.Tensor
+    links: tf.Tensor
+    count: tf.Tensor
+
+
+def empty_memory(batch: int | tf.Tensor) -> Memory:
+    """Returns the memory of `batch` performances before their first note."""
+    contexts = tf.zeros([batch, CONTEXTS, MEMORY_LENGTH])
+    notes = tf.zeros([batch, 3, MEMORY_LENGTH], tf.int64)
+    return Memory(notes, contexts + _NO_CODE, contexts, tf.zeros([batch], tf.int64))
+
+
+def read_memory(performances: Sequence[Notes]) -> Memory:
+    """Returns the memory after whole performances, one a row."""
+    memories = [_read(performance) for performance in performances]
+    return Memory(*(tf.constant(np.stack(parts)) for parts in zip(*memories, strict=True)))
+
+
+class Found(NamedTuple):
+    """The contexts of a note and their matches, float32 `[batch, CONTEXTS]` each.
+
+    Attributes:
+        code: `_NO_CODE` where the performance has too few notes.
+        nearest: the distance to the most recent match; 0 where there is none.
+        next: the distance to the one before it.
+    """
+
+    code: tf.Tensor
+    nearest: tf.Tensor
+    next: tf.Tensor
+
+    def distance(self) -> tf.Tensor:
+        """Returns the distances as `find_matches` does, int64 `[batch, MATCHES]`."""
+        return tf.cast(tf.concat([self.nearest, self.next], axis=-1), tf.int64)
+
+
+def find(memory: Memory, pitch: tf.Tensor) -> Found:
+    """Finds the matches of a pitch that follows the remembered notes, int64 `[batch]`."""
+    code = _codes(memory, pitch)
+    at = memory.count % MEMORY_LENGTH
+    column = tf.range(MEMORY_LENGTH, dtype=tf.float32)
+    back = tf.cast(at, tf.float32)[:, tf.newaxis] - column
+    back = tf.where(back > 0, back, back + MEMORY_LENGTH)[:, tf.newaxis]
+    distances = tf.where(memory.codes == code[..., tf.newaxis], back, float(MEMORY_LENGTH))
+    # XLA compiles a minimum over rows of a matrix to faster code than one over a vector.
+    side = int(MEMORY_LENGTH**0.5)
+    distances = tf.reshape(distances, [-1, CONTEXTS, side, side])
+    nearest = tf.reduce_min(tf.reduce_min(distances, axis=-2), axis=-1)
+    is_match = (nearest < MEMORY_LENGTH) & (code >= 0)
+    nearest = tf.where(is_match, nearest, 0)
+    place = (at[:, tf.newaxis] - tf.cast(nearest, tf.int64)) % MEMORY_LENGTH
+    link = tf.gather(memory.links, place, batch_dims=2)
+    following = nearest + link
+    return Found(code, nearest, tf.where(is_match & (link > 0) & (following < MEMORY_LENGTH), following, 0))
+
+
+def remember(memory: Memory, note: NoteTensors, found: Found | None = None) -> tuple[Memory, PitchRecall]:
+    """Adds a note, int32 `[batch]` each, and returns the candidates for the pitch after it.
+
+    `START_PITCH` is not a note: the memory stays as it was, and there are no candidates.
+    `found` are the note's matches, if they were found before.
+    """
+    is_note = note.pitch != START_PITCH
+    pitch = tf.where(is_note, tf.cast(note.pitch, tf.int64), 0)
+    found = found or find(memory, pitch)
+    at = memory.count % MEMORY_LENGTH
+    fields = tf.stack([pitch, *(tf.cast(field, tf.int64) for field in note[1:3])], axis=-1)
+    # This is true. XLA writes in place what depends on all that was read, and else copies the memory.
+    is_read = found.next >= 0
+    # What is written for no note is written again by the next.
+    after = Memory(
+        _write(memory.notes, at, tf.where(is_read[:, :1], fields, 0)),
+        _write(memory.codes, at, tf.where(is_read, found.code, 0)),
+        _write(memory.links, at, tf.where(is_read, found.nearest, 0)),
+        memory.count + tf.cast(is_note, tf.int64),
+    )
+    distance = tf.where(is_note[:, tf.newaxis], found.distance(), 0)
+    recall = recall_pitches(
+        distance, lambda back: tf.gather(after.notes[:, 0], (at[:, tf.newaxis] - back) % MEMORY_LENGTH, batch_dims=1)
+    )
+    return after, recall
+
+
+def recall_times(memory: Memory, found: Found) -> TimeRecall:
+    """Returns the times of the matches of a pitch that follows the remembered notes."""
+    distance = found.distance()
+    place = (memory.count[:, tf.newaxis] - distance) % MEMORY_LENGTH
+    step_us, duration_us = (tf.gather(memory.notes[:, field], place, batch_dims=1) for field in (1, 2))
+    return TimeRecall(step_us, duration_us, distance)
+
+
+def _codes(memory: Memory, pitch: tf.Tensor) -> tf.Tensor:
+    """Returns the codes of the contexts that end with a pitch, float32 `[batch, CONTEXTS]`."""
+    back = tf.range(1, LONGEST_CONTEXT, dtype=tf.int64)
+    before = tf.gather(memory.notes[:, 0], (memory.count[:, tf.newaxis] - back) % MEMORY_LENGTH, batch_dims=1)
+    pitches = tf.concat([pitch[:, tf.newaxis], before], axis=-1)
+    table = tf.constant(PITCH_CODES)
+    codes = []
+    for lengths, columns in ((SAME_PITCHES, pitches), (TRANSPOSED, (pitches - pitches[:, :1]) % 128)):
+        numbers = tf.gather(table, columns)
+        codes += [tf.reduce_sum(numbers[:, :length], axis=-1) % CODES for length in lengths]
+    code = tf.cast(tf.stack(codes, axis=-1), tf.float32)
+    return tf.where(memory.count[:, tf.newaxis] >= _CONTEXT_LENGTHS - 1, code, _NO_CODE)
+
+
+def _write(rings: tf.Tensor, at: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Writes values `[batch, n]` into rings `[batch, n, MEMORY_LENGTH]` at a place of each row, int64 `[batch]`."""
+    batch, rows = tf.shape(values, tf.int64)[0], values.shape[-1]
+    row, number = tf.meshgrid(tf.range(batch), tf.range(rows, dtype=tf.int64), indexing="ij")
+    index = tf.stack([row, number, tf.repeat(at[:, tf.newaxis], rows, axis=1)], axis=-1)
+    return tf.tensor_scatter_nd_update(rings, index, values)
+
+
+def _read(notes: Notes) -> Memory:
+    """Returns the memory after a performance, without the batch's axis, in NumPy."""
+    pitch, number = notes.pitch.astype(np.int64), np.arange(len(notes))
+    fields = np.stack([pitch, notes.step_us, notes.duration_us])
+    codes = np.stack([np.where(number >= length - 1, code, _NO_CODE) for length, code in contexts(pitch)])
+    links = find_matches(pitch, np.array([0, len(notes)]))[:, :CONTEXTS].T
+    last = number[-MEMORY_LENGTH:]
+    rings = []
+    for values, empty, dtype in ((fields, 0, np.int64), (codes, _NO_CODE, np.float32), (links, 0, np.float32)):
+        ring = np.full([len(values), MEMORY_LENGTH], empty, dtype)
+        ring[:, last % MEMORY_LENGTH] = values[:, last]
+        rings.append(ring)
+    return Memory(*rings, np.array(len(notes), np.int64))

@@ -1,0 +1,91 @@
+"""Learned use of what the performance's own past suggests: scores of candidate pitches, and expected times."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import keras
+import tensorflow as tf
+
+from sostenuto.music.notes import PITCHES
+from trainer.config import Config
+from trainer.data.matches import MATCHES
+from trainer.data.recall import CANDIDATES, PitchRecall
+from trainer.model.activations import gelu
+from trainer.model.layers import MixedDense, glorot
+from trainer.model.time_bins import BINS
+from trainer.model.time_distribution import bins
+
+_VOTES: Final = 2  # weighted sums of matches, each with weights of its own
+_SCALE: Final = 8.0
+
+
+class PitchScorer(keras.layers.Layer):
+    """Adds a score to the logit of each pitch that followed a match: the same small network for all pitches."""
+
+    def __init__(self, config: Config, dtype: str, seeds: Iterator[int]) -> None:
+        super().__init__(dtype=dtype, name="pitch_recall")
+        units = config.memory_units
+        self._hidden = MixedDense(units, kernel_initializer=glorot(seeds), dtype=config.precision, name="hidden")
+        initializer = keras.initializers.RandomNormal(stddev=0.3 / _SCALE, seed=next(seeds))
+        self._present = self.add_weight(shape=[CANDIDATES, units], initializer=initializer, name="present")
+        self._distance = self.add_weight(shape=[CANDIDATES, units], initializer="zeros", name="distance")
+        self._score = self.add_weight(shape=[units], initializer="zeros", name="score")
+
+    def call(self, hidden: tf.Tensor, recall: PitchRecall) -> tf.Tensor:
+        """Returns what to add to logits, `[..., PITCHES]`, from the head's hidden layer `[..., units]`."""
+        is_candidate = recall.distance > 0
+        present = tf.cast(is_candidate, self.compute_dtype)
+        distance = _log_distance(recall.distance, self.compute_dtype)
+        features = _SCALE * (present[..., tf.newaxis] * self._present + distance[..., tf.newaxis] * self._distance)
+        # Candidates of the same pitch are summed; the score of each pitch is added once.
+        pitch = tf.where(is_candidate, recall.pitch, -1)
+        is_same = tf.equal(pitch[..., tf.newaxis], pitch[..., tf.newaxis, :])
+        same = tf.cast(is_same, self.compute_dtype)
+        earlier = tf.linalg.band_part(same, -1, 0)
+        is_first = is_candidate & (tf.reduce_sum(earlier, axis=-1) < 2)
+        summed = gelu(tf.matmul(same, features) + self._hidden(hidden)[..., tf.newaxis, :])
+        scores = tf.where(is_first, tf.reduce_sum(summed * (_SCALE * self._score), axis=-1), 0)
+        return _scatter(scores, tf.where(is_first, recall.pitch, 0), PITCHES)
+
+
+class TimeVotes(keras.layers.Layer):
+    """Adds to the hidden layer of a time's head the times of matches, weighted by a learned attention."""
+
+    def __init__(self, config: Config, dtype: str, field: str, seeds: Iterator[int]) -> None:
+        super().__init__(dtype=dtype, name=f"{field}_recall")
+        self._attention = MixedDense(
+            _VOTES * (MATCHES + 1), kernel_initializer=glorot(seeds), dtype=config.precision, name="attention"
+        )
+        self._distance = self.add_weight(shape=[_VOTES, MATCHES], initializer="zeros", name="distance")
+        self._times = MixedDense(
+            config.head_units, use_bias=False, kernel_initializer=glorot(seeds), dtype=config.precision, name="times"
+        )
+
+    def call(self, hidden: tf.Tensor, times_us: tf.Tensor, distance: tf.Tensor) -> tf.Tensor:
+        """Returns what to add to the head's hidden layer `[..., head_units]`, from times `[..., MATCHES]`."""
+        shape = tf.shape(distance)[:-1]
+        logits = tf.reshape(self._attention(hidden), tf.concat([shape, [_VOTES, MATCHES + 1]], axis=0))
+        is_match = (distance > 0)[..., tf.newaxis, :]
+        log_distance = _log_distance(distance, self.compute_dtype)[..., tf.newaxis, :]
+        weights = logits[..., 1:] + _SCALE * self._distance * log_distance
+        weights = tf.where(is_match, weights, tf.constant(-1e9, weights.dtype))
+        weights = tf.nn.softmax(tf.concat([logits[..., :1], weights], axis=-1))[..., 1:]
+        column = tf.where(distance > 0, bins(times_us), 0)[..., tf.newaxis, :]
+        column = tf.repeat(column, _VOTES, axis=-2)
+        votes = _scatter(weights, column, BINS)
+        return self._times(tf.reshape(votes, tf.concat([shape, [_VOTES * BINS]], axis=0)))
+
+
+def _log_distance(distance: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Returns logarithms of distances, scaled to 0 to 1; 0 for 0."""
+    return tf.math.log1p(tf.cast(distance, dtype)) / 8
+
+
+def _scatter(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
+    """Sums values `[..., n]` by int64 column: `[..., size]`."""
+    shape = tf.shape(values)[:-1]
+    ones = tf.ones([tf.reduce_prod(shape), 1], tf.int64)
+    first = size * tf.cumsum(ones, exclusive=True)
+    segments = tf.reshape(first + tf.reshape(columns, [-1, values.shape[-1]]), [-1])
+    sums = tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), segments, size * tf.size(ones))
+    return tf.reshape(sums, tf.concat([shape, [size]], axis=0))
