@@ -168,7 +168,8 @@ class _Graphs:
     def _empty_outputs(self, batch: tf.Tensor) -> _Outputs:
         """Returns what `_forward` gathers for a note, in zeros."""
         model = self._model
-        head_input, times = HeadInput(tf.zeros([batch, model.config.units], model.compute_dtype)), ()
+        head_input = HeadInput(tf.zeros([batch, model.config.units], model.compute_dtype))
+        times: TimeRecall | tuple[()] = ()
         if history := model.initial_state(batch).history:
             releases = tf.zeros([batch, BINS], model.compute_dtype)
             head_input = head_input._replace(remaining_us=history.remaining_us, releases=releases)

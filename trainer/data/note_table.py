@@ -86,6 +86,12 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
         return NoteTable(np.memmap(file, _ROW, "r", file.tell(), (offsets[-1],)), offsets)
 
 
+def notes_table(performances: Sequence[Notes]) -> NoteTable:
+    """Returns the table of performances."""
+    rows = [_to_rows(notes) for notes in performances]
+    return NoteTable(np.concatenate([np.empty(0, _ROW), *rows]), _offsets(rows))
+
+
 def track_performances(manifest: Manifest, split: str) -> Iterator[Performance]:
     """Yields the performances of a split and shows the progress; raises `UserError` if a shard is corrupt."""
     total = manifest.performances(split)

@@ -45,10 +45,13 @@ class TimeRecall(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """What is recalled for each predicted note."""
+    """What is recalled for each predicted note; empty tuples for a model without memory."""
 
-    pitches: PitchRecall
-    times: TimeRecall
+    pitches: PitchRecall | tuple[()]
+    times: TimeRecall | tuple[()]
+
+
+NO_RECALL: Final = Recall((), ())
 
 
 class RecallTable:
@@ -61,7 +64,7 @@ class RecallTable:
             )
             self._matches = tf.constant(find_matches(table.notes["pitch"], table.offsets))
 
-    def __call__(self, rows: tf.Tensor, is_note: tf.Tensor) -> Recall:
+    def __call__(self, rows: tf.Tensor, is_note: tf.Tensor) -> tuple[PitchRecall, TimeRecall]:
         """Returns what is recalled for each note but the first of sequences of rows `[..., notes]` of the table."""
         distance = tf.where(is_note[..., tf.newaxis], tf.cast(tf.gather(self._matches, rows), tf.int64), 0)
         rows = rows[..., tf.newaxis]
@@ -73,7 +76,7 @@ class RecallTable:
         step_us, duration_us = (
             tf.cast(tf.gather(column, places), tf.int64) for column in (self._step_us, self._duration_us)
         )
-        return Recall(pitches, TimeRecall(step_us, duration_us, later))
+        return pitches, TimeRecall(step_us, duration_us, later)
 
 
 def recall_pitches(distance: tf.Tensor, pitch_back: Callable[[tf.Tensor], tf.Tensor]) -> PitchRecall:
@@ -91,7 +94,7 @@ def recall_pitches(distance: tf.Tensor, pitch_back: Callable[[tf.Tensor], tf.Ten
     return PitchRecall(tf.where(is_candidate, pitch, 0), tf.where(is_candidate, distance, 0))
 
 
-def no_recall(shape: list[int]) -> Recall:
+def no_recall(shape: tf.Tensor) -> tuple[PitchRecall, TimeRecall]:
     """Returns the recall of notes without a past, of the given shape."""
-    pitches, times = (tf.zeros([*shape, size], tf.int64) for size in (CANDIDATES, MATCHES))
-    return Recall(PitchRecall(pitches, pitches), TimeRecall(times, times, times))
+    pitches, times = (tf.zeros(tf.concat([shape, [size]], axis=0), tf.int64) for size in (CANDIDATES, MATCHES))
+    return PitchRecall(pitches, pitches), TimeRecall(times, times, times)

@@ -13,7 +13,7 @@ from trainer.config import Config
 from trainer.data import random
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import PitchRecall, Recall, RecallTable, TimeRecall
+from trainer.data.recall import NO_RECALL, PitchRecall, Recall, RecallTable, TimeRecall
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
         inputs: `[windows, seq_length]`, the note before each target; `START_PITCH` at a performance's start.
         targets: `[windows, positions]`; positions is seq_length, or 1 if only the last is a target.
         mask: bool `[windows, positions]`, False on the padding of short windows.
-        recall: for each target, `[windows, positions, ...]`; an empty tuple without memory.
+        recall: pitches at each input, and times for each target; `NO_RECALL` without memory.
         windows: int64 `[windows]`, index of each window in its epoch.
         first_example: int64 `[]`, example index of the first window (`trainer.data.random`).
     """
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     inputs: NoteTensors
     targets: NoteTensors
     mask: tf.Tensor
-    recall: Recall | tuple[()]
+    recall: Recall
     windows: tf.Tensor
     first_example: tf.Tensor
 
@@ -126,10 +126,11 @@ class WindowSampler:
             targets = notes.map(lambda field: tf.where(mask, field[:, 1:], 0))
             if self._config.positions == "last":
                 targets, mask = targets.map(lambda field: field[:, -1:]), mask[:, -1:]
-            recall: Recall | tuple[()] = ()
+            recall = NO_RECALL
             if self._recall_table:
-                recall = _augment_recall(self._recall_table(rows, is_note), notes.pitch - played.pitch, factor)
-                recall = tf.nest.map_structure(lambda part: part[:, -mask.shape[1] :], recall)
+                recalled = self._recall_table(rows, is_note)
+                pitches, times = _augment_recall(recalled, notes.pitch - played.pitch, factor)
+                recall = Recall(pitches, TimeRecall(*(part[:, -mask.shape[1] :] for part in times)))
         return Batch(inputs, targets, mask, recall, location.window, tf.identity(first_example))
 
     def place(self, example_index: int) -> tuple[int, int, int]:
@@ -204,15 +205,18 @@ def _augment(
     return notes, factor
 
 
-def _augment_recall(recall: Recall, transposed: tf.Tensor, factor: tf.Tensor | None) -> Recall:
-    """Changes what is recalled as the windows: pitches by the semitones `[windows, notes]`, times by the factor."""
-    pitch = recall.pitches.pitch + tf.cast(transposed[:, :-1, tf.newaxis], tf.int64)
+def _augment_recall(
+    recall: tuple[PitchRecall, TimeRecall], transposed: tf.Tensor, factor: tf.Tensor | None
+) -> tuple[PitchRecall, TimeRecall]:
+    """Changes what is recalled as the windows: pitches by semitones `[windows, notes]`, times by the factor."""
+    (pitch, distance), times = recall
+    pitch += tf.cast(transposed[:, :-1, tf.newaxis], tf.int64)
     is_valid = (pitch >= 0) & (pitch < PITCHES)
-    pitches = PitchRecall(tf.where(is_valid, pitch, 0), tf.where(is_valid, recall.pitches.distance, 0))
+    pitches = PitchRecall(tf.where(is_valid, pitch, 0), tf.where(is_valid, distance, 0))
     if factor is None:
-        return Recall(pitches, recall.times)
-    step_us, duration_us = (tf.cast(_stretch(times, factor[..., tf.newaxis]), tf.int64) for times in recall.times[:2])
-    return Recall(pitches, TimeRecall(step_us, duration_us, recall.times.distance))
+        return pitches, times
+    step_us, duration_us = (tf.cast(_stretch(field, factor[..., tf.newaxis]), tf.int64) for field in times[:2])
+    return pitches, TimeRecall(step_us, duration_us, times.distance)
 
 
 def _transpose(pitch: tf.Tensor, is_note: tf.Tensor, uniform: tf.Tensor, semitones: int) -> tf.Tensor:

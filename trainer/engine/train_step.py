@@ -55,15 +55,11 @@ class ReplicaStep:
     def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns the loss of each field of a batch's windows, 0 where masked: `[windows, positions]`."""
         dropout = Dropout(self._config.seed, self._config.dropout, batch.first_example)
-        head_input, _ = self._model.forward(batch.inputs, dropout=dropout)
+        pitches, times = batch.recall
+        head_input, _ = self._model.forward(batch.inputs, recall=pitches, dropout=dropout)
         positions = batch.mask.shape[1]
         head_input = head_input.map(lambda part: part[:, -positions:])
-        if batch.recall:
-            losses = self._model.heads.losses(
-                head_input._replace(recall=batch.recall.pitches), batch.targets, batch.recall.times
-            )
-        else:
-            losses = self._model.heads.losses(head_input, batch.targets)
+        losses = self._model.heads.losses(head_input, batch.targets, times)
         return {field: tf.where(batch.mask, loss, 0) for field, loss in losses.items()}
 
     def _make_batch(self, number: tf.Tensor) -> Batch:

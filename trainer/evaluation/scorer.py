@@ -12,7 +12,7 @@ import tensorflow as tf
 from sostenuto.progress import ProgressCounter
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import Recall, RecallTable, TimeRecall, no_recall
+from trainer.data.recall import NO_RECALL, Recall, RecallTable, TimeRecall, no_recall
 from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_density, score_with_residuals
 from trainer.evaluation.statistics import FIELDS, Ints, NoteScores
 from trainer.model import time_distribution
@@ -52,30 +52,35 @@ class Scorer:
             lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), model.initial_state(1)
         )
 
-        recall_spec = ()
+        recall_spec = NO_RECALL
         if model.has_memory:
             recall_spec = tf.nest.map_structure(
-                lambda part: tf.TensorSpec([None, None, part.shape[-1]], part.dtype), no_recall([1, 1])
+                lambda part: tf.TensorSpec([None, None, part.shape[-1]], part.dtype), Recall(*no_recall([1, 1]))
             )
 
         @tf.function(
             autograph=False, input_signature=(notes_spec(None, None), notes_spec(None, None), recall_spec, state_spec)
         )
         def read_chunk(
-            inputs: NoteTensors, targets: NoteTensors, recall: Recall | tuple[()], state: ModelState
+            inputs: NoteTensors, targets: NoteTensors, recall: Recall, state: ModelState
         ) -> tuple[dict[str, tf.Tensor], ModelState]:
-            head_input, state = model.forward(inputs, state)
-            if isinstance(recall, Recall):
-                head_input = head_input._replace(recall=recall.pitches)
-                return compute_outputs(model, head_input, targets, recall.times), state
-            return compute_outputs(model, head_input, targets), state
+            head_input, state = model.forward(inputs, state, recall.pitches)
+            return compute_outputs(model, head_input, targets, recall.times), state
 
         window_spec = notes_spec(None, model.config.seq_length)
 
-        @tf.function(autograph=False, input_signature=(window_spec, tf.TensorSpec([None], tf.int32), notes_spec(None)))
-        def read_windows(inputs: NoteTensors, last: tf.Tensor, targets: NoteTensors) -> dict[str, tf.Tensor]:
-            head_input, _ = model.forward(inputs)
-            return compute_outputs(model, head_input.map(lambda part: tf.gather(part, last, batch_dims=1)), targets)
+        @tf.function(
+            autograph=False,
+            input_signature=(window_spec, tf.TensorSpec([None], tf.int32), notes_spec(None), recall_spec),
+        )
+        def read_windows(
+            inputs: NoteTensors, last: tf.Tensor, targets: NoteTensors, recall: Recall
+        ) -> dict[str, tf.Tensor]:
+            head_input, _ = model.forward(inputs, recall=recall.pitches)
+            head_input, times = tf.nest.map_structure(
+                lambda part: tf.gather(part, last, batch_dims=1), (head_input, recall.times)
+            )
+            return compute_outputs(model, head_input, targets, times)
 
         self._read_chunk, self._read_window_batch = read_chunk, read_windows
 
@@ -126,12 +131,9 @@ class Scorer:
                 active = int(np.sum(lengths > start))
                 state = tf.nest.map_structure(lambda part, active=active: part[:active], state)
                 inputs, targets = _chunk(performances[:active], start, min(self._chunk, int(lengths[0]) - start))
-                recall: Recall | tuple[()] = ()
-                if recall_table:
-                    number = start - 1 + np.arange(inputs.pitch.shape[1] + 1)
-                    is_note = (number >= 0) & (number < lengths[:active, np.newaxis])
-                    rows = np.where(is_note, table.offsets[group[:active], np.newaxis] + number, 0)
-                    recall = recall_table(tf.constant(rows), tf.constant(is_note))
+                number = np.arange(start - 1, start + inputs.pitch.shape[1])
+                is_note = (number >= 0) & (number < lengths[:active, np.newaxis])
+                recall = _recall(recall_table, table.offsets[group[:active], np.newaxis] + number, is_note)
                 outputs, state = self._read_chunk(inputs, targets, recall, state)
                 arrays = {name: value.numpy() for name, value in outputs.items()}
                 for row in range(active):
@@ -143,6 +145,7 @@ class Scorer:
     def _read_windows(self, table: NoteTable, counter: ProgressCounter) -> list[Outputs]:
         """Reads the window before each note; returns the outputs of each batch of windows."""
         seq_length = self._model.config.seq_length
+        recall_table = RecallTable(table) if self._model.has_memory else None
         parts = []
         for index, length in enumerate(table.lengths):
             performance = table.performance(index)
@@ -150,15 +153,24 @@ class Scorer:
                 note = np.arange(start, min(start + self._windows, length))
                 first = np.maximum(note - seq_length, 0)
                 # Windows at a performance's start are padded on the right; the output there is not used.
-                rows = np.minimum(first[:, np.newaxis] + np.arange(seq_length), length - 1)
+                rows = np.minimum(first[:, np.newaxis] + np.arange(seq_length + 1), length - 1)
+                recall = _recall(recall_table, table.offsets[index] + rows, np.ones(rows.shape, bool))
                 outputs = self._read_window_batch(
-                    NoteTensors(*(tf.constant(field[rows]) for field in performance)),
+                    NoteTensors(*(tf.constant(field[rows[:, :-1]]) for field in performance)),
                     tf.constant(note - first - 1, tf.int32),
                     NoteTensors(*(tf.constant(field[note]) for field in performance)),
+                    recall,
                 )
                 parts.append({name: value.numpy() for name, value in outputs.items()})
             counter.advance(max(int(length) - 1, 0))
         return parts
+
+
+def _recall(recall_table: RecallTable | None, rows: np.ndarray, is_note: np.ndarray) -> Recall:
+    """Returns what is recalled for each note but the first of sequences of a table's rows."""
+    if recall_table is None:
+        return NO_RECALL
+    return Recall(*recall_table(tf.constant(np.where(is_note, rows, 0)), tf.constant(is_note)))
 
 
 def _scored_times(table: NoteTable) -> tuple[Ints, Ints]:
@@ -170,7 +182,7 @@ def _scored_times(table: NoteTable) -> tuple[Ints, Ints]:
 
 
 def _density_outputs(
-    model: NextNoteModel, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()] = ()
+    model: NextNoteModel, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()]
 ) -> dict[str, tf.Tensor]:
     """Computes the scores of notes from the model's densities."""
     logits = model.heads.logits(head_input, notes, times)
@@ -183,7 +195,9 @@ def _density_outputs(
     }
 
 
-def _regression_outputs(model: NextNoteModel, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
+def _regression_outputs(
+    model: NextNoteModel, head_input: HeadInput, notes: NoteTensors, _: TimeRecall | tuple[()]
+) -> dict[str, tf.Tensor]:
     """Computes the scores of pitches; step and duration are the predicted seconds."""
     predicted = model.heads.predict_fields(head_input)
     nats = categorical_nll(predicted["pitch"], notes.pitch)

@@ -14,10 +14,12 @@ from sostenuto.music.notes import FIELDS, Notes
 from sostenuto.progress import ProgressCounter, silenced
 from sostenuto.text import counted
 from trainer.config import Bounds
+from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.data.recall import PitchRecall, RecallTable
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
-from trainer.model.memory import read_memory, remember
+from trainer.model.memory import read_memory
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
 from trainer.workdir.load_model import LoadedModel
 
@@ -171,15 +173,15 @@ class NoteSampler:
         for length in np.unique(lengths):  # Primers of one length form a batch.
             group = np.flatnonzero(lengths == length)
             batch = NoteTensors(*map(tf.constant, np.stack([inputs[index] for index in group], axis=1)))
-            head_input, state = self._forward(batch, self._model.initial_state(len(group)))
-            head_input = head_input.map(lambda part: part[:, -1])
+            state = self._model.initial_state(len(group))
             if self._model.has_memory:
-                memory, recall = remember(
-                    read_memory([primers[int(index)][:-1] for index in group]), batch.map(lambda field: field[:, -1])
-                )
-                head_input, state = head_input._replace(recall=recall), state._replace(memory=memory)
+                heard = [primers[int(index)] for index in group]
+                head_input, state = self._forward(batch, state, _recall(heard, int(length)))
+                state = state._replace(memory=read_memory(heard))
+            else:
+                head_input, state = self._forward(batch, state)
             groups.append(group)
-            prefixes.append((head_input, state))
+            prefixes.append((head_input.map(lambda part: part[:, -1]), state))
         order = np.argsort(np.concatenate(groups))
         head_input, state = tf.nest.map_structure(lambda *parts: tf.gather(tf.concat(parts, axis=0), order), *prefixes)
         # `decode_step` expects the variables' precision; counts stay integers.
@@ -196,6 +198,16 @@ class NoteSampler:
         if not len(primer):
             raise UserError("a model with positions=last cannot start without notes. Give a --primer")
         return fields[:, -config.seq_length :]
+
+
+def _recall(primers: list[Notes], inputs: int) -> PitchRecall:
+    """Returns the candidates after each of the last inputs of primers of one length; an input may precede the first."""
+    table = notes_table(primers)
+    number = np.arange(len(primers[0]) - inputs, len(primers[0]) + 1)
+    is_note = np.tile((number >= 0) & (number < len(primers[0])), [len(primers), 1])
+    rows = np.where(is_note, table.offsets[:-1, np.newaxis] + number, 0)
+    pitches, _ = RecallTable(table)(tf.constant(rows), tf.constant(is_note))
+    return pitches
 
 
 def _list_primers(primers: Any) -> Sequence[Notes]:

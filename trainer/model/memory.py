@@ -55,7 +55,7 @@ def empty_memory(batch: int | tf.Tensor) -> Memory:
 def read_memory(performances: Sequence[Notes]) -> Memory:
     """Returns the memory after whole performances, one a row."""
     memories = [_read(performance) for performance in performances]
-    return Memory(*(tf.constant(np.stack(parts)) for parts in zip(*memories, strict=True)))
+    return tf.nest.map_structure(lambda *parts: tf.constant(np.stack(parts)), *memories)
 
 
 class Found(NamedTuple):
@@ -165,4 +165,5 @@ def _read(notes: Notes) -> Memory:
         ring = np.full([len(values), MEMORY_LENGTH], empty, dtype)
         ring[:, last % MEMORY_LENGTH] = values[:, last]
         rings.append(ring)
-    return Memory(*rings, np.array(len(notes), np.int64))
+    notes_ring, codes_ring, links_ring = rings
+    return Memory(notes_ring, codes_ring, links_ring, np.array(len(notes), np.int64))

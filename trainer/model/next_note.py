@@ -11,7 +11,7 @@ import tensorflow as tf
 from sostenuto.music.notes import PITCHES
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import no_recall
+from trainer.data.recall import PitchRecall, no_recall
 from trainer.model import lstm_cpu, note_history
 from trainer.model.activations import LayerNorm
 from trainer.model.heads import ALL_PITCHES, DensityHeads, HeadInput, PitchRange, RegressionHeads
@@ -26,6 +26,7 @@ from trainer.model.layers import (
     split_columns,
 )
 from trainer.model.memory import Found, Memory, empty_memory, remember
+from trainer.model.recall_heads import expected_keys
 
 _History = note_history.NoteHistory | tuple[()]
 
@@ -112,28 +113,33 @@ class NextNoteModel(keras.Model):
             self.heads = RegressionHeads(full, pitch_range, seeds)
 
     def forward(
-        self, inputs: NoteTensors, state: ModelState | None = None, dropout: Dropout | None = None
+        self,
+        inputs: NoteTensors,
+        state: ModelState | None = None,
+        recall: PitchRecall | tuple[()] = (),
+        dropout: Dropout | None = None,
     ) -> tuple[HeadInput, ModelState]:
         """Runs the body over all notes.
 
         Args:
             inputs: notes `[batch, notes]`; `START_PITCH` where a performance starts.
             state: from an earlier call; by default `initial_state`.
+            recall: what the performance's own past suggests after each note; by default nothing.
             dropout: masks for training; by default none.
 
         Returns:
             The heads' input, `[batch, notes, ...]`, and the state after the last note.
         """
         state = self.initial_state(tf.shape(inputs.pitch)[0]) if state is None else state
-        history, releases, history_features = self._update_history(inputs, state.history)
-        stream = tf.concat([self._encode(inputs), *history_features], axis=-1)
+        history, releases, recent = self._update_history(inputs, state.history, recall)
+        stream = tf.concat([self._encode(inputs), *recent], axis=-1)
         layers = []
         for index, (lstm, before) in enumerate(zip(self._lstm, state.layers, strict=True)):
             output, after = self._run_layer(lstm, self._normalize(index, stream), before)
             layers.append(after)
             stream = self._residual(index, stream, tf.cast(output, self.compute_dtype), dropout)
         last_history = tf.nest.map_structure(lambda field: field[:, -1], history)
-        return self._head_input(stream, history, releases), ModelState(tuple(layers), last_history)
+        return self._head_input(stream, history, releases, recall), ModelState(tuple(layers), last_history)
 
     def decode_weights(self) -> list[DecodeWeights]:
         """Returns the weights for `decode_step`; compute them once for many notes."""
@@ -161,12 +167,18 @@ class NextNoteModel(keras.Model):
         Returns:
             The heads' input, `[batch, ...]`, and the next state.
         """
-        sequence = self._update_history(inputs.map(lambda field: field[:, tf.newaxis]), state.history)
-        history, releases, history_features = tf.nest.map_structure(lambda value: value[:, 0], sequence)
+        memory = state.memory
+        recall: PitchRecall | tuple[()] = ()
+        if isinstance(memory, Memory):
+            memory, recall = remember(memory, inputs, found)
+        sequence = tf.nest.map_structure(lambda value: value[:, tf.newaxis], (inputs, recall))
+        history, releases, recent = tf.nest.map_structure(
+            lambda value: value[:, 0], self._update_history(sequence[0], state.history, sequence[1])
+        )
         layers = []
         stream = None if weights[0].tables else self._encode(inputs)
         for index, (layer, before) in enumerate(zip(weights, state.layers, strict=True)):
-            features = history_features if layer.tables else [self._normalize(index, stream)]
+            features = recent if layer.tables else [self._normalize(index, stream)]
             gates = blocked_matmul(tf.concat([*features, before.hidden], axis=-1), layer.matrix)
             if layer.tables:
                 gates += lookup_sum(layer.tables, inputs)
@@ -175,11 +187,7 @@ class NextNoteModel(keras.Model):
             output = tf.sigmoid(output_gate) * tf.tanh(cell)
             layers.append(LayerState(output, cell))
             stream = self._residual(index, stream, output, None)
-        head_input, memory = self._head_input(stream, history, releases), state.memory
-        if isinstance(memory, Memory):
-            memory, recall = remember(memory, inputs, found)
-            head_input = head_input._replace(recall=recall)
-        return head_input, ModelState(tuple(layers), history, memory)
+        return self._head_input(stream, history, releases, recall), ModelState(tuple(layers), history, memory)
 
     def initial_state(self, batch: int | tf.Tensor) -> ModelState:
         """Returns the state of `batch`, a scalar number of performances, before they start: zeros, no history."""
@@ -214,19 +222,32 @@ class NextNoteModel(keras.Model):
         return tf.stack([tf.cast(notes.pitch, self.compute_dtype) / PITCHES, *seconds], axis=-1)
 
     def _update_history(
-        self, notes: NoteTensors, before: _History
+        self, notes: NoteTensors, before: _History, recall: PitchRecall | tuple[()]
     ) -> tuple[_History, tf.Tensor | tuple[()], list[tf.Tensor]]:
-        """Returns the history at each note `[batch, notes]`, its releases, and its features for the first layer."""
+        """Returns the history at each note `[batch, notes]`, its releases, and features for the first layer.
+
+        The features are of the history and of the recalled pitches.
+        """
         if self._recent is None or not isinstance(before, note_history.NoteHistory):
             return (), (), []
         history = note_history.extend_history(notes, before)
         keys = note_history.key_features(history, self.compute_dtype)
         releases = note_history.release_histogram(history.remaining_us, self.compute_dtype)
-        return history, releases, [self._recent(tf.concat([keys, releases], axis=-1))]
+        features = [keys, releases]
+        if self.has_memory:
+            pitches = recall if isinstance(recall, PitchRecall) else no_recall(tf.shape(notes.pitch))[0]
+            features.append(expected_keys(pitches, self.compute_dtype))
+        return history, releases, [self._recent(tf.concat(features, axis=-1))]
 
-    def _head_input(self, stream: tf.Tensor, history: _History, releases: tf.Tensor | tuple[()]) -> HeadInput:
+    def _head_input(
+        self,
+        stream: tf.Tensor,
+        history: _History,
+        releases: tf.Tensor | tuple[()],
+        recall: PitchRecall | tuple[()],
+    ) -> HeadInput:
         remaining_us = history.remaining_us if isinstance(history, note_history.NoteHistory) else ()
-        return HeadInput(self._normalize(self.config.layers, stream), remaining_us, releases)
+        return HeadInput(self._normalize(self.config.layers, stream), remaining_us, releases, recall)
 
     def _normalize(self, index: int, stream: tf.Tensor) -> tf.Tensor:
         """Normalizes the input of layer `index`, or of the heads after the last layer; embeddings stay as they are."""
@@ -251,8 +272,8 @@ def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNo
     head_input, _ = model.forward(notes)
     targets = notes._replace(pitch=tf.zeros_like(notes.pitch))
     if model.has_memory:
-        recall = no_recall([1, 1])
-        model.heads.losses(head_input._replace(recall=recall.pitches), targets, recall.times)
+        pitches, times = no_recall(tf.shape(notes.pitch))
+        model.heads.losses(head_input._replace(recall=pitches), targets, times)
     else:
         model.heads.losses(head_input, targets)
     return model

@@ -17,7 +17,7 @@ HISTORY_LENGTH: Final = 32  # The number of remembered notes.
 
 # Longer ages are not counted. Below 2 ** 24, so that float32 is exact too.
 _MAX_AGE_US: Final = 16_000_000
-_UNIT: Final = 2.0**24  # A feature is counted in steps of its inverse; the sum of 32 fits int32.
+_UNIT: Final = 2.0**24  # A feature is counted in steps of its inverse; the sum of 64 fits int32.
 _TRACE_SECONDS: Final = (0.3, 3.0)  # Decay times to 1/e of a struck key's traces: about a chord, about a bar.
 
 
@@ -68,25 +68,25 @@ def key_features(history: NoteHistory, dtype: tf.DType) -> tf.Tensor:
     is_note = tf.cast(history.age_us < _MAX_AGE_US, dtype)
     sounds = tf.cast(history.remaining_us > 0, dtype)
     features = tf.stack([sounds, *(is_note * tf.exp(-seconds / decay) for decay in _TRACE_SECONDS)], axis=-1)
-    return _sum_by_column(features, history.pitch, PITCHES)
+    return sum_by_column(features, history.pitch, PITCHES)
 
 
 def release_histogram(remaining_us: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Counts times above 0 `[..., HISTORY_LENGTH]` until releases by their bin: `[..., BINS]`."""
     sounds = tf.cast(remaining_us > 0, dtype)
-    return _sum_by_column(sounds[..., tf.newaxis], bins(tf.maximum(remaining_us, 0)), BINS)
+    return sum_by_column(sounds[..., tf.newaxis], bins(tf.maximum(remaining_us, 0)), BINS)
 
 
-def _sum_by_column(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
-    """Sums values `[..., HISTORY_LENGTH, kinds]` from 0 to 1 by int64 column: `[..., size * kinds]`."""
-    kinds = values.shape[-1]
+def sum_by_column(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
+    """Sums values `[..., n, kinds]` from 0 to 1 by int64 column `[..., n]`, n at most 64: `[..., size * kinds]`."""
+    count, kinds = values.shape[-2:]
     # A GPU sums in any order, and integers have the same sum in each. The reshape comes before the cast, because the
     # host would reshape 32-bit integers.
     integers = tf.cast(tf.reshape(tf.round(values * _UNIT), [-1, kinds]), tf.int32)
     # Numbers of the rows: tf.range would be computed on the host of a GPU.
-    ones = tf.ones([tf.size(columns) // HISTORY_LENGTH, 1], tf.int64)
+    ones = tf.ones([tf.size(columns) // count, 1], tf.int64)
     first = size * tf.cumsum(ones, exclusive=True)
-    segments = tf.reshape(first + tf.reshape(columns, [-1, HISTORY_LENGTH]), [-1])
+    segments = tf.reshape(first + tf.reshape(columns, [-1, count]), [-1])
     sums = tf.math.unsorted_segment_sum(integers, segments, size * tf.size(ones))
     sums = tf.cast(sums, values.dtype) / _UNIT
     # The sums depend on the notes alone: they need no gradient.

@@ -12,6 +12,7 @@ from trainer.data.matches import MATCHES
 from trainer.data.recall import CANDIDATES, PitchRecall
 from trainer.model.activations import gelu
 from trainer.model.layers import MixedDense, glorot
+from trainer.model.note_history import sum_by_column
 from trainer.model.time_bins import BINS
 from trainer.model.time_distribution import bins
 
@@ -74,6 +75,12 @@ class TimeVotes(keras.layers.Layer):
         column = tf.repeat(column, _VOTES, axis=-2)
         votes = _scatter(weights, column, BINS)
         return self._times(tf.reshape(votes, tf.concat([shape, [_VOTES * BINS]], axis=0)))
+
+
+def expected_keys(recall: PitchRecall, dtype: str) -> tf.Tensor:
+    """Returns for each key the sum of its candidates, which weigh less the farther back they are: `[..., PITCHES]`."""
+    weights = tf.where(recall.distance > 0, 1 - 0.8 * _log_distance(recall.distance, dtype), 0)
+    return sum_by_column(weights[..., tf.newaxis], recall.pitch, PITCHES)
 
 
 def _log_distance(distance: tf.Tensor, dtype: str) -> tf.Tensor:
