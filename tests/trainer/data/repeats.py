@@ -1,0 +1,35 @@
+"""Music that repeats itself, as random pitches would not, and the matches in it by their definition."""
+
+import numpy as np
+
+from trainer.data.matches import CONTEXTS, MATCHES, MEMORY_LENGTH, RANKS, SAME_PITCHES, TRANSPOSED
+
+
+def repeating_pitches(notes: int, seed: int) -> np.ndarray:
+    """Returns pitches of a piece whose phrases return: as they were, transposed, with two notes exchanged."""
+    random = np.random.default_rng(seed)
+    phrases = [random.integers(40, 80, random.integers(3, 14)) for _ in range(4)]
+    piece: list[int] = []
+    while len(piece) < notes:
+        phrase = phrases[random.integers(4)] + random.integers(-2, 3) * random.integers(2)
+        if random.random() < 0.5:
+            place = random.integers(len(phrase) - 1)
+            phrase[[place, place + 1]] = phrase[[place + 1, place]]
+        piece += [*phrase, *random.integers(21, 109, random.integers(3))]
+    return np.array(piece[:notes], np.int64)
+
+
+def matches_by_definition(pitch: np.ndarray) -> np.ndarray:
+    """Returns the distances of `find_matches` for one performance, from sorted lists of the notes themselves."""
+    matches = np.zeros((len(pitch), MATCHES), int)
+    contexts = [(length, False) for length in SAME_PITCHES] + [(length, True) for length in TRANSPOSED]
+    for index, (length, is_transposed) in enumerate(contexts):
+        places: dict[tuple[int, ...], list[int]] = {}
+        for note in range(length - 1, len(pitch)):
+            notes = pitch[note - length + 1 : note + 1] - (pitch[note] if is_transposed else 0)
+            earlier = places.setdefault(tuple(sorted(notes)), [])
+            near = [note - place for place in reversed(earlier) if note - place < MEMORY_LENGTH]
+            for rank, distance in enumerate(near[:RANKS]):
+                matches[note, rank * CONTEXTS + index] = distance
+            earlier.append(note)
+    return matches
