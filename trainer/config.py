@@ -109,15 +109,15 @@ class Config:
         "Size of the embedding of the last 32 notes: their keys, and when they end (density); 0 disables it.",
         bounds=Bounds(minimum=0, maximum=16_384),
     )
-    head_units: int = _model(128, "Hidden units of each head (density).", bounds=_WIDTH)
-    head_blocks: int = _model(
-        1, "Residual blocks of each head (density); 0 leaves one hidden layer.", bounds=Bounds(minimum=0, maximum=64)
-    )
     memory_units: int = _model(
         32,
         "Hidden units of the memory, which hears what followed the newest notes earlier in the performance (density); "
         "0 disables it.",
         bounds=Bounds(minimum=0, maximum=16_384),
+    )
+    head_units: int = _model(128, "Hidden units of each head (density).", bounds=_WIDTH)
+    head_blocks: int = _model(
+        1, "Residual blocks of each head (density); 0 leaves one hidden layer.", bounds=Bounds(minimum=0, maximum=64)
     )
     dropout: float = _model(
         0.0,

@@ -114,7 +114,7 @@ class _Graphs:
             head_input, state = self._model.decode_step(note, self._parse_state(inputs), self._weights)
         uniforms = tf.random.stateless_uniform([tf.shape(note.pitch)[0], UNIFORMS_PER_NOTE], seed, alg="philox")
         temperature = tf.cast(temperature, head_input.body.dtype)
-        sampled, _ = self._model.heads.sample(head_input, state.memory, uniforms, temperature=temperature)
+        sampled, _ = self._model.heads.sample(head_input, uniforms, temperature, memory=state.memory)
         return {**sampled._asdict(), **self._format_state(state)}
 
     def _score(self, **inputs: tf.Tensor) -> _Tensors:

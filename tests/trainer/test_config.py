@@ -23,6 +23,7 @@ OTHER = {
     "layers": 3,
     "pitch_embedding": 1,
     "recent_embedding": 0,
+    "memory_units": 0,
     "head_blocks": 2,
     "time_embedding": 2,
     "velocity_embedding": 3,
@@ -63,7 +64,7 @@ OTHER = {
 LARGEST = {
     **dict.fromkeys(
         ("seq_length", "units", "pitch_embedding", "time_embedding", "velocity_embedding", "recent_embedding",
-         "head_units"), 16_384),
+         "memory_units", "head_units"), 16_384),
     **dict.fromkeys(("layers", "head_blocks"), 64),
     **dict.fromkeys(("batch_size", "accumulation_steps"), 65_536),
     **dict.fromkeys(
@@ -102,8 +103,8 @@ WRONG = {
     **{
         name: [-1, 0.5]
         for name in (
-            "recent_embedding", "head_blocks", "warmup_steps", "steps", "epochs", "evaluate_every", "patience",
-            "replicas", "log_every", "checkpoint_every",
+            "recent_embedding", "memory_units", "head_blocks", "warmup_steps", "steps", "epochs", "evaluate_every",
+            "patience", "replicas", "log_every", "checkpoint_every",
         )
     },
     "monitor": ["val_loss"],

@@ -131,7 +131,8 @@ def played(model, note, state, seed):
     drawn = []
     for number in range(PLAYED):
         hidden, state = model.decode_step(note, state, model.decode_weights())
-        note = model.heads.sample(hidden, uniforms(len(note.pitch), seed, number), tf.constant(TEMPERATURE))
+        drawn_by = uniforms(len(note.pitch), seed, number)
+        note, _ = model.heads.sample(hidden, drawn_by, tf.constant(TEMPERATURE), memory=state.memory)
         drawn.append(note)
     return NoteTensors(*(np.stack(field) for field in zip(*drawn, strict=True)))
 
@@ -148,6 +149,8 @@ def models():
 def inputs(models):
     """The windows that are scored: of the density model from the performances' starts."""
     notes = random_arrays(VOICES, NOTES, seed=4)
+    # Few pitches, so that phrases return and the model recalls them.
+    notes = notes._replace(pitch=60 + notes.pitch % 4)
     return {"density": with_start(notes), "last": notes}
 
 
@@ -212,10 +215,10 @@ def test_the_example_of_the_docs_plays_from_silence(elsewhere, models):
     lines = [[int(number) for number in line.split()] for line in printed.partition("end of density")[0].splitlines()]
     assert len(lines) == 100
     model = models["density"]
-    note, state, onset_us = start_note(1), model.initial_state(1), 0
+    note, state, onset_us = start_note(1), model.initial_decode_state(1), 0
     for number, line in enumerate(lines):
         hidden, state = model.decode_step(note, state, model.decode_weights())
-        note = model.heads.sample(hidden, uniforms(1, 2024, number), tf.constant(1.0))
+        note, _ = model.heads.sample(hidden, uniforms(1, 2024, number), tf.constant(1.0), memory=state.memory)
         onset_us += int(note.step_us[0]) if number else 0
         assert line == [onset_us, *(int(field[0]) for field in (note.pitch, note.duration_us, note.velocity))]
 
@@ -312,8 +315,8 @@ def test_a_model_of_any_precision_is_exported_in_that_of_its_weights(tmp_path, p
     after = play_one(tf.saved_model.load(export_model(workdir)))
     assert after["hidden_0"].dtype == dtype
     model = load_model(workdir).model
-    hidden, _ = model.decode_step(start_note(1), model.initial_state(1), model.decode_weights())
-    expected = model.heads.sample(hidden, uniforms(1, 1, 2), tf.constant(1, dtype))
+    hidden, state = model.decode_step(start_note(1), model.initial_decode_state(1), model.decode_weights())
+    expected, _ = model.heads.sample(hidden, uniforms(1, 1, 2), tf.constant(1, dtype), memory=state.memory)
     assert all(after[field] == value for field, value in expected._asdict().items())
 
 

@@ -13,7 +13,8 @@ from trainer.config import Config
 from trainer.data import random
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import NO_RECALL, PitchRecall, Recall, RecallTable, TimeRecall
+from trainer.data.recall import NO_RECALL, PitchRecall, Recall, TimeRecall
+from trainer.data.recall_table import RecallTable
 
 logger = logging.getLogger(__name__)
 

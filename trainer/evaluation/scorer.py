@@ -12,7 +12,8 @@ import tensorflow as tf
 from sostenuto.progress import ProgressCounter
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import NO_RECALL, Recall, RecallTable, TimeRecall, no_recall
+from trainer.data.recall import NO_RECALL, Recall, TimeRecall, no_recall
+from trainer.data.recall_table import RecallTable
 from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_density, score_with_residuals
 from trainer.evaluation.statistics import FIELDS, Ints, NoteScores
 from trainer.model import time_distribution

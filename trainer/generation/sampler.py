@@ -16,7 +16,8 @@ from sostenuto.text import counted
 from trainer.config import Bounds
 from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import PitchRecall, RecallTable
+from trainer.data.recall import PitchRecall
+from trainer.data.recall_table import RecallTable
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
 from trainer.model.memory import read_memory
@@ -151,11 +152,7 @@ class NoteSampler:
         ) -> tuple[tf.Tensor, _Prefix, tf.TensorArray]:
             head_input, state = prefix
             note, found = self._model.heads.sample(
-                head_input,
-                state.memory,
-                tf.gather(uniforms, index),
-                temperature=options.temperature,
-                top_p=options.top_p,
+                head_input, tf.gather(uniforms, index), options.temperature, options.top_p, memory=state.memory
             )
             prefix = self._model.decode_step(note, state, options.weights, found)
             return index + 1, prefix, sampled.write(index, tf.stack(note))

@@ -141,20 +141,20 @@ class DensityHeads(keras.layers.Layer):
     def sample(
         self,
         head_input: HeadInput,
-        memory: Memory | tuple[()],
         uniforms: tf.Tensor,
-        *,
         temperature: tf.Tensor,
         top_p: TopP = NO_TOP_P,
+        *,
+        memory: Memory | tuple[()] = (),
     ) -> tuple[NoteTensors, Found | None]:
         """Samples one note for each row, int32 `[batch]` each, and returns its matches in the memory too.
 
         Args:
             head_input: of the last note, `[batch, ...]`.
-            memory: of the notes up to the last one.
             uniforms: `[batch, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
             top_p: for the same fields, as in `sample_categorical`; the classes of times are the bins.
+            memory: of the notes up to the last one; by default nothing is recalled.
         """
         layers = self._hidden_layers(head_input)
         temperatures = tf.unstack(tf.broadcast_to(temperature, [len(FIELDS)]))
@@ -262,11 +262,11 @@ class RegressionHeads(keras.layers.Layer):
     def sample(
         self,
         head_input: HeadInput,
-        memory: Memory | tuple[()],
         uniforms: tf.Tensor,
-        *,
         temperature: tf.Tensor,
         top_p: TopP = NO_TOP_P,
+        *,
+        memory: Memory | tuple[()] = (),
     ) -> tuple[NoteTensors, None]:
         """Samples a pitch for each row as `DensityHeads.sample`; step and duration are the predicted ones."""
         predicted = self.predict_fields(head_input)

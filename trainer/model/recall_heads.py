@@ -30,7 +30,8 @@ class PitchScorer(keras.layers.Layer):
         initializer = keras.initializers.RandomNormal(stddev=0.3 / _SCALE, seed=next(seeds))
         self._present = self.add_weight(shape=[CANDIDATES, units], initializer=initializer, name="present")
         self._distance = self.add_weight(shape=[CANDIDATES, units], initializer="zeros", name="distance")
-        self._score = self.add_weight(shape=[units], initializer="zeros", name="score")
+        initializer = keras.initializers.RandomNormal(stddev=0.1 / _SCALE, seed=next(seeds))
+        self._score = self.add_weight(shape=[units], initializer=initializer, name="score")
 
     def call(self, hidden: tf.Tensor, recall: PitchRecall) -> tf.Tensor:
         """Returns what to add to logits, `[..., PITCHES]`, from the head's hidden layer `[..., units]`."""

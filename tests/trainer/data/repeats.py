@@ -1,8 +1,13 @@
-"""Music that repeats itself, as random pitches would not, and the matches in it by their definition."""
+"""Music that repeats itself, as random pitches would not, the matches in it by their definition, and what they recall."""
 
 import numpy as np
+import tensorflow as tf
 
 from trainer.data.matches import CONTEXTS, MATCHES, MEMORY_LENGTH, RANKS, SAME_PITCHES, TRANSPOSED
+from trainer.data.note_table import NoteTable
+from trainer.data.note_tensors import NoteTensors
+from trainer.data.recall import PitchRecall, TimeRecall
+from trainer.data.recall_table import RecallTable
 
 
 def repeating_pitches(notes: int, seed: int) -> np.ndarray:
@@ -33,3 +38,16 @@ def matches_by_definition(pitch: np.ndarray) -> np.ndarray:
                 matches[note, rank * CONTEXTS + index] = distance
             earlier.append(note)
     return matches
+
+
+def recall_of(notes: NoteTensors) -> tuple[PitchRecall, TimeRecall]:
+    """Returns what is recalled for each note of performances `[batch, notes]`, the first included."""
+    batch, length = notes.pitch.shape
+    rows = np.empty(batch * length, [("pitch", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
+    for field in rows.dtype.names or ():
+        rows[field] = np.ravel(getattr(notes, field))
+    number = np.tile(np.arange(-1, length), [batch, 1])
+    table = NoteTable(rows, np.arange(batch + 1) * length)
+    return RecallTable(table)(
+        tf.constant(np.maximum(number, 0) + table.offsets[:-1, np.newaxis]), tf.constant(number >= 0)
+    )

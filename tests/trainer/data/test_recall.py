@@ -6,7 +6,8 @@ from tests.trainer.data.repeats import matches_by_definition, repeating_pitches
 from tests.trainer.data.windows import PLAIN, draw_epoch, numbers, table_of
 from trainer.config import Config
 from trainer.data.matches import CONTEXTS, MATCHES, SAME_PITCHES
-from trainer.data.recall import CANDIDATES, RecallTable
+from trainer.data.recall import CANDIDATES
+from trainer.data.recall_table import RecallTable
 from trainer.data.windows import WindowSampler
 
 LENGTHS = [70, 0, 1, 45]
@@ -75,7 +76,9 @@ def test_transposed_and_stretched_windows_recall_transposed_and_stretched_notes(
     shift = (changed.targets.pitch - plain.targets.pitch)[:, :1, np.newaxis]
     assert np.unique(shift).size > 3
     recalled = changed.recall.pitches.distance > 0
-    np.testing.assert_array_equal(changed.recall.pitches.pitch[recalled], (plain.recall.pitches.pitch + shift)[recalled])
+    np.testing.assert_array_equal(
+        changed.recall.pitches.pitch[recalled], (plain.recall.pitches.pitch + shift)[recalled]
+    )
     # Candidates that would leave MIDI's pitches are no candidates.
     assert recalled.sum() == ((plain.recall.pitches.distance > 0) & ((plain.recall.pitches.pitch + shift) < 128)).sum()
     np.testing.assert_array_equal(changed.recall.times.distance, plain.recall.times.distance)

@@ -5,12 +5,15 @@ from scipy import stats
 
 from sostenuto.music.notes import ticks
 from tests.factories import random_arrays, tiny_model
+from tests.trainer.data.repeats import recall_of
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH
+from trainer.data.recall import PitchRecall, TimeRecall
 from trainer.evaluation.residuals import TimeResiduals, residual_nats
 from trainer.evaluation.scorer import Scorer
 from trainer.evaluation.statistics import NoteScores, compute_metrics, score_composers, sum_scores
 from trainer.model import time_distribution
+from trainer.model.memory import find, recall_times
 from trainer.model.next_note import start_note
 from trainer.workdir.formats import ResidualDensity
 
@@ -22,6 +25,8 @@ def table_of(lengths, seed=0) -> NoteTable:
     notes = np.empty(sum(lengths), [("pitch", "u1"), ("velocity", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
     for field, values in random_arrays(len(notes), seed=seed)._asdict().items():
         notes[field] = values
+    # Few pitches, so that phrases return and the model recalls them.
+    notes["pitch"] = 60 + notes["pitch"] % 4
     return NoteTable(notes, np.cumsum([0, *lengths]))
 
 
@@ -40,11 +45,14 @@ def outputs_one_by_one(model, table):
     tables = model.decode_weights()
     for index in range(len(table.lengths)):
         performance = table.performance(index)
-        hidden, state = model.decode_step(start_note(1), model.initial_state(1), tables)
+        hidden, state = model.decode_step(start_note(1), model.initial_decode_state(1), tables)
         for place in range(len(performance.pitch)):
             note = performance.map(lambda field, place=place: tf.constant(field[place : place + 1]))
             if place:
-                yield hidden, note
+                times = ()
+                if model.has_memory:
+                    times = recall_times(state.memory, find(state.memory, tf.cast(note.pitch, tf.int64)))
+                yield hidden, note, times
             hidden, state = model.decode_step(note, state, tables)
 
 
@@ -57,10 +65,16 @@ def outputs_of_windows(model, table):
             window = performance.map(
                 lambda field, begin=begin, place=place: tf.constant(field[np.newaxis, begin:place])
             )
-            hidden, _ = model.forward(window)
+            pitches, times = (), ()
+            if model.has_memory:
+                pitches, times = recall_of(performance.map(lambda field, place=place: field[np.newaxis, : place + 1]))
+                pitches = PitchRecall(*(part[:, begin + 1 : place + 1] for part in pitches))
+                times = TimeRecall(*(part[:, place] for part in times))
+            hidden, _ = model.forward(window, recall=pitches)
             yield (
                 hidden.map(lambda part: part[:, -1]),
                 performance.map(lambda field, place=place: tf.constant(field[place : place + 1])),
+                times,
             )
 
 
@@ -69,8 +83,8 @@ def pitch_scores(logits, pitch):
     return {"pitch": -tf.nn.log_softmax(logits).numpy()[0, pitch], "pitch_top1": better < 1, "pitch_top5": better < 5}
 
 
-def density_scores(model, hidden, note):
-    logits = model.heads.logits(hidden, note)
+def density_scores(model, hidden, note, times):
+    logits = model.heads.logits(hidden, note, times)
     step_ticks = time_distribution.tick_probabilities(logits["step"]).numpy()[0]
     duration_ticks = time_distribution.tick_probabilities(logits["duration"]).numpy()[0]
     step = ticks(note.step_us.numpy())[0]
@@ -83,7 +97,7 @@ def density_scores(model, hidden, note):
     }
 
 
-def regression_scores(model, hidden, note):
+def regression_scores(model, hidden, note, _):
     predicted = {name: value.numpy() for name, value in model.heads.predict_fields(hidden).items()}
     step = ticks(note.step_us.numpy())
     away = ticks(np.maximum(predicted["step"].astype(np.float64) * 1e6, 0)) - step
@@ -113,14 +127,14 @@ def assert_equals_notes(scores, expected):
 
 def test_the_score_is_that_of_playing_along_note_by_note(carrying, table):
     model = carrying._model
-    expected = (density_scores(model, hidden, note) for hidden, note in outputs_one_by_one(model, table))
+    expected = (density_scores(model, *outputs) for outputs in outputs_one_by_one(model, table))
     assert_equals_notes(carrying.score(table), expected)
 
 
 @pytest.mark.parametrize(("kind", "scores_of"), [("density", density_scores), ("regression", regression_scores)])
 def test_a_last_position_model_reads_the_window_before_each_note(table, kind, scores_of):
     model = tiny_model(kind, positions="last", seq_length=6)
-    expected = [scores_of(model, hidden, note) for hidden, note in outputs_of_windows(model, table)]
+    expected = [scores_of(model, *outputs) for outputs in outputs_of_windows(model, table)]
     residuals = RESIDUALS if kind == "regression" else None
     for scorer in (Scorer(model), Scorer(model, windows=5)):
         assert_equals_notes(scorer.score(table, residuals), expected)

@@ -9,8 +9,10 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from tests.factories import random_arrays, regular_notes, tiny_model
+from tests.trainer.data.repeats import recall_of
 from tests.trainer.draws import surprise
 from trainer.data.note_tensors import NoteTensors
+from trainer.data.recall import TimeRecall
 from trainer.generation.sampler import NoteSampler
 from trainer.model.heads import HeadInput
 from trainer.model.next_note import start_note
@@ -208,12 +210,17 @@ def test_time_at_the_seam_continues_from_the_primers_last_onset(player, primer):
     inputs = NoteTensors(*(getattr(held, field).astype(np.int32)[np.newaxis] for field in NoteTensors._fields))
     begin = start_note(1).map(lambda field: field.numpy()[:, np.newaxis])
     heard = NoteTensors(*(tf.constant(np.append(*both, axis=1)) for both in zip(begin, inputs, strict=True)))
-    hidden = model.forward(heard)[0].map(lambda part: tf.repeat(part[:, -1], MANY, axis=0))
     drawn = NoteTensors(
         *(tf.constant([getattr(notes, field)[12] for notes in samples], tf.int32) for field in NoteTensors._fields)
     )
+    pitches, times = recall_of(
+        NoteTensors(*(np.stack([getattr(notes, field) for notes in samples]) for field in NoteTensors._fields))
+    )
+    heard = heard.map(lambda field: tf.repeat(field, MANY, axis=0))
+    hidden = model.forward(heard, recall=pitches)[0].map(lambda part: part[:, -1])
+    times = TimeRecall(*(part[:, -1] for part in times))
     # The step is what the model expects after the primer's last note, and no gap is added to it.
-    probabilities = tick_probabilities(model.heads.logits(hidden, drawn)["step"])
+    probabilities = tick_probabilities(model.heads.logits(hidden, drawn, times)["step"])
     assert surprise(ticks(drawn.step_us), probabilities) < 5
 
 
@@ -242,11 +249,12 @@ def test_sampled_notes_follow_the_distributions_that_score_them(primer, temperat
         *(tf.concat([begin, field[:, :-1]], axis=1) for begin, field in zip(begins, targets, strict=True))
     )
     # In one pass over all notes, as they are scored.
-    targets = targets.map(lambda field: field[:, 12:])
+    pitches, times = recall_of(targets)
+    targets, times = tf.nest.map_structure(lambda field: field[:, 12:], (targets, times))
     # Another model would not expect it.
     other = tiny_model("density", layers=2, seed=2)
     for one, low, high in ((model, 0, 5), (other, 10, np.inf)):
-        logits = one.heads.logits(one.forward(inputs)[0].map(lambda part: part[:, 12:]), targets)
+        logits = one.heads.logits(one.forward(inputs, recall=pitches)[0].map(lambda part: part[:, 12:]), targets, times)
         for field in ("pitch", "step", "duration", "velocity"):
             scaled = logits[field] / temperature
             if field in ("step", "duration"):

@@ -99,12 +99,12 @@ def test_the_training_loss_is_the_nats(density):
 
 def test_each_field_has_its_own_temperature_and_top_p(density):
     hidden, drawn_by = reading_of(300), uniforms(300)
-    plain = density.sample(hidden, drawn_by, tf.constant(1.0))
+    plain, _ = density.sample(hidden, drawn_by, tf.constant(1.0))
     for place, field in enumerate(NoteTensors._fields):
         temperature = np.ones(4, np.float32)
         temperature[place] = 1e-6
-        cold = density.sample(hidden, drawn_by, tf.constant(temperature))
-        narrow = density.sample(
+        cold, _ = density.sample(hidden, drawn_by, tf.constant(temperature))
+        narrow, _ = density.sample(
             hidden,
             drawn_by,
             tf.constant(1.0),
@@ -121,7 +121,7 @@ def test_each_field_has_its_own_temperature_and_top_p(density):
 def test_drawn_notes_follow_the_densities_that_score_them(density):
     voices = 8_000
     hidden = repeated(reading_of(4), voices // 4)
-    notes = density.sample(hidden, uniforms(voices), tf.constant(1.0))
+    notes, _ = density.sample(hidden, uniforms(voices), tf.constant(1.0))
     logits = density.logits(hidden, notes)
     other = density.logits(hidden.map(lambda part: part[::-1]), random_arrays(voices))
     for field in FIELDS:
@@ -139,7 +139,7 @@ def test_drawn_notes_follow_the_densities_that_score_them(density):
 
 
 def test_drawn_notes_are_legal(density):
-    notes = density.sample(reading_of(5_000), uniforms(5_000), tf.constant(5.0))
+    notes, _ = density.sample(reading_of(5_000), uniforms(5_000), tf.constant(5.0))
     for field in notes:
         assert field.dtype == tf.int32
         assert field.shape == [5_000]
@@ -152,7 +152,7 @@ def test_drawn_notes_are_legal(density):
 
 
 def test_the_shortest_note_that_is_drawn_is_one_of_tick_0(density):
-    notes = density.sample(reading_of(20), tf.zeros([20, heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
+    notes, _ = density.sample(reading_of(20), tf.zeros([20, heads.UNIFORMS_PER_NOTE]), tf.constant(1.0))
     np.testing.assert_array_equal(notes.pitch, 0)
     np.testing.assert_array_equal(notes.step_us, 0)
     np.testing.assert_array_equal(notes.velocity, 1)

@@ -7,10 +7,9 @@ from tests.trainer.data.repeats import repeating_pitches
 from trainer.data.matches import MATCHES, MEMORY_LENGTH, find_matches
 from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import RecallTable
+from trainer.data.recall_table import RecallTable
 from trainer.model.memory import empty_memory, find, read_memory, recall_times, remember
 from trainer.model.next_note import start_note
-
 
 CUT = MEMORY_LENGTH + 20
 

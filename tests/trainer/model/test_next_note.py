@@ -131,8 +131,8 @@ def test_all_weights_are_there_before_the_first_train_step(name):
     hidden, state = model.forward(notes)
     model.heads.losses(hidden, notes)
     uniforms = tf.zeros([2, 6])
-    drawn = model.heads.sample(hidden.map(lambda part: part[:, -1]), uniforms, tf.constant(1.0))
-    model.decode_step(drawn, state, model.decode_weights())
+    drawn, _ = model.heads.sample(hidden.map(lambda part: part[:, -1]), uniforms, tf.constant(1.0))
+    model.decode_step(drawn, model.initial_decode_state(2), model.decode_weights())
     assert len(model.weights) == before
     kernels = [variable.shape for variable in model.weights if "recurrent" in variable.path]
     assert kernels == [(config.units, 4 * config.units)] * config.layers

@@ -41,7 +41,7 @@ def test_the_tutorials_losses(regression):
 def test_the_tutorials_notes_are_legal_means(regression):
     hidden = hidden_of(300)
     predicted = regression.predict_fields(hidden)
-    notes = regression.sample(hidden, uniforms(300), tf.constant(1.0))
+    notes, _ = regression.sample(hidden, uniforms(300), tf.constant(1.0))
     np.testing.assert_allclose(notes.step_us, np.maximum(predicted["step"], 0) * 1e6, atol=1)
     assert notes.duration_us.numpy().min() >= 1
     sounds = predicted["duration"].numpy() > 0.01
