@@ -105,8 +105,9 @@ class _Graphs:
         }
 
     def _initial_state(self, batch: tf.Tensor | int) -> _Tensors:
-        state, dtype = self._format_state(self._model.initial_decode_state(batch)), self._model.compute_dtype
-        return {name: tf.cast(value, dtype) if value.dtype.is_floating else value for name, value in state.items()}
+        state, dtype = self._model.initial_decode_state(batch), self._model.compute_dtype
+        layers = tf.nest.map_structure(lambda value: tf.cast(value, dtype), state.layers)
+        return self._format_state(state._replace(layers=layers))
 
     def _next_note(self, temperature: tf.Tensor, seed: tf.Tensor, **inputs: tf.Tensor) -> _Tensors:
         note = _parse_notes(inputs)

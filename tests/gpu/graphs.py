@@ -26,13 +26,15 @@ from trainer.checkpoints.manager import CheckpointManager, model_variables
 from trainer.config import Config
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import NoteTensors
+from trainer.data.recall import NO_RECALL, Recall, no_recall
 from trainer.data.windows import WindowSampler
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
 from trainer.generation.sampler import NoteSampler, _Options
 from trainer.model.heads import UNIFORMS_PER_NOTE
-from trainer.model.next_note import build_model
+from trainer.model.memory import empty_memory
+from trainer.model.next_note import NextNoteModel, build_model
 from trainer.presets import preset
 from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME
 
@@ -97,25 +99,30 @@ def score(config: Config) -> Audit:
     # With sizes instead of None, the sizes of all copies are known.
     if config.positions == "last":
         inputs, targets = _notes(_WINDOWS, config.seq_length), _notes(_WINDOWS)
-        arguments = inputs, tf.TensorSpec([_WINDOWS], tf.int32), targets
+        recall = _recall(model, _WINDOWS, config.seq_length)
+        arguments = inputs, tf.TensorSpec([_WINDOWS], tf.int32), targets, recall
         return audit(_trace(scorer._read_window_batch.python_function, *arguments))
     notes = _notes(_PERFORMANCES, _NOTES)
     state = _specs(model.initial_state(_PERFORMANCES))
-    return audit(_trace(scorer._read_chunk.python_function, notes, notes, state))
+    recall = _recall(model, _PERFORMANCES, _NOTES)
+    return audit(_trace(scorer._read_chunk.python_function, notes, notes, recall, state))
 
 
 def generate(config: Config) -> Iterator[tuple[str, Audit]]:
     """Audits the reading of primers and the compiled loop, with top_p and without."""
     model = build_model(config.replace(precision=config.full_precision))  # as `load_model`
     sampler = NoteSampler(model)
-    primer = _trace(sampler._forward.python_function, _notes(_SAMPLES, _NOTES), _specs(model.initial_state(_SAMPLES)))
+    state, recall = _specs(model.initial_state(_SAMPLES)), _recall(model, _SAMPLES, _NOTES)
+    primer = _trace(sampler._forward.python_function, _notes(_SAMPLES, _NOTES), state, recall.pitches)
     yield "primer", audit(primer)
     head_input, state = primer.structured_outputs
-    dtype = config.full_precision  # also that of the state while notes are decoded
+    dtype = config.full_precision  # also that of the layers' state while notes are decoded
+    if model.has_memory:
+        state = state._replace(memory=_specs(empty_memory(_SAMPLES)))
     prefix = (
         tf.nest.map_structure(lambda part: tf.TensorSpec([_SAMPLES, *part.shape[2:]], part.dtype), head_input),
-        tf.nest.map_structure(
-            lambda part: tf.TensorSpec(part.shape, dtype if part.dtype.is_floating else part.dtype), state
+        _specs(state)._replace(
+            layers=tf.nest.map_structure(lambda part: tf.TensorSpec(part.shape, dtype), state.layers)
         ),
     )
     uniforms = tf.TensorSpec([_NOTES, _SAMPLES, UNIFORMS_PER_NOTE], tf.float32)
@@ -143,6 +150,10 @@ def export(config: Config) -> Iterator[tuple[str, Audit]]:
 
 def _trace(function: Callable[..., Any], *arguments: Any) -> tf.types.experimental.ConcreteFunction:
     return tf.function(function, autograph=False).get_concrete_function(*arguments)
+
+
+def _recall(model: NextNoteModel, *shape: int) -> Recall:
+    return Recall(*_specs(no_recall(tf.constant(shape)))) if model.has_memory else NO_RECALL
 
 
 def _notes(*shape: int) -> NoteTensors:

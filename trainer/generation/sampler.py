@@ -181,10 +181,9 @@ class NoteSampler:
             prefixes.append((head_input.map(lambda part: part[:, -1]), state))
         order = np.argsort(np.concatenate(groups))
         head_input, state = tf.nest.map_structure(lambda *parts: tf.gather(tf.concat(parts, axis=0), order), *prefixes)
-        # `decode_step` expects the variables' precision; counts stay integers.
-        return head_input, tf.nest.map_structure(
-            lambda value: tf.cast(value, head_input.body.dtype) if value.dtype.is_floating else value, state
-        )
+        # `decode_step` expects the variables' precision.
+        layers = tf.nest.map_structure(lambda value: tf.cast(value, head_input.body.dtype), state.layers)
+        return head_input, state._replace(layers=layers)
 
     def _model_inputs(self, primer: Notes) -> np.ndarray:
         """Returns the model's inputs for a primer: int32 `[fields, notes]`, at least one note."""

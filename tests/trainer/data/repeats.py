@@ -1,4 +1,4 @@
-"""Music that repeats itself, as random pitches would not, the matches in it by their definition, and what they recall."""
+"""Music that repeats itself, as random pitches would not; its matches by their definition, and what they recall."""
 
 import numpy as np
 import tensorflow as tf
