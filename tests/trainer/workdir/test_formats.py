@@ -110,7 +110,7 @@ def test_a_wrong_value_is_an_error_that_names_file_and_key(kind, change, words, 
     ("chroma", "words"),
     [
         (["00000000000f", "0f"], "chroma: got '0f', expected 12 hexadecimal digits"),
-        (["00000000000F"], "got '00000000000F', expected 12"),
+        (["00000000000F"], "chroma: got '00000000000F', expected 12"),
         ([], "chroma: got 0 seconds, expected 1 to 600"),
         (["00000000000f"] * 601, "chroma: got 601 seconds, expected 1 to 600"),
     ],
