@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sostenuto.errors import UserError
+from sostenuto.music.notes import TICK_US
 from tests.factories import random_arrays, read_files, tiny_model
 from tests.processes import REPOSITORY
 from trainer.checkpoints.manager import CheckpointManager, model_variables

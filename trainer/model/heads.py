@@ -129,7 +129,7 @@ class DensityHeads(keras.layers.Layer):
             head_input: of the last note, `[batch, ...]`.
             uniforms: `[batch, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
-            top_p: for the same fields, as in `sample_categorical`; those of times are the bins, then the ticks of a bin.
+            top_p: for the same fields, as in `sample_categorical`; for a time, bins and then a bin's ticks.
         """
         layers = self._hidden_layers(head_input)
         temperatures = tf.unstack(tf.broadcast_to(temperature, [len(FIELDS)]))

@@ -40,7 +40,7 @@ class TimeDistribution(keras.layers.Layer):
 
     def __init__(self, *, dtype: str, name: str) -> None:
         super().__init__(dtype=dtype, name=name)
-        # A row for each bin, as wide as the widest: the unused places of narrower bins stay at 0.
+        # A row for each bin, as wide as the widest; what a narrower bin does not use stays at 0.
         self._ticks = self.add_weight(shape=_IN_BIN.shape, initializer="zeros", name="ticks")
 
     def nll(self, logits: tf.Tensor, microseconds: tf.Tensor) -> tf.Tensor:
@@ -82,7 +82,7 @@ class TimeDistribution(keras.layers.Layer):
         return (tf.gather(tf.constant(BIN_STARTS), sampled) + place) * TICK_US
 
     def _tick_logits(self) -> tf.Tensor:
-        """Returns the logits of each bin's ticks, `[BINS, width of the widest]`, the lowest number for unused places."""
+        """Returns the logits of each bin's ticks, `[BINS, widest bin]`; the lowest number where a bin has no tick."""
         logits = _TICK_SCALE * tf.convert_to_tensor(self._ticks)
         return tf.where(_IN_BIN, logits, logits.dtype.min)
 

@@ -2,6 +2,7 @@ import dataclasses
 import re
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,10 +11,11 @@ from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from tests.factories import random_arrays, regular_notes, tiny_model
 from tests.trainer.draws import surprise
+from trainer.config import Config
 from trainer.data.note_tensors import NoteTensors
 from trainer.generation.sampler import NoteSampler
 from trainer.model.heads import HeadInput
-from trainer.model.next_note import start_note
+from trainer.model.next_note import build_model, start_note
 from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS
 from trainer.model.time_distribution import ticks
 from trainer.workdir.load_model import LoadedModel
@@ -304,6 +306,30 @@ def test_the_temperature_of_a_field_acts_on_that_field_alone(player, primer):
             for name, drawn in values.items():
                 # Velocity is given what came before it in the note, so that it varies with that.
                 assert (len(set(drawn)) == 1) == (name == field == "pitch"), (field, name, options)
+
+
+def test_music_in_strict_time_is_played_in_strict_time():
+    random = np.random.default_rng(0)
+    steps, durations = np.array([0, 400_000, 800_000]), np.array([400_000, 800_000, 1_200_000, 2_400_000])
+    model = build_model(Config(units=16, layers=1, head_units=16))
+    optimizer = keras.optimizers.Adam(1e-2)
+
+    @tf.function(autograph=False)
+    def update(notes):
+        with tf.GradientTape() as tape:
+            head_input, _ = model.forward(notes.map(lambda field: field[:, :-1]))
+            losses = model.heads.losses(head_input, notes.map(lambda field: field[:, 1:]))
+            loss = tf.add_n([tf.reduce_mean(loss) for loss in losses.values()])
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+    for _ in range(150):
+        fields = random.integers(60, 72, (32, 16)), *(random.choice(each, (32, 16)) for each in (steps, durations))
+        update(NoteTensors(*(tf.constant(field, tf.int32) for field in (*fields, np.full((32, 16), 64)))))
+    played = play(NoteSampler(model), num_notes=30).notes
+    for values, name in ((steps, "step_us"), (durations, "duration_us")):
+        drawn = np.concatenate([getattr(notes, name)[1:] for notes in played])
+        assert np.isin(drawn, values).mean() > 0.95, name
+        assert set(values) <= set(drawn)
 
 
 @pytest.fixture(scope="module")
