@@ -128,10 +128,12 @@ def test_the_primer_is_the_beginning_of_every_sample(player, primer):
     assert min(notes.step_us[12] for notes in samples.notes) < primer.duration_us[-1] / 4
 
 
-def test_each_primer_of_several_is_continued_as_it_is_alone(player):
+def test_each_primer_of_several_is_continued_as_it_is_alone():
+    # With other weights the likeliest may be the same after each primer.
+    player = NoteSampler(tiny_model("density", layers=2, seed=4))
     primers = [regular_notes(length, seed=length) for length in (30, 7, 30, 1, 7)] + [Notes.empty()]
     together = play(player, primers, num_samples=1, temperature=1e-6).notes
-    assert len({notes[len(primer) :].step_us.tobytes() for primer, notes in zip(primers, together, strict=True)}) > 3
+    assert len({notes[len(primer) :].pitch.tobytes() for primer, notes in zip(primers, together, strict=True)}) > 3
     for primer, notes in zip(primers, together, strict=True):
         (alone,) = play(player, primer, num_samples=1, temperature=1e-6).notes
         assert notes[: len(primer)] == primer
