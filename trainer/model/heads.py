@@ -15,6 +15,7 @@ from trainer.model.categorical import categorical_nll, sample_categorical
 from trainer.model.layers import MixedDense, embedding, glorot
 from trainer.model.note_history import release_histogram
 from trainer.model.time_bins import BINS
+from trainer.model.time_distribution import TimeDistribution
 
 _LATER_FIELDS = {field: FIELDS[index + 1 :] for index, field in enumerate(FIELDS[:-1])}
 _UNIFORM_IN_BIN = {"step": 4, "duration": 5}  # Columns of a note's uniform numbers that draw a time within its bin.
@@ -97,6 +98,7 @@ class DensityHeads(keras.layers.Layer):
             field: keras.layers.Dense(size, kernel_initializer=glorot(seeds), dtype=dtype, name=f"{field}_logits")
             for field, size in classes.items()
         }
+        self.times = {field: TimeDistribution(dtype=dtype, name=f"{field}_ticks") for field in _UNIFORM_IN_BIN}
 
     def logits(self, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
         """Returns each head's logits `[..., classes]`, given the fields before it in the predicted notes `[...]`."""
@@ -109,8 +111,8 @@ class DensityHeads(keras.layers.Layer):
         """Returns the negative log likelihood `[...]` of each field of the true notes in nats, times as ticks."""
         return {
             "pitch": categorical_nll(logits["pitch"], notes.pitch),
-            "step": time_distribution.nll(logits["step"], notes.step_us),
-            "duration": time_distribution.nll(logits["duration"], notes.duration_us),
+            "step": self.times["step"].nll(logits["step"], notes.step_us),
+            "duration": self.times["duration"].nll(logits["duration"], notes.duration_us),
             "velocity": categorical_nll(logits["velocity"], notes.velocity),
         }
 
@@ -127,7 +129,7 @@ class DensityHeads(keras.layers.Layer):
             head_input: of the last note, `[batch, ...]`.
             uniforms: `[batch, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
-            top_p: for the same fields, as in `sample_categorical`; the classes of times are the bins.
+            top_p: for the same fields, as in `sample_categorical`; for a time, bins and then a bin's ticks.
         """
         layers = self._hidden_layers(head_input)
         temperatures = tf.unstack(tf.broadcast_to(temperature, [len(FIELDS)]))
@@ -137,7 +139,7 @@ class DensityHeads(keras.layers.Layer):
             options = uniforms[:, index], temperatures[index], top_p[index]
             if field in _UNIFORM_IN_BIN:
                 uniform_in_bin = uniforms[:, _UNIFORM_IN_BIN[field]]
-                note[field] = time_distribution.sample_time(logits, *options, uniform_in_bin=uniform_in_bin)
+                note[field] = self.times[field].sample(logits, *options, uniform_in_bin=uniform_in_bin)
             else:
                 note[field] = sample_categorical(logits, *options, self.pitch_range if field == "pitch" else None)
             if field in _LATER_FIELDS:
