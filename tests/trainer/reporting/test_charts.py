@@ -115,3 +115,4 @@ def test_music_from_silence_has_no_seam(dataset, tmp_path):
     text = render(load_report(str(write_run(tmp_path / "w", dataset, generated_test=document))))
     assert 'class="seam"' not in text
     assert "Dashed lines" not in text
+    assert "and what the model played from silence. This performer" in Page(text).words
