@@ -11,9 +11,11 @@ from sostenuto.data.performance import Performance
 from sostenuto.errors import FileError, UserError
 from sostenuto.json_text import parse_json
 from sostenuto.text import counted, table
+from trainer.config import MAX_NOTES
 from trainer.evaluation import generation_metrics
-from trainer.evaluation.generation_metrics import COMPARED_NOTES, CONTINUATION_NOTES, PRIMER_NOTES, Music
+from trainer.evaluation.generation_metrics import PRIMER_NOTES, Music
 from trainer.generation.sampling_flags import define_sampling_flags
+from trainer.workdir.form_formats import DISTANCES, SPANS
 from trainer.workdir.formats import (
     CONTINUATIONS,
     SCORED_FIELDS,
@@ -62,16 +64,29 @@ _NUM_PRIMERS = flags.DEFINE_integer(
     "Performances to continue. (default: all of the split that are long enough, at most 64)",
     lower_bound=1,
 )
+_PRIMER_NOTES = flags.DEFINE_integer(
+    "primer_notes", PRIMER_NOTES, "Notes of each performance to continue; 0 starts from silence.", lower_bound=0
+)
+_NUM_NOTES = flags.DEFINE_integer(
+    "num_notes",
+    None,
+    "Notes of each continuation. (default: {:,}, or {} if fewer than two pieces of the split are long enough)".format(
+        *generation_metrics.CONTINUATION_NOTES
+    ),
+    lower_bound=1,
+    upper_bound=MAX_NOTES,
+)
 _SAMPLING = define_sampling_flags()
 
 
 def main() -> int:
     """Runs the evaluation that the flags ask for."""
     workdir = cli.require_flag(_WORKDIR)
-    for flag in (_NUM_PRIMERS, *_SAMPLING):
+    for flag in (_NUM_PRIMERS, _PRIMER_NOTES, _NUM_NOTES, *_SAMPLING):
         if flag.present and not _GENERATED.value:
             raise UserError(f"--{flag.name}={flag.value}: needs --generated. Pass both")
-    load_config(workdir)
+    if load_config(workdir).positions == "last" and _GENERATED.value and not _PRIMER_NOTES.value:
+        raise UserError("--primer_notes=0: a model with positions=last cannot start from silence. Pass 1 or more")
     run = load_run(workdir)
     manifest = Manifest.load(_DATA.value) if _DATA.value else load_dataset(workdir, run)
     path, is_of_run = _choose_output(workdir, manifest, run)
@@ -208,35 +223,36 @@ def _by_field(nats: NatsPerNote, *, named: bool = False) -> str:
 
 def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     """Continues performances of the split, and compares the continuations with real music."""
-    split = _SPLIT.value
+    split, first = _SPLIT.value, _PRIMER_NOTES.value
     sampling = _SAMPLING.parse()
-    held_out, num_primers = _select_held_out(manifest, split)
+    held_out, num_primers, num_notes = _select_held_out(manifest, split, first)
     continued = held_out[:num_primers]
     from trainer.data.note_table import track_performances
     from trainer.distribution.faults import translate_gpu_errors
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
-    primers = [performance.notes[:PRIMER_NOTES] for performance in continued]
+    primers = [performance.notes[:first] for performance in continued]
     with translate_gpu_errors("Pass a smaller --num_primers"):
         trained = load_model(workdir)
-        generated = NoteSampler(trained).sample(primers, num_notes=CONTINUATION_NOTES, **sampling, quiet=False)
+        generated = NoteSampler(trained).sample(primers, num_notes=num_notes, **sampling, quiet=False)
     train = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and searching for copied runs")
     pieces = [performance.piece for performance in held_out]
     metrics = generation_metrics.compare_generated(
         Music(generated.notes, pieces[:num_primers]),
-        Music([performance.notes[:COMPARED_NOTES] for performance in continued], pieces[:num_primers]),
+        Music([performance.notes[: first + num_notes] for performance in continued], pieces[:num_primers]),
         Music([performance.notes for performance in held_out], pieces),
         train,
-        first=PRIMER_NOTES,
+        first=first,
+        quiet=False,
     )
     return GenerationEvaluation(
         split=split,
         **vars(metrics),
         primers=[performance.path for performance in continued],
-        primer_notes=PRIMER_NOTES,
-        num_notes=CONTINUATION_NOTES,
+        primer_notes=first,
+        num_notes=num_notes,
         held_out=HeldOut(len(held_out), len(set(pieces)), sum(len(performance.notes) for performance in held_out)),
         **sampling,
         train_step=trained.train_step,
@@ -245,20 +261,22 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     )
 
 
-def _select_held_out(manifest: Manifest, split: str) -> tuple[list[Performance], int]:
-    """Returns the performances to compare with, and how many of them to continue, from the first."""
+def _select_held_out(manifest: Manifest, split: str, primer_notes: int) -> tuple[list[Performance], int, int]:
+    """Returns the performances to compare with, how many of them to continue, from the first, and by how many notes."""
     performances = list(manifest.read_performances(split))
-    selected = generation_metrics.select_performances(
-        [len(performance.notes) for performance in performances], [performance.piece for performance in performances]
-    )
+    lengths = [len(performance.notes) for performance in performances]
+    pieces = [performance.piece for performance in performances]
+    num_notes = _NUM_NOTES.value or generation_metrics.choose_num_notes(lengths, pieces, primer_notes)
+    needed = primer_notes + num_notes
+    selected = generation_metrics.select_performances(lengths, pieces, needed)
     available, requested = len(selected), _NUM_PRIMERS.value
     if requested is not None and requested > available:
         raise UserError(
             f"--num_primers={requested}: the {split} split has only {counted(available, 'performance')} of "
-            f"{COMPARED_NOTES} notes or more. Pass --num_primers={available} or less"
+            f"{needed} notes or more. Pass --num_primers={available} or less, or a smaller --num_notes"
         )
     num_primers = requested or min(available, generation_metrics.MAX_DEFAULT_PRIMERS)
-    return [performances[index] for index in selected], num_primers
+    return [performances[index] for index in selected], num_primers, num_notes
 
 
 def _describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
@@ -275,6 +293,11 @@ def _describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
             ("pitch-class entropy, bits", comparison.pitch_class_entropy, ".2f", ".2f"),
             ("longest loop, notes", comparison.longest_loop, ".1f", ".0f"),
             ("repeated 8-grams of pitches", comparison.repeated_8grams, ".1%", ".1%"),
+            *(
+                (f"repeated, {distance} notes back", comparison.repeated_notes[distance], ".1%", ".1%")
+                for distance in DISTANCES
+            ),
+            *((f"structure, {span}", comparison.structure[span], ".3f", ".3f") for span in SPANS),
             ("longest run copied from train", comparison.copied_run, ".1f", ".0f"),
         )
     ]

@@ -39,8 +39,8 @@ FLAGS = {
     "trainer": {"data", "workdir", "preset", "config", "quiet", "log_json", "seq_length", "units", "layers",
                 "batch_size", "steps", "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed",
                 "checkpoint_every", "samples", "gcs_user_project", "pitch_weight", "step_weight", "duration_weight"},
-    "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "temperature", "top_p",
-                         "seed", "quiet", "log_json", "gcs_user_project"},
+    "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "primer_notes", "num_notes",
+                         "temperature", "top_p", "seed", "quiet", "log_json", "gcs_user_project"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
                          "top_p", "seed", "pedal", "audio", "quiet", "log_json", "gcs_user_project"},
     "trainer.report": {"workdir", "data", "quiet", "log_json", "gcs_user_project"},
@@ -133,11 +133,17 @@ def places(tmp_path_factory, dataset):
         "o.json": here / "o.json",
         "extended": here / "extended",
         "music": here / "music",
-        **{name: here / name for name in ("trained", "moved", "exchanged")},
+        **{name: here / name for name in ("trained", "moved", "exchanged", "last")},
     }
-    for name, data in (("trained", dataset), ("moved", paths["none"]), ("exchanged", paths["long"])):
+    for name, data, positions in (
+        ("trained", dataset, "every"),
+        ("moved", paths["none"], "every"),
+        ("exchanged", paths["long"], "every"),
+        ("last", dataset, "last"),
+    ):
         paths[name].mkdir()
-        (paths[name] / "config.json").write_text(TINY.to_json())
+        config = dataclasses.replace(TINY, positions=positions)
+        (paths[name] / "config.json").write_text(config.to_json())
         run_json = {"dataset": Manifest.load(dataset).sha256, "data": str(data)}
         (paths[name] / "run.json").write_text(json.dumps(run_json))
     paths["music"].mkdir()
@@ -236,6 +242,13 @@ def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(plac
         (["--data={long}", "--workdir={w}", "--temperature=0.9"], ["--temperature=0.9", "needs --generated"]),
         (["--data={long}", "--workdir={w}", "--top_p=pitch=0.9"], ["--top_p=pitch=0.9", "needs --generated"]),
         (["--data={long}", "--workdir={w}", "--seed=0"], ["--seed=0", "needs --generated"]),
+        (["--data={long}", "--workdir={w}", "--num_notes=9"], ["--num_notes=9", "needs --generated"]),
+        (["--data={long}", "--workdir={w}", "--primer_notes=9"], ["--primer_notes=9", "needs --generated"]),
+        ([*OF_LONG, "--generated", "--num_notes=2048"], ["0 pieces", "2176 notes", "smaller --num_notes"]),
+        (
+            ["--data={long}", "--workdir={last}", "--generated", "--primer_notes=0"],
+            ["primer_notes=0", "from silence", "1 or"],
+        ),
         ([*OF_LONG, "--generated", "--temperature=pitch=0"], ["temperature=pitch=0", "above"]),
         ([*OF_LONG, "--generated", "--top_p=1.5"], ["--top_p=1.5", "at most 1"]),
         ([*OF_LONG, "--generated", "--num_primers=0"], ["num_primers", "0"]),
@@ -523,6 +536,10 @@ def test_a_comparison_with_real_music_writes_its_figures(processes, places):
     for figure in ("pitch_class_entropy", "longest_loop", "repeated_8grams", "copied_run"):
         assert figures[figure]["generated"]["max"] >= figures[figure]["generated"]["mean"]
     assert figures["primers"] == ["test/0.mid", "test/2.mid"]
+    assert (figures["primer_notes"], figures["num_notes"]) == (128, 512)
+    for by_name in (*figures["repeated_notes"].values(), *figures["structure"].values()):
+        assert all(0 <= summary["mean"] <= summary["max"] <= 1 for summary in by_name.values())
+    assert 0 <= figures["pictured"] < 2
     assert figures["temperature"] == {"pitch": 1.0, "step": 0.9, "duration": 0.9, "velocity": 0.9}
     assert figures["top_p"] == {"pitch": 1.0, "step": 0.95, "duration": 1.0, "velocity": 1.0}
     assert figures["held_out"] == {"performances": 3, "pieces": 3, "notes": 640 + 700 + 800}

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sostenuto.errors import UserError
+from sostenuto.music.notes import TICK_US
 from tests.factories import random_arrays, read_files, tiny_model
 from tests.processes import REPOSITORY
 from trainer.checkpoints.manager import CheckpointManager, model_variables
@@ -24,10 +25,9 @@ from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import NoteTensors
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
-from trainer.model import time_distribution
 from trainer.model.heads import UNIFORMS_PER_NOTE
 from trainer.model.next_note import build_model, start_note
-from trainer.model.time_bins import BIN_STARTS
+from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS
 from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME
 from trainer.workdir.load_model import load_model
 
@@ -241,20 +241,20 @@ def test_an_export_plays_within_the_range_of_its_model(elsewhere):
     assert all(PITCH_RANGE[0] <= int(pitch) <= PITCH_RANGE[1] for _, pitch, _, _ in lines)
 
 
-def test_at_temperature_0_the_likeliest_pitch_bins_and_velocity_are_played(tmp_path):
+def test_at_temperature_0_the_likeliest_values_are_played(tmp_path):
     model = tiny_model("density", layers=1)
     exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
     notes = [play_one(exported, temperature=np.float32(0), seed=[seed, 0]) for seed in range(8)]
     (pitch,) = {int(note["pitch"][0]) for note in notes}
-    assert len({int(note["velocity"][0]) for note in notes}) == 1
-    for field in ("step_us", "duration_us"):
-        assert len({int(time_distribution.bins(note[field])[0]) for note in notes}) == 1
+    for field in ("step_us", "duration_us", "velocity"):
+        assert len({int(note[field][0]) for note in notes}) == 1
     hidden, _ = model.decode_step(start_note(1), model.initial_state(1), model.decode_weights())
     logits = model.heads.logits(hidden, start_note(1)._replace(pitch=tf.constant([pitch])))
     assert pitch == np.argmax(logits["pitch"])
-    chances = time_distribution.tick_probabilities(logits["step"]).numpy()[0]
-    by_bin = np.add.reduceat(chances, BIN_STARTS)
-    assert int(time_distribution.bins(notes[0]["step_us"])[0]) == np.argmax(by_bin)
+    chances = model.heads.times["step"].tick_probabilities(logits["step"]).numpy()[0]
+    likeliest = np.argmax(np.add.reduceat(chances, BIN_STARTS))
+    first, width = BIN_STARTS[likeliest], BIN_WIDTHS[likeliest]
+    assert int(notes[0]["step_us"][0]) == TICK_US * (first + np.argmax(chances[first : first + width]))
 
 
 def test_a_last_position_model_scores_the_end_of_a_window_as_in_evaluation(elsewhere, models, inputs):

@@ -14,17 +14,22 @@ from numpy.typing import NDArray
 from sostenuto.data.performance import Performance
 from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES, Notes, ticks
+from sostenuto.progress import track
 from sostenuto.text import counted
 from trainer.evaluation.distributions import DISTRIBUTIONS, Counts, count_bins, entropy, measure_distances, sum_counts
-from trainer.workdir.formats import CONTINUATIONS, GenerationMetrics, MusicKind, Summary
+from trainer.evaluation.form_picture import picture_form
+from trainer.evaluation.repetition import NGRAM, repeated_notes
+from trainer.evaluation.structure import structure_indicators
+from trainer.workdir.form_formats import DISTANCES, SPANS, Span
+from trainer.workdir.formats import CONTINUATIONS, Continuation, GenerationMetrics, MusicKind, Summary
 
 PRIMER_NOTES: Final = 128
-CONTINUATION_NOTES: Final = 512
-COMPARED_NOTES: Final = PRIMER_NOTES + CONTINUATION_NOTES
-"""Notes that a performance needs for a primer and a continuation."""
+CONTINUATION_NOTES: Final = (2048, 512)
+"""Notes of a continuation: the first number for which two pieces are long enough."""
+COMPARED_NOTES: Final = PRIMER_NOTES + CONTINUATION_NOTES[-1]
+"""Notes that a performance needs for a primer and the shorter continuation."""
 MAX_DEFAULT_PRIMERS: Final = 64
 
-_NGRAM: Final = 8
 # Upper ends of the classes of a step in a copied run, in ticks: 40, 80, 160, 320, 640 and 1280 ms.
 _STEP_CLASSES: Final = np.array([4, 8, 16, 32, 64, 128])
 _INTERVALS: Final = 2 * PITCHES - 1
@@ -35,8 +40,17 @@ PER_CONTINUATION: Final = ("pitch_class_entropy", "longest_loop", "repeated_8gra
 """The metrics that each continuation has for itself."""
 
 
-def select_performances(lengths: Sequence[int], pieces: Sequence[str]) -> list[int]:
-    """Returns the indices of the performances that are long enough for a primer and a continuation.
+def choose_num_notes(lengths: Sequence[int], pieces: Sequence[str], primer_notes: int) -> int:
+    """Returns the length of the continuations: the first of `CONTINUATION_NOTES` that two pieces have, or the last."""
+    for num_notes in CONTINUATION_NOTES:
+        ready = {piece for length, piece in zip(lengths, pieces, strict=True) if length >= primer_notes + num_notes}
+        if len(ready) > 1:
+            return num_notes
+    return CONTINUATION_NOTES[-1]
+
+
+def select_performances(lengths: Sequence[int], pieces: Sequence[str], needed: int) -> list[int]:
+    """Returns the indices of the performances that have the needed notes, those of a primer and a continuation.
 
     They are in the order in which they are continued: one of each piece by the pieces' names, then a second of each.
     It raises UserError if fewer than two pieces have such a performance.
@@ -44,13 +58,13 @@ def select_performances(lengths: Sequence[int], pieces: Sequence[str]) -> list[i
     ranked: list[tuple[int, str, int]] = []
     seen: Counter[str] = Counter()
     for index, (length, piece) in enumerate(zip(lengths, pieces, strict=True)):
-        if length >= COMPARED_NOTES:
+        if length >= needed:
             ranked.append((seen[piece], piece, index))
             seen[piece] += 1
     if len(seen) < 2:
         raise UserError(
-            f"got {counted(len(seen), 'piece')} of the split with {COMPARED_NOTES} notes or more, expected at least 2, "
-            "one to continue and one to compare with. Use another split or a larger dataset"
+            f"got {counted(len(seen), 'piece')} of the split with {needed} notes or more, expected at least 2, "
+            "one to continue and one to compare with. Use another split, a larger dataset or a smaller --num_notes"
         )
     return [index for _, _, index in sorted(ranked)]
 
@@ -70,7 +84,7 @@ class Music(NamedTuple):
 
 
 def compare_generated(
-    generated: Music, real: Music, held_out: Music, train: Sequence[Notes], *, first: int
+    generated: Music, real: Music, held_out: Music, train: Sequence[Notes], *, first: int, quiet: bool = True
 ) -> GenerationMetrics:
     """Compares generated continuations, and the performers' own, with real music of other pieces.
 
@@ -80,12 +94,19 @@ def compare_generated(
         held_out: whole performances of two pieces or more, with those of `real`.
         train: the performances that the model was trained on.
         first: notes of each primer. They are not counted themselves.
+        quiet: shows no progress.
     """
     reference = [count_bins(notes) for notes in held_out.notes]
     music = dict(zip(CONTINUATIONS, (generated, real), strict=True))
     parts = {kind: [count_bins(notes, first) for notes in music[kind].notes] for kind in music}
     distances = {kind: measure_distances(parts[kind], music[kind].pieces, reference, held_out.pieces) for kind in music}
     summaries = {kind: _summarize([notes[first:] for notes in music[kind].notes], train) for kind in music}
+    repeated = {kind: [repeated_notes(notes, first) for notes in music[kind].notes] for kind in music}
+    pairs = [(kind, notes[first:]) for kind in music for notes in music[kind].notes]
+    structure: dict[Continuation, list[dict[Span, float]]] = {kind: [] for kind in music}
+    for kind, notes in track(pairs, total=len(pairs), unit="piece", description="comparing form", quiet=quiet):
+        structure[kind].append(structure_indicators(notes))
+    pictured = _choose_pictured([sum(shares.values()) for shares in repeated["real"]])
     counts: dict[MusicKind, Sequence[Counts]] = {
         "held_out": reference,
         "generated": parts["generated"],
@@ -98,7 +119,22 @@ def compare_generated(
         },
         counts={kind: {name: bins.tolist() for name, bins in sum_counts(counts[kind]).items()} for kind in counts},
         **{name: {kind: summaries[kind][name] for kind in music} for name in PER_CONTINUATION},
+        repeated_notes={
+            distance: {kind: _mean_and_max([shares[distance] for shares in repeated[kind]]) for kind in music}
+            for distance in DISTANCES
+        },
+        structure={
+            span: {kind: _mean_and_max([fitness[span] for fitness in structure[kind]]) for kind in music}
+            for span in SPANS
+        },
+        pictured=pictured,
+        pictures={kind: picture_form(music[kind].notes[pictured], first) for kind in music},
     )
+
+
+def _choose_pictured(repeated: Sequence[float]) -> int:
+    """Returns the position of the median, the lower one of two; the performers choose, not the model."""
+    return int(np.argsort(repeated, kind="stable")[(len(repeated) - 1) // 2])
 
 
 def _summarize(continuations: Sequence[Notes], train: Sequence[Notes]) -> dict[str, Summary]:
@@ -109,7 +145,11 @@ def _summarize(continuations: Sequence[Notes], train: Sequence[Notes]) -> dict[s
         "repeated_8grams": np.array([repeated_8grams(notes) for notes in continuations]),
         "copied_run": copied_runs(continuations, train),
     }
-    return {name: Summary(float(np.mean(numbers)), numbers.max().item()) for name, numbers in values.items()}
+    return {name: _mean_and_max(numbers) for name, numbers in values.items()}
+
+
+def _mean_and_max(values: Sequence[float] | NDArray) -> Summary:
+    return Summary(float(np.mean(values)), np.max(values).item())
 
 
 def pitch_class_entropy(notes: Notes) -> float:
@@ -139,9 +179,9 @@ def repeated_8grams(notes: Notes) -> float:
 
     This is seq-rep-n of Welleck et al. (2020, Neural text generation with unlikelihood training).
     """
-    if len(notes) < _NGRAM:
+    if len(notes) < NGRAM:
         return 0.0
-    ngrams = np.lib.stride_tricks.sliding_window_view(notes.pitch, _NGRAM)
+    ngrams = np.lib.stride_tricks.sliding_window_view(notes.pitch, NGRAM)
     return 1 - len(np.unique(ngrams, axis=0)) / len(ngrams)
 
 

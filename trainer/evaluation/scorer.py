@@ -16,10 +16,10 @@ from trainer.data.recall import NO_RECALL, Recall, TimeRecall, no_recall
 from trainer.data.recall_table import RecallTable
 from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_density, score_with_residuals
 from trainer.evaluation.statistics import FIELDS, Ints, NoteScores
-from trainer.model import time_distribution
 from trainer.model.categorical import categorical_nll
 from trainer.model.heads import DensityHeads, HeadInput
 from trainer.model.next_note import ModelState, NextNoteModel
+from trainer.model.time_distribution import ticks
 
 Outputs: TypeAlias = dict[str, np.ndarray]
 """Outputs of scored notes by name, `[notes]` each."""
@@ -188,7 +188,7 @@ def _density_outputs(
     """Computes the scores of notes from the model's densities."""
     logits = model.heads.logits(head_input, notes, times)
     nats = model.heads.nll(logits, notes)
-    away = tf.abs(time_distribution.median_tick(logits["step"]) - time_distribution.ticks(notes.step_us))
+    away = tf.abs(model.heads.times["step"].median_tick(logits["step"]) - ticks(notes.step_us))
     return {
         **{field: nats[field] for field in FIELDS},
         **_pitch_hits(logits["pitch"], notes.pitch),

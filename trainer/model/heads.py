@@ -18,6 +18,7 @@ from trainer.model.memory import Found, Memory, find, recall_times
 from trainer.model.note_history import release_histogram
 from trainer.model.recall_heads import PitchScorer, TimeVotes
 from trainer.model.time_bins import BINS
+from trainer.model.time_distribution import TimeDistribution
 
 _LATER_FIELDS = {field: FIELDS[index + 1 :] for index, field in enumerate(FIELDS[:-1])}
 _UNIFORM_IN_BIN = {"step": 4, "duration": 5}  # Columns of a note's uniform numbers that draw a time within its bin.
@@ -108,6 +109,7 @@ class DensityHeads(keras.layers.Layer):
             field: keras.layers.Dense(size, kernel_initializer=glorot(seeds), dtype=dtype, name=f"{field}_logits")
             for field, size in classes.items()
         }
+        self.times = {field: TimeDistribution(dtype=dtype, name=f"{field}_ticks") for field in _UNIFORM_IN_BIN}
 
     def logits(
         self, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()] = ()
@@ -127,8 +129,8 @@ class DensityHeads(keras.layers.Layer):
         """Returns the negative log likelihood `[...]` of each field of the true notes in nats, times as ticks."""
         return {
             "pitch": categorical_nll(logits["pitch"], notes.pitch),
-            "step": time_distribution.nll(logits["step"], notes.step_us),
-            "duration": time_distribution.nll(logits["duration"], notes.duration_us),
+            "step": self.times["step"].nll(logits["step"], notes.step_us),
+            "duration": self.times["duration"].nll(logits["duration"], notes.duration_us),
             "velocity": categorical_nll(logits["velocity"], notes.velocity),
         }
 
@@ -153,7 +155,7 @@ class DensityHeads(keras.layers.Layer):
             head_input: of the last note, `[batch, ...]`.
             uniforms: `[batch, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
-            top_p: for the same fields, as in `sample_categorical`; the classes of times are the bins.
+            top_p: for the same fields, as in `sample_categorical`; for a time, bins and then a bin's ticks.
             memory: of the notes up to the last one; by default nothing is recalled.
         """
         layers = self._hidden_layers(head_input)
@@ -164,7 +166,7 @@ class DensityHeads(keras.layers.Layer):
             options = uniforms[:, index], temperatures[index], top_p[index]
             if field in _UNIFORM_IN_BIN:
                 uniform_in_bin = uniforms[:, _UNIFORM_IN_BIN[field]]
-                note[field] = time_distribution.sample_time(logits, *options, uniform_in_bin=uniform_in_bin)
+                note[field] = self.times[field].sample(logits, *options, uniform_in_bin=uniform_in_bin)
             else:
                 note[field] = sample_categorical(logits, *options, self.pitch_range if field == "pitch" else None)
             if field in _LATER_FIELDS:

@@ -1,8 +1,11 @@
-"""The model's distribution of a time: a softmax over logarithmic bins whose ticks of 10 ms are equally likely.
+"""The model's distribution of a time: a softmax over logarithmic bins, times a learned one over the ticks of each bin.
 
-Logits are `[..., BINS]`; the probabilities of all `MAX_TICK + 1` ticks sum to one.
+A tick is 10 ms. The probabilities of all `MAX_TICK + 1` ticks sum to one.
 """
 
+from collections.abc import Callable
+
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +15,11 @@ from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS, BINS
 
 # TensorFlow computes with 32-bit integers on the host of a GPU, and with 64-bit integers on the GPU itself.
 _BIN_OF_TICK = np.repeat(np.arange(BINS, dtype=np.int64), BIN_WIDTHS)
+_PLACE_OF_TICK = np.arange(MAX_TICK + 1) - BIN_STARTS.astype(np.int64)[_BIN_OF_TICK]  # within its bin
+_IN_BIN = np.arange(BIN_WIDTHS.max()) < BIN_WIDTHS[:, np.newaxis]
+
+# A tick that never occurs must become unlikely within a short run, in which an optimizer step moves a weight little.
+_TICK_SCALE = 32.0
 
 
 def ticks(microseconds: tf.Tensor) -> tf.Tensor:
@@ -24,34 +32,77 @@ def bins(microseconds: tf.Tensor) -> tf.Tensor:
     return tf.gather(_BIN_OF_TICK, ticks(microseconds))
 
 
-def nll(logits: tf.Tensor, microseconds: tf.Tensor) -> tf.Tensor:
-    """Returns the negative log probability of the ticks of integer times `[...]`, in nats."""
-    label = bins(microseconds)
-    return categorical_nll(logits, label) + tf.gather(tf.math.log(tf.constant(BIN_WIDTHS, logits.dtype)), label)
+class TimeDistribution(keras.layers.Layer):
+    """The distribution over all ticks, given logits of the bins `[..., BINS]`.
+
+    The probability of a tick within its bin is the same for all notes; it starts as equal for all ticks of a bin.
+    """
+
+    def __init__(self, *, dtype: str, name: str) -> None:
+        super().__init__(dtype=dtype, name=name)
+        # A row for each bin, as wide as the widest; what a narrower bin does not use stays at 0.
+        self._ticks = self.add_weight(shape=_IN_BIN.shape, initializer="zeros", name="ticks")
+
+    def nll(self, logits: tf.Tensor, microseconds: tf.Tensor) -> tf.Tensor:
+        """Returns the negative log probability of the ticks of integer times `[...]`, in nats."""
+        tick = ticks(microseconds)
+        bin_index, place = tf.gather(_BIN_OF_TICK, tick), tf.gather(_PLACE_OF_TICK, tick)
+        within = _lookup(tf.nn.log_softmax(self._tick_logits()), bin_index, place)
+        return categorical_nll(logits, bin_index) - within
+
+    def tick_probabilities(self, logits: tf.Tensor) -> tf.Tensor:
+        """Returns the probabilities of all ticks, `[..., MAX_TICK + 1]`."""
+        within = tf.gather(tf.reshape(tf.nn.softmax(self._tick_logits()), [-1]), np.flatnonzero(_IN_BIN))
+        return tf.gather(tf.nn.softmax(logits), _BIN_OF_TICK, axis=-1) * within
+
+    def median_tick(self, logits: tf.Tensor) -> tf.Tensor:
+        """Returns the first tick at which the probabilities sum to a half, int64 `[...]`."""
+        cumulative = tf.cumsum(self.tick_probabilities(logits), axis=-1)
+        return tf.reduce_sum(tf.cast(cumulative < 0.5, tf.int64), axis=-1)
+
+    def sample(
+        self,
+        logits: tf.Tensor,
+        uniform: tf.Tensor,
+        temperature: tf.Tensor,
+        top_p: tf.Tensor | None = None,
+        *,
+        uniform_in_bin: tf.Tensor,
+    ) -> tf.Tensor:
+        """Draws the bin of a time for each row, then a tick of the bin: int32 microseconds `[batch]`.
+
+        Temperature and top_p act on the bins and then on the ticks of the drawn bin, as in `sample_categorical`. So a
+        temperature near 0 gives the likeliest tick of the likeliest bin; the likeliest of all ticks would mostly be a
+        short one, because long ones share their bin with many.
+        """
+        sampled = sample_categorical(logits, uniform, temperature, top_p)
+        in_bin = tf.gather(self._tick_logits(), sampled)
+        place = sample_categorical(in_bin, uniform_in_bin, temperature, top_p)
+        place = tf.minimum(place, tf.gather(tf.constant(BIN_WIDTHS - 1), sampled))
+        return (tf.gather(tf.constant(BIN_STARTS), sampled) + place) * TICK_US
+
+    def _tick_logits(self) -> tf.Tensor:
+        """Returns the logits of each bin's ticks, `[BINS, widest bin]`; the lowest number where a bin has no tick."""
+        logits = _TICK_SCALE * tf.convert_to_tensor(self._ticks)
+        return tf.where(_IN_BIN, logits, logits.dtype.min)
 
 
-def tick_probabilities(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the probabilities of all ticks, `[..., MAX_TICK + 1]`."""
-    probability_per_tick = tf.nn.softmax(logits) / tf.constant(BIN_WIDTHS, logits.dtype)
-    return tf.gather(probability_per_tick, _BIN_OF_TICK, axis=-1)
+def _lookup(table: tf.Tensor, row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
+    """Returns the values of a table at rows and columns `[...]`."""
 
+    @tf.custom_gradient
+    def lookup(table: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        rows, columns = table.shape
 
-def median_tick(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the first tick at which the probabilities sum to a half, int64 `[...]`."""
-    cumulative = tf.cumsum(tick_probabilities(logits), axis=-1)
-    return tf.reduce_sum(tf.cast(cumulative < 0.5, tf.int64), axis=-1)
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            # A product of ones and zeros: on a GPU, the gradient of a gather would be slow if it is deterministic.
+            upstream = tf.reshape(upstream, [-1, 1])
+            in_row, in_column = (
+                tf.one_hot(tf.reshape(index, [-1]), size, dtype=table.dtype)
+                for index, size in ((row, rows), (column, columns))
+            )
+            return tf.matmul(upstream * in_row, in_column, transpose_a=True)
 
+        return tf.gather(tf.reshape(table, [-1]), row * columns + column), gradient
 
-def sample_time(
-    logits: tf.Tensor,
-    uniform: tf.Tensor,
-    temperature: tf.Tensor,
-    top_p: tf.Tensor | None = None,
-    *,
-    uniform_in_bin: tf.Tensor,
-) -> tf.Tensor:
-    """Draws the bin of a time for each row as `sample_categorical`, then a tick of the bin: microseconds `[batch]`."""
-    sampled = sample_categorical(logits, uniform, temperature, top_p)
-    width = tf.gather(tf.constant(BIN_WIDTHS), sampled)
-    offset = tf.cast(uniform_in_bin * tf.cast(width, uniform_in_bin.dtype), tf.int32)
-    return (tf.gather(tf.constant(BIN_STARTS), sampled) + tf.minimum(offset, width - 1)) * TICK_US
+    return lookup(table)

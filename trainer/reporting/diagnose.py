@@ -61,7 +61,7 @@ def _not_compared(report: RunReport) -> Diagnostic:
         title, advice = "The music cannot be compared with real music", ""
         detail = (
             f"That takes two pieces of {COMPARED_NOTES} notes in the test or the validation split, {PRIMER_NOTES} to "
-            f"start from and {CONTINUATION_NOTES} to compare with. The pieces of this dataset are shorter."
+            f"start from and {CONTINUATION_NOTES[-1]} to compare with. The pieces of this dataset are shorter."
         )
     else:
         title = "The music is not compared with real music yet"

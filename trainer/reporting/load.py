@@ -10,7 +10,7 @@ from typing import Final
 from sostenuto import storage
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
-from sostenuto.text import printable
+from sostenuto.text import counted, printable
 from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.distributions import DISTRIBUTIONS
@@ -98,7 +98,7 @@ def load_report(
     config, records, run = load_config(workdir), load_records(workdir), load_run(workdir)
     all_evaluations, all_generated = Evaluation.load_splits(workdir), GenerationEvaluation.load_splits(workdir)
     for split, comparison in all_generated.items():
-        _check_distributions(comparison, comparison.path(workdir, split))
+        _check_comparison(comparison, comparison.path(workdir, split))
     evaluations = {split: record for split, record in all_evaluations.items() if record.dataset == run.dataset}
     generated = {split: record for split, record in all_generated.items() if record.dataset == run.dataset}
     manifest = dataset(run)
@@ -120,7 +120,7 @@ def load_report(
     )
 
 
-def _check_distributions(comparison: GenerationEvaluation, path: str) -> None:
+def _check_comparison(comparison: GenerationEvaluation, path: str) -> None:
     """Raises UserError if a comparison lacks a distribution, or has other bins or no notes."""
     expected = {name: len(distribution.edges) - 1 for name, distribution in DISTRIBUTIONS.items()}
     for kind, counts in comparison.counts.items():
@@ -129,6 +129,9 @@ def _check_distributions(comparison: GenerationEvaluation, path: str) -> None:
             raise UserError(f"{path}: counts.{kind}: expected counts of {expected}. {comparison.REMEDY}")
     if missing := [name for name in expected if name not in comparison.distributions]:
         raise UserError(f"{path}: distributions.{missing[0]} is missing. {comparison.REMEDY}")
+    if comparison.pictured >= len(comparison.primers):
+        primers = counted(len(comparison.primers), "primer")
+        raise UserError(f"{path}: pictured: got {comparison.pictured}, expected one of {primers}. {comparison.REMEDY}")
 
 
 def load_records(workdir: str) -> list[MetricsRecord]:

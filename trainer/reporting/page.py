@@ -20,6 +20,7 @@ from sostenuto.text import counted, duration
 from trainer.presets import preset
 from trainer.reporting.charts import plot_curves, plot_distributions, select_scored_records
 from trainer.reporting.diagnose import checked_for, diagnose
+from trainer.reporting.form_charts import draw_pictures, plot_form
 from trainer.reporting.load import PROGRAM, RunReport, load_report
 from trainer.reporting.score_diagnostics import compare_with_ngram, describe_ngram_gaps, ngram_gaps
 from trainer.workdir.formats import RunResult
@@ -57,6 +58,8 @@ def render(report: RunReport) -> str:
         ngram_gaps=ngram_gaps,
         describe_ngram_gaps=describe_ngram_gaps,
         plot_distributions=plot_distributions,
+        plot_form=plot_form,
+        draw_pictures=draw_pictures,
         training_time=_training_time(report),
         throughput=float(np.median([record.notes_per_second for record in report.records])),
         config=dataclasses.asdict(report.config),

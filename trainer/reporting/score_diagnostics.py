@@ -6,15 +6,10 @@ its dataset rules out.
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from sostenuto.text import counted
 from trainer.config import Config
-from trainer.model.time_bins import spread_nats
 from trainer.reporting.load import RunReport
 from trainer.workdir.formats import SCORED_FIELDS, Evaluation, NatsPerNote
 
@@ -23,7 +18,6 @@ TIMES: Final[tuple[Time, ...]] = ("step", "duration")
 
 _OVERFITTING: Final = 0.005  # rise of the last validation score above the best one, relative
 _IMPROVING: Final = 0.01  # fall of the validation score over the last quarter of a run, relative
-_MOST: Final = 0.99  # fraction of the notes for which the values of a field are counted
 _FAR_NATS: Final = 1.0  # a large difference in nats/note
 _FEW_TRAIN_STEPS: Final = 100  # a run of fewer has hardly trained; a preset's warm-up alone is as long
 _LEVEL_NATS: Final = 0.05  # a difference in nats/note that is too small to count
@@ -201,13 +195,10 @@ def diagnose_evaluation(evaluation: Evaluation, report: RunReport) -> list[Diagn
     )
     if title.startswith("Even"):
         detail += f" The histogram, which only counts how often each value occurs, has {histogram:.3f}."
-    costs = {} if report.config.model == "regression" else _bin_costs(report)
-    if costs:
-        detail += f" {_describe_bin_costs(report, costs)}"
-    return [Diagnostic(title, detail, _advise_against_ngram(report, gaps, costs))]
+    return [Diagnostic(title, detail, _advise_against_ngram(report))]
 
 
-def _advise_against_ngram(report: RunReport, gaps: NatsPerNote, costs: Mapping[str, float]) -> str:
+def _advise_against_ngram(report: RunReport) -> str:
     config = report.config
     if hardly_trained(report.records[-1].train_step):
         return advise_longer_training(report)
@@ -216,41 +207,9 @@ def _advise_against_ngram(report: RunReport, gaps: NatsPerNote, costs: Mapping[s
             "A model=regression gives one value for step and for duration, so that its score depends on how widely its "
             "errors are spread. Train with --preset=base, which gives a distribution of each."
         )
-    if costs and gaps["total"] - sum(costs.values()) < _LEVEL_NATS and gaps["pitch"] < _LEVEL_NATS:
-        return (
-            "Compare it with the n-gram by pitch, and by the total only with other runs of --model=density, to which "
-            "that cost is common."
-        )
     if overfits(report):
         return "See the warning about overfitting above."
     return advise_longer_training(report) or (
         f"More music helps most. Otherwise try another --learning_rate than {config.learning_rate:g}, or a larger "
         f"model, such as --units={2 * config.units}."
     )
-
-
-def _bin_costs(report: RunReport) -> dict[str, float]:
-    """Returns the nats/note that the model's time bins cost on this dataset, by field, without small costs."""
-    if report.manifest is None:
-        return {}
-    histograms = report.manifest.histograms("train")
-    costs = {field: spread_nats(getattr(histograms, field)) for field in TIMES}
-    return {field: cost for field, cost in costs.items() if cost >= _LEVEL_NATS}
-
-
-def _describe_bin_costs(report: RunReport, costs: Mapping[str, float]) -> str:
-    assert report.manifest is not None
-    histograms = report.manifest.histograms("train")
-    values = [f"one of {_count_values(getattr(histograms, field))} {field}s" for field in costs]
-    return (
-        f"The corpus is in strict time: {_MOST:.0%} of its notes have {' and '.join(values)}. The n-gram counts exact "
-        "ticks of 10 ms. The model gives all ticks of a bin the same probability, which costs it "
-        f"{sum(costs.values()):.2f} nats/note on this corpus "
-        f"({', '.join(f'{field} {nats:.2f}' for field, nats in costs.items())}), however long it is trained."
-    )
-
-
-def _count_values(counts: NDArray[np.integer]) -> int:
-    """Returns the number of ticks that nearly all notes have."""
-    cumulative = np.cumsum(np.sort(counts)[::-1])
-    return int(np.searchsorted(cumulative, _MOST * cumulative[-1])) + 1

@@ -16,6 +16,7 @@ from sostenuto.errors import UserError
 from sostenuto.json_text import parse_json
 from trainer.config import Config
 from trainer.presets import PRESETS
+from trainer.workdir.form_formats import Distance, FormPicture, Span
 
 Field: TypeAlias = Literal["pitch", "step", "duration", "velocity"]
 ScoredField: TypeAlias = Literal["total", "pitch", "step", "duration"]
@@ -285,7 +286,11 @@ class GenerationMetrics(JsonRecord):
     pitch_class_entropy: Mapping[Continuation, Summary]
     longest_loop: Mapping[Continuation, Summary]
     repeated_8grams: Mapping[Continuation, Summary]
+    repeated_notes: Mapping[Distance, Mapping[Continuation, Summary]]
+    structure: Mapping[Span, Mapping[Continuation, Summary]]
     copied_run: Mapping[Continuation, Summary]
+    pictured: int
+    pictures: Mapping[Continuation, FormPicture]
     counts: Mapping[MusicKind, Mapping[str, Sequence[int]]]
 
 

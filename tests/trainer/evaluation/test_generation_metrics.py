@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import Notes
-from trainer.evaluation import distributions, generation_metrics
+from trainer.evaluation import distributions, form_picture, generation_metrics, structure
 from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.evaluation.generation_metrics import Music
 from trainer.workdir.formats import Summary
@@ -284,10 +284,67 @@ def test_continuations_are_not_compared_with_their_own_piece():
 def test_pieces_take_turns_in_being_continued():
     lengths = [640, 900, 639, 5000, 640, 10]
     pieces = ["b", "a", "c", "a", "d", "d"]
-    assert generation_metrics.select_performances(lengths, pieces) == [1, 0, 4, 3]
+    assert generation_metrics.select_performances(lengths, pieces, 640) == [1, 0, 4, 3]
+    assert generation_metrics.select_performances(lengths, pieces, 639) == [1, 0, 2, 4, 3]
 
 
 @pytest.mark.parametrize(("lengths", "pieces"), [([], []), ([700, 639], ["a", "b"]), ([700, 700], ["a", "a"])])
 def test_too_few_performances_to_compare_are_a_user_error(lengths, pieces):
     with pytest.raises(UserError, match="of the split with 640 notes or more, expected at least 2"):
-        generation_metrics.select_performances(lengths, pieces)
+        generation_metrics.select_performances(lengths, pieces, 640)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "pieces", "primer_notes", "expected"),
+    [
+        ([2176, 2176], "ab", 128, 2048),
+        ([2176, 2175], "ab", 128, 512),
+        ([2176, 2176], "aa", 128, 512),
+        ([2048, 2048], "ab", 0, 2048),
+        ([10, 20], "ab", 128, 512),
+    ],
+)
+def test_continuations_are_long_where_two_pieces_are(lengths, pieces, primer_notes, expected):
+    assert generation_metrics.choose_num_notes(lengths, pieces, primer_notes) == expected
+
+
+def test_music_from_silence_is_compared_from_its_first_note(held_out):
+    real = beginnings(held_out, 2)
+    metrics = generation_metrics.compare_generated(real, real, held_out, [random_music(100, seed=99)], first=0)
+    assert sum(metrics.counts["generated"]["pitch"]) == 640 * 2
+    assert metrics.pictures["generated"].primer_seconds == 0
+
+
+def test_form_is_told_by_distance_and_length_for_both(held_out):
+    real = beginnings(held_out, 3)
+    loops = Music([notes_of(list(range(60, 80)) * 32) for _ in range(3)], real.pieces)
+    metrics = generation_metrics.compare_generated(loops, real, held_out, [random_music(100, seed=99)], first=128)
+    assert metrics.repeated_notes["1-32"] == {"generated": Summary(1, 1), "real": Summary(0, 0)}
+    assert metrics.repeated_notes["33-128"] == {"generated": Summary(0, 0), "real": Summary(0, 0)}
+    assert all(by_kind["generated"].mean > by_kind["real"].mean for by_kind in metrics.structure.values())
+
+
+def test_the_pictured_piece_is_the_one_whose_performer_repeats_as_much_as_most(held_out):
+    real = beginnings(held_out, 3)
+    theme = random_music(100, seed=42)
+    whole, once = (
+        with_run(with_run(real.notes[0], theme, 200), theme, 400),
+        with_run(with_run(real.notes[1], theme[:30], 200), theme[:30], 400),
+    )
+    music = Music([whole, once, real.notes[2]], real.pieces)
+    metrics = generation_metrics.compare_generated(real, music, held_out, [random_music(100, seed=99)], first=128)
+    assert metrics.pictured == 1
+    picture = metrics.pictures["real"]
+    onset = once.onset_us / 1e6
+    assert picture.repeats == [pytest.approx((onset[400], onset[429], onset[200], onset[229]), abs=0.01)]
+    assert picture.primer_seconds == pytest.approx(onset[128], abs=0.01)
+    assert len(picture.chroma) == np.ceil(once.seconds)
+    assert metrics.pictures["generated"].repeats == []
+
+
+def test_a_picture_is_close_to_the_matrix_of_the_indicators(held_out):
+    notes = held_out.notes[0]
+    shown = form_picture.pictured_similarity(form_picture.picture_form(notes, 0))
+    exact = np.maximum(structure.threshold(structure.self_similarity(structure.chroma(notes))), 0)
+    assert shown.shape == exact.shape
+    assert np.abs(shown - exact).mean() < 0.02

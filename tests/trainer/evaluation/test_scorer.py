@@ -12,7 +12,6 @@ from trainer.data.recall import PitchRecall, TimeRecall
 from trainer.evaluation.residuals import TimeResiduals, residual_nats
 from trainer.evaluation.scorer import Scorer
 from trainer.evaluation.statistics import NoteScores, compute_metrics, score_composers, sum_scores
-from trainer.model import time_distribution
 from trainer.model.memory import find, recall_times
 from trainer.model.next_note import start_note
 from trainer.workdir.formats import ResidualDensity
@@ -85,8 +84,8 @@ def pitch_scores(logits, pitch):
 
 def density_scores(model, hidden, note, times):
     logits = model.heads.logits(hidden, note, times)
-    step_ticks = time_distribution.tick_probabilities(logits["step"]).numpy()[0]
-    duration_ticks = time_distribution.tick_probabilities(logits["duration"]).numpy()[0]
+    step_ticks = model.heads.times["step"].tick_probabilities(logits["step"]).numpy()[0]
+    duration_ticks = model.heads.times["duration"].tick_probabilities(logits["duration"]).numpy()[0]
     step = ticks(note.step_us.numpy())[0]
     median = np.searchsorted(np.cumsum(step_ticks), 0.5)
     return {

@@ -54,7 +54,8 @@ def test_nats_of_a_time_are_those_of_its_tick(density, field):
     hidden = repeated(reading_of(1), len(ticks))
     logits = density.logits(hidden, notes)
     probability = np.exp(-density.nll(logits, notes)[field].numpy().astype(np.float64))
-    np.testing.assert_allclose(probability, time_distribution.tick_probabilities(logits[field]).numpy()[0], rtol=1e-4)
+    expected = density.times[field].tick_probabilities(logits[field]).numpy()[0]
+    np.testing.assert_allclose(probability, expected, rtol=1e-4)
     assert abs(probability.sum() - 1) < 1e-5
     # All times within the tick's 10 ms count as the tick, and all longer ones as the last tick.
     for offset in (-TICK_US // 2, TICK_US // 2 - 1):
@@ -127,7 +128,7 @@ def test_drawn_notes_follow_the_densities_that_score_them(density):
     for field in FIELDS:
         if field in ("step", "duration"):
             chosen = time_distribution.ticks(getattr(notes, f"{field}_us"))
-            probabilities = time_distribution.tick_probabilities
+            probabilities = density.times[field].tick_probabilities
         else:
             chosen, probabilities = getattr(notes, field), softmax
         assert surprise(chosen, probabilities(logits[field])) < 5

@@ -191,7 +191,8 @@ def test_initial_weights_come_from_the_seed_whatever_else_draws_random_numbers()
 def test_initial_weights_are_those_of_earlier_releases(preset, seed, expected):
     digest = hashlib.sha256()
     for weight in build_model(PRESETS[preset].replace(seed=seed)).weights:
-        if weight.name != "recurrent_kernel":  # orthogonal: the last bits depend on the CPU
+        # An orthogonal matrix depends on the CPU in its last bits; ticks start at 0.
+        if weight.name not in ("recurrent_kernel", "ticks"):
             digest.update(weight.numpy().tobytes())
     assert digest.hexdigest()[:16] == expected
 

@@ -66,7 +66,7 @@ def test_each_chart_draws_its_points(page):
         "[...document.querySelectorAll('.chart')].map((chart) => [...chart.querySelectorAll('.plane path')]"
         ".map((path) => path.getTotalLength()))"
     )
-    assert len(lengths) == 16
+    assert len(lengths) == 18
     assert all(drawn and min(drawn) > 0 and max(drawn) > 100 for drawn in lengths)
     bars = page.run("[...document.querySelectorAll('.sheet')].map((sheet) => sheet.querySelectorAll('.played').length)")
     assert all(bars)

@@ -47,7 +47,7 @@ def test_a_page_is_whole_needs_no_network_and_can_be_read_aloud(text):
     assert "default-src 'none'" in text
     assert len(text) < 10e6
     drawings = [found for tag, found, around in page.elements if tag == "svg" and "svg" not in around]
-    assert len(drawings) == 8 + 8 + 8  # rolls, curves, distributions
+    assert len(drawings) == 8 + 8 + 8 + 2 + 2  # rolls, curves, distributions, form, self-similarity
     assert all(found["role"] == "img" and found["aria-label"] for found in drawings)
     assert len({found["aria-label"] for found in drawings}) == len(drawings)
     assert len(page.all("table")) == len(page.all("caption")) > 4

@@ -106,6 +106,22 @@ def test_a_wrong_value_is_an_error_that_names_file_and_key(kind, change, words, 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("chroma", "words"),
+    [
+        (["00000000000f", "0f"], "chroma: got '0f', expected 12 hexadecimal digits"),
+        (["00000000000F"], "chroma: got '00000000000F', expected 12"),
+        ([], "chroma: got 0 seconds, expected 1 to 600"),
+        (["00000000000f"] * 601, "chroma: got 601 seconds, expected 1 to 600"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_an_error(chroma, words):
+    document = comparison()
+    document["pictures"]["real"]["chroma"] = chroma
+    with pytest.raises(UserError, match=rf"file\.json: {words}.*\. Delete the file"):
+        GenerationEvaluation.from_json(document, "file.json")
+
+
 def test_the_config_of_an_export_has_the_defaults_of_its_preset():
     config = {"preset": "tutorial", "units": 8, "model": "regression"}
     exported = ExportInfo.from_json({**EXPORT, "config": config}, "x")
