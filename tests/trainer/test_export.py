@@ -19,6 +19,7 @@ from sostenuto.errors import UserError
 from sostenuto.music.notes import TICK_US
 from tests.factories import random_arrays, read_files, tiny_model
 from tests.processes import REPOSITORY
+from tests.trainer.data.repeats import recall_of
 from trainer.checkpoints.manager import CheckpointManager, model_variables
 from trainer.config import Config
 from trainer.data.note_table import NoteTable
@@ -192,8 +193,10 @@ def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsew
         assert nats.shape == (VOICES, NOTES)
         # Evaluation leaves the first note of a performance out.
         np.testing.assert_allclose(np.ravel(nats[:, 1:]), getattr(scores, field), rtol=1e-4, atol=1e-4)
-    hidden, _ = models["density"].forward(inputs["density"].map(lambda field: field[:, :-1]))
-    nats = models["density"].heads.losses(hidden, inputs["density"].map(lambda field: field[:, 1:]))
+    targets = inputs["density"].map(lambda field: field[:, 1:])
+    pitches, times = recall_of(targets)
+    hidden, _ = models["density"].forward(inputs["density"].map(lambda field: field[:, :-1]), recall=pitches)
+    nats = models["density"].heads.losses(hidden, targets, times)
     for field, expected in nats.items():
         np.testing.assert_allclose(results[f"density {field}_nats"], expected, rtol=1e-4, atol=1e-4)
 
@@ -201,7 +204,10 @@ def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsew
 def test_sampling_continues_scored_notes_as_the_model_does(elsewhere, models, inputs):
     results, _ = elsewhere
     for kind, model in models.items():
-        _, state = model.forward(inputs[kind].map(lambda field: field[:, :-1]))
+        state, weights = model.initial_decode_state(VOICES), model.decode_weights()
+        for index in range(NOTES - (kind != "density")):
+            note = inputs[kind].map(lambda field, index=index: field[:, index])
+            _, state = model.decode_step(note, state, weights)
         expected = played(model, inputs[kind].map(lambda field: field[:, -1]), state, SEED)
         for field, notes in expected._asdict().items():
             # A predicted time is rounded to microseconds; one that is drawn is a multiple of 10,000.

@@ -16,7 +16,7 @@ from sostenuto.text import counted
 from trainer.config import Bounds
 from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import PitchRecall
+from trainer.data.recall import PitchRecall, no_recall
 from trainer.data.recall_table import RecallTable
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
@@ -198,6 +198,8 @@ class NoteSampler:
 
 def _recall(primers: list[Notes], inputs: int) -> PitchRecall:
     """Returns the candidates after each of the last inputs of primers of one length; an input may precede the first."""
+    if not len(primers[0]):
+        return no_recall(tf.constant([len(primers), inputs]))[0]
     table = notes_table(primers)
     number = np.arange(len(primers[0]) - inputs, len(primers[0]) + 1)
     is_note = np.tile((number >= 0) & (number < len(primers[0])), [len(primers), 1])

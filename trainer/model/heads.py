@@ -121,7 +121,7 @@ class DensityHeads(keras.layers.Layer):
             logits[field] = self._head_logits(layers, field, head_input)
             if field in _LATER_FIELDS:
                 self._condition_on(layers, field, value, head_input)
-            if field == "pitch" and times:
+            if field == "pitch" and self._votes and isinstance(times, TimeRecall):
                 self._recall_times(layers, times)
         return logits
 
@@ -252,7 +252,9 @@ class RegressionHeads(keras.layers.Layer):
             "duration": tf.squeeze(self._duration(head_input.body), axis=-1),
         }
 
-    def losses(self, head_input: HeadInput, notes: NoteTensors) -> dict[str, tf.Tensor]:
+    def losses(
+        self, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()] = ()
+    ) -> dict[str, tf.Tensor]:
         """Returns the training losses of notes `[...]`: cross entropy, and squared error with positive pressure."""
         predicted = self.predict_fields(head_input)
         return {

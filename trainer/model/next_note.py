@@ -271,9 +271,6 @@ def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNo
     notes = start_note(1).map(lambda field: field[:, tf.newaxis])
     head_input, _ = model.forward(notes)
     targets = notes._replace(pitch=tf.zeros_like(notes.pitch))
-    if model.has_memory:
-        pitches, times = no_recall(tf.shape(notes.pitch))
-        model.heads.losses(head_input._replace(recall=pitches), targets, times)
-    else:
-        model.heads.losses(head_input, targets)
+    pitches, times = no_recall(tf.shape(notes.pitch))
+    model.heads.losses(head_input._replace(recall=pitches), targets, times)
     return model
