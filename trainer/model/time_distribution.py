@@ -8,6 +8,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from sostenuto.music.notes import MAX_TICK, TICK_US
 from trainer.model.categorical import categorical_nll, sample_categorical
@@ -15,11 +16,10 @@ from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS, BINS
 
 # TensorFlow computes with 32-bit integers on the host of a GPU, and with 64-bit integers on the GPU itself.
 _BIN_OF_TICK = np.repeat(np.arange(BINS, dtype=np.int64), BIN_WIDTHS)
-_PLACE_OF_TICK = np.arange(MAX_TICK + 1) - BIN_STARTS.astype(np.int64)[_BIN_OF_TICK]  # within its bin
-# A table of the ticks by bin and place has a row for each bin, as wide as the widest.
-_WIDEST = int(BIN_WIDTHS.max())
-_IN_BIN = np.arange(_WIDEST) < BIN_WIDTHS[:, np.newaxis]
-_TICK_AT = np.minimum(BIN_STARTS[:, np.newaxis].astype(np.int64) + np.arange(_WIDEST), MAX_TICK)
+_STARTS, _WIDTHS = BIN_STARTS.astype(np.int64), BIN_WIDTHS.astype(np.int64)
+_PLACE_OF_TICK = np.arange(MAX_TICK + 1) - _STARTS[_BIN_OF_TICK]  # within its bin
+# Tables of the ticks of each bin have rows as wide as the widest bin.
+_PLACES = np.arange(_WIDTHS.max())
 
 # A tick that never occurs must become unlikely within a short run, in which an optimizer step moves a weight little.
 _TICK_SCALE = 32.0
@@ -52,7 +52,7 @@ class TimeDistribution(keras.layers.Layer):
 
     def tick_probabilities(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns the probabilities of all ticks, `[..., MAX_TICK + 1]`."""
-        in_bin = _ticks_of(tf.nn.softmax(_by_bin(self._tick_logits())))
+        in_bin = _all_ticks(tf.nn.softmax(_ticks_of(self._tick_logits(), np.arange(BINS))))
         return tf.gather(tf.nn.softmax(logits), _BIN_OF_TICK, axis=-1) * in_bin
 
     def median_tick(self, logits: tf.Tensor) -> tf.Tensor:
@@ -76,8 +76,7 @@ class TimeDistribution(keras.layers.Layer):
         short one, because long ones share their bin with many.
         """
         sampled = sample_categorical(logits, uniform, temperature, top_p)
-        in_bin = tf.gather(_by_bin(self._tick_logits()), sampled)
-        place = sample_categorical(in_bin, uniform_in_bin, temperature, top_p)
+        place = sample_categorical(_ticks_of(self._tick_logits(), sampled), uniform_in_bin, temperature, top_p)
         place = tf.minimum(place, tf.gather(tf.constant(BIN_WIDTHS - 1), sampled))
         return (tf.gather(tf.constant(BIN_STARTS), sampled) + place) * TICK_US
 
@@ -91,27 +90,29 @@ def _nll_in_bin(tick_logits: tf.Tensor, tick: tf.Tensor) -> tf.Tensor:
 
     @tf.custom_gradient
     def nll(tick_logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        log_probabilities = tf.nn.log_softmax(_by_bin(tick_logits))
+        log_probabilities = tf.nn.log_softmax(_ticks_of(tick_logits, np.arange(BINS)))
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             # A product of ones and zeros: on a GPU, the gradient of a gather would be slow if it is deterministic.
             of_bin, of_place = (
                 tf.one_hot(tf.reshape(index, [-1]), size, dtype=upstream.dtype)
-                for index, size in ((bin_index, BINS), (place, _WIDEST))
+                for index, size in ((bin_index, BINS), (place, len(_PLACES)))
             )
             chosen = tf.matmul(tf.reshape(upstream, [-1, 1]) * of_bin, of_place, transpose_a=True)
-            return _ticks_of(tf.exp(log_probabilities) * tf.reduce_sum(chosen, axis=-1, keepdims=True) - chosen)
+            return _all_ticks(tf.exp(log_probabilities) * tf.reduce_sum(chosen, axis=-1, keepdims=True) - chosen)
 
-        return -tf.gather(_ticks_of(log_probabilities), tick), gradient
+        return -tf.gather(_all_ticks(log_probabilities), tick), gradient
 
     return nll(tick_logits)
 
 
-def _by_bin(tick_logits: tf.Tensor) -> tf.Tensor:
-    """Arranges logits of all ticks by bin and place; the lowest number where a bin has no tick."""
-    return tf.where(_IN_BIN, tf.gather(tick_logits, _TICK_AT), tick_logits.dtype.min)
+def _ticks_of(tick_logits: tf.Tensor, bin_index: tf.Tensor | NDArray[np.int64]) -> tf.Tensor:
+    """Returns the logits of the ticks of bins `[rows]`, a row each; the lowest number after a bin's last tick."""
+    start, width = (tf.gather(values, bin_index)[:, tf.newaxis] for values in (_STARTS, _WIDTHS))
+    logits = tf.gather(tick_logits, tf.minimum(start + _PLACES, MAX_TICK))
+    return tf.where(width > _PLACES, logits, logits.dtype.min)
 
 
-def _ticks_of(by_bin: tf.Tensor) -> tf.Tensor:
-    """Returns the values of all ticks from a table by bin and place."""
-    return tf.gather(tf.reshape(by_bin, [-1]), np.flatnonzero(_IN_BIN))
+def _all_ticks(by_bin: tf.Tensor) -> tf.Tensor:
+    """Returns the values of all ticks from the rows of all bins."""
+    return tf.gather(tf.reshape(by_bin, [-1]), _BIN_OF_TICK * len(_PLACES) + _PLACE_OF_TICK)
