@@ -17,7 +17,7 @@ from trainer.data.note_tensors import NoteTensors
 from trainer.data.recall import TimeRecall
 from trainer.generation.sampler import NoteSampler
 from trainer.model.heads import HeadInput
-from trainer.model.next_note import build_model, start_note
+from trainer.model.next_note import ModelState, build_model, start_note
 from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS
 from trainer.model.time_distribution import ticks
 from trainer.workdir.load_model import LoadedModel
@@ -175,26 +175,26 @@ class CountingModel:
         self.heads = self
 
     def initial_state(self, batch):
-        return (Count(tf.fill([batch], self.start)),)
+        return ModelState((), Count(tf.fill([batch], self.start)))
 
     def forward(self, inputs, state):
-        counts = state[0].notes[:, tf.newaxis] + tf.cumsum(tf.ones_like(inputs.pitch), axis=1)
-        return self._hidden(counts), (Count(counts[:, -1]),)
+        counts = state.history.notes[:, tf.newaxis] + tf.cumsum(tf.ones_like(inputs.pitch), axis=1)
+        return self._hidden(counts), ModelState((), Count(counts[:, -1]))
 
     def decode_weights(self):
         return []
 
     def decode_step(self, inputs, state, weights, found=None):
-        count = state[0].notes + 1
-        return self._hidden(count), (Count(count),)
+        count = state.history.notes + 1
+        return self._hidden(count), ModelState((), Count(count))
 
     def _hidden(self, counts):
         return HeadInput(tf.cast(counts - self.start, tf.float32)[..., tf.newaxis])
 
-    def sample(self, hidden, uniforms, temperature, top_p):
+    def sample(self, hidden, uniforms, temperature, top_p, memory):
         step_us = tf.cast(hidden.body[:, 0], tf.int32)
         sixty = tf.fill(tf.shape(step_us), 60)
-        return NoteTensors(sixty, step_us, sixty, sixty)
+        return NoteTensors(sixty, step_us, sixty, sixty), None
 
 
 def test_the_counts_of_a_state_continue_from_each_primer():
