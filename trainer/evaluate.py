@@ -294,7 +294,7 @@ def _describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
             ("longest loop, notes", comparison.longest_loop, ".1f", ".0f"),
             ("repeated 8-grams of pitches", comparison.repeated_8grams, ".1%", ".1%"),
             *(
-                (f"notes repeated from {distance} notes before", comparison.repeated_notes[distance], ".1%", ".1%")
+                (f"repeated, {distance} notes back", comparison.repeated_notes[distance], ".1%", ".1%")
                 for distance in DISTANCES
             ),
             *((f"structure, {span}", comparison.structure[span], ".3f", ".3f") for span in SPANS),

@@ -133,11 +133,17 @@ def places(tmp_path_factory, dataset):
         "o.json": here / "o.json",
         "extended": here / "extended",
         "music": here / "music",
-        **{name: here / name for name in ("trained", "moved", "exchanged")},
+        **{name: here / name for name in ("trained", "moved", "exchanged", "last")},
     }
-    for name, data in (("trained", dataset), ("moved", paths["none"]), ("exchanged", paths["long"])):
+    for name, data, positions in (
+        ("trained", dataset, "every"),
+        ("moved", paths["none"], "every"),
+        ("exchanged", paths["long"], "every"),
+        ("last", dataset, "last"),
+    ):
         paths[name].mkdir()
-        (paths[name] / "config.json").write_text(TINY.to_json())
+        config = dataclasses.replace(TINY, positions=positions)
+        (paths[name] / "config.json").write_text(config.to_json())
         run_json = {"dataset": Manifest.load(dataset).sha256, "data": str(data)}
         (paths[name] / "run.json").write_text(json.dumps(run_json))
     paths["music"].mkdir()
@@ -239,6 +245,10 @@ def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(plac
         (["--data={long}", "--workdir={w}", "--num_notes=9"], ["--num_notes=9", "needs --generated"]),
         (["--data={long}", "--workdir={w}", "--primer_notes=9"], ["--primer_notes=9", "needs --generated"]),
         ([*OF_LONG, "--generated", "--num_notes=2048"], ["0 pieces", "2176 notes", "smaller --num_notes"]),
+        (
+            ["--data={long}", "--workdir={last}", "--generated", "--primer_notes=0"],
+            ["primer_notes=0", "from silence", "1 or"],
+        ),
         ([*OF_LONG, "--generated", "--temperature=pitch=0"], ["temperature=pitch=0", "above"]),
         ([*OF_LONG, "--generated", "--top_p=1.5"], ["--top_p=1.5", "at most 1"]),
         ([*OF_LONG, "--generated", "--num_primers=0"], ["num_primers", "0"]),

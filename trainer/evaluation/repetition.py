@@ -48,10 +48,10 @@ def earlier_places(pitch: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def repeated_notes(notes: Notes, first: int = 0) -> dict[Distance, float]:
-    """Computes the shares of the notes from `first` on that lie in a match with an earlier place, by its distance.
+    """Computes the shares of the notes from `first` on that match an earlier place, by its distance.
 
     A match is `NGRAM` successive notes or more. Of several earlier places that a note matches, the nearest counts, so
-    each note is in one class at most. An earlier place may overlap with the match, and lie before `first`.
+    each note is in one class at most. An earlier place may overlap with the match, and be before `first`.
     """
     back = earlier_places(notes.pitch)
     far = len(notes) + 1

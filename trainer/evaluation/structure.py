@@ -80,7 +80,8 @@ def fitness(similarity: NDArray[np.float64], length: int) -> NDArray[np.float64]
 
     A path leads from the segment's first frame to its last one, through successive or nearly successive frames of the
     piece: steps are (1, 1), (1, 2) and (2, 1). A path family is a set of paths that share no frame of the piece. The
-    family of the highest score is found for all segments at once, one frame of the piece after the other.
+    family of the highest score is found for all segments at once, one frame of the piece after the other. The program
+    libfmp, after which MusDr works, also lets a path begin at the segment's second frame.
     """
     frames, segments = len(similarity), len(similarity) - length + 1
     pairs = np.round(similarity * _UNITS) * _SCORE + _PAIR

@@ -308,6 +308,13 @@ def test_continuations_are_long_where_two_pieces_are(lengths, pieces, primer_not
     assert generation_metrics.choose_num_notes(lengths, pieces, primer_notes) == expected
 
 
+def test_music_from_silence_is_compared_from_its_first_note(held_out):
+    real = beginnings(held_out, 2)
+    metrics = generation_metrics.compare_generated(real, real, held_out, [random_music(100, seed=99)], first=0)
+    assert sum(metrics.counts["generated"]["pitch"]) == 640 * 2
+    assert metrics.pictures["generated"].primer_seconds == 0
+
+
 def test_form_is_told_by_distance_and_length_for_both(held_out):
     real = beginnings(held_out, 3)
     loops = Music([notes_of(list(range(60, 80)) * 32) for _ in range(3)], real.pieces)

@@ -86,9 +86,7 @@ def test_repetition_stands_by_distance_and_structure_by_length(repeating):
     assert structure["generated"]["values"] == [
         f"{by_kind['generated']['mean']:.3f}" for by_kind in document["structure"].values()
     ]
-    (row,) = [
-        row for row in rows(text, "Repetition and copies") if row[0] == "notes repeated from 513-2048 notes before"
-    ]
+    (row,) = [row for row in rows(text, "Repetition and copies") if row[0] == "repeated, 513-2048 notes back"]
     assert row[1:] == ["1.5%", "10.0%", "9.0%", "30.0%"]
 
 
@@ -117,3 +115,4 @@ def test_music_from_silence_has_no_seam(dataset, tmp_path):
     text = render(load_report(str(write_run(tmp_path / "w", dataset, generated_test=document))))
     assert 'class="seam"' not in text
     assert "Dashed lines" not in text
+    assert "and what the model played from silence. This performer" in Page(text).words
