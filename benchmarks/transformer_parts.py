@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import statistics
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from trainer.model.layers import Dropout
 from trainer.model.memory import Found, Memory, remember
 from trainer.model.next_note import ModelState, NextNoteModel, build_model, create_variables
 from trainer.presets import preset
+from trainer.workdir.formats import NatsPerNote
 from trainer.workdir.remote import open_workdir
 
 READ_NOTES = 512  # of a primer that the Transformer reads at once: the attention of all would need gigabytes
@@ -210,7 +212,8 @@ class TransformerModel(NextNoteModel):
 
     def _empty_state(self, batch: int | tf.Tensor, window: int) -> ModelState:
         empty = tf.zeros([batch, window, self.shape.heads, self.shape.width // self.shape.heads])
-        state = BodyState((Cache(empty, empty),) * self.shape.layers, tf.zeros([batch]))
+        # The model around it takes any state of a layer.
+        state: Any = BodyState((Cache(empty, empty),) * self.shape.layers, tf.zeros([batch]))
         return super().initial_state(batch)._replace(layers=(state,))
 
     def _run_layer(self, lstm: Any, stream: tf.Tensor, before: Any) -> tuple[tf.Tensor, Any]:
@@ -275,12 +278,12 @@ def with_transformer(setup: RunSetup, shape: Shape) -> RunSetup:
     return dataclasses.replace(setup, state=state, scorer=Scorer(state.model))
 
 
-def score(model: NextNoteModel, validation: NoteTable) -> dict[str, float]:
+def score(model: NextNoteModel, validation: NoteTable) -> NatsPerNote:
     """Returns nats/note on the validation split, by field."""
     return compute_metrics(sum_scores(Scorer(model, lanes=LANES).score(validation))).nats_per_note
 
 
-def choose_window(model: TransformerModel, validation: NoteTable) -> dict[str, float]:
+def choose_window(model: TransformerModel, validation: NoteTable) -> NatsPerNote:
     """Gives the model the window that scores best on validation; returns its nats/note."""
     scores = {}
     for factor in WINDOW_FACTORS:
@@ -309,6 +312,7 @@ def primer_of(table: NoteTable, notes: int) -> Notes:
 
 def measure(dataset: str, options: dict[str, Any], histories: Sequence[int], rounds: int) -> list[Row]:
     """Trains and measures one model: `base` with some fields, and a Transformer's layers if there is a `shape`."""
+    tf.get_logger().setLevel(logging.ERROR)  # Each sampler traces anew.
     options = dict(options)
     shape = Shape(*options.pop("shape")) if "shape" in options else None
     config = preset("base").replace(**options)

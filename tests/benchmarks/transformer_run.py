@@ -58,10 +58,9 @@ def main() -> None:
         "by_note": float(np.max(np.abs(pitches(8, 1) - in_one))),
         "by_chunk": float(np.max(np.abs(pitches(8, 5) - in_one))),
         "of_all": float(np.max(np.abs(pitches(64, 256) - in_one))),
-        "rows": [
-            parts.measure(sys.argv[1], {**small, **options}, [5, 600], 1)
-            for options in ({}, {"shape": shape}, {"shape": shape, "memory_units": 0})
-        ],
+        "base": parts.measure(sys.argv[1], {**small, "memory_units": 0}, [5], 1),
+        # A primer that is read in two parts.
+        "transformer": parts.measure(sys.argv[1], {**small, "shape": shape}, [600], 1),
     }
     print(json.dumps(found))
 
