@@ -68,7 +68,7 @@ def recall_pitches(distance: tf.Tensor, pitch_back: Callable[[tf.Tensor], tf.Ten
     return PitchRecall(tf.where(is_candidate, pitch, 0), tf.where(is_candidate, distance, 0))
 
 
-def empty_recall(shape: tf.Tensor) -> Recall:
+def empty_recall(shape: tf.Tensor) -> tuple[PitchRecall, TimeRecall]:
     """Returns the recall of notes of the given shape that have no match."""
     pitches, times = (tf.zeros(tf.concat([shape, [size]], axis=0), tf.int64) for size in (CANDIDATES, MATCHES))
-    return Recall(PitchRecall(pitches, pitches), TimeRecall(times, times, times))
+    return PitchRecall(pitches, pitches), TimeRecall(times, times, times)

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from trainer.data.matches import find_matches
 from trainer.data.note_table import NoteTable
-from trainer.data.recall import Recall, TimeRecall, empty_recall, recall_pitches
+from trainer.data.recall import PitchRecall, TimeRecall, empty_recall, recall_pitches
 
 
 class RecallTable:
@@ -19,7 +19,7 @@ class RecallTable:
             )
             self._matches = tf.constant(find_matches(table.notes["pitch"], table.offsets))
 
-    def __call__(self, rows: tf.Tensor, is_note: tf.Tensor) -> Recall:
+    def __call__(self, rows: tf.Tensor, is_note: tf.Tensor) -> tuple[PitchRecall, TimeRecall]:
         """Returns what is recalled for each note but the first of sequences of rows `[..., notes]` of the table.
 
         Rows where `is_note` is False may be any rows; nothing is recalled after them, and no times for them.
@@ -37,9 +37,9 @@ class RecallTable:
                 tf.where(later > 0, tf.cast(tf.gather(column, places), tf.int64), 0)
                 for column in (self._step_us, self._duration_us)
             )
-            return Recall(pitches, TimeRecall(step_us, duration_us, later))
+            return pitches, TimeRecall(step_us, duration_us, later)
 
-    def in_performances(self, performances: np.ndarray, numbers: np.ndarray) -> Recall:
+    def in_performances(self, performances: np.ndarray, numbers: np.ndarray) -> tuple[PitchRecall, TimeRecall]:
         """Returns what is recalled for each note but the first of some parts of performances.
 
         Args:

@@ -129,8 +129,9 @@ class WindowSampler:
                 targets, mask = targets.map(lambda field: field[:, -1:]), mask[:, -1:]
             recall = NO_RECALL
             if self._recall_table:
-                recall = _augment_recall(self._recall_table(rows, is_note), notes.pitch - played.pitch, factor)
-                recall = recall._replace(times=TimeRecall(*(part[:, -mask.shape[1] :] for part in recall.times)))
+                recalled = self._recall_table(rows, is_note)
+                pitches, times = _augment_recall(recalled, notes.pitch - played.pitch, factor)
+                recall = Recall(pitches, TimeRecall(*(part[:, -mask.shape[1] :] for part in times)))
         return Batch(inputs, targets, mask, recall, location.window, tf.identity(first_example))
 
     def place(self, example_index: int) -> tuple[int, int, int]:
@@ -205,16 +206,18 @@ def _augment(
     return notes, factor
 
 
-def _augment_recall(recall: Recall, transposed: tf.Tensor, factor: tf.Tensor | None) -> Recall:
+def _augment_recall(
+    recall: tuple[PitchRecall, TimeRecall], transposed: tf.Tensor, factor: tf.Tensor | None
+) -> tuple[PitchRecall, TimeRecall]:
     """Changes what is recalled as the windows: pitches by semitones `[windows, notes]`, times by the factor."""
     (pitch, distance), times = recall
     pitch += tf.cast(transposed[:, :-1, tf.newaxis], tf.int64)
     is_valid = (pitch >= 0) & (pitch < PITCHES)
     pitches = PitchRecall(tf.where(is_valid, pitch, 0), tf.where(is_valid, distance, 0))
     if factor is None:
-        return Recall(pitches, times)
+        return pitches, times
     step_us, duration_us = (tf.cast(_stretch(field, factor[..., tf.newaxis]), tf.int64) for field in times[:2])
-    return Recall(pitches, TimeRecall(step_us, duration_us, times.distance))
+    return pitches, TimeRecall(step_us, duration_us, times.distance)
 
 
 def _transpose(pitch: tf.Tensor, is_note: tf.Tensor, uniform: tf.Tensor, semitones: int) -> tf.Tensor:

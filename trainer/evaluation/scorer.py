@@ -162,7 +162,9 @@ class Scorer:
 
 def _specs(structure: Any, *, free: int) -> Any:
     """Returns specs of tensors whose first `free` dimensions may have any size."""
-    return tf.nest.map_structure(lambda part: tf.TensorSpec([None] * free + [*part.shape[free:]], part.dtype), structure)
+    return tf.nest.map_structure(
+        lambda part: tf.TensorSpec([None] * free + [*part.shape[free:]], part.dtype), structure
+    )
 
 
 def _scored_times(table: NoteTable) -> tuple[Ints, Ints]:

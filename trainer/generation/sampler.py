@@ -172,7 +172,7 @@ class NoteSampler:
             batch = NoteTensors(*map(tf.constant, np.stack([inputs[index] for index in group], axis=1)))
             state = self._model.initial_state(len(group))
             if self._model.has_memory:
-                group_primers = [primers[index] for index in group]
+                group_primers = [primers[index] for index in group.tolist()]
                 head_input, state = self._forward(batch, state, _recall(group_primers, int(length)))
                 state = state._replace(memory=read_memory(group_primers))
             else:
@@ -200,7 +200,7 @@ def _recall(primers: list[Notes], inputs: int) -> PitchRecall:
     """Returns the candidates after each of the last `inputs` inputs of primers; the start of a performance is one."""
     table = notes_table(primers)
     numbers = table.lengths[:, np.newaxis] + np.arange(-inputs, 1)
-    return RecallTable(table).in_performances(np.arange(len(primers)), numbers).pitches
+    return RecallTable(table).in_performances(np.arange(len(primers)), numbers)[0]
 
 
 def _list_primers(primers: Any) -> Sequence[Notes]:
