@@ -153,7 +153,7 @@ def _trace(function: Callable[..., Any], *arguments: Any) -> tf.types.experiment
 
 
 def _recall(model: NextNoteModel, *shape: int) -> Recall:
-    return _specs(empty_recall(tf.constant(shape))) if model.has_memory else NO_RECALL
+    return Recall(*_specs(empty_recall(tf.constant(shape)))) if model.has_memory else NO_RECALL
 
 
 def _notes(*shape: int) -> NoteTensors:

@@ -50,7 +50,7 @@ class Scorer:
             return NoteTensors(*[tf.TensorSpec(shape, tf.int32)] * len(NoteTensors._fields))
 
         state_spec = _specs(model.initial_state(1), free=1)
-        recall_spec = _specs(empty_recall(tf.constant([1, 1])), free=2) if model.has_memory else NO_RECALL
+        recall_spec = _specs(Recall(*empty_recall(tf.constant([1, 1]))), free=2) if model.has_memory else NO_RECALL
 
         @tf.function(
             autograph=False, input_signature=(notes_spec(None, None), notes_spec(None, None), recall_spec, state_spec)
@@ -126,7 +126,7 @@ class Scorer:
                 state = tf.nest.map_structure(lambda part, active=active: part[:active], state)
                 inputs, targets = _chunk(performances[:active], start, min(self._chunk, int(lengths[0]) - start))
                 numbers = np.arange(start - 1, start + inputs.pitch.shape[1])
-                recall = recall_table.in_performances(group[:active], numbers) if recall_table else NO_RECALL
+                recall = _recall(recall_table, group[:active], numbers)
                 outputs, state = self._read_chunk(inputs, targets, recall, state)
                 arrays = {name: value.numpy() for name, value in outputs.items()}
                 for row in range(active):
@@ -147,8 +147,7 @@ class Scorer:
                 first = np.maximum(note - seq_length, 0)
                 # Windows at a performance's start are padded on the right; the output there is not used.
                 numbers = np.minimum(first[:, np.newaxis] + np.arange(seq_length + 1), length - 1)
-                performances = np.full(len(numbers), index)
-                recall = recall_table.in_performances(performances, numbers) if recall_table else NO_RECALL
+                recall = _recall(recall_table, np.full(len(numbers), index), numbers)
                 outputs = self._read_window_batch(
                     NoteTensors(*(tf.constant(field[numbers[:, :-1]]) for field in performance)),
                     tf.constant(note - first - 1, tf.int32),
@@ -158,6 +157,11 @@ class Scorer:
                 parts.append({name: value.numpy() for name, value in outputs.items()})
             counter.advance(max(int(length) - 1, 0))
         return parts
+
+
+def _recall(recall_table: RecallTable | None, performances: np.ndarray, numbers: np.ndarray) -> Recall:
+    """Returns what is recalled for parts of performances, as `RecallTable.in_performances`."""
+    return Recall(*recall_table.in_performances(performances, numbers)) if recall_table else NO_RECALL
 
 
 def _specs(structure: Any, *, free: int) -> Any:

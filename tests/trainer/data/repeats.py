@@ -5,7 +5,7 @@ import numpy as np
 from trainer.data.matches import CONTEXTS, MATCHES, MEMORY_LENGTH, RANKS, SAME_PITCHES, TRANSPOSED
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import NoteTensors
-from trainer.data.recall import Recall
+from trainer.data.recall import PitchRecall, TimeRecall
 from trainer.data.recall_table import RecallTable
 
 
@@ -39,7 +39,7 @@ def matches_by_definition(pitch: np.ndarray) -> np.ndarray:
     return matches
 
 
-def recall_of(notes: NoteTensors) -> Recall:
+def recall_of(notes: NoteTensors) -> tuple[PitchRecall, TimeRecall]:
     """Returns what is recalled for each note of performances `[batch, notes]`, the first included."""
     batch, length = notes.pitch.shape
     rows = np.empty(batch * length, [("pitch", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
