@@ -74,8 +74,7 @@ class TimeVotes(keras.layers.Layer):
         weights = logits[..., 1:] + _SCALE * self._distance * log_distance
         weights = tf.where(is_match, weights, tf.constant(-1e9, weights.dtype))
         weights = tf.nn.softmax(tf.concat([logits[..., :1], weights], axis=-1))[..., 1:]
-        column = tf.where(distance > 0, bins(times_us), 0)[..., tf.newaxis, :]
-        column = tf.repeat(column, _VOTES, axis=-2)
+        column = tf.repeat(bins(times_us)[..., tf.newaxis, :], _VOTES, axis=-2)
         votes = _scatter(weights, column, BINS)
         return self._times(tf.reshape(votes, tf.concat([shape, [_VOTES * BINS]], axis=0)))
 
