@@ -10,7 +10,7 @@ from sostenuto import storage
 from sostenuto.music.notes import PITCHES
 from trainer.checkpoints.tensorflow_errors import translate_errors
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import TimeRecall, no_recall
+from trainer.data.recall import TimeRecall, empty_recall
 from trainer.model.categorical import categorical_nll
 from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads, HeadInput
 from trainer.model.memory import Memory, find, recall_times
@@ -175,7 +175,7 @@ class _Graphs:
             releases = tf.zeros([batch, BINS], model.compute_dtype)
             head_input = head_input._replace(remaining_us=history.remaining_us, releases=releases)
         if model.has_memory:
-            pitches, times = no_recall([batch])
+            pitches, times = empty_recall([batch])
             head_input = head_input._replace(recall=pitches)
         return head_input, times
 

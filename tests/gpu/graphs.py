@@ -26,7 +26,7 @@ from trainer.checkpoints.manager import CheckpointManager, model_variables
 from trainer.config import Config
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import NoteTensors
-from trainer.data.recall import NO_RECALL, Recall, no_recall
+from trainer.data.recall import NO_RECALL, Recall, empty_recall
 from trainer.data.windows import WindowSampler
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
@@ -153,7 +153,7 @@ def _trace(function: Callable[..., Any], *arguments: Any) -> tf.types.experiment
 
 
 def _recall(model: NextNoteModel, *shape: int) -> Recall:
-    return Recall(*_specs(no_recall(tf.constant(shape)))) if model.has_memory else NO_RECALL
+    return Recall(*_specs(empty_recall(tf.constant(shape)))) if model.has_memory else NO_RECALL
 
 
 def _notes(*shape: int) -> NoteTensors:

@@ -6,6 +6,7 @@ which are transposed repeats. A note has, for each context, its `RANKS` most rec
 notes up to it. They depend on pitches alone.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Final
 
@@ -41,20 +42,10 @@ def find_matches(pitch: NDArray[np.integer], offsets: NDArray[np.int64]) -> NDAr
         pitch: of all notes, performance after performance, `[notes]`.
         offsets: `[performances + 1]`, as in `trainer.data.note_table.NoteTable`.
     """
-    lengths = np.diff(offsets)
-    performance = np.repeat(np.arange(len(lengths)), lengths)
-    number = np.arange(len(pitch)) - np.repeat(offsets[:-1], lengths)  # in its performance
     matches = np.empty((len(pitch), MATCHES), np.uint16)
-    for context, (length, code) in enumerate(contexts(pitch.astype(np.int64))):
-        # A note without enough notes before it has a key of its own.
-        key = np.where(number >= length - 1, performance * CODES + code, -1 - np.arange(len(pitch)))
-        previous = _previous(key)
-        place = previous
-        for rank in range(RANKS):
-            distance = np.arange(len(pitch)) - place
-            is_match = (place >= 0) & (distance < MEMORY_LENGTH)
-            matches[:, rank * CONTEXTS + context] = np.where(is_match, distance, 0)
-            place = np.where(is_match, previous[place], -1)
+    # One performance at a time takes little memory, however many there are.
+    for start, stop in itertools.pairwise(offsets.tolist()):
+        _fill_matches(matches[start:stop], pitch[start:stop].astype(np.int64))
     return matches
 
 
@@ -66,6 +57,20 @@ def contexts(pitch: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]
             code += PITCH_CODES[(np.roll(pitch, back) - newest) % 128]
             if back + 1 in lengths:
                 yield back + 1, code % CODES
+
+
+def _fill_matches(matches: NDArray[np.uint16], pitch: NDArray[np.int64]) -> None:
+    """Writes the matches of a performance."""
+    number = np.arange(len(pitch))
+    for context, (length, code) in enumerate(contexts(pitch)):
+        # A note without enough notes before it has a key of its own.
+        previous = _previous(np.where(number >= length - 1, code, -1 - number))
+        place = previous
+        for rank in range(RANKS):
+            distance = number - place
+            is_match = (place >= 0) & (distance < MEMORY_LENGTH)
+            matches[:, rank * CONTEXTS + context] = np.where(is_match, distance, 0)
+            place = np.where(is_match, previous[place], -1)
 
 
 def _previous(key: NDArray[np.int64]) -> NDArray[np.int64]:

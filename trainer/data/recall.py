@@ -1,4 +1,4 @@
-"""What followed the matches of the newest notes: pitches to expect next and, once the pitch is known, times."""
+"""Recall: the pitches that followed matches, for the next pitch; and times of matches, for a note of known pitch."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -30,12 +30,12 @@ class PitchRecall(NamedTuple):
 
 
 class TimeRecall(NamedTuple):
-    """Times of the matches of a note whose pitch alone is known, int64 `[..., MATCHES]` each.
+    """Times of the matches of a note whose pitch alone is known, int64 `[..., MATCHES]` each; 0 where there is none.
 
     Attributes:
         step_us: steps of the matching notes in microseconds.
         duration_us: their durations.
-        distance: the notes from the match to the note; 0 where there is none.
+        distance: the notes from the match to the note.
     """
 
     step_us: tf.Tensor
@@ -44,7 +44,7 @@ class TimeRecall(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """What is recalled for each predicted note; empty tuples for a model without memory."""
+    """Pitches and times that are recalled for each predicted note; empty tuples for a model without memory."""
 
     pitches: PitchRecall | tuple[()]
     times: TimeRecall | tuple[()]
@@ -68,7 +68,7 @@ def recall_pitches(distance: tf.Tensor, pitch_back: Callable[[tf.Tensor], tf.Ten
     return PitchRecall(tf.where(is_candidate, pitch, 0), tf.where(is_candidate, distance, 0))
 
 
-def no_recall(shape: tf.Tensor) -> tuple[PitchRecall, TimeRecall]:
-    """Returns the recall of notes without a past, of the given shape."""
+def empty_recall(shape: tf.Tensor) -> tuple[PitchRecall, TimeRecall]:
+    """Returns the recall of notes of the given shape that have no match."""
     pitches, times = (tf.zeros(tf.concat([shape, [size]], axis=0), tf.int64) for size in (CANDIDATES, MATCHES))
     return PitchRecall(pitches, pitches), TimeRecall(times, times, times)

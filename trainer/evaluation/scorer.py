@@ -4,7 +4,7 @@ The score is the negative log likelihood of pitch, step and duration, times as t
 after its first. It depends neither on loss weights nor on training windows, so it compares any two models.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +12,7 @@ import tensorflow as tf
 from sostenuto.progress import ProgressCounter
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import NO_RECALL, Recall, TimeRecall, no_recall
+from trainer.data.recall import NO_RECALL, Recall, TimeRecall, empty_recall
 from trainer.data.recall_table import RecallTable
 from trainer.evaluation.residuals import TOLERANCE_TICKS, TimeResiduals, fit_density, score_with_residuals
 from trainer.evaluation.statistics import FIELDS, Ints, NoteScores
@@ -49,15 +49,8 @@ class Scorer:
         def notes_spec(*shape: int | None) -> NoteTensors:
             return NoteTensors(*[tf.TensorSpec(shape, tf.int32)] * len(NoteTensors._fields))
 
-        state_spec = tf.nest.map_structure(
-            lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), model.initial_state(1)
-        )
-
-        recall_spec = NO_RECALL
-        if model.has_memory:
-            recall_spec = tf.nest.map_structure(
-                lambda part: tf.TensorSpec([None, None, part.shape[-1]], part.dtype), Recall(*no_recall([1, 1]))
-            )
+        state_spec = _specs(model.initial_state(1), free=1)
+        recall_spec = _specs(Recall(*empty_recall(tf.constant([1, 1]))), free=2) if model.has_memory else NO_RECALL
 
         @tf.function(
             autograph=False, input_signature=(notes_spec(None, None), notes_spec(None, None), recall_spec, state_spec)
@@ -95,7 +88,7 @@ class Scorer:
             residuals: for a model without densities, those that `fit_residuals` fitted on the validation split.
             activity: description of the progress, such as "scoring validation"; None shows no progress.
         """
-        if not len(table.notes):
+        if table.lengths.max(initial=0) < 2:
             # With more workers than performances, a worker's share is empty.
             return NoteScores(*[np.empty(0)] * len(NoteScores._fields))
         outputs = self._read(table, activity)
@@ -132,9 +125,8 @@ class Scorer:
                 active = int(np.sum(lengths > start))
                 state = tf.nest.map_structure(lambda part, active=active: part[:active], state)
                 inputs, targets = _chunk(performances[:active], start, min(self._chunk, int(lengths[0]) - start))
-                number = np.arange(start - 1, start + inputs.pitch.shape[1])
-                is_note = (number >= 0) & (number < lengths[:active, np.newaxis])
-                recall = _recall(recall_table, table.offsets[group[:active], np.newaxis] + number, is_note)
+                numbers = np.arange(start - 1, start + inputs.pitch.shape[1])
+                recall = _recall(recall_table, group[:active], numbers)
                 outputs, state = self._read_chunk(inputs, targets, recall, state)
                 arrays = {name: value.numpy() for name, value in outputs.items()}
                 for row in range(active):
@@ -154,10 +146,10 @@ class Scorer:
                 note = np.arange(start, min(start + self._windows, length))
                 first = np.maximum(note - seq_length, 0)
                 # Windows at a performance's start are padded on the right; the output there is not used.
-                rows = np.minimum(first[:, np.newaxis] + np.arange(seq_length + 1), length - 1)
-                recall = _recall(recall_table, table.offsets[index] + rows, np.ones(rows.shape, bool))
+                numbers = np.minimum(first[:, np.newaxis] + np.arange(seq_length + 1), length - 1)
+                recall = _recall(recall_table, np.full(len(numbers), index), numbers)
                 outputs = self._read_window_batch(
-                    NoteTensors(*(tf.constant(field[rows[:, :-1]]) for field in performance)),
+                    NoteTensors(*(tf.constant(field[numbers[:, :-1]]) for field in performance)),
                     tf.constant(note - first - 1, tf.int32),
                     NoteTensors(*(tf.constant(field[note]) for field in performance)),
                     recall,
@@ -167,11 +159,16 @@ class Scorer:
         return parts
 
 
-def _recall(recall_table: RecallTable | None, rows: np.ndarray, is_note: np.ndarray) -> Recall:
-    """Returns what is recalled for each note but the first of sequences of a table's rows."""
-    if recall_table is None:
-        return NO_RECALL
-    return Recall(*recall_table(tf.constant(np.where(is_note, rows, 0)), tf.constant(is_note)))
+def _recall(recall_table: RecallTable | None, performances: np.ndarray, numbers: np.ndarray) -> Recall:
+    """Returns what is recalled for parts of performances, as `RecallTable.in_performances`."""
+    return Recall(*recall_table.in_performances(performances, numbers)) if recall_table else NO_RECALL
+
+
+def _specs(structure: Any, *, free: int) -> Any:
+    """Returns specs of tensors whose first `free` dimensions may have any size."""
+    return tf.nest.map_structure(
+        lambda part: tf.TensorSpec([None] * free + [*part.shape[free:]], part.dtype), structure
+    )
 
 
 def _scored_times(table: NoteTable) -> tuple[Ints, Ints]:

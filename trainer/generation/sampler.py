@@ -16,7 +16,7 @@ from sostenuto.text import counted
 from trainer.config import Bounds
 from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import PitchRecall, no_recall
+from trainer.data.recall import PitchRecall
 from trainer.data.recall_table import RecallTable
 from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
@@ -167,14 +167,14 @@ class NoteSampler:
         inputs = [self._model_inputs(primer) for primer in primers]
         lengths = np.array([notes.shape[1] for notes in inputs])
         groups, prefixes = [], []
-        for length in np.unique(lengths):  # Primers of one length form a batch.
+        for length in np.unique(lengths):  # Inputs of one length form a batch.
             group = np.flatnonzero(lengths == length)
             batch = NoteTensors(*map(tf.constant, np.stack([inputs[index] for index in group], axis=1)))
             state = self._model.initial_state(len(group))
             if self._model.has_memory:
-                heard = [primers[int(index)] for index in group]
-                head_input, state = self._forward(batch, state, _recall(heard, int(length)))
-                state = state._replace(memory=read_memory(heard))
+                group_primers = [primers[index] for index in group.tolist()]
+                head_input, state = self._forward(batch, state, _recall(group_primers, int(length)))
+                state = state._replace(memory=read_memory(group_primers))
             else:
                 head_input, state = self._forward(batch, state)
             groups.append(group)
@@ -197,15 +197,10 @@ class NoteSampler:
 
 
 def _recall(primers: list[Notes], inputs: int) -> PitchRecall:
-    """Returns the candidates after each of the last inputs of primers of one length; an input may precede the first."""
-    if not len(primers[0]):
-        return no_recall(tf.constant([len(primers), inputs]))[0]
+    """Returns the candidates after each of the last `inputs` inputs of primers; the start of a performance is one."""
     table = notes_table(primers)
-    number = np.arange(len(primers[0]) - inputs, len(primers[0]) + 1)
-    is_note = np.tile((number >= 0) & (number < len(primers[0])), [len(primers), 1])
-    rows = np.where(is_note, table.offsets[:-1, np.newaxis] + number, 0)
-    pitches, _ = RecallTable(table)(tf.constant(rows), tf.constant(is_note))
-    return pitches
+    numbers = table.lengths[:, np.newaxis] + np.arange(-inputs, 1)
+    return RecallTable(table).in_performances(np.arange(len(primers)), numbers)[0]
 
 
 def _list_primers(primers: Any) -> Sequence[Notes]:

@@ -127,7 +127,9 @@ def recall_times(memory: Memory, found: Found) -> TimeRecall:
     """Returns the times of the matches of a pitch that follows the remembered notes."""
     distance = found.distance()
     place = (memory.count[:, tf.newaxis] - distance) % MEMORY_LENGTH
-    step_us, duration_us = (tf.gather(memory.notes[:, field], place, batch_dims=1) for field in (1, 2))
+    step_us, duration_us = (
+        tf.where(distance > 0, tf.gather(memory.notes[:, field], place, batch_dims=1), 0) for field in (1, 2)
+    )
     return TimeRecall(step_us, duration_us, distance)
 
 

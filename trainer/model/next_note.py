@@ -11,7 +11,7 @@ import tensorflow as tf
 from sostenuto.music.notes import PITCHES
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import PitchRecall, no_recall
+from trainer.data.recall import PitchRecall, empty_recall
 from trainer.model import lstm_cpu, note_history
 from trainer.model.activations import LayerNorm
 from trainer.model.heads import ALL_PITCHES, DensityHeads, HeadInput, PitchRange, RegressionHeads
@@ -235,7 +235,7 @@ class NextNoteModel(keras.Model):
         releases = note_history.release_histogram(history.remaining_us, self.compute_dtype)
         features = [keys, releases]
         if self.has_memory:
-            pitches = recall if isinstance(recall, PitchRecall) else no_recall(tf.shape(notes.pitch))[0]
+            pitches = recall if isinstance(recall, PitchRecall) else empty_recall(tf.shape(notes.pitch))[0]
             features.append(expected_keys(pitches, self.compute_dtype))
         return history, releases, [self._recent(tf.concat(features, axis=-1))]
 
@@ -277,5 +277,5 @@ def create_variables(model: NextNoteModel) -> None:
     notes = start_note(1).map(lambda field: field[:, tf.newaxis])
     head_input, _ = model.forward(notes)
     targets = notes._replace(pitch=tf.zeros_like(notes.pitch))
-    pitches, times = no_recall(tf.shape(notes.pitch))
+    pitches, times = empty_recall(tf.shape(notes.pitch))
     model.heads.losses(head_input._replace(recall=pitches), targets, times)

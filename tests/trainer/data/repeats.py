@@ -1,7 +1,6 @@
 """Music that repeats itself, as random pitches would not; its matches by their definition, and what they recall."""
 
 import numpy as np
-import tensorflow as tf
 
 from trainer.data.matches import CONTEXTS, MATCHES, MEMORY_LENGTH, RANKS, SAME_PITCHES, TRANSPOSED
 from trainer.data.note_table import NoteTable
@@ -46,8 +45,5 @@ def recall_of(notes: NoteTensors) -> tuple[PitchRecall, TimeRecall]:
     rows = np.empty(batch * length, [("pitch", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
     for field in rows.dtype.names or ():
         rows[field] = np.ravel(getattr(notes, field))
-    number = np.tile(np.arange(-1, length), [batch, 1])
     table = NoteTable(rows, np.arange(batch + 1) * length)
-    return RecallTable(table)(
-        tf.constant(np.maximum(number, 0) + table.offsets[:-1, np.newaxis]), tf.constant(number >= 0)
-    )
+    return RecallTable(table).in_performances(np.arange(batch), np.arange(-1, length))

@@ -35,7 +35,7 @@ def test_a_transposed_piece_has_the_same_matches(seed, semitones):
 
 def test_places_too_far_back_are_forgotten():
     phrase = np.array([60, 64, 67, 72, 71, 69, 65, 62, 59, 55, 57, 53])
-    for between, is_remembered in ((MEMORY_LENGTH - 13, True), (MEMORY_LENGTH - 12, False)):
+    for between, is_remembered in ((MEMORY_LENGTH - 13, True), (MEMORY_LENGTH - 12, False), (2**16, False)):
         # The notes between have pitches of their own.
         piece = np.concatenate([phrase, 100 + np.arange(between) % 5, phrase])
         last = find_matches(piece, np.array([0, len(piece)]))[-1]

@@ -5,7 +5,8 @@ from scipy import stats
 
 from sostenuto.music.notes import ticks
 from tests.factories import random_arrays, tiny_model
-from tests.trainer.data.repeats import recall_of
+from tests.trainer.data.repeats import recall_of, repeating_pitches
+from trainer.data.matches import find_matches
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH
 from trainer.data.recall import PitchRecall, TimeRecall
@@ -132,7 +133,7 @@ def test_the_score_is_that_of_playing_along_note_by_note(carrying, table):
 
 @pytest.mark.parametrize(("kind", "scores_of"), [("density", density_scores), ("regression", regression_scores)])
 def test_a_last_position_model_reads_the_window_before_each_note(table, kind, scores_of):
-    model = tiny_model(kind, positions="last", seq_length=6)
+    model = tiny_model(kind, positions="last", seq_length=6, seed=1)
     expected = [scores_of(model, *outputs) for outputs in outputs_of_windows(model, table)]
     residuals = RESIDUALS if kind == "regression" else None
     for scorer in (Scorer(model), Scorer(model, windows=5)):
@@ -182,6 +183,28 @@ def test_no_scored_field_sees_its_own_velocity_or_what_comes_later(carrying):
             upto = 6 if scored in blind else 5
             np.testing.assert_array_equal(getattr(after, scored)[:upto], getattr(before, scored)[:upto])
         assert np.abs(after.pitch[6:] - before.pitch[6:]).max() > 1e-4
+
+
+@pytest.mark.parametrize("positions", ["every", "last"])
+def test_a_changed_note_changes_no_earlier_score(positions):
+    scorer = Scorer(tiny_model("density", positions=positions, seq_length=8))
+    table, other = table_of([70]), table_of([70], seed=1)
+    table.notes["pitch"] = repeating_pitches(70, 1)
+    assert find_matches(table.notes["pitch"], table.offsets).any(axis=1).sum() > 20
+    before = scorer.score(table)
+    for place in (0, 12, 40, 69):
+        changed = NoteTable(table.notes.copy(), table.offsets)
+        changed.notes[place] = other.notes[place]
+        after = scorer.score(changed)
+        for scores, unchanged in zip(after, before, strict=True):
+            np.testing.assert_array_equal(scores[: max(place - 1, 0)], unchanged[: max(place - 1, 0)])
+        assert np.abs(after.pitch[place:] - before.pitch[place:]).max(initial=place == 69) > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["every", "last"])
+def test_performances_of_one_note_have_no_score(positions):
+    scorer = Scorer(tiny_model("density", positions=positions))
+    assert [len(scores) for scores in scorer.score(table_of([1, 0, 1]))] == [0] * 6
 
 
 def constant_model(step, duration):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
 from tests.factories import random_arrays, regular_notes, tiny_model
-from tests.trainer.data.repeats import recall_of
+from tests.trainer.data.repeats import recall_of, repeating_pitches
 from tests.trainer.draws import surprise
 from trainer.config import Config
 from trainer.data.note_tensors import NoteTensors
@@ -375,6 +375,18 @@ def test_a_last_position_model_reads_the_last_notes_of_the_primer(tutorial):
         play(tutorial, [primer, Notes.empty()], num_samples=1)
     short = play(tutorial, primer[:3], num_samples=2, num_notes=6)
     assert all(len(notes) == 9 for notes in short.notes)
+
+
+def test_a_last_position_model_remembers_the_whole_of_each_primer():
+    model = tiny_model("density", positions="last", seq_length=8)
+    player = NoteSampler(model)
+    primers = [dataclasses.replace(regular_notes(n, seed=n), pitch=repeating_pitches(n, n)) for n in (40, 12, 3)]
+    together = play(player, primers, num_samples=1, temperature=1e-6).notes
+    for primer, notes in zip(primers, together, strict=True):
+        assert [notes] * 3 == play(player, [primer] * 3, num_samples=1, temperature=1e-6).notes
+    # The notes before the window matter, because they are recalled.
+    cut = dataclasses.replace(primers[0][32:], step_us=np.append(0, primers[0].step_us[33:]))
+    assert together[0][40:] != play(player, [cut] * 3, num_samples=1, temperature=1e-6).notes[0][8:]
 
 
 @pytest.mark.parametrize("precision", ["float64", "mixed_bfloat16"])
