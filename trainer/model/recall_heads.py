@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from sostenuto.music.notes import PITCHES
@@ -27,27 +28,28 @@ class PitchScorer(keras.layers.Layer):
         super().__init__(dtype=dtype, name="pitch_recall")
         units = config.memory_units
         self._hidden = MixedDense(units, kernel_initializer=glorot(seeds), dtype=config.precision, name="hidden")
+        # Of a match that names the pitch: its presence, and how far back it is.
         initializer = keras.initializers.RandomNormal(stddev=0.3 / _SCALE, seed=next(seeds))
-        self._present = self.add_weight(shape=[CANDIDATES, units], initializer=initializer, name="present")
-        self._distance = self.add_weight(shape=[CANDIDATES, units], initializer="zeros", name="distance")
+        self._matches = self.add_weight(shape=[2 * CANDIDATES, units], initializer=initializer, name="matches")
         initializer = keras.initializers.RandomNormal(stddev=0.1 / _SCALE, seed=next(seeds))
-        self._score = self.add_weight(shape=[units], initializer=initializer, name="score")
+        self._score = self.add_weight(shape=[units, 1], initializer=initializer, name="score")
 
     def call(self, hidden: tf.Tensor, recall: PitchRecall) -> tf.Tensor:
         """Returns scores to add to the logits, 0 for other pitches: `[..., PITCHES]`; hidden is `[..., head_units]`."""
         is_candidate = recall.distance > 0
-        present = tf.cast(is_candidate, self.compute_dtype)
-        distance = _log_distance(recall.distance, self.compute_dtype)
-        features = _SCALE * (present[..., tf.newaxis] * self._present + distance[..., tf.newaxis] * self._distance)
-        # The features of candidates with the same pitch are summed. The first of them has the score of the pitch.
+        # Which candidates name the same pitch. The score of a pitch is added once, by the first of them.
         pitch = tf.where(is_candidate, recall.pitch, -1)
-        is_same = tf.equal(pitch[..., tf.newaxis], pitch[..., tf.newaxis, :])
-        same = tf.cast(is_same, self.compute_dtype)
-        earlier = tf.linalg.band_part(same, -1, 0)
-        is_first = is_candidate & (tf.reduce_sum(earlier, axis=-1) < 2)
-        summed = gelu(tf.matmul(same, features) + self._hidden(hidden)[..., tf.newaxis, :])
-        scores = tf.where(is_first, tf.reduce_sum(summed * (_SCALE * self._score), axis=-1), 0)
-        return _scatter(scores, tf.where(is_first, recall.pitch, 0), PITCHES)
+        same = tf.cast(pitch[..., tf.newaxis] == pitch[..., tf.newaxis, :], self.compute_dtype)
+        is_first = is_candidate & (tf.argmax(same, axis=-1) == np.arange(CANDIDATES))
+        present = tf.cast(is_candidate, self.compute_dtype)[..., tf.newaxis, :]
+        distance = _log_distance(recall.distance, self.compute_dtype)[..., tf.newaxis, :]
+        matches = tf.concat([same * present, same * distance], axis=-1)
+        shape = tf.shape(recall.pitch)
+        # In two dimensions: TensorFlow would multiply note by note.
+        summed = tf.matmul(tf.reshape(matches, [-1, 2 * CANDIDATES]), _SCALE * self._matches)
+        summed += tf.repeat(tf.reshape(self._hidden(hidden), [-1, summed.shape[-1]]), CANDIDATES, axis=0)
+        scores = tf.reshape(tf.matmul(gelu(summed), _SCALE * self._score), shape)
+        return _scatter(tf.where(is_first, scores, 0), tf.where(is_first, recall.pitch, 0), PITCHES)
 
 
 class TimeVotes(keras.layers.Layer):
