@@ -9,7 +9,7 @@ the CPU prepares the next batch and launches kernels ahead while a GPU computes.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -21,7 +21,8 @@ from trainer.engine.nonfinite import NonFinite, find_nonfinite
 from trainer.engine.optimizer import Adam, assign, learning_rate
 from trainer.engine.run_length import OPEN
 from trainer.engine.train_step import ReplicaStep
-from trainer.model.next_note import build_model
+from trainer.model.heads import PitchRange
+from trainer.model.next_note import NextNoteModel, build_model
 
 
 class LossSums(NamedTuple):
@@ -35,7 +36,8 @@ class LossSums(NamedTuple):
 class TrainState:
     """State of training; create it under the strategy's scope.
 
-    With mixed_float16, the loss scale doubles after `loss_scale_patience` train_steps without overflow.
+    With mixed_float16, the loss scale doubles after `loss_scale_patience` train_steps without overflow. `build` makes
+    the model that is trained.
 
     Attributes:
         graph: the `tf.function` of `run`, to examine.
@@ -49,9 +51,10 @@ class TrainState:
         *,
         loss_scale: float = 2.0**15,
         loss_scale_patience: int = 2000,
+        build: Callable[[Config, PitchRange], NextNoteModel] = build_model,
     ) -> None:
         self._config, self._strategy, self._loss_scale_patience = config, strategy, loss_scale_patience
-        self.model = build_model(config, windows.pitch_range)
+        self.model = build(config, windows.pitch_range)
         self.train_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step")
         self._lr_decay = float(config.warmup_steps), float(OPEN)
         sums = tf.zeros([len(self.model.heads.loss_names) + 2], tf.float64)

@@ -268,9 +268,14 @@ def start_note(batch: int) -> NoteTensors:
 def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNoteModel:
     """Creates the model with all its variables; initial weights depend on the config alone."""
     model = NextNoteModel(config, pitch_range)
+    create_variables(model)
+    return model
+
+
+def create_variables(model: NextNoteModel) -> None:
+    """Creates a model's variables."""
     notes = start_note(1).map(lambda field: field[:, tf.newaxis])
     head_input, _ = model.forward(notes)
     targets = notes._replace(pitch=tf.zeros_like(notes.pitch))
     pitches, times = empty_recall(tf.shape(notes.pitch))
     model.heads.losses(head_input._replace(recall=pitches), targets, times)
-    return model
