@@ -13,12 +13,12 @@ class RecallTable:
     """Recall at each note of a table, whose matches are found once: 32 bytes a note, in host memory.
 
     Args:
-        table: the performances.
+        table: the performances, also an attribute.
         columns: the table's notes as tensors in host memory, `[notes]` each; by default they are copied.
     """
 
     def __init__(self, table: NoteTable, columns: NoteTensors | None = None) -> None:
-        self._offsets, self._lengths = table.offsets[:-1], table.lengths
+        self.table = table
         with tf.device("CPU:0"):
             self._columns = columns or NoteTensors(*(tf.constant(table.notes[field]) for field in NoteTensors._fields))
             self._matches = tf.constant(find_matches(table.notes["pitch"], table.offsets))
@@ -50,8 +50,8 @@ class RecallTable:
             numbers: of the part's notes in its performance, `[parts, notes]` or, if all have the same, `[notes]`.
                 Below 0 and from the performance's length on there is no note.
         """
-        if not self._lengths.any():
+        if not len(self.table.notes):
             return empty_recall(tf.constant([len(performances), numbers.shape[-1] - 1]))
-        is_note = (numbers >= 0) & (numbers < self._lengths[performances, np.newaxis])
-        rows = np.where(is_note, self._offsets[performances, np.newaxis] + numbers, 0)
+        is_note = (numbers >= 0) & (numbers < self.table.lengths[performances, np.newaxis])
+        rows = np.where(is_note, self.table.offsets[performances, np.newaxis] + numbers, 0)
         return self(tf.constant(rows), tf.constant(is_note))
