@@ -111,8 +111,8 @@ class Config:
     )
     memory_units: int = _model(
         32,
-        "Hidden units of the memory, which hears what followed the newest notes earlier in the performance (density); "
-        "0 disables it.",
+        "Hidden units of the memory: what followed the newest notes where they occurred before in the performance "
+        "(density); 0 disables it.",
         bounds=Bounds(minimum=0, maximum=16_384),
     )
     head_units: int = _model(128, "Hidden units of each head (density).", bounds=_WIDTH)
@@ -245,7 +245,7 @@ class Config:
 
     @property
     def has_memory(self) -> bool:
-        """Returns whether the model hears what followed its newest notes earlier in the performance."""
+        """Returns whether the model has a memory."""
         return self.model == "density" and self.memory_units > 0
 
     @property

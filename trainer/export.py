@@ -13,7 +13,7 @@ from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import TimeRecall, empty_recall
 from trainer.model.categorical import categorical_nll
 from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads, HeadInput
-from trainer.model.memory import Memory, find, recall_times
+from trainer.model.memory import Memory, match_pitch, recall_times
 from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.model.time_bins import BINS
@@ -153,8 +153,8 @@ class _Graphs:
             output, state = model.decode_step(by_note.map(lambda field: field[index]), state, self._weights)
             times: TimeRecall | tuple[()] = ()
             if isinstance(state.memory, Memory):
-                found = find(state.memory, tf.cast(by_note.pitch[index + 1], tf.int64))
-                times = recall_times(state.memory, found)
+                matches = match_pitch(state.memory, tf.cast(by_note.pitch[index + 1], tf.int64))
+                times = recall_times(state.memory, matches)
             write = tf.nest.map_structure(lambda array, part: array.write(index, part), outputs, (output, times))
             return index + 1, state, write
 

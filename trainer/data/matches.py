@@ -14,22 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEMORY_LENGTH: Final = 4096
-"""A match lies fewer notes than this back."""
+"""The distance back to a match is below this."""
 
 SAME_PITCHES: Final = (2, 3, 4)
-"""Numbers of notes of the contexts that match at the same pitches."""
+"""Lengths in notes of the contexts that match at the same pitches."""
 
 TRANSPOSED: Final = (3, 4, 6, 8, 12)
-"""Numbers of notes of the contexts that match transposed too."""
+"""Lengths in notes of the contexts that match transposed too."""
 
 LONGEST_CONTEXT: Final = max(SAME_PITCHES + TRANSPOSED)
 CONTEXTS: Final = len(SAME_PITCHES) + len(TRANSPOSED)
 RANKS: Final = 2
 MATCHES: Final = RANKS * CONTEXTS
-"""The matches of a note: the most recent one for each context, then the one before it for each context."""
+"""Matches of a note: the most recent one for each context, then the one before it for each context."""
 
 CODES: Final = 1 << 24
-"""Contexts are compared by a code below this, which float32 holds exactly. Two share one by a chance of 1 in 2**24."""
+"""Contexts are compared by codes below this, which float32 holds exactly. Two different ones share a code with a
+probability of 1 in 2**24, which is accepted."""
 
 # A random number for each pitch and each difference of pitches, modulo 128. The code of a set is their sum.
 PITCH_CODES: Final = np.random.Generator(np.random.Philox(key=19)).integers(0, CODES, 128, np.int64)

@@ -151,10 +151,10 @@ class NoteSampler:
             index: tf.Tensor, prefix: _Prefix, sampled: tf.TensorArray
         ) -> tuple[tf.Tensor, _Prefix, tf.TensorArray]:
             head_input, state = prefix
-            note, found = self._model.heads.sample(
+            note, matches = self._model.heads.sample(
                 head_input, tf.gather(uniforms, index), options.temperature, options.top_p, memory=state.memory
             )
-            prefix = self._model.decode_step(note, state, options.weights, found)
+            prefix = self._model.decode_step(note, state, options.weights, matches)
             return index + 1, prefix, sampled.write(index, tf.stack(note))
 
         _, prefix, sampled = tf.while_loop(

@@ -14,7 +14,7 @@ from trainer.model import time_distribution
 from trainer.model.activations import LayerNorm, gelu
 from trainer.model.categorical import categorical_nll, sample_categorical
 from trainer.model.layers import MixedDense, embedding, glorot
-from trainer.model.memory import Found, Memory, find, recall_times
+from trainer.model.memory import Memory, NoteMatches, match_pitch, recall_times
 from trainer.model.note_history import release_histogram
 from trainer.model.recall_heads import PitchScorer, TimeVotes
 from trainer.model.time_bins import BINS
@@ -41,11 +41,12 @@ _TUTORIAL_VELOCITY = 100  # of all notes that `RegressionHeads` sample
 
 
 class HeadInput(NamedTuple):
-    """Input of the heads; without note history, the last two are empty tuples.
+    """Input of the heads.
 
     Attributes:
         body: the body's output, `[..., units]`.
-        remaining_us: the microseconds until each of the last notes is released, int64 `[..., HISTORY_LENGTH]`.
+        remaining_us: the microseconds until each of the last notes is released, int64 `[..., HISTORY_LENGTH]`; an empty
+            tuple without note history, as `releases`.
         releases: their histogram, `[..., BINS]`.
         recall: candidates for the predicted pitch; an empty tuple without memory.
     """
@@ -148,7 +149,7 @@ class DensityHeads(keras.layers.Layer):
         top_p: TopP = NO_TOP_P,
         *,
         memory: Memory | tuple[()] = (),
-    ) -> tuple[NoteTensors, Found | None]:
+    ) -> tuple[NoteTensors, NoteMatches | None]:
         """Samples one note for each row, int32 `[batch]` each, and returns its matches in the memory too.
 
         Args:
@@ -156,11 +157,11 @@ class DensityHeads(keras.layers.Layer):
             uniforms: `[batch, UNIFORMS_PER_NOTE]` in [0, 1).
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
             top_p: for the same fields, as in `sample_categorical`; for a time, bins and then a bin's ticks.
-            memory: of the notes up to the last one; by default nothing is recalled.
+            memory: memory of the notes up to the last one; by default no times are recalled.
         """
         layers = self._hidden_layers(head_input)
         temperatures = tf.unstack(tf.broadcast_to(temperature, [len(FIELDS)]))
-        note, found = {}, None
+        note, matches = {}, None
         for index, field in enumerate(FIELDS):
             logits = self._head_logits(layers, field, head_input)
             options = uniforms[:, index], temperatures[index], top_p[index]
@@ -172,10 +173,10 @@ class DensityHeads(keras.layers.Layer):
             if field in _LATER_FIELDS:
                 self._condition_on(layers, field, note[field], head_input)
             if field == "pitch" and isinstance(memory, Memory):
-                found = find(memory, tf.cast(note[field], tf.int64))
-                self._recall_times(layers, recall_times(memory, found))
+                matches = match_pitch(memory, tf.cast(note[field], tf.int64))
+                self._recall_times(layers, recall_times(memory, matches))
         duration_us = tf.maximum(note["duration"], SHORTEST_US)
-        return NoteTensors(note["pitch"], note["step"], duration_us, tf.maximum(note["velocity"], 1)), found
+        return NoteTensors(note["pitch"], note["step"], duration_us, tf.maximum(note["velocity"], 1)), matches
 
     def _hidden_layers(self, head_input: HeadInput) -> dict[str, tf.Tensor]:
         """Returns the hidden layer of each head, `[..., head_units]`, before any field of the note is known."""

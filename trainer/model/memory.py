@@ -1,7 +1,7 @@
-"""The memory of a performance while it is played: finds the matches of each note, one note at a time.
+"""The memory of a performance that is read or generated note by note: its last notes, and the matches of the next one.
 
-It finds what `trainer.data.matches.find_matches` finds in whole performances. All numbers are integers that float32
-holds exactly: 32-bit integers would be compared on the host of a GPU.
+The matches are those that `trainer.data.matches.find_matches` finds in whole performances. Codes and distances are
+integers in float32, which holds them exactly: TensorFlow would compare 32-bit integers on the host of a GPU.
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import PitchRecall, TimeRecall, recall_pitches
 
 _CONTEXT_LENGTHS: Final = np.array(SAME_PITCHES + TRANSPOSED)
-_NO_CODE: Final = -1.0  # of a place that matches nothing
+_NO_CODE: Final = -1.0  # code of a context with too few notes, which matches nothing
 
 
 class Memory(NamedTuple):
-    """The last `MEMORY_LENGTH` notes of performances, as rings: note n is at n modulo `MEMORY_LENGTH`.
+    """The last `MEMORY_LENGTH` notes of performances, as rings: note n is in slot n modulo `MEMORY_LENGTH`.
 
     Attributes:
         notes: their pitch, step and duration, int64 `[batch, 3, MEMORY_LENGTH]`; times in microseconds.
-        codes: of the contexts that end at each note, float32 `[batch, CONTEXTS, MEMORY_LENGTH]`.
-        links: the distance from each note to its most recent match, or 0, of the same shape.
-        count: the notes of each performance so far, int64 `[batch]`.
+        codes: codes of the contexts that end at each note, float32 `[batch, CONTEXTS, MEMORY_LENGTH]`.
+        links: distance from each note to its most recent match for each context, or 0, of the same shape.
+        count: number of notes of each performance so far, int64 `[batch]`.
     """
 
     notes: tf.Tensor
@@ -58,30 +58,30 @@ def read_memory(performances: Sequence[Notes]) -> Memory:
     return tf.nest.map_structure(lambda *parts: tf.constant(np.stack(parts)), *memories)
 
 
-class Found(NamedTuple):
-    """The contexts of a note and their matches, float32 `[batch, CONTEXTS]` each.
+class NoteMatches(NamedTuple):
+    """The contexts that end at a note and their matches, float32 `[batch, CONTEXTS]` each.
 
     Attributes:
-        code: `_NO_CODE` where the performance has too few notes.
-        nearest: the distance to the most recent match; 0 where there is none.
-        next: the distance to the one before it.
+        code: code of the context; `_NO_CODE` where the performance has too few notes.
+        nearest: distance to the most recent match; 0 where there is none.
+        second: distance to the match before it; 0 where there is none.
     """
 
     code: tf.Tensor
     nearest: tf.Tensor
-    next: tf.Tensor
+    second: tf.Tensor
 
     def distance(self) -> tf.Tensor:
         """Returns the distances as `find_matches` does, int64 `[batch, MATCHES]`."""
-        return tf.cast(tf.concat([self.nearest, self.next], axis=-1), tf.int64)
+        return tf.cast(tf.concat([self.nearest, self.second], axis=-1), tf.int64)
 
 
-def find(memory: Memory, pitch: tf.Tensor) -> Found:
-    """Finds the matches of a pitch that follows the remembered notes, int64 `[batch]`."""
+def match_pitch(memory: Memory, pitch: tf.Tensor) -> NoteMatches:
+    """Finds the matches of a note of this pitch, int64 `[batch]`, after the remembered notes."""
     code = _codes(memory, pitch)
-    at = memory.count % MEMORY_LENGTH
+    slot = memory.count % MEMORY_LENGTH
     column = tf.range(MEMORY_LENGTH, dtype=tf.float32)
-    back = tf.cast(at, tf.float32)[:, tf.newaxis] - column
+    back = tf.cast(slot, tf.float32)[:, tf.newaxis] - column
     back = tf.where(back > 0, back, back + MEMORY_LENGTH)[:, tf.newaxis]
     distances = tf.where(memory.codes == code[..., tf.newaxis], back, float(MEMORY_LENGTH))
     # XLA compiles a minimum over rows of a matrix to faster code than one over a vector.
@@ -90,45 +90,45 @@ def find(memory: Memory, pitch: tf.Tensor) -> Found:
     nearest = tf.reduce_min(tf.reduce_min(distances, axis=-2), axis=-1)
     is_match = (nearest < MEMORY_LENGTH) & (code >= 0)
     nearest = tf.where(is_match, nearest, 0)
-    place = (at[:, tf.newaxis] - tf.cast(nearest, tf.int64)) % MEMORY_LENGTH
-    link = tf.gather(memory.links, place, batch_dims=2)
-    following = nearest + link
-    return Found(code, nearest, tf.where(is_match & (link > 0) & (following < MEMORY_LENGTH), following, 0))
+    match_slot = (slot[:, tf.newaxis] - tf.cast(nearest, tf.int64)) % MEMORY_LENGTH
+    link = tf.gather(memory.links, match_slot, batch_dims=2)
+    second = nearest + link
+    return NoteMatches(code, nearest, tf.where(is_match & (link > 0) & (second < MEMORY_LENGTH), second, 0))
 
 
-def remember(memory: Memory, note: NoteTensors, found: Found | None = None) -> tuple[Memory, PitchRecall]:
+def remember(memory: Memory, note: NoteTensors, matches: NoteMatches | None = None) -> tuple[Memory, PitchRecall]:
     """Adds a note, int32 `[batch]` each, and returns the candidates for the pitch after it.
 
     `START_PITCH` is not a note: the memory stays as it was, and there are no candidates.
-    `found` are the note's matches, if they were found before.
+    `matches` are those of the note, if they are known.
     """
     is_note = note.pitch != START_PITCH
     pitch = tf.where(is_note, tf.cast(note.pitch, tf.int64), 0)
-    found = found or find(memory, pitch)
-    at = memory.count % MEMORY_LENGTH
+    matches = matches or match_pitch(memory, pitch)
+    slot = memory.count % MEMORY_LENGTH
     fields = tf.stack([pitch, *(tf.cast(field, tf.int64) for field in note[1:3])], axis=-1)
-    # This is true. XLA writes in place what depends on all that was read, and else copies the memory.
-    is_read = found.next >= 0
-    # What is written for no note is written again by the next.
+    # Always true. Without it, XLA could write before it reads, and copies the memory instead of writing in place.
+    is_read = matches.second >= 0
+    # The next note overwrites what is written for START_PITCH, because the count stays.
     after = Memory(
-        _write(memory.notes, at, tf.where(is_read[:, :1], fields, 0)),
-        _write(memory.codes, at, tf.where(is_read, found.code, 0)),
-        _write(memory.links, at, tf.where(is_read, found.nearest, 0)),
+        _write(memory.notes, slot, tf.where(is_read[:, :1], fields, 0)),
+        _write(memory.codes, slot, tf.where(is_read, matches.code, 0)),
+        _write(memory.links, slot, tf.where(is_read, matches.nearest, 0)),
         memory.count + tf.cast(is_note, tf.int64),
     )
-    distance = tf.where(is_note[:, tf.newaxis], found.distance(), 0)
+    distance = tf.where(is_note[:, tf.newaxis], matches.distance(), 0)
     recall = recall_pitches(
-        distance, lambda back: tf.gather(after.notes[:, 0], (at[:, tf.newaxis] - back) % MEMORY_LENGTH, batch_dims=1)
+        distance, lambda back: tf.gather(after.notes[:, 0], (slot[:, tf.newaxis] - back) % MEMORY_LENGTH, batch_dims=1)
     )
     return after, recall
 
 
-def recall_times(memory: Memory, found: Found) -> TimeRecall:
-    """Returns the times of the matches of a pitch that follows the remembered notes."""
-    distance = found.distance()
-    place = (memory.count[:, tf.newaxis] - distance) % MEMORY_LENGTH
+def recall_times(memory: Memory, matches: NoteMatches) -> TimeRecall:
+    """Returns the times of the matches of a note that follows the remembered notes."""
+    distance = matches.distance()
+    slot = (memory.count[:, tf.newaxis] - distance) % MEMORY_LENGTH
     step_us, duration_us = (
-        tf.where(distance > 0, tf.gather(memory.notes[:, field], place, batch_dims=1), 0) for field in (1, 2)
+        tf.where(distance > 0, tf.gather(memory.notes[:, field], slot, batch_dims=1), 0) for field in (1, 2)
     )
     return TimeRecall(step_us, duration_us, distance)
 
@@ -147,11 +147,11 @@ def _codes(memory: Memory, pitch: tf.Tensor) -> tf.Tensor:
     return tf.where(memory.count[:, tf.newaxis] >= _CONTEXT_LENGTHS - 1, code, _NO_CODE)
 
 
-def _write(rings: tf.Tensor, at: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Writes values `[batch, n]` into rings `[batch, n, MEMORY_LENGTH]` at a place of each row, int64 `[batch]`."""
+def _write(rings: tf.Tensor, slot: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Writes values `[batch, n]` into rings `[batch, n, MEMORY_LENGTH]` at a slot of each row, int64 `[batch]`."""
     batch, rows = tf.shape(values, tf.int64)[0], values.shape[-1]
     row, number = tf.meshgrid(tf.range(batch), tf.range(rows, dtype=tf.int64), indexing="ij")
-    index = tf.stack([row, number, tf.repeat(at[:, tf.newaxis], rows, axis=1)], axis=-1)
+    index = tf.stack([row, number, tf.repeat(slot[:, tf.newaxis], rows, axis=1)], axis=-1)
     return tf.tensor_scatter_nd_update(rings, index, values)
 
 

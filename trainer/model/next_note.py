@@ -25,7 +25,7 @@ from trainer.model.layers import (
     lookup_sum,
     split_columns,
 )
-from trainer.model.memory import Found, Memory, empty_memory, remember
+from trainer.model.memory import Memory, NoteMatches, empty_memory, remember
 from trainer.model.recall_heads import expected_keys
 
 _History = note_history.NoteHistory | tuple[()]
@@ -69,7 +69,7 @@ class NextNoteModel(keras.Model):
     Attributes:
         config: the config that it was built from.
         heads: the layers that predict a note, or its losses, from a `HeadInput`.
-        has_memory: whether the heads hear what is recalled.
+        has_memory: True if the model uses recall.
         cudnn: True runs Keras' LSTM layers, which use cuDNN on a GPU; False runs `lstm_cpu.lstm`. By default True if a
             GPU is visible. Set it to False before tracing for a CPU on a machine with GPUs.
     """
@@ -124,7 +124,7 @@ class NextNoteModel(keras.Model):
         Args:
             inputs: notes `[batch, notes]`; `START_PITCH` where a performance starts.
             state: from an earlier call; by default `initial_state`.
-            recall: what the performance's own past suggests after each note; by default nothing.
+            recall: candidates for the pitch after each note; by default none.
             dropout: masks for training; by default none.
 
         Returns:
@@ -154,7 +154,7 @@ class NextNoteModel(keras.Model):
         return weights
 
     def decode_step(
-        self, inputs: NoteTensors, state: ModelState, weights: list[DecodeWeights], found: Found | None = None
+        self, inputs: NoteTensors, state: ModelState, weights: list[DecodeWeights], matches: NoteMatches | None = None
     ) -> tuple[HeadInput, ModelState]:
         """Runs the body over one note: `forward` without its loop, in the precision of the variables.
 
@@ -162,7 +162,7 @@ class NextNoteModel(keras.Model):
             inputs: the note, `[batch]`.
             state: the initial state for decoding or that of the previous call, in the precision of the variables.
             weights: from `decode_weights`.
-            found: the note's matches, if `DensityHeads.sample` found them.
+            matches: the note's matches, if `DensityHeads.sample` returned them.
 
         Returns:
             The heads' input, `[batch, ...]`, and the next state.
@@ -170,7 +170,7 @@ class NextNoteModel(keras.Model):
         memory = state.memory
         recall: PitchRecall | tuple[()] = ()
         if isinstance(memory, Memory):
-            memory, recall = remember(memory, inputs, found)
+            memory, recall = remember(memory, inputs, matches)
         sequence = tf.nest.map_structure(lambda value: value[:, tf.newaxis], (inputs, recall))
         history, releases, recent = tf.nest.map_structure(
             lambda value: value[:, 0], self._update_history(sequence[0], state.history, sequence[1])

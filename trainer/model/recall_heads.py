@@ -1,4 +1,4 @@
-"""Learned use of what the performance's own past suggests: scores of candidate pitches, and expected times."""
+"""Layers that use recall: scores of candidate pitches, and the times of matches."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -17,12 +17,12 @@ from trainer.model.note_history import sum_by_column
 from trainer.model.time_bins import BINS
 from trainer.model.time_distribution import bins
 
-_VOTES: Final = 2  # weighted sums of matches, each with weights of its own
-_SCALE: Final = 8.0
+_VOTES: Final = 2  # distributions over the matches
+_SCALE: Final = 8.0  # factor of small weights, which an optimizer step moves little, as in `trainer.model.heads`
 
 
 class PitchScorer(keras.layers.Layer):
-    """Adds a score to the logit of each pitch that followed a match: the same small network for all pitches."""
+    """Scores of the candidate pitches, from one small network for all pitches."""
 
     def __init__(self, config: Config, dtype: str, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name="pitch_recall")
@@ -35,7 +35,7 @@ class PitchScorer(keras.layers.Layer):
         self._score = self.add_weight(shape=[units, 1], initializer=initializer, name="score")
 
     def call(self, hidden: tf.Tensor, recall: PitchRecall) -> tf.Tensor:
-        """Returns what to add to logits, `[..., PITCHES]`, from the head's hidden layer `[..., units]`."""
+        """Returns scores to add to the logits, 0 for other pitches: `[..., PITCHES]`; hidden is `[..., head_units]`."""
         is_candidate = recall.distance > 0
         # Which candidates name the same pitch. The score of a pitch is added once, by the first of them.
         pitch = tf.where(is_candidate, recall.pitch, -1)
@@ -53,7 +53,7 @@ class PitchScorer(keras.layers.Layer):
 
 
 class TimeVotes(keras.layers.Layer):
-    """Adds to the hidden layer of a time's head the times of matches, weighted by a learned attention."""
+    """Histograms of the times of matches, weighted by a learned attention, for the hidden layer of a time's head."""
 
     def __init__(self, config: Config, dtype: str, field: str, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name=f"{field}_recall")
@@ -66,13 +66,14 @@ class TimeVotes(keras.layers.Layer):
         )
 
     def call(self, hidden: tf.Tensor, times_us: tf.Tensor, distance: tf.Tensor) -> tf.Tensor:
-        """Returns what to add to the head's hidden layer `[..., head_units]`, from times `[..., MATCHES]`."""
+        """Returns what to add to the head's hidden layer, `[..., head_units]` both; times are `[..., MATCHES]`."""
         shape = tf.shape(distance)[:-1]
         logits = tf.reshape(self._attention(hidden), tf.concat([shape, [_VOTES, MATCHES + 1]], axis=0))
         is_match = (distance > 0)[..., tf.newaxis, :]
         log_distance = _log_distance(distance, self.compute_dtype)[..., tf.newaxis, :]
         weights = logits[..., 1:] + _SCALE * self._distance * log_distance
         weights = tf.where(is_match, weights, tf.constant(-1e9, weights.dtype))
+        # The first logit is that of no match.
         weights = tf.nn.softmax(tf.concat([logits[..., :1], weights], axis=-1))[..., 1:]
         column = tf.repeat(bins(times_us)[..., tf.newaxis, :], _VOTES, axis=-2)
         votes = _scatter(weights, column, BINS)
@@ -80,13 +81,13 @@ class TimeVotes(keras.layers.Layer):
 
 
 def expected_keys(recall: PitchRecall, dtype: str) -> tf.Tensor:
-    """Returns for each key the sum of its candidates, which weigh less the farther back they are: `[..., PITCHES]`."""
+    """Counts the candidates of each key, those farther back with less weight: `[..., PITCHES]`."""
     weights = tf.where(recall.distance > 0, 1 - 0.8 * _log_distance(recall.distance, dtype), 0)
     return sum_by_column(weights[..., tf.newaxis], recall.pitch, PITCHES)
 
 
 def _log_distance(distance: tf.Tensor, dtype: str) -> tf.Tensor:
-    """Returns logarithms of distances, scaled to 0 to 1; 0 for 0."""
+    """Returns logarithms of distances, scaled to about 0 to 1; 0 for 0."""
     return tf.math.log1p(tf.cast(distance, dtype)) / 8
 
 

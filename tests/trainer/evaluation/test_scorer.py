@@ -13,7 +13,7 @@ from trainer.data.recall import PitchRecall, TimeRecall
 from trainer.evaluation.residuals import TimeResiduals, residual_nats
 from trainer.evaluation.scorer import Scorer
 from trainer.evaluation.statistics import NoteScores, compute_metrics, score_composers, sum_scores
-from trainer.model.memory import find, recall_times
+from trainer.model.memory import match_pitch, recall_times
 from trainer.model.next_note import start_note
 from trainer.workdir.formats import ResidualDensity
 
@@ -51,7 +51,7 @@ def outputs_one_by_one(model, table):
             if place:
                 times = ()
                 if model.has_memory:
-                    times = recall_times(state.memory, find(state.memory, tf.cast(note.pitch, tf.int64)))
+                    times = recall_times(state.memory, match_pitch(state.memory, tf.cast(note.pitch, tf.int64)))
                 yield hidden, note, times
             hidden, state = model.decode_step(note, state, tables)
 

@@ -184,7 +184,7 @@ class CountingModel:
     def decode_weights(self):
         return []
 
-    def decode_step(self, inputs, state, weights, found=None):
+    def decode_step(self, inputs, state, weights, matches=None):
         count = state.history.notes + 1
         return self._hidden(count), ModelState((), Count(count))
 

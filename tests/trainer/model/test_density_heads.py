@@ -5,7 +5,9 @@ import tensorflow as tf
 from sostenuto.music.notes import MAX_TICK, TICK_US
 from tests.factories import random_arrays, tiny_model
 from tests.trainer.draws import surprise
+from trainer.data.matches import MATCHES
 from trainer.data.note_tensors import NoteTensors
+from trainer.data.recall import CANDIDATES, PitchRecall, TimeRecall
 from trainer.model import heads, time_distribution
 from trainer.model.heads import HeadInput
 from trainer.model.note_history import HISTORY_LENGTH, release_histogram
@@ -84,6 +86,31 @@ def test_a_field_is_given_those_before_it_and_no_other(density):
             np.testing.assert_array_equal(after[field], before[field])
         for field in FIELDS[place + 1 :]:
             assert np.abs(after[field] - before[field]).max() > 0.1
+
+
+def test_recall_moves_its_candidates_and_times_and_every_value_keeps_a_probability(density):
+    random = np.random.default_rng(3)
+    distance = random.choice([0, 1, 7, 4095], (50, CANDIDATES))
+    pitch = np.where(distance, random.integers(50, 70, distance.shape), 0)
+    step_us, duration_us = (distance[:, :MATCHES] > 0) * random.integers(0, 3_000_000, (2, 50, MATCHES))
+    pitches = PitchRecall(tf.constant(pitch), tf.constant(distance))
+    times = TimeRecall(tf.constant(step_us), tf.constant(duration_us), tf.constant(distance[:, :MATCHES]))
+    hidden, notes = reading_of(50), random_arrays(50)
+    before = density.logits(hidden, notes)
+    after = density.logits(hidden._replace(recall=pitches), notes, times)
+
+    is_candidate = np.zeros((50, 128), bool)
+    is_candidate[np.nonzero(distance)[0], pitch[distance > 0]] = True
+    np.testing.assert_array_equal(after["pitch"] != before["pitch"], is_candidate)
+    np.testing.assert_array_equal(after["velocity"], before["velocity"])
+    rows = {field: tf.repeat(logits[:4], 128, axis=0) for field, logits in after.items()}
+    nats = density.nll(rows, notes_of(512, pitch=np.tile(np.arange(128), 4)))["pitch"].numpy()
+    assert np.isfinite(nats).all()
+    np.testing.assert_allclose(np.exp(-nats.reshape(4, 128)).sum(axis=1), 1, atol=1e-5)
+    for field in ("step", "duration"):
+        assert np.abs(after[field] - before[field]).max(axis=1).min() > 1e-3
+        probabilities = density.times[field].tick_probabilities(after[field])
+        np.testing.assert_allclose(tf.reduce_sum(probabilities, axis=1), 1, atol=1e-5)
 
 
 def test_the_training_loss_is_the_nats(density):

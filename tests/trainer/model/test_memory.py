@@ -8,7 +8,7 @@ from trainer.data.matches import MATCHES, MEMORY_LENGTH, find_matches
 from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall_table import RecallTable
-from trainer.model.memory import empty_memory, find, read_memory, recall_times, remember
+from trainer.model.memory import empty_memory, match_pitch, read_memory, recall_times, remember
 from trainer.model.next_note import start_note
 
 CUT = MEMORY_LENGTH + 20
@@ -29,7 +29,7 @@ def play():
     def play_notes(memory, notes):
         def add(index, memory, found, recalled):
             note = notes.map(lambda field: field[index])
-            matches = find(memory, tf.cast(note.pitch, tf.int64))
+            matches = match_pitch(memory, tf.cast(note.pitch, tf.int64))
             times = recall_times(memory, matches)
             memory, pitches = remember(memory, note, matches)
             row = tf.concat([*times, *pitches], axis=-1)
