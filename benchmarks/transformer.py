@@ -25,6 +25,7 @@ from typing import Any
 from train import machine
 
 HISTORIES = (100, 1_000, 10_000)
+BATCH_NOTES = 4_096  # of `base`, in windows of any length
 FIELDS = ("total", "pitch", "step", "duration")
 MISSING = "KerasHub is missing. Install it into a copy of this environment: python -m pip install keras-hub"
 
@@ -66,6 +67,7 @@ def main() -> None:
         transformer = {
             "shape": (flags.layers, flags.width, flags.heads),
             "seq_length": flags.seq_length,
+            "batch_size": max(BATCH_NOTES // flags.seq_length, 1),
             "learning_rate": flags.learning_rate,
         }
         # A new process for each: devices and determinism are settings of a whole process.
