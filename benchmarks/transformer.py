@@ -7,9 +7,9 @@ about as many weights. The Transformer has the same inputs, heads and losses; it
 a note is by rotary positions. Its attention and its positions are KerasHub's, which is no dependency of the project.
 
 A line of the table has nats/note on the validation split, notes per second in training, and those with which one
-voice continues a primer of 100, 1,000 and 10,000 notes. The Transformer keeps the keys and values of the last notes,
-and attends to as many as score best on validation: 1, 2, 4 or 8 times the notes of a training window. A second line
-tells how fast it plays if it attends to all notes.
+voice continues a primer of 100, 1,000 and 10,000 notes. The Transformer keeps the keys and values of the last notes.
+Each of its layers attends to as many as score best on validation: 1, 2, 4 or 8 times those of a training window. A
+second line tells how fast it plays if it attends to all notes.
 """
 
 import argparse

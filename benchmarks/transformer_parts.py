@@ -58,7 +58,7 @@ class Shape(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Rotated keys, and values, of the last notes as rings `[batch, window, heads, width / heads]`.
+    """Rotated keys, and values, of the last notes as rings `[batch, heads, window, width / heads]`.
 
     Note n is at n modulo the window. In training, the window is 0: there is no earlier note.
     """
@@ -85,23 +85,29 @@ class Attention(keras_hub.layers.CachedMultiHeadAttention):
         """Returns the output for notes `[batch, notes, width]` that follow `count` others, and the next cache."""
         positions = count[:, tf.newaxis] + tf.range(tf.shape(stream)[1], dtype=count.dtype)
         query, key = (self._rotary(dense(stream), positions=positions) for dense in (self.query_dense, self.key_dense))
-        new = Cache(key, self.value_dense(stream))
-        if stream.shape[1] == 1 and cache.keys.shape[1]:
-            cache, mask = _append(cache, new, count)
+        query, key, value = (tf.transpose(part, [0, 2, 1, 3]) for part in (query, key, self.value_dense(stream)))
+        if stream.shape[1] == 1 and cache.keys.shape[2]:
+            cache, mask = _append(cache, Cache(key, value), count)
             attended = cache
+            # XLA multiplies the keys where they lie; the other way round it would copy them first.
+            scores = tf.linalg.matvec(attended.keys, query[:, :, 0])[:, :, tf.newaxis]
         else:
-            attended, mask, cache = _extend(cache, new, count, positions)
-        output, _ = self._compute_attention(query, *attended, mask)  # what Keras' layers override
-        return self.output_dense(output), cache
+            attended, mask, cache = _extend(cache, Cache(key, value), count, positions)
+            scores = tf.matmul(query, attended.keys, transpose_b=True)
+        scores = tf.where(mask[:, tf.newaxis], scores * self.key_dim**-0.5, scores.dtype.min)
+        output = tf.matmul(tf.nn.softmax(scores), attended.values)
+        return self.output_dense(tf.transpose(output, [0, 2, 1, 3])), cache
 
 
 def _append(cache: Cache, new: Cache, count: tf.Tensor) -> tuple[Cache, tf.Tensor]:
     """Writes one note into the rings; returns them, and where they hold notes, `[batch, 1, window]`."""
-    window = cache.keys.shape[1]
+    batch, heads = tf.shape(count, tf.int64)[0], new.keys.shape[1]
+    window = cache.keys.shape[2]
+    row, head = tf.meshgrid(tf.range(batch), tf.range(heads, dtype=tf.int64), indexing="ij")
     place = tf.cast(tf.math.floormod(count, window), tf.int64)
-    index = tf.stack([tf.range(tf.shape(place, tf.int64)[0]), place], axis=-1)
+    index = tf.stack([row, head, tf.repeat(place[:, tf.newaxis], heads, axis=1)], axis=-1)
     after = Cache(
-        *(tf.tensor_scatter_nd_update(ring, index, note[:, 0]) for ring, note in zip(cache, new, strict=True))
+        *(tf.tensor_scatter_nd_update(ring, index, note[:, :, 0]) for ring, note in zip(cache, new, strict=True))
     )
     is_held = tf.range(window, dtype=count.dtype) <= count[:, tf.newaxis]
     return after, is_held[:, tf.newaxis]
@@ -109,8 +115,8 @@ def _append(cache: Cache, new: Cache, count: tf.Tensor) -> tuple[Cache, tf.Tenso
 
 def _extend(cache: Cache, new: Cache, count: tf.Tensor, positions: tf.Tensor) -> tuple[Cache, tf.Tensor, Cache]:
     """Returns earlier and new keys and values, which note attends to which `[batch, notes, all]`, the next cache."""
-    window = cache.keys.shape[1]
-    both = Cache(*(tf.concat(pair, axis=1) for pair in zip(cache, new, strict=True)))
+    window = cache.keys.shape[2]
+    both = Cache(*(tf.concat(pair, axis=2) for pair in zip(cache, new, strict=True)))
     slots = tf.range(window, dtype=count.dtype)
     held = _held(count, slots, window)
     numbers = tf.concat([held, positions], axis=1)[:, tf.newaxis]
@@ -121,7 +127,7 @@ def _extend(cache: Cache, new: Cache, count: tf.Tensor, positions: tf.Tensor) ->
     number = _held(count + tf.cast(tf.shape(positions)[1], count.dtype), slots, window)
     first = count[:, tf.newaxis]
     source = tf.cast(tf.where(number >= first, window + number - first, slots), tf.int64)
-    after = Cache(*(tf.gather(part, source, batch_dims=1) for part in both))
+    after = Cache(*(tf.gather(part, source, axis=2, batch_dims=1) for part in both))
     return both, mask & (distance < window), after
 
 
@@ -211,7 +217,7 @@ class TransformerModel(NextNoteModel):
         return self._empty_state(batch, self.window)
 
     def _empty_state(self, batch: int | tf.Tensor, window: int) -> ModelState:
-        empty = tf.zeros([batch, window, self.shape.heads, self.shape.width // self.shape.heads])
+        empty = tf.zeros([batch, self.shape.heads, window, self.shape.width // self.shape.heads])
         # The model around it takes any state of a layer.
         state: Any = BodyState((Cache(empty, empty),) * self.shape.layers, tf.zeros([batch]))
         return super().initial_state(batch)._replace(layers=(state,))
@@ -324,9 +330,7 @@ def measure(dataset: str, options: dict[str, Any], histories: Sequence[int], rou
     with exact_float32():
         nats = choose_window(model, validation) if isinstance(model, TransformerModel) else score(model, validation)
     if isinstance(model, TransformerModel):
-        body = (
-            f"{model.shape.layers}xTransformer({model.shape.width}) {config.seq_length}, hears {model.window:,} notes"
-        )
+        body = f"{model.shape.layers}xTransformer({model.shape.width}) {config.seq_length}, attends to {model.window:,}"
     cells = [f"{weights_of(model):,}", *(f"{nats[field]:.3f}" for field in SCORED), f"{trained.notes_per_second:,.0f}"]
     played = [f"{play(model, primer, rounds):,.0f}" for primer in primers]
     rows = [(f"{body}, {'with' if model.has_memory else 'without'} memory", *cells, *played)]
@@ -335,5 +339,5 @@ def measure(dataset: str, options: dict[str, Any], histories: Sequence[int], rou
         for primer in primers:
             model.window = len(primer) + PLAYED + 1  # and the start marker
             played.append(f"{play(model, primer, rounds):,.0f}")
-        rows.append(("the same, hears all notes", *["–"] * len(cells), *played))
+        rows.append(("the same, attends to all notes", *["–"] * len(cells), *played))
     return rows

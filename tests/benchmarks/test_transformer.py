@@ -33,15 +33,15 @@ def test_its_scores_do_not_depend_on_how_many_notes_it_reads_at_once(found):
     assert found["by_chunk"] < 1e-4
 
 
-def test_its_window_limits_what_it_hears(found):
+def test_its_window_limits_what_it_attends_to(found):
     assert found["of_all"] > 1e-3
 
 
 def test_each_model_is_trained_scored_and_played(found):
     (base,), (transformer, all_notes) = found["base"], found["transformer"]
     assert base[0] == "2xLSTM(48), without memory"
-    assert transformer[0].startswith("2xTransformer(16) 8, hears ")
-    assert transformer[0].endswith(" notes, with memory")
+    assert transformer[0].startswith("2xTransformer(16) 8, attends to ")
+    assert transformer[0].endswith(", with memory")
     assert len(base) == len(transformer) == len(all_notes)
     assert all(float(cell.replace(",", "")) > 0 for cell in (*base[1:], *transformer[1:], all_notes[-1]))
     total, *fields = map(float, base[2:6])

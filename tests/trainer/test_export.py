@@ -277,6 +277,21 @@ def test_a_last_position_model_scores_the_end_of_a_window_as_in_evaluation(elsew
     np.testing.assert_allclose(results["last pitch_nats"][:, CHUNK - 1], nats, rtol=1e-4, atol=1e-5)
 
 
+def test_a_last_position_model_scores_a_window_with_the_memory_of_the_notes_before_it(tmp_path):
+    model = tiny_model("density", layers=1, positions="last", seq_length=8)
+    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    initial_state, score = (exported.signatures[name] for name in ("initial_state", "score"))
+    notes = random_arrays(1, 40, seed=4)
+    notes = notes._replace(pitch=60 + notes.pitch % 4)
+    expected = Scorer(model).score(table_of(notes))
+    state = initial_state(batch=tf.constant(1))
+    before, window = (notes.map(lambda field, rows=rows: field[:, rows]) for rows in (slice(32), slice(31, None)))
+    memory = {name: value for name, value in score(**before._asdict(), **state).items() if name.startswith("memory_")}
+    scored = score(**window._asdict(), **{**state, **memory})
+    for field in ("pitch", "step", "duration"):
+        np.testing.assert_allclose(scored[f"{field}_nats"][0, -1], getattr(expected, field)[-1], rtol=1e-4, atol=1e-4)
+
+
 def play_one(exported, **changes):
     """Has an export play the first note of a performance, or what follows another note."""
     start = {field: value.numpy() for field, value in start_note(1)._asdict().items()}

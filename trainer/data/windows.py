@@ -91,7 +91,7 @@ class WindowSampler:
             self._offsets = tf.constant(table.offsets[:-1])
             self._lengths = tf.constant(lengths)
             self._first_window = tf.constant(np.cumsum(counts) - counts)
-        self._recall_table = RecallTable(table) if config.has_memory else None
+        self._recall_table = RecallTable(table, self._columns) if config.has_memory else None
 
     def require_fit(self) -> None:
         """Checks that windows and batches suit the size of the corpus; warns if windows are a little too long.

@@ -44,6 +44,7 @@ class Scorer:
         self._model = model
         self._chunk, self._lanes, self._windows = chunk, lanes, windows
         self._has_densities = isinstance(model.heads, DensityHeads)
+        self._recall_table: RecallTable | None = None
         compute_outputs = _density_outputs if self._has_densities else _regression_outputs
 
         def notes_spec(*shape: int | None) -> NoteTensors:
@@ -114,7 +115,6 @@ class Scorer:
     def _read_carrying(self, table: NoteTable, counter: ProgressCounter) -> list[Outputs]:
         """Reads whole performances in parallel, chunk by chunk; returns the outputs of each performance's chunks."""
         longest_first = np.argsort(-table.lengths, kind="stable")
-        recall_table = RecallTable(table) if self._model.has_memory else None
         by_performance: list[list[Outputs]] = [[] for _ in longest_first]
         for lane in range(0, len(longest_first), self._lanes):
             group = longest_first[lane : lane + self._lanes]
@@ -126,7 +126,7 @@ class Scorer:
                 state = tf.nest.map_structure(lambda part, active=active: part[:active], state)
                 inputs, targets = _chunk(performances[:active], start, min(self._chunk, int(lengths[0]) - start))
                 numbers = np.arange(start - 1, start + inputs.pitch.shape[1])
-                recall = _recall(recall_table, group[:active], numbers)
+                recall = self._recall(table, group[:active], numbers)
                 outputs, state = self._read_chunk(inputs, targets, recall, state)
                 arrays = {name: value.numpy() for name, value in outputs.items()}
                 for row in range(active):
@@ -138,7 +138,6 @@ class Scorer:
     def _read_windows(self, table: NoteTable, counter: ProgressCounter) -> list[Outputs]:
         """Reads the window before each note; returns the outputs of each batch of windows."""
         seq_length = self._model.config.seq_length
-        recall_table = RecallTable(table) if self._model.has_memory else None
         parts = []
         for index, length in enumerate(table.lengths):
             performance = table.performance(index)
@@ -147,7 +146,7 @@ class Scorer:
                 first = np.maximum(note - seq_length, 0)
                 # Windows at a performance's start are padded on the right; the output there is not used.
                 numbers = np.minimum(first[:, np.newaxis] + np.arange(seq_length + 1), length - 1)
-                recall = _recall(recall_table, np.full(len(numbers), index), numbers)
+                recall = self._recall(table, np.full(len(numbers), index), numbers)
                 outputs = self._read_window_batch(
                     NoteTensors(*(tf.constant(field[numbers[:, :-1]]) for field in performance)),
                     tf.constant(note - first - 1, tf.int32),
@@ -158,10 +157,14 @@ class Scorer:
             counter.advance(max(int(length) - 1, 0))
         return parts
 
-
-def _recall(recall_table: RecallTable | None, performances: np.ndarray, numbers: np.ndarray) -> Recall:
-    """Returns what is recalled for parts of performances, as `RecallTable.in_performances`."""
-    return Recall(*recall_table.in_performances(performances, numbers)) if recall_table else NO_RECALL
+    def _recall(self, table: NoteTable, performances: np.ndarray, numbers: np.ndarray) -> Recall:
+        """Returns what is recalled for parts of performances, as `RecallTable.in_performances`."""
+        if not self._model.has_memory:
+            return NO_RECALL
+        # In training, the validation split is scored many times, and its matches stay the same.
+        if self._recall_table is None or self._recall_table.table is not table:
+            self._recall_table = RecallTable(table)
+        return Recall(*self._recall_table.in_performances(performances, numbers))
 
 
 def _specs(structure: Any, *, free: int) -> Any:

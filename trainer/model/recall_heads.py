@@ -73,6 +73,7 @@ class TimeVotes(keras.layers.Layer):
         log_distance = _log_distance(distance, self.compute_dtype)[..., tf.newaxis, :]
         weights = logits[..., 1:] + _SCALE * self._distance * log_distance
         weights = tf.where(is_match, weights, tf.constant(-1e9, weights.dtype))
+        # The first logit is that of no match.
         weights = tf.nn.softmax(tf.concat([logits[..., :1], weights], axis=-1))[..., 1:]
         column = tf.repeat(bins(times_us)[..., tf.newaxis, :], _VOTES, axis=-2)
         votes = _scatter(weights, column, BINS)

@@ -42,7 +42,7 @@ def matches_by_definition(pitch: np.ndarray) -> np.ndarray:
 def recall_of(notes: NoteTensors) -> tuple[PitchRecall, TimeRecall]:
     """Returns what is recalled for each note of performances `[batch, notes]`, the first included."""
     batch, length = notes.pitch.shape
-    rows = np.empty(batch * length, [("pitch", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
+    rows = np.empty(batch * length, [("pitch", "u1"), ("velocity", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
     for field in rows.dtype.names or ():
         rows[field] = np.ravel(getattr(notes, field))
     table = NoteTable(rows, np.arange(batch + 1) * length)
