@@ -32,8 +32,8 @@ CODES: Final = 1 << 24
 """Contexts are compared by codes below this, which float32 holds exactly. Two different ones share a code with a
 probability of 1 in 2**24, which is accepted."""
 
-# A random number for each pitch and each difference of pitches, modulo 128. The code of a set is their sum.
-PITCH_CODES: Final = np.random.Generator(np.random.Philox(key=19)).integers(0, CODES, 128, np.int64)
+# A random number for each pitch and each difference of pitches, modulo 256. The code of a set is their sum.
+PITCH_CODES: Final = np.random.Generator(np.random.Philox(key=19)).integers(0, CODES, 256, np.int64)
 
 
 def find_matches(pitch: NDArray[np.integer], offsets: NDArray[np.int64]) -> NDArray[np.uint16]:
@@ -55,7 +55,7 @@ def contexts(pitch: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]
     for lengths, newest in ((SAME_PITCHES, 0), (TRANSPOSED, pitch)):
         code = np.zeros_like(pitch)
         for back in range(max(lengths)):
-            code += PITCH_CODES[(np.roll(pitch, back) - newest) % 128]
+            code += PITCH_CODES[(np.roll(pitch, back) - newest) % 256]
             if back + 1 in lengths:
                 yield back + 1, code % CODES
 

@@ -140,7 +140,7 @@ def _codes(memory: Memory, pitch: tf.Tensor) -> tf.Tensor:
     pitches = tf.concat([pitch[:, tf.newaxis], before], axis=-1)
     table = tf.constant(PITCH_CODES)
     codes = []
-    for lengths, columns in ((SAME_PITCHES, pitches), (TRANSPOSED, (pitches - pitches[:, :1]) % 128)):
+    for lengths, columns in ((SAME_PITCHES, pitches), (TRANSPOSED, (pitches - pitches[:, :1]) % 256)):
         numbers = tf.gather(table, columns)
         codes += [tf.reduce_sum(numbers[:, :length], axis=-1) % CODES for length in lengths]
     code = tf.cast(tf.stack(codes, axis=-1), tf.float32)

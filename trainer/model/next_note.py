@@ -196,7 +196,7 @@ class NextNoteModel(keras.Model):
         return ModelState(layers, note_history.empty_history(batch) if self._recent else ())
 
     def initial_decode_state(self, batch: int | tf.Tensor) -> ModelState:
-        """Returns the same state for `decode_step`, with an empty memory."""
+        """Returns the same state of `batch`, a scalar, for `decode_step`: with an empty memory."""
         state = self.initial_state(batch)
         return state._replace(memory=empty_memory(batch)) if self.has_memory else state
 
