@@ -133,7 +133,7 @@ def test_a_model_learns_is_scored_and_plays():
     state = state_of(learning_rate=0.02)
     table = table_of([40, 20])
     before = Scorer(state.model).score(table)
-    run(state, 20)
+    run(state, 30)
     assert state.not_finite() is None
     after = Scorer(state.model).score(table)
     for field in ("step", "duration"):
@@ -162,8 +162,8 @@ def break_losses(monkeypatch, field: str, how) -> None:
     """Applies `how` to a field's losses `[windows, notes]` and which windows `[windows]` hold the marked note."""
     loss_names = DensityHeads.losses
 
-    def losses(heads, body, notes):
-        found = loss_names(heads, body, notes)
+    def losses(heads, body, notes, times):
+        found = loss_names(heads, body, notes, times)
         return {**found, field: how(found[field], tf.reduce_any(notes.pitch == MARK, axis=1))}
 
     monkeypatch.setattr(DensityHeads, "losses", losses)
