@@ -15,6 +15,7 @@ sys.path.insert(0, str(REPOSITORY))
 import trainer  # noqa: F401, E402  # isort: skip  First, so that TensorFlow loads without messages.
 from sostenuto.music.notes import PITCHES  # noqa: E402
 from trainer.config import Config  # noqa: E402
+from trainer.data.recall import CANDIDATES  # noqa: E402
 from trainer.model.next_note import build_model  # noqa: E402
 from trainer.model.time_bins import BINS  # noqa: E402
 from trainer.presets import preset  # noqa: E402
@@ -25,6 +26,8 @@ HEAD_TENSORS = 32  # of the heads' hidden units, in all four heads
 RESERVE_TENSORS = 6  # of a layer's units in cuDNN's reserve space: four gates, cell and output
 LOGITS, LOGITS_TENSORS = 2 * PITCHES + 2 * BINS, 5  # pitch, step, duration, velocity; and their losses
 HISTORY, HISTORY_TENSORS = 3 * PITCHES + BINS, 2  # features of the last notes
+CANDIDATE_TENSORS = 6  # of the memory's units, for each candidate
+RECALL = 2 * CANDIDATES**2 + 860  # which candidates name the same pitch; times of matches
 VECTORS = 7  # as long as all weights: they, their flat copy, two moments, the gradient and two results of arithmetic
 
 
@@ -46,6 +49,8 @@ def reckon(config: Config, replicas: int = 1) -> Memory:
         + LOGITS_TENSORS * LOGITS
         + HISTORY_TENSORS * HISTORY
     )
+    if config.has_memory:
+        columns += CANDIDATE_TENSORS * CANDIDATES * config.memory_units + RECALL
     reserve = 4 * notes * RESERVE_TENSORS * config.layers * config.units
     return Memory(4 * parameters * (VECTORS + (config.ema > 0)), 4 * notes * columns + reserve, reserve)
 
