@@ -65,7 +65,7 @@ def _fill_matches(matches: NDArray[np.uint16], pitch: NDArray[np.int64]) -> None
     number = np.arange(len(pitch))
     for context, (length, code) in enumerate(contexts(pitch)):
         # A note without enough notes before it has a key of its own.
-        previous = _previous(np.where(number >= length - 1, code, -1 - number))
+        previous = previous_equal(np.where(number >= length - 1, code, -1 - number))
         place = previous
         for rank in range(RANKS):
             distance = number - place
@@ -74,8 +74,8 @@ def _fill_matches(matches: NDArray[np.uint16], pitch: NDArray[np.int64]) -> None
             place = np.where(is_match, previous[place], -1)
 
 
-def _previous(key: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the last index before each one with the same key, or -1."""
+def previous_equal(key: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the last index before each one with the same key, or -1: `[notes]` both."""
     order = np.argsort(key, kind="stable")
     is_same = key[order[1:]] == key[order[:-1]]
     previous = np.full(len(key), -1)

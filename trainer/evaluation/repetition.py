@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sostenuto.music.notes import Notes
+from trainer.data.matches import previous_equal
 from trainer.workdir.form_formats import DISTANCES, Distance
 
 NGRAM: Final = 8
@@ -40,11 +41,8 @@ def earlier_places(pitch: NDArray[np.uint8]) -> NDArray[np.int64]:
     keys = np.lib.stride_tricks.sliding_window_view(pitch.astype(np.int64), NGRAM) @ (
         1 << _PITCH_BITS * np.arange(NGRAM)
     )
-    order = np.argsort(keys, kind="stable")
-    again = keys[order[1:]] == keys[order[:-1]]
-    back = np.zeros(len(keys), np.int64)
-    back[order[1:][again]] = (order[1:] - order[:-1])[again]
-    return back
+    previous = previous_equal(keys)
+    return np.where(previous >= 0, np.arange(len(keys)) - previous, 0)
 
 
 def repeated_notes(notes: Notes, first: int = 0) -> dict[Distance, float]:

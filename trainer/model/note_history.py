@@ -79,15 +79,20 @@ def release_histogram(remaining_us: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 def sum_by_column(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
     """Sums values `[..., n, kinds]` from 0 to 1 by int64 column `[..., n]`, n at most 64: `[..., size * kinds]`."""
-    count, kinds = values.shape[-2:]
+    kinds = values.shape[-1]
     # A GPU sums in any order, and integers have the same sum in each. The reshape comes before the cast, because the
     # host would reshape 32-bit integers.
     integers = tf.cast(tf.reshape(tf.round(values * _UNIT), [-1, kinds]), tf.int32)
+    sums = tf.cast(segment_sums(integers, columns, size), values.dtype) / _UNIT
+    # The sums depend on the notes alone: they need no gradient.
+    return tf.stop_gradient(tf.reshape(sums, tf.concat([tf.shape(columns)[:-1], [size * kinds]], axis=0)))
+
+
+def segment_sums(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
+    """Sums the values of flattened rows, `[rows * n, ...]`, by int64 column `[..., n]`: `[rows * size, ...]`."""
+    count = columns.shape[-1]
     # Numbers of the rows: tf.range would be computed on the host of a GPU.
     ones = tf.ones([tf.size(columns) // count, 1], tf.int64)
     first = size * tf.cumsum(ones, exclusive=True)
     segments = tf.reshape(first + tf.reshape(columns, [-1, count]), [-1])
-    sums = tf.math.unsorted_segment_sum(integers, segments, size * tf.size(ones))
-    sums = tf.cast(sums, values.dtype) / _UNIT
-    # The sums depend on the notes alone: they need no gradient.
-    return tf.stop_gradient(tf.reshape(sums, tf.concat([tf.shape(columns)[:-1], [size * kinds]], axis=0)))
+    return tf.math.unsorted_segment_sum(values, segments, size * tf.size(ones))

@@ -13,7 +13,7 @@ from trainer.data.matches import MATCHES
 from trainer.data.recall import CANDIDATES, PitchRecall
 from trainer.model.activations import gelu
 from trainer.model.layers import MixedDense, glorot
-from trainer.model.note_history import sum_by_column
+from trainer.model.note_history import segment_sums, sum_by_column
 from trainer.model.time_bins import BINS
 from trainer.model.time_distribution import bins
 
@@ -93,9 +93,5 @@ def _log_distance(distance: tf.Tensor, dtype: str) -> tf.Tensor:
 
 def _scatter(values: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
     """Sums values `[..., n]` by int64 column: `[..., size]`."""
-    shape = tf.shape(values)[:-1]
-    ones = tf.ones([tf.reduce_prod(shape), 1], tf.int64)
-    first = size * tf.cumsum(ones, exclusive=True)
-    segments = tf.reshape(first + tf.reshape(columns, [-1, values.shape[-1]]), [-1])
-    sums = tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), segments, size * tf.size(ones))
-    return tf.reshape(sums, tf.concat([shape, [size]], axis=0))
+    sums = segment_sums(tf.reshape(values, [-1]), columns, size)
+    return tf.reshape(sums, tf.concat([tf.shape(values)[:-1], [size]], axis=0))
