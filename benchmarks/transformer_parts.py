@@ -34,7 +34,7 @@ from trainer.generation.sampler import NoteSampler
 from trainer.model.activations import LayerNorm, gelu
 from trainer.model.heads import HeadInput, PitchRange
 from trainer.model.layers import Dropout
-from trainer.model.memory import Memory, NoteMatches, remember
+from trainer.model.memory import NoteMatches, remember
 from trainer.model.next_note import ModelState, NextNoteModel, build_model, create_variables
 from trainer.presets import preset
 from trainer.workdir.formats import NatsPerNote
@@ -204,10 +204,7 @@ class TransformerModel(NextNoteModel):
         self, inputs: NoteTensors, state: ModelState, weights: list, matches: NoteMatches | None = None
     ) -> tuple[HeadInput, ModelState]:
         """Runs the body over one note."""
-        memory = state.memory
-        recall: PitchRecall | tuple[()] = ()
-        if isinstance(memory, Memory):
-            memory, recall = remember(memory, inputs, matches)
+        memory, recall = remember(state.memory, inputs, matches)
         note, heard = tf.nest.map_structure(lambda field: field[:, tf.newaxis], (inputs, recall))
         head_input, after = self.forward(note, state, heard)
         return head_input.map(lambda field: field[:, 0]), after._replace(memory=memory)

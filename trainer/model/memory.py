@@ -96,12 +96,16 @@ def match_pitch(memory: Memory, pitch: tf.Tensor) -> NoteMatches:
     return NoteMatches(code, nearest, tf.where(is_match & (link > 0) & (second < MEMORY_LENGTH), second, 0))
 
 
-def remember(memory: Memory, note: NoteTensors, matches: NoteMatches | None = None) -> tuple[Memory, PitchRecall]:
+def remember(
+    memory: Memory | tuple[()], note: NoteTensors, matches: NoteMatches | None = None
+) -> tuple[Memory, PitchRecall] | tuple[tuple[()], tuple[()]]:
     """Adds a note, int32 `[batch]` each, and returns the candidates for the pitch after it.
 
-    `START_PITCH` is not a note: the memory stays as it was, and there are no candidates.
-    `matches` are those of the note, if they are known.
+    `START_PITCH` is not a note: the memory stays as it was, and there are no candidates. Without a memory, it returns
+    empty tuples. `matches` are those of the note, if they are known.
     """
+    if not isinstance(memory, Memory):
+        return (), ()
     is_note = note.pitch != START_PITCH
     pitch = tf.where(is_note, tf.cast(note.pitch, tf.int64), 0)
     matches = matches or match_pitch(memory, pitch)

@@ -167,10 +167,7 @@ class NextNoteModel(keras.Model):
         Returns:
             The heads' input, `[batch, ...]`, and the next state.
         """
-        memory = state.memory
-        recall: PitchRecall | tuple[()] = ()
-        if isinstance(memory, Memory):
-            memory, recall = remember(memory, inputs, matches)
+        memory, recall = remember(state.memory, inputs, matches)
         sequence = tf.nest.map_structure(lambda value: value[:, tf.newaxis], (inputs, recall))
         history, releases, recent = tf.nest.map_structure(
             lambda value: value[:, 0], self._update_history(sequence[0], state.history, sequence[1])
