@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 MEMORY_LENGTH: Final = 4096
 """The distance back to a match is below this."""
 
-SAME_PITCHES: Final = (2, 3, 4)
+SAME_PITCHES: Final = (2, 3)
 """Lengths in notes of the contexts that match at the same pitches."""
 
-TRANSPOSED: Final = (3, 4, 6, 8, 12)
+TRANSPOSED: Final = (3, 6)
 """Lengths in notes of the contexts that match transposed too."""
 
 LONGEST_CONTEXT: Final = max(SAME_PITCHES + TRANSPOSED)

@@ -3,14 +3,15 @@
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.alignments import find_alignments, find_hits, unpack
 from trainer.data.matches import find_matches
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import NoteTensors
-from trainer.data.recall import PitchRecall, TimeRecall, empty_recall, recall_pitches
+from trainer.data.recall import PitchRecall, TimeRecall, empty_recall, recall_pitches, time_places
 
 
 class RecallTable:
-    """Recall at each note of a table, whose matches are found once: 32 bytes a note, in host memory.
+    """Recall at each note of a table, whose matches and alignments are found once: 24 bytes a note, in host memory.
 
     Args:
         table: the performances, also an attribute.
@@ -21,7 +22,9 @@ class RecallTable:
         self.table = table
         with tf.device("CPU:0"):
             self._columns = columns or NoteTensors(*(tf.constant(table.notes[field]) for field in NoteTensors._fields))
-            self._matches = tf.constant(find_matches(table.notes["pitch"], table.offsets))
+            matches = find_matches(table.notes["pitch"], table.offsets)
+            self._matches = tf.constant(matches)
+            self._alignments = tf.constant(find_alignments(table.notes["pitch"], table.offsets, matches))
 
     def __call__(self, rows: tf.Tensor, is_note: tf.Tensor) -> tuple[PitchRecall, TimeRecall]:
         """Returns what is recalled for each note but the first of sequences of rows `[..., notes]` of the table.
@@ -29,18 +32,23 @@ class RecallTable:
         Rows where `is_note` is False may be any rows; nothing is recalled after them, and no times for them.
         """
         with tf.device("CPU:0"):
-            distance = tf.where(is_note[..., tf.newaxis], tf.cast(tf.gather(self._matches, rows), tf.int64), 0)
-            rows = rows[..., tf.newaxis]
-            before, later = distance[..., :-1, :], distance[..., 1:, :]
+            is_note = is_note[..., tf.newaxis]
+            distance = tf.where(is_note, _gather(self._matches, rows), 0)
+            alignments = unpack(tf.where(is_note, _gather(self._alignments, rows), 0)[..., :-1, :])
+            before, later = rows[..., :-1, tf.newaxis], rows[..., 1:, tf.newaxis]
             pitches = recall_pitches(
-                before, lambda back: tf.cast(tf.gather(self._columns.pitch, rows[..., :-1, :] - back), tf.int64)
+                distance[..., :-1, :], alignments, lambda back: _gather(self._columns.pitch, before - back)
             )
-            places = rows[..., 1:, :] - later
-            # Without a match, the place is that of the note itself, whose times must not be known.
-            step_us, duration_us = (
-                tf.where(later > 0, tf.cast(tf.gather(column, places), tf.int64), 0) for column in self._columns[1:3]
+            hits = find_hits(
+                alignments,
+                _gather(self._columns.pitch, rows[..., 1:]),
+                lambda back: _gather(self._columns.pitch, tf.maximum(later - back, 0)),
             )
-            return pitches, TimeRecall(step_us, duration_us, later)
+            back, strength = time_places(distance[..., 1:, :], alignments, hits & is_note[..., 1:, :, tf.newaxis])
+            # Without a place, these are the times of the note itself, which must not be known.
+            step_us = tf.where(back > 0, _gather(self._columns.step_us, later - back), 0)
+            duration_us = tf.where(back > 0, _gather(self._columns.duration_us, later - back), 0)
+            return pitches, TimeRecall(step_us, duration_us, back, strength)
 
     def in_performances(self, performances: np.ndarray, numbers: np.ndarray) -> tuple[PitchRecall, TimeRecall]:
         """Returns what is recalled for each note but the first of some parts of performances.
@@ -55,3 +63,8 @@ class RecallTable:
         is_note = (numbers >= 0) & (numbers < self.table.lengths[performances, np.newaxis])
         rows = np.where(is_note, self.table.offsets[performances, np.newaxis] + numbers, 0)
         return self(tf.constant(rows), tf.constant(is_note))
+
+
+def _gather(column: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Returns the values of rows, int64."""
+    return tf.cast(tf.gather(column, rows), tf.int64)

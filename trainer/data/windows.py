@@ -210,14 +210,14 @@ def _augment_recall(
     recall: tuple[PitchRecall, TimeRecall], transposed: tf.Tensor, factor: tf.Tensor | None
 ) -> tuple[PitchRecall, TimeRecall]:
     """Changes what is recalled as the windows: pitches by semitones `[windows, notes]`, times by the factor."""
-    (pitch, distance), times = recall
-    pitch += tf.cast(transposed[:, :-1, tf.newaxis], tf.int64)
+    pitches, times = recall
+    pitch = pitches.pitch + tf.cast(transposed[:, :-1, tf.newaxis], tf.int64)
     is_valid = (pitch >= 0) & (pitch < PITCHES)
-    pitches = PitchRecall(tf.where(is_valid, pitch, 0), tf.where(is_valid, distance, 0))
+    pitches = PitchRecall(*(tf.where(is_valid, part, 0) for part in pitches._replace(pitch=pitch)))
     if factor is None:
         return pitches, times
     step_us, duration_us = (tf.cast(_stretch(field, factor[..., tf.newaxis]), tf.int64) for field in times[:2])
-    return pitches, TimeRecall(step_us, duration_us, times.distance)
+    return pitches, times._replace(step_us=step_us, duration_us=duration_us)
 
 
 def _transpose(pitch: tf.Tensor, is_note: tf.Tensor, uniform: tf.Tensor, semitones: int) -> tf.Tensor:

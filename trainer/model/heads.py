@@ -201,9 +201,9 @@ class DensityHeads(keras.layers.Layer):
             layers[name] += vector
 
     def _recall_times(self, layers: dict[str, tf.Tensor], times: TimeRecall) -> None:
-        """Adds the times of matches of the predicted pitch to the hidden layers of step and duration."""
+        """Adds the times of earlier places of the predicted pitch to the hidden layers of step and duration."""
         for field, times_us in zip(("step", "duration"), times[:2], strict=True):
-            layers[field] += self._votes[field](layers[field], times_us, times.distance)
+            layers[field] += self._votes[field](layers[field], times_us, times)
 
     def _head_logits(self, layers: dict[str, tf.Tensor], field: str, head_input: HeadInput) -> tf.Tensor:
         hidden = layers[field]

@@ -1,7 +1,8 @@
-"""The memory of a performance that is read or generated note by note: its last notes, and the matches of the next one.
+"""The memory of a performance that is read or generated note by note: its last notes, and what they repeat.
 
-The matches are those that `trainer.data.matches.find_matches` finds in whole performances. Codes and distances are
-integers in float32, which holds them exactly: TensorFlow would compare 32-bit integers on the host of a GPU.
+They are those that `trainer.data.matches.find_matches` and `trainer.data.alignments.find_alignments` find in whole
+performances. Codes and distances of matches are integers in float32, which holds them exactly: TensorFlow would compare
+32-bit integers on the host of a GPU.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.music.notes import Notes
+from trainer.data.alignments import ALIGNMENTS, PitchBack, align, find_alignments, find_hits, unpack
 from trainer.data.matches import (
     CODES,
     CONTEXTS,
@@ -23,7 +25,7 @@ from trainer.data.matches import (
     find_matches,
 )
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.data.recall import PitchRecall, TimeRecall, recall_pitches
+from trainer.data.recall import PitchRecall, TimeRecall, recall_pitches, time_places
 
 _CONTEXT_LENGTHS: Final = np.array(SAME_PITCHES + TRANSPOSED)
 _NO_CODE: Final = -1.0  # code of a context with too few notes, which matches nothing
@@ -36,12 +38,14 @@ class Memory(NamedTuple):
         notes: their pitch, step and duration, int64 `[batch, 3, MEMORY_LENGTH]`; times in microseconds.
         codes: codes of the contexts that end at each note, float32 `[batch, CONTEXTS, MEMORY_LENGTH]`.
         links: distance from each note to its most recent match for each context, or 0, of the same shape.
+        alignments: at the last note, packed, int64 `[batch, ALIGNMENTS]`.
         count: number of notes of each performance so far, int64 `[batch]`.
     """
 
     notes: tf.Tensor
     codes: tf.Tensor
     links: tf.Tensor
+    alignments: tf.Tensor
     count: tf.Tensor
 
 
@@ -49,7 +53,8 @@ def empty_memory(batch: int | tf.Tensor) -> Memory:
     """Returns the memory of `batch` performances before their first note."""
     contexts = tf.zeros([batch, CONTEXTS, MEMORY_LENGTH])
     notes = tf.zeros([batch, 3, MEMORY_LENGTH], tf.int64)
-    return Memory(notes, contexts + _NO_CODE, contexts, tf.zeros([batch], tf.int64))
+    alignments = tf.zeros([batch, ALIGNMENTS], tf.int64)
+    return Memory(notes, contexts + _NO_CODE, contexts, alignments, tf.zeros([batch], tf.int64))
 
 
 def read_memory(performances: Sequence[Notes]) -> Memory:
@@ -59,17 +64,19 @@ def read_memory(performances: Sequence[Notes]) -> Memory:
 
 
 class NoteMatches(NamedTuple):
-    """The contexts that end at a note and their matches, float32 `[batch, CONTEXTS]` each.
+    """What a note repeats. The first three are of the contexts that end at it, float32 `[batch, CONTEXTS]`.
 
     Attributes:
         code: code of the context; `_NO_CODE` where the performance has too few notes.
         nearest: distance to the most recent match; 0 where there is none.
         second: distance to the match before it; 0 where there is none.
+        hits: the places of the alignments before it that it plays, as `trainer.data.alignments.find_hits` returns them.
     """
 
     code: tf.Tensor
     nearest: tf.Tensor
     second: tf.Tensor
+    hits: tf.Tensor
 
     def distance(self) -> tf.Tensor:
         """Returns the distances as `find_matches` does, int64 `[batch, MATCHES]`."""
@@ -93,7 +100,8 @@ def match_pitch(memory: Memory, pitch: tf.Tensor) -> NoteMatches:
     match_slot = (slot[:, tf.newaxis] - tf.cast(nearest, tf.int64)) % MEMORY_LENGTH
     link = tf.gather(memory.links, match_slot, batch_dims=2)
     second = nearest + link
-    return NoteMatches(code, nearest, tf.where(is_match & (link > 0) & (second < MEMORY_LENGTH), second, 0))
+    hits = find_hits(unpack(memory.alignments), pitch, _pitch_back(memory))
+    return NoteMatches(code, nearest, tf.where(is_match & (link > 0) & (second < MEMORY_LENGTH), second, 0), hits)
 
 
 def remember(
@@ -113,35 +121,46 @@ def remember(
     fields = tf.stack([pitch, *(tf.cast(field, tf.int64) for field in note[1:3])], axis=-1)
     # Always true. Without it, XLA could write before it reads, and copies the memory instead of writing in place.
     is_read = matches.second >= 0
+    distance = matches.distance()
+    alignments = align(unpack(memory.alignments), matches.hits, pitch, distance, _pitch_back(memory))
     # The next note overwrites what is written for START_PITCH, because the count stays.
     after = Memory(
         _write(memory.notes, slot, tf.where(is_read[:, :1], fields, 0)),
         _write(memory.codes, slot, tf.where(is_read, matches.code, 0)),
         _write(memory.links, slot, tf.where(is_read, matches.nearest, 0)),
+        tf.where(is_note[:, tf.newaxis], alignments.pack(), memory.alignments),
         memory.count + tf.cast(is_note, tf.int64),
     )
-    distance = tf.where(is_note[:, tf.newaxis], matches.distance(), 0)
+    is_note = is_note[:, tf.newaxis]
     recall = recall_pitches(
-        distance, lambda back: tf.gather(after.notes[:, 0], (slot[:, tf.newaxis] - back) % MEMORY_LENGTH, batch_dims=1)
+        tf.where(is_note, distance, 0),
+        unpack(tf.where(is_note, after.alignments, 0)),
+        lambda back: tf.gather(after.notes[:, 0], (slot[:, tf.newaxis] - back) % MEMORY_LENGTH, batch_dims=1),
     )
     return after, recall
 
 
 def recall_times(memory: Memory, matches: NoteMatches) -> TimeRecall:
     """Returns the times of the matches of a note that follows the remembered notes."""
-    distance = matches.distance()
+    distance, strength = time_places(matches.distance(), unpack(memory.alignments), matches.hits)
     slot = (memory.count[:, tf.newaxis] - distance) % MEMORY_LENGTH
     step_us, duration_us = (
         tf.where(distance > 0, tf.gather(memory.notes[:, field], slot, batch_dims=1), 0) for field in (1, 2)
     )
-    return TimeRecall(step_us, duration_us, distance)
+    return TimeRecall(step_us, duration_us, distance, strength)
+
+
+def _pitch_back(memory: Memory) -> PitchBack:
+    """Returns a function that counts from the note after the remembered ones."""
+    return lambda back: tf.gather(
+        memory.notes[:, 0], (memory.count[:, tf.newaxis] - back) % MEMORY_LENGTH, batch_dims=1
+    )
 
 
 def _codes(memory: Memory, pitch: tf.Tensor) -> tf.Tensor:
     """Returns the codes of the contexts that end with a pitch, float32 `[batch, CONTEXTS]`."""
     back = tf.range(1, LONGEST_CONTEXT, dtype=tf.int64)
-    before = tf.gather(memory.notes[:, 0], (memory.count[:, tf.newaxis] - back) % MEMORY_LENGTH, batch_dims=1)
-    pitches = tf.concat([pitch[:, tf.newaxis], before], axis=-1)
+    pitches = tf.concat([pitch[:, tf.newaxis], _pitch_back(memory)(back[tf.newaxis])], axis=-1)
     table = tf.constant(PITCH_CODES)
     codes = []
     for lengths, columns in ((SAME_PITCHES, pitches), (TRANSPOSED, (pitches - pitches[:, :1]) % 256)):
@@ -164,7 +183,12 @@ def _read(notes: Notes) -> Memory:
     pitch, number = notes.pitch.astype(np.int64), np.arange(len(notes))
     fields = np.stack([pitch, notes.step_us, notes.duration_us])
     codes = np.stack([np.where(number >= length - 1, code, _NO_CODE) for length, code in contexts(pitch)])
-    links = find_matches(pitch, np.array([0, len(notes)]))[:, :CONTEXTS].T
+    offsets = np.array([0, len(notes)])
+    matches = find_matches(pitch, offsets)
+    links = matches[:, :CONTEXTS].T
+    alignments = np.zeros(ALIGNMENTS, np.int64)
+    if len(notes):
+        alignments[:] = find_alignments(pitch, offsets, matches)[-1]
     last = number[-MEMORY_LENGTH:]
     rings = []
     for values, empty, dtype in ((fields, 0, np.int64), (codes, _NO_CODE, np.float32), (links, 0, np.float32)):
@@ -172,4 +196,4 @@ def _read(notes: Notes) -> Memory:
         ring[:, last % MEMORY_LENGTH] = values[:, last]
         rings.append(ring)
     notes_ring, codes_ring, links_ring = rings
-    return Memory(notes_ring, codes_ring, links_ring, np.array(len(notes), np.int64))
+    return Memory(notes_ring, codes_ring, links_ring, alignments, np.array(len(notes), np.int64))

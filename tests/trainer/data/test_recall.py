@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainer.data.repeats import matches_by_definition, repeating_pitches
+from tests.trainer.data.repeats import alignments_by_definition, matches_by_definition, repeating_pitches
 from tests.trainer.data.windows import PLAIN, draw_epoch, numbers, table_of
 from trainer.config import Config
+from trainer.data.alignments import ALIGNMENTS, PLACES
 from trainer.data.matches import CONTEXTS, MATCHES, SAME_PITCHES
-from trainer.data.recall import CANDIDATES
+from trainer.data.recall import CANDIDATES, TIMES
 from trainer.data.recall_table import RecallTable
 from trainer.data.windows import WindowSampler
 
@@ -20,33 +21,50 @@ def table():
     return table
 
 
-def expected_pitches(pitch, note):
-    """What followed the matches of a note: sets of (match, pitch), and of those after next."""
-    after, after_next = {}, {}
+def expected_candidates(pitch, note, alignments):
+    """The candidates after a note: (pitch, distance, strength), or zeros."""
+    candidates = [(0, 0, 0)] * CANDIDATES
     for index, distance in enumerate(matches_by_definition(pitch)[note]):
         if distance:
             shift = pitch[note] - pitch[note - distance] if index % CONTEXTS >= len(SAME_PITCHES) else 0
-            after[index] = pitch[note - distance + 1] + shift
-            if 4 <= index < CONTEXTS and distance > 1:
-                after_next[index] = pitch[note - distance + 2] + shift
-    return [after.get(index) for index in range(MATCHES)] + [after_next.get(index) for index in range(4, CONTEXTS)]
+            candidates[index] = (pitch[note - distance + 1] + shift, distance, 0)
+    for index, one in enumerate(alignments[note]):
+        for place in one.open_places():
+            if place <= note:
+                slot = MATCHES + index * PLACES + place - one.place + 1
+                candidates[slot] = (pitch[place] + one.shift, note - one.place, one.strength)
+    return candidates
 
 
-def test_each_note_recalls_what_followed_its_matches_and_their_times(table):
+def expected_places(pitch, note, alignments):
+    """The earlier places of a note: (distance, strength), or zeros."""
+    places = [(int(distance), 0) for distance in matches_by_definition(pitch)[note]] + [(0, 0)] * ALIGNMENTS
+    for index, one in enumerate(alignments[note - 1]):
+        there = [place for place in one.open_places() if place < note and pitch[place] + one.shift == pitch[note]]
+        if there:
+            place = min(there, key=lambda place: (abs(place - one.place - 1), place))
+            places[MATCHES + index] = (note - place, one.strength)
+    return places
+
+
+def test_each_note_recalls_what_followed_earlier_places_and_their_times(table):
     recall = RecallTable(table)
     pitch = table.notes["pitch"][:70].astype(int)
+    alignments = alignments_by_definition(pitch)
     pitches, times = recall(tf.range(70, dtype=tf.int64)[tf.newaxis], tf.ones([1, 70], tf.bool))
     assert pitches.pitch.shape == (1, 69, CANDIDATES)
     for note in range(69):
-        distance = pitches.distance[0, note].numpy()
-        got = [int(value) if far else None for value, far in zip(pitches.pitch[0, note], distance, strict=True)]
-        assert got == expected_pitches(pitch, note)
-        matches = matches_by_definition(pitch)[note + 1]
-        np.testing.assert_array_equal(times.distance[0, note], matches)
+        got = np.stack([part[0, note] for part in pitches], axis=-1)
+        np.testing.assert_array_equal(got, expected_candidates(pitch, note, alignments))
+        places = np.array(expected_places(pitch, note + 1, alignments))
+        np.testing.assert_array_equal(np.stack([part[0, note] for part in times[2:]], axis=-1), places)
+        distance = places[:, 0]
         for field in ("step_us", "duration_us"):
-            recalled = getattr(times, field)[0, note].numpy()[matches > 0]
-            np.testing.assert_array_equal(recalled, table.notes[field][note + 1 - matches[matches > 0]])
-    assert np.sum(pitches.distance > 0) > 100
+            expected = np.where(distance > 0, table.notes[field][note + 1 - distance], 0)
+            np.testing.assert_array_equal(getattr(times, field)[0, note], expected)
+    assert np.sum(pitches.strength > 0) > 100
+    assert np.sum(times.distance[..., -ALIGNMENTS:] > 0) > 10
+    assert times.distance.shape == (1, 69, TIMES)
 
 
 @pytest.mark.parametrize("positions", ["every", "last"])

@@ -5,9 +5,10 @@ import tensorflow as tf
 from sostenuto.music.notes import MAX_TICK, TICK_US
 from tests.factories import random_arrays, tiny_model
 from tests.trainer.draws import surprise
+from trainer.data.alignments import STRONGEST
 from trainer.data.matches import MATCHES
 from trainer.data.note_tensors import NoteTensors
-from trainer.data.recall import CANDIDATES, PitchRecall, TimeRecall
+from trainer.data.recall import CANDIDATES, TIMES, PitchRecall, TimeRecall
 from trainer.model import heads, time_distribution
 from trainer.model.heads import HeadInput
 from trainer.model.note_history import HISTORY_LENGTH, release_histogram
@@ -92,9 +93,12 @@ def test_recall_moves_its_candidates_and_times_and_every_value_keeps_a_probabili
     random = np.random.default_rng(3)
     distance = random.choice([0, 1, 7, 4095], (50, CANDIDATES))
     pitch = np.where(distance, random.integers(50, 70, distance.shape), 0)
-    step_us, duration_us = (distance[:, :MATCHES] > 0) * random.integers(0, 3_000_000, (2, 50, MATCHES))
-    pitches = PitchRecall(tf.constant(pitch), tf.constant(distance))
-    times = TimeRecall(tf.constant(step_us), tf.constant(duration_us), tf.constant(distance[:, :MATCHES]))
+    strength = np.where(distance, random.integers(1, STRONGEST, distance.shape), 0)
+    strength[:, :MATCHES] = 0
+    pitches = PitchRecall(*map(tf.constant, (pitch, distance, strength)))
+    places = distance[:, :TIMES]
+    step_us, duration_us = (places > 0) * random.integers(0, 3_000_000, (2, 50, TIMES))
+    times = TimeRecall(*map(tf.constant, (step_us, duration_us, places, strength[:, :TIMES])))
     hidden, notes = reading_of(50), random_arrays(50)
     before = density.logits(hidden, notes)
     after = density.logits(hidden._replace(recall=pitches), notes, times)

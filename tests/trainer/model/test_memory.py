@@ -4,9 +4,10 @@ import tensorflow as tf
 
 from sostenuto.music.notes import Notes
 from tests.trainer.data.repeats import repeating_pitches
-from trainer.data.matches import MATCHES, MEMORY_LENGTH, find_matches
+from trainer.data.matches import MEMORY_LENGTH, find_matches
 from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
+from trainer.data.recall import TIMES, TimeRecall
 from trainer.data.recall_table import RecallTable
 from trainer.model.memory import empty_memory, match_pitch, read_memory, recall_times, remember
 from trainer.model.next_note import start_note
@@ -54,13 +55,13 @@ def assert_same(one, other):
     """The same memories, but for what lies under the place that is written next."""
     one, other = (tf.nest.map_structure(np.array, memory) for memory in (one, other))
     for left, right in zip(one, other, strict=True):
-        if left.ndim > 1:
+        if left.ndim > 2:
             for row, count in enumerate(one.count):
                 left[row, :, count % MEMORY_LENGTH] = right[row, :, count % MEMORY_LENGTH] = 0
         np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize("length", [40, MEMORY_LENGTH + 300])
+@pytest.mark.parametrize("length", [70, MEMORY_LENGTH + 300])
 def test_note_by_note_the_memory_finds_and_recalls_what_the_whole_performance_does(play, length):
     pieces = [piece(length, seed) for seed in (1, 2)]
     memory, found, recalled = play(pieces)
@@ -68,10 +69,11 @@ def test_note_by_note_the_memory_finds_and_recalls_what_the_whole_performance_do
         matches = find_matches(notes.pitch, np.array([0, length]))
         np.testing.assert_array_equal(found[:, row], matches)
         pitches, times = RecallTable(notes_table([notes]))(tf.range(length, dtype=tf.int64), tf.ones([length], tf.bool))
-        times_size = 3 * MATCHES
+        times_size = len(TimeRecall._fields) * TIMES
         np.testing.assert_array_equal(recalled[1:, row, :times_size], np.concatenate(times, axis=-1))
         np.testing.assert_array_equal(recalled[:-1, row, times_size:], np.concatenate(pitches, axis=-1))
         assert np.count_nonzero(matches) >= length // 4
+        assert np.count_nonzero(pitches.strength) >= length // 4
     assert_same(memory, read_memory(pieces))
 
 
