@@ -20,10 +20,10 @@ def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str
         lines.append(f"left out {counted(source['unlisted'], 'file')} that {source['metadata']} does not list")
     for extension, count in source.get("other_formats", {}).items():
         lines.append(f"left out {counted(count, 'file')} that end in {extension}: only .mid and .midi are read")
-    if source["straddling_pieces"]:
+    if pieces := source["straddling_pieces"]:
         lines.append(
-            f"{source['metadata']} puts {counted(source['straddling_pieces'], 'piece')} into more than one split: "
-            "scores on pieces of the training split are too good"
+            f"{source['metadata']} puts {counted(len(pieces), 'piece')} into more than one split, so "
+            f"sostenuto evaluate also scores without them: {'; '.join(pieces)}"
         )
     for key, noun in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note")):
         dropped = sum(getattr(statistics, key) for statistics in manifest.statistics.values())

@@ -5,8 +5,6 @@ import functools
 import logging
 import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +12,8 @@ import keras
 import keras_hub
 import numpy as np
 import tensorflow as tf
+from run_parts import SCORED, score, train
 
-from sostenuto import progress
 from sostenuto.data.manifest import Manifest
 from sostenuto.music.notes import Notes
 from trainer.config import Config
@@ -24,12 +22,9 @@ from trainer.data.note_tensors import NoteTensors
 from trainer.data.recall import PitchRecall
 from trainer.distribution.devices import exact_float32
 from trainer.distribution.strategy import create_strategy
-from trainer.engine.loop import TrainingLoop
-from trainer.engine.setup import RunSetup, build_setup
-from trainer.engine.timing import RunTimer
+from trainer.engine.setup import RunSetup
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
-from trainer.evaluation.statistics import FIELDS, compute_metrics, sum_scores
 from trainer.generation.sampler import NoteSampler
 from trainer.model.activations import LayerNorm, gelu
 from trainer.model.heads import HeadInput, PitchRange
@@ -38,13 +33,10 @@ from trainer.model.memory import NoteMatches, remember
 from trainer.model.next_note import ModelState, NextNoteModel, build_model, create_variables
 from trainer.presets import preset
 from trainer.workdir.formats import NatsPerNote
-from trainer.workdir.remote import open_workdir
 
 READ_NOTES = 512  # of a primer that the Transformer reads at once: the attention of all would need gigabytes
-LANES = 16  # performances scored at once, for the same reason
 PLAYED = 512  # notes whose playing is timed
 WINDOW_FACTORS = (1, 2, 4, 8)  # of the notes of a training window: windows that are scored
-SCORED = ("total", *FIELDS)
 
 Row = tuple[str, ...]
 
@@ -201,10 +193,15 @@ class TransformerModel(NextNoteModel):
         return []
 
     def decode_step(
-        self, inputs: NoteTensors, state: ModelState, weights: list, matches: NoteMatches | None = None
+        self,
+        inputs: NoteTensors,
+        state: ModelState,
+        weights: list,
+        matches: NoteMatches | None = None,
+        returns: tf.Tensor | None = None,
     ) -> tuple[HeadInput, ModelState]:
         """Runs the body over one note."""
-        memory, recall = remember(state.memory, inputs, matches)
+        memory, recall = remember(state.memory, inputs, matches, returns)
         note, heard = tf.nest.map_structure(lambda field: field[:, tf.newaxis], (inputs, recall))
         head_input, after = self.forward(note, state, heard)
         return head_input.map(lambda field: field[:, 0]), after._replace(memory=memory)
@@ -248,30 +245,6 @@ def _build(config: Config, pitch_range: PitchRange, shape: Shape, feed_forward: 
 # Measurements
 
 
-class Trained(NamedTuple):
-    """A trained model, and the notes that it was trained on per second."""
-
-    model: NextNoteModel
-    notes_per_second: float
-
-
-def train(manifest: Manifest, config: Config, shape: Shape | None) -> Trained:
-    """Trains with the trainer's loop, without reports; the model has the weights that validation found best."""
-    started = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        progress.silenced(),
-        open_workdir(directory, max_to_keep=config.max_to_keep) as workdir,
-    ):
-        setup = build_setup(config, manifest, None)
-        if shape is not None:
-            setup = with_transformer(setup, shape)
-        timer = RunTimer(time.monotonic, started, config, play_seconds=0.0, score_steps=setup.score_steps)
-        TrainingLoop(setup, workdir, (), timer, stop=None, stop_at=None).run()
-    assert timer.seconds_per_step
-    return Trained(setup.state.model, config.windows_per_train_step * config.seq_length / timer.seconds_per_step)
-
-
 def with_transformer(setup: RunSetup, shape: Shape) -> RunSetup:
     """Returns the setup with a Transformer in the place of its model."""
     strategy = create_strategy(setup.devices)
@@ -279,11 +252,6 @@ def with_transformer(setup: RunSetup, shape: Shape) -> RunSetup:
         build = functools.partial(build_transformer, shape=shape)
         state = TrainState(setup.config, setup.windows, strategy, build=build)
     return dataclasses.replace(setup, state=state, scorer=Scorer(state.model))
-
-
-def score(model: NextNoteModel, validation: NoteTable) -> NatsPerNote:
-    """Returns nats/note on the validation split, by field."""
-    return compute_metrics(sum_scores(Scorer(model, lanes=LANES).score(validation))).nats_per_note
 
 
 def choose_window(model: TransformerModel, validation: NoteTable) -> NatsPerNote:
@@ -320,7 +288,7 @@ def measure(dataset: str, options: dict[str, Any], histories: Sequence[int], rou
     shape = Shape(*options.pop("shape")) if "shape" in options else None
     config = preset("base").replace(**options)
     manifest = Manifest.load(dataset)
-    trained = train(manifest, config, shape)
+    trained = train(manifest, config, functools.partial(with_transformer, shape=shape) if shape else None)
     model, validation = trained.model, load_table(manifest, "validation")
     primers = [primer_of(validation, notes) for notes in histories]
     body = f"{config.layers}xLSTM({config.units})"

@@ -174,13 +174,16 @@ COMPOSERS = ("Fanny Hensel", "Clara Schumann")
 """Of the performances of each split, in turn."""
 
 
-def write_dataset(directory: Path, lengths: dict[str, list[int]], *, seed: int = 0) -> Path:
+def write_dataset(
+    directory: Path, lengths: dict[str, list[int]], *, seed: int = 0, straddling_pieces: Sequence[str] = ()
+) -> Path:
     """Writes a finished dataset of random performances.
 
     Args:
         directory: the new dataset's directory.
         lengths: notes of each performance of each split; missing splits are empty.
         seed: of the notes.
+        straddling_pieces: names of pieces, such as test-0, that another split is said to have too.
     """
     directory.mkdir(parents=True)
     splits, statistics = {}, {}
@@ -203,7 +206,8 @@ def write_dataset(directory: Path, lengths: dict[str, list[int]], *, seed: int =
             len(notes), sum(map(len, notes)), sum(performance.seconds for performance in notes), shards
         )
         statistics[split] = Statistics(histograms=sum(map(Histograms.from_notes, notes), Histograms.zeros()))
-    Manifest({"files": 1}, {"sustain": "ignore"}, splits, {}, statistics).save(directory)
+    source = {"files": 1, "straddling_pieces": [*straddling_pieces]}
+    Manifest(source, {"sustain": "ignore"}, splits, {}, statistics).save(directory)
     return directory
 
 
@@ -329,7 +333,8 @@ def comparison(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
     metrics = generation_metrics.compare_generated(**music, train=[regular_notes(300, 50)], first=20)
     return GenerationEvaluation(
         split=split, **vars(metrics), primers=["a", "b", "c", "d"], primer_notes=20, num_notes=280,
-        held_out=HeldOut(4, 4, 1200), temperature=dict.fromkeys(FIELDS, 1.0), top_p=dict.fromkeys(FIELDS, 1.0), seed=0,
+        held_out=HeldOut(4, 4, 1200), temperature=dict.fromkeys(FIELDS, 1.0), top_p=dict.fromkeys(FIELDS, 1.0),
+        returns=2.0, seed=0,
         train_step=train_step, sustain="ignore", dataset="",
     ).to_json()  # fmt: skip
 

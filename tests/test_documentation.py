@@ -358,7 +358,9 @@ def beam_flags() -> frozenset[str]:
 def all_flags() -> frozenset[str]:
     """The flags of all commands of ours, of Beam, and the few of others that pages speak of."""
     commands = [("-m", module) for module in OURS]
-    commands += [(f"benchmarks/{name}.py",) for name in ("gpu", "preprocess", "train", "transformer", "tuning")]
+    commands += [
+        (f"benchmarks/{name}.py",) for name in ("gpu", "memory", "preprocess", "train", "transformer", "tuning")
+    ]
     return STRANGE_FLAGS | beam_flags() | {flag for command in commands for flag in flags_of(*command)}
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 
+import numpy as np
 from absl import flags
 
 from sostenuto import cli, storage
@@ -162,7 +163,13 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
     from trainer.distribution.faults import translate_gpu_errors
     from trainer.evaluation.baselines import score_baselines
     from trainer.evaluation.scorer import Scorer
-    from trainer.evaluation.statistics import compute_metrics, confidence_intervals, score_composers, sum_scores
+    from trainer.evaluation.statistics import (
+        compute_metrics,
+        confidence_intervals,
+        score_composers,
+        score_part,
+        sum_scores,
+    )
     from trainer.workdir.load_model import load_model
 
     with translate_gpu_errors(), exact_float32():
@@ -178,13 +185,17 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
         )
         scores = scorer.score(table, residuals, activity=f"scoring {split}")
     # The table has the order of the records.
-    composers = [performance.composer for performance in manifest.read_performances(split)]
+    performances = [(performance.composer, performance.piece) for performance in manifest.read_performances(split)]
+    composers, pieces = zip(*performances, strict=True)
+    is_unshared = ~np.isin(pieces, manifest.source["straddling_pieces"])
+    has_both = not is_unshared.all() and table.lengths[is_unshared].max(initial=0) > 1
     logger.info("scoring the baselines: n-gram and histogram")
     return Evaluation(
         split=split,
         **vars(compute_metrics(sum_scores(scores))),
         confidence_95=confidence_intervals(scores, table.lengths),
         by_composer=score_composers(scores, table.lengths, composers),
+        unshared=score_part(scores, table.lengths, is_unshared) if has_both else None,
         performances=manifest.performances(split),
         train_step=trained.train_step,
         sustain=manifest.options.get("sustain"),
@@ -206,6 +217,12 @@ def _describe_scores(evaluation: Evaluation, dataset: str) -> str:
         named = {"n-gram": evaluation.baselines["ngram"], "histogram": evaluation.baselines["histogram"]}
         scores = (f"{name} {nats['total']:.3f} = {_by_field(nats)}" for name, nats in named.items())
         lines.append(f"baselines: {'; '.join(scores)}")
+    if part := evaluation.unshared:
+        shared = evaluation.performances - part.performances
+        lines.append(
+            f"without {counted(shared, 'performance')} of pieces that other splits have too: "
+            f"{part.nats_per_note['total']:.3f} = {_by_field(part.nats_per_note)}; {counted(part.notes, 'note')}"
+        )
     if len(evaluation.by_composer) > 1:
         width = max(map(len, evaluation.by_composer))
         lines += [

@@ -38,10 +38,10 @@ class Corpus:
     other_formats: dict[str, int]
 
     @property
-    def straddling_pieces(self) -> int:
-        """Number of pieces in more than one split; only a metadata CSV can cause that."""
+    def straddling_pieces(self) -> list[str]:
+        """Names of the pieces in more than one split, sorted; only a metadata CSV can cause that."""
         splits = Counter(piece for piece, _ in {(file.piece, file.split) for file in self.files})
-        return sum(count > 1 for count in splits.values())
+        return sorted(piece for piece, count in splits.items() if count > 1)
 
 
 def find_corpus(

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from sostenuto import storage
@@ -66,7 +66,7 @@ class _Known:
 
     files: int = 0
     unlisted: int = 0
-    straddling_pieces: int = 0
+    straddling_pieces: Sequence[str] = ()
     other_formats: Mapping[str, int] = dataclasses.field(default_factory=dict)
     metadata: str | None = None
     sustain: Literal["ignore", "extend"] = "ignore"

@@ -79,7 +79,7 @@ def _list_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     ]
     yield from format_nonzero([*left_out, (source["unlisted"], "unlisted file")])
     if source["straddling_pieces"]:
-        yield "beware", f"{counted(source['straddling_pieces'], 'piece')} in more than one split"
+        yield "beware", f"in more than one split: {'; '.join(source['straddling_pieces'])}"
     if warning := manifest.size_warning():
         yield "beware", warning
 

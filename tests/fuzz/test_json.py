@@ -133,7 +133,7 @@ def dataset(tmp_path_factory):
     lengths = {"train": [70, 33], "validation": [70, 33], "test": [70]}
     directory = write_dataset(tmp_path_factory.mktemp("fuzz") / "data", lengths)
     (directory / "rejected.jsonl").write_text("")
-    source = {"files": 6, "unlisted": 1, "straddling_pieces": 2, "metadata": "my.csv", "metadata_sha256": "5e"}
+    source = {"files": 6, "unlisted": 1, "straddling_pieces": ["A: B"], "metadata": "my.csv", "metadata_sha256": "5e"}
     dataclasses.replace(Manifest.load(directory), source=source).save(directory)
     return directory
 

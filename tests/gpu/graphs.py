@@ -126,11 +126,14 @@ def generate(config: Config) -> Iterator[tuple[str, Audit]]:
         ),
     )
     uniforms = tf.TensorSpec([_NOTES, _SAMPLES, UNIFORMS_PER_NOTE], tf.float32)
+    returns = tf.TensorSpec([_NOTES, _SAMPLES], tf.float32)
     for name, top_p in (("decode", None), ("decode, top_p", tf.TensorSpec([], dtype))):
         options = _Options(model.decode_weights(), tf.TensorSpec([len(FIELDS)], dtype), (top_p,) * len(FIELDS))
         yield (
             name,
-            audit(_trace(sampler._decode.python_function, tf.TensorSpec([], tf.int32), prefix, options, uniforms)),
+            audit(
+                _trace(sampler._decode.python_function, tf.TensorSpec([], tf.int32), prefix, options, uniforms, returns)
+            ),
         )
 
 

@@ -23,4 +23,5 @@ def dataset(tmp_path_factory):
     return write_dataset(
         tmp_path_factory.mktemp("dataset") / "data",
         {"train": [70, 33, 120, 5], "validation": [40, 20], "test": [30, 41]},
+        straddling_pieces=["test-0"],
     )

@@ -40,9 +40,9 @@ FLAGS = {
                 "batch_size", "steps", "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed",
                 "checkpoint_every", "samples", "gcs_user_project", "pitch_weight", "step_weight", "duration_weight"},
     "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "primer_notes", "num_notes",
-                         "temperature", "top_p", "seed", "quiet", "log_json", "gcs_user_project"},
+                         "temperature", "top_p", "returns", "seed", "quiet", "log_json", "gcs_user_project"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
-                         "top_p", "seed", "pedal", "audio", "quiet", "log_json", "gcs_user_project"},
+                         "top_p", "returns", "seed", "pedal", "audio", "quiet", "log_json", "gcs_user_project"},
     "trainer.report": {"workdir", "data", "quiet", "log_json", "gcs_user_project"},
 }  # fmt: skip
 
@@ -522,6 +522,16 @@ def test_scores_by_composer_stand_in_the_file_and_on_the_terminal(workdir, proce
         assert "1 performance" in line
 
 
+def test_pieces_that_another_split_has_too_are_told_apart(workdir, processes):
+    document = json.loads((workdir / "evaluation-test.json").read_text())
+    unshared, composers = document["unshared"], document["by_composer"]
+    assert (unshared["notes"], unshared["performances"]) == (40, 1)
+    (same,) = [own for own in composers.values() if own["notes"] == 40]
+    assert unshared["nats_per_note"] == pytest.approx(same["nats_per_note"])
+    told = f"without 1 performance of pieces that other splits have too: {unshared['nats_per_note']['total']:.3f} = "
+    assert any(line.startswith(told) for line in processes[1]["evaluate"].stdout.splitlines())
+
+
 def test_a_comparison_with_real_music_writes_its_figures(processes, places):
     here, finished = processes
     process = finished["compare"]
@@ -619,7 +629,9 @@ def test_generation_says_what_it_did(workdir, places, processes):
     document = json.loads((processes[0] / "two" / "samples.json").read_text())
     assert document["notes_per_second"] > 0
     assert document["seed"] == 9
-    assert document["temperature"] == document["top_p"] == dict.fromkeys(FIELDS, 1.0)
+    assert document["temperature"] == {**dict.fromkeys(FIELDS, 1.0), "pitch": 0.93}
+    assert document["top_p"] == dict.fromkeys(FIELDS, 1.0)
+    assert document["returns"] == 3
     assert (document["sustain"], document["pedal"]) == ("ignore", True)
     assert (document["num_notes"], document["num_samples"]) == (30, 2)
     assert document["primer"] == str(places["primer.mid"])

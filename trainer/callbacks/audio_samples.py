@@ -19,6 +19,7 @@ from trainer.engine.phase import phase
 from trainer.engine.schedule import Event
 from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler
+from trainer.generation.sampling_flags import DEFAULT_TEMPERATURE
 from trainer.workdir.formats import MetricsRecord, RunResult
 from trainer.workdir.load_model import find_weights
 
@@ -65,7 +66,11 @@ class AudioSamples(Callback):
     def _play(self, train_step: int) -> None:
         """Shows samples in TensorBoard: a piano roll, its sound, and their distributions over the corpus'."""
         played = self._sampler.sample(
-            Notes.empty(), num_notes=_PLAYED_NOTES, num_samples=self._count, temperature=1.0, seed=train_step
+            Notes.empty(),
+            num_notes=_PLAYED_NOTES,
+            num_samples=self._count,
+            temperature=DEFAULT_TEMPERATURE,
+            seed=train_step,
         )
         notes = played.notes[0]
         generated = sum(map(Histograms.from_notes, played.notes), start=Histograms.zeros())

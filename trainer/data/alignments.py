@@ -23,12 +23,15 @@ PLACES: Final = 5
 
 STRONGEST: Final = 31
 
+FARTHEST: Final = MEMORY_LENGTH - PLACES
+"""The greatest distance of an alignment."""
+
 _AHEAD: Final = np.arange(PLACES) - 1  # of each such place, from that of the newest note
 _RANK: Final = np.array([4, 2, 1, 3, 5])  # A note of a pitch that is at several places plays the first of these.
 _LAST_RANK: Final = max(_RANK) + 1
 _BEFORE_A_MATCH: Final = _AHEAD <= 0  # The places that count as played where an alignment begins.
+_IS_WEAKER: Final = np.arange(ALIGNMENTS) == ALIGNMENTS - 1
 _NEARBY: Final = 8  # A match that is at most so many notes from an alignment's place corrects it.
-_FARTHEST: Final = MEMORY_LENGTH - PLACES
 
 # An alignment is one integer: the distance, then shift, strength and flags of places, each times one of these.
 _SHIFT: Final = 1 << 12
@@ -135,6 +138,22 @@ def align(
     return _sort(after)
 
 
+def return_to(alignments: Alignments, distance: tf.Tensor) -> Alignments:
+    """Aligns notes with places so far back, int64 `[...]`, as if their passages had been played up to there.
+
+    The new alignment replaces the weaker one. 0 changes nothing.
+    """
+    is_new = (distance > 0)[..., tf.newaxis] & _IS_WEAKER
+    return _sort(
+        Alignments(
+            tf.where(is_new, distance[..., tf.newaxis], alignments.distance),
+            tf.where(is_new, tf.zeros_like(alignments.shift), alignments.shift),
+            tf.where(is_new, tf.fill(tf.shape(is_new), tf.constant(STRONGEST, tf.int64)), alignments.strength),
+            tf.where(is_new[..., tf.newaxis], _BEFORE_A_MATCH, alignments.is_played),
+        )
+    )
+
+
 def find_alignments(
     pitch: NDArray[np.integer], offsets: NDArray[np.int64], matches: NDArray[np.uint16]
 ) -> NDArray[np.uint32]:
@@ -211,7 +230,7 @@ def _scan(pitches: tf.Tensor, matches: tf.Tensor, first: tf.Tensor, playing: tf.
 
 def _sort(alignments: Alignments) -> Alignments:
     """Puts the stronger alignment first, and drops what is lost: too weak, too far back, or the same as the other."""
-    strength = tf.where(alignments.distance <= _FARTHEST, alignments.strength, 0)
+    strength = tf.where(alignments.distance <= FARTHEST, alignments.strength, 0)
     is_swapped = strength[..., :1] < strength[..., 1:]
     distance, shift, strength = (
         tf.where(is_swapped, tf.reverse(part, [-1]), part) for part in (alignments.distance, alignments.shift, strength)

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.workdir.formats import ComposerScores, NatsPerNote, ScoredField, SplitScores
+from trainer.workdir.formats import NatsPerNote, PartScores, ScoredField, SplitScores
 
 FIELDS: Final[tuple[ScoredField, ...]] = ("pitch", "step", "duration")
 """The fields of a note that are scored."""
@@ -73,17 +73,18 @@ def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField,
     return dict(zip((*FIELDS, "total"), zip(low, high, strict=True), strict=True))
 
 
-def score_composers(scores: NoteScores, lengths: Ints, composers: Sequence[str]) -> dict[str, ComposerScores]:
+def score_composers(scores: NoteScores, lengths: Ints, composers: Sequence[str]) -> dict[str, PartScores]:
     """Computes the scores of each composer's performances, of `lengths` notes each; "" becomes "unknown"."""
-    nats, scored = _sum_by_performance(scores, lengths)
     names = np.array([composer or "unknown" for composer in composers])
-    by_composer = {}
-    for name in sorted(set(names[scored > 0].tolist())):
-        is_composer = names == name
-        notes = int(scored[is_composer].sum())
-        means = dict(zip(FIELDS, (nats[is_composer].sum(axis=0) / notes).tolist(), strict=True))
-        by_composer[name] = ComposerScores(with_total(means), notes, int(is_composer.sum()))
-    return by_composer
+    return {name: score_part(scores, lengths, names == name) for name in sorted(set(names[lengths > 1].tolist()))}
+
+
+def score_part(scores: NoteScores, lengths: Ints, is_part: NDArray[np.bool_]) -> PartScores:
+    """Computes the scores of some performances, `[performances]`, of `lengths` notes each; one has a second note."""
+    nats, scored = _sum_by_performance(scores, lengths)
+    notes = int(scored[is_part].sum())
+    means = dict(zip(FIELDS, (nats[is_part].sum(axis=0) / notes).tolist(), strict=True))
+    return PartScores(with_total(means), notes, int(is_part.sum()))
 
 
 def _sum_by_performance(scores: NoteScores, lengths: Ints) -> tuple[Floats, Ints]:

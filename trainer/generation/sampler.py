@@ -18,7 +18,7 @@ from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import PitchRecall
 from trainer.data.recall_table import RecallTable
-from trainer.generation.sampling_flags import TEMPERATURES, TOP_PS
+from trainer.generation.sampling_flags import DEFAULT_RETURNS, RETURNS, TEMPERATURES, TOP_PS
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
 from trainer.model.memory import read_memory
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
@@ -56,6 +56,24 @@ class _Options(NamedTuple):
     top_p: TopP
 
 
+class _Draws:
+    """The random numbers of samples, those of each sample from streams of its own."""
+
+    def __init__(self, seed: int, samples: int, return_rate: float) -> None:
+        streams = [np.random.Philox(key=[seed, sample]) for sample in range(samples)]
+        self._uniforms = [np.random.Generator(stream) for stream in streams]
+        self._returns = [np.random.Generator(stream.jumped()) for stream in streams]
+        self._return_rate = return_rate
+
+    def next_call(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the uniforms and the returns of a call of the compiled loop."""
+        shape = (_NOTES_PER_CALL, UNIFORMS_PER_NOTE)
+        uniforms = np.stack([stream.random(shape, np.float32) for stream in self._uniforms], axis=1)
+        happens, place = np.stack([stream.random((2, _NOTES_PER_CALL)) for stream in self._returns], axis=2)
+        returns = np.where(happens < self._return_rate, place, -1).astype(np.float32)
+        return tf.constant(uniforms), tf.constant(returns)
+
+
 class NoteSampler:
     """Samples from one model; the compiled loop is reused by calls with the same number of samples.
 
@@ -77,6 +95,7 @@ class NoteSampler:
         temperature: float | Mapping[str, float],
         seed: int,
         top_p: float | Mapping[str, float] = 1.0,
+        returns: float = DEFAULT_RETURNS,
         quiet: bool = True,
     ) -> Samples:
         """Continues primers, or starts without one, all samples in parallel.
@@ -92,6 +111,9 @@ class NoteSampler:
             seed: of the random numbers, 0 to 2**63 - 1.
             top_p: above 0, at most 1: a field is sampled from its smallest set of likeliest values whose probability,
                 at that temperature, reaches it. One for all, or one for each field.
+            returns: 0 to 1,000: how often in 1,000 notes, on average, the music returns to an earlier passage, which is
+                drawn at random. From there on the model decides how long it follows the passage. A model without
+                memory does not return.
             quiet: shows no progress.
 
         Raises:
@@ -104,6 +126,7 @@ class NoteSampler:
         seed = _number("seed", seed, _SEEDS, int)
         temperatures = _list_by_field("temperature", temperature, TEMPERATURES)
         top_ps = _list_by_field("top_p", top_p, TOP_PS)
+        returns = _number("returns", returns, RETURNS)
         prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), self._read_primers(primers))
         samples, dtype = len(primers) * num_samples, prefix[0].body.dtype
         options = _Options(
@@ -115,35 +138,43 @@ class NoteSampler:
         figures = {"samples": samples, "num_notes": num_notes}
         with silenced(quiet):
             logger.info(f"generating {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
-        notes, seconds = self._generate(prefix, options, seed, num_notes=num_notes, quiet=quiet)
+        draws = _Draws(seed, samples, returns / 1000)
+        notes, seconds = self._generate(prefix, options, draws, num_notes=num_notes, quiet=quiet)
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
         return Samples(continued, num_notes * samples / seconds)
 
     def _generate(
-        self, prefix: _Prefix, options: _Options, seed: int, *, num_notes: int, quiet: bool
+        self, prefix: _Prefix, options: _Options, draws: _Draws, *, num_notes: int, quiet: bool
     ) -> tuple[list[np.ndarray], float]:
         """Returns the notes of each sample, `[fields, num_notes]`, and the seconds without compilation."""
         samples = prefix[0].body.shape[0]
-        streams = [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in range(samples)]
-        shape = (_NOTES_PER_CALL, UNIFORMS_PER_NOTE)
         # Compiles without sampling a note, so that the speed does not include compilation.
-        self._decode(tf.constant(0), prefix, options, tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]))
+        self._decode(
+            tf.constant(0),
+            prefix,
+            options,
+            tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]),
+            tf.zeros([_NOTES_PER_CALL, samples]),
+        )
         started = time.monotonic()
         calls = []
         with ProgressCounter(total=num_notes * samples, unit="note", description="generating", quiet=quiet) as counter:
             for first_note in range(0, num_notes, _NOTES_PER_CALL):
                 count = min(_NOTES_PER_CALL, num_notes - first_note)
-                uniforms = np.stack([stream.random(shape, np.float32) for stream in streams], axis=1)
-                prefix, notes = self._decode(tf.constant(count), prefix, options, tf.constant(uniforms))
+                prefix, notes = self._decode(tf.constant(count), prefix, options, *draws.next_call())
                 calls.append(notes.numpy()[:count])
                 counter.advance(count * samples)
         seconds = time.monotonic() - started
         return list(np.concatenate(calls).T), seconds
 
     def _decode_notes(
-        self, notes: tf.Tensor, prefix: _Prefix, options: _Options, uniforms: tf.Tensor
+        self, notes: tf.Tensor, prefix: _Prefix, options: _Options, uniforms: tf.Tensor, returns: tf.Tensor
     ) -> tuple[_Prefix, tf.Tensor]:
-        """Samples `notes` notes `[limit, fields, samples]` with uniforms `[limit, samples, UNIFORMS_PER_NOTE]`."""
+        """Samples `notes` notes `[limit, fields, samples]`.
+
+        `uniforms` are `[limit, samples, UNIFORMS_PER_NOTE]`, `returns` as for `NextNoteModel.decode_step`,
+        `[limit, samples]`.
+        """
         limit, samples = uniforms.shape[:2]
         sampled = tf.TensorArray(tf.int32, limit, element_shape=[len(NoteTensors._fields), samples])
 
@@ -154,7 +185,7 @@ class NoteSampler:
             note, matches = self._model.heads.sample(
                 head_input, tf.gather(uniforms, index), options.temperature, options.top_p, memory=state.memory
             )
-            prefix = self._model.decode_step(note, state, options.weights, matches)
+            prefix = self._model.decode_step(note, state, options.weights, matches, tf.gather(returns, index))
             return index + 1, prefix, sampled.write(index, tf.stack(note))
 
         _, prefix, sampled = tf.while_loop(

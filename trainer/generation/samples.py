@@ -23,6 +23,7 @@ from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi, 
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
+from trainer.generation.sampling_flags import DEFAULT_RETURNS, DEFAULT_TEMPERATURE
 from trainer.workdir.outputs import WAIT_SECONDS, hold_output
 from trainer.workdir.samples_index import SampleEntry, SamplesIndex
 
@@ -42,7 +43,13 @@ SECONDS: Final = 64  # Maximum length of an excerpt.
 PRIMER_SECONDS: Final = 12  # Maximum length of the primer in an excerpt.
 
 # 640 notes mostly last longer than an excerpt.
-_SAMPLING: Final[dict[str, Any]] = {"num_notes": 640, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+_SAMPLING: Final[dict[str, Any]] = {
+    "num_notes": 640,
+    "temperature": DEFAULT_TEMPERATURE,
+    "top_p": 1.0,
+    "returns": DEFAULT_RETURNS,
+    "seed": 0,
+}
 _NAMES: Final = re.compile(r"sample-\d{3,}\.(mid|png|wav|mp3)|distributions\.png|samples\.json")
 
 

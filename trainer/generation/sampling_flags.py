@@ -1,7 +1,8 @@
-"""Flags of sampling: temperature, top_p and seed."""
+"""Flags of sampling: temperature, top_p, returns and seed."""
 
 import difflib
 import math
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, get_args
 
 from absl import flags
@@ -13,7 +14,15 @@ from trainer.workdir.formats import Field
 
 TEMPERATURES: Final = Bounds(above=0)
 TOP_PS: Final = Bounds(above=0, maximum=1)
+RETURNS: Final = Bounds(minimum=0, maximum=1_000)
+
 _FIELDS: Final[tuple[Field, ...]] = get_args(Field)
+
+# With these two, generated pieces repeat themselves about as much as performances of MAESTRO's validation split do.
+_PITCH_TEMPERATURE: Final = 0.93
+DEFAULT_RETURNS: Final = 3.0
+
+DEFAULT_TEMPERATURE: Final[Mapping[str, float]] = {**dict.fromkeys(_FIELDS, 1.0), "pitch": _PITCH_TEMPERATURE}
 
 
 class SamplingFlags(NamedTuple):
@@ -21,6 +30,7 @@ class SamplingFlags(NamedTuple):
 
     temperature: flags.FlagHolder[str]
     top_p: flags.FlagHolder[str]
+    returns: flags.FlagHolder[float]
     seed: flags.FlagHolder[int]
 
     def parse(self) -> dict[str, Any]:
@@ -28,6 +38,7 @@ class SamplingFlags(NamedTuple):
         return {
             "temperature": _parse(self.temperature, TEMPERATURES),
             "top_p": _parse(self.top_p, TOP_PS),
+            "returns": self.returns.value,
             "seed": self.seed.value,
         }
 
@@ -36,7 +47,7 @@ def define_sampling_flags() -> SamplingFlags:
     """Defines the flags; they belong to the current group of `--help`."""
     return SamplingFlags(
         flags.DEFINE(
-            cli.Text("NUMBER[,FIELD=NUMBER...]"), "temperature", "1",
+            cli.Text("NUMBER[,FIELD=NUMBER...]"), "temperature", f"1,pitch={_PITCH_TEMPERATURE}",
             "Temperature of sampling, above 0: below 1 likely values are drawn more often. For one field: "
             "0.9,pitch=1."
         ),
@@ -44,6 +55,11 @@ def define_sampling_flags() -> SamplingFlags:
             cli.Text("NUMBER[,FIELD=NUMBER...]"), "top_p", "1",
             "Draw from the most likely values whose probabilities add up to this; 1 draws from all. For one field: "
             "pitch=0.95."
+        ),
+        flags.DEFINE_float(
+            "returns", DEFAULT_RETURNS,
+            "How often in 1,000 notes the music returns to an earlier passage, on average; 0 never, except by chance.",
+            lower_bound=RETURNS.minimum, upper_bound=RETURNS.maximum,
         ),
         flags.DEFINE_integer(
             "seed", 0, "Seed of sampling: the same seed plays the same music.", lower_bound=0, upper_bound=2**63 - 1

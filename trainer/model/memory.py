@@ -12,7 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from sostenuto.music.notes import Notes
-from trainer.data.alignments import ALIGNMENTS, PitchBack, align, find_alignments, find_hits, unpack
+from trainer.data.alignments import (
+    ALIGNMENTS,
+    FARTHEST,
+    PitchBack,
+    align,
+    find_alignments,
+    find_hits,
+    return_to,
+    unpack,
+)
 from trainer.data.matches import (
     CODES,
     CONTEXTS,
@@ -28,6 +37,9 @@ from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import PitchRecall, TimeRecall, recall_pitches, time_places
 
 _CONTEXT_LENGTHS: Final = np.array(SAME_PITCHES + TRANSPOSED)
+NEAREST_RETURN: Final = 32
+"""The music returns to passages that began at least so many notes ago."""
+
 _NO_CODE: Final = -1.0  # code of a context with too few notes, which matches nothing
 
 
@@ -105,12 +117,21 @@ def match_pitch(memory: Memory, pitch: tf.Tensor) -> NoteMatches:
 
 
 def remember(
-    memory: Memory | tuple[()], note: NoteTensors, matches: NoteMatches | None = None
+    memory: Memory | tuple[()],
+    note: NoteTensors,
+    matches: NoteMatches | None = None,
+    returns: tf.Tensor | None = None,
 ) -> tuple[Memory, PitchRecall] | tuple[tuple[()], tuple[()]]:
     """Adds a note, int32 `[batch]` each, and returns the candidates for the pitch after it.
 
     `START_PITCH` is not a note: the memory stays as it was, and there are no candidates. Without a memory, it returns
-    empty tuples. `matches` are those of the note, if they are known.
+    empty tuples.
+
+    Args:
+        memory: of the notes before.
+        note: the note.
+        matches: those of the note, if they are known.
+        returns: where the music returns to an earlier passage after the note, as in `NextNoteModel.decode_step`.
     """
     if not isinstance(memory, Memory):
         return (), ()
@@ -123,6 +144,8 @@ def remember(
     is_read = matches.second >= 0
     distance = matches.distance()
     alignments = align(unpack(memory.alignments), matches.hits, pitch, distance, _pitch_back(memory))
+    if returns is not None:
+        alignments = return_to(alignments, _return_distance(memory.count, returns))
     # The next note overwrites what is written for START_PITCH, because the count stays.
     after = Memory(
         _write(memory.notes, slot, tf.where(is_read[:, :1], fields, 0)),
@@ -168,6 +191,16 @@ def _codes(memory: Memory, pitch: tf.Tensor) -> tf.Tensor:
         codes += [tf.reduce_sum(numbers[:, :length], axis=-1) % CODES for length in lengths]
     code = tf.cast(tf.stack(codes, axis=-1), tf.float32)
     return tf.where(memory.count[:, tf.newaxis] >= _CONTEXT_LENGTHS - 1, code, _NO_CODE)
+
+
+def _return_distance(count: tf.Tensor, returns: tf.Tensor) -> tf.Tensor:
+    """Returns how far back from the note after `count` notes the music returns, int64 `[batch]`; 0 for nowhere."""
+    farther = tf.minimum(count, FARTHEST) - NEAREST_RETURN
+    # To the power of 1.5, because music returns to what it played lately more often than to what is far back.
+    distance = NEAREST_RETURN + tf.cast(
+        returns * tf.sqrt(tf.maximum(returns, 0)) * tf.cast(farther, returns.dtype), tf.int64
+    )
+    return tf.where((returns >= 0) & (farther >= 0), distance, 0)
 
 
 def _write(rings: tf.Tensor, slot: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

@@ -154,7 +154,12 @@ class NextNoteModel(keras.Model):
         return weights
 
     def decode_step(
-        self, inputs: NoteTensors, state: ModelState, weights: list[DecodeWeights], matches: NoteMatches | None = None
+        self,
+        inputs: NoteTensors,
+        state: ModelState,
+        weights: list[DecodeWeights],
+        matches: NoteMatches | None = None,
+        returns: tf.Tensor | None = None,
     ) -> tuple[HeadInput, ModelState]:
         """Runs the body over one note: `forward` without its loop, in the precision of the variables.
 
@@ -163,11 +168,13 @@ class NextNoteModel(keras.Model):
             state: the initial state for decoding or that of the previous call, in the precision of the variables.
             weights: from `decode_weights`.
             matches: the note's matches, if `DensityHeads.sample` returned them.
+            returns: the fraction of the remembered notes that lies between the note and an earlier passage to which the
+                music returns, `[batch]` in [0, 1); below 0 it does not return, as by default.
 
         Returns:
             The heads' input, `[batch, ...]`, and the next state.
         """
-        memory, recall = remember(state.memory, inputs, matches)
+        memory, recall = remember(state.memory, inputs, matches, returns)
         sequence = tf.nest.map_structure(lambda value: value[:, tf.newaxis], (inputs, recall))
         history, releases, recent = tf.nest.map_structure(
             lambda value: value[:, 0], self._update_history(sequence[0], state.history, sequence[1])

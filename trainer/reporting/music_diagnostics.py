@@ -75,6 +75,7 @@ def _diagnose_repetition(generated: GenerationEvaluation, report: RunReport, sam
         return []
     temperature, top_p = sampling["temperature"]["pitch"], sampling["top_p"]["pitch"]
     higher = f"--temperature above {temperature:g}" + (f", or a --top_p above {top_p:g}" if top_p < 1 else "")
+    higher += f", or with --returns below {generated.returns:g}" if generated.returns else ""
     detail = (
         f"{repeated['generated'].mean:.0%} of all sequences of 8 pitches occurred before in the same continuation "
         f"(real music: {repeated['real'].mean:.0%}), and the longest loops have {loop['generated'].mean:.0f} notes on "

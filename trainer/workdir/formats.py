@@ -201,8 +201,8 @@ NatsPerNote: TypeAlias = Mapping[ScoredField, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class ComposerScores(JsonRecord):
-    """Scores of one composer's performances."""
+class PartScores(JsonRecord):
+    """Scores of a part of a split's performances."""
 
     nats_per_note: NatsPerNote
     notes: int
@@ -237,7 +237,8 @@ class Evaluation(SplitScores, SplitRecord):
     REMEDY = "Delete the file, then run sostenuto evaluate again"
 
     confidence_95: Mapping[ScoredField, tuple[float, float]] | None = None
-    by_composer: Mapping[str, ComposerScores]
+    by_composer: Mapping[str, PartScores]
+    unshared: PartScores | None = None
     performances: int
     baselines: Mapping[Baseline, NatsPerNote] | None = None
     residuals: Mapping[Literal["step", "duration"], ResidualDensity] | None = None
@@ -307,6 +308,7 @@ class GenerationEvaluation(GenerationMetrics, SplitRecord):
     held_out: HeldOut
     temperature: Mapping[Field, float]
     top_p: Mapping[Field, float]
+    returns: float
     seed: int
 
 

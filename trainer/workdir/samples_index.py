@@ -37,6 +37,7 @@ class SamplesIndex(JsonRecord):
     num_samples: int
     temperature: float | Mapping[Field, float]
     top_p: float | Mapping[Field, float]
+    returns: float
     seed: int
     sustain: str
     pedal: bool

@@ -9,6 +9,7 @@ from trainer.evaluation.statistics import (
     compute_metrics,
     confidence_intervals,
     score_composers,
+    score_part,
     sum_scores,
 )
 
@@ -66,6 +67,13 @@ def test_each_composer_has_the_notes_of_its_own_performances():
     own = score_composers(scores, np.array([11, 4, 31]), ["Liszt", "Alkan", "Liszt"])
     assert own["Alkan"].nats_per_note == pytest.approx({"pitch": 5, "step": 10, "duration": 15, "total": 30})
     assert own["Liszt"].nats_per_note["pitch"] == pytest.approx((10 * 2 + 30 * 4) / 40)
+
+
+def test_a_part_has_the_notes_of_its_performances_alone():
+    scores = scores_of_performances([2.0, 5.0, 4.0], [10, 3, 30])
+    part = score_part(scores, np.array([11, 4, 31]), np.array([True, True, False]))
+    assert part.nats_per_note["pitch"] == pytest.approx((10 * 2 + 3 * 5) / 13)
+    assert (part.notes, part.performances) == (13, 2)
 
 
 @pytest.mark.parametrize("lengths", [[11], [11, 1, 0]])

@@ -77,6 +77,7 @@ def refused(player, words, *, primers=None, **options):
         ("seed", [-1, 2**63, 0.5, None], f"an integer at least 0 and at most {2**63 - 1:,}"),
         ("temperature", [0, -1.0, np.nan, np.inf, "warm", None, True, np.float32(0)], "a number above 0"),
         ("top_p", [0, 1.01, np.nan, "all", None, np.array([0.5])], "a number above 0 and at most 1"),
+        ("returns", [-1, 1001, np.nan, "often", None], "a number at least 0 and at most 1,000"),
     ],
 )
 def test_a_number_out_of_its_range_is_an_error_that_names_it(name, values, expected, player, primer):
@@ -184,7 +185,7 @@ class CountingModel:
     def decode_weights(self):
         return []
 
-    def decode_step(self, inputs, state, weights, matches=None):
+    def decode_step(self, inputs, state, weights, matches=None, returns=None):
         count = state.history.notes + 1
         return self._hidden(count), ModelState((), Count(count))
 
@@ -203,6 +204,26 @@ def test_the_counts_of_a_state_continue_from_each_primer():
     for primer, notes in zip(primers, played, strict=True):
         # One more, since the beginning of a performance is read too.
         np.testing.assert_array_equal(notes.step_us[len(primer) :], len(primer) + 1 + np.arange(4))
+
+
+class ReturningModel(CountingModel):
+    """Returns 1 as the step of each note after which the music returns."""
+
+    def decode_step(self, inputs, state, weights, matches=None, returns=None):
+        _, state = super().decode_step(inputs, state, weights)
+        return HeadInput(tf.cast(returns >= 0, tf.float32)[:, tf.newaxis]), state
+
+
+def test_music_returns_as_often_as_asked_and_each_sample_where_its_own_seed_says():
+    player = NoteSampler(ReturningModel())
+    happens = np.stack([notes.step_us[2:] for notes in play(player, num_samples=20, num_notes=1002, returns=50).notes])
+    assert 40 < happens.mean() * 1000 < 60  # 2.9 standard deviations are 4.4
+    assert len({row.tobytes() for row in happens}) == 20
+    alone = play(player, num_samples=1, num_notes=1002, returns=50).notes[0]
+    np.testing.assert_array_equal(alone.step_us[2:], happens[0])
+    assert not np.any([notes.step_us[2:] for notes in play(player, num_samples=3, num_notes=200, returns=0).notes])
+    rarer = play(player, num_samples=20, num_notes=1002).notes
+    assert 1 < np.mean([notes.step_us[2:] for notes in rarer]) * 1000 < 5
 
 
 def test_time_at_the_seam_continues_from_the_primers_last_onset(player, primer):

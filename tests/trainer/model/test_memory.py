@@ -4,12 +4,13 @@ import tensorflow as tf
 
 from sostenuto.music.notes import Notes
 from tests.trainer.data.repeats import repeating_pitches
-from trainer.data.matches import MEMORY_LENGTH, find_matches
+from trainer.data.alignments import FARTHEST, PLACES, STRONGEST, unpack
+from trainer.data.matches import MATCHES, MEMORY_LENGTH, find_matches
 from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import TIMES, TimeRecall
 from trainer.data.recall_table import RecallTable
-from trainer.model.memory import empty_memory, match_pitch, read_memory, recall_times, remember
+from trainer.model.memory import NEAREST_RETURN, empty_memory, match_pitch, read_memory, recall_times, remember
 from trainer.model.next_note import start_note
 
 CUT = MEMORY_LENGTH + 20
@@ -94,6 +95,37 @@ def test_the_start_of_a_performance_is_not_remembered():
     after, recall = remember(read_memory([notes, notes]), started._replace(pitch=tf.constant([START_PITCH, 60])))
     np.testing.assert_array_equal(after.count, [30, 31])
     assert not recall.distance[0].numpy().any()
+
+
+def test_music_that_returns_goes_on_with_an_earlier_passage():
+    pieces = [piece(length, 9) for length in (200, 200, 20)]
+    memory = read_memory([notes[:-1] for notes in pieces])
+    last = NoteTensors(
+        *(tf.constant([getattr(notes, field)[-1] for notes in pieces], tf.int32) for field in NoteTensors._fields)
+    )
+    plain, before = remember(memory, last)
+    # The second stays where it is, and the third has no passage far enough back.
+    after, recall = remember(memory, last, returns=tf.constant([0.5, -1, 0.5]))
+    for row in (1, 2):
+        np.testing.assert_array_equal(after.alignments[row], plain.alignments[row])
+        np.testing.assert_array_equal(recall.pitch[row], before.pitch[row])
+    distance = NEAREST_RETURN + int(0.5**1.5 * (199 - NEAREST_RETURN))
+    passage = pieces[0].pitch[200 - distance : 203 - distance]
+    alignments = unpack(after.alignments)
+    assert (alignments.distance[0, 0], alignments.strength[0, 0]) == (distance, STRONGEST)
+    np.testing.assert_array_equal(recall.pitch[0, MATCHES + 2 : MATCHES + PLACES], passage)
+    np.testing.assert_array_equal(recall.strength[0, MATCHES : MATCHES + PLACES], [0, 0, *[STRONGEST] * 3])
+
+
+@pytest.mark.parametrize("place", [0.0, 0.999999999])
+def test_music_returns_to_what_it_remembers(place):
+    for length in (NEAREST_RETURN + 2, MEMORY_LENGTH + 100):
+        notes = piece(length, 10)
+        last = NoteTensors(*(tf.constant([getattr(notes, field)[-1]], tf.int32) for field in NoteTensors._fields))
+        after, recall = remember(read_memory([notes[:-1]]), last, returns=tf.constant([place]))
+        distance = int(unpack(after.alignments).distance[0, 0])
+        assert NEAREST_RETURN <= distance <= min(length - 1, FARTHEST)
+        assert recall.pitch[0, MATCHES + 2] == notes.pitch[length - distance]
 
 
 def test_performances_of_different_lengths_share_a_batch(play):
