@@ -3,7 +3,6 @@
 import logging
 import os
 
-import numpy as np
 from absl import flags
 
 from sostenuto import cli, storage
@@ -161,15 +160,9 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
     from trainer.data.note_table import load_table
     from trainer.distribution.devices import exact_float32
     from trainer.distribution.faults import translate_gpu_errors
+    from trainer.evaluation import statistics
     from trainer.evaluation.baselines import score_baselines
     from trainer.evaluation.scorer import Scorer
-    from trainer.evaluation.statistics import (
-        compute_metrics,
-        confidence_intervals,
-        score_composers,
-        score_part,
-        sum_scores,
-    )
     from trainer.workdir.load_model import load_model
 
     with translate_gpu_errors(), exact_float32():
@@ -187,15 +180,13 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
     # The table has the order of the records.
     performances = [(performance.composer, performance.piece) for performance in manifest.read_performances(split)]
     composers, pieces = zip(*performances, strict=True)
-    is_unshared = ~np.isin(pieces, manifest.source["straddling_pieces"])
-    has_both = not is_unshared.all() and table.lengths[is_unshared].max(initial=0) > 1
     logger.info("scoring the baselines: n-gram and histogram")
     return Evaluation(
         split=split,
-        **vars(compute_metrics(sum_scores(scores))),
-        confidence_95=confidence_intervals(scores, table.lengths),
-        by_composer=score_composers(scores, table.lengths, composers),
-        unshared=score_part(scores, table.lengths, is_unshared) if has_both else None,
+        **vars(statistics.compute_metrics(statistics.sum_scores(scores))),
+        confidence_95=statistics.confidence_intervals(scores, table.lengths),
+        by_composer=statistics.score_composers(scores, table.lengths, composers),
+        unshared=statistics.score_unshared(scores, table.lengths, pieces, manifest.source["straddling_pieces"]),
         performances=manifest.performances(split),
         train_step=trained.train_step,
         sustain=manifest.options.get("sustain"),

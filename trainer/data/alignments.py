@@ -27,11 +27,12 @@ FARTHEST: Final = MEMORY_LENGTH - PLACES
 """The greatest distance of an alignment."""
 
 _AHEAD: Final = np.arange(PLACES) - 1  # of each such place, from that of the newest note
-_RANK: Final = np.array([4, 2, 1, 3, 5])  # A note of a pitch that is at several places plays the first of these.
-_LAST_RANK: Final = max(_RANK) + 1
+# A note of a pitch that is at several places plays the first of these. In float32, whose minimum a GPU can find.
+_RANK: Final = np.array([4, 2, 1, 3, 5], np.float32)
+_LAST_RANK: Final = _RANK.max() + 1
 _BEFORE_A_MATCH: Final = _AHEAD <= 0  # The places that count as played where an alignment begins.
 _IS_WEAKER: Final = np.arange(ALIGNMENTS) == ALIGNMENTS - 1
-_NEARBY: Final = 8  # A match that is at most so many notes from an alignment's place corrects it.
+_NEARBY: Final = 8  # The greatest distance of a match from an alignment's place that it corrects.
 
 # An alignment is one integer: the distance, then shift, strength and flags of places, each times one of these.
 _SHIFT: Final = 1 << 12
@@ -41,7 +42,7 @@ _FLAGS: Final = 1 << np.arange(PLACES)
 _SHIFT_ZERO: Final = 128
 
 PitchBack = Callable[[tf.Tensor], tf.Tensor]
-"""Returns the pitches of the notes so many notes before each note, int64 `[..., n]` both."""
+"""Returns the pitches of the notes at distances back from each note, int64 `[..., n]` both."""
 
 
 class Alignments(NamedTuple):
@@ -139,7 +140,7 @@ def align(
 
 
 def return_to(alignments: Alignments, distance: tf.Tensor) -> Alignments:
-    """Aligns notes with places so far back, int64 `[...]`, as if their passages had been played up to there.
+    """Aligns notes with places at distances back from them, int64 `[...]`, as if they had played the passages before.
 
     The new alignment replaces the weaker one. 0 changes nothing.
     """
@@ -233,10 +234,12 @@ def _sort(alignments: Alignments) -> Alignments:
     strength = tf.where(alignments.distance <= FARTHEST, alignments.strength, 0)
     is_swapped = strength[..., :1] < strength[..., 1:]
     distance, shift, strength = (
-        tf.where(is_swapped, tf.reverse(part, [-1]), part) for part in (alignments.distance, alignments.shift, strength)
+        tf.where(is_swapped, tf.concat([part[..., 1:], part[..., :1]], axis=-1), part)
+        for part in (alignments.distance, alignments.shift, strength)
     )
     is_played = alignments.is_played
-    is_played = tf.where(is_swapped[..., tf.newaxis], tf.reverse(is_played, [-2]), is_played)
+    other_first = tf.concat([is_played[..., 1:, :], is_played[..., :1, :]], axis=-2)
+    is_played = tf.where(is_swapped[..., tf.newaxis], other_first, is_played)
     is_other = (distance[..., :1] != distance[..., 1:]) | (shift[..., :1] != shift[..., 1:])
     strength = tf.concat([strength[..., :1], tf.where(is_other, strength[..., 1:], 0)], axis=-1)
     is_kept = strength > 0

@@ -87,6 +87,16 @@ def score_part(scores: NoteScores, lengths: Ints, is_part: NDArray[np.bool_]) ->
     return PartScores(with_total(means), notes, int(is_part.sum()))
 
 
+def score_unshared(
+    scores: NoteScores, lengths: Ints, pieces: Sequence[str], straddling: Sequence[str]
+) -> PartScores | None:
+    """Computes the scores of the performances of pieces that no other split has; None for all or none of them."""
+    is_unshared = ~np.isin(pieces, straddling)
+    if is_unshared.all() or lengths[is_unshared].max(initial=0) < 2:
+        return None
+    return score_part(scores, lengths, is_unshared)
+
+
 def _sum_by_performance(scores: NoteScores, lengths: Ints) -> tuple[Floats, Ints]:
     """Returns the nats of each performance, `[performances, fields]`, and its scored notes, `[performances]`."""
     scored = np.maximum(lengths - 1, 0)

@@ -124,17 +124,10 @@ class NoteSampler:
         num_notes = _number("num_notes", num_notes, _AT_LEAST_1, int)
         num_samples = _number("num_samples", num_samples, _AT_LEAST_1, int)
         seed = _number("seed", seed, _SEEDS, int)
-        temperatures = _list_by_field("temperature", temperature, TEMPERATURES)
-        top_ps = _list_by_field("top_p", top_p, TOP_PS)
         returns = _number("returns", returns, RETURNS)
+        options = self._make_options(temperature, top_p)
         prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), self._read_primers(primers))
-        samples, dtype = len(primers) * num_samples, prefix[0].body.dtype
-        options = _Options(
-            self._model.decode_weights(),
-            tf.constant(temperatures, dtype),
-            # None compiles to less where top_p has no effect.
-            tuple(None if value == 1 else tf.constant(value, dtype) for value in top_ps),
-        )
+        samples = len(primers) * num_samples
         figures = {"samples": samples, "num_notes": num_notes}
         with silenced(quiet):
             logger.info(f"generating {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
@@ -142,6 +135,17 @@ class NoteSampler:
         notes, seconds = self._generate(prefix, options, draws, num_notes=num_notes, quiet=quiet)
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
         return Samples(continued, num_notes * samples / seconds)
+
+    def _make_options(self, temperature: float | Mapping[str, float], top_p: float | Mapping[str, float]) -> _Options:
+        dtype = self._model.config.full_precision
+        return _Options(
+            self._model.decode_weights(),
+            tf.constant(_list_by_field("temperature", temperature, TEMPERATURES), dtype),
+            # None compiles to less where top_p has no effect.
+            tuple(
+                None if value == 1 else tf.constant(value, dtype) for value in _list_by_field("top_p", top_p, TOP_PS)
+            ),
+        )
 
     def _generate(
         self, prefix: _Prefix, options: _Options, draws: _Draws, *, num_notes: int, quiet: bool

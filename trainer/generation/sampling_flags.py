@@ -19,8 +19,8 @@ RETURNS: Final = Bounds(minimum=0, maximum=1_000)
 _FIELDS: Final[tuple[Field, ...]] = get_args(Field)
 
 # With these two, generated pieces repeat themselves about as much as performances of MAESTRO's validation split do.
-_PITCH_TEMPERATURE: Final = 0.93
-DEFAULT_RETURNS: Final = 3.0
+_PITCH_TEMPERATURE: Final = 0.92
+DEFAULT_RETURNS: Final = 4.0
 
 DEFAULT_TEMPERATURE: Final[Mapping[str, float]] = {**dict.fromkeys(_FIELDS, 1.0), "pitch": _PITCH_TEMPERATURE}
 

@@ -38,7 +38,7 @@ from trainer.data.recall import PitchRecall, TimeRecall, recall_pitches, time_pl
 
 _CONTEXT_LENGTHS: Final = np.array(SAME_PITCHES + TRANSPOSED)
 NEAREST_RETURN: Final = 32
-"""The music returns to passages that began at least so many notes ago."""
+"""The shortest distance back to a passage to which the music returns."""
 
 _NO_CODE: Final = -1.0  # code of a context with too few notes, which matches nothing
 
@@ -76,7 +76,7 @@ def read_memory(performances: Sequence[Notes]) -> Memory:
 
 
 class NoteMatches(NamedTuple):
-    """What a note repeats. The first three are of the contexts that end at it, float32 `[batch, CONTEXTS]`.
+    """The matches of a note, and its places in alignments. All but the last are float32 `[batch, CONTEXTS]`.
 
     Attributes:
         code: code of the context; `_NO_CODE` where the performance has too few notes.

@@ -10,6 +10,7 @@ from trainer.evaluation.statistics import (
     confidence_intervals,
     score_composers,
     score_part,
+    score_unshared,
     sum_scores,
 )
 
@@ -74,6 +75,14 @@ def test_a_part_has_the_notes_of_its_performances_alone():
     part = score_part(scores, np.array([11, 4, 31]), np.array([True, True, False]))
     assert part.nats_per_note["pitch"] == pytest.approx((10 * 2 + 3 * 5) / 13)
     assert (part.notes, part.performances) == (13, 2)
+
+
+def test_scores_without_the_pieces_of_other_splits():
+    scores, lengths = scores_of_performances([2.0, 5.0, 4.0], [10, 3, 30]), np.array([11, 4, 31])
+    unshared = score_unshared(scores, lengths, ["a", "b", "a"], ["a", "c"])
+    assert (unshared.notes, unshared.performances, unshared.nats_per_note["pitch"]) == (3, 1, pytest.approx(5))
+    assert score_unshared(scores, lengths, ["a", "b", "a"], ["c"]) is None
+    assert score_unshared(scores, lengths, ["a", "b", "a"], ["a", "b"]) is None
 
 
 @pytest.mark.parametrize("lengths", [[11], [11, 1, 0]])
