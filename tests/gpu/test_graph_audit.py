@@ -13,6 +13,12 @@ FLOATS = tf.TensorSpec([10], tf.float32)
 FLAG = tf.TensorSpec([], tf.bool)
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Random ops need a seed if an earlier test has made TensorFlow deterministic."""
+    tf.random.set_seed(0)
+
+
 def audited(function, *arguments) -> Audit:
     return audit(tf.function(function, autograph=False).get_concrete_function(*arguments))
 
