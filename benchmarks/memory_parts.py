@@ -9,8 +9,8 @@ import tensorflow as tf
 from run_parts import SCORED, score, train
 
 from sostenuto.data.manifest import Manifest
-from trainer.data.alignments import ALIGNMENTS, PLACES
-from trainer.data.matches import CONTEXTS, MATCHES, SAME_PITCHES
+from trainer.data.alignments import AHEAD, ALIGNMENTS, PLACES
+from trainer.data.matches import CONTEXTS, IS_TRANSPOSED, MATCHES
 from trainer.data.note_table import load_table
 from trainer.data.recall import CANDIDATES, TIMES, PitchRecall, TimeRecall
 from trainer.data.recall_table import RecallTable
@@ -19,9 +19,7 @@ from trainer.model import next_note
 from trainer.presets import preset
 
 _CANDIDATE, _TIME = np.arange(CANDIDATES), np.arange(TIMES)
-_PLACE = (_CANDIDATE - MATCHES) % PLACES
-_NEXT = 2  # the place of an alignment that comes next, if the repeat has no slip
-_IS_TRANSPOSED = len(SAME_PITCHES) <= np.arange(MATCHES) % CONTEXTS
+_AHEAD = AHEAD[(_CANDIDATE - MATCHES) % PLACES]  # of alignments' places; without a slip, the note after is played
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +51,8 @@ ABLATIONS: Final[dict[str, Ablation]] = {
     "matches alone": Ablation(_CANDIDATE < MATCHES, _TIME < MATCHES),
     "alignments alone": Ablation(_CANDIDATE >= MATCHES, _TIME >= MATCHES),
     "one alignment": Ablation(_CANDIDATE < MATCHES + PLACES, _TIME < MATCHES + 1),
-    "alignments without slips": Ablation((_CANDIDATE < MATCHES) | (_PLACE == _NEXT)),
-    "no transposed matches": _without(_IS_TRANSPOSED),
+    "alignments without slips": Ablation((_CANDIDATE < MATCHES) | (_AHEAD == 1)),
+    "no transposed matches": _without(IS_TRANSPOSED),
     "the most recent matches alone": _without(np.arange(MATCHES) >= CONTEXTS),
     "pitches alone": Ablation(times=np.zeros(TIMES, bool)),
     "heads alone": Ablation(has_body=False),

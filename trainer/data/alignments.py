@@ -26,11 +26,13 @@ STRONGEST: Final = 31
 FARTHEST: Final = MEMORY_LENGTH - PLACES
 """The greatest distance of an alignment."""
 
-_AHEAD: Final = np.arange(PLACES) - 1  # of each such place, from that of the newest note
+AHEAD: Final = np.arange(PLACES) - 1
+"""Notes from the place of the newest note to each such place."""
+
 # A note of a pitch that is at several places plays the first of these. In float32, whose minimum a GPU can find.
 _RANK: Final = np.array([4, 2, 1, 3, 5], np.float32)
 _LAST_RANK: Final = _RANK.max() + 1
-_BEFORE_A_MATCH: Final = _AHEAD <= 0  # The places that count as played where an alignment begins.
+_BEFORE_A_MATCH: Final = AHEAD <= 0  # The places that count as played where an alignment begins.
 _IS_WEAKER: Final = np.arange(ALIGNMENTS) == ALIGNMENTS - 1
 _NEARBY: Final = 8  # The greatest distance of a match from an alignment's place that it corrects.
 
@@ -62,7 +64,7 @@ class Alignments(NamedTuple):
 
     def back(self) -> tf.Tensor:
         """Returns the distances from the note back to the places that the next note may play, as `is_played`."""
-        return self.distance[..., tf.newaxis] - _AHEAD
+        return self.distance[..., tf.newaxis] - AHEAD
 
     def pack(self) -> tf.Tensor:
         """Returns the alignments as integers, int64 `[..., ALIGNMENTS]`; 0 for none."""

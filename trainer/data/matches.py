@@ -28,6 +28,9 @@ RANKS: Final = 2
 MATCHES: Final = RANKS * CONTEXTS
 """Matches of a note: the most recent one for each context, then the one before it for each context."""
 
+IS_TRANSPOSED: Final = len(SAME_PITCHES) <= np.arange(MATCHES) % CONTEXTS
+"""Which of a note's matches may be transposed, bool `[MATCHES]`."""
+
 CODES: Final = 1 << 24
 """Contexts are compared by codes below this, which float32 holds exactly. Two different ones share a code with a
 probability of 1 in 2**24, which is accepted."""

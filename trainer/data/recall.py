@@ -2,20 +2,17 @@
 
 from typing import Final, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from sostenuto.music.notes import PITCHES
 from trainer.data.alignments import ALIGNMENTS, PLACES, Alignments, PitchBack, hit_distance
-from trainer.data.matches import CONTEXTS, MATCHES, SAME_PITCHES
+from trainer.data.matches import IS_TRANSPOSED, MATCHES
 
 CANDIDATES: Final = MATCHES + ALIGNMENTS * PLACES
 """Candidates for a pitch: what followed each match, then the places of each alignment that are not played yet."""
 
 TIMES: Final = MATCHES + ALIGNMENTS
 """Places whose times are recalled: each match, then the place of each alignment that the note plays."""
-
-_IS_TRANSPOSED: Final = len(SAME_PITCHES) <= np.arange(MATCHES) % CONTEXTS
 
 
 class PitchRecall(NamedTuple):
@@ -66,7 +63,7 @@ def recall_pitches(distance: tf.Tensor, alignments: Alignments, pitch_back: Pitc
         alignments: at each note.
         pitch_back: counts from each note.
     """
-    shift = tf.where(_IS_TRANSPOSED, pitch_back(tf.zeros_like(distance[..., :1])) - pitch_back(distance), 0)
+    shift = tf.where(IS_TRANSPOSED, pitch_back(tf.zeros_like(distance[..., :1])) - pitch_back(distance), 0)
     back = alignments.back()
     is_open = ~alignments.is_played & (alignments.strength > 0)[..., tf.newaxis] & (back >= 0)
     is_candidate = _join(distance > 0, is_open)

@@ -76,15 +76,8 @@ def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField,
 def score_composers(scores: NoteScores, lengths: Ints, composers: Sequence[str]) -> dict[str, PartScores]:
     """Computes the scores of each composer's performances, of `lengths` notes each; "" becomes "unknown"."""
     names = np.array([composer or "unknown" for composer in composers])
-    return {name: score_part(scores, lengths, names == name) for name in sorted(set(names[lengths > 1].tolist()))}
-
-
-def score_part(scores: NoteScores, lengths: Ints, is_part: NDArray[np.bool_]) -> PartScores:
-    """Computes the scores of some performances, `[performances]`, of `lengths` notes each; one has a second note."""
     nats, scored = _sum_by_performance(scores, lengths)
-    notes = int(scored[is_part].sum())
-    means = dict(zip(FIELDS, (nats[is_part].sum(axis=0) / notes).tolist(), strict=True))
-    return PartScores(with_total(means), notes, int(is_part.sum()))
+    return {name: _score_part(nats, scored, names == name) for name in sorted(set(names[scored > 0].tolist()))}
 
 
 def score_unshared(
@@ -92,9 +85,17 @@ def score_unshared(
 ) -> PartScores | None:
     """Computes the scores of the performances of pieces that no other split has; None for all or none of them."""
     is_unshared = ~np.isin(pieces, straddling)
-    if is_unshared.all() or lengths[is_unshared].max(initial=0) < 2:
+    if is_unshared.all():
         return None
-    return score_part(scores, lengths, is_unshared)
+    nats, scored = _sum_by_performance(scores, lengths)
+    return _score_part(nats, scored, is_unshared) if scored[is_unshared].any() else None
+
+
+def _score_part(nats: Floats, scored: Ints, is_part: NDArray[np.bool_]) -> PartScores:
+    """Computes the scores of some performances, `[performances]`, from the result of `_sum_by_performance`."""
+    notes = int(scored[is_part].sum())
+    means = dict(zip(FIELDS, (nats[is_part].sum(axis=0) / notes).tolist(), strict=True))
+    return PartScores(with_total(means), notes, int(is_part.sum()))
 
 
 def _sum_by_performance(scores: NoteScores, lengths: Ints) -> tuple[Floats, Ints]:

@@ -9,7 +9,6 @@ from trainer.evaluation.statistics import (
     compute_metrics,
     confidence_intervals,
     score_composers,
-    score_part,
     score_unshared,
     sum_scores,
 )
@@ -72,7 +71,7 @@ def test_each_composer_has_the_notes_of_its_own_performances():
 
 def test_a_part_has_the_notes_of_its_performances_alone():
     scores = scores_of_performances([2.0, 5.0, 4.0], [10, 3, 30])
-    part = score_part(scores, np.array([11, 4, 31]), np.array([True, True, False]))
+    part = score_unshared(scores, np.array([11, 4, 31]), ["a", "b", "c"], ["c"])
     assert part.nats_per_note["pitch"] == pytest.approx((10 * 2 + 3 * 5) / 13)
     assert (part.notes, part.performances) == (13, 2)
 
