@@ -7,16 +7,11 @@ nats/note on the validation split. What a model lacks is removed from what it re
 """
 
 import argparse
-import concurrent.futures
-import multiprocessing
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from model_processes import FIELDS, fresh_processes, require_dataset, show
 from train import machine
-
-FIELDS = ("total", "pitch", "step", "duration")
 
 
 def names() -> list[str]:
@@ -35,31 +30,20 @@ def measure(*arguments: Any) -> tuple[str, ...]:
     return memory_parts.measure(*arguments)
 
 
-def show(cells: tuple[str, ...]) -> None:
-    """Prints a line of the table."""
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
 def main() -> None:
     """Measures all models, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a dataset of beam_preprocess")
     parser.add_argument("--steps", type=int, default=600, help="train_steps of each model (default: 600)")
     flags = parser.parse_args()
-    if not (flags.data / "dataset.json").exists():
-        parser.error(f"{flags.data}: no dataset, expected what beam_preprocess writes")
+    require_dataset(parser, flags.data)
     options = {"max_minutes": 0.0, "steps": flags.steps, "evaluate_every": flags.steps}
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["XDG_CACHE_HOME"] = name  # location of the trainer's cached note table
-        print(f"{machine()}; {flags.data}; {flags.steps:,} train_steps each\n")
-        show(("memory", *FIELDS))
-        show(("---", *["---:"] * len(FIELDS)))
-        # A new process for each: what a model lacks is removed from the whole process.
-        with concurrent.futures.ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
-        ) as processes:
-            for ablation in processes.submit(names).result():
-                show(processes.submit(measure, str(flags.data.resolve()), ablation, options).result())
+    print(f"{machine()}; {flags.data}; {flags.steps:,} train_steps each\n")
+    show(("memory", *FIELDS))
+    show(("---", *["---:"] * len(FIELDS)))
+    with fresh_processes() as processes:
+        for ablation in processes.submit(names).result():
+            show(processes.submit(measure, str(flags.data.resolve()), ablation, options).result())
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ does not depend on them.
 """
 
 import argparse
-import concurrent.futures
-import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from model_processes import fresh_processes, require_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -73,25 +73,20 @@ def main() -> None:
     parser.add_argument("--torch_python", default=sys.executable, help="a Python that has PyTorch (default: this one)")
     flags = parser.parse_args()
     os.environ["TORCH_PYTHON"] = flags.torch_python
-    if flags.data and not (flags.data / "dataset.json").exists():
-        parser.error(f"{flags.data}: no dataset, expected what beam_preprocess writes")
+    if flags.data:
+        require_dataset(parser, flags.data)
     if flags.rounds < 1:
         parser.error(f"--rounds={flags.rounds}: expected at least 1")
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["XDG_CACHE_HOME"] = name  # location of the trainer's cached note table
+    with tempfile.TemporaryDirectory() as name, fresh_processes() as processes:
         dataset = flags.data.resolve() if flags.data else None
         if flags.corpus:
             dataset = preprocess(flags.corpus, Path(name))
         print(f"{machine()}; {'random notes' if dataset is None else dataset}; {flags.rounds} rounds")
         show(COLUMNS)
         show(tuple("-" * width for width in WIDTHS))
-        # A new process for each part: devices and determinism are settings of a whole process.
-        with concurrent.futures.ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
-        ) as processes:
-            for part in flags.part or PARTS:
-                for cells in processes.submit(measure, part, dataset and str(dataset), flags.rounds).result():
-                    show(cells)
+        for part in flags.part or PARTS:
+            for cells in processes.submit(measure, part, dataset and str(dataset), flags.rounds).result():
+                show(cells)
 
 
 if __name__ == "__main__":

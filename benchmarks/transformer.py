@@ -13,20 +13,16 @@ second line tells how fast it plays if it attends to all notes.
 """
 
 import argparse
-import concurrent.futures
 import importlib.util
 import itertools
-import multiprocessing
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from model_processes import FIELDS, fresh_processes, require_dataset, show
 from train import machine
 
 HISTORIES = (100, 1_000, 10_000)
 BATCH_NOTES = 4_096  # of `base`, in windows of any length
-FIELDS = ("total", "pitch", "step", "duration")
 MISSING = "KerasHub is missing. Install it into a copy of this environment: python -m pip install keras-hub"
 
 
@@ -36,11 +32,6 @@ def measure(*arguments: Any) -> list[tuple[str, ...]]:
     import transformer_parts
 
     return transformer_parts.measure(*arguments)
-
-
-def show(cells: tuple[str, ...]) -> None:
-    """Prints a line of the table."""
-    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -55,30 +46,24 @@ def main() -> None:
     parser.add_argument("--seq_length", type=int, default=128, help="its training windows' notes (default: 128)")
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="its learning rate (default: 0.002)")
     flags = parser.parse_args()
-    if not (flags.data / "dataset.json").exists():
-        parser.error(f"{flags.data}: no dataset, expected what beam_preprocess writes")
+    require_dataset(parser, flags.data)
     if importlib.util.find_spec("keras_hub") is None:
         parser.error(MISSING)
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["XDG_CACHE_HOME"] = name  # location of the trainer's cached note table
-        print(f"{machine()}; {flags.data}; {flags.minutes:g} minutes each\n")
-        show(("model", "weights", *FIELDS, "trained", *(f"after {notes:,}" for notes in HISTORIES)))
-        show(("---", *["---:"] * (len(FIELDS) + 2 + len(HISTORIES))))
-        transformer = {
-            "shape": (flags.layers, flags.width, flags.heads),
-            "seq_length": flags.seq_length,
-            "batch_size": max(BATCH_NOTES // flags.seq_length, 1),
-            "learning_rate": flags.learning_rate,
-        }
-        # A new process for each: devices and determinism are settings of a whole process.
-        with concurrent.futures.ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
-        ) as processes:
-            for body, memory in itertools.product(({}, transformer), ({"memory_units": 0}, {})):
-                options = {"max_minutes": flags.minutes, **body, **memory}
-                dataset = str(flags.data.resolve())
-                for cells in processes.submit(measure, dataset, options, HISTORIES, flags.rounds).result():
-                    show(cells)
+    print(f"{machine()}; {flags.data}; {flags.minutes:g} minutes each\n")
+    show(("model", "weights", *FIELDS, "trained", *(f"after {notes:,}" for notes in HISTORIES)))
+    show(("---", *["---:"] * (len(FIELDS) + 2 + len(HISTORIES))))
+    transformer = {
+        "shape": (flags.layers, flags.width, flags.heads),
+        "seq_length": flags.seq_length,
+        "batch_size": max(BATCH_NOTES // flags.seq_length, 1),
+        "learning_rate": flags.learning_rate,
+    }
+    with fresh_processes() as processes:
+        for body, memory in itertools.product(({}, transformer), ({"memory_units": 0}, {})):
+            options = {"max_minutes": flags.minutes, **body, **memory}
+            dataset = str(flags.data.resolve())
+            for cells in processes.submit(measure, dataset, options, HISTORIES, flags.rounds).result():
+                show(cells)
 
 
 if __name__ == "__main__":
