@@ -378,7 +378,9 @@ def measure_generation(small: bool, rounds: int, preset: str) -> list[Row]:
     for samples in (2,) if small else (1, 8, 64):
         rates = []
         for _ in range(rounds):
-            made = sampler.sample(primer, num_notes=64 if small else 512, num_samples=samples, temperature=1.0, seed=0)
+            made = sampler.sample(
+                primer, num_notes=64 if small else 512, num_samples=samples, temperature=1.0, seed=0, can_end=False
+            )
             rates.append(made.notes_per_second)
         rate = statistics.median(rates)
         series.append(f"{samples}: {rate:,.0f} ({1000 * samples / rate:.2f} ms a note)")

@@ -159,9 +159,11 @@ class TransformerModel(NextNoteModel):
         window: the last notes that each layer attends to where a state is carried.
     """
 
-    def __init__(self, config: Config, pitch_range: PitchRange, shape: Shape, feed_forward: int) -> None:
+    def __init__(
+        self, config: Config, pitch_range: PitchRange, composers: Sequence[str], shape: Shape, feed_forward: int
+    ) -> None:
         # One layer for the model around it: what `_run_layer` runs.
-        super().__init__(config.replace(layers=1), pitch_range)
+        super().__init__(config.replace(layers=1), pitch_range, composers)
         self.shape, self.window = shape, config.seq_length
         self._lstm = [keras.layers.Dense(shape.width, name="projection")]
         self._body_blocks = [Block(shape, feed_forward, name=f"block_{index}") for index in range(shape.layers)]
@@ -176,7 +178,7 @@ class TransformerModel(NextNoteModel):
         """Runs the body over all notes; reads a long primer part by part."""
         notes = inputs.pitch.shape[1]
         if state is None:
-            state = self._empty_state(tf.shape(inputs.pitch)[0], 0)
+            state = self._empty_state(tf.shape(inputs.pitch)[0], None, 0)
         if notes is None or notes <= READ_NOTES:
             return super().forward(inputs, state, recall, dropout)
         parts = []
@@ -206,15 +208,20 @@ class TransformerModel(NextNoteModel):
         head_input, after = self.forward(note, state, heard)
         return head_input.map(lambda field: field[:, 0]), after._replace(memory=memory)
 
-    def initial_state(self, batch: int | tf.Tensor) -> ModelState:
+    def initial_state(self, batch: int | tf.Tensor, composer: tf.Tensor | np.ndarray | None = None) -> ModelState:
         """Returns the state of performances before they start: empty caches of `window` notes."""
-        return self._empty_state(batch, self.window)
+        return self._empty_state(batch, composer, self.window)
 
-    def _empty_state(self, batch: int | tf.Tensor, window: int) -> ModelState:
+    def window_state(self, position: tf.Tensor, composer: tf.Tensor) -> ModelState:
+        """Returns the state before training windows, whose notes attend to each other alone: no caches."""
+        state = self._empty_state(tf.shape(position)[0], composer, 0)
+        return state._replace(position=position) if self.config.has_ending else state
+
+    def _empty_state(self, batch: int | tf.Tensor, composer: Any, window: int) -> ModelState:
         empty = tf.zeros([batch, self.shape.heads, window, self.shape.width // self.shape.heads])
         # The model around it takes any state of a layer.
         state: Any = BodyState((Cache(empty, empty),) * self.shape.layers, tf.zeros([batch]))
-        return super().initial_state(batch)._replace(layers=(state,))
+        return super().initial_state(batch, composer)._replace(layers=(state,))
 
     def _run_layer(self, lstm: Any, stream: tf.Tensor, before: Any) -> tuple[tf.Tensor, Any]:
         stream, caches = lstm(stream), []
@@ -229,15 +236,20 @@ def weights_of(model: keras.Model) -> int:
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
-def build_transformer(config: Config, pitch_range: PitchRange, *, shape: Shape) -> TransformerModel:
+def build_transformer(
+    config: Config, pitch_range: PitchRange, composers: Sequence[str], *, shape: Shape
+) -> TransformerModel:
     """Creates a Transformer with as many weights as the model of the config has."""
-    missing = weights_of(build_model(config)) - weights_of(_build(config, pitch_range, shape, 1))
-    return _build(config, pitch_range, shape, max(1 + round(missing / shape.layers / (2 * shape.width + 1)), 1))
+    build = functools.partial(_build, config, pitch_range, composers, shape)
+    missing = weights_of(build_model(config, pitch_range, composers)) - weights_of(build(1))
+    return build(max(1 + round(missing / shape.layers / (2 * shape.width + 1)), 1))
 
 
-def _build(config: Config, pitch_range: PitchRange, shape: Shape, feed_forward: int) -> TransformerModel:
+def _build(
+    config: Config, pitch_range: PitchRange, composers: Sequence[str], shape: Shape, feed_forward: int
+) -> TransformerModel:
     keras.utils.set_random_seed(config.seed)  # Keras gives layers of one initializer with a seed equal weights.
-    model = TransformerModel(config, pitch_range, shape, feed_forward)
+    model = TransformerModel(config, pitch_range, composers, shape, feed_forward)
     create_variables(model)
     return model
 
@@ -269,7 +281,8 @@ def play(model: NextNoteModel, primer: Notes, rounds: int) -> float:
     """Returns the notes per second with which one voice continues a primer, the median of several rounds."""
     sampler = NoteSampler(model)
     speeds = [
-        sampler.sample(primer, num_notes=PLAYED, temperature=1.0, seed=seed).notes_per_second for seed in range(rounds)
+        sampler.sample(primer, num_notes=PLAYED, temperature=1.0, seed=seed, can_end=False).notes_per_second
+        for seed in range(rounds)
     ]
     return statistics.median(speeds)
 

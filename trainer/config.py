@@ -115,6 +115,11 @@ class Config:
         "(density); 0 disables it.",
         bounds=Bounds(minimum=0, maximum=16_384),
     )
+    composer_embedding: int = _model(
+        16,
+        "Size of the composer embedding, for a dataset that names composers (density); 0 disables it.",
+        bounds=Bounds(minimum=0, maximum=16_384),
+    )
     head_units: int = _model(128, "Hidden units of each head (density).", bounds=_WIDTH)
     head_blocks: int = _model(
         1, "Residual blocks of each head (density); 0 leaves one hidden layer.", bounds=Bounds(minimum=0, maximum=64)
@@ -128,6 +133,10 @@ class Config:
     step_weight: float = _loss(1.0, "Weight of the step loss.")
     duration_weight: float = _loss(1.0, "Weight of the duration loss.")
     velocity_weight: float = _loss(1.0, "Weight of the velocity loss (density).")
+    end_weight: float = _loss(
+        1.0,
+        "Weight of the loss of the end of a performance (density, positions=every); 0 disables its prediction.",
+    )
 
     train_fraction: float = _data(
         1.0, "Fraction of the training performances to use, always the same ones.", bounds=Bounds(above=0, maximum=1)
@@ -140,6 +149,12 @@ class Config:
     stretch: float = _data(
         0.0,
         "Play training windows faster or slower by at most this fraction, such as 0.05; 0 disables it.",
+        bounds=_FRACTION,
+    )
+
+    composer_dropout: float = _data(
+        0.1,
+        "Fraction of the training windows whose composer is hidden, so that the model also plays without one.",
         bounds=_FRACTION,
     )
 
@@ -247,6 +262,16 @@ class Config:
     def has_memory(self) -> bool:
         """Returns whether the model has a memory."""
         return self.model == "density" and self.memory_units > 0
+
+    @property
+    def has_composers(self) -> bool:
+        """Returns whether the model knows composers, if its dataset names them."""
+        return self.model == "density" and self.composer_embedding > 0
+
+    @property
+    def has_ending(self) -> bool:
+        """Returns whether the model predicts the end of a performance."""
+        return self.model == "density" and self.positions == "every" and self.end_weight > 0
 
     @property
     def windows_per_train_step(self) -> int:

@@ -10,19 +10,16 @@ from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import FileError, UserError
 from sostenuto.json_text import parse_json
-from sostenuto.text import counted, table
+from sostenuto.text import counted
 from trainer.config import MAX_NOTES
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import PRIMER_NOTES, Music
+from trainer.evaluation.summary import describe_comparison, describe_scores
 from trainer.generation.sampling_flags import define_sampling_flags
-from trainer.workdir.form_formats import DISTANCES, SPANS
 from trainer.workdir.formats import (
-    CONTINUATIONS,
-    SCORED_FIELDS,
     Evaluation,
     GenerationEvaluation,
     HeldOut,
-    NatsPerNote,
     RunInfo,
 )
 from trainer.workdir.layout import METRICS_NAME, check_dataset, load_config, load_dataset, load_run, resolved
@@ -95,9 +92,9 @@ def main() -> int:
     record.save(path)
     dataset = manifest.directory
     if isinstance(record, Evaluation):
-        cli.print_result(_describe_scores(record, dataset))
+        cli.print_result(describe_scores(record, dataset))
     else:
-        cli.print_result(_describe_comparison(record, dataset))
+        cli.print_result(describe_comparison(record, dataset))
     written = [path, *(_update_reports(workdir, manifest) if is_of_run else [])]
     cli.print_result(f"wrote {', '.join(written)}")
     return 0
@@ -177,6 +174,9 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
             extra={"figures": {"notes": notes}},
         )
         scores = scorer.score(table, residuals, activity=f"scoring {split}")
+        hidden = None
+        if trained.model.composers:
+            hidden = scorer.score(table, knows_composers=False, activity=f"scoring {split} without composers")
     # The table has the order of the records.
     performances = [(performance.composer, performance.piece) for performance in manifest.read_performances(split)]
     composers, pieces = zip(*performances, strict=True)
@@ -187,6 +187,9 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
         confidence_95=statistics.confidence_intervals(scores, table.lengths),
         by_composer=statistics.score_composers(scores, table.lengths, composers),
         unshared=statistics.score_unshared(scores, table.lengths, pieces, manifest.source["straddling_pieces"]),
+        ending=statistics.score_ending(scores, table.lengths) if trained.model.config.has_ending else None,
+        composer_gain=hidden
+        and statistics.score_composer_gain(scores, hidden, table.lengths, composers, trained.model.composers),
         performances=manifest.performances(split),
         train_step=trained.train_step,
         sustain=manifest.options.get("sustain"),
@@ -194,39 +197,6 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
         baselines=score_baselines(manifest, table),
         residuals=residuals and {"step": residuals.step, "duration": residuals.duration},
     )
-
-
-def _describe_scores(evaluation: Evaluation, dataset: str) -> str:
-    """Returns a line of scores, one of the baselines and, if there are several composers, one for each."""
-    lines = [
-        f"{evaluation.split}: {evaluation.nats_per_note['total']:.3f} nats/note ({evaluation.describe_interval()}) = "
-        f"{_by_field(evaluation.nats_per_note, named=True)}; pitch right {evaluation.pitch_top1:.1%}, among the first "
-        f"five {evaluation.pitch_top5:.1%}; step within 30 ms {evaluation.step_within_30ms:.1%}; "
-        f"{counted(evaluation.notes, 'note')} of {dataset}"
-    ]
-    if evaluation.baselines:
-        named = {"n-gram": evaluation.baselines["ngram"], "histogram": evaluation.baselines["histogram"]}
-        scores = (f"{name} {nats['total']:.3f} = {_by_field(nats)}" for name, nats in named.items())
-        lines.append(f"baselines: {'; '.join(scores)}")
-    if part := evaluation.unshared:
-        shared = evaluation.performances - part.performances
-        lines.append(
-            f"without {counted(shared, 'performance')} of pieces that other splits have too: "
-            f"{part.nats_per_note['total']:.3f} = {_by_field(part.nats_per_note)}; {counted(part.notes, 'note')}"
-        )
-    if len(evaluation.by_composer) > 1:
-        width = max(map(len, evaluation.by_composer))
-        lines += [
-            f"  {name:{width}} {scores.nats_per_note['total']:7.3f} = {_by_field(scores.nats_per_note)}; "
-            f"{counted(scores.notes, 'note')} of {counted(scores.performances, 'performance')}"
-            for name, scores in evaluation.by_composer.items()
-        ]
-    return "\n".join(lines)
-
-
-def _by_field(nats: NatsPerNote, *, named: bool = False) -> str:
-    """Returns the parts of a total, as 1.000 + 2.000 + 3.000."""
-    return " + ".join(f"{f'{field} ' * named}{nats[field]:.3f}" for field in SCORED_FIELDS[1:])
 
 
 def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
@@ -237,13 +207,17 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     continued = held_out[:num_primers]
     from trainer.data.note_table import track_performances
     from trainer.distribution.faults import translate_gpu_errors
+    from trainer.generation.composers import keep_known
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
     primers = [performance.notes[:first] for performance in continued]
     with translate_gpu_errors("Pass a smaller --num_primers"):
         trained = load_model(workdir)
-        generated = NoteSampler(trained).sample(primers, num_notes=num_notes, **sampling, quiet=False)
+        composers = keep_known((performance.composer for performance in continued), trained.model.composers)
+        generated = NoteSampler(trained).sample(
+            primers, num_notes=num_notes, **sampling, can_end=False, composers=composers, quiet=False
+        )
     train = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and searching for copied runs")
     pieces = [performance.piece for performance in held_out]
@@ -285,40 +259,6 @@ def _select_held_out(manifest: Manifest, split: str, primer_notes: int) -> tuple
         )
     num_primers = requested or min(available, generation_metrics.MAX_DEFAULT_PRIMERS)
     return [performances[index] for index in selected], num_primers, num_notes
-
-
-def _describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
-    """Returns the tables of distances and of each continuation's metrics."""
-    distances = [
-        [name.replace("_", " "), *(f"{pair[kind].overlap:.3f}" for kind in CONTINUATIONS)]
-        + [f"{pair[kind].kl:.3f}" for kind in CONTINUATIONS]
-        for name, pair in comparison.distributions.items()
-    ]
-    distances.append(["mean", *(f"{comparison.mean_overlap[kind]:.3f}" for kind in CONTINUATIONS), "", ""])
-    metrics = [
-        [title, *(f"{summaries[kind].mean:{mean}} ({summaries[kind].max:{most}})" for kind in CONTINUATIONS)]
-        for title, summaries, mean, most in (
-            ("pitch-class entropy, bits", comparison.pitch_class_entropy, ".2f", ".2f"),
-            ("longest loop, notes", comparison.longest_loop, ".1f", ".0f"),
-            ("repeated 8-grams of pitches", comparison.repeated_8grams, ".1%", ".1%"),
-            *(
-                (f"repeated, {distance} notes back", comparison.repeated_notes[distance], ".1%", ".1%")
-                for distance in DISTANCES
-            ),
-            *((f"structure, {span}", comparison.structure[span], ".3f", ".3f") for span in SPANS),
-            ("longest run copied from train", comparison.copied_run, ".1f", ".0f"),
-        )
-    ]
-    lines = [
-        f"{comparison.split}: {counted(len(comparison.primers), 'continuation')} of "
-        f"{counted(comparison.num_notes, 'note')}, and the performers' own, each compared with other pieces of "
-        f"{counted(comparison.held_out.performances, 'performance')} of {dataset}",
-        "",
-        *table(["", "overlap: generated", "real", "KL, nats: generated", "real"], distances, align="<>>>>", width=None),
-        "",
-        *table(["mean (maximum)", "generated", "real"], metrics, align="<>>", width=None),
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
         # An export is not trained, and without gradients it is smaller.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, directory, signatures=signatures, options=options)
-    exported = ExportInfo(trained.train_step, trained.model.heads.pitch_range, trained.model.config)
+    exported = ExportInfo(
+        trained.train_step, trained.model.heads.pitch_range, trained.model.composers, trained.model.config
+    )
     exported.save(os.path.join(directory, model_card.DESCRIPTION_NAME))
     card = model_card.text(workdir, exported)
     storage.write_bytes_atomic(os.path.join(directory, model_card.CARD_NAME), card.encode())
@@ -86,6 +88,8 @@ class _Graphs:
             self._state_names += [f"recent_{field}" for field in NoteHistory._fields]
         if model.has_memory:
             self._state_names += [f"memory_{field}" for field in Memory._fields]
+        counts = {"position": self._empty_state.position, "composer": self._empty_state.composer}
+        self._state_names += [name for name, value in counts.items() if not isinstance(value, tuple)]
         # A last-position model was never trained on the start of a performance.
         self._highest_first_pitch = START_PITCH if model.config.positions == "every" else PITCHES - 1
 
@@ -93,19 +97,24 @@ class _Graphs:
         """Returns the signatures by name."""
         options = {"temperature": tf.TensorSpec([], tf.float32), "seed": tf.TensorSpec([2], tf.int32)}
         state = {
-            name: tf.TensorSpec([None, *value.shape[1:]], value.dtype) for name, value in self._initial_state(1).items()
+            name: tf.TensorSpec([None, *value.shape[1:]], value.dtype)
+            for name, value in self._initial_state(tf.constant([0])).items()
         }
         note, notes = (
             {field: tf.TensorSpec(shape, tf.int32) for field in NoteTensors._fields} for shape in ([None], [None, None])
         )
         return {
-            "initial_state": _trace(self._initial_state, batch=tf.TensorSpec([], tf.int32)),
+            "initial_state": _trace(self._initial_state, composer=tf.TensorSpec([None], tf.int32)),
             "next_note": _trace(self._next_note, **options, **note, **state),
             "score": _trace(self._score, **notes, **state),
         }
 
-    def _initial_state(self, batch: tf.Tensor | int) -> _Tensors:
-        state, dtype = self._model.initial_decode_state(batch), self._model.compute_dtype
+    def _initial_state(self, composer: tf.Tensor) -> _Tensors:
+        highest = len(self._model.composers)
+        legal = tf.reduce_all((composer >= 0) & (composer <= highest))
+        with tf.control_dependencies([tf.debugging.Assert(legal, [f"expected composer 0 to {highest}"])]):
+            state = self._model.initial_decode_state(tf.shape(composer)[0], tf.identity(composer))
+        dtype = self._model.compute_dtype
         layers = tf.nest.map_structure(lambda value: tf.cast(value, dtype), state.layers)
         return self._format_state(state._replace(layers=layers))
 
@@ -116,7 +125,9 @@ class _Graphs:
         uniforms = tf.random.stateless_uniform([tf.shape(note.pitch)[0], UNIFORMS_PER_NOTE], seed, alg="philox")
         temperature = tf.cast(temperature, head_input.body.dtype)
         sampled, _ = self._model.heads.sample(head_input, uniforms, temperature, memory=state.memory)
-        return {**sampled._asdict(), **self._format_state(state)}
+        end = self._model.heads.end
+        ending = {"end_probability": tf.sigmoid(end(head_input.body, head_input.position))} if end else {}
+        return {**sampled._asdict(), **ending, **self._format_state(state)}
 
     def _score(self, **inputs: tf.Tensor) -> _Tensors:
         notes = _parse_notes(inputs)
@@ -161,9 +172,7 @@ class _Graphs:
         _, state, outputs = tf.while_loop(
             lambda index, *_: index < length, read_note, (0, state, outputs), maximum_iterations=length
         )
-        head_input, times = tf.nest.map_structure(
-            lambda array: tf.transpose(array.stack()[:length], [1, 0, 2]), outputs
-        )
+        head_input, times = tf.nest.map_structure(lambda array: _swap_axes(array.stack()[:length]), outputs)
         return head_input, times, state
 
     def _empty_outputs(self, batch: tf.Tensor) -> _Outputs:
@@ -177,6 +186,8 @@ class _Graphs:
         if model.has_memory:
             pitches, times = empty_recall([batch])
             head_input = head_input._replace(recall=pitches)
+        if model.config.has_ending:
+            head_input = head_input._replace(position=tf.zeros([batch], tf.int64))
         return head_input, times
 
     def _parse_state(self, inputs: _Tensors) -> ModelState:
@@ -188,6 +199,11 @@ class _Graphs:
 
 def _trace(function: Callable[..., _Tensors], **specs: tf.TensorSpec) -> tf.types.experimental.ConcreteFunction:
     return tf.function(function, autograph=False).get_concrete_function(**specs)
+
+
+def _swap_axes(tensor: tf.Tensor) -> tf.Tensor:
+    """Exchanges the first two axes."""
+    return tf.transpose(tensor, [1, 0, *range(2, tensor.shape.rank)])
 
 
 def _parse_notes(inputs: _Tensors) -> NoteTensors:

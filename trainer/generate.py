@@ -17,7 +17,7 @@ from sostenuto.progress import track
 from sostenuto.text import counted
 from trainer.config import MAX_NOTES, MAX_SAMPLES
 from trainer.generation import samples
-from trainer.generation.sampling_flags import define_sampling_flags
+from trainer.generation.sampling_flags import SECONDS, define_sampling_flags
 from trainer.workdir.layout import absolute, dataset, load_config, load_run
 from trainer.workdir.outputs import check_output_directory, check_writable
 from trainer.workdir.samples_index import SampleEntry, SamplesIndex
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_DEFAULT_NOTES = 512
 _MAX_TOTAL = 10_000_000  # notes of a call, which are all in memory
 
 USAGE = """--workdir=DIR --output=DIR [flags]
@@ -37,6 +38,7 @@ EXAMPLES = (
     "--workdir=run --output=music",
     "--workdir=run --output=music --primer=my.mid --primer_seconds=20 --num_samples=4 --audio",
     "--workdir=run --output=music --temperature=0.9,pitch=1 --top_p=0.95",
+    "--workdir=run --output=music --composer='Frédéric Chopin' --seconds=90",
 )
 
 cli.start_group("input and output")
@@ -51,9 +53,18 @@ _PRIMER_SECONDS = flags.DEFINE_float(
 )
 _AUDIO = flags.DEFINE_bool("audio", False, "Also write a .wav of each sample.")
 cli.start_group("sampling")
+_COMPOSER = flags.DEFINE(
+    cli.Text("NAME"), "composer", "", "Composer in whose style to play. (default: none in particular)"
+)
 _NUM_NOTES = flags.DEFINE_integer(
-    "num_notes", 512, f"Notes to generate for each sample, at most {MAX_NOTES:,}.",
+    "num_notes", None,
+    f"Notes to generate for each sample, unless it ends before: at most {MAX_NOTES:,}. (default: {_DEFAULT_NOTES}, or "
+    "as many as --seconds takes)",
     lower_bound=1, upper_bound=MAX_NOTES,
+)  # fmt: skip
+_SECONDS = flags.DEFINE_float(
+    "seconds", None,
+    "Lead each sample to an end in the last quarter of these seconds, counted from its first generated note.",
 )  # fmt: skip
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 1,
@@ -73,7 +84,7 @@ _ROLL_PRIMER_NOTES = 200
 def main() -> int:
     """Generates the samples that the flags ask for."""
     workdir, output = cli.require_flag(_WORKDIR), cli.require_flag(_OUTPUT)
-    num_notes, num_samples = _NUM_NOTES.value, _NUM_SAMPLES.value
+    num_notes, num_samples = _choose_num_notes(), _NUM_SAMPLES.value
     sampling = {"num_notes": num_notes, "num_samples": num_samples, **_SAMPLING.parse()}
     if num_notes * num_samples > _MAX_TOTAL:
         raise UserError(
@@ -92,10 +103,10 @@ def main() -> int:
     load_config(workdir)
     from sostenuto.music import plots
 
-    played, train_step = _play(workdir, primer, **sampling)
+    played, train_step = _play(workdir, primer, **sampling, seconds=_SECONDS.value, composers=_COMPOSER.value)
     logger.info(f"writing {counted(num_samples, 'sample')}, each with its piano roll{' and sound' * _AUDIO.value}")
     with samples.replace_samples(output, files) as directory:
-        entries, generated, primer_notes = _write_samples(directory, played.notes, primer, primer_pedal, has_pedal)
+        entries, generated, primer_notes = _write_samples(directory, played, primer, primer_pedal, has_pedal)
         if generated.step.any():
             corpus = {"corpus": manifest.histograms("train")} if (manifest := dataset(run)) else {}
             plots.distributions({**corpus, "generated": generated}, os.path.join(directory, samples.DISTRIBUTIONS_NAME))
@@ -104,19 +115,31 @@ def main() -> int:
         SamplesIndex(
             workdir=absolute(workdir), train_step=train_step,
             primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=primer_notes,
-            **sampling, sustain=sustain, pedal=has_pedal, notes_per_second=played.notes_per_second, files=files,
-            samples=entries,
+            composer=_COMPOSER.value or None, max_seconds=_SECONDS.value, **sampling, sustain=sustain,
+            pedal=has_pedal, notes_per_second=played.notes_per_second, files=files, samples=entries,
         ).save(os.path.join(directory, samples.INDEX_NAME))  # fmt: skip
     count = int(generated.pitch.sum())
-    joined = num_samples * num_notes - count
+    joined = sum(map(len, played.notes)) - num_samples * len(primer) - count
+    ended = sum(played.has_ended)
     cli.print_result(
         f"done: {counted(num_samples, 'sample')} with {counted(count, 'generated note')}"
+        + (f", {ended} of which ended before --num_notes" if ended else "")
         + (f" ({joined:,} more were joined with another of the same pitch and onset)" if joined else "")
         + f" at {played.notes_per_second:,.0f} notes/s"
         + (f", sound by {entries[0].synthesizer}" if _AUDIO.value else "")
         + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, samples.INDEX_NAME)}"
     )
     return 0
+
+
+def _choose_num_notes() -> int:
+    """Returns the most notes of a sample; raises UserError for --seconds out of its bounds."""
+    seconds = _SECONDS.value
+    if seconds is not None and seconds not in SECONDS:
+        raise UserError(f"--seconds={seconds:g}: expected a number {SECONDS}")
+    if _NUM_NOTES.value is not None:
+        return _NUM_NOTES.value
+    return _DEFAULT_NOTES if seconds is None else min(MAX_NOTES, _MAX_TOTAL // _NUM_SAMPLES.value)
 
 
 def _list_files(num_samples: int, num_notes: int) -> list[str]:
@@ -165,13 +188,14 @@ def _play(workdir: str, primer: Notes, **sampling: Any) -> tuple["Samples", int]
 
 
 def _write_samples(
-    directory: str, played: list[Notes], primer: Notes, primer_pedal: np.ndarray, has_pedal: bool
+    directory: str, played: "Samples", primer: Notes, primer_pedal: np.ndarray, has_pedal: bool
 ) -> tuple[list[SampleEntry], Histograms, int]:
     """Writes the files of the samples; returns their entries of samples.json, what was generated, and primer notes."""
     from sostenuto.music import audio, plots
 
     entries, generated, primer_notes = [], Histograms.zeros(), 0
-    for index, whole in enumerate(track(played, total=len(played), unit="sample", description="writing")):
+    wholes = track(played.notes, total=len(played.notes), unit="sample", description="writing")
+    for index, whole in enumerate(wholes):
         name = f"sample-{index:03d}"
         stem = os.path.join(directory, name)
         pedal = continued_pedal(primer_pedal, whole, len(primer), by_rule=has_pedal)
@@ -188,7 +212,7 @@ def _write_samples(
         player = audio.render_wav(notes, f"{stem}.wav", pedal) if _AUDIO.value else None
         entries.append(SampleEntry(
             midi=f"{name}.mid", generated_before=samples.generated_before(is_primer), notes=len(notes),
-            seconds=notes.seconds, synthesizer=player,
+            seconds=notes.seconds, has_ended=played.has_ended[index], synthesizer=player,
         ))  # fmt: skip
         columns = (notes.pitch, notes.onset_us, notes.offset_us, notes.velocity)
         generated += Histograms.from_notes(Notes.from_onsets(*(column[~is_primer] for column in columns)))

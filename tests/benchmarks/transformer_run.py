@@ -45,7 +45,7 @@ def main() -> None:
 
     small = {"units": 48, "head_units": 8, "seq_length": 8, "batch_size": 4, "evaluate_every": 4, "steps": 8}
     config, shape = preset("base").replace(**small), parts.Shape(2, 16, 2)
-    model = parts.build_transformer(config, (21, 108), shape=shape)
+    model = parts.build_transformer(config, (21, 108), (), shape=shape)
     table = load_table(Manifest.load(sys.argv[1]), "validation")
 
     def pitches(window: int, chunk: int) -> np.ndarray:

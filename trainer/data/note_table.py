@@ -1,4 +1,4 @@
-"""A split of the dataset as one table of notes in memory, ten bytes a note.
+"""A split of the dataset as one table of notes in memory, ten bytes a note, and the composer of each performance.
 
 So a batch is a pure function of the config and the train_step: any replica, worker or resumed run computes its part.
 """
@@ -18,7 +18,7 @@ from sostenuto.music.notes import Notes
 from sostenuto.progress import track
 from trainer.data.note_tensors import NoteTensors
 
-_CACHE_VERSION = 2  # Raise it when the content of a cached table changes.
+_CACHE_VERSION = 3  # Raise it when the content of a cached table changes.
 _ROW = np.dtype([("pitch", "u1"), ("velocity", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
 
 
@@ -29,10 +29,12 @@ class NoteTable(NamedTuple):
         notes: structured array `[notes]` with fields pitch, velocity, step_us, duration_us, performance after
             performance.
         offsets: int64 `[performances + 1]`; performance p is `notes[offsets[p]:offsets[p + 1]]`.
+        composers: the composer of each performance, "" if unknown; empty if none is known.
     """
 
     notes: np.ndarray
     offsets: np.ndarray
+    composers: tuple[str, ...] = ()
 
     @property
     def lengths(self) -> np.ndarray:
@@ -47,7 +49,14 @@ class NoteTable(NamedTuple):
     def subset(self, performances: Sequence[int]) -> "NoteTable":
         """Returns a table of the given performances, in the given order."""
         rows = [self._rows(index) for index in performances]
-        return NoteTable(np.concatenate([self.notes[:0], *rows]), _offsets(rows))
+        composers = tuple(self.composers[index] for index in performances) if self.composers else ()
+        return NoteTable(np.concatenate([self.notes[:0], *rows]), _offsets(rows), composers)
+
+    def composer_ids(self, composers: Sequence[str]) -> np.ndarray:
+        """Returns 1 + the index of each performance's composer in `composers`, 0 for others: int64 `[performances]`."""
+        ids = {name: number for number, name in enumerate(composers, 1)}
+        names = self.composers or [""] * len(self.lengths)
+        return np.array([ids.get(name, 0) for name in names], np.int64)
 
     def _rows(self, index: int) -> np.ndarray:
         return self.notes[self.offsets[index] : self.offsets[index + 1]]
@@ -77,13 +86,15 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
     path = os.path.join(directory, f"{manifest.sha256}-{split}-v{_CACHE_VERSION}.notes")
 
     def write(file: BinaryIO) -> None:
-        rows = [_to_rows(performance.notes) for performance in track_performances(manifest, split)]
+        performances = list(track_performances(manifest, split))
+        rows = [_to_rows(performance.notes) for performance in performances]
         np.save(file, _offsets(rows))
+        np.save(file, np.array([performance.composer for performance in performances]))
         file.write(np.concatenate(rows).tobytes())
 
     with open(storage.cached_file(path, write), "rb") as file:
-        offsets = np.load(file)
-        return NoteTable(np.memmap(file, _ROW, "r", file.tell(), (offsets[-1],)), offsets)
+        offsets, composers = np.load(file), np.load(file)
+        return NoteTable(np.memmap(file, _ROW, "r", file.tell(), (offsets[-1],)), offsets, tuple(composers.tolist()))
 
 
 def notes_table(performances: Sequence[Notes]) -> NoteTable:

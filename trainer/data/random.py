@@ -19,7 +19,8 @@ class Purpose(enum.IntEnum):
     WINDOW = 1
     PHASE = 2
     AUGMENT = 3
-    DROPOUT = 4  # The first of one stream per layer: keep it the last.
+    COMPOSER = 4
+    DROPOUT = 5  # The first of one stream per layer: keep it the last.
 
 
 def uniform_rows(seed: int, purpose: int, first_row: tf.Tensor, rows: tf.Tensor, columns: int) -> tf.Tensor:

@@ -33,6 +33,11 @@ class Batch(NamedTuple):
         inputs: `[windows, seq_length]`, the note before each target; `START_PITCH` at a performance's start.
         targets: `[windows, positions]`; positions is seq_length, or 1 if only the last is a target.
         mask: bool `[windows, positions]`, False on the padding of short windows.
+        is_end: bool `[windows, positions]`, True where the performance has ended instead of going on with a note; False
+            everywhere if the model predicts no end.
+        position: int64 `[windows]`, number of notes of the performance before the first input.
+        composer: int64 `[windows]`, 1 + the index of the composer in `WindowSampler.composers`; 0 for an unknown one,
+            and for the fraction `composer_dropout` of the windows.
         recall: pitches at each input, and times for each target; `NO_RECALL` without memory.
         windows: int64 `[windows]`, index of each window in its epoch.
         first_example: int64 `[]`, example index of the first window (`trainer.data.random`).
@@ -41,13 +46,19 @@ class Batch(NamedTuple):
     inputs: NoteTensors
     targets: NoteTensors
     mask: tf.Tensor
+    is_end: tf.Tensor
+    position: tf.Tensor
+    composer: tf.Tensor
     recall: Recall
     windows: tf.Tensor
     first_example: tf.Tensor
 
 
 class _Location(NamedTuple):
-    """Windows of an epoch, int64 `[windows]` each; `first` counts from the start of the performance."""
+    """Windows of an epoch, int64 `[windows]` each.
+
+    `first` counts from the start of the performance; `count` includes the end of a performance.
+    """
 
     window: tf.Tensor
     performance: tf.Tensor
@@ -58,12 +69,13 @@ class _Location(NamedTuple):
 class WindowSampler:
     """The windows of a split, drawn by a stateless shuffle.
 
-    If every position is a target, an epoch cuts each performance of n notes into ceil(n / seq_length) windows that do
-    not overlap. Each epoch draws a new length for the first window, which moves all borders. So each epoch has the same
-    number of windows and has every note as a target once.
+    If every position is a target, an epoch cuts each performance of n targets into ceil(n / seq_length) windows that
+    do not overlap. Each epoch draws a new length for the first window, which moves all borders. So each epoch has the
+    same number of windows and has every target once. The targets are the notes and, if the model predicts it, the end.
     If only the last position is a target, a window starts at every note that has seq_length notes after it.
 
     Attributes:
+        composers: the names of the composers of the split, sorted; none if the model is not to know them.
         per_epoch: windows in an epoch.
         targets_per_epoch: target notes in an epoch.
         pitch_range: the lowest and the highest pitch of the split, before any transposition.
@@ -74,7 +86,9 @@ class WindowSampler:
         self._config = config
         lengths = table.lengths
         is_every = config.positions == "every"
-        counts = -(-lengths // config.seq_length) if is_every else np.maximum(lengths - config.seq_length, 0)
+        # With its end, a performance has one target more.
+        targets = lengths + (config.has_ending & (lengths > 0))
+        counts = -(-targets // config.seq_length) if is_every else np.maximum(lengths - config.seq_length, 0)
         self.per_epoch = int(counts.sum())
         self.targets_per_epoch = int(lengths.sum()) if is_every else self.per_epoch
         self.longest = int(lengths.max(initial=0))
@@ -89,8 +103,10 @@ class WindowSampler:
             # A graph captures eager tensors by reference; it would copy NumPy arrays.
             self._columns = NoteTensors(*(tf.constant(table.notes[field]) for field in NoteTensors._fields))
             self._offsets = tf.constant(table.offsets[:-1])
-            self._lengths = tf.constant(lengths)
+            self._lengths, self._targets = tf.constant(lengths), tf.constant(targets)
             self._first_window = tf.constant(np.cumsum(counts) - counts)
+            self.composers = tuple(sorted({*table.composers} - {""})) if config.has_composers else ()
+            self._composer_ids = tf.constant(table.composer_ids(self.composers))
         self._recall_table = RecallTable(table, self._columns) if config.has_memory else None
 
     def require_fit(self) -> None:
@@ -118,7 +134,7 @@ class WindowSampler:
         """Returns augmented windows from example index `first_example` on, an int64 `[]` (`trainer.data.random`)."""
         with tf.device("CPU:0"):
             location = self._locate(first_example + tf.range(windows, dtype=tf.int64))
-            rows, is_note = self._rows(location)
+            rows, is_note, is_end = self._rows(location)
             played = self._gather(rows, is_note)
             notes, factor = _augment(self._config, played, is_note, first_example)
             inputs = notes.map(lambda field: field[:, :-1])
@@ -132,16 +148,22 @@ class WindowSampler:
                 recalled = self._recall_table(rows, is_note)
                 pitches, times = _augment_recall(recalled, notes.pitch - played.pitch, factor)
                 recall = Recall(pitches, TimeRecall(*(part[:, -mask.shape[1] :] for part in times)))
-        return Batch(inputs, targets, mask, recall, location.window, tf.identity(first_example))
+            position = tf.maximum(location.first - 1, 0)
+            composer = self._draw_composers(location.performance, first_example)
+            is_end = is_end[:, -mask.shape[1] :]
+        return Batch(
+            inputs, targets, mask, is_end, position, composer, recall, location.window, tf.identity(first_example)
+        )
 
     def place(self, example_index: int) -> tuple[int, int, int]:
         """Returns the performance of an example's window, and the indices of its first and last target in it."""
         with tf.device("CPU:0"):
             location = self._locate(tf.constant([example_index], tf.int64))
             _, performance, first, count = (int(value[0]) for value in location)
+            last_note = int(self._lengths[performance]) - 1
         if self._config.positions == "last":
             first, count = first + count - 1, 1
-        return performance, first, first + count - 1
+        return performance, min(first, last_note), min(first + count - 1, last_note)
 
     def _locate(self, examples: tf.Tensor) -> _Location:
         """Returns the window of each example."""
@@ -158,7 +180,7 @@ class WindowSampler:
         seq_length = self._config.seq_length
         if self._config.positions == "last":
             return number + 1, tf.fill(tf.shape(number), tf.constant(seq_length, tf.int64))
-        length = tf.gather(self._lengths, performance)
+        length = tf.gather(self._targets, performance)
         tail = (length - 1) % seq_length + 1
         phase = random.permute_index(self._config.seed, random.Purpose.PHASE, epoch, performance, size=2**31)
         head = tail + phase % (seq_length - tail + 1)
@@ -166,13 +188,21 @@ class WindowSampler:
         last = tf.minimum(head + number * seq_length, length)
         return first, last - first
 
-    def _rows(self, location: _Location) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the rows of notes `first - 1` to `first + seq_length - 1`, and where they exist."""
+    def _rows(self, location: _Location) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the rows of notes `first - 1` to `first + seq_length - 1`, where they exist, and where the end is."""
         position = tf.range(-1, self._config.seq_length, dtype=tf.int64)
-        first, count = location.first[:, tf.newaxis], location.count[:, tf.newaxis]
-        is_note = (first + position >= 0) & (position < count)
-        rows = tf.gather(self._offsets, location.performance)[:, tf.newaxis] + first + position
-        return tf.where(is_note, rows, tf.zeros_like(rows)), is_note
+        number, is_inside = location.first[:, tf.newaxis] + position, position < location.count[:, tf.newaxis]
+        length = tf.gather(self._lengths, location.performance)[:, tf.newaxis]
+        is_note = (number >= 0) & (number < length) & is_inside
+        rows = tf.gather(self._offsets, location.performance)[:, tf.newaxis] + number
+        return tf.where(is_note, rows, tf.zeros_like(rows)), is_note, (number == length) & is_inside
+
+    def _draw_composers(self, performance: tf.Tensor, first_example: tf.Tensor) -> tf.Tensor:
+        """Returns the composer of each window's performance, or 0 for a random fraction of them."""
+        windows = tf.shape(performance)[0]
+        uniform = random.uniform_rows(self._config.seed, random.Purpose.COMPOSER, first_example, windows, 1)
+        is_known = uniform[:, 0] >= self._config.composer_dropout
+        return tf.where(is_known, tf.gather(self._composer_ids, performance), 0)
 
     def _gather(self, rows: tf.Tensor, is_note: tf.Tensor) -> NoteTensors:
         """Returns the notes of rows."""

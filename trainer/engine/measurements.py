@@ -28,11 +28,12 @@ class Measurements:
         config, state = self._setup.config, self._setup.state
         totals, names = state.pop_sums(), state.model.heads.loss_names
         seconds, self._seconds = self._seconds, 0.0
+        targets = max(totals.targets, 1.0)
         return MetricsRecord(
             train_step=train_step,
             epoch=round(train_step * config.windows_per_train_step / self._setup.windows.per_epoch, 4),
-            loss=totals.objective / totals.targets,
-            **{names[field]: total / totals.targets for field, total in totals.by_field.items()},
+            loss=totals.objective / targets,
+            **{names[field]: total / targets for field, total in totals.by_field.items()},
             learning_rate=state.learning_rate,
             **scores,
             notes_per_second=totals.targets / max(seconds, 1e-9),

@@ -125,6 +125,7 @@ def claim_workdir(setup: RunSetup, workdir: LocalWorkdir) -> None:
         "parameters": setup.parameters,
         "targets_per_epoch": setup.windows.targets_per_epoch,
         "pitch_range": setup.windows.pitch_range,
+        "composers": setup.windows.composers,
     }
     layout.update_run(workdir.directory, record)
 

@@ -9,7 +9,7 @@ the CPU prepares the next batch and launches kernels ahead while a GPU computes.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -51,10 +51,10 @@ class TrainState:
         *,
         loss_scale: float = 2.0**15,
         loss_scale_patience: int = 2000,
-        build: Callable[[Config, PitchRange], NextNoteModel] = build_model,
+        build: Callable[[Config, PitchRange, Sequence[str]], NextNoteModel] = build_model,
     ) -> None:
         self._config, self._strategy, self._loss_scale_patience = config, strategy, loss_scale_patience
-        self.model = build(config, windows.pitch_range)
+        self.model = build(config, windows.pitch_range, windows.composers)
         self.train_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step")
         self._lr_decay = float(config.warmup_steps), float(OPEN)
         sums = tf.zeros([len(self.model.heads.loss_names) + 2], tf.float64)
@@ -147,7 +147,8 @@ class TrainState:
         """
         loss_scale = self._loss_scale.read_value()
         gradient, totals, following = self._step(train_step, batch, loss_scale)
-        factor = self._step.nominal_targets / totals[-1] / tf.cast(loss_scale, tf.float64)
+        # A batch may hold nothing but the ends of performances.
+        factor = self._step.nominal_targets / tf.maximum(totals[-1], 1) / tf.cast(loss_scale, tf.float64)
         factor = tf.cast(factor, gradient.dtype)
         norm = factor * tf.sqrt(2 * tf.nn.l2_loss(gradient))
         totals_finite = tf.reduce_all(tf.math.is_finite(totals))

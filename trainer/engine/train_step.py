@@ -56,11 +56,13 @@ class ReplicaStep:
         """Returns the loss of each field of a batch's windows, 0 where masked: `[windows, positions]`."""
         dropout = Dropout(self._config.seed, self._config.dropout, batch.first_example)
         pitches, times = batch.recall
-        head_input, _ = self._model.forward(batch.inputs, recall=pitches, dropout=dropout)
+        state = self._model.window_state(batch.position, batch.composer)
+        head_input, _ = self._model.forward(batch.inputs, state, pitches, dropout)
         positions = batch.mask.shape[1]
         head_input = head_input.map(lambda part: part[:, -positions:])
-        losses = self._model.heads.losses(head_input, batch.targets, times)
-        return {field: tf.where(batch.mask, loss, 0) for field, loss in losses.items()}
+        losses = self._model.heads.losses(head_input, batch.targets, times, batch.is_end)
+        masks = {"end": batch.mask | batch.is_end}
+        return {field: tf.where(masks.get(field, batch.mask), loss, 0) for field, loss in losses.items()}
 
     def _make_batch(self, number: tf.Tensor) -> Batch:
         """Returns this replica's part of a batch, numbered through all train_steps."""

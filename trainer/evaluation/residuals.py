@@ -63,6 +63,7 @@ def score_with_residuals(
         pitch_top1=outputs["pitch_top1"],
         pitch_top5=outputs["pitch_top5"],
         step_within_30ms=(np.abs(predicted_tick - step_tick) <= TOLERANCE_TICKS).astype(np.float64),
+        end=np.zeros(len(step_us)),
     )
 
 

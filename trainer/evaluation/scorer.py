@@ -4,6 +4,7 @@ The score is the negative log likelihood of pitch, step and duration, times as t
 after its first. It depends neither on loss weights nor on training windows, so it compares any two models.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -50,28 +51,34 @@ class Scorer:
         def notes_spec(*shape: int | None) -> NoteTensors:
             return NoteTensors(*[tf.TensorSpec(shape, tf.int32)] * len(NoteTensors._fields))
 
+        self._has_ending = model.config.has_ending
         state_spec = _specs(model.initial_state(1), free=1)
+        ends_spec = tf.TensorSpec([None, None], tf.bool)
         recall_spec = _specs(Recall(*empty_recall(tf.constant([1, 1]))), free=2) if model.has_memory else NO_RECALL
 
         @tf.function(
-            autograph=False, input_signature=(notes_spec(None, None), notes_spec(None, None), recall_spec, state_spec)
+            autograph=False,
+            input_signature=(notes_spec(None, None), notes_spec(None, None), ends_spec, recall_spec, state_spec),
         )
         def read_chunk(
-            inputs: NoteTensors, targets: NoteTensors, recall: Recall, state: ModelState
+            inputs: NoteTensors, targets: NoteTensors, is_end: tf.Tensor, recall: Recall, state: ModelState
         ) -> tuple[dict[str, tf.Tensor], ModelState]:
             head_input, state = model.forward(inputs, state, recall.pitches)
-            return compute_outputs(model, head_input, targets, recall.times), state
+            outputs = compute_outputs(model, head_input, targets, recall.times)
+            if model.config.has_ending:
+                outputs["end"] = model.heads.end_nll(head_input, is_end)
+            return outputs, state
 
         window_spec = notes_spec(None, model.config.seq_length)
 
         @tf.function(
             autograph=False,
-            input_signature=(window_spec, tf.TensorSpec([None], tf.int32), notes_spec(None), recall_spec),
+            input_signature=(window_spec, tf.TensorSpec([None], tf.int32), notes_spec(None), recall_spec, state_spec),
         )
         def read_windows(
-            inputs: NoteTensors, last: tf.Tensor, targets: NoteTensors, recall: Recall
+            inputs: NoteTensors, last: tf.Tensor, targets: NoteTensors, recall: Recall, state: ModelState
         ) -> dict[str, tf.Tensor]:
-            head_input, _ = model.forward(inputs, recall=recall.pitches)
+            head_input, _ = model.forward(inputs, state, recall.pitches)
             head_input, times = tf.nest.map_structure(
                 lambda part: tf.gather(part, last, batch_dims=1), (head_input, recall.times)
             )
@@ -80,62 +87,73 @@ class Scorer:
         self._read_chunk, self._read_window_batch = read_chunk, read_windows
 
     def score(
-        self, table: NoteTable, residuals: TimeResiduals | None = None, *, activity: str | None = None
+        self,
+        table: NoteTable,
+        residuals: TimeResiduals | None = None,
+        *,
+        knows_composers: bool = True,
+        activity: str | None = None,
     ) -> NoteScores:
         """Scores every note of a split after each performance's first.
 
         Args:
             table: the split.
             residuals: for a model without densities, those that `fit_residuals` fitted on the validation split.
+            knows_composers: False hides the composers' names from a model that knows composers.
             activity: description of the progress, such as "scoring validation"; None shows no progress.
         """
         if table.lengths.max(initial=0) < 2:
             # With more workers than performances, a worker's share is empty.
             return NoteScores(*[np.empty(0)] * len(NoteScores._fields))
-        outputs = self._read(table, activity)
+        outputs = self._read(table, activity, knows_composers=knows_composers)
         if self._has_densities:
-            return NoteScores(**outputs)
+            return NoteScores(**{"end": np.zeros(len(outputs["pitch"]))} | outputs)
         assert residuals is not None, "a model without densities needs residual densities"
         return score_with_residuals(outputs, *_scored_times(table), residuals)
 
     def fit_residuals(self, table: NoteTable, *, activity: str | None = None) -> TimeResiduals:
         """Fits densities around the times that a model without densities predicts in a table, the validation split."""
-        outputs = self._read(table, activity)
+        outputs = self._read(table, activity, knows_composers=True)
         step_us, duration_us = _scored_times(table)
         return TimeResiduals(fit_density(outputs["step"], step_us), fit_density(outputs["duration"], duration_us))
 
-    def _read(self, table: NoteTable, activity: str | None) -> Outputs:
+    def _read(self, table: NoteTable, activity: str | None, *, knows_composers: bool) -> Outputs:
         """Returns the outputs of every scored note."""
+        composers = table.composer_ids(self._model.composers if knows_composers else ())
         scored = int(np.maximum(table.lengths - 1, 0).sum())
         with ProgressCounter(total=scored, unit="note", description=activity or "", quiet=activity is None) as counter:
             read = self._read_windows if self._model.config.positions == "last" else self._read_carrying
-            parts = read(table, counter)
-        return {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
+            parts = read(table, composers, counter)
+        return {name: values.astype(np.float64) for name, values in _join(parts).items()}
 
-    def _read_carrying(self, table: NoteTable, counter: ProgressCounter) -> list[Outputs]:
-        """Reads whole performances in parallel, chunk by chunk; returns the outputs of each performance's chunks."""
+    def _read_carrying(self, table: NoteTable, composers: np.ndarray, counter: ProgressCounter) -> list[Outputs]:
+        """Reads whole performances in parallel, chunk by chunk; returns the outputs of each performance."""
+        # The end is predicted from the last note, which predicts no other.
+        targets = table.lengths + (self._has_ending & (table.lengths > 0))
         longest_first = np.argsort(-table.lengths, kind="stable")
         by_performance: list[list[Outputs]] = [[] for _ in longest_first]
         for lane in range(0, len(longest_first), self._lanes):
             group = longest_first[lane : lane + self._lanes]
             performances = [table.performance(index) for index in group]
-            lengths = table.lengths[group]
-            state = self._model.initial_state(len(group))
-            for start in range(0, int(lengths[0]), self._chunk):
-                active = int(np.sum(lengths > start))
+            count = targets[group]
+            state = self._model.initial_state(len(group), composers[group])
+            for start in range(0, int(count[0]), self._chunk):
+                active = int(np.sum(count > start))
                 state = tf.nest.map_structure(lambda part, active=active: part[:active], state)
-                inputs, targets = _chunk(performances[:active], start, min(self._chunk, int(lengths[0]) - start))
+                inputs, following = _chunk(performances[:active], start, min(self._chunk, int(count[0]) - start))
                 numbers = np.arange(start - 1, start + inputs.pitch.shape[1])
+                is_end = tf.constant(numbers[1:] == table.lengths[group[:active], np.newaxis])
                 recall = self._recall(table, group[:active], numbers)
-                outputs, state = self._read_chunk(inputs, targets, recall, state)
+                outputs, state = self._read_chunk(inputs, following, is_end, recall, state)
                 arrays = {name: value.numpy() for name, value in outputs.items()}
                 for row in range(active):
-                    first, last = max(start, 1) - start, min(self._chunk, int(lengths[row]) - start)
+                    first, last = max(start, 1) - start, min(self._chunk, int(count[row]) - start)
                     by_performance[group[row]].append({name: array[row, first:last] for name, array in arrays.items()})
-                    counter.advance(max(last - first, 0))
-        return [part for parts in by_performance for part in parts]
+                    counter.advance(max(min(last, int(table.lengths[group[row]]) - start) - first, 0))
+        whole = [_join(parts) for parts in by_performance if parts]
+        return [_merge_ends(outputs) for outputs in whole] if self._has_ending else whole
 
-    def _read_windows(self, table: NoteTable, counter: ProgressCounter) -> list[Outputs]:
+    def _read_windows(self, table: NoteTable, composers: np.ndarray, counter: ProgressCounter) -> list[Outputs]:
         """Reads the window before each note; returns the outputs of each batch of windows."""
         seq_length = self._model.config.seq_length
         parts = []
@@ -147,11 +165,13 @@ class Scorer:
                 # Windows at a performance's start are padded on the right; the output there is not used.
                 numbers = np.minimum(first[:, np.newaxis] + np.arange(seq_length + 1), length - 1)
                 recall = self._recall(table, np.full(len(numbers), index), numbers)
+                state = self._model.initial_state(len(numbers), np.full(len(numbers), composers[index]))
                 outputs = self._read_window_batch(
                     NoteTensors(*(tf.constant(field[numbers[:, :-1]]) for field in performance)),
                     tf.constant(note - first - 1, tf.int32),
                     NoteTensors(*(tf.constant(field[note]) for field in performance)),
                     recall,
+                    state,
                 )
                 parts.append({name: value.numpy() for name, value in outputs.items()})
             counter.advance(max(int(length) - 1, 0))
@@ -165,6 +185,20 @@ class Scorer:
         if self._recall_table is None or self._recall_table.table is not table:
             self._recall_table = RecallTable(table)
         return Recall(*self._recall_table.in_performances(performances, numbers))
+
+
+def _join(parts: Sequence[Outputs]) -> Outputs:
+    """Returns the outputs of parts of a performance, or of performances, as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _merge_ends(outputs: Outputs) -> Outputs:
+    """Adds the nats of a performance's end, the last value of `end`, to those of its last note; drops other outputs."""
+    *ends, last = outputs["end"].tolist()
+    if ends:
+        ends[-1] += last
+    scored = len(ends)
+    return {name: values[:scored] for name, values in outputs.items()} | {"end": np.array(ends)}
 
 
 def _specs(structure: Any, *, free: int) -> Any:

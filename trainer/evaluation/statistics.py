@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.workdir.formats import NatsPerNote, PartScores, ScoredField, SplitScores
+from trainer.workdir.formats import ComposerGain, EndingScores, NatsPerNote, PartScores, ScoredField, SplitScores
 
 FIELDS: Final[tuple[ScoredField, ...]] = ("pitch", "step", "duration")
 """The fields of a note that are scored."""
@@ -22,7 +22,9 @@ Ints = NDArray[np.int64]
 class NoteScores(NamedTuple):
     """Scores of each note, `[notes]`: performance after performance, each without its first note.
 
-    Pitch, step and duration are nats; the others are 1 where the prediction is right, else 0.
+    Pitch, step and duration are nats. The next three are 1 where the prediction is right, else 0. `end` is nats too:
+    that the performance has not ended before the note and, at its last note, that it ends there. It is 0 if the model
+    predicts no end.
     """
 
     pitch: Floats
@@ -31,6 +33,7 @@ class NoteScores(NamedTuple):
     pitch_top1: Floats
     pitch_top5: Floats
     step_within_30ms: Floats
+    end: Floats
 
 
 def sum_scores(scores: NoteScores) -> list[float]:
@@ -43,6 +46,7 @@ def compute_metrics(sums: Sequence[float]) -> SplitScores:
     *values, notes = sums
     means = {name: value / notes for name, value in zip(NoteScores._fields, values, strict=True)}
     nats = with_total({field: means.pop(field) for field in FIELDS})
+    del means["end"]  # `score_ending` reports it by performance.
     return SplitScores(nats_per_note=nats, notes=int(notes), **means)
 
 
@@ -89,6 +93,44 @@ def score_unshared(
         return None
     nats, scored = _sum_by_performance(scores, lengths)
     return _score_part(nats, scored, is_unshared) if scored[is_unshared].any() else None
+
+
+def score_ending(scores: NoteScores, lengths: Ints) -> EndingScores:
+    """Computes the nats of a performance's end, over performances of `lengths` notes that have a scored note.
+
+    Beside them are those of ends that are equally likely after each note, as often as these performances end.
+    """
+    notes = lengths[lengths > 1]
+    rate = 1 / np.mean(notes)
+    constant = -(np.log(rate) + (np.mean(notes) - 1) * np.log1p(-rate))
+    return EndingScores(float(np.sum(scores.end)) / len(notes), float(constant))
+
+
+def score_composer_gain(
+    known: NoteScores, hidden: NoteScores, lengths: Ints, composers: Sequence[str], names: Sequence[str]
+) -> ComposerGain | None:
+    """Compares scores with the composers' names, `known`, and without, `hidden`, of performances of `lengths` notes.
+
+    The gain is that of performances whose composer has one of the `names` that the model knows; None without any.
+    """
+    has_name = np.isin(composers, names)
+    _, scored = _sum_by_performance(known, lengths)
+    if not scored[has_name].any():
+        return None
+    difference = NoteScores(*(after - before for after, before in zip(hidden, known, strict=True)))
+    of_notes = np.repeat(has_name, scored)
+    named = NoteScores(*(values[of_notes] for values in difference))
+    intervals = confidence_intervals(named, lengths[has_name])
+    return ComposerGain(
+        without=compute_metrics(sum_scores(hidden)).nats_per_note,
+        total=compute_metrics(sum_scores(named)).nats_per_note["total"],
+        confidence_95=intervals["total"] if intervals else None,
+        by_composer={
+            name: part.nats_per_note["total"]
+            for name, part in score_composers(difference, lengths, composers).items()
+            if name in names
+        },
+    )
 
 
 def _score_part(nats: Floats, scored: Ints, is_part: NDArray[np.bool_]) -> PartScores:

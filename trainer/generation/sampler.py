@@ -18,7 +18,9 @@ from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import PitchRecall
 from trainer.data.recall_table import RecallTable
-from trainer.generation.sampling_flags import DEFAULT_RETURNS, RETURNS, TEMPERATURES, TOP_PS
+from trainer.generation.composers import composer_ids
+from trainer.generation.ending import Ending, Progress, advance, draw_ends, make_ending, no_progress
+from trainer.generation.sampling_flags import DEFAULT_RETURNS, RETURNS, SECONDS, TEMPERATURES, TOP_PS
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
 from trainer.model.memory import read_memory
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
@@ -37,10 +39,12 @@ class Samples(NamedTuple):
 
     Attributes:
         notes: each sample, its primer and the continuation.
+        has_ended: of each sample, whether it ended before `num_notes`: the model ended it, or `seconds` were over.
         notes_per_second: generated notes of all samples per second, without reading primers and compiling.
     """
 
     notes: list[Notes]
+    has_ended: list[bool]
     notes_per_second: float
 
 
@@ -54,6 +58,21 @@ class _Options(NamedTuple):
     weights: list[DecodeWeights]
     temperature: tf.Tensor
     top_p: TopP
+    ending: Ending | None
+
+
+class _Numbers(NamedTuple):
+    """Random numbers of a call of the compiled loop, float32 `[notes, samples, ...]`.
+
+    Attributes:
+        uniforms: of each note, `UNIFORMS_PER_NOTE`.
+        returns: as for `NextNoteModel.decode_step`.
+        ends: uniform, of the end before each note.
+    """
+
+    uniforms: tf.Tensor
+    returns: tf.Tensor
+    ends: tf.Tensor
 
 
 class _Draws:
@@ -63,15 +82,17 @@ class _Draws:
         streams = [np.random.Philox(key=[seed, sample]) for sample in range(samples)]
         self._uniforms = [np.random.Generator(stream) for stream in streams]
         self._returns = [np.random.Generator(stream.jumped()) for stream in streams]
+        self._ends = [np.random.Generator(stream.jumped(2)) for stream in streams]
         self._return_rate = return_rate
 
-    def next_call(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the uniforms and the returns of a call of the compiled loop."""
+    def next_call(self) -> _Numbers:
+        """Returns the random numbers of a call of the compiled loop."""
         shape = (_NOTES_PER_CALL, UNIFORMS_PER_NOTE)
         uniforms = np.stack([stream.random(shape, np.float32) for stream in self._uniforms], axis=1)
         happens, place = np.stack([stream.random((2, _NOTES_PER_CALL)) for stream in self._returns], axis=2)
         returns = np.where(happens < self._return_rate, place, -1).astype(np.float32)
-        return tf.constant(uniforms), tf.constant(returns)
+        ends = np.stack([stream.random(_NOTES_PER_CALL, np.float32) for stream in self._ends], axis=1)
+        return _Numbers(*map(tf.constant, (uniforms, returns, ends)))
 
 
 class NoteSampler:
@@ -79,10 +100,14 @@ class NoteSampler:
 
     Args:
         model: the model, or what `load_model` returns.
+
+    Attributes:
+        composers: the names of the composers that the model knows.
     """
 
     def __init__(self, model: NextNoteModel | LoadedModel) -> None:
         self._model = model.model if isinstance(model, LoadedModel) else model
+        self.composers = self._model.composers
         self._decode = tf.function(self._decode_notes, autograph=False, jit_compile=True)
         self._forward = tf.function(self._model.forward, autograph=False, reduce_retracing=True)
 
@@ -96,15 +121,21 @@ class NoteSampler:
         seed: int,
         top_p: float | Mapping[str, float] = 1.0,
         returns: float = DEFAULT_RETURNS,
+        can_end: bool = True,
+        seconds: float | None = None,
+        composers: str | Sequence[str] = "",
         quiet: bool = True,
     ) -> Samples:
         """Continues primers, or starts without one, all samples in parallel.
+
+        A sample ends where the model ends it, or before the note that would be later than `seconds`, or after
+        `num_notes`, whichever comes first. It has at least one note more than its primer.
 
         Sample i depends on the seed, on i and on its own primer, not on the other samples.
 
         Args:
             primers: one or several, of any lengths; after an empty one, a sample starts with its first note.
-            num_notes: notes to generate for each sample, at least 1; all pitches are within the model's range.
+            num_notes: the most notes to generate for each sample, at least 1; all pitches are within the model's range.
             num_samples: samples of each primer, at least 1; those of the first primer come first.
             temperature: above 0; values below 1 favour likely notes, values above 1 unlikely ones. One for all, or one
                 for each of `sostenuto.music.notes.FIELDS`.
@@ -114,27 +145,39 @@ class NoteSampler:
             returns: 0 to 1,000: how often in 1,000 notes, on average, the music returns to an earlier passage, which is
                 drawn at random. From there on the model decides how long it follows the passage. A model without
                 memory does not return.
+            can_end: False plays `num_notes`, whatever the model predicts.
+            seconds: above 0: the longest time from the first generated note to the last. The model ends the sample in
+                the last quarter of it, where an end is likeliest. None has no limit.
+            composers: the composer in whose style the model plays, or one for each primer; "" for none in particular.
             quiet: shows no progress.
 
         Raises:
-            UserError: an argument is of a wrong type or out of its range, or a primer is empty and the model cannot
-                start without one.
+            UserError: an argument is of a wrong type or out of its range, a primer is empty and the model cannot start
+                without one, or the model does not know a composer.
         """
         primers = _list_primers(primers)
+        composer = composer_ids(composers, len(primers), self._model.composers)
+        if seconds is not None:
+            seconds = _number("seconds", seconds, SECONDS)
         num_notes = _number("num_notes", num_notes, _AT_LEAST_1, int)
         num_samples = _number("num_samples", num_samples, _AT_LEAST_1, int)
         seed = _number("seed", seed, _SEEDS, int)
         returns = _number("returns", returns, RETURNS)
         options = self._make_options(temperature, top_p)
-        prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), self._read_primers(primers))
+        if can_end or seconds is not None:
+            options = options._replace(ending=make_ending(seconds))
+        prefix = self._read_primers(primers, composer)
+        prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), prefix)
         samples = len(primers) * num_samples
         figures = {"samples": samples, "num_notes": num_notes}
         with silenced(quiet):
             logger.info(f"generating {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
         draws = _Draws(seed, samples, returns / 1000)
-        notes, seconds = self._generate(prefix, options, draws, num_notes=num_notes, quiet=quiet)
+        notes, begin = self._generate(prefix, options, draws, num_notes=num_notes, quiet=quiet)
+        taken = time.monotonic() - begin
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
-        return Samples(continued, num_notes * samples / seconds)
+        lengths = [continuation.shape[1] for continuation in notes]
+        return Samples(continued, [length < num_notes for length in lengths], sum(lengths) / taken)
 
     def _make_options(self, temperature: float | Mapping[str, float], top_p: float | Mapping[str, float]) -> _Options:
         dtype = self._model.config.full_precision
@@ -145,59 +188,61 @@ class NoteSampler:
             tuple(
                 None if value == 1 else tf.constant(value, dtype) for value in _list_by_field("top_p", top_p, TOP_PS)
             ),
+            None,
         )
 
     def _generate(
         self, prefix: _Prefix, options: _Options, draws: _Draws, *, num_notes: int, quiet: bool
     ) -> tuple[list[np.ndarray], float]:
-        """Returns the notes of each sample, `[fields, num_notes]`, and the seconds without compilation."""
+        """Returns the notes of each sample, `[fields, notes]`, and when it began, without compilation."""
         samples = prefix[0].body.shape[0]
         # Compiles without sampling a note, so that the speed does not include compilation.
-        self._decode(
-            tf.constant(0),
-            prefix,
-            options,
-            tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]),
-            tf.zeros([_NOTES_PER_CALL, samples]),
-        )
-        started = time.monotonic()
+        number = tf.zeros([_NOTES_PER_CALL, samples])
+        nothing = _Numbers(tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]), number, number)
+        progress = no_progress(samples)
+        self._decode(tf.constant(0), prefix, progress, options, nothing)
+        begin = time.monotonic()
         calls = []
         with ProgressCounter(total=num_notes * samples, unit="note", description="generating", quiet=quiet) as counter:
             for first_note in range(0, num_notes, _NOTES_PER_CALL):
                 count = min(_NOTES_PER_CALL, num_notes - first_note)
-                prefix, notes = self._decode(tf.constant(count), prefix, options, *draws.next_call())
+                prefix, progress, notes = self._decode(tf.constant(count), prefix, progress, options, draws.next_call())
                 calls.append(notes.numpy()[:count])
                 counter.advance(count * samples)
-        seconds = time.monotonic() - started
-        return list(np.concatenate(calls).T), seconds
+                if progress.has_ended.numpy().all():
+                    break
+        notes = np.concatenate(calls)
+        return [notes[:length, :, sample].T for sample, length in enumerate(progress.length.numpy().tolist())], begin
 
     def _decode_notes(
-        self, notes: tf.Tensor, prefix: _Prefix, options: _Options, uniforms: tf.Tensor, returns: tf.Tensor
-    ) -> tuple[_Prefix, tf.Tensor]:
-        """Samples `notes` notes `[limit, fields, samples]`.
-
-        `uniforms` are `[limit, samples, UNIFORMS_PER_NOTE]`, `returns` as for `NextNoteModel.decode_step`,
-        `[limit, samples]`.
-        """
-        limit, samples = uniforms.shape[:2]
+        self, notes: tf.Tensor, prefix: _Prefix, progress: Progress, options: _Options, numbers: _Numbers
+    ) -> tuple[_Prefix, Progress, tf.Tensor]:
+        """Samples at most `notes` notes `[limit, fields, samples]`, until all samples have ended."""
+        limit, samples = numbers.uniforms.shape[:2]
         sampled = tf.TensorArray(tf.int32, limit, element_shape=[len(NoteTensors._fields), samples])
 
         def decode_note(
-            index: tf.Tensor, prefix: _Prefix, sampled: tf.TensorArray
-        ) -> tuple[tf.Tensor, _Prefix, tf.TensorArray]:
+            index: tf.Tensor, prefix: _Prefix, progress: Progress, sampled: tf.TensorArray
+        ) -> tuple[tf.Tensor, _Prefix, Progress, tf.TensorArray]:
             head_input, state = prefix
+            uniforms, returns, ends = (tf.gather(part, index) for part in numbers)
+            ends = draw_ends(self._model, head_input, ends, progress, options.ending)
             note, matches = self._model.heads.sample(
-                head_input, tf.gather(uniforms, index), options.temperature, options.top_p, memory=state.memory
+                head_input, uniforms, options.temperature, options.top_p, memory=state.memory
             )
-            prefix = self._model.decode_step(note, state, options.weights, matches, tf.gather(returns, index))
-            return index + 1, prefix, sampled.write(index, tf.stack(note))
+            progress = advance(progress, note, ends, options.ending)
+            prefix = self._model.decode_step(note, state, options.weights, matches, returns)
+            return index + 1, prefix, progress, sampled.write(index, tf.stack(note))
 
-        _, prefix, sampled = tf.while_loop(
-            lambda index, *_: index < notes, decode_note, (0, prefix, sampled), maximum_iterations=limit
+        def is_left(index: tf.Tensor, prefix: _Prefix, progress: Progress, sampled: tf.TensorArray) -> tf.Tensor:
+            return (index < notes) & ~tf.reduce_all(progress.has_ended)
+
+        _, prefix, progress, sampled = tf.while_loop(
+            is_left, decode_note, (0, prefix, progress, sampled), maximum_iterations=limit
         )
-        return prefix, sampled.stack()
+        return prefix, progress, sampled.stack()
 
-    def _read_primers(self, primers: Sequence[Notes]) -> _Prefix:
+    def _read_primers(self, primers: Sequence[Notes], composers: np.ndarray) -> _Prefix:
         """Returns the heads' input and the state after each primer."""
         inputs = [self._model_inputs(primer) for primer in primers]
         lengths = np.array([notes.shape[1] for notes in inputs])
@@ -205,7 +250,7 @@ class NoteSampler:
         for length in np.unique(lengths):  # Inputs of one length form a batch.
             group = np.flatnonzero(lengths == length)
             batch = NoteTensors(*map(tf.constant, np.stack([inputs[index] for index in group], axis=1)))
-            state = self._model.initial_state(len(group))
+            state = self._model.initial_state(len(group), composers[group])
             if self._model.has_memory:
                 group_primers = [primers[index] for index in group.tolist()]
                 head_input, state = self._forward(batch, state, _recall(group_primers, int(length)))

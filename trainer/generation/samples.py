@@ -23,6 +23,7 @@ from sostenuto.music.midi import as_written, read_midi, read_pedal, write_midi, 
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import NOTICE, ProgressCounter, silenced
+from trainer.generation.composers import keep_known
 from trainer.generation.sampling_flags import DEFAULT_RETURNS, DEFAULT_TEMPERATURE
 from trainer.workdir.outputs import WAIT_SECONDS, hold_output
 from trainer.workdir.samples_index import SampleEntry, SamplesIndex
@@ -54,10 +55,11 @@ _NAMES: Final = re.compile(r"sample-\d{3,}\.(mid|png|wav|mp3)|distributions\.png
 
 
 class Primer(NamedTuple):
-    """Notes to continue, and the name of their piece."""
+    """Notes to continue, the name of their piece, and its composer, "" if unknown."""
 
     notes: Notes
     name: str
+    composer: str = ""
 
 
 class Sample(NamedTuple):
@@ -108,7 +110,9 @@ def select_primers(manifest: Manifest, count: int = NUM_SAMPLES) -> list[Primer]
         if len(performance.notes):
             end = int(np.searchsorted(performance.notes.onset_us, PRIMER_SECONDS * 1e6))
             name = ": ".join(filter(None, (performance.composer, performance.title))) or performance.path
-            by_piece.setdefault(performance.piece, []).append(Primer(performance.notes[:end], name))
+            by_piece.setdefault(performance.piece, []).append(
+                Primer(performance.notes[:end], name, performance.composer)
+            )
     pieces = [by_piece[piece] for piece in sorted(by_piece)]
     if len(pieces) > count:
         pieces = [pieces[index * len(pieces) // count] for index in range(count)]
@@ -131,7 +135,10 @@ def write_samples(
     from sostenuto.music import audio
 
     primers = primers or [Primer(Notes.empty(), "")] * count
-    played = sampler.sample([primer.notes for primer in primers], **_SAMPLING, quiet=quiet)
+    composers = keep_known((primer.composer for primer in primers), sampler.composers)
+    played = sampler.sample(
+        [primer.notes for primer in primers], **_SAMPLING, can_end=False, composers=composers, quiet=quiet
+    )
     has_pedal = sustain == "ignore"
     files = list_names(len(primers), "mid", "mp3")
     with replace_samples(storage.join(workdir, SAMPLES_NAME), files) as directory:

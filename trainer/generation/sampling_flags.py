@@ -15,6 +15,7 @@ from trainer.workdir.formats import Field
 TEMPERATURES: Final = Bounds(above=0)
 TOP_PS: Final = Bounds(above=0, maximum=1)
 RETURNS: Final = Bounds(minimum=0, maximum=1_000)
+SECONDS: Final = Bounds(above=0, maximum=1_000_000)
 
 _FIELDS: Final[tuple[Field, ...]] = get_args(Field)
 

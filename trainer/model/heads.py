@@ -1,6 +1,6 @@
 """Heads that predict the next note: a distribution of each field, or single numbers as in the TensorFlow tutorial."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import keras
@@ -13,6 +13,7 @@ from trainer.data.recall import PitchRecall, TimeRecall
 from trainer.model import time_distribution
 from trainer.model.activations import LayerNorm, gelu
 from trainer.model.categorical import categorical_nll, sample_categorical
+from trainer.model.end_head import EndHead, end_nll
 from trainer.model.layers import MixedDense, embedding, glorot
 from trainer.model.memory import Memory, NoteMatches, match_pitch, recall_times
 from trainer.model.note_history import release_histogram
@@ -49,12 +50,14 @@ class HeadInput(NamedTuple):
             tuple without note history, as `releases`.
         releases: their histogram, `[..., BINS]`.
         recall: candidates for the predicted pitch; an empty tuple without memory.
+        position: the number of notes so far, int64 `[...]`; an empty tuple if the model predicts no end.
     """
 
     body: tf.Tensor
     remaining_us: tf.Tensor | tuple[()] = ()
     releases: tf.Tensor | tuple[()] = ()
     recall: PitchRecall | tuple[()] = ()
+    position: tf.Tensor | tuple[()] = ()
 
     def map(self, function: Callable[..., Any], *others: "HeadInput") -> "HeadInput":
         """Applies `function` to each tensor, with those of other inputs as further arguments."""
@@ -65,13 +68,18 @@ class DensityHeads(keras.layers.Layer):
     """Pitch, then step given pitch, then duration given both, then velocity given all; losses are nats.
 
     Hidden layers multiply in the run's precision; sums, normalizations and logits are in `dtype`.
-    """
 
-    loss_names: ClassVar[dict[str, str]] = {field: f"{field}_nll" for field in FIELDS}  # as reported
+    Attributes:
+        loss_names: the name of each loss in reports: of each field and, if it is predicted, of the end.
+        end: the head that predicts the end of a performance, or None.
+    """
 
     def __init__(self, config: Config, dtype: str, pitch_range: PitchRange, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name="heads")
         self.pitch_range = pitch_range
+        self.end = EndHead(config, dtype, seeds) if config.has_ending else None
+        losses = (*FIELDS, "end") if self.end else FIELDS
+        self.loss_names: Mapping[str, str] = {loss: f"{loss}_nll" for loss in losses}
         classes = {"pitch": PITCHES, "step": BINS, "duration": BINS, "velocity": PITCHES}
         units = config.head_units
         self._hidden = MixedDense(
@@ -136,10 +144,25 @@ class DensityHeads(keras.layers.Layer):
         }
 
     def losses(
-        self, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()] = ()
+        self,
+        head_input: HeadInput,
+        notes: NoteTensors,
+        times: TimeRecall | tuple[()] = (),
+        is_end: tf.Tensor | bool = False,
     ) -> dict[str, tf.Tensor]:
-        """Returns the training loss `[...]` of each field: its negative log likelihood."""
-        return self.nll(self.logits(head_input, notes, times), notes)
+        """Returns the training loss `[...]` of each field and, if predicted, of the end: negative log likelihoods.
+
+        `is_end`, bool `[...]`, is True where the performance ends instead of going on with the note.
+        """
+        losses = self.nll(self.logits(head_input, notes, times), notes)
+        return {**losses, "end": self.end_nll(head_input, is_end)} if self.end else losses
+
+    def end_nll(self, head_input: HeadInput, is_end: tf.Tensor | bool) -> tf.Tensor:
+        """Returns the negative log likelihood `[...]` of an end, or of its absence; 0 if the model predicts none."""
+        if self.end is None:
+            return tf.zeros(tf.shape(head_input.body)[:-1], self.compute_dtype)
+        logits = self.end(head_input.body, head_input.position)
+        return end_nll(logits, tf.broadcast_to(is_end, tf.shape(logits)))
 
     def sample(
         self,
@@ -236,6 +259,7 @@ class RegressionHeads(keras.layers.Layer):
     """The tutorial's heads: pitch logits, and step and duration in seconds as one number each."""
 
     loss_names: ClassVar[dict[str, str]] = {"pitch": "pitch_nll", "step": "step_mse", "duration": "duration_mse"}
+    end: ClassVar[None] = None
 
     def __init__(self, dtype: str, pitch_range: PitchRange, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name="heads")
@@ -254,7 +278,11 @@ class RegressionHeads(keras.layers.Layer):
         }
 
     def losses(
-        self, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()] = ()
+        self,
+        head_input: HeadInput,
+        notes: NoteTensors,
+        times: TimeRecall | tuple[()] = (),
+        is_end: tf.Tensor | bool = False,
     ) -> dict[str, tf.Tensor]:
         """Returns the training losses of notes `[...]`: cross entropy, and squared error with positive pressure."""
         predicted = self.predict_fields(head_input)

@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Iterator
+from typing import Final, Literal
 
 import keras
 import tensorflow as tf
@@ -16,7 +17,7 @@ from trainer.model.time_distribution import bins
 
 # Embeddings start within 0.05 of zero, and an optimizer step has the same length for them as for any weight. Scaled up,
 # they are as large as activations and learn faster in proportion.
-_SCALE = 32.0
+EMBEDDING_SCALE: Final = 32.0
 
 
 def initializer_seeds(seed: int) -> Iterator[int]:
@@ -32,9 +33,17 @@ def glorot(seeds: Iterator[int]) -> keras.Initializer:
     return keras.initializers.GlorotUniform(next(seeds))
 
 
-def embedding(rows: int, columns: int, seeds: Iterator[int], *, dtype: str, name: str) -> keras.layers.Embedding:
-    """Returns a table of learned vectors, which starts with the next seed."""
-    initializer = keras.initializers.RandomUniform(seed=next(seeds))
+def embedding(
+    rows: int,
+    columns: int,
+    seeds: Iterator[int],
+    *,
+    dtype: str,
+    name: str,
+    start: Literal["random", "zeros"] = "random",
+) -> keras.layers.Embedding:
+    """Returns a table of learned vectors, random ones of the next seed or zeros."""
+    initializer = keras.initializers.RandomUniform(seed=next(seeds)) if start == "random" else "zeros"
     return _Embedding(rows, columns, initializer, dtype=dtype, name=name)
 
 
@@ -64,13 +73,13 @@ class NoteEmbedding(keras.layers.Layer):
     def embed(self, notes: NoteTensors) -> tf.Tensor:
         """Concatenates the vectors of all fields of notes `[...]`: `[..., size]`."""
         vectors = [layer(row) for layer, row in zip(self._layers_by_field, _table_rows(notes), strict=True)]
-        return _SCALE * tf.concat(vectors, axis=-1)
+        return EMBEDDING_SCALE * tf.concat(vectors, axis=-1)
 
     def project_tables(self, matrix: tf.Tensor) -> list[tf.Tensor]:
         """Returns a table `[rows, columns]` a field, so that `lookup_sum` equals `embed @ matrix` `[size, columns]`."""
         blocks = tf.split(matrix, [layer.output_dim for layer in self._layers_by_field])
         return [
-            tf.matmul(_SCALE * layer.embeddings, block)
+            tf.matmul(EMBEDDING_SCALE * layer.embeddings, block)
             for layer, block in zip(self._layers_by_field, blocks, strict=True)
         ]
 

@@ -3,9 +3,11 @@
 The model scales its inputs: callers pass MIDI numbers and microseconds.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from sostenuto.music.notes import PITCHES
@@ -16,10 +18,12 @@ from trainer.model import lstm_cpu, note_history
 from trainer.model.activations import LayerNorm
 from trainer.model.heads import ALL_PITCHES, DensityHeads, HeadInput, PitchRange, RegressionHeads
 from trainer.model.layers import (
+    EMBEDDING_SCALE,
     Dropout,
     MixedDense,
     NoteEmbedding,
     blocked_matmul,
+    embedding,
     glorot,
     initializer_seeds,
     lookup_sum,
@@ -46,11 +50,17 @@ class ModelState(NamedTuple):
         history: the last notes, `[batch, HISTORY_LENGTH]`; an empty tuple for a model without note history.
         memory: the notes of the performance; an empty tuple for a model without memory, and in `forward`, whose callers
             know the whole performance.
+        position: the number of notes of each performance so far, int64 `[batch]`; an empty tuple for a model that
+            predicts no end.
+        composer: 1 + the index of each performance's composer in `NextNoteModel.composers`, 0 for an unknown one, int64
+            `[batch]`; an empty tuple for a model that knows none.
     """
 
     layers: tuple[LayerState, ...]
     history: _History
     memory: Memory | tuple[()] = ()
+    position: tf.Tensor | tuple[()] = ()
+    composer: tf.Tensor | tuple[()] = ()
 
 
 class DecodeWeights(NamedTuple):
@@ -68,17 +78,18 @@ class NextNoteModel(keras.Model):
 
     Attributes:
         config: the config that it was built from.
+        composers: the names of the composers that it knows; none if its dataset names none, or `config` disables them.
         heads: the layers that predict a note, or its losses, from a `HeadInput`.
         has_memory: True if the model uses recall.
         cudnn: True runs Keras' LSTM layers, which use cuDNN on a GPU; False runs `lstm_cpu.lstm`. By default True if a
             GPU is visible. Set it to False before tracing for a CPU on a machine with GPUs.
     """
 
-    def __init__(self, config: Config, pitch_range: PitchRange = ALL_PITCHES) -> None:
+    def __init__(self, config: Config, pitch_range: PitchRange = ALL_PITCHES, composers: Sequence[str] = ()) -> None:
         # Logits, losses and normalizations have the precision of the variables; LSTM and hidden layers may have less.
         full = config.full_precision
         super().__init__(dtype=full, name="next_note")
-        self.config = config
+        self.config, self.composers = config, tuple(composers)
         has_history = config.model == "density" and config.recent_embedding > 0
         self.has_memory = config.has_memory
         self.cudnn = bool(tf.config.list_physical_devices("GPU"))
@@ -96,7 +107,7 @@ class NextNoteModel(keras.Model):
             )
             for layer in range(config.layers)
         ]
-        self._recent = None
+        self._recent = self._composer = None
         if config.model == "density":
             self._embedding = NoteEmbedding(config, full, seeds)
             if has_history:
@@ -106,6 +117,11 @@ class NextNoteModel(keras.Model):
                     kernel_initializer=glorot(seeds),
                     dtype=config.precision,
                     name="recent",
+                )
+            if composers:
+                # Like embeddings of notes, but from zero: at first all composers are alike.
+                self._composer = embedding(
+                    1 + len(composers), config.composer_embedding, seeds, dtype=full, name="composer", start="zeros"
                 )
             self._norms = [LayerNorm(dtype=full, name=f"norm_{layer + 1}") for layer in range(config.layers)]
             self.heads = DensityHeads(config, full, pitch_range, seeds)
@@ -132,14 +148,18 @@ class NextNoteModel(keras.Model):
         """
         state = self.initial_state(tf.shape(inputs.pitch)[0]) if state is None else state
         history, releases, recent = self._update_history(inputs, state.history, recall)
-        stream = tf.concat([self._encode(inputs), *recent], axis=-1)
+        composer = self._embed_composers(state.composer, tf.shape(inputs.pitch)[1])
+        stream = tf.concat([self._encode(inputs), *recent, *composer], axis=-1)
         layers = []
         for index, (lstm, before) in enumerate(zip(self._lstm, state.layers, strict=True)):
             output, after = self._run_layer(lstm, self._normalize(index, stream), before)
             layers.append(after)
             stream = self._residual(index, stream, tf.cast(output, self.compute_dtype), dropout)
         last_history = tf.nest.map_structure(lambda field: field[:, -1], history)
-        return self._head_input(stream, history, releases, recall), ModelState(tuple(layers), last_history)
+        position = self._positions(inputs, state.position)
+        last_position = tf.nest.map_structure(lambda part: part[:, -1], position)
+        end = ModelState(tuple(layers), last_history, (), last_position, state.composer)
+        return self._head_input(stream, history, releases, recall)._replace(position=position), end
 
     def decode_weights(self) -> list[DecodeWeights]:
         """Returns the weights for `decode_step`; compute them once for many notes."""
@@ -179,6 +199,8 @@ class NextNoteModel(keras.Model):
         history, releases, recent = tf.nest.map_structure(
             lambda value: value[:, 0], self._update_history(sequence[0], state.history, sequence[1])
         )
+        position = tf.nest.map_structure(lambda value: value[:, 0], self._positions(sequence[0], state.position))
+        recent = [*recent, *(vector[:, 0] for vector in self._embed_composers(state.composer, 1))]
         layers = []
         stream = None if weights[0].tables else self._encode(inputs)
         for index, (layer, before) in enumerate(zip(weights, state.layers, strict=True)):
@@ -191,17 +213,34 @@ class NextNoteModel(keras.Model):
             output = tf.sigmoid(output_gate) * tf.tanh(cell)
             layers.append(LayerState(output, cell))
             stream = self._residual(index, stream, output, None)
-        return self._head_input(stream, history, releases, recall), ModelState(tuple(layers), history, memory)
+        head_input = self._head_input(stream, history, releases, recall)._replace(position=position)
+        return head_input, ModelState(tuple(layers), history, memory, position, state.composer)
 
-    def initial_state(self, batch: int | tf.Tensor) -> ModelState:
-        """Returns the state of `batch`, a scalar number of performances, before they start: zeros, no history."""
+    def initial_state(self, batch: int | tf.Tensor, composer: tf.Tensor | np.ndarray | None = None) -> ModelState:
+        """Returns the state of `batch`, a scalar number of performances, before they start: zeros, no history.
+
+        `composer` is that of `ModelState`; by default all are unknown. A model that knows none ignores it.
+        """
         zeros = [tf.zeros([batch, self.config.units], lstm.compute_dtype) for lstm in self._lstm]
         layers = tuple(LayerState(zero, zero) for zero in zeros)
-        return ModelState(layers, note_history.empty_history(batch) if self._recent else ())
+        zero = tf.zeros([batch], tf.int64)
+        return ModelState(
+            layers,
+            note_history.empty_history(batch) if self._recent else (),
+            position=zero if self.config.has_ending else (),
+            composer=(zero if composer is None else tf.cast(composer, tf.int64)) if self._composer else (),
+        )
 
-    def initial_decode_state(self, batch: int | tf.Tensor) -> ModelState:
-        """Returns the same state of `batch`, a scalar, for `decode_step`: with an empty memory."""
-        state = self.initial_state(batch)
+    def window_state(self, position: tf.Tensor, composer: tf.Tensor) -> ModelState:
+        """Returns the state before training windows, from the number of notes before them and their composers."""
+        state = self.initial_state(tf.shape(position)[0], composer)
+        return state._replace(position=position) if self.config.has_ending else state
+
+    def initial_decode_state(
+        self, batch: int | tf.Tensor, composer: tf.Tensor | np.ndarray | None = None
+    ) -> ModelState:
+        """Returns the state of `initial_state` for `decode_step`: with an empty memory."""
+        state = self.initial_state(batch, composer)
         return state._replace(memory=empty_memory(batch)) if self.has_memory else state
 
     def _run_layer(
@@ -243,6 +282,20 @@ class NextNoteModel(keras.Model):
             features.append(expected_keys(pitches, self.compute_dtype))
         return history, releases, [self._recent(tf.concat(features, axis=-1))]
 
+    def _embed_composers(self, composer: tf.Tensor | tuple[()], notes: int | tf.Tensor) -> list[tf.Tensor]:
+        """Returns features of the composers `[batch]` for the first layer, `[batch, notes, composer_embedding]`."""
+        if self._composer is None:
+            return []
+        return [EMBEDDING_SCALE * tf.repeat(self._composer(composer)[:, tf.newaxis], notes, axis=1)]
+
+    def _positions(self, notes: NoteTensors, before: tf.Tensor | tuple[()]) -> tf.Tensor | tuple[()]:
+        """Returns the number of notes of the performance at each note, int64 `[batch, notes]`."""
+        if isinstance(before, tuple):
+            return ()
+        # Only the first input can be `START_PITCH`, which is not a note.
+        starts = tf.cast(notes.pitch[:, :1] == START_PITCH, tf.int64)
+        return before[:, tf.newaxis] - starts + tf.range(1, tf.shape(notes.pitch)[1] + 1, dtype=tf.int64)
+
     def _head_input(
         self,
         stream: tf.Tensor,
@@ -269,9 +322,9 @@ def start_note(batch: int) -> NoteTensors:
     return NoteTensors(tf.fill([batch], START_PITCH), *(tf.zeros([batch], tf.int32) for _ in range(3)))
 
 
-def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES) -> NextNoteModel:
-    """Creates the model with all its variables; initial weights depend on the config alone."""
-    model = NextNoteModel(config, pitch_range)
+def build_model(config: Config, pitch_range: PitchRange = ALL_PITCHES, composers: Sequence[str] = ()) -> NextNoteModel:
+    """Creates the model with all its variables; initial weights depend on the config and the number of composers."""
+    model = NextNoteModel(config, pitch_range, composers)
     create_variables(model)
     return model
 

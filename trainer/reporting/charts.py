@@ -46,6 +46,7 @@ _PANELS: Final = (
     _Panel("total", "nats/note", tuple(f"{field}_nll" for field in _FIELDS), ("val_nats",)),
     *(_Panel(field, "nats/note", (f"{field}_nll",), (f"val_{field}_nll",)) for field in _FIELDS),
     _Panel("velocity", "nats/note", ("velocity_nll",)),
+    _Panel("end of a performance", "nats/note", ("end_nll",)),
     _Panel("step", "squared error, seconds²", ("step_mse",)),
     _Panel("duration", "squared error, seconds²", ("duration_mse",)),
 )

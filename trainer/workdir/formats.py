@@ -43,6 +43,7 @@ class RunInfo(JsonRecord):
     parameters: int | None = None
     targets_per_epoch: int | None = None
     pitch_range: tuple[int, int] | None = None
+    composers: Sequence[str] | None = None
     steps: int | None = None
     horizon: int | None = None
     horizon_from: int | None = None
@@ -75,6 +76,7 @@ class MetricsRecord(JsonRecord):
     duration_nll: float | None = None
     duration_mse: float | None = None
     velocity_nll: float | None = None
+    end_nll: float | None = None
     learning_rate: float
     val_nats: float | None = None
     val_pitch_nll: float | None = None
@@ -210,6 +212,34 @@ class PartScores(JsonRecord):
 
 
 @dataclasses.dataclass(frozen=True)
+class EndingScores(JsonRecord):
+    """Nats per performance of its end: of the model, and of ends that are equally likely after each note."""
+
+    nats_per_performance: float
+    constant: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ComposerGain(JsonRecord):
+    """Nats/note that a model gains by the composers' names: without them, less with them.
+
+    Attributes:
+        without: nats/note without the names.
+        total: the gain of all performances whose composer the model knows.
+        confidence_95: its interval, of pairs; None for one performance.
+        by_composer: the gain for each composer that the model knows.
+    """
+
+    without: NatsPerNote
+    total: float
+    confidence_95: tuple[float, float] | None
+    by_composer: Mapping[str, float]
+
+    def _null_keys(self) -> Collection[str]:
+        return ("confidence_95",)
+
+
+@dataclasses.dataclass(frozen=True)
 class ResidualDensity(JsonRecord):
     """A density around a predicted time; centre and scale in seconds."""
 
@@ -239,6 +269,8 @@ class Evaluation(SplitScores, SplitRecord):
     confidence_95: Mapping[ScoredField, tuple[float, float]] | None = None
     by_composer: Mapping[str, PartScores]
     unshared: PartScores | None = None
+    ending: EndingScores | None = None
+    composer_gain: ComposerGain | None = None
     performances: int
     baselines: Mapping[Baseline, NatsPerNote] | None = None
     residuals: Mapping[Literal["step", "duration"], ResidualDensity] | None = None
@@ -320,6 +352,7 @@ class ExportInfo(JsonRecord):
 
     train_step: int
     pitch_range: tuple[int, int]
+    composers: Sequence[str]
     config: Config
 
     @classmethod

@@ -52,10 +52,13 @@ def load_model(workdir: str) -> LoadedModel:
     """
     config = load_config(workdir)
     prepare_inference(config)
-    lowest, highest = load_run(workdir).pitch_range or ALL_PITCHES
+    run = load_run(workdir)
+    lowest, highest = run.pitch_range or ALL_PITCHES
     with download_weights(workdir) as directory:
         saved = find_weights(directory, workdir)
         check_config(saved, config)
-        model = build_model(config.replace(precision=config.full_precision), (lowest, highest))
+        model = build_model(
+            config.replace(precision=config.full_precision), (lowest, highest), tuple(run.composers or ())
+        )
         restore(saved, model_variables(model))
         return LoadedModel(model, saved.train_step)

@@ -17,6 +17,7 @@ class SampleEntry(JsonRecord):
     generated_before: Sequence[int] | None = None  # positions of generated notes before the primer's last one
     notes: int | None = None
     seconds: float
+    has_ended: bool | None = None  # before num_notes
     synthesizer: str | None = None
 
     def _null_keys(self) -> Collection[str]:
@@ -33,7 +34,9 @@ class SamplesIndex(JsonRecord):
     train_step: int
     primer: str | None = None
     primer_notes: int | None = None
+    composer: str | None = None
     num_notes: int
+    max_seconds: float | None = None
     num_samples: int
     temperature: float | Mapping[Field, float]
     top_p: float | Mapping[Field, float]

@@ -15,16 +15,18 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 
 @settings(max_examples=60)
-@given(LENGTHS, st.integers(1, 20), SEEDS, st.integers(0, 1000))
-def test_an_epoch_has_every_note_as_a_target_once(lengths, seq_length, seed, epoch):
-    table = table_of(lengths)
-    windows = WindowSampler(table, Config(seq_length=seq_length, seed=seed, **PLAIN))
+@given(LENGTHS, st.integers(1, 20), SEEDS, st.integers(0, 1000), st.sampled_from([{}, {"end_weight": 0.0}]))
+def test_an_epoch_has_every_note_and_every_end_as_a_target_once(lengths, seq_length, seed, epoch, changes):
+    table, config = table_of(lengths), Config(**changes)
+    windows = WindowSampler(table, Config(seq_length=seq_length, seed=seed, **PLAIN, **changes))
     batch = draw_epoch(windows, epoch)
     assert batch.inputs.pitch.shape == batch.targets.pitch.shape == batch.mask.shape == (windows.per_epoch, seq_length)
     assert windows.targets_per_epoch == sum(lengths)
-    # A window has a target at least, and all its padding on the right.
-    assert batch.mask[:, 0].all()
-    assert (batch.mask[:, 1:] <= batch.mask[:, :-1]).all()
+    # A window has a target at least, a note or the end, and all its padding on the right.
+    is_target = batch.mask | batch.is_end
+    assert is_target[:, 0].all()
+    assert (is_target[:, 1:] <= is_target[:, :-1]).all()
+    assert not (batch.mask & batch.is_end).any()
 
     target = numbers(batch.targets)
     np.testing.assert_array_equal(np.sort(target[batch.mask]), np.arange(sum(lengths)))
@@ -42,9 +44,20 @@ def test_an_epoch_has_every_note_as_a_target_once(lengths, seq_length, seed, epo
         assert (column[begins] == (START_PITCH if field == "pitch" else 0)).all()
     assert (batch.inputs.pitch[follows] < START_PITCH).all()
 
+    # The end of each performance follows its last note.
+    last_notes = np.cumsum(lengths)[np.array(lengths) > 0] - 1
+    np.testing.assert_array_equal(
+        np.sort(numbers(batch.inputs)[batch.is_end]), last_notes if config.has_ending else np.empty(0)
+    )
+    # Before the first input of a window are the notes of its performance before it.
+    number = numbers(batch.inputs)[:, 0]
+    starts = batch.inputs.pitch[:, 0] == START_PITCH
+    first_of_own = table.offsets[np.searchsorted(table.offsets, number, side="right") - 1]
+    np.testing.assert_array_equal(batch.position, np.where(starts, 0, number - first_of_own))
+
     # No window spans two performances.
     owner = np.searchsorted(table.offsets[1:], target, side="right")
-    assert all(len(np.unique(row[sounds])) == 1 for row, sounds in zip(owner, batch.mask, strict=True))
+    assert all(len(np.unique(row[sounds])) <= 1 for row, sounds in zip(owner, batch.mask, strict=True))
 
 
 @settings(max_examples=40)
@@ -56,6 +69,7 @@ def test_with_the_last_position_an_epoch_has_each_window_once(lengths, seq_lengt
     batch = draw_epoch(windows, epoch)
     assert batch.mask.shape == (windows.per_epoch, 1)
     assert batch.mask.all()
+    assert not batch.is_end.any()
     expected = [
         offset + place
         for offset, length in zip(table.offsets, lengths, strict=False)
@@ -74,13 +88,27 @@ def test_borders_and_order_differ_between_epochs():
     windows = WindowSampler(table_of([200, 130]), Config(seq_length=16, **PLAIN))
     epochs = [numbers(draw_epoch(windows, epoch).targets)[:, 0] for epoch in range(20)]
     assert len({tuple(first) for first in epochs}) == 20
-    # 200 = 12 x 16 + 8: the first window has 8 to 16 notes.
+    # 200 notes and the end are 12 x 16 + 9: the first window has 9 to 16 notes.
     borders = [min(first[first > 0]) for first in epochs]
-    assert set(borders) <= set(range(8, 17))
+    assert set(borders) <= set(range(9, 17))
     assert len(set(borders)) > 5
     assert len({tuple(np.sort(first)) for first in epochs}) > 15
     ranks = [tuple(np.argsort(np.argsort(first))) for first in epochs]
     assert len(set(ranks)) == 20
+
+
+def test_windows_have_the_composer_of_their_performance_but_for_the_fraction_that_is_hidden():
+    table = table_of([40, 40, 40, 40])._replace(composers=("Liszt", "", "Alkan", "Liszt"))
+    for dropout in (0.0, 0.3):
+        windows = WindowSampler(table, Config(seq_length=4, composer_dropout=dropout, **PLAIN))
+        assert windows.composers == ("Alkan", "Liszt")
+        batch = draw(windows, 0, 40 * windows.per_epoch)
+        performance = np.hstack([numbers(batch.inputs), numbers(batch.targets)]).max(axis=1) // 40
+        own = np.array([2, 0, 1, 2])[performance]
+        is_hidden = batch.composer != own
+        assert (batch.composer[is_hidden] == 0).all()
+        assert is_hidden[own > 0].mean() == pytest.approx(dropout, abs=0.05)
+    assert WindowSampler(table, Config(seq_length=4, composer_embedding=0)).composers == ()
 
 
 def test_seeds_draw_windows_of_their_own():

@@ -41,19 +41,22 @@ def carrying():
 
 
 def outputs_one_by_one(model, table):
-    """What the body gives for each scored note, the state carried from the performance's start; and that note."""
+    """What the body gives for each scored note, the state carried from the performance's start; and that note.
+
+    And its times; and what the body gives after it, if it is the performance's last.
+    """
     tables = model.decode_weights()
     for index in range(len(table.lengths)):
         performance = table.performance(index)
         hidden, state = model.decode_step(start_note(1), model.initial_decode_state(1), tables)
         for place in range(len(performance.pitch)):
             note = performance.map(lambda field, place=place: tf.constant(field[place : place + 1]))
-            if place:
-                times = ()
-                if model.has_memory:
-                    times = recall_times(state.memory, match_pitch(state.memory, tf.cast(note.pitch, tf.int64)))
-                yield hidden, note, times
+            before, times = hidden, ()
+            if model.has_memory:
+                times = recall_times(state.memory, match_pitch(state.memory, tf.cast(note.pitch, tf.int64)))
             hidden, state = model.decode_step(note, state, tables)
+            if place:
+                yield before, note, times, hidden if place == len(performance.pitch) - 1 else None
 
 
 def outputs_of_windows(model, table):
@@ -75,6 +78,7 @@ def outputs_of_windows(model, table):
                 hidden.map(lambda part: part[:, -1]),
                 performance.map(lambda field, place=place: tf.constant(field[place : place + 1])),
                 times,
+                None,
             )
 
 
@@ -83,7 +87,16 @@ def pitch_scores(logits, pitch):
     return {"pitch": -tf.nn.log_softmax(logits).numpy()[0, pitch], "pitch_top1": better < 1, "pitch_top5": better < 5}
 
 
-def density_scores(model, hidden, note, times):
+def end_nats(model, hidden, after):
+    """Nats that a piece goes on before a note and, for its last one, that it ends after it."""
+    if model.heads.end is None:
+        return 0.0
+    goes_on = 1 - tf.sigmoid(model.heads.end(hidden.body, hidden.position))
+    ends = 1.0 if after is None else tf.sigmoid(model.heads.end(after.body, after.position))
+    return -np.log((goes_on * ends).numpy()[0])
+
+
+def density_scores(model, hidden, note, times, after):
     logits = model.heads.logits(hidden, note, times)
     step_ticks = model.heads.times["step"].tick_probabilities(logits["step"]).numpy()[0]
     duration_ticks = model.heads.times["duration"].tick_probabilities(logits["duration"]).numpy()[0]
@@ -94,10 +107,11 @@ def density_scores(model, hidden, note, times):
         "step": -np.log(step_ticks[step]),
         "duration": -np.log(duration_ticks[ticks(note.duration_us.numpy())[0]]),
         "step_within_30ms": abs(median - step) <= 3,
+        "end": end_nats(model, hidden, after),
     }
 
 
-def regression_scores(model, hidden, note, _):
+def regression_scores(model, hidden, note, *_):
     predicted = {name: value.numpy() for name, value in model.heads.predict_fields(hidden).items()}
     step = ticks(note.step_us.numpy())
     away = ticks(np.maximum(predicted["step"].astype(np.float64) * 1e6, 0)) - step
@@ -108,6 +122,7 @@ def regression_scores(model, hidden, note, _):
             RESIDUALS.duration, predicted["duration"].astype(np.float64), ticks(note.duration_us.numpy())
         )[0],
         "step_within_30ms": abs(away[0]) <= 3,
+        "end": 0.0,
     }
 
 
@@ -192,7 +207,7 @@ def test_a_changed_note_changes_no_earlier_score(positions):
     table.notes["pitch"] = repeating_pitches(70, 1)
     assert find_matches(table.notes["pitch"], table.offsets).any(axis=1).sum() > 20
     before = scorer.score(table)
-    for place in (0, 12, 40, 69):
+    for place in (0, 12, 40, 69):  # The end after the last note, whose nats the note has, depends on it.
         changed = NoteTable(table.notes.copy(), table.offsets)
         changed.notes[place] = other.notes[place]
         after = scorer.score(changed)
@@ -204,7 +219,7 @@ def test_a_changed_note_changes_no_earlier_score(positions):
 @pytest.mark.parametrize("positions", ["every", "last"])
 def test_performances_of_one_note_have_no_score(positions):
     scorer = Scorer(tiny_model("density", positions=positions))
-    assert [len(scores) for scores in scorer.score(table_of([1, 0, 1]))] == [0] * 6
+    assert [len(scores) for scores in scorer.score(table_of([1, 0, 1]))] == [0] * 7
 
 
 def constant_model(step, duration):

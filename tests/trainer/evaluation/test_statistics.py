@@ -8,7 +8,9 @@ from trainer.evaluation.statistics import (
     NoteScores,
     compute_metrics,
     confidence_intervals,
+    score_composer_gain,
     score_composers,
+    score_ending,
     score_unshared,
     sum_scores,
 )
@@ -16,7 +18,7 @@ from trainer.evaluation.statistics import (
 
 def test_a_summary_is_totals_over_notes():
     random = np.random.default_rng(0)
-    scores = NoteScores(*random.random((3, 40)), *(random.random((3, 40)) < 0.4).astype(np.float64))
+    scores = NoteScores(*random.random((3, 40)), *(random.random((3, 40)) < 0.4).astype(np.float64), random.random(40))
     summary = compute_metrics(sum_scores(scores))
     nats = summary.nats_per_note
     assert summary.notes == 40
@@ -32,7 +34,7 @@ def test_a_summary_is_totals_over_notes():
 def scores_of_performances(means, notes, spread=0.0, seed=0) -> NoteScores:
     """Performances whose notes all have about the same nats."""
     nats = np.repeat(means, notes) + spread * np.random.default_rng(seed).standard_normal(np.sum(notes))
-    return NoteScores(nats, 2 * nats, 3 * nats, *[np.zeros_like(nats)] * 3)
+    return NoteScores(nats, 2 * nats, 3 * nats, *[np.zeros_like(nats)] * 4)
 
 
 def test_the_confidence_is_that_of_performances_not_of_notes():
@@ -84,6 +86,26 @@ def test_scores_without_the_pieces_of_other_splits():
     assert score_unshared(scores, lengths, ["a", "b", "a"], ["a", "b"]) is None
 
 
+def test_an_end_is_scored_by_performance_beside_ends_that_are_equally_likely_everywhere():
+    nats = np.array([0.1, 0.2, 3.0, 0.0, 2.5])  # performances of 4 and 3 notes, and two without a scored note
+    scores = NoteScores(*[np.zeros(5)] * 6, nats)
+    ending = score_ending(scores, np.array([4, 1, 3, 0]))
+    assert ending.nats_per_performance == pytest.approx(nats.sum() / 2)
+    rate = 2 / 7  # two ends after seven notes
+    assert ending.constant == pytest.approx(-np.log(rate) - 2.5 * np.log(1 - rate))
+
+
+def test_the_gain_by_composers_is_that_of_the_performances_whose_composer_is_known():
+    lengths = np.array([11, 4, 31])
+    known, unknown = (scores_of_performances(means, lengths - 1) for means in ([2.0, 5.0, 4.0], [2.2, 9.0, 4.1]))
+    gain = score_composer_gain(known, unknown, lengths, ["Liszt", "Alkan", "Chopin"], ("Chopin", "Liszt"))
+    assert gain.without["pitch"] == pytest.approx((10 * 2.2 + 3 * 9 + 30 * 4.1) / 43)
+    assert gain.by_composer == pytest.approx({"Chopin": 0.6, "Liszt": 1.2})
+    assert gain.total == pytest.approx((10 * 1.2 + 30 * 0.6) / 40)
+    assert gain.confidence_95 == pytest.approx((0.6, 1.2))
+    assert score_composer_gain(known, unknown, lengths, ["", "Alkan", ""], ("Chopin", "Liszt")) is None
+
+
 @pytest.mark.parametrize("lengths", [[11], [11, 1, 0]])
 def test_one_performance_has_no_interval(lengths):
     assert confidence_intervals(scores_of_performances([2.0], [10], spread=0.5), np.array(lengths)) is None
@@ -92,7 +114,7 @@ def test_one_performance_has_no_interval(lengths):
 def test_the_memory_of_an_interval_does_not_grow_with_its_samples(monkeypatch):
     rng = np.random.default_rng(3)
     lengths = rng.integers(1, 9, 100)
-    scores = NoteScores(*rng.random((6, int(np.sum(lengths - 1)))))
+    scores = NoteScores(*rng.random((7, int(np.sum(lengths - 1)))))
     at_once = confidence_intervals(scores, lengths)
     monkeypatch.setattr(statistics, "_DRAWN_COUNTS", 2**14)
     tracemalloc.start()

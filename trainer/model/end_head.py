@@ -1,0 +1,44 @@
+"""The head that predicts whether a performance ends after its newest note."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import keras
+import tensorflow as tf
+
+from trainer.config import Config
+from trainer.model.activations import gelu
+from trainer.model.layers import MixedDense, glorot
+
+_UNITS: Final = 32
+_COUNT_BINS: Final = 40
+_BINS_PER_E_FOLD: Final = 3  # The last bin begins at 440,000 notes.
+
+# Performances of MAESTRO have some 4,000 notes, and an end should be as unlikely from the first train_step on.
+_INITIAL_LOGIT: Final = -8.0
+
+_SCALE: Final = 8.0  # factor of small weights, which an optimizer step moves little, as in `trainer.model.heads`
+
+
+class EndHead(keras.layers.Layer):
+    """The log-odds that a performance ends, from the body's output and the number of notes so far."""
+
+    def __init__(self, config: Config, dtype: str, seeds: Iterator[int]) -> None:
+        super().__init__(dtype=dtype, name="end")
+        self._hidden = MixedDense(_UNITS, kernel_initializer=glorot(seeds), dtype=config.precision, name="hidden")
+        self._counts = self.add_weight(shape=[_COUNT_BINS], initializer="zeros", name="counts")
+        self._logit = keras.layers.Dense(
+            1, kernel_initializer=glorot(seeds), bias_initializer=keras.initializers.Constant(_INITIAL_LOGIT),
+            dtype=dtype, name="logit",
+        )  # fmt: skip
+
+    def call(self, body: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        """Returns the log-odds `[...]` for the body's output `[..., units]` and the number of notes, int64 `[...]`."""
+        bins = tf.cast(_BINS_PER_E_FOLD * tf.math.log1p(tf.cast(position, tf.float32)), tf.int64)
+        by_count = tf.gather(tf.convert_to_tensor(self._counts), tf.minimum(bins, _COUNT_BINS - 1))
+        return self._logit(gelu(self._hidden(body)))[..., 0] + _SCALE * by_count
+
+
+def end_nll(logits: tf.Tensor, is_end: tf.Tensor) -> tf.Tensor:
+    """Returns the negative log likelihood `[...]` in nats that a performance has ended, or has not where False."""
+    return tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(is_end, logits.dtype), logits)
