@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from beam_preprocess.config import PIECE_FROM, SUSTAIN, Config
+from beam_preprocess.config import COMPOSER_COLUMN, DIRECTORY, PIECE_FROM, SUSTAIN, Config
 from sostenuto import cli
 from sostenuto.errors import UserError
 
@@ -60,6 +60,13 @@ flags.DEFINE_enum(
     "path",
     PIECE_FROM,
     "Unit that stays within one split, without a CSV: a file (path) or a directory of files.",
+)
+flags.DEFINE(
+    cli.Text("COLUMN"),
+    "composer_from",
+    COMPOSER_COLUMN,
+    "Column of the CSV that names the composer, or whatever else a model is to learn as one, such as a genre; "
+    f"'{DIRECTORY}' takes the name of the file's directory.",
 )
 flags.DEFINE_enum(
     "sustain", "ignore", SUSTAIN, "End a note when its key is released, or extend it while the sustain pedal is down."

@@ -10,6 +10,8 @@ from sostenuto.music.midi import Sustain
 PieceFrom = Literal["path", "directory"]
 
 PIECE_FROM = get_args(PieceFrom)
+COMPOSER_COLUMN = "canonical_composer"
+DIRECTORY = "directory"
 SUSTAIN = get_args(Sustain)
 
 MAX_LICENCE = 200  # characters
@@ -25,6 +27,7 @@ class Config:
         metadata: path of a CSV with MAESTRO's columns; "none" for no CSV; None for the one in the input, if any.
         split_fractions: of train, validation and test among the pieces, without a CSV; 0 allows an empty split.
         piece_from: the unit that stays in one split, without a CSV: each file ("path"), or each "directory".
+        composer_from: the source of the composer that a model learns: a column of the CSV, or the file's "directory".
         num_shards: files per split; 0 for one per 100 performances.
         sustain: "ignore" ends a note at its key's release, "extend" at the sustain pedal's.
         licence: of the corpus, such as "CC BY-NC-SA 4.0", for model cards; "" if unknown.
@@ -42,6 +45,7 @@ class Config:
     metadata: str | None = None
     split_fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
     piece_from: PieceFrom = "path"
+    composer_from: str = COMPOSER_COLUMN
     num_shards: int = 0
     sustain: Sustain = "ignore"
     licence: str = ""

@@ -46,7 +46,9 @@ def make_plan(config: Config, corpus: Corpus, shards: dict[str, list[CorpusFile]
     }
     if corpus.other_formats:
         source["other_formats"] = corpus.other_formats
-    names = ("split_fractions", "piece_from", "num_shards", "sustain", "licence", "max_rejected_fraction")
+    names = (
+        "split_fractions", "piece_from", "composer_from", "num_shards", "sustain", "licence", "max_rejected_fraction",
+    )  # fmt: skip
     options = {name: getattr(config, name) for name in names}
     options["split_fractions"] = list(config.split_fractions)  # as JSON has it
     counts = {name: len(files) for name, files in shards.items()}

@@ -67,7 +67,11 @@ def find_or_write(
         if storage.is_remote(config.input):
             logger.info(f"listing {config.input}")
         corpus = find_corpus(
-            config.input, metadata=config.metadata, split_fractions=config.split_fractions, piece_from=config.piece_from
+            config.input,
+            metadata=config.metadata,
+            split_fractions=config.split_fractions,
+            piece_from=config.piece_from,
+            composer_from=config.composer_from,
         )
         shards = assign_shards(corpus.files, config.num_shards)
         job = _Job(config, corpus, shards, make_plan(config, corpus, shards))

@@ -6,7 +6,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from beam_preprocess.config import PieceFrom
+from beam_preprocess.config import COMPOSER_COLUMN, DIRECTORY, PieceFrom
 from beam_preprocess.corpus.listing import CorpusFile, list_input
 from beam_preprocess.corpus.metadata import find_metadata, join_metadata
 from sostenuto.data.manifest import SPLITS
@@ -50,6 +50,7 @@ def find_corpus(
     metadata: str | None = None,
     split_fractions: Sequence[float] = (0.8, 0.1, 0.1),
     piece_from: PieceFrom = "path",
+    composer_from: str = COMPOSER_COLUMN,
 ) -> Corpus:
     """Lists a corpus and assigns a split to each file.
 
@@ -59,9 +60,11 @@ def find_corpus(
         metadata: as in `Config`, like the other arguments.
         split_fractions: fractions of train, validation and test.
         piece_from: the unit that stays in one split.
+        composer_from: the column of the CSV that names the composer, or "directory".
 
     Raises:
-        UserError: there is no MIDI file, the CSV is invalid or names missing files, or a split would be empty.
+        UserError: there is no MIDI file, the CSV is invalid, names missing files or lacks the column, or a split would
+            be empty.
     """
     listing = list_input(uri)
     if not listing.roots:
@@ -69,9 +72,16 @@ def find_corpus(
         raise UserError(f"{uri}: holds no MIDI file{others}. Expected names that end in {' or '.join(EXTENSIONS)}")
     table = find_metadata(metadata, listing)
     if table is None:
+        if composer_from not in (COMPOSER_COLUMN, DIRECTORY):
+            raise UserError(
+                f"--composer_from={composer_from}: {uri} has no metadata CSV with such a column. Pass one with "
+                f"--metadata, or --composer_from={DIRECTORY}"
+            )
         files = _assign_splits(listing.files_below(listing.roots[-1]), split_fractions, piece_from)
     else:
-        files = join_metadata(table, listing)
+        files = join_metadata(table, listing, COMPOSER_COLUMN if composer_from == DIRECTORY else composer_from)
+    if composer_from == DIRECTORY:
+        files = [_name_by_directory(file) for file in files]
     filled = {file.split for file in files}
     for split, fraction in zip(SPLITS, split_fractions, strict=True):
         if fraction > 0 and split not in filled:
@@ -87,6 +97,11 @@ def find_corpus(
         unlisted=len(listing.midi_names) - len(files),
         other_formats=listing.other_formats,
     )
+
+
+def _name_by_directory(file: CorpusFile) -> CorpusFile:
+    """Returns a file whose composer is the name of its directory; "" at the root of the corpus."""
+    return dataclasses.replace(file, composer=posixpath.basename(posixpath.dirname(file.path)))
 
 
 def _explain_too_few(files: list[CorpusFile], piece_from: PieceFrom) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from beam_preprocess.config import COMPOSER_COLUMN, DIRECTORY
 from beam_preprocess.corpus.archive import Reader
 from beam_preprocess.corpus.listing import TABLE_EXTENSIONS, CorpusFile, Listing, identity
 from sostenuto import storage
@@ -62,9 +63,9 @@ def find_metadata(metadata: str | None, listing: Listing, *, max_bytes: int = MA
     return next(iter(tables + unusable), None)
 
 
-def join_metadata(table: Metadata, listing: Listing) -> list[CorpusFile]:
+def join_metadata(table: Metadata, listing: Listing, composer_column: str = COMPOSER_COLUMN) -> list[CorpusFile]:
     """Returns the files that a CSV lists, with their metadata; raises a UserError if it names missing files or none."""
-    rows = _read_rows(table)
+    rows = _read_rows(table, composer_column)
     roots = listing.roots if table.root is None else [table.root]
     files_by_root = {
         root: [file for file in listing.files_below(root) if identity(file.path) in rows] for root in roots
@@ -136,11 +137,17 @@ def _find_problem(data: bytes) -> str:
     return f"lacks a column of {', '.join(_REQUIRED_COLUMNS)}"
 
 
-def _read_rows(table: Metadata) -> dict[str, CorpusFile]:
+def _read_rows(table: Metadata, composer_column: str) -> dict[str, CorpusFile]:
     """Returns the files of a metadata CSV by the identity of their paths, each row checked; without locations."""
     name = table.name
     if problem := _find_problem(table.data):
         raise UserError(f"{name}: {problem}. Save it as CSV in UTF-8 with MAESTRO's columns, or pass --metadata=none")
+    columns = next(csv.reader(io.StringIO(table.data.decode("utf-8-sig"))), [])
+    if composer_column != COMPOSER_COLUMN and composer_column not in columns:
+        raise UserError(
+            f"--composer_from={composer_column}: {name} has no such column, expected one of {', '.join(columns)}, or "
+            f"{DIRECTORY}"
+        )
     files: dict[str, CorpusFile] = {}
     for number, row in _parse_rows(table):
         path, split, year = posixpath.normpath(row["midi_filename"]), row["split"], row.get("year") or "0"
@@ -150,8 +157,9 @@ def _read_rows(table: Metadata) -> dict[str, CorpusFile]:
             raise UserError(f"{name}: line {number} has year {year!r}, expected a number of up to four digits")
         if identity(path) in files:
             raise UserError(f"{name}: names {path} more than once, by line {number} again. Remove one of the lines")
-        composer, title = row.get("canonical_composer") or "", row.get("canonical_title") or ""
+        composer, title = row.get(COMPOSER_COLUMN) or "", row.get("canonical_title") or ""
         piece = f"{composer}: {title}" if title else path
+        composer = row.get(composer_column) or ""
         files[identity(path)] = CorpusFile(path, "", piece, split, composer, title, int(year))
     return files
 

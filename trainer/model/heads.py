@@ -77,9 +77,6 @@ class DensityHeads(keras.layers.Layer):
     def __init__(self, config: Config, dtype: str, pitch_range: PitchRange, seeds: Iterator[int]) -> None:
         super().__init__(dtype=dtype, name="heads")
         self.pitch_range = pitch_range
-        self.end = EndHead(config, dtype, seeds) if config.has_ending else None
-        losses = (*FIELDS, "end") if self.end else FIELDS
-        self.loss_names: Mapping[str, str] = {loss: f"{loss}_nll" for loss in losses}
         classes = {"pitch": PITCHES, "step": BINS, "duration": BINS, "velocity": PITCHES}
         units = config.head_units
         self._hidden = MixedDense(
@@ -119,6 +116,9 @@ class DensityHeads(keras.layers.Layer):
             for field, size in classes.items()
         }
         self.times = {field: TimeDistribution(dtype=dtype, name=f"{field}_ticks") for field in _UNIFORM_IN_BIN}
+        self.end = EndHead(config, dtype, seeds) if config.has_ending else None
+        losses = (*FIELDS, "end") if self.end else FIELDS
+        self.loss_names: Mapping[str, str] = {loss: f"{loss}_nll" for loss in losses}
 
     def logits(
         self, head_input: HeadInput, notes: NoteTensors, times: TimeRecall | tuple[()] = ()

@@ -49,3 +49,31 @@ def test_one_directory_is_one_piece(tmp_path):
         UserError, match=r"1 piece \(with --piece_from=directory, each directory is a piece\) is too few"
     ):
         find_corpus(str(tmp_path), piece_from="directory")
+
+
+def test_composers_may_come_from_another_column_or_the_directory(tmp_path):
+    write_files(tmp_path, {f"{style}/{take}.mid": melody([60]) for style in ("rag", "waltz") for take in range(3)})
+    rows = [
+        f"{style}/{take}.mid,{split},Joplin,Piece {take},{style} time"
+        for style in ("rag", "waltz")
+        for take, split in enumerate(SPLITS)
+    ]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["midi_filename,split,canonical_composer,canonical_title,genre", *rows]) + "\n")
+
+    def composers(**options):
+        files = find_corpus(str(tmp_path), **options).files
+        assert {file.piece for file in files} == {f"Joplin: Piece {take}" for take in range(3)}
+        return {file.composer for file in files}
+
+    assert composers() == {"Joplin"}
+    assert composers(composer_from="genre") == {"rag time", "waltz time"}
+    assert composers(composer_from="directory") == {"rag", "waltz"}
+    with pytest.raises(
+        UserError, match=r"--composer_from=gender: table\.csv has no such column, expected one of .*genre"
+    ):
+        find_corpus(str(tmp_path), composer_from="gender")
+    plain = find_corpus(str(tmp_path), metadata="none", composer_from="directory").files
+    assert {(file.composer, file.path) for file in plain} >= {("rag", "rag/0.mid"), ("waltz", "waltz/2.mid")}
+    with pytest.raises(UserError, match=r"--composer_from=genre: .* has no metadata CSV .*--metadata"):
+        find_corpus(str(tmp_path), metadata="none", composer_from="genre")
