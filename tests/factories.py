@@ -235,13 +235,15 @@ _TINY_MODELS = {
 }
 
 
-def tiny_model(kind: str, *, seed: int = 0, pitch_range=None, **changes):
+def tiny_model(kind: str, *, seed: int = 0, pitch_range=None, composers=(), **changes):
     """Returns an untrained model of 16 units with random weights; `kind` is density or regression."""
     from trainer.model.heads import ALL_PITCHES
     from trainer.model.next_note import build_model
 
     model = build_model(
-        Config(**{"units": 16, "seq_length": 16, **_TINY_MODELS[kind], **changes}), pitch_range or ALL_PITCHES
+        Config(**{"units": 16, "seq_length": 16, **_TINY_MODELS[kind], **changes}),
+        pitch_range or ALL_PITCHES,
+        composers,
     )
     random = np.random.default_rng(seed)
     for variable in model.weights:

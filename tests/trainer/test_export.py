@@ -36,6 +36,7 @@ VOICES, NOTES, PLAYED, CHUNK = 3, 30, 20, 13
 TEMPERATURE = 0.8
 SEED = 11
 PITCH_RANGE = (40, 90)
+COMPOSERS = ("Alkan", "Liszt")  # The voices have none, the first and the second.
 
 # What runs without the project. The first argument names the packages that may be imported; no others can be found.
 ELSEWHERE = """
@@ -62,7 +63,8 @@ for kind in ("density", "last"):
     call = exported.signatures
     notes = {name: tf.constant(field) for name, field in np.load(f"{kind}.npz").items()}
 
-    state = call["initial_state"](batch=tf.constant(voices))
+    composers = list(range(voices)) if kind == "density" else [0] * voices
+    state = call["initial_state"](composer=tf.constant(composers))
     parts = []
     for begin in range(0, notes["pitch"].shape[1] - 1, chunk):
         window = {name: field[:, begin : begin + chunk + 1] for name, field in notes.items()}
@@ -77,6 +79,8 @@ for kind in ("density", "last"):
         voice = call["next_note"](
             **voice, temperature=tf.constant(temperature), seed=tf.constant([seed, number], tf.int32)
         )
+        if kind == "density":
+            results.setdefault("density ends", []).append(voice.pop("end_probability").numpy())
         for name in notes:
             results.setdefault(f"{kind} played {name}", []).append(voice[name].numpy())
 np.savez("results.npz", **results)
@@ -111,7 +115,8 @@ def write_workdir(directory, model):
     """A workdir that holds a config and best weights."""
     directory.mkdir(exist_ok=True)
     (directory / CONFIG_NAME).write_text(model.config.to_json())
-    (directory / RUN_NAME).write_text(json.dumps({"pitch_range": model.heads.pitch_range}))
+    run = {"pitch_range": model.heads.pitch_range, "composers": model.composers}
+    (directory / RUN_NAME).write_text(json.dumps(run))
     extra = {"config": dataclasses.asdict(model.config)}
     CheckpointManager(str(directory / BEST_NAME), max_to_keep=1).save(7, model_variables(model), extra)
     return directory
@@ -128,20 +133,22 @@ def uniforms(voices, *seed):
 
 
 def played(model, note, state, seed):
-    """The notes that the model itself draws, `[notes, voices]` for each field."""
-    drawn = []
+    """The notes that the model itself draws, `[notes, voices]` for each field, and the probabilities of an end."""
+    drawn, ends = [], []
     for number in range(PLAYED):
         hidden, state = model.decode_step(note, state, model.decode_weights())
         drawn_by = uniforms(len(note.pitch), seed, number)
         note, _ = model.heads.sample(hidden, drawn_by, tf.constant(TEMPERATURE), memory=state.memory)
         drawn.append(note)
-    return NoteTensors(*(np.stack(field) for field in zip(*drawn, strict=True)))
+        if model.heads.end:
+            ends.append(tf.sigmoid(model.heads.end(hidden.body, hidden.position)))
+    return NoteTensors(*(np.stack(field) for field in zip(*drawn, strict=True))), ends
 
 
 @pytest.fixture(scope="module")
 def models():
     return {
-        "density": tiny_model("density", layers=2, pitch_range=PITCH_RANGE),
+        "density": tiny_model("density", layers=2, pitch_range=PITCH_RANGE, composers=COMPOSERS),
         "last": tiny_model("regression", positions="last", seq_length=CHUNK, pitch_range=PITCH_RANGE),
     }
 
@@ -187,7 +194,8 @@ def table_of(notes):
 
 def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsewhere, models, inputs):
     results, _ = elsewhere
-    scores = Scorer(models["density"]).score(table_of(inputs["density"].map(lambda field: field[:, 1:])))
+    table = table_of(inputs["density"].map(lambda field: field[:, 1:]))
+    scores = Scorer(models["density"]).score(table._replace(composers=("", *COMPOSERS)))
     for field in ("pitch", "step", "duration"):
         nats = results[f"density {field}_nats"]
         assert nats.shape == (VOICES, NOTES)
@@ -195,7 +203,8 @@ def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsew
         np.testing.assert_allclose(np.ravel(nats[:, 1:]), getattr(scores, field), rtol=1e-4, atol=1e-4)
     targets = inputs["density"].map(lambda field: field[:, 1:])
     pitches, times = recall_of(targets)
-    hidden, _ = models["density"].forward(inputs["density"].map(lambda field: field[:, :-1]), recall=pitches)
+    state = models["density"].initial_state(VOICES, np.arange(VOICES))
+    hidden, _ = models["density"].forward(inputs["density"].map(lambda field: field[:, :-1]), state, pitches)
     nats = models["density"].heads.losses(hidden, targets, times)
     for field, expected in nats.items():
         np.testing.assert_allclose(results[f"density {field}_nats"], expected, rtol=1e-4, atol=1e-4)
@@ -204,11 +213,13 @@ def test_scores_are_those_of_evaluation_with_the_state_carried_over_chunks(elsew
 def test_sampling_continues_scored_notes_as_the_model_does(elsewhere, models, inputs):
     results, _ = elsewhere
     for kind, model in models.items():
-        state, weights = model.initial_decode_state(VOICES), model.decode_weights()
+        state, weights = model.initial_decode_state(VOICES, np.arange(VOICES)), model.decode_weights()
         for index in range(NOTES - (kind != "density")):
             note = inputs[kind].map(lambda field, index=index: field[:, index])
             _, state = model.decode_step(note, state, weights)
-        expected = played(model, inputs[kind].map(lambda field: field[:, -1]), state, SEED)
+        expected, ends = played(model, inputs[kind].map(lambda field: field[:, -1]), state, SEED)
+        if kind == "density":
+            np.testing.assert_allclose(results["density ends"], ends, rtol=1e-3, atol=1e-6)
         for field, notes in expected._asdict().items():
             # A predicted time is rounded to microseconds; one that is drawn is a multiple of 10,000.
             rounding = 2 if field.endswith("_us") else 0
@@ -284,7 +295,7 @@ def test_a_last_position_model_scores_a_window_with_the_memory_of_the_notes_befo
     notes = random_arrays(1, 40, seed=4)
     notes = notes._replace(pitch=60 + notes.pitch % 4)
     expected = Scorer(model).score(table_of(notes))
-    state = initial_state(batch=tf.constant(1))
+    state = initial_state(composer=tf.constant([0]))
     before, window = (notes.map(lambda field, rows=rows: field[:, rows]) for rows in (slice(32), slice(31, None)))
     memory = {name: value for name, value in score(**before._asdict(), **state).items() if name.startswith("memory_")}
     scored = score(**window._asdict(), **{**state, **memory})
@@ -296,7 +307,7 @@ def play_one(exported, **changes):
     """Has an export play the first note of a performance, or what follows another note."""
     start = {field: value.numpy() for field, value in start_note(1)._asdict().items()}
     inputs = {**start, "temperature": np.float32(1), "seed": [1, 2], **changes}
-    state = exported.signatures["initial_state"](batch=tf.constant(1))
+    state = exported.signatures["initial_state"](composer=tf.constant([0]))
     return exported.signatures["next_note"](**{name: tf.constant(value) for name, value in inputs.items()}, **state)
 
 
@@ -304,13 +315,21 @@ def test_a_window_of_one_note_has_no_score_and_leaves_the_state_alone(tmp_path):
     model = tiny_model("density", layers=2)
     exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
     notes = {field: value[:, tf.newaxis] for field, value in start_note(2)._asdict().items()}
-    state = exported.signatures["initial_state"](batch=tf.constant(2))
+    state = exported.signatures["initial_state"](composer=tf.constant([0, 0]))
     state = {name: part + tf.ones([], part.dtype) for name, part in state.items()}
     scored = exported.signatures["score"](**notes, **state)
     assert {name: value.shape for name, value in scored.items() if name.endswith("_nats")} == {
-        f"{field}_nats": [2, 0] for field in ("pitch", "step", "duration", "velocity")
+        f"{field}_nats": [2, 0] for field in ("pitch", "step", "duration", "velocity", "end")
     }
     assert all(np.array_equal(scored[name], part) for name, part in state.items())
+
+
+def test_a_composer_that_the_model_does_not_know_is_refused(tmp_path):
+    model = tiny_model("density", layers=1, composers=COMPOSERS)
+    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    for composer in (-1, 3):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="expected composer 0 to 2"):
+            exported.signatures["initial_state"](composer=tf.constant([0, composer]))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def text(workdir: str, exported: ExportInfo, manifest: Manifest | None = None) -
         scores=_score_rows(workdir, run, exported.train_step),
         pitch_range=(lowest, highest),
         pitch_names=[] if (lowest, highest) == (0, PITCHES - 1) else [note_name(lowest), note_name(highest)],
+        composers=", ".join(f"{number} {name}" for number, name in enumerate(exported.composers, 1)),
         versions=[f"{name} {version}" for name, version in (run.versions or {}).items()],
         not_recorded="not recorded",
         table=markdown_table,
