@@ -1,16 +1,15 @@
 """Autoregressive sampling: each sampled note is the model's next input."""
 
 import logging
-import reprlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from sostenuto.errors import UserError
-from sostenuto.music.notes import FIELDS, Notes
+from sostenuto.music.notes import Notes
 from sostenuto.progress import ProgressCounter, silenced
 from sostenuto.text import counted
 from trainer.config import Bounds
@@ -18,7 +17,10 @@ from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import PitchRecall
 from trainer.data.recall_table import RecallTable
+from trainer.generation.arguments import check_number, list_by_field, list_primers
+from trainer.generation.controls import Controls
 from trainer.generation.sampling_flags import DEFAULT_RETURNS, RETURNS, TEMPERATURES, TOP_PS
+from trainer.generation.steering import Steering, SteeringState, constrain, follow, make_steering, start
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
 from trainer.model.memory import read_memory
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
@@ -30,6 +32,7 @@ _NOTES_PER_CALL = 128  # Fixed, so that the loop is compiled once for any number
 
 _AT_LEAST_1: Final = Bounds(minimum=1)
 _SEEDS: Final = Bounds(minimum=0, maximum=2**63 - 1)
+_NO_CONTROLS: Final = Controls()
 
 
 class Samples(NamedTuple):
@@ -44,8 +47,8 @@ class Samples(NamedTuple):
     notes_per_second: float
 
 
-# The heads' input `[batch, ...]` and the model's state after the notes before.
-_Prefix = tuple[HeadInput, ModelState]
+# The heads' input `[batch, ...]`, the model's state and that of the steering after the notes before.
+_Prefix = tuple[HeadInput, ModelState, SteeringState]
 
 
 class _Options(NamedTuple):
@@ -54,6 +57,7 @@ class _Options(NamedTuple):
     weights: list[DecodeWeights]
     temperature: tf.Tensor
     top_p: TopP
+    steering: Steering = Steering()
 
 
 class _Draws:
@@ -96,6 +100,7 @@ class NoteSampler:
         seed: int,
         top_p: float | Mapping[str, float] = 1.0,
         returns: float = DEFAULT_RETURNS,
+        controls: Controls = _NO_CONTROLS,
         quiet: bool = True,
     ) -> Samples:
         """Continues primers, or starts without one, all samples in parallel.
@@ -114,19 +119,21 @@ class NoteSampler:
             returns: 0 to 1,000: how often in 1,000 notes, on average, the music returns to an earlier passage, which is
                 drawn at random. From there on the model decides how long it follows the passage. A model without
                 memory does not return.
+            controls: key, range, density, tempo and repeats, as by `trainer.Controls`.
             quiet: shows no progress.
 
         Raises:
-            UserError: an argument is of a wrong type or out of its range, or a primer is empty and the model cannot
-                start without one.
+            UserError: an argument is of a wrong type or out of its range, a primer is empty and the model cannot
+                start without one, or the controls permit no pitch or do not suit the model.
         """
-        primers = _list_primers(primers)
-        num_notes = _number("num_notes", num_notes, _AT_LEAST_1, int)
-        num_samples = _number("num_samples", num_samples, _AT_LEAST_1, int)
-        seed = _number("seed", seed, _SEEDS, int)
-        returns = _number("returns", returns, RETURNS)
-        options = self._make_options(temperature, top_p)
-        prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), self._read_primers(primers))
+        primers = list_primers(primers)
+        num_notes = check_number("num_notes", num_notes, _AT_LEAST_1, int)
+        num_samples = check_number("num_samples", num_samples, _AT_LEAST_1, int)
+        seed = check_number("seed", seed, _SEEDS, int)
+        returns = check_number("returns", returns, RETURNS)
+        options = self._make_options(temperature, top_p)._replace(steering=make_steering(controls, self._model))
+        prefix = *self._read_primers(primers), start(controls, primers)
+        prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), prefix)
         samples = len(primers) * num_samples
         figures = {"samples": samples, "num_notes": num_notes}
         with silenced(quiet):
@@ -134,17 +141,15 @@ class NoteSampler:
         draws = _Draws(seed, samples, returns / 1000)
         notes, seconds = self._generate(prefix, options, draws, num_notes=num_notes, quiet=quiet)
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
-        return Samples(continued, num_notes * samples / seconds)
+        return Samples([controls.scale_time(notes) for notes in continued], num_notes * samples / seconds)
 
     def _make_options(self, temperature: float | Mapping[str, float], top_p: float | Mapping[str, float]) -> _Options:
         dtype = self._model.config.full_precision
         return _Options(
             self._model.decode_weights(),
-            tf.constant(_list_by_field("temperature", temperature, TEMPERATURES), dtype),
+            tf.constant(list_by_field("temperature", temperature, TEMPERATURES), dtype),
             # None compiles to less where top_p has no effect.
-            tuple(
-                None if value == 1 else tf.constant(value, dtype) for value in _list_by_field("top_p", top_p, TOP_PS)
-            ),
+            tuple(None if value == 1 else tf.constant(value, dtype) for value in list_by_field("top_p", top_p, TOP_PS)),
         )
 
     def _generate(
@@ -185,11 +190,13 @@ class NoteSampler:
         def decode_note(
             index: tf.Tensor, prefix: _Prefix, sampled: tf.TensorArray
         ) -> tuple[tf.Tensor, _Prefix, tf.TensorArray]:
-            head_input, state = prefix
+            head_input, state, past = prefix
             note, matches = self._model.heads.sample(
-                head_input, tf.gather(uniforms, index), options.temperature, options.top_p, memory=state.memory
-            )
-            prefix = self._model.decode_step(note, state, options.weights, matches, tf.gather(returns, index))
+                head_input, tf.gather(uniforms, index), options.temperature, options.top_p,
+                memory=state.memory, constraints=constrain(options.steering, past),
+            )  # fmt: skip
+            after = self._model.decode_step(note, state, options.weights, matches, tf.gather(returns, index))
+            prefix = *after, follow(options.steering, past, note)
             return index + 1, prefix, sampled.write(index, tf.stack(note))
 
         _, prefix, sampled = tf.while_loop(
@@ -197,7 +204,7 @@ class NoteSampler:
         )
         return prefix, sampled.stack()
 
-    def _read_primers(self, primers: Sequence[Notes]) -> _Prefix:
+    def _read_primers(self, primers: Sequence[Notes]) -> tuple[HeadInput, ModelState]:
         """Returns the heads' input and the state after each primer."""
         inputs = [self._model_inputs(primer) for primer in primers]
         lengths = np.array([notes.shape[1] for notes in inputs])
@@ -236,39 +243,6 @@ def _recall(primers: list[Notes], inputs: int) -> PitchRecall:
     table = notes_table(primers)
     numbers = table.lengths[:, np.newaxis] + np.arange(-inputs, 1)
     return RecallTable(table).in_performances(np.arange(len(primers)), numbers)[0]
-
-
-def _list_primers(primers: Any) -> Sequence[Notes]:
-    """Checks the primers, and returns one as a list."""
-    listed = primers if isinstance(primers, Sequence) else [primers]
-    wrong = [type(primer).__name__ for primer in listed if not isinstance(primer, Notes)]
-    if wrong:
-        raise UserError(f"primers: got {wrong[0]}, expected Notes or a list of Notes")
-    if not listed:
-        raise UserError("primers: got an empty list, expected at least one. Pass Notes.empty() to start from silence")
-    return listed
-
-
-def _list_by_field(name: str, values: Any, bounds: Bounds) -> list[float]:
-    """Checks an argument that is a number or one for each field; returns one for each field."""
-    by_field = values if isinstance(values, Mapping) else dict.fromkeys(FIELDS, values)
-    if {*by_field} != {*FIELDS}:
-        missing = ", ".join(field for field in FIELDS if field not in by_field)
-        raise UserError(
-            f"{name}: got {', '.join(map(str, by_field)) or 'no field'}, expected {', '.join(FIELDS)}"
-            + (f". Add {missing}" if missing else "")
-        )
-    return [_number(f"{name}[{field!r}]" if by_field is values else name, by_field[field], bounds) for field in FIELDS]
-
-
-def _number(name: str, value: Any, bounds: Bounds, kind: type = float) -> Any:
-    """Checks that an argument is an integer or, by default, any number within bounds; returns Python's for NumPy's."""
-    number = value.item() if isinstance(value, np.generic) else value
-    if not isinstance(number, (int, kind)) or isinstance(number, bool) or number not in bounds:
-        expected = "an integer" if kind is int else "a number"
-        got = " ".join(reprlib.repr(value).split())  # NumPy's may have several lines.
-        raise UserError(f"{name}: got {got}, expected {expected} {bounds}")
-    return number
 
 
 def _append(primer: Notes, continuation: np.ndarray) -> Notes:

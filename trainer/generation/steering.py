@@ -1,0 +1,166 @@
+"""Steering of the compiled loop: the constraints on each note, which follow from the notes before it."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from sostenuto.errors import UserError
+from sostenuto.music.notes import PITCHES, Notes
+from trainer.data.note_tensors import NoteTensors
+from trainer.generation.controls import Controls
+from trainer.model.constraints import Constraints
+from trainer.model.next_note import NextNoteModel
+
+_HISTORY: Final = 4096  # notes within which no run of pitches is repeated
+_NO_PITCH: Final = -1
+
+# Of the feedback that tilts the steps.
+_AVERAGED_NOTES: Final = 32
+_PROPORTIONAL: Final = 0.5
+_INTEGRAL: Final = 0.02
+_MAX_TILT: Final = 4.0
+
+
+class Steering(NamedTuple):
+    """Inputs of the compiled loop that stay the same in all calls; None where a control is off.
+
+    Attributes:
+        pitches: which pitches the controls permit, bool `[1, PITCHES]`.
+        step_us: the mean step to approach in microseconds, by the model's own clock.
+        run: the length of a run of pitches that must not occur twice, int32.
+    """
+
+    pitches: tf.Tensor | None = None
+    step_us: tf.Tensor | None = None
+    run: tf.Tensor | None = None
+
+
+class _Density(NamedTuple):
+    """State of the feedback that tilts the steps, float32 `[batch]` each.
+
+    Attributes:
+        step_us: the moving average of the steps in microseconds.
+        tilt: the integral of the deviations.
+    """
+
+    step_us: tf.Tensor
+    tilt: tf.Tensor
+
+
+class _History(NamedTuple):
+    """The last `_HISTORY` notes, the newest first, int32 `[batch, _HISTORY]` each.
+
+    Attributes:
+        pitches: their pitches; `_NO_PITCH` before the first note.
+        lengths: the number of notes up to the newest one that equal those before this distance from them, which is 1
+            for the first column.
+    """
+
+    pitches: tf.Tensor
+    lengths: tf.Tensor
+
+
+class SteeringState(NamedTuple):
+    """What the constraints on the next note follow from; an empty tuple where a control is off."""
+
+    density: _Density | tuple[()]
+    history: _History | tuple[()]
+
+
+def make_steering(controls: Controls, model: NextNoteModel) -> Steering:
+    """Returns the inputs of the compiled loop for controls.
+
+    Raises:
+        UserError: no pitch is permitted, or the model does not support a control.
+    """
+    if controls.density and model.config.model != "density":
+        raise UserError(
+            f"density={controls.density:g}: got a model with model={model.config.model}, which has no distribution of "
+            "the step, expected model=density. Leave the density out"
+        )
+    has_pitches = controls.key or controls.range or controls.avoid_repeats
+    allowed = controls.allowed_pitches(model.heads.pitch_range) if has_pitches else None
+    # At a higher tempo, fewer notes per second of the model are heard as the same density.
+    step_us = controls.tempo / controls.density * 1e6 if controls.density else None
+    return Steering(
+        None if allowed is None else tf.constant(allowed[np.newaxis]),
+        None if step_us is None else tf.constant(step_us),
+        tf.constant(controls.avoid_repeats) if controls.avoid_repeats else None,
+    )
+
+
+def start(controls: Controls, primers: Sequence[Notes]) -> SteeringState:
+    """Returns the state after each primer."""
+    density, history = (), ()
+    if controls.density:
+        wanted = controls.tempo / controls.density * 1e6
+        means = [primer.step_us[1:][-_AVERAGED_NOTES:].mean() if len(primer) > 1 else wanted for primer in primers]
+        density = _Density(tf.constant(means, tf.float32), tf.zeros([len(primers)]))
+    if controls.avoid_repeats:
+        pasts = [_read_history(primer.pitch, controls.avoid_repeats) for primer in primers]
+        history = _History(*(tf.constant(np.stack(part)) for part in zip(*pasts, strict=True)))
+    return SteeringState(density, history)
+
+
+def constrain(steering: Steering, state: SteeringState) -> Constraints:
+    """Returns the constraints on the next note."""
+    pitches, tilt = steering.pitches, None
+    if isinstance(state.history, _History):
+        unrepeated = pitches & ~_completing(state.history, steering.run)
+        pitches = tf.where(tf.reduce_any(unrepeated, axis=-1, keepdims=True), unrepeated, pitches)
+    if isinstance(state.density, _Density):
+        tilt = _tilt(state.density, steering.step_us)
+    return Constraints(pitches, tilt)
+
+
+def follow(steering: Steering, state: SteeringState, note: NoteTensors) -> SteeringState:
+    """Returns the state after a note, int32 `[batch]` each."""
+    density, history = state
+    if isinstance(density, _Density):
+        step_us = density.step_us + (tf.cast(note.step_us, tf.float32) - density.step_us) / _AVERAGED_NOTES
+        tilt = density.tilt + _INTEGRAL * _deviation(step_us, steering.step_us)
+        density = _Density(step_us, tf.clip_by_value(tilt, -_MAX_TILT, _MAX_TILT))
+    if isinstance(history, _History):
+        pitch = note.pitch[:, tf.newaxis]
+        lengths = tf.where(history.pitches == pitch, history.lengths + 1, 0)
+        history = _History(tf.concat([pitch, history.pitches[:, :-1]], axis=-1), lengths)
+    return SteeringState(density, history)
+
+
+def _deviation(step_us: tf.Tensor, wanted_us: tf.Tensor) -> tf.Tensor:
+    return tf.math.log(tf.maximum(step_us, 1000) / wanted_us)
+
+
+def _tilt(density: _Density, wanted_us: tf.Tensor) -> tf.Tensor:
+    tilt = density.tilt + _PROPORTIONAL * _deviation(density.step_us, wanted_us)
+    return tf.clip_by_value(tilt, -_MAX_TILT, _MAX_TILT)
+
+
+def _completing(history: _History, run: tf.Tensor) -> tf.Tensor:
+    """Returns the pitches that would complete a run that occurred before, bool `[batch, PITCHES]`."""
+    repeated = tf.where(history.lengths >= run - 1, history.pitches, _NO_PITCH)
+    excluded = tf.zeros([repeated.shape[0], PITCHES], tf.bool)
+
+    def exclude(repeated: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        highest = tf.reduce_max(repeated, axis=-1, keepdims=True)
+        excluded |= tf.range(PITCHES) == highest
+        return tf.where(repeated == highest, _NO_PITCH, repeated), excluded
+
+    # Few notes complete a run: a pass for each pitch of them is faster than a table of all pitches and places.
+    _, excluded = tf.while_loop(
+        lambda repeated, _: tf.reduce_any(repeated != _NO_PITCH), exclude, (repeated, excluded), PITCHES
+    )
+    return excluded
+
+
+def _read_history(pitches: NDArray[np.uint8], run: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Returns the state after a primer without the batch's axis; lengths of `run` and more are equal to `run`."""
+    back = np.full(_HISTORY + run, _NO_PITCH, np.int32)
+    newest_first = pitches[::-1][: len(back)]
+    back[: len(newest_first)] = newest_first
+    is_equal = [(back[place] >= 0) & (back[place] == back[place + 1 :][:_HISTORY]) for place in range(run)]
+    lengths = np.logical_and.accumulate(is_equal).sum(axis=0, dtype=np.int32)
+    return back[:_HISTORY], lengths
