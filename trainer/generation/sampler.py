@@ -192,9 +192,13 @@ class NoteSampler:
         ) -> tuple[tf.Tensor, _Prefix, tf.TensorArray]:
             head_input, state, past = prefix
             note, matches = self._model.heads.sample(
-                head_input, tf.gather(uniforms, index), options.temperature, options.top_p,
-                memory=state.memory, constraints=constrain(options.steering, past),
-            )  # fmt: skip
+                head_input,
+                tf.gather(uniforms, index),
+                options.temperature,
+                options.top_p,
+                memory=state.memory,
+                constraints=constrain(options.steering, past),
+            )
             after = self._model.decode_step(note, state, options.weights, matches, tf.gather(returns, index))
             prefix = *after, follow(options.steering, past, note)
             return index + 1, prefix, sampled.write(index, tf.stack(note))
