@@ -18,7 +18,7 @@ from sostenuto.progress import track
 from sostenuto.text import counted
 from trainer.config import MAX_NOTES, MAX_SAMPLES
 from trainer.generation import samples
-from trainer.generation.controls import DENSITIES, REPEATS, TEMPOS, Controls
+from trainer.generation.controls import DENSITIES, REPEATS, TEMPOS, Controls, divide_us
 from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.layout import absolute, dataset, load_config, load_run
 from trainer.workdir.outputs import check_output_directory, check_writable
@@ -117,7 +117,7 @@ def main() -> int:
     from sostenuto.music import plots
 
     played, train_step = _play(workdir, primer, controls=controls, **sampling)
-    primer_pedal = controls.scale(primer_pedal)
+    primer_pedal = divide_us(primer_pedal, controls.tempo)
     logger.info(f"writing {counted(num_samples, 'sample')}, each with its piano roll{' and sound' * _AUDIO.value}")
     with samples.replace_samples(output, files) as directory:
         entries, generated, primer_notes = _write_samples(directory, played.notes, primer, primer_pedal, has_pedal)

@@ -55,40 +55,44 @@ class Controls:
         ):  # fmt: skip
             object.__setattr__(self, name, check_number(name, getattr(self, name), bounds, kind))
 
-    def allowed_pitches(self, pitch_range: tuple[int, int]) -> NDArray[np.bool_]:
-        """Returns which pitches key and range permit, bool `[PITCHES]`.
 
-        Args:
-            pitch_range: the lowest and the highest pitch of the model, outside of which no pitch is permitted.
+def allowed_pitches(controls: Controls, pitch_range: tuple[int, int]) -> NDArray[np.bool_]:
+    """Returns which pitches key and range permit, bool `[PITCHES]`.
 
-        Raises:
-            UserError: no pitch is permitted.
-        """
-        lowest, highest = _parse_range(self.range) if self.range else (0, PITCHES - 1)
-        pitches = np.arange(PITCHES)
-        allowed = (pitches >= max(lowest, pitch_range[0])) & (pitches <= min(highest, pitch_range[1]))
-        if self.key:
-            allowed &= np.isin(pitches % 12, _parse_key(self.key))
-        if not allowed.any():
-            given = ", ".join(f"{name}={value}" for name in ("key", "range") if (value := getattr(self, name)))
-            model = "-".join(map(note_name, pitch_range))
-            raise UserError(
-                f"{given}: got no pitch, expected at least one of the model's range, {model}. Pass a wider range"
-            )
-        return allowed
+    Args:
+        controls: the controls.
+        pitch_range: the lowest and the highest pitch of the model, outside of which no pitch is permitted.
 
-    def scale_time(self, notes: Notes) -> Notes:
-        """Returns notes with their times divided by the tempo."""
-        if self.tempo == 1:
-            return notes
-        # Onsets are scaled rather than steps, whose rounding errors would add up.
-        step_us = np.diff(self.scale(notes.onset_us), prepend=0)
-        duration_us = np.clip(self.scale(notes.duration_us), 1, MAX_TIME_US)
-        return Notes(notes.pitch, np.minimum(step_us, MAX_TIME_US), duration_us, notes.velocity)
+    Raises:
+        UserError: no pitch is permitted.
+    """
+    lowest, highest = _parse_range(controls.range) if controls.range else (0, PITCHES - 1)
+    pitches = np.arange(PITCHES)
+    allowed = (pitches >= max(lowest, pitch_range[0])) & (pitches <= min(highest, pitch_range[1]))
+    if controls.key:
+        allowed &= np.isin(pitches % 12, _parse_key(controls.key))
+    if not allowed.any():
+        given = ", ".join(f"{name}={value}" for name in ("key", "range") if (value := getattr(controls, name)))
+        model = "-".join(map(note_name, pitch_range))
+        raise UserError(
+            f"{given}: got no pitch, expected at least one of the model's range, {model}. Pass a wider range"
+        )
+    return allowed
 
-    def scale(self, times_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns times in microseconds divided by the tempo."""
-        return np.rint(times_us / self.tempo).astype(np.int64)
+
+def change_tempo(notes: Notes, tempo: float) -> Notes:
+    """Returns notes with their times divided by the tempo."""
+    if tempo == 1:
+        return notes
+    # Onsets are divided rather than steps, whose rounding errors would add up.
+    step_us = np.diff(divide_us(notes.onset_us, tempo), prepend=0)
+    duration_us = np.clip(divide_us(notes.duration_us, tempo), 1, MAX_TIME_US)
+    return Notes(notes.pitch, np.minimum(step_us, MAX_TIME_US), duration_us, notes.velocity)
+
+
+def divide_us(times_us: NDArray[np.int64], tempo: float) -> NDArray[np.int64]:
+    """Returns times in microseconds, of any shape, divided by the tempo."""
+    return np.rint(times_us / tempo).astype(np.int64)
 
 
 def _check(name: str, value: Any, parse: Callable[[str], object]) -> None:

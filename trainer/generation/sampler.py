@@ -18,7 +18,7 @@ from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import PitchRecall
 from trainer.data.recall_table import RecallTable
 from trainer.generation.arguments import check_number, list_by_field, list_primers
-from trainer.generation.controls import Controls
+from trainer.generation.controls import Controls, change_tempo
 from trainer.generation.sampling_flags import DEFAULT_RETURNS, RETURNS, TEMPERATURES, TOP_PS
 from trainer.generation.steering import Steering, SteeringState, constrain, follow, make_steering, start
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
@@ -32,7 +32,6 @@ _NOTES_PER_CALL = 128  # Fixed, so that the loop is compiled once for any number
 
 _AT_LEAST_1: Final = Bounds(minimum=1)
 _SEEDS: Final = Bounds(minimum=0, maximum=2**63 - 1)
-_NO_CONTROLS: Final = Controls()
 
 
 class Samples(NamedTuple):
@@ -100,7 +99,7 @@ class NoteSampler:
         seed: int,
         top_p: float | Mapping[str, float] = 1.0,
         returns: float = DEFAULT_RETURNS,
-        controls: Controls = _NO_CONTROLS,
+        controls: Controls | None = None,
         quiet: bool = True,
     ) -> Samples:
         """Continues primers, or starts without one, all samples in parallel.
@@ -119,7 +118,7 @@ class NoteSampler:
             returns: 0 to 1,000: how often in 1,000 notes, on average, the music returns to an earlier passage, which is
                 drawn at random. From there on the model decides how long it follows the passage. A model without
                 memory does not return.
-            controls: key, range, density, tempo and repeats, as by `trainer.Controls`.
+            controls: key, range, density, tempo and repeats; by default none.
             quiet: shows no progress.
 
         Raises:
@@ -131,25 +130,28 @@ class NoteSampler:
         num_samples = check_number("num_samples", num_samples, _AT_LEAST_1, int)
         seed = check_number("seed", seed, _SEEDS, int)
         returns = check_number("returns", returns, RETURNS)
-        options = self._make_options(temperature, top_p)._replace(steering=make_steering(controls, self._model))
+        controls = Controls() if controls is None else controls
+        options = self._make_options(temperature, top_p, controls)
         prefix = *self._read_primers(primers), start(controls, primers)
         prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), prefix)
         samples = len(primers) * num_samples
-        figures = {"samples": samples, "num_notes": num_notes}
-        with silenced(quiet):
-            logger.info(f"generating {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
         draws = _Draws(seed, samples, returns / 1000)
         notes, seconds = self._generate(prefix, options, draws, num_notes=num_notes, quiet=quiet)
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
-        return Samples([controls.scale_time(notes) for notes in continued], num_notes * samples / seconds)
+        return Samples([change_tempo(notes, controls.tempo) for notes in continued], num_notes * samples / seconds)
 
-    def _make_options(self, temperature: float | Mapping[str, float], top_p: float | Mapping[str, float]) -> _Options:
+    def _make_options(
+        self, temperature: float | Mapping[str, float], top_p: float | Mapping[str, float], controls: Controls
+    ) -> _Options:
+        if not isinstance(controls, Controls):
+            raise UserError(f"controls: got {type(controls).__name__}, expected Controls")
         dtype = self._model.config.full_precision
         return _Options(
             self._model.decode_weights(),
             tf.constant(list_by_field("temperature", temperature, TEMPERATURES), dtype),
             # None compiles to less where top_p has no effect.
             tuple(None if value == 1 else tf.constant(value, dtype) for value in list_by_field("top_p", top_p, TOP_PS)),
+            make_steering(controls, self._model),
         )
 
     def _generate(
@@ -157,6 +159,9 @@ class NoteSampler:
     ) -> tuple[list[np.ndarray], float]:
         """Returns the notes of each sample, `[fields, num_notes]`, and the seconds without compilation."""
         samples = prefix[0].body.shape[0]
+        figures = {"samples": samples, "num_notes": num_notes}
+        with silenced(quiet):
+            logger.info(f"generating {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
         # Compiles without sampling a note, so that the speed does not include compilation.
         self._decode(
             tf.constant(0),

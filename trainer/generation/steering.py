@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES, Notes
 from trainer.data.note_tensors import NoteTensors
-from trainer.generation.controls import Controls
+from trainer.generation.controls import Controls, allowed_pitches
 from trainer.model.constraints import Constraints
 from trainer.model.next_note import NextNoteModel
 
@@ -81,7 +81,7 @@ def make_steering(controls: Controls, model: NextNoteModel) -> Steering:
             "the step, expected model=density. Leave the density out"
         )
     has_pitches = controls.key or controls.range or controls.avoid_repeats
-    allowed = controls.allowed_pitches(model.heads.pitch_range) if has_pitches else None
+    allowed = allowed_pitches(controls, model.heads.pitch_range) if has_pitches else None
     return Steering(
         None if allowed is None else tf.constant(allowed[np.newaxis]),
         tf.constant(_wanted_step_us(controls)) if controls.density else None,

@@ -4,13 +4,13 @@ import pytest
 from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES, Notes
 from tests.factories import regular_notes
-from trainer.generation.controls import Controls
+from trainer.generation.controls import Controls, allowed_pitches, change_tempo
 
 ALL = (0, PITCHES - 1)
 
 
 def pitch_classes(key):
-    return {int(pitch) % 12 for pitch in np.flatnonzero(Controls(key=key).allowed_pitches(ALL))}
+    return {int(pitch) % 12 for pitch in np.flatnonzero(allowed_pitches(Controls(key=key), ALL))}
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ def test_a_key_permits_its_scale_and_in_minor_the_raised_degrees_too(key, expect
     [("C2-C7", (36, 96)), ("36-96", (36, 96)), ("Bb3-f#4", (58, 66)), ("C-1-G9", ALL), ("C-1-0", (0, 0))],
 )
 def test_a_range_permits_all_from_its_lowest_to_its_highest_note(range, expected):
-    allowed = np.flatnonzero(Controls(range=range).allowed_pitches(ALL))
+    allowed = np.flatnonzero(allowed_pitches(Controls(range=range), ALL))
     np.testing.assert_array_equal(allowed, np.arange(expected[0], expected[1] + 1))
 
 
 def test_key_range_and_the_models_range_act_together():
-    allowed = Controls(key="C major", range="B3-C5").allowed_pitches((61, 90))
+    allowed = allowed_pitches(Controls(key="C major", range="B3-C5"), (61, 90))
     assert np.flatnonzero(allowed).tolist() == [62, 64, 65, 67, 69, 71, 72]
 
 
@@ -52,7 +52,7 @@ def test_key_range_and_the_models_range_act_together():
 )
 def test_an_empty_intersection_is_an_error_with_a_remedy(controls, got):
     with pytest.raises(UserError, match=rf"^{got}: got no pitch, expected .* A0-C8\. Pass a wider range$"):
-        Controls(**controls).allowed_pitches((21, 108))
+        allowed_pitches(Controls(**controls), (21, 108))
 
 
 @pytest.mark.parametrize(
@@ -79,15 +79,15 @@ def test_numbers_of_numpy_become_those_of_python():
 
 def test_a_tempo_divides_times_without_adding_up_errors():
     notes = regular_notes(500, seed=1)
-    faster = Controls(tempo=1.3).scale_time(notes)
+    faster = change_tempo(notes, 1.3)
     np.testing.assert_allclose(faster.onset_us, notes.onset_us / 1.3, atol=0.5)
     np.testing.assert_allclose(faster.duration_us, notes.duration_us / 1.3, atol=0.5)
     np.testing.assert_array_equal(faster.pitch, notes.pitch)
-    assert Controls().scale_time(notes) == notes
+    assert change_tempo(notes, 1.0) == notes
 
 
 def test_the_longest_and_shortest_times_stay_valid_at_any_tempo():
     extremes = Notes(np.array([60, 60]), np.array([0, 2**31 - 1]), np.array([1, 2**31 - 1]), np.array([64, 64]))
-    slow, fast = (Controls(tempo=tempo).scale_time(extremes) for tempo in (0.1, 10))
+    slow, fast = (change_tempo(extremes, tempo) for tempo in (0.1, 10))
     assert slow.step_us.tolist() == [0, 2**31 - 1]
     assert fast.duration_us.tolist() == [1, 214_748_365]

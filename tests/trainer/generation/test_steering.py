@@ -7,6 +7,7 @@ import tensorflow as tf
 from sostenuto.errors import UserError
 from sostenuto.music.notes import Notes
 from tests.factories import regular_notes, tiny_model
+from trainer.data.note_tensors import NoteTensors
 from trainer.generation.controls import Controls
 from trainer.generation.sampler import NoteSampler
 from trainer.generation.steering import Steering, SteeringState, constrain, follow, make_steering, start
@@ -68,15 +69,13 @@ def test_another_key_range_or_length_of_runs_compiles_nothing_again(sampler):
 
 @pytest.mark.parametrize("changes", [{}, {"memory_units": 0}, {"precision": "float64"}])
 def test_no_run_of_pitches_is_generated_twice_if_repeats_are_avoided(changes):
-    sampler = NoteSampler(tiny_model("density", layers=1, pitch_range=PITCH_RANGE, **changes))
+    player = NoteSampler(tiny_model("density", layers=1, pitch_range=PITCH_RANGE, **changes))
     # A primer whose runs would be repeated.
     primer = dataclasses.replace(regular_notes(30, seed=1), pitch=np.arange(60, 90))
     options = {"num_notes": 300, "temperature": {"pitch": 0.3, "step": 1.0, "duration": 1.0, "velocity": 1.0}}
-    assert any(repeats(notes.pitch, 3) for notes in sample(sampler, primer, **options))
-    played = sample(sampler, primer, **options, avoid_repeats=3, density=8)
+    assert any(repeats(notes.pitch, 3) for notes in sample(player, primer, **options))
+    played = sample(player, primer, **options, avoid_repeats=3, density=8)
     assert not any(repeats(notes.pitch, 3) for notes in played)
-    assert played[1:2] == sample(sampler, [regular_notes(5, seed=1), primer], num_samples=1, **options, avoid_repeats=3,
-                                 density=8)[1:]  # fmt: skip
 
 
 def test_a_repeat_is_permitted_where_every_pitch_would_repeat(sampler):
@@ -93,7 +92,8 @@ def test_repeats_of_a_primer_are_excluded_and_reach_back_4096_notes(sampler):
         controls = Controls(avoid_repeats=run)
         steering, state = make_steering(controls, model), start(controls, primers)
         for pitch in pitches[len(kept) :]:
-            state = follow(steering, state, start_note_of(pitch))
+            note = NoteTensors(*(tf.constant([value], tf.int32) for value in (pitch, 0, 1, 64)))
+            state = follow(steering, state, note)
         (allowed,) = constrain(steering, state).pitches.numpy()
         recent = pitches[-4096:].tolist()
         context = recent[len(recent) - run + 1 :]
@@ -103,12 +103,6 @@ def test_repeats_of_a_primer_are_excluded_and_reach_back_4096_notes(sampler):
             if recent[place : place + run - 1] == context
         }
         assert set(range(*PITCH_RANGE)) - set(np.flatnonzero(allowed).tolist()) == excluded
-
-
-def start_note_of(pitch):
-    from trainer.data.note_tensors import NoteTensors
-
-    return NoteTensors(*(tf.constant([value], tf.int32) for value in (pitch, 0, 1, 64)))
 
 
 @pytest.mark.parametrize(("density", "tempo"), [(4, 1), (16, 1), (8, 1.25)])
@@ -154,6 +148,11 @@ def test_a_regression_model_has_all_controls_but_the_density(primer):
     assert not any(repeats(notes.pitch, 4) for notes in played)
     with pytest.raises(UserError, match=r"^density=8: .*model=regression.*\. Leave the density out$"):
         sample(sampler, primer, density=8)
+
+
+def test_controls_of_another_type_are_an_error(sampler):
+    with pytest.raises(UserError, match=r"^controls: got dict, expected Controls$"):
+        sampler.sample(Notes.empty(), num_notes=1, temperature=1.0, seed=0, controls={"key": "D minor"})
 
 
 def test_without_controls_the_loop_has_no_further_inputs(sampler):
