@@ -11,6 +11,7 @@ from trainer.data.note_tensors import NoteTensors
 from trainer.generation.controls import Controls
 from trainer.generation.sampler import NoteSampler
 from trainer.generation.steering import Steering, SteeringState, constrain, follow, make_steering, start
+from trainer.model.time_bins import BIN_STARTS
 
 D_MINOR = [0, 1, 2, 4, 5, 7, 9, 10, 11]
 PITCH_RANGE = (40, 90)
@@ -18,7 +19,16 @@ PITCH_RANGE = (40, 90)
 
 @pytest.fixture(scope="module")
 def sampler():
-    return NoteSampler(tiny_model("density", layers=1, pitch_range=PITCH_RANGE))
+    # Without memory, the loop compiles faster.
+    return NoteSampler(musical_model(memory_units=0))
+
+
+def musical_model(**changes):
+    """A random model whose steps are mostly those of music, some 7 notes per second."""
+    model = tiny_model("density", layers=1, pitch_range=PITCH_RANGE, **changes)
+    (bias,) = [variable for variable in model.heads.weights if variable.path == "step_logits/bias"]
+    bias.assign_sub(2 * np.log((BIN_STARTS + 3) / 10) ** 2)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +65,7 @@ def test_all_generated_pitches_belong_to_key_and_range(sampler, primer, top_p):
     pitches = np.concatenate([notes.pitch[12:] for notes in played])
     assert pitches.min() >= 48
     assert pitches.max() <= 72
-    assert np.unique(pitches % 12).tolist() == D_MINOR
+    assert set(pitches % 12) <= set(D_MINOR)
 
 
 def test_another_key_range_or_length_of_runs_compiles_nothing_again(sampler):
@@ -67,9 +77,9 @@ def test_another_key_range_or_length_of_runs_compiles_nothing_again(sampler):
     assert sampler._decode.experimental_get_tracing_count() == compiled
 
 
-@pytest.mark.parametrize("changes", [{}, {"memory_units": 0}, {"precision": "float64"}])
+@pytest.mark.parametrize("changes", [{}, {"memory_units": 0, "precision": "float64"}])
 def test_no_run_of_pitches_is_generated_twice_if_repeats_are_avoided(changes):
-    player = NoteSampler(tiny_model("density", layers=1, pitch_range=PITCH_RANGE, **changes))
+    player = NoteSampler(musical_model(**changes))
     # A primer whose runs would be repeated.
     primer = dataclasses.replace(regular_notes(30, seed=1), pitch=np.arange(60, 90))
     options = {"num_notes": 300, "temperature": {"pitch": 0.3, "step": 1.0, "duration": 1.0, "velocity": 1.0}}
@@ -107,12 +117,12 @@ def test_repeats_of_a_primer_are_excluded_and_reach_back_4096_notes(sampler):
 
 @pytest.mark.parametrize(("density", "tempo"), [(4, 1), (16, 1), (8, 1.25)])
 def test_a_density_is_met_as_heard(sampler, density, tempo):
-    played = sample(sampler, num_samples=8, num_notes=600, density=density, tempo=tempo)
-    seconds = sum(notes.onset_us[-1] - notes.onset_us[88] for notes in played) / 1e6
-    assert abs(8 * 511 / seconds / density - 1) < 0.15
+    played = sample(sampler, num_notes=1000, density=density, tempo=tempo)
+    seconds = sum(notes.onset_us[-1] - notes.onset_us[99] for notes in played) / 1e6
+    assert abs(4 * 900 / seconds / density - 1) < 0.15
     # Chords and melodies are both left.
     is_chord = np.concatenate([notes.step_us[1:] for notes in played]) < 35_000
-    assert 0.02 < is_chord.mean() < 0.9
+    assert 0.05 < is_chord.mean() < 0.5
 
 
 def test_a_density_follows_on_from_that_of_the_primer(sampler):
