@@ -28,6 +28,7 @@ _EXPORTS = {
     "NoteScores": "trainer.evaluation.statistics",
     "Scorer": "trainer.evaluation.scorer",
     "score_baselines": "trainer.evaluation.baselines",
+    "Controls": "trainer.generation.controls",
     "NoteSampler": "trainer.generation.sampler",
     "Samples": "trainer.generation.sampler",
     "export_model": "trainer.export",

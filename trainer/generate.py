@@ -1,5 +1,6 @@
 """Generates music with a trained model: `sostenuto generate --workdir=DIR --output=DIR`."""
 
+import dataclasses
 import logging
 import os
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from sostenuto.progress import track
 from sostenuto.text import counted
 from trainer.config import MAX_NOTES, MAX_SAMPLES
 from trainer.generation import samples
+from trainer.generation.controls import DENSITIES, REPEATS, TEMPOS, Controls, divide_us
 from trainer.generation.sampling_flags import SECONDS, define_sampling_flags
 from trainer.workdir.layout import absolute, dataset, load_config, load_run
 from trainer.workdir.outputs import check_output_directory, check_writable
@@ -39,6 +41,7 @@ EXAMPLES = (
     "--workdir=run --output=music --primer=my.mid --primer_seconds=20 --num_samples=4 --audio",
     "--workdir=run --output=music --temperature=0.9,pitch=1 --top_p=0.95",
     "--workdir=run --output=music --composer='Frédéric Chopin' --seconds=90",
+    '--workdir=run --output=music --key="D minor" --range=C2-C6 --density=8',
 )
 
 cli.start_group("input and output")
@@ -75,6 +78,26 @@ _SAMPLING = define_sampling_flags()
 _PEDAL = flags.DEFINE_bool(
     "pedal", None, "Add a sustain pedal (controller 64) by a rule. (default: true for a dataset with --sustain=ignore)"
 )
+cli.start_group("controls")
+_KEY = flags.DEFINE(
+    cli.Text("KEY"), "key", None, 'Key of the generated pitches, such as "D minor". (default: any pitch)'
+)
+_RANGE = flags.DEFINE(
+    cli.Text("NOTE-NOTE"), "range", None,
+    "Lowest and highest generated note, such as C2-C7 or 36-96. (default: the range of the training notes)",
+)  # fmt: skip
+_DENSITY = flags.DEFINE_float(
+    "density", 0.0, "Generated notes per second to approach; 0 disables.",
+    lower_bound=DENSITIES.minimum, upper_bound=DENSITIES.maximum,
+)  # fmt: skip
+_TEMPO = flags.DEFINE_float(
+    "tempo", 1.0, "Play each sample, its primer included, this many times as fast.",
+    lower_bound=TEMPOS.minimum, upper_bound=TEMPOS.maximum,
+)  # fmt: skip
+_AVOID_REPEATS = flags.DEFINE_integer(
+    "avoid_repeats", 0, "Generate no run of this many pitches twice within 4,096 notes; 0 disables.",
+    lower_bound=int(REPEATS.minimum), upper_bound=int(REPEATS.maximum),
+)  # fmt: skip
 
 # Notes of a piano roll, and those of them before the continuation.
 _ROLL_NOTES = 2000
@@ -91,6 +114,7 @@ def main() -> int:
             f"--num_notes={num_notes} --num_samples={num_samples}: got {num_notes * num_samples:,} notes in all, "
             f"expected at most {_MAX_TOTAL:,}. Pass a smaller --num_samples"
         )
+    controls = _parse_controls()
     run = load_run(workdir)
     sustain = run.sustain or "ignore"
     has_pedal = _choose_pedal(workdir, sustain)
@@ -103,7 +127,10 @@ def main() -> int:
     load_config(workdir)
     from sostenuto.music import plots
 
-    played, train_step = _play(workdir, primer, **sampling, seconds=_SECONDS.value, composers=_COMPOSER.value)
+    played, train_step = _play(
+        workdir, primer, **sampling, seconds=_SECONDS.value, composers=_COMPOSER.value, controls=controls
+    )
+    primer_pedal = divide_us(primer_pedal, controls.tempo)
     logger.info(f"writing {counted(num_samples, 'sample')}, each with its piano roll{' and sound' * _AUDIO.value}")
     with samples.replace_samples(output, files) as directory:
         entries, generated, primer_notes = _write_samples(directory, played, primer, primer_pedal, has_pedal)
@@ -115,8 +142,8 @@ def main() -> int:
         SamplesIndex(
             workdir=absolute(workdir), train_step=train_step,
             primer=absolute(_PRIMER.value) if _PRIMER.value else None, primer_notes=primer_notes,
-            composer=_COMPOSER.value or None, max_seconds=_SECONDS.value, **sampling, sustain=sustain,
-            pedal=has_pedal, notes_per_second=played.notes_per_second, files=files, samples=entries,
+            composer=_COMPOSER.value or None, max_seconds=_SECONDS.value, **sampling, **dataclasses.asdict(controls),
+            sustain=sustain, pedal=has_pedal, notes_per_second=played.notes_per_second, files=files, samples=entries,
         ).save(os.path.join(directory, samples.INDEX_NAME))  # fmt: skip
     count = int(generated.pitch.sum())
     joined = sum(map(len, played.notes)) - num_samples * len(primer) - count
@@ -140,6 +167,17 @@ def _choose_num_notes() -> int:
     if _NUM_NOTES.value is not None:
         return _NUM_NOTES.value
     return _DEFAULT_NOTES if seconds is None else min(MAX_NOTES, _MAX_TOTAL // _NUM_SAMPLES.value)
+
+
+def _parse_controls() -> Controls:
+    """Returns the controls that the flags ask for."""
+    try:
+        return Controls(
+            key=_KEY.value, range=_RANGE.value, density=_DENSITY.value, tempo=_TEMPO.value,
+            avoid_repeats=_AVOID_REPEATS.value,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(f"--{error}") from None
 
 
 def _list_files(num_samples: int, num_notes: int) -> list[str]:

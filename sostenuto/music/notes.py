@@ -1,6 +1,7 @@
 """Notes: the arrays that the whole project exchanges, and the 10 ms grid on which their times are scored."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ MAX_TIME_US = 2**31 - 1  # the longest step or duration, just under 36 minutes, 
 FIELDS = ("pitch", "step", "duration", "velocity")
 
 _NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+_ACCIDENTALS = {"": 0, "#": 1, "b": -1}
+_NAMED_NOTE = re.compile(r"([A-Ga-g])([#b]?)(-?\d{1,2})", re.ASCII)
 _BOUNDS = {
     "pitch": (0, PITCHES - 1),
     "step_us": (0, MAX_TIME_US),
@@ -40,6 +43,24 @@ def note_name(pitch: int) -> str:
     if not 0 <= pitch < PITCHES:
         raise ValueError(f"pitch: got {pitch}, expected 0 to {PITCHES - 1}")
     return f"{_NAMES[pitch % 12]}{pitch // 12 - 1}"
+
+
+def note_number(name: str) -> int:
+    """Returns the MIDI pitch of a note's name: 60 for "C4", 78 for "F#5" or "Gb5".
+
+    Raises:
+        ValueError: the name is another text, or its pitch is not in 0..127.
+    """
+    parts = _NAMED_NOTE.fullmatch(name)
+    pitch = semitone(parts[1], parts[2]) + 12 * (int(parts[3]) + 1) if parts else -1
+    if not 0 <= pitch < PITCHES:
+        raise ValueError(f"note: got {name!r}, expected a name from C-1 to G9, as in C4 or F#5")
+    return pitch
+
+
+def semitone(letter: str, accidental: str) -> int:
+    """Returns the semitones from C up to a letter with "#", "b" or "": -1 for "Cb", 12 for "B#"."""
+    return _NAMES.index(letter.upper()) + _ACCIDENTALS[accidental]
 
 
 class MergedNotes(NamedTuple):

@@ -32,6 +32,7 @@ from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
 from trainer.generation.sampler import NoteSampler, _Options
+from trainer.generation.steering import SteeringState
 from trainer.model.heads import UNIFORMS_PER_NOTE
 from trainer.model.memory import empty_memory
 from trainer.model.next_note import NextNoteModel, build_model
@@ -124,6 +125,7 @@ def generate(config: Config) -> Iterator[tuple[str, Audit]]:
         _specs(state)._replace(
             layers=tf.nest.map_structure(lambda part: tf.TensorSpec(part.shape, dtype), state.layers)
         ),
+        SteeringState(),
     )
     uniforms = tf.TensorSpec([_NOTES, _SAMPLES, UNIFORMS_PER_NOTE], tf.float32)
     returns = tf.TensorSpec([_NOTES, _SAMPLES], tf.float32)

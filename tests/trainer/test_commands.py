@@ -42,7 +42,8 @@ FLAGS = {
     "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "primer_notes", "num_notes",
                          "temperature", "top_p", "returns", "seed", "quiet", "log_json", "gcs_user_project"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
-                         "top_p", "returns", "seed", "pedal", "audio", "quiet", "log_json", "gcs_user_project"},
+                         "top_p", "returns", "seed", "key", "range", "density", "tempo", "avoid_repeats", "pedal",
+                         "audio", "quiet", "log_json", "gcs_user_project"},
     "trainer.report": {"workdir", "data", "quiet", "log_json", "gcs_user_project"},
 }  # fmt: skip
 
@@ -276,6 +277,10 @@ def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
         (["--workdir={w}", "--output={o}", "--temperature=step=1,0.9"], ["--temperature=step=1,0.9", "0.9,pitch=1"]),
         (["--workdir={w}", "--output={o}", "--top_p=0"], ["--top_p=0", "above 0 and at most 1"]),
         (["--workdir={w}", "--output={o}", "--top_p=pitch=1.5"], ["--top_p=pitch=1.5", "at most 1"]),
+        (["--workdir={w}", "--output={o}", "--key=H minor"], ["--key: got 'H minor'", "as in D minor"]),
+        (["--workdir={w}", "--output={o}", "--range=C7-C2"], ["--range: got 'C7-C2'", "as in C2-C7"]),
+        (["--workdir={w}", "--output={o}", "--density=-1"], ["density", "-1"]),
+        (["--workdir={w}", "--output={o}", "--tempo=0"], ["tempo", "0.1"]),
         (["--workdir={w}", "--output={o}", "--primer_seconds=5"], ["--primer_seconds=5", "no --primer"]),
         (["--workdir={w}", "--output={o}", "--primer={primer.mid}", "--primer_seconds=0"], ["--primer_seconds=0"]),
         (["--workdir={extended}", "--output={o}", "--pedal"], ["--pedal", "sustain=extend"]),

@@ -1,16 +1,15 @@
 """Autoregressive sampling: each sampled note is the model's next input."""
 
 import logging
-import reprlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from sostenuto.errors import UserError
-from sostenuto.music.notes import FIELDS, Notes
+from sostenuto.music.notes import Notes
 from sostenuto.progress import ProgressCounter, silenced
 from sostenuto.text import counted
 from trainer.config import Bounds
@@ -18,9 +17,12 @@ from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import PitchRecall
 from trainer.data.recall_table import RecallTable
+from trainer.generation.arguments import check_number, list_by_field, list_primers
 from trainer.generation.composers import composer_ids
+from trainer.generation.controls import Controls, change_tempo
 from trainer.generation.ending import Ending, Progress, advance, draw_ends, make_ending, no_progress
 from trainer.generation.sampling_flags import DEFAULT_RETURNS, RETURNS, SECONDS, TEMPERATURES, TOP_PS
+from trainer.generation.steering import Steering, SteeringState, constrain, follow, make_steering, start
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
 from trainer.model.memory import read_memory
 from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
@@ -48,8 +50,8 @@ class Samples(NamedTuple):
     notes_per_second: float
 
 
-# The heads' input `[batch, ...]` and the model's state after the notes before.
-_Prefix = tuple[HeadInput, ModelState]
+# The heads' input `[batch, ...]`, the model's state and that of the steering after the notes before.
+_Prefix = tuple[HeadInput, ModelState, SteeringState]
 
 
 class _Options(NamedTuple):
@@ -59,6 +61,7 @@ class _Options(NamedTuple):
     temperature: tf.Tensor
     top_p: TopP
     ending: Ending | None
+    steering: Steering
 
 
 class _Numbers(NamedTuple):
@@ -124,6 +127,7 @@ class NoteSampler:
         can_end: bool = True,
         seconds: float | None = None,
         composers: str | Sequence[str] = "",
+        controls: Controls | None = None,
         quiet: bool = True,
     ) -> Samples:
         """Continues primers, or starts without one, all samples in parallel.
@@ -149,46 +153,53 @@ class NoteSampler:
             seconds: above 0: the longest time from the first generated note to the last. The model ends the sample in
                 the last quarter of it, where an end is likeliest. None has no limit.
             composers: the composer in whose style the model plays, or one for each primer; "" for none in particular.
+            controls: key, range, density, tempo and repeats; by default none.
             quiet: shows no progress.
 
         Raises:
             UserError: an argument is of a wrong type or out of its range, a primer is empty and the model cannot start
-                without one, or the model does not know a composer.
+                without one, the model does not know a composer, or the controls permit no pitch or do not suit it.
         """
-        primers = _list_primers(primers)
+        primers = list_primers(primers)
         composer = composer_ids(composers, len(primers), self._model.composers)
+        num_notes = check_number("num_notes", num_notes, _AT_LEAST_1, int)
+        num_samples = check_number("num_samples", num_samples, _AT_LEAST_1, int)
+        seed = check_number("seed", seed, _SEEDS, int)
+        returns = check_number("returns", returns, RETURNS)
+        controls = Controls() if controls is None else controls
+        options = self._make_options(temperature, top_p, controls)
         if seconds is not None:
-            seconds = _number("seconds", seconds, SECONDS)
-        num_notes = _number("num_notes", num_notes, _AT_LEAST_1, int)
-        num_samples = _number("num_samples", num_samples, _AT_LEAST_1, int)
-        seed = _number("seed", seed, _SEEDS, int)
-        returns = _number("returns", returns, RETURNS)
-        options = self._make_options(temperature, top_p)
+            # By the model's own clock, which the tempo speeds up.
+            seconds = check_number("seconds", seconds, SECONDS) * controls.tempo
         if can_end or seconds is not None:
             options = options._replace(ending=make_ending(seconds))
-        prefix = self._read_primers(primers, composer)
+        prefix = *self._read_primers(primers, composer), start(controls, primers)
         prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), prefix)
         samples = len(primers) * num_samples
-        figures = {"samples": samples, "num_notes": num_notes}
-        with silenced(quiet):
-            logger.info(f"generating {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
         draws = _Draws(seed, samples, returns / 1000)
         notes, begin = self._generate(prefix, options, draws, num_notes=num_notes, quiet=quiet)
         taken = time.monotonic() - begin
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
         lengths = [continuation.shape[1] for continuation in notes]
-        return Samples(continued, [length < num_notes for length in lengths], sum(lengths) / taken)
+        return Samples(
+            [change_tempo(notes, controls.tempo) for notes in continued],
+            [length < num_notes for length in lengths],
+            sum(lengths) / taken,
+        )
 
-    def _make_options(self, temperature: float | Mapping[str, float], top_p: float | Mapping[str, float]) -> _Options:
+    def _make_options(
+        self, temperature: float | Mapping[str, float], top_p: float | Mapping[str, float], controls: Controls
+    ) -> _Options:
+        if not isinstance(controls, Controls):
+            raise UserError(f"controls: got {type(controls).__name__}, expected Controls")
         dtype = self._model.config.full_precision
         return _Options(
             self._model.decode_weights(),
-            tf.constant(_list_by_field("temperature", temperature, TEMPERATURES), dtype),
+            tf.constant(list_by_field("temperature", temperature, TEMPERATURES), dtype),
             # None compiles to less where top_p has no effect.
-            tuple(
-                None if value == 1 else tf.constant(value, dtype) for value in _list_by_field("top_p", top_p, TOP_PS)
-            ),
+            tuple(None if value == 1 else tf.constant(value, dtype) for value in list_by_field("top_p", top_p, TOP_PS)),
             None,
+            make_steering(controls, self._model),
         )
 
     def _generate(
@@ -196,6 +207,9 @@ class NoteSampler:
     ) -> tuple[list[np.ndarray], float]:
         """Returns the notes of each sample, `[fields, notes]`, and when it began, without compilation."""
         samples = prefix[0].body.shape[0]
+        figures = {"samples": samples, "num_notes": num_notes}
+        with silenced(quiet):
+            logger.info(f"generating {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
         # Compiles without sampling a note, so that the speed does not include compilation.
         number = tf.zeros([_NOTES_PER_CALL, samples])
         nothing = _Numbers(tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]), number, number)
@@ -224,14 +238,20 @@ class NoteSampler:
         def decode_note(
             index: tf.Tensor, prefix: _Prefix, progress: Progress, sampled: tf.TensorArray
         ) -> tuple[tf.Tensor, _Prefix, Progress, tf.TensorArray]:
-            head_input, state = prefix
+            head_input, state, past = prefix
             uniforms, returns, ends = (tf.gather(part, index) for part in numbers)
             ends = draw_ends(self._model, head_input, ends, progress, options.ending)
             note, matches = self._model.heads.sample(
-                head_input, uniforms, options.temperature, options.top_p, memory=state.memory
+                head_input,
+                uniforms,
+                options.temperature,
+                options.top_p,
+                memory=state.memory,
+                constraints=constrain(options.steering, past),
             )
             progress = advance(progress, note, ends, options.ending)
-            prefix = self._model.decode_step(note, state, options.weights, matches, returns)
+            after = self._model.decode_step(note, state, options.weights, matches, returns)
+            prefix = *after, follow(options.steering, past, note)
             return index + 1, prefix, progress, sampled.write(index, tf.stack(note))
 
         def is_left(index: tf.Tensor, prefix: _Prefix, progress: Progress, sampled: tf.TensorArray) -> tf.Tensor:
@@ -242,7 +262,7 @@ class NoteSampler:
         )
         return prefix, progress, sampled.stack()
 
-    def _read_primers(self, primers: Sequence[Notes], composers: np.ndarray) -> _Prefix:
+    def _read_primers(self, primers: Sequence[Notes], composers: np.ndarray) -> tuple[HeadInput, ModelState]:
         """Returns the heads' input and the state after each primer."""
         inputs = [self._model_inputs(primer) for primer in primers]
         lengths = np.array([notes.shape[1] for notes in inputs])
@@ -281,39 +301,6 @@ def _recall(primers: list[Notes], inputs: int) -> PitchRecall:
     table = notes_table(primers)
     numbers = table.lengths[:, np.newaxis] + np.arange(-inputs, 1)
     return RecallTable(table).in_performances(np.arange(len(primers)), numbers)[0]
-
-
-def _list_primers(primers: Any) -> Sequence[Notes]:
-    """Checks the primers, and returns one as a list."""
-    listed = primers if isinstance(primers, Sequence) else [primers]
-    wrong = [type(primer).__name__ for primer in listed if not isinstance(primer, Notes)]
-    if wrong:
-        raise UserError(f"primers: got {wrong[0]}, expected Notes or a list of Notes")
-    if not listed:
-        raise UserError("primers: got an empty list, expected at least one. Pass Notes.empty() to start from silence")
-    return listed
-
-
-def _list_by_field(name: str, values: Any, bounds: Bounds) -> list[float]:
-    """Checks an argument that is a number or one for each field; returns one for each field."""
-    by_field = values if isinstance(values, Mapping) else dict.fromkeys(FIELDS, values)
-    if {*by_field} != {*FIELDS}:
-        missing = ", ".join(field for field in FIELDS if field not in by_field)
-        raise UserError(
-            f"{name}: got {', '.join(map(str, by_field)) or 'no field'}, expected {', '.join(FIELDS)}"
-            + (f". Add {missing}" if missing else "")
-        )
-    return [_number(f"{name}[{field!r}]" if by_field is values else name, by_field[field], bounds) for field in FIELDS]
-
-
-def _number(name: str, value: Any, bounds: Bounds, kind: type = float) -> Any:
-    """Checks that an argument is an integer or, by default, any number within bounds; returns Python's for NumPy's."""
-    number = value.item() if isinstance(value, np.generic) else value
-    if not isinstance(number, (int, kind)) or isinstance(number, bool) or number not in bounds:
-        expected = "an integer" if kind is int else "a number"
-        got = " ".join(reprlib.repr(value).split())  # NumPy's may have several lines.
-        raise UserError(f"{name}: got {got}, expected {expected} {bounds}")
-    return number
 
 
 def _append(primer: Notes, continuation: np.ndarray) -> Notes:

@@ -31,6 +31,8 @@ def sample_categorical(
     temperature: tf.Tensor,
     top_p: tf.Tensor | None = None,
     bounds: tuple[int, int] | None = None,
+    *,
+    allowed: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Samples from softmax(logits / temperature) by inverting its distribution function: int32 `[batch]`.
 
@@ -44,9 +46,13 @@ def sample_categorical(
         top_p: scalar above 0, at most 1: samples from the smallest set of likeliest classes whose probability reaches
             it; None samples from all of them.
         bounds: the lowest and the highest class to sample; None permits all.
+        allowed: which classes may be sampled, bool `[batch, classes]`, at least one of them within the bounds: the
+            others get probability 0, before temperature and top_p; None permits all.
     """
     classes = logits.shape[-1]
     lowest, highest = bounds or (0, classes - 1)
+    if allowed is not None:
+        logits = tf.where(allowed, logits, logits.dtype.min)
     is_bounded = (lowest, highest) != (0, classes - 1)
     # Relative to the likeliest class, so that it remains at a temperature near 0, and nothing is divided by 0.
     relative = logits - tf.reduce_max(logits[:, lowest : highest + 1], axis=-1, keepdims=True)
@@ -64,8 +70,21 @@ def sample_categorical(
     threshold = tf.cast(uniform, logits.dtype)[:, tf.newaxis] * cumulative[:, -1:]
     if is_bounded:
         threshold = _move_within(threshold, cumulative, lowest, highest)
+    if allowed is not None:
+        return _first_above(threshold, cumulative, allowed[:, lowest : highest + 1], lowest)
     sampled = tf.reduce_sum(tf.cast(cumulative[:, :-1] <= threshold, tf.int32), axis=-1)
     return tf.clip_by_value(sampled, lowest, highest) if is_bounded else sampled
+
+
+def _first_above(threshold: tf.Tensor, cumulative: tf.Tensor, allowed: tf.Tensor, lowest: int) -> tf.Tensor:
+    """Returns the first allowed class from `lowest` on whose cumulative sum is above the threshold: int32 `[batch]`.
+
+    No rounding of the sums makes it another than an allowed class.
+    """
+    number = tf.range(allowed.shape[-1])
+    is_above = cumulative[:, lowest : lowest + allowed.shape[-1]] > threshold
+    last = tf.reduce_max(tf.where(allowed, number, 0), axis=-1, keepdims=True)
+    return lowest + tf.reduce_min(tf.where(allowed & is_above, number, last), axis=-1)
 
 
 def _move_within(threshold: tf.Tensor, cumulative: tf.Tensor, lowest: int, highest: int) -> tf.Tensor:

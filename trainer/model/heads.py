@@ -13,6 +13,7 @@ from trainer.data.recall import PitchRecall, TimeRecall
 from trainer.model import time_distribution
 from trainer.model.activations import LayerNorm, gelu
 from trainer.model.categorical import categorical_nll, sample_categorical
+from trainer.model.constraints import NO_CONSTRAINTS, Constraints, tilt_steps
 from trainer.model.end_head import EndHead, end_nll
 from trainer.model.layers import MixedDense, embedding, glorot
 from trainer.model.memory import Memory, NoteMatches, match_pitch, recall_times
@@ -172,6 +173,7 @@ class DensityHeads(keras.layers.Layer):
         top_p: TopP = NO_TOP_P,
         *,
         memory: Memory | tuple[()] = (),
+        constraints: Constraints = NO_CONSTRAINTS,
     ) -> tuple[NoteTensors, NoteMatches | None]:
         """Samples one note for each row, int32 `[batch]` each, and returns its matches in the memory too.
 
@@ -181,6 +183,7 @@ class DensityHeads(keras.layers.Layer):
             temperature: above 0: scalar, or `[4]` for pitch, step, duration and velocity.
             top_p: for the same fields, as in `sample_categorical`; for a time, bins and then a bin's ticks.
             memory: memory of the notes up to the last one; by default no times are recalled.
+            constraints: on pitch and step.
         """
         layers = self._hidden_layers(head_input)
         temperatures = tf.unstack(tf.broadcast_to(temperature, [len(FIELDS)]))
@@ -188,11 +191,15 @@ class DensityHeads(keras.layers.Layer):
         for index, field in enumerate(FIELDS):
             logits = self._head_logits(layers, field, head_input)
             options = uniforms[:, index], temperatures[index], top_p[index]
+            if field == "step" and constraints.tilt is not None:
+                logits = tilt_steps(logits, constraints.tilt)
             if field in _UNIFORM_IN_BIN:
                 uniform_in_bin = uniforms[:, _UNIFORM_IN_BIN[field]]
                 note[field] = self.times[field].sample(logits, *options, uniform_in_bin=uniform_in_bin)
+            elif field == "pitch":
+                note[field] = sample_categorical(logits, *options, self.pitch_range, allowed=constraints.pitches)
             else:
-                note[field] = sample_categorical(logits, *options, self.pitch_range if field == "pitch" else None)
+                note[field] = sample_categorical(logits, *options)
             if field in _LATER_FIELDS:
                 self._condition_on(layers, field, note[field], head_input)
             if field == "pitch" and isinstance(memory, Memory):
@@ -300,11 +307,12 @@ class RegressionHeads(keras.layers.Layer):
         top_p: TopP = NO_TOP_P,
         *,
         memory: Memory | tuple[()] = (),
+        constraints: Constraints = NO_CONSTRAINTS,
     ) -> tuple[NoteTensors, None]:
         """Samples a pitch for each row as `DensityHeads.sample`; step and duration are the predicted ones."""
         predicted = self.predict_fields(head_input)
-        temperature = tf.broadcast_to(temperature, [len(FIELDS)])[0]
-        pitch = sample_categorical(predicted["pitch"], uniforms[:, 0], temperature, top_p[0], self.pitch_range)
+        options = uniforms[:, 0], tf.broadcast_to(temperature, [len(FIELDS)])[0], top_p[0]
+        pitch = sample_categorical(predicted["pitch"], *options, self.pitch_range, allowed=constraints.pitches)
         step_us, duration_us = (
             tf.cast(tf.round(tf.maximum(predicted[field], 0) * 1e6), tf.int32) for field in ("step", "duration")
         )

@@ -42,6 +42,11 @@ class SamplesIndex(JsonRecord):
     top_p: float | Mapping[Field, float]
     returns: float
     seed: int
+    key: str | None = None
+    range: str | None = None
+    density: float = 0.0
+    tempo: float = 1.0
+    avoid_repeats: int = 0
     sustain: str
     pedal: bool
     notes_per_second: float

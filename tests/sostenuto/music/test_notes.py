@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sostenuto.music.notes import MAX_TICK, Notes, merge_overlapping_notes, note_name, ticks
+from sostenuto.music.notes import MAX_TICK, Notes, merge_overlapping_notes, note_name, note_number, ticks
 from tests.factories import random_notes
 
 
@@ -14,6 +14,17 @@ def test_ticks_round_half_up_and_stop_at_ten_seconds():
 
 def test_note_names_use_middle_c_as_c4_and_sharps():
     assert [note_name(pitch) for pitch in (0, 21, 60, 78, 108, 127)] == ["C-1", "A0", "C4", "F#5", "C8", "G9"]
+
+
+def test_the_number_of_a_note_is_that_of_its_name_in_any_spelling():
+    assert [note_number(note_name(pitch)) for pitch in range(128)] == [*range(128)]
+    assert [note_number(name) for name in ("bb3", "Cb4", "B#3", "E#4", "Gb5")] == [58, 59, 60, 65, 78]
+
+
+@pytest.mark.parametrize("name", ["", "C", "H4", "C##4", "60", "Cb-1", "G#9", "C4 ", "C٤"])
+def test_a_text_that_names_no_note_is_refused(name):
+    with pytest.raises(ValueError, match="expected a name from C-1 to G9"):
+        note_number(name)
 
 
 def test_note_name_of_no_pitch_is_refused():

@@ -192,7 +192,7 @@ class CountingModel:
     def _hidden(self, counts):
         return HeadInput(tf.cast(counts - self.start, tf.float32)[..., tf.newaxis])
 
-    def sample(self, hidden, uniforms, temperature, top_p, memory):
+    def sample(self, hidden, uniforms, temperature, top_p, memory, constraints):
         step_us = tf.cast(hidden.body[:, 0], tf.int32)
         sixty = tf.fill(tf.shape(step_us), 60)
         return NoteTensors(sixty, step_us, sixty, sixty), None

@@ -136,6 +136,50 @@ def test_a_draw_within_bounds_is_the_same_without_them(top_p):
     assert top_p is not None or len(set(bound[~within])) > 60
 
 
+@pytest.mark.parametrize("bounds", [None, (0, 4), (1, 4)])
+def test_allowed_classes_are_drawn_as_often_as_among_themselves(bounds):
+    logits = np.array([5.0, 0.0, 1.0, 9.0, 2.0, 40.0], np.float32)
+    allowed = np.array([False, True, False, True, True, False])
+    draws = 40_000
+    uniform = ((np.arange(draws) + 0.5) / draws).astype(np.float32)
+    rows = tf.repeat(logits[np.newaxis] / 4, draws, axis=0)
+    chosen = sample_categorical(
+        rows, tf.constant(uniform), tf.constant(1.0), bounds=bounds, allowed=tf.constant(allowed[np.newaxis])
+    ).numpy()
+    frequencies = np.bincount(chosen, minlength=6) / draws
+    np.testing.assert_allclose(frequencies[allowed], softmax(logits[allowed] / 4), atol=8 / draws)
+    assert not frequencies[~allowed].any()
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1.0])
+@pytest.mark.parametrize("top_p", [None, 0.05, 0.9])
+@pytest.mark.parametrize("bounds", [None, BOUNDS])
+def test_only_allowed_classes_are_drawn_of_each_row(temperature, top_p, bounds):
+    random = np.random.default_rng(5)
+    logits = random.normal(0, 20, (500, 128)).astype(np.float32)
+    allowed = random.random((500, 128)) < 0.05
+    allowed[:, 70] |= ~allowed[:, 20:108].any(axis=-1)
+    uniform = tf.constant((np.arange(500) / 499 * (1 - 2**-24)).astype(np.float32))
+    top_p = None if top_p is None else tf.constant(top_p)
+    chosen = sample_categorical(
+        tf.constant(logits), uniform, tf.constant(temperature), top_p, bounds, allowed=tf.constant(allowed)
+    ).numpy()
+    assert allowed[np.arange(500), chosen].all()
+    within = slice(*(BOUNDS[0], BOUNDS[1] + 1)) if bounds else slice(None)
+    if temperature < 1e-3:
+        masked = np.where(allowed, logits, -np.inf)[:, within]
+        np.testing.assert_array_equal(chosen - (within.start or 0), np.argmax(masked, axis=-1))
+
+
+def test_a_draw_is_the_same_where_all_classes_are_allowed():
+    logits = tf.constant(np.random.default_rng(7).normal(0, 1, (2_000, 128)).astype(np.float32))
+    uniform = tf.constant(np.random.default_rng(8).random(2_000, np.float32))
+    for bounds in (None, BOUNDS):
+        free = sample_categorical(logits, uniform, tf.constant(1.0), bounds=bounds)
+        masked = sample_categorical(logits, uniform, tf.constant(1.0), bounds=bounds, allowed=tf.fill([1, 128], True))
+        np.testing.assert_array_equal(free, masked)
+
+
 def test_the_nll_and_its_gradient_are_those_of_tensorflow():
     random = np.random.default_rng(0)
     logits = tf.constant(random.normal(0, 3, (5, 4, 7)), tf.float32)
