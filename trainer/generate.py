@@ -37,10 +37,11 @@ EXAMPLES = (
     "--workdir=run --output=music",
     "--workdir=run --output=music --primer=my.mid --primer_seconds=20 --num_samples=4 --audio",
     "--workdir=run --output=music --temperature=0.9,pitch=1 --top_p=0.95",
+    "--workdir=run/export --output=music",
 )
 
 cli.start_group("input and output")
-_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
+_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model, or its export.")
 _OUTPUT = flags.DEFINE(
     cli.Path("DIR"), "output", None,
     "Directory for the samples. It replaces those of an earlier call, and no other file.",

@@ -29,6 +29,15 @@ CONTINUATIONS: Final[tuple[Continuation, ...]] = ("generated", "real")
 
 
 @dataclasses.dataclass(frozen=True)
+class WeightSource(JsonRecord):
+    """The weights with which a run started: their workdir or export, train_step, and the SHA-256 of their values."""
+
+    path: str
+    train_step: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class RunInfo(JsonRecord):
     """Content of run.json, which grows while a run starts: a field is None until it is recorded."""
 
@@ -43,6 +52,7 @@ class RunInfo(JsonRecord):
     parameters: int | None = None
     targets_per_epoch: int | None = None
     pitch_range: tuple[int, int] | None = None
+    init_from: WeightSource | None = None
     steps: int | None = None
     horizon: int | None = None
     horizon_from: int | None = None
@@ -321,6 +331,7 @@ class ExportInfo(JsonRecord):
     train_step: int
     pitch_range: tuple[int, int]
     config: Config
+    sustain: Literal["ignore", "extend"] | None = None
 
     @classmethod
     def from_json(cls, value: Any, name: str) -> Self:
