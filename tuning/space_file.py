@@ -46,11 +46,10 @@ def create_space(
     """
     parameters = {field: _DECLARED[field] for field in (*SEARCHED_BY_DEFAULT, *_tuned_fields(tune))}
     fixed: dict[str, Any] = {}
-    asked = {*tune}  # fields whose search the user asked for by name
-    for field, entry in _read(file).items() if file else ():
+    entries = _read(file) if file else {}
+    for field, entry in entries.items():
         source = f"{file}: {field}"
         _check_field(str(field), str(file))
-        asked |= {field} if isinstance(entry, dict | list) else set()
         if isinstance(entry, dict):
             parameters[field] = _range(field, entry, base_config, source)
         elif isinstance(entry, list):
@@ -65,11 +64,9 @@ def create_space(
         _check_field(field, source)
         if field in tune:
             raise UserError(f"{source}: {field} is also in --tune. Pass only one of the two")
-        # A text is taken literally: YAML would read the directory 2024 as a number.
-        value = text if _FIELDS[field].type is str else _parse_yaml(text, source)
-        fixed[field] = _check_value(field, value, base_config, source)
+        fixed[field] = _check_value(field, _parse_value(field, text, source), base_config, source)
     if base_config.init_from or "init_from" in {*fixed, *parameters}:
-        _drop_shapes(parameters, asked)
+        _drop_shapes(parameters, {*tune, *entries} - {*fixed})
     for field, parameter in parameters.items():
         if parameter.grid is not None and len(parameter.grid) == 1:
             fixed.setdefault(field, parameter.grid[0])
@@ -129,6 +126,11 @@ def _check_value(field: str, value: Any, base_config: Config, source: str) -> An
     except UserError as error:
         raise UserError(f"{source}: {str(error).removeprefix('config: ')}") from error
     return value
+
+
+def _parse_value(field: str, text: str, source: str) -> Any:
+    # YAML would read the directory 2024 as a number.
+    return text if _FIELDS[field].type is str else _parse_yaml(text, source)
 
 
 def _parse_yaml(text: str, source: str) -> Any:

@@ -11,7 +11,7 @@ from trainer.engine.model_parts import named_weights
 from trainer.engine.train_state import TrainState
 from trainer.model.next_note import NextNoteModel
 from trainer.workdir.formats import WeightSource
-from trainer.workdir.layout import absolute, load_run, load_source_config
+from trainer.workdir.layout import absolute, has_checkpoint, load_run, load_source_config
 from trainer.workdir.load_model import LoadedModel, read_model
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,14 @@ class InitialWeights:
     def __init__(self, config: Config, manifest: Manifest, state: TrainState, workers: Workers) -> None:
         self._config, self._manifest, self._state, self._workers = config, manifest, state, workers
         self.source: WeightSource | None = None
+
+    def prepare(self, workdir: str) -> None:
+        """Loads the weights before the workdir is claimed, so that a wrong source leaves nothing behind.
+
+        A run that has a checkpoint needs no source. Every host must call it.
+        """
+        if self._config.init_from and not any(self._workers.broadcast_from_chief([float(has_checkpoint(workdir))])):
+            self.load()
 
     def load(self) -> None:
         """Copies the weights into the run's model, unless it has them already. Every host must call it.

@@ -73,9 +73,7 @@ def train(
         layout.check_workdir(config, manifest, workdir)  # Before the work; `claim` repeats it under the lock.
         with remote.open_workdir(workdir, max_to_keep=config.max_to_keep) as opened:
             setup = build_setup(config, manifest, cluster)
-            # Before the claim: if the source does not fit, nothing is left behind.
-            if not any(setup.workers.broadcast_from_chief([float(layout.has_checkpoint(workdir))])):
-                setup.initial_weights.load()
+            setup.initial_weights.prepare(workdir)
             play_seconds = sum(callback.play_seconds for callback in callbacks)
             timer = RunTimer(clock, begin, config, play_seconds=play_seconds, score_steps=setup.score_steps)
             return TrainingLoop(setup, opened, callbacks, timer, stop=stop, stop_at=stop_at).run()
