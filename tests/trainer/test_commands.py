@@ -192,7 +192,7 @@ def places(tmp_path_factory, dataset):
         (["--data={data}", "--workdir={w}", "--init_from={extended}"], ["--init_from: ", "extended: is no workdir"]),
         (["--data={data}", "--workdir={w}", "--freeze=lstm_0"], ["freeze='lstm_0' needs init_from"]),
         (
-            ["--data={data}", "--workdir={w}", "--init_from={trained}", "--units=8"],
+            ["--data={data}", "--workdir={w}", "--init_from={trained}", "--units=8", "--quiet"],
             ["trained: has units=16, this run units=8. Pass --units=16"],
         ),
         (["{data}", "--workdir={w}"], ["unexpected argument"]),
@@ -253,7 +253,10 @@ def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(plac
             ["--data={data}", "--workdir={exported}", "--output={exported}/evaluation-test.json"],
             ["exported is an export"],
         ),
-        (["--data={data}", "--workdir={exported}", "--output={o.json}"], ["exported/best: the weights", "corrupt"]),
+        (
+            ["--data={data}", "--workdir={exported}", "--output={o.json}", "--quiet"],
+            ["exported/best: the weights", "corrupt"],
+        ),
         ([*OF_SINGLE, "--split=validation"], ["single", "validation"]),
         (OF_SINGLE, ["single", "test", "nothing to score"]),
         (["--data={data}", "--workdir={trained}", "--generated"], ["0 pieces", "640 notes", "at least 2"]),
