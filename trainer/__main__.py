@@ -21,7 +21,7 @@ from trainer.distribution.cluster import resolve
 from trainer.generation.samples import NUM_SAMPLES
 from trainer.presets import PRESETS, preset, read_config
 from trainer.workdir.formats import RunResult
-from trainer.workdir.layout import REPORT_NAME, why_finished
+from trainer.workdir.layout import REPORT_NAME, load_source_config, why_finished
 
 _STARTED = time.monotonic()
 
@@ -36,6 +36,7 @@ EXAMPLES = (
     "--data=dataset --workdir=run",
     "--data=dataset --workdir=run --preset=base --units=384 --layers=3 --max_minutes=60",
     "--data=dataset --workdir=other-run --config=run/config.json --seed=1",
+    "--data=my-dataset --workdir=my-run --init_from=run --learning_rate=5e-4 --steps=1000",
 )
 
 cli.start_group("input and output")
@@ -67,6 +68,10 @@ def _define_config_flags() -> dict[str, flags.FlagHolder]:
         text = f"{field.metadata['help']} {most}({_defaults(field.name)})"
         if field.metadata["choices"]:
             holders[field.name] = flags.DEFINE_enum(field.name, None, field.metadata["choices"], text)
+        elif field.type is str:
+            placeholder = field.metadata["placeholder"]
+            parser: Any = cli.Path(placeholder) if placeholder == "DIR" else cli.Text(placeholder)
+            holders[field.name] = flags.DEFINE(parser, field.name, None, text)
         else:
             holders[field.name] = define[field.type](field.name, None, text)
     return holders
@@ -81,7 +86,7 @@ def _defaults(field: str) -> str:
 
 
 def _as_typed(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() or "none"
 
 
 _FIELDS = _define_config_flags()
@@ -113,8 +118,15 @@ def _config(workdir: str) -> Config:
         raise UserError("--preset and --config: got both, expected at most one. Drop one of them")
     path = _CONFIG.value or os.path.join(workdir, CONFIG_NAME)
     is_read = _CONFIG.value or (not _PRESET.value and storage.exists(path))
-    start = read_config(path) if is_read else preset(_PRESET.value or "base")
     changes = {name: holder.value for name, holder in _FIELDS.items() if holder.value is not None}
+    if is_read:
+        start = read_config(path)
+    elif init_from := changes.get("init_from"):
+        # A resumed run has the model already; its source may be gone.
+        source = read_config(path) if storage.exists(path) else load_source_config(init_from)
+        start = preset(_PRESET.value or source.preset).with_model_of(source)
+    else:
+        start = preset(_PRESET.value or "base")
     if sum(bool(changes.get(name)) for name in LENGTH_FIELDS) > 1:
         raise UserError("--steps, --epochs and --max_minutes: got several, expected at most one. Drop the others")
     return start.replace(**changes)

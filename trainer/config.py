@@ -56,15 +56,22 @@ _AT_LEAST_0 = Bounds(minimum=0)
 
 
 def _field(
-    default: Any, help: str, choices: tuple[str, ...] = (), *, group: str = "training", bounds: Bounds = _AT_LEAST_0
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] = (),
+    *,
+    group: str = "training",
+    bounds: Bounds = _AT_LEAST_0,
+    placeholder: str = "",
 ) -> Any:
-    """Declares a field; `bounds` applies to numbers only."""
-    metadata = {"help": help, "choices": choices, "group": group, "bounds": bounds}
+    """Declares a field; `bounds` applies to numbers only, `placeholder` names the value of a text in `--help`."""
+    metadata = {"help": help, "choices": choices, "group": group, "bounds": bounds, "placeholder": placeholder}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 # Groups of fields in `--help`.
 _model = functools.partial(_field, group="model")
+_start = functools.partial(_field, group="fine-tuning")
 _loss = functools.partial(_field, group="losses")
 _data = functools.partial(_field, group="training data")
 _optimizer = functools.partial(_field, group="optimizer")
@@ -128,6 +135,17 @@ class Config:
         0.0,
         "Fraction of the activations dropped after each LSTM layer in training; 0 disables dropout.",
         bounds=_FRACTION,
+    )
+    init_from: str = _start(
+        "",
+        "Start with the best weights of this workdir or export. A new run takes the source's model, and its preset "
+        "unless --preset or --config is given.",
+        placeholder="DIR",
+    )
+    freeze: str = _start(
+        "",
+        "Parts of the model that keep the weights of init_from, such as embedding,lstm_0.",
+        placeholder="NAME,...",
     )
     pitch_weight: float = _loss(1.0, "Weight of the pitch loss.")
     step_weight: float = _loss(1.0, "Weight of the step loss.")
@@ -240,6 +258,10 @@ class Config:
             raise UserError(
                 "config: pitch_weight, step_weight and duration_weight are all 0. Give at least one of them above 0"
             )
+        if self.freeze and not self.init_from:
+            raise UserError(
+                f"config: freeze={self.freeze!r} needs init_from, since new weights must be trained. Give init_from too"
+            )
         _check_product(self, ("units", "units", "layers"), MAX_LSTM_WEIGHTS)
         _check_product(self, ("batch_size", "seq_length", "units", "layers"), MAX_ACTIVATIONS)
         lengths = {name: getattr(self, name) for name in LENGTH_FIELDS}
@@ -278,6 +300,16 @@ class Config:
         """Returns the number of windows of one optimizer update."""
         return self.batch_size * self.accumulation_steps
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Returns the fields that determine the shapes of the weights."""
+        names = SHAPE_FIELDS if self.model == "density" else ("model", "units", "layers")
+        return {name: getattr(self, name) for name in names}
+
+    def with_model_of(self, source: "Config") -> "Config":
+        """Returns a copy with the model of another config, and the windows for which that was trained."""
+        return self.replace(**{name: getattr(source, name) for name in (*SHAPE_FIELDS, "positions", "seq_length")})
+
     def replace(self, **changes: Any) -> "Config":
         """Returns a copy with some fields changed; setting one of steps, epochs and max_minutes unsets the others."""
         unset = dict.fromkeys(LENGTH_FIELDS, 0) if any(changes.get(name) for name in LENGTH_FIELDS) else {}
@@ -302,6 +334,12 @@ def _check_product(config: Config, names: tuple[str, ...], maximum: int) -> None
 
 
 FIELDS: Final = {field.name: field for field in dataclasses.fields(Config)}
+# They determine the shapes of the weights, those besides model, units and layers only with model=density.
+SHAPE_FIELDS: Final = tuple(
+    name
+    for name, field in FIELDS.items()
+    if field.metadata["group"] == "model" and name not in ("positions", "seq_length", "dropout")
+)
 
 
 def check_field(field: dataclasses.Field, value: Any) -> None:

@@ -22,7 +22,15 @@ from trainer.workdir.formats import (
     HeldOut,
     RunInfo,
 )
-from trainer.workdir.layout import METRICS_NAME, check_dataset, load_config, load_dataset, load_run, resolved
+from trainer.workdir.layout import (
+    METRICS_NAME,
+    check_dataset,
+    load_config,
+    load_dataset,
+    load_export,
+    load_run,
+    resolved,
+)
 from trainer.workdir.outputs import check_output_directory, check_writable
 
 logger = logging.getLogger(__name__)
@@ -36,15 +44,17 @@ EXAMPLES = (
     "--workdir=run",
     "--workdir=run --split=validation --generated --temperature=0.9",
     "--workdir=run --data=other-dataset --output=other-scores.json",
+    "--workdir=run/export --data=dataset --output=scores.json",
 )
 
 cli.start_group("input and output")
-_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
+_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model, or its export.")
 _DATA = flags.DEFINE(
     cli.Path("DIR"),
     "data",
     None,
-    "Dataset that beam_preprocess wrote. Another one than the run's needs --output. (default: the run's)",
+    "Dataset that beam_preprocess wrote. Another one than the run's, and any for an export, needs --output. "
+    "(default: the run's)",
 )
 _SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "Split to score, or to continue and compare with.")
 _OUTPUT = flags.DEFINE(
@@ -84,6 +94,11 @@ def main() -> int:
             raise UserError(f"--{flag.name}={flag.value}: needs --generated. Pass both")
     if load_config(workdir).positions == "last" and _GENERATED.value and not _PRIMER_NOTES.value:
         raise UserError("--primer_notes=0: a model with positions=last cannot start from silence. Pass 1 or more")
+    if load_export(workdir) and not (_DATA.value and _OUTPUT.value):
+        raise UserError(
+            f"--workdir={workdir}: is an export, which has no dataset and stays as it is. Pass --data=DIR and "
+            "--output=FILE"
+        )
     run = load_run(workdir)
     manifest = Manifest.load(_DATA.value) if _DATA.value else load_dataset(workdir, run)
     path, is_of_run = _choose_output(workdir, manifest, run)
@@ -121,7 +136,7 @@ def _choose_output(workdir: str, manifest: Manifest, run: RunInfo) -> tuple[str,
     own = (GenerationEvaluation if _GENERATED.value else Evaluation).path(workdir, _SPLIT.value)
     path = _OUTPUT.value or own
     directory = os.path.dirname(path) or "."
-    is_of_run = resolved(path) == resolved(own)
+    is_of_run = resolved(path) == resolved(own) and not load_export(workdir)
     if is_of_run:
         check_dataset(manifest, run, workdir, remedy="Pass --output=FILE, outside of the workdir")
     else:

@@ -1,5 +1,6 @@
 """Export of a trained model as a TensorFlow SavedModel, whose signatures docs/export.md describes."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -7,7 +8,9 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from sostenuto import storage
+from sostenuto.errors import FileError
 from sostenuto.music.notes import PITCHES
+from trainer.checkpoints.manager import CheckpointManager, model_variables
 from trainer.checkpoints.tensorflow_errors import translate_errors
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import TimeRecall, empty_recall
@@ -19,7 +22,7 @@ from trainer.model.note_history import NoteHistory
 from trainer.model.time_bins import BINS
 from trainer.reporting import model_card
 from trainer.workdir.formats import ExportInfo
-from trainer.workdir.layout import EXPORT_LAST, EXPORT_NAME
+from trainer.workdir.layout import BEST_NAME, EXPORT_INFO_NAME, EXPORT_LAST, EXPORT_NAME, load_run
 from trainer.workdir.load_model import LoadedModel, load_model
 from trainer.workdir.outputs import hold_output
 from trainer.workdir.transfer import upload_on_exit
@@ -59,10 +62,16 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
         # An export is not trained, and without gradients it is smaller.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, directory, signatures=signatures, options=options)
+    # The graphs have the weights in a form that cannot be trained. So the export has them as a workdir does, too.
+    model, best = trained.model, CheckpointManager(os.path.join(directory, BEST_NAME), max_to_keep=1)
+    try:
+        best.save(trained.train_step, model_variables(model), {"config": dataclasses.asdict(model.config)})
+    except FileError as error:
+        raise FileError(storage.TEMPORARY.sub("", str(error))) from error
     exported = ExportInfo(
-        trained.train_step, trained.model.heads.pitch_range, trained.model.composers, trained.model.config
+        trained.train_step, model.heads.pitch_range, model.composers, model.config, load_run(workdir).sustain
     )
-    exported.save(os.path.join(directory, model_card.DESCRIPTION_NAME))
+    exported.save(os.path.join(directory, EXPORT_INFO_NAME))
     card = model_card.text(workdir, exported)
     storage.write_bytes_atomic(os.path.join(directory, model_card.CARD_NAME), card.encode())
 

@@ -42,10 +42,11 @@ EXAMPLES = (
     "--workdir=run --output=music --temperature=0.9,pitch=1 --top_p=0.95",
     "--workdir=run --output=music --composer='Frédéric Chopin' --seconds=90",
     '--workdir=run --output=music --key="D minor" --range=C2-C6 --density=8',
+    "--workdir=run/export --output=music",
 )
 
 cli.start_group("input and output")
-_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model.")
+_WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model, or its export.")
 _OUTPUT = flags.DEFINE(
     cli.Path("DIR"), "output", None,
     "Directory for the samples. It replaces those of an earlier call, and no other file.",

@@ -4,12 +4,12 @@ import contextlib
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from sostenuto import storage
 from sostenuto.errors import UserError
-from trainer.config import LENGTH_FIELDS, Config
+from trainer.config import LENGTH_FIELDS, SHAPE_FIELDS, Config
 from tuning.default_space import PARAMETERS, SEARCHED_BY_DEFAULT
 from tuning.space import Parameter, Space, format_number
 
@@ -46,7 +46,8 @@ def create_space(
     """
     parameters = {field: _DECLARED[field] for field in (*SEARCHED_BY_DEFAULT, *_tuned_fields(tune))}
     fixed: dict[str, Any] = {}
-    for field, entry in _read(file).items() if file else ():
+    entries = _read(file) if file else {}
+    for field, entry in entries.items():
         source = f"{file}: {field}"
         _check_field(str(field), str(file))
         if isinstance(entry, dict):
@@ -63,7 +64,9 @@ def create_space(
         _check_field(field, source)
         if field in tune:
             raise UserError(f"{source}: {field} is also in --tune. Pass only one of the two")
-        fixed[field] = _check_value(field, _parse_yaml(text, source), base_config, source)
+        fixed[field] = _check_value(field, _parse_value(field, text, source), base_config, source)
+    if base_config.init_from or "init_from" in {*fixed, *parameters}:
+        _drop_shapes(parameters, {*tune, *entries} - {*fixed})
     for field, parameter in parameters.items():
         if parameter.grid is not None and len(parameter.grid) == 1:
             fixed.setdefault(field, parameter.grid[0])
@@ -74,6 +77,14 @@ def create_space(
     space = Space(base_config, tuple(searched), dict(sorted(fixed.items())))
     space.trial_config({}, 1)
     return space
+
+
+def _drop_shapes(parameters: dict[str, Parameter], asked: Collection[str]) -> None:
+    """Removes the fields that the weights of init_from determine; raises UserError if a search of one was asked for."""
+    for field in [field for field in parameters if field in SHAPE_FIELDS]:
+        if field in asked:
+            raise UserError(f"{field}: the weights of init_from determine it. Do not search it")
+        del parameters[field]
 
 
 def _tuned_fields(tune: Iterable[str]) -> list[str]:
@@ -108,11 +119,18 @@ def _check_value(field: str, value: Any, base_config: Config, source: str) -> An
             value = float(value)  # YAML reads 1e-3 as a string, since it has no point
         except (TypeError, ValueError) as error:
             raise UserError(f"{source}: got {value!r}, expected a number") from error
+    # Another --fix may give init_from; the whole config is checked at the end.
+    source_of_frozen = {"init_from": base_config.init_from or "another --fix"} if field == "freeze" else {}
     try:
-        dataclasses.replace(base_config, **{field: value})
+        dataclasses.replace(base_config, **{**source_of_frozen, field: value})
     except UserError as error:
         raise UserError(f"{source}: {str(error).removeprefix('config: ')}") from error
     return value
+
+
+def _parse_value(field: str, text: str, source: str) -> Any:
+    # YAML would read the directory 2024 as a number.
+    return text if _FIELDS[field].type is str else _parse_yaml(text, source)
 
 
 def _parse_yaml(text: str, source: str) -> Any:

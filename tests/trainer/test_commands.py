@@ -23,7 +23,8 @@ from tests.factories import melody, midi_bytes, tiny_model, write_dataset
 from tests.pages import Page
 from tests.processes import REPOSITORY, run_python
 from trainer.config import Config
-from trainer.presets import PRESETS, read_config
+from trainer.presets import PRESETS, preset, read_config
+from trainer.workdir.formats import ExportInfo
 
 TINY = Config(
     units=16, layers=1, head_units=16, pitch_embedding=8, time_embedding=8, velocity_embedding=8, seq_length=16,
@@ -134,6 +135,7 @@ def places(tmp_path_factory, dataset):
         "o.json": here / "o.json",
         "extended": here / "extended",
         "music": here / "music",
+        "exported": here / "exported",
         **{name: here / name for name in ("trained", "moved", "exchanged", "last")},
     }
     for name, data, positions in (
@@ -147,6 +149,9 @@ def places(tmp_path_factory, dataset):
         (paths[name] / "config.json").write_text(config.to_json())
         run_json = {"dataset": Manifest.load(dataset).sha256, "data": str(data)}
         (paths[name] / "run.json").write_text(json.dumps(run_json))
+    paths["exported"].mkdir()
+    ExportInfo(3, (40, 90), TINY, "extend").save(str(paths["exported"] / "export.json"))
+    (paths["exported"] / "saved_model.pb").touch()
     paths["music"].mkdir()
     (paths["music"] / "sample-000.mid").write_text("mine")
     paths["extended"].mkdir()
@@ -184,6 +189,13 @@ def places(tmp_path_factory, dataset):
         (["--data={data}", "--workdir={w}", "--config={unknown.json}"], ["unknown.json: unknown field 'lstm_units'"]),
         (["--data={data}", "--workdir={w}", "--config={wrong.json}"], ["dropout=1.5"]),
         (["--data={data}", "--workdir={w}", "--config={wrong.json}", "--preset=base"], ["--preset and --config"]),
+        (["--data={data}", "--workdir={w}", "--init_from={none}"], ["--init_from: ", "none: no such directory"]),
+        (["--data={data}", "--workdir={w}", "--init_from={extended}"], ["--init_from: ", "extended: is no workdir"]),
+        (["--data={data}", "--workdir={w}", "--freeze=lstm_0"], ["freeze='lstm_0' needs init_from"]),
+        (
+            ["--data={data}", "--workdir={w}", "--init_from={trained}", "--units=8", "--quiet"],
+            ["trained: has units=16, this run units=8. Pass --units=16"],
+        ),
         (["{data}", "--workdir={w}"], ["unexpected argument"]),
     ],
     ids=lambda value: " ".join(value[-1:]),
@@ -235,6 +247,17 @@ def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(plac
         (["--workdir={trained}", "--output={text.mid}/scores.json"], ["text.mid is a file"]),
         (["--workdir={trained}", "--output=/proc/none/scores.json"], ["/proc/none: cannot be written"]),
         (["--data={data}", "--workdir={trained}", "--split=dev"], ["--split:", "dev", "validation"]),
+        (["--workdir={exported}"], ["exported: is an export", "Pass --data=DIR and --output=FILE"]),
+        (["--workdir={exported}", "--data={data}"], ["exported: is an export", "--output=FILE"]),
+        (["--workdir={exported}", "--output={o.json}"], ["exported: is an export", "--data=DIR"]),
+        (
+            ["--data={data}", "--workdir={exported}", "--output={exported}/evaluation-test.json"],
+            ["exported is an export"],
+        ),
+        (
+            ["--data={data}", "--workdir={exported}", "--output={o.json}", "--quiet"],
+            ["exported/best: the weights", "corrupt"],
+        ),
         ([*OF_SINGLE, "--split=validation"], ["single", "validation"]),
         (OF_SINGLE, ["single", "test", "nothing to score"]),
         (["--data={data}", "--workdir={trained}", "--generated"], ["0 pieces", "640 notes", "at least 2"]),
@@ -291,6 +314,9 @@ def test_a_mistake_in_evaluating_is_one_line(places, flags, words):
         (["--workdir={w}", "--output={music}"], ["sample-000.mid: exists, and no samples.json lists it", "Move it"]),
         (["--workdir={trained}", "--output={trained}"], ["trained is a workdir", "Choose another directory"]),
         (["--workdir={w}", "--output={trained}/best"], ["best is part of a workdir"]),
+        (["--workdir={w}", "--output={exported}"], ["exported is an export"]),
+        (["--workdir={w}", "--output={exported}/best"], ["best is part of an export"]),
+        (["--workdir={exported}", "--output={o}", "--pedal"], ["--pedal", "sustain=extend"]),
         (["--workdir={w}", "--output={data}"], ["data is a dataset"]),
         (["--workdir={w}", "--output={text.mid}"], ["text.mid is a file"]),
         (["--workdir={w}", "--output={text.mid}/music"], ["music: cannot be written", "Not a directory"]),
@@ -362,6 +388,11 @@ def processes(tmp_path_factory, dataset, places):
         "compare": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'compared.json'}",
                   "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95"],
         "finished": ["trainer", data, workdir],
+        "fine-tune": ["trainer", data, f"--workdir={here / 'fine'}", f"--init_from={here / 'w'}", "--steps=1",
+                      "--learning_rate=1e-12", "--samples=0", "--quiet"],
+        "export evaluated": ["trainer.evaluate", data, f"--workdir={here / 'w' / 'export'}",
+                             f"--output={here / 'passed-on.json'}", "--quiet"],
+        "export played": [*music, f"--workdir={here / 'w' / 'export'}", f"--output={here / 'passed-on'}", "--quiet"],
         "report": ["trainer.report", f"--workdir={here / 'copy'}", data],
     }  # fmt: skip
     # Each loads TensorFlow for seconds: two at a time.
@@ -414,6 +445,7 @@ def test_training_leaves_exactly_its_files(workdir):
         "export/README.md",
         "export/fingerprint.pb",
         "export/saved_model.pb",
+        *(f"export/best/{best:08d}/{name}" for name in CHECKPOINT),
         "export/variables/variables.data-00000-of-00001",
         "export/variables/variables.index",
         *(f"checkpoints/{train_step:08d}/{name}" for train_step in (20, 30) for name in CHECKPOINT),
@@ -423,6 +455,27 @@ def test_training_leaves_exactly_its_files(workdir):
 
 def test_the_config_of_a_run_is_the_file_and_the_flags(workdir):
     assert read_config(workdir / "config.json") == TINY.replace(dropout=0.1, steps=STEPS)
+
+
+def test_a_run_that_starts_from_another_has_its_model_its_score_and_its_own_training(workdir, processes):
+    here, done = processes
+    assert done["fine-tune"].returncode == 0, done["fine-tune"].stderr
+    expected = preset("base").with_model_of(TINY)
+    expected = expected.replace(init_from=str(workdir), steps=1, learning_rate=1e-12)
+    assert read_config(here / "fine" / "config.json") == expected
+    best = json.loads((workdir / "result.json").read_text())["best"]
+    assert json.loads((here / "fine" / "result.json").read_text())["best"] == pytest.approx(best, abs=1e-5)
+    assert f"{workdir}, train_step " in (here / "fine" / "report.html").read_text()
+
+
+def test_an_export_alone_scores_and_plays_as_its_run(workdir, processes):
+    here, done = processes
+    for name in ("export evaluated", "export played"):
+        assert done[name].returncode == 0, done[name].stderr
+    assert json.loads((here / "passed-on.json").read_text()) == json.loads(
+        (workdir / "evaluation-test.json").read_text()
+    )
+    assert (here / "passed-on" / "sample-000.mid").read_bytes() == (here / "one" / "sample-000.mid").read_bytes()
 
 
 def test_training_reports_as_the_contract_says(workdir, processes):

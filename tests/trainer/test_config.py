@@ -29,6 +29,8 @@ OTHER = {
     "velocity_embedding": 3,
     "head_units": 4,
     "dropout": 0.25,
+    "init_from": "runs/a",
+    "freeze": "embedding,lstm_0",
     "pitch_weight": 0.05,
     "step_weight": 0.0,
     "duration_weight": 2.5,
@@ -86,6 +88,8 @@ WRONG = {
         )
     },
     "dropout": [-0.1, 1.0, float("nan")],
+    "init_from": [3, None],
+    "freeze": [3, None],
     "ema": [-0.1, 1.0, float("nan"), "0.9"],
     **{
         name: [-0.5, float("nan"), float("inf"), "1", True]
@@ -136,6 +140,8 @@ def shown_flags() -> dict[str, dict]:
 def changed(*names: str) -> Config:
     # A regression model has no score to watch.
     implied = {"evaluate_every": 0, "monitor": "loss"} if "model" in names else {}
+    if "freeze" in names:
+        implied["init_from"] = OTHER["init_from"]
     return Config().replace(**{name: OTHER[name] for name in names} | implied)
 
 
@@ -243,6 +249,23 @@ def test_mismatches_name_the_fixed_fields_and_both_values():
     assert mismatches(Config().fixed(), Config().fixed()) == []
     assert "steps" not in config.fixed()
     assert mismatches({"a": 1}, {"b": 2}) == ["b: got nothing, expected 2", "a: got 1, expected nothing"]
+
+
+def test_only_weights_that_came_from_somewhere_can_be_frozen():
+    with pytest.raises(UserError, match=r"config: freeze='lstm_0' needs init_from, .*Give init_from too") as error:
+        Config(freeze="lstm_0")
+    message(error)
+
+
+def test_a_config_takes_the_model_of_another_and_nothing_of_its_training():
+    other = changed(*(name for name in FIELDS if name not in ("preset", *LENGTH_FIELDS)))
+    taken = Config(evaluate_every=0, monitor="loss").with_model_of(other)
+    assert taken.shape == other.shape == {"model": "regression", "units": 7, "layers": 3}
+    differing = {name for name in FIELDS if getattr(taken, name) != getattr(Config(), name)}
+    assert differing - {"evaluate_every", "monitor"} == {
+        "model", "positions", "seq_length", "units", "layers", "pitch_embedding", "time_embedding",
+        "velocity_embedding", "recent_embedding", "memory_units", "head_units", "head_blocks",
+    }  # fmt: skip
 
 
 def test_a_train_step_sees_all_batches_that_it_accumulates():

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -29,6 +30,7 @@ from trainer.export import export_model
 from trainer.model.heads import UNIFORMS_PER_NOTE
 from trainer.model.next_note import build_model, start_note
 from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS
+from trainer.workdir import layout
 from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME
 from trainer.workdir.load_model import load_model
 
@@ -371,6 +373,35 @@ def test_an_export_is_the_same_on_every_machine(tmp_path, monkeypatch):
         written.append(sorted((weight.shape, weight.tobytes()) for weight in weights))
         assert b"Cudnn" not in (workdir / "export" / "saved_model.pb").read_bytes()
     assert written[0] == written[1]
+
+
+def test_an_export_is_loaded_without_its_run(tmp_path):
+    workdir = write_workdir(tmp_path / "workdir", tiny_model("density", layers=1, pitch_range=PITCH_RANGE))
+    layout.update_run(str(workdir), {"sustain": "extend"})
+    expected = load_model(str(workdir))
+    shutil.copytree(export_model(str(workdir)), tmp_path / "passed-on")
+    shutil.rmtree(workdir)
+    loaded = load_model(str(tmp_path / "passed-on"))
+    assert (loaded.train_step, loaded.model.config) == (expected.train_step, expected.model.config)
+    for ours, theirs in zip(loaded.model.weights, expected.model.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert loaded.model.heads.pitch_range == PITCH_RANGE
+    run = layout.load_run(str(tmp_path / "passed-on"))
+    assert (run.sustain, run.pitch_range) == ("extend", PITCH_RANGE)
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_an_export_with_damaged_weights_is_refused_in_one_line(tmp_path, gcs, is_remote):
+    workdir = write_workdir(tmp_path / "workdir", tiny_model("regression"))
+    directory = export_model(str(workdir))
+    (workdir / "export" / "best" / "00000007" / "variables.index").write_bytes(b"")
+    if is_remote:
+        for name, data in read_files(workdir / "export").items():
+            gcs.put(f"gs://bucket/export/{name}", data)
+        directory = "gs://bucket/export"
+    with pytest.raises(UserError, match=r"export/best: the weights of the export .* corrupt\. Copy the whole") as error:
+        load_model(directory)
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.fixture

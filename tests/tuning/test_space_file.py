@@ -175,3 +175,20 @@ def test_differences_between_spaces_are_listed_by_name(tmp_path):
         "units: got 64, 96, expected 64, 96, 128, 192, 256, 384, 512",
         "layers: got fixed to 3, expected not searched",
     ]
+
+
+def test_a_search_over_a_fine_tuning_leaves_the_shape_of_the_weights_as_it_is(tmp_path):
+    fine_tuned = BASE.replace(init_from="runs/a")
+    assert set(searched(create_space(fine_tuned))) == {"seq_length", "step_weight", "duration_weight"}
+    for fix in (["freeze=embedding", "init_from=2024"], ["init_from=2024", "freeze=embedding"]):
+        space = create_space(BASE, fix=[*fix, "units=64"])
+        assert set(searched(space)) == {"seq_length", "step_weight", "duration_weight"}
+        config = space.trial_config({}, 100)
+        assert (config.init_from, config.freeze, config.units) == ("2024", "embedding", 64)
+    file = written(tmp_path, "init_from: [runs/a, runs/b]\nfreeze: ['', embedding]")
+    assert searched(create_space(fine_tuned, file=file))["freeze"].values == ("", "embedding")
+    for options in ({"tune": ["layers"]}, {"file": written(tmp_path, "units: [64, 128]")}):
+        with pytest.raises(UserError, match=r"(layers|units): the weights of init_from determine it"):
+            create_space(fine_tuned, **options)
+    with pytest.raises(UserError, match="freeze='embedding' needs init_from"):
+        create_space(BASE, fix=["freeze=embedding"])

@@ -32,6 +32,14 @@ class Workers:
             return list(values)
         return self._sum_hosts(tf.constant(values, tf.float64)).numpy().tolist()
 
+    def are_equal(self, number: int) -> bool:
+        """Returns whether all hosts pass the same number, below 2**20."""
+        if self.size == 1:
+            return True
+        # Equal numbers have no variance; they are small enough for their squares' sum to be exact.
+        total, squares = map(int, self.all_reduce_sum([number, number * number]))
+        return total * total == squares * self.size
+
     def broadcast_from_chief(self, values: Sequence[float]) -> list[float]:
         """Returns the chief's values; the other hosts pass any values of the same number."""
         return self.all_reduce_sum(values if self.is_chief else [0] * len(values))

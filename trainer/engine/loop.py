@@ -73,6 +73,7 @@ def train(
         layout.check_workdir(config, manifest, workdir)  # Before the work; `claim` repeats it under the lock.
         with remote.open_workdir(workdir, max_to_keep=config.max_to_keep) as opened:
             setup = build_setup(config, manifest, cluster)
+            setup.initial_weights.prepare(workdir)
             play_seconds = sum(callback.play_seconds for callback in callbacks)
             timer = RunTimer(clock, begin, config, play_seconds=play_seconds, score_steps=setup.score_steps)
             return TrainingLoop(setup, opened, callbacks, timer, stop=stop, stop_at=stop_at).run()
@@ -118,6 +119,8 @@ class TrainingLoop:
             self._train_step, self._due = checkpoint.train_step, checkpoint.extra["due"]
             self._best = BestMetric(**checkpoint.extra["monitor"])
             timer.resume(checkpoint.extra["seconds"])
+        else:
+            setup.initial_weights.load()  # All checkpoints are corrupt, or they are loaded already.
         self._best = self._checkpoints.resume_best(self._best, self._train_step)
         if self._planner:
             self._planner.load(self._train_step)

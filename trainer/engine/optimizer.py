@@ -43,7 +43,7 @@ class Adam:
     Create it under the strategy's scope. Its methods run in replica context.
 
     Attributes:
-        weights: the trained variables, in the order in which `flatten` expects their gradients.
+        weights: the trained variables, without frozen ones, in the order in which `flatten` expects their gradients.
     """
 
     def __init__(self, config: Config, model: NextNoteModel) -> None:
@@ -97,6 +97,12 @@ class Adam:
         gradients = tf.split(gradient, [group.size for group in self._groups])
         for group, part in zip(self._groups, gradients, strict=True):
             group.update(part, scalars, share)
+
+    def reset_averages(self) -> None:
+        """Sets the averages to the model's weights."""
+        for group in self._groups:
+            if group.average is not None:
+                assign(group.average, flatten(group.variables))
 
     def swap_averages(self) -> None:
         """Exchanges the model's weights and their averages."""

@@ -19,6 +19,7 @@ from trainer.distribution.cluster import Cluster
 from trainer.distribution.devices import check_batch_size, configure_devices, device_name
 from trainer.distribution.strategy import create_strategy
 from trainer.distribution.workers import Workers
+from trainer.engine.initial_weights import InitialWeights
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.workdir import layout
@@ -40,12 +41,19 @@ class RunSetup:
     performances: list[int]  # index in the train split of each performance that is trained on
     validation: NoteTable | None  # this host's part of the validation split, or None if nothing is scored
     state: TrainState
+    initial_weights: InitialWeights
     scorer: Scorer
 
     @property
     def parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(int(np.prod(variable.shape)) for variable in self.state.model.trainable_variables)
+        """Number of parameters of the model."""
+        return sum(int(np.prod(variable.shape)) for variable in self.state.model.weights)
+
+    @property
+    def frozen_parameters(self) -> int:
+        """Number of parameters that are not trained."""
+        trained = self.state.model.trainable_variables
+        return self.parameters - sum(int(np.prod(variable.shape)) for variable in trained)
 
     @property
     def score_steps(self) -> float:
@@ -63,10 +71,11 @@ class RunSetup:
             "parameters": self.parameters, "precision": config.precision, "replicas": self.replicas,
             "global_batch_size": config.batch_size,
         }  # fmt: skip
+        frozen = f", {self.frozen_parameters:,} of them frozen" if config.freeze else ""
         hosts = f" on each of {self.workers.size} hosts" if self.workers.size > 1 else ""
         accumulated = f", {config.accumulation_steps} of them a train_step" if config.accumulation_steps > 1 else ""
         logger.info(
-            f"{config.preset}: {self.parameters:,} parameters, {config.precision}, "
+            f"{config.preset}: {self.parameters:,} parameters{frozen}, {config.precision}, "
             f"{len(devices)} x {devices[0][:3]}{hosts}, "
             f"global batch {config.batch_size} = {config.batch_size // self.replicas} x "
             f"{counted(self.replicas, 'replica')}{accumulated}, {counted(self.windows.per_epoch, 'window')} and "
@@ -108,7 +117,8 @@ def build_setup(config: Config, manifest: Manifest, cluster: Cluster | None) -> 
         state = TrainState(config, windows, strategy)
     return RunSetup(
         config=config, manifest=manifest, devices=devices, replicas=strategy.num_replicas_in_sync, workers=workers,
-        windows=windows, performances=performances, validation=validation, state=state, scorer=Scorer(state.model),
+        windows=windows, performances=performances, validation=validation, state=state,
+        initial_weights=InitialWeights(config, manifest, state, workers), scorer=Scorer(state.model),
     )  # fmt: skip
 
 
@@ -127,17 +137,15 @@ def claim_workdir(setup: RunSetup, workdir: LocalWorkdir) -> None:
         "pitch_range": setup.windows.pitch_range,
         "composers": setup.windows.composers,
     }
+    # A run that resumes keeps what it recorded at its start.
+    if source := setup.initial_weights.source:
+        record["init_from"] = source
     layout.update_run(workdir.directory, record)
 
 
 def _check_same_run(workers: Workers, config: Config, manifest: Manifest) -> None:
     """Raises UserError if the hosts have different configs or datasets."""
-    if workers.size == 1:
-        return
-    number = layout.fingerprint(config, manifest)
-    # Equal numbers have no variance; they are small enough for their squares' sum to be exact.
-    total, squares = map(int, workers.all_reduce_sum([number, number * number]))
-    if total * total != squares * workers.size:
+    if not workers.are_equal(layout.fingerprint(config, manifest)):
         raise UserError(
             f"worker {workers.index} of {workers.size}: the workers were given different configs or datasets. "
             "Pass the same flags and data on every host"

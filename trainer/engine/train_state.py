@@ -17,6 +17,7 @@ import tensorflow as tf
 from trainer.checkpoints.manager import Variables, model_variables
 from trainer.config import Config
 from trainer.data.windows import Batch, WindowSampler
+from trainer.engine.model_parts import copy_weights, freeze_parts
 from trainer.engine.nonfinite import NonFinite, find_nonfinite
 from trainer.engine.optimizer import Adam, assign, learning_rate
 from trainer.engine.run_length import OPEN
@@ -55,6 +56,7 @@ class TrainState:
     ) -> None:
         self._config, self._strategy, self._loss_scale_patience = config, strategy, loss_scale_patience
         self.model = build(config, windows.pitch_range, windows.composers)
+        freeze_parts(self.model, config.freeze)
         self.train_step = tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step")
         self._lr_decay = float(config.warmup_steps), float(OPEN)
         sums = tf.zeros([len(self.model.heads.loss_names) + 2], tf.float64)
@@ -70,6 +72,7 @@ class TrainState:
             self._run, autograph=False, input_signature=(tf.TensorSpec([], tf.int64), scalar, scalar)
         )
         self._swap_averages = tf.function(lambda: strategy.run(self._optimizer.swap_averages), autograph=False)
+        self._reset_averages = tf.function(lambda: strategy.run(self._optimizer.reset_averages), autograph=False)
 
     @property
     def learning_rate(self) -> float:
@@ -84,6 +87,12 @@ class TrainState:
             "ema": self._optimizer.averages,
             "run": [self.train_step, self.sums, self._loss_scale, self._good_steps],
         }
+
+    def start_from(self, source: NextNoteModel) -> None:
+        """Sets the weights, and their averages, to those of another model."""
+        copy_weights(source, self.model)
+        if self._optimizer.averages:
+            self._reset_averages()
 
     def set_lr_decay(self, begin: float, end: float) -> None:
         """Sets the train_steps between which the learning rate of the next train_steps decays."""

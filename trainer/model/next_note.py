@@ -53,7 +53,7 @@ class ModelState(NamedTuple):
         position: the number of notes of each performance so far, int64 `[batch]`; an empty tuple for a model that
             predicts no end.
         composer: 1 + the index of each performance's composer in `NextNoteModel.composers`, 0 for an unknown one, int64
-            `[batch]`; an empty tuple for a model that knows none.
+            `[batch]`; an empty tuple for a model with `composer_embedding=0`.
     """
 
     layers: tuple[LayerState, ...]
@@ -118,10 +118,15 @@ class NextNoteModel(keras.Model):
                     dtype=config.precision,
                     name="recent",
                 )
-            if composers:
+            if config.has_composers:
                 # Like embeddings of notes, but from zero: at first all composers are alike.
                 self._composer = embedding(
-                    1 + len(composers), config.composer_embedding, seeds, dtype=full, name="composer", start="zeros"
+                    1 + len(self.composers),
+                    config.composer_embedding,
+                    seeds,
+                    dtype=full,
+                    name="composer",
+                    start="zeros",
                 )
             self._norms = [LayerNorm(dtype=full, name=f"norm_{layer + 1}") for layer in range(config.layers)]
             self.heads = DensityHeads(config, full, pitch_range, seeds)

@@ -16,7 +16,7 @@ from trainer.evaluation import generation_metrics
 from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.generation import samples
 from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult, SplitRecord
-from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_run
+from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_export, load_run
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +136,8 @@ def _check_comparison(comparison: GenerationEvaluation, path: str) -> None:
 
 def load_records(workdir: str) -> list[MetricsRecord]:
     """Returns the lines of metrics.jsonl by train_step; raises UserError if there are none."""
+    if load_export(workdir):
+        raise UserError(f"{workdir}: is an export, which has no reports. Pass the workdir of its run")
     path = storage.join(workdir, METRICS_NAME)
     records = MetricsRecord.load_all(path) if storage.exists(path) else []
     if not records:

@@ -11,11 +11,10 @@ from sostenuto.music.notes import PITCHES, note_name
 from sostenuto.text import markdown_table
 from trainer.presets import preset
 from trainer.workdir.formats import SCORED_FIELDS, Evaluation, ExportInfo, MetricsRecord, RunInfo
-from trainer.workdir.layout import EXPORT_NAME, METRICS_NAME, REPORT_LOCK_NAME, dataset, load_run
+from trainer.workdir.layout import EXPORT_INFO_NAME, EXPORT_NAME, METRICS_NAME, REPORT_LOCK_NAME, dataset, load_run
 from trainer.workdir.outputs import WAIT_SECONDS, hold_output
 
 CARD_NAME: Final = "README.md"
-DESCRIPTION_NAME: Final = "export.json"
 
 
 def text(workdir: str, exported: ExportInfo, manifest: Manifest | None = None) -> str:
@@ -46,7 +45,7 @@ def text(workdir: str, exported: ExportInfo, manifest: Manifest | None = None) -
 
 def refresh(workdir: str, manifest: Manifest) -> str | None:
     """Writes the card of a workdir's export again, with the current scores; returns its path, or None without one."""
-    info, path = (storage.join(workdir, EXPORT_NAME, name) for name in (DESCRIPTION_NAME, CARD_NAME))
+    info, path = (storage.join(workdir, EXPORT_NAME, name) for name in (EXPORT_INFO_NAME, CARD_NAME))
     exported = ExportInfo.load_if_exists(info)
     if exported is None:
         return None

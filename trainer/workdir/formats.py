@@ -29,6 +29,15 @@ CONTINUATIONS: Final[tuple[Continuation, ...]] = ("generated", "real")
 
 
 @dataclasses.dataclass(frozen=True)
+class WeightSource(JsonRecord):
+    """The weights with which a run started: their workdir or export, train_step, and the SHA-256 of their values."""
+
+    path: str
+    train_step: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class RunInfo(JsonRecord):
     """Content of run.json, which grows while a run starts: a field is None until it is recorded."""
 
@@ -44,6 +53,7 @@ class RunInfo(JsonRecord):
     targets_per_epoch: int | None = None
     pitch_range: tuple[int, int] | None = None
     composers: Sequence[str] | None = None
+    init_from: WeightSource | None = None
     steps: int | None = None
     horizon: int | None = None
     horizon_from: int | None = None
@@ -354,6 +364,7 @@ class ExportInfo(JsonRecord):
     pitch_range: tuple[int, int]
     composers: Sequence[str]
     config: Config
+    sustain: Literal["ignore", "extend"] | None = None
 
     @classmethod
     def from_json(cls, value: Any, name: str) -> Self:

@@ -12,7 +12,7 @@ from sostenuto.errors import FileError, UserError, mismatches
 from sostenuto.storage.lease import LOCK_NAME
 from trainer.config import CONFIG_NAME, LENGTH_FIELDS, Config
 from trainer.presets import read_config
-from trainer.workdir.formats import RunInfo, RunResult, StopReason
+from trainer.workdir.formats import ExportInfo, RunInfo, RunResult, StopReason
 
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
@@ -20,7 +20,8 @@ RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
 SUMMARIES_NAME = "summaries"
 EXPORT_NAME = "export"
-EXPORT_LAST = ("saved_model.pb", "export.json")  # the files that complete an export
+EXPORT_INFO_NAME = "export.json"
+EXPORT_LAST = ("saved_model.pb", EXPORT_INFO_NAME)  # the files that complete an export
 RESULT_NAME = "result.json"
 REPORT_NAME = "report.html"
 REPORT_LOCK_NAME = ".report.lock"  # held while the page or the model card is written
@@ -46,13 +47,15 @@ def why_finished(result: RunResult, config: Config) -> str:
 
 
 def load_config(workdir: str) -> Config:
-    """Returns the config of a workdir.
+    """Returns the config of a workdir or an export.
 
     Raises:
-        UserError: the directory does not exist, or is no workdir.
+        UserError: the directory does not exist, or is neither.
     """
     path = os.path.join(workdir, CONFIG_NAME)
     if not storage.exists(path):
+        if exported := load_export(workdir):
+            return exported.config
         if not storage.is_directory(workdir):
             raise UserError(f"{workdir}: no such directory, expected a workdir. Train with sostenuto train")
         raise UserError(
@@ -61,9 +64,37 @@ def load_config(workdir: str) -> Config:
     return read_config(path)
 
 
+def load_source_config(init_from: str) -> Config:
+    """Returns the config of the workdir or export that a run starts from; raises UserError as `load_config`."""
+    try:
+        return load_config(init_from)
+    except FileError:
+        raise
+    except UserError as error:
+        raise UserError(f"--init_from: {error}") from error
+
+
 def load_run(workdir: str) -> RunInfo:
-    """Returns run.json; nothing is recorded before a run has started."""
-    return RunInfo.load_if_exists(os.path.join(workdir, RUN_NAME)) or RunInfo()
+    """Returns run.json, or what an export has of it; nothing is recorded before a run has started."""
+    if run := RunInfo.load_if_exists(os.path.join(workdir, RUN_NAME)):
+        return run
+    exported = load_export(workdir)
+    if not exported:
+        return RunInfo()
+    return RunInfo(sustain=exported.sustain, pitch_range=exported.pitch_range, composers=exported.composers)
+
+
+def load_export(directory: str) -> ExportInfo | None:
+    """Returns the description of an export; None if the directory is a workdir, or no export."""
+    if storage.exists(os.path.join(directory, CONFIG_NAME)):
+        return None
+    return ExportInfo.load_if_exists(os.path.join(directory, EXPORT_INFO_NAME))
+
+
+def has_checkpoint(workdir: str) -> bool:
+    """Returns whether a workdir has a checkpoint, which may be corrupt."""
+    checkpoints = storage.join(workdir, CHECKPOINTS_NAME)
+    return storage.is_directory(checkpoints) and any(map(str.isdigit, storage.list_names(checkpoints)))
 
 
 def update_run(workdir: str, values: Mapping[str, Any]) -> None:

@@ -11,7 +11,15 @@ from sostenuto.data.manifest import MANIFEST_NAME
 from sostenuto.errors import FileError, HeldError, UserError
 from sostenuto.storage.lease import LOCK_NAME, Lease, Lock, hold
 from trainer.config import CONFIG_NAME
-from trainer.workdir.layout import BEST_NAME, CHECKPOINTS_NAME, EXPORT_NAME, RUN_NAME, SUMMARIES_NAME, resolved
+from trainer.workdir.layout import (
+    BEST_NAME,
+    CHECKPOINTS_NAME,
+    EXPORT_LAST,
+    EXPORT_NAME,
+    RUN_NAME,
+    SUMMARIES_NAME,
+    resolved,
+)
 
 WAIT_SECONDS = 60.0  # for another process that writes a page or sound
 
@@ -20,13 +28,17 @@ _PARTS = (CHECKPOINTS_NAME, BEST_NAME, EXPORT_NAME, SUMMARIES_NAME)
 
 
 def check_output_directory(directory: str) -> None:
-    """Raises UserError if the value of --output is a file, a dataset, a workdir or a part of one."""
+    """Raises UserError if the value of --output is a file, a dataset, a workdir, an export or a part of one."""
     if storage.is_object(directory) if storage.is_remote(directory) else os.path.isfile(directory):
         raise UserError(f"--output: {directory} is a file, expected a directory. Choose another name")
     parent, name = os.path.split(resolved(directory))
-    kinds = [("a dataset", directory, [MANIFEST_NAME]), ("a workdir", directory, _MARKERS)]
+    kinds = [
+        ("a dataset", directory, [MANIFEST_NAME]),
+        ("a workdir", directory, _MARKERS),
+        ("an export", directory, EXPORT_LAST),
+    ]
     if name in _PARTS:
-        kinds.append(("part of a workdir", parent, _MARKERS))
+        kinds += [("part of a workdir", parent, _MARKERS), ("part of an export", parent, EXPORT_LAST)]
     for kind, path, names in kinds:
         if all(storage.exists(storage.join(path, name)) for name in names):
             raise UserError(

@@ -48,7 +48,12 @@ def download_weights(directory: str) -> Iterator[str]:
 
 
 def corrupt_best_error(workdir: str) -> UserError:
-    """Returns the error for a workdir without readable best weights."""
+    """Returns the error for a workdir or an export without readable best weights."""
+    if layout.load_export(workdir):
+        return UserError(
+            f"{storage.join(workdir, layout.BEST_NAME)}: the weights of the export are missing or corrupt. Copy the "
+            "whole directory again, or export again"
+        )
     return UserError(
         f"{storage.join(workdir, layout.BEST_NAME)}: the best weights are corrupt. Delete {layout.RESULT_NAME} in "
         f"{workdir}, if it is there, and repeat the training command: it replaces them by the best that remain"

@@ -9,7 +9,8 @@ import pytest
 from sostenuto.data.manifest import Manifest
 from tests.factories import CONFIG, evaluation, reports, write_run
 from trainer.reporting import model_card
-from trainer.workdir.formats import ExportInfo
+from trainer.workdir.formats import ExportInfo, WeightSource
+from trainer.workdir.layout import update_run
 
 EXPORTED = ExportInfo(200, (40, 90), CONFIG)
 
@@ -35,6 +36,16 @@ def test_a_card_has_the_model_the_data_and_the_scores(dataset, tmp_path):
     assert "pitches 40 to 90 (E2 to F#6)" in card
     assert "tensorflow 2.21.0" in card
     assert "silence = {" in card
+
+
+def test_a_card_names_the_weights_that_the_run_started_with_and_what_it_left_alone(dataset, tmp_path):
+    directory = str(write_run(tmp_path / "w", dataset))
+    assert not {"started from", "frozen"} & rows(model_card.text(directory, EXPORTED)).keys()
+    update_run(directory, {"init_from": WeightSource("/runs/a", 1500, "5e" * 32)})
+    config = CONFIG.replace(init_from="runs/a", freeze="lstm_0")
+    found = rows(model_card.text(directory, ExportInfo(200, (40, 90), config)))
+    assert found["started from"] == [f"`/runs/a`, train_step 1,500, weights `{'5e' * 32}`"]
+    assert found["frozen"] == ["`lstm_0`"]
 
 
 def test_a_card_of_one_performance_has_no_interval(dataset, tmp_path):
