@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -10,8 +11,9 @@ from sostenuto.data.manifest import SPLITS, Manifest
 from sostenuto.data.performance import Performance
 from sostenuto.errors import FileError, UserError
 from sostenuto.json_text import parse_json
+from sostenuto.music.notes import Notes
 from sostenuto.text import counted
-from trainer.config import MAX_NOTES
+from trainer.config import MAX_NOTES, MAX_SAMPLES
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import PRIMER_NOTES, Music
 from trainer.evaluation.summary import describe_comparison, describe_scores
@@ -20,6 +22,7 @@ from trainer.workdir.formats import (
     Evaluation,
     GenerationEvaluation,
     HeldOut,
+    LengthComparison,
     RunInfo,
 )
 from trainer.workdir.layout import (
@@ -32,6 +35,9 @@ from trainer.workdir.layout import (
     resolved,
 )
 from trainer.workdir.outputs import check_output_directory, check_writable
+
+if TYPE_CHECKING:
+    from trainer.generation.sampler import NoteSampler
 
 logger = logging.getLogger(__name__)
 
@@ -83,17 +89,27 @@ _NUM_NOTES = flags.DEFINE_integer(
     lower_bound=1,
     upper_bound=MAX_NOTES,
 )
+_WHOLE_PIECES = flags.DEFINE_integer(
+    "whole_pieces",
+    0,
+    "Pieces to generate from silence to their ends, to compare their lengths with those of the split; 0 disables.",
+    lower_bound=0,
+    upper_bound=MAX_SAMPLES,
+)
 _SAMPLING = define_sampling_flags()
 
 
 def main() -> int:
     """Runs the evaluation that the flags ask for."""
     workdir = cli.require_flag(_WORKDIR)
-    for flag in (_NUM_PRIMERS, _PRIMER_NOTES, _NUM_NOTES, *_SAMPLING):
+    for flag in (_NUM_PRIMERS, _PRIMER_NOTES, _NUM_NOTES, _WHOLE_PIECES, *_SAMPLING):
         if flag.present and not _GENERATED.value:
             raise UserError(f"--{flag.name}={flag.value}: needs --generated. Pass both")
-    if load_config(workdir).positions == "last" and _GENERATED.value and not _PRIMER_NOTES.value:
+    config = load_config(workdir)
+    if config.positions == "last" and _GENERATED.value and not _PRIMER_NOTES.value:
         raise UserError("--primer_notes=0: a model with positions=last cannot start from silence. Pass 1 or more")
+    if _WHOLE_PIECES.value and not config.has_ending:
+        raise UserError(f"--whole_pieces={_WHOLE_PIECES.value}: this model predicts no end of a piece. Pass 0")
     if load_export(workdir) and not (_DATA.value and _OUTPUT.value):
         raise UserError(
             f"--workdir={workdir}: is an export, which has no dataset and stays as it is. Pass --data=DIR and "
@@ -230,9 +246,11 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     with translate_gpu_errors("Pass a smaller --num_primers"):
         trained = load_model(workdir)
         composers = keep_known((performance.composer for performance in continued), trained.model.composers)
-        generated = NoteSampler(trained).sample(
+        sampler = NoteSampler(trained)
+        generated = sampler.sample(
             primers, num_notes=num_notes, **sampling, can_end=False, composers=composers, quiet=False
         )
+        whole = _play_whole_pieces(sampler, manifest, sampling)
     train = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and searching for copied runs")
     pieces = [performance.piece for performance in held_out]
@@ -250,12 +268,30 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
         primers=[performance.path for performance in continued],
         primer_notes=first,
         num_notes=num_notes,
+        lengths=whole,
         held_out=HeldOut(len(held_out), len(set(pieces)), sum(len(performance.notes) for performance in held_out)),
         **sampling,
         train_step=trained.train_step,
         sustain=manifest.options.get("sustain"),
         dataset=manifest.sha256,
     )
+
+
+def _play_whole_pieces(sampler: "NoteSampler", manifest: Manifest, sampling: dict[str, Any]) -> LengthComparison | None:
+    """Plays pieces from silence to their ends, with the composers of the split; None without --whole_pieces."""
+    from trainer.evaluation.lengths import MAX_NOTES, compare_lengths
+    from trainer.generation.composers import keep_known
+
+    if not (pieces := _WHOLE_PIECES.value):
+        return None
+    performances = list(manifest.read_performances(_SPLIT.value))
+    names = keep_known((performance.composer for performance in performances), sampler.composers)
+    played = sampler.sample(
+        [Notes.empty()] * pieces, num_notes=MAX_NOTES, **sampling,
+        composers=[names[index * len(names) // pieces] for index in range(pieces)], quiet=False,
+    )  # fmt: skip
+    lengths, real = ([len(notes) for notes in music] for music in (played.notes, (p.notes for p in performances)))
+    return compare_lengths(lengths, real, ended=sum(played.has_ended))
 
 
 def _select_held_out(manifest: Manifest, split: str, primer_notes: int) -> tuple[list[Performance], int, int]:

@@ -80,4 +80,11 @@ def describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
         "",
         *table(["mean (maximum)", "generated", "real"], metrics, align="<>>", width=None),
     ]
+    if lengths := comparison.lengths:
+        means = ", ".join(f"{lengths.mean[kind]:,.0f} {kind}" for kind in CONTINUATIONS)
+        lines += [
+            "",
+            f"lengths of {counted(lengths.pieces, 'whole piece')} from silence, {lengths.ended:,} of which ended: "
+            f"overlap with real ones {lengths.overlap:.3f}; mean notes {means}",
+        ]
     return "\n".join(lines)

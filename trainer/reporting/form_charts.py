@@ -1,5 +1,6 @@
 """Charts of report.html about form: repetition, structure, and self-similarity pictures."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -13,11 +14,15 @@ from sostenuto.html.elements import element, rule, svg
 from sostenuto.text import counted
 from trainer.evaluation.form_picture import pictured_similarity
 from trainer.workdir.form_formats import FormPicture, Span
-from trainer.workdir.formats import Continuation, GenerationEvaluation, Summary
+from trainer.workdir.formats import Continuation, GenerationEvaluation, LengthComparison, Summary
 
 _KINDS: Final[dict[Continuation, tuple[str, str]]] = {
     "real": ("real continuations", "real area"),
     "generated": ("generated", "generated"),
+}
+_LENGTHS: Final[dict[Continuation, tuple[str, str]]] = {
+    "real": ("performances", "real area"),
+    "generated": ("generated from silence", "generated"),
 }
 _PICTURED: Final[dict[Continuation, str]] = {"real": "the performer's", "generated": "the model's"}
 _SPAN_NAMES: Final[dict[Span, str]] = {"short": "3 to 8 s", "middle": "8 to 15 s", "long": "15 s and more"}
@@ -27,9 +32,11 @@ _SIDE: Final = 270
 
 
 def plot_form(generated: GenerationEvaluation) -> list[Figure]:
-    """Returns the charts of repetition by distance and of the structure indicators."""
+    """Returns the charts of repetition by distance, of the structure indicators and, if measured, of lengths."""
     repeated, structure = generated.repeated_notes, generated.structure
+    whole = [plot_lengths(generated.lengths)] if generated.lengths else []
     return [
+        *whole,
         _plot_bars(
             "repetition",
             "share of notes, by the distance back in notes",
@@ -45,6 +52,32 @@ def plot_form(generated: GenerationEvaluation) -> list[Figure]:
             "{:.3f}",
         ),
     ]
+
+
+def plot_lengths(lengths: LengthComparison) -> Figure:
+    """Returns the chart of the lengths of whole pieces."""
+    shares = {kind: np.array(lengths.counts[kind]) / max(sum(lengths.counts[kind]), 1) for kind in _LENGTHS}
+    filled = np.flatnonzero(sum(shares.values()))
+    first, last = int(filled[0]), int(filled[-1]) + 1
+    edges = np.array(lengths.edges, float)[first : last + 1]
+    along = continuous(float(edges[0]), float(edges[-1]), log=True)
+    up = continuous(0, 1.05 * max(float(values.max()) for values in shares.values()))
+    percent = Axis(up.place, [(place, f"{100 * float(text):g}%") for place, text in up.ticks])
+    at = [f"{low:,.0f} to {high:,.0f} notes" for low, high in itertools.pairwise(edges)]
+    middles = np.sqrt(edges[1:] * edges[:-1]).tolist()
+    series = [
+        Series(
+            name,
+            classes,
+            list(zip(middles, shares[kind][first:last].tolist(), strict=True)),
+            at,
+            [f"{share:.1%}" for share in shares[kind][first:last]],
+            edges.tolist(),
+        )
+        for kind, (name, classes) in _LENGTHS.items()
+    ]
+    told = f"generated pieces overlap real ones by {lengths.overlap:.0%}"
+    return plot("length", "notes of a whole piece, share", series, along, percent, description=f"Lengths: {told}.")
 
 
 def _plot_bars(

@@ -321,6 +321,27 @@ class HeldOut(JsonRecord):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LengthComparison(JsonRecord):
+    """Lengths, in notes, of pieces generated from silence and of the split's performances.
+
+    Attributes:
+        pieces: the number of generated pieces.
+        ended: how many of them came to an end.
+        overlap: of the distributions of both, 0 to 1.
+        mean: notes of a piece.
+        edges: of the bins of `counts`, in notes; the outer bins have the lengths beyond them too.
+        counts: pieces of each bin.
+    """
+
+    pieces: int
+    ended: int
+    overlap: float
+    mean: Mapping[Continuation, float]
+    edges: Sequence[int]
+    counts: Mapping[Continuation, Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationMetrics(JsonRecord):
     """Metrics of generated and of real continuations."""
 
@@ -348,6 +369,7 @@ class GenerationEvaluation(GenerationMetrics, SplitRecord):
     primer_notes: int
     num_notes: int
     held_out: HeldOut
+    lengths: LengthComparison | None = None
     temperature: Mapping[Field, float]
     top_p: Mapping[Field, float]
     returns: float
