@@ -3,16 +3,19 @@
 import fcntl
 import io
 import json
+import os
 import re
 import signal
+import subprocess
 import wave
 
 import numpy as np
 import pytest
 
-from tests.factories import TINY
-from tests.processes import run_python
+from tests.factories import TINY, tiny_model
+from tests.processes import REPOSITORY, run_python
 from tests.trainer.runs import TRAIN, ended, files, metrics, run_all, started, wait_for_report, weights, workers
+from tests.trainer.test_export import write_workdir
 
 FLAGS = [
     "--preset=base", "--units=16", "--layers=1", "--head_units=16", "--seq_length=16", "--batch_size=12",
@@ -303,3 +306,24 @@ def test_tensorboard_lists_the_hyperparameters(board, alone):
 def test_a_profile_is_written(alone):
     (trace,) = (alone / "summaries").rglob("*.xplane.pb")
     assert trace.stat().st_size > 1000
+
+
+def test_workers_that_read_different_weights_to_start_with_stop_before_anything_is_written(dataset, tmp_path):
+    commands = workers(2, dataset, tmp_path / "w", *FLAGS, "--init_from=source", "--quiet")
+    processes = []
+    for seed, command in enumerate(commands):
+        host = tmp_path / str(seed)
+        host.mkdir()
+        write_workdir(host / "source", tiny_model("density", layers=1, head_units=16, seed=seed))
+        command.append("--config=source/config.json")
+        command.remove("--preset=base")
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        processes.append(
+            subprocess.Popen(command, cwd=host, env=environment, stdout=-1, stderr=subprocess.PIPE, text=True)
+        )
+    for process in ended(processes):
+        assert process.returncode == 2
+        assert re.match(
+            r"trainer: --init_from=source: the hosts have read different weights\. Pass ", one_line(process)
+        )
+    assert not (tmp_path / "w").exists()
