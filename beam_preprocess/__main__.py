@@ -65,7 +65,7 @@ flags.DEFINE(
     cli.Text("COLUMN"),
     "composer_from",
     COMPOSER_COLUMN,
-    "Column of the CSV that names the composer, or whatever else a model is to learn as one, such as a genre; "
+    "Column of the CSV that names the composer, or what else a model learns in its place, such as a genre; "
     f"'{DIRECTORY}' takes the name of the file's directory.",
 )
 flags.DEFINE_enum(

@@ -15,7 +15,7 @@ from trainer.engine.timing import RunTimer
 from trainer.evaluation.scorer import Scorer
 from trainer.evaluation.statistics import FIELDS, compute_metrics, sum_scores
 from trainer.model.next_note import NextNoteModel
-from trainer.workdir.formats import NatsPerNote
+from trainer.workdir.evaluation_formats import NatsPerNote
 from trainer.workdir.remote import open_workdir
 
 SCORED = ("total", *FIELDS)

@@ -32,7 +32,7 @@ from trainer.model.layers import Dropout
 from trainer.model.memory import NoteMatches, remember
 from trainer.model.next_note import ModelState, NextNoteModel, build_model, create_variables
 from trainer.presets import preset
-from trainer.workdir.formats import NatsPerNote
+from trainer.workdir.evaluation_formats import NatsPerNote
 
 READ_NOTES = 512  # of a primer that the Transformer reads at once: the attention of all would need gigabytes
 PLAYED = 512  # notes whose playing is timed

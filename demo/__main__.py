@@ -25,7 +25,7 @@ from sostenuto.cli.main import COMMANDS
 from sostenuto.errors import UserError
 from sostenuto.music.midi import write_midi
 from sostenuto.text import counted
-from trainer.config import MAX_MINUTES, MAX_NOTES, MAX_SAMPLES
+from trainer.config_fields import MAX_MINUTES, MAX_NOTES, MAX_SAMPLES
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def command_line(module: str, arguments: list[str], scripts: Path = Path(sys.exe
 def compare(workdirs: list[Path]) -> list[str]:
     """Returns a line for each evaluated workdir: its train_steps, its score, and a warning if it hardly trained."""
     from trainer.reporting.score_diagnostics import hardly_trained
-    from trainer.workdir.formats import Evaluation
+    from trainer.workdir.evaluation_formats import Evaluation
 
     lines = []
     for workdir in workdirs:

@@ -22,7 +22,8 @@ from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import Music
 from trainer.generation import samples
-from trainer.workdir.formats import GenerationEvaluation, HeldOut, RunInfo, RunResult
+from trainer.workdir.evaluation_formats import GenerationEvaluation, HeldOut
+from trainer.workdir.formats import RunInfo, RunResult
 
 # ---- Files ----
 

@@ -4,9 +4,11 @@ import dataclasses
 import functools
 import json
 import math
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sostenuto.errors import UserError
+from trainer.config_fields import BATCH, COUNT, FRACTION, MAX_MINUTES, Bounds, check_field, declare
+from trainer.model_config import SHAPE_FIELDS, ModelConfig
 
 CONFIG_NAME: Final = "config.json"
 
@@ -18,70 +20,21 @@ CHANGEABLE_ON_RESUME = frozenset((
 ))  # fmt: skip
 LENGTH_FIELDS = ("steps", "epochs", "max_minutes")
 
-
-class Bounds(NamedTuple):
-    """The range of a number: `minimum` and `maximum` are inclusive, `above` and `below` exclusive."""
-
-    minimum: float = -math.inf
-    above: float = -math.inf
-    maximum: float = math.inf
-    below: float = math.inf
-
-    def __contains__(self, value: object) -> bool:
-        return (
-            isinstance(value, int | float) and self.minimum <= value <= self.maximum and self.above < value < self.below
-        )
-
-    def __str__(self) -> str:
-        words = ("at least", "above", "at most", "below")
-        return " and ".join(
-            f"{word} {limit:,}" for word, limit in zip(words, self, strict=True) if math.isfinite(limit)
-        )
-
-
-# Maxima stop a slip of the keyboard before it takes the machine's memory or days; real values are far below them.
-MAX_STEPS: Final = 10**9
-MAX_NOTES: Final = 100_000  # of a generated sample
-MAX_SAMPLES: Final = 10_000
-MAX_MINUTES: Final = 525_600  # a year
-
 MAX_LSTM_WEIGHTS: Final = 2**31  # units x units x layers, about an eighth of the weights
 MAX_ACTIVATIONS: Final = 2**36  # batch_size x seq_length x units x layers, over all hosts; each takes some 30 bytes
 
-_FRACTION = Bounds(minimum=0, below=1)
-_COUNT = Bounds(minimum=0, maximum=MAX_STEPS)
-_WIDTH = Bounds(minimum=1, maximum=16_384)
-_BATCH = Bounds(minimum=1, maximum=65_536)
-_AT_LEAST_0 = Bounds(minimum=0)
-
-
-def _field(
-    default: Any,
-    help: str,
-    choices: tuple[str, ...] = (),
-    *,
-    group: str = "training",
-    bounds: Bounds = _AT_LEAST_0,
-    placeholder: str = "",
-) -> Any:
-    """Declares a field; `bounds` applies to numbers only, `placeholder` names the value of a text in `--help`."""
-    metadata = {"help": help, "choices": choices, "group": group, "bounds": bounds, "placeholder": placeholder}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 # Groups of fields in `--help`.
-_model = functools.partial(_field, group="model")
-_start = functools.partial(_field, group="fine-tuning")
-_loss = functools.partial(_field, group="losses")
-_data = functools.partial(_field, group="training data")
-_optimizer = functools.partial(_field, group="optimizer")
-_length = functools.partial(_field, group="length of training and scores")
-_device = functools.partial(_field, group="devices and hosts")
-_report = functools.partial(_field, group="reports and checkpoints")
+_start = functools.partial(declare, group="fine-tuning")
+_loss = functools.partial(declare, group="losses")
+_data = functools.partial(declare, group="training data")
+_optimizer = functools.partial(declare, group="optimizer")
+_length = functools.partial(declare, group="length of training and scores")
+_device = functools.partial(declare, group="devices and hosts")
+_report = functools.partial(declare, group="reports and checkpoints")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ModelConfig):
     """All settings of a training run. The help of each field is the help of its flag.
 
     A new field gets its flag from `trainer.__main__`. `CHANGEABLE_ON_RESUME` lists the fields that do not change what
@@ -91,51 +44,6 @@ class Config:
         UserError: a field is out of its bounds, or fields contradict each other; the message names them.
     """
 
-    preset: str = _field("base", "Preset that this config started from.")
-
-    model: str = _model(
-        "density",
-        "Density predicts distributions of pitch, step, duration and velocity, each given the fields before it. "
-        "Regression predicts pitch logits and the conditional mean of step and duration.",
-        ("density", "regression"),
-    )
-    positions: str = _model(
-        "every",
-        "Targets of a window: every note, of windows that do not overlap; or only the note after the last one, of "
-        "windows that start at every note.",
-        ("every", "last"),
-    )
-    seq_length: int = _model(128, "Notes in a training window.", bounds=_WIDTH)
-    units: int = _model(256, "Units of each LSTM layer.", bounds=_WIDTH)
-    layers: int = _model(2, "LSTM layers.", bounds=Bounds(minimum=1, maximum=64))
-    pitch_embedding: int = _model(96, "Size of the pitch embedding (density).", bounds=_WIDTH)
-    time_embedding: int = _model(48, "Size of the step and of the duration embedding (density).", bounds=_WIDTH)
-    velocity_embedding: int = _model(32, "Size of the velocity embedding (density).", bounds=_WIDTH)
-    recent_embedding: int = _model(
-        64,
-        "Size of the embedding of the last 32 notes: their keys, and when they end (density); 0 disables it.",
-        bounds=Bounds(minimum=0, maximum=16_384),
-    )
-    memory_units: int = _model(
-        32,
-        "Hidden units of the memory: what followed the newest notes where they occurred before in the performance "
-        "(density); 0 disables it.",
-        bounds=Bounds(minimum=0, maximum=16_384),
-    )
-    composer_embedding: int = _model(
-        16,
-        "Size of the composer embedding, for a dataset that names composers (density); 0 disables it.",
-        bounds=Bounds(minimum=0, maximum=16_384),
-    )
-    head_units: int = _model(128, "Hidden units of each head (density).", bounds=_WIDTH)
-    head_blocks: int = _model(
-        1, "Residual blocks of each head (density); 0 leaves one hidden layer.", bounds=Bounds(minimum=0, maximum=64)
-    )
-    dropout: float = _model(
-        0.0,
-        "Fraction of the activations dropped after each LSTM layer in training; 0 disables dropout.",
-        bounds=_FRACTION,
-    )
     init_from: str = _start(
         "",
         "Start with the best weights of this workdir or export. A new run takes the source's model, and its preset "
@@ -167,20 +75,20 @@ class Config:
     stretch: float = _data(
         0.0,
         "Play training windows faster or slower by at most this fraction, such as 0.05; 0 disables it.",
-        bounds=_FRACTION,
+        bounds=FRACTION,
     )
 
     composer_dropout: float = _data(
         0.1,
         "Fraction of the training windows whose composer is hidden, so that the model also plays without one.",
-        bounds=_FRACTION,
+        bounds=FRACTION,
     )
 
-    batch_size: int = _optimizer(32, "Windows in a global batch, over all replicas of all hosts.", bounds=_BATCH)
+    batch_size: int = _optimizer(32, "Windows in a global batch, over all replicas of all hosts.", bounds=BATCH)
     accumulation_steps: int = _optimizer(
         1,
         "Global batches whose gradients are summed for one train_step, for batches larger than the memory.",
-        bounds=_BATCH,
+        bounds=BATCH,
     )
     optimizer: str = _optimizer("adamw", "Optimizer.", ("adam", "adamw"))
     learning_rate: float = _optimizer(2e-3, "Peak learning rate.", bounds=Bounds(above=0))
@@ -190,7 +98,7 @@ class Config:
         ("constant", "cosine"),
     )
     warmup_steps: int = _optimizer(
-        100, "train_steps over which the learning rate rises from zero; 0 disables warm-up.", bounds=_COUNT
+        100, "train_steps over which the learning rate rises from zero; 0 disables warm-up.", bounds=COUNT
     )
     weight_decay: float = _optimizer(
         0.01, "Decoupled weight decay (adamw) of the matrices of LSTM and dense layers; 0 disables it."
@@ -199,10 +107,10 @@ class Config:
     ema: float = _optimizer(
         0.0,
         "Decay of a moving average of the weights, which is scored, kept as the best and exported; 0 disables it.",
-        bounds=_FRACTION,
+        bounds=FRACTION,
     )
 
-    steps: int = _length(0, "Train for this many train_steps; 0 disables this limit.", bounds=_COUNT)
+    steps: int = _length(0, "Train for this many train_steps; 0 disables this limit.", bounds=COUNT)
     epochs: int = _length(
         0, "Train for this many epochs; 0 disables this limit.", bounds=Bounds(minimum=0, maximum=1_000_000)
     )
@@ -220,10 +128,10 @@ class Config:
         500,
         "train_steps between scores of the validation split, at most. With max_minutes there are more scores where "
         "they are cheap. 0 disables them.",
-        bounds=_COUNT,
+        bounds=COUNT,
     )
     patience: int = _length(
-        0, "Stop after this many scores of `monitor` without a better one; 0 never stops early.", bounds=_COUNT
+        0, "Stop after this many scores of `monitor` without a better one; 0 never stops early.", bounds=COUNT
     )
 
     precision: str = _device(
@@ -244,9 +152,9 @@ class Config:
     )
 
     log_every: int = _report(
-        50, "train_steps between reports to metrics.jsonl and TensorBoard; 0 reports once an epoch.", bounds=_COUNT
+        50, "train_steps between reports to metrics.jsonl and TensorBoard; 0 reports once an epoch.", bounds=COUNT
     )
-    checkpoint_every: int = _report(250, "train_steps between checkpoints; 0 saves once an epoch.", bounds=_COUNT)
+    checkpoint_every: int = _report(250, "train_steps between checkpoints; 0 saves once an epoch.", bounds=COUNT)
     max_to_keep: int = _report(
         3, "Checkpoints to keep, besides the best one.", bounds=Bounds(minimum=1, maximum=10_000)
     )
@@ -281,16 +189,6 @@ class Config:
         return "float64" if self.precision == "float64" else "float32"
 
     @property
-    def has_memory(self) -> bool:
-        """Returns whether the model has a memory."""
-        return self.model == "density" and self.memory_units > 0
-
-    @property
-    def has_composers(self) -> bool:
-        """Returns whether the model knows composers, if its dataset names them."""
-        return self.model == "density" and self.composer_embedding > 0
-
-    @property
     def has_ending(self) -> bool:
         """Returns whether the model predicts the end of a performance."""
         return self.model == "density" and self.positions == "every" and self.end_weight > 0
@@ -299,12 +197,6 @@ class Config:
     def windows_per_train_step(self) -> int:
         """Returns the number of windows of one optimizer update."""
         return self.batch_size * self.accumulation_steps
-
-    @property
-    def shape(self) -> dict[str, Any]:
-        """Returns the fields that determine the shapes of the weights."""
-        names = SHAPE_FIELDS if self.model == "density" else ("model", "units", "layers")
-        return {name: getattr(self, name) for name in names}
 
     def with_model_of(self, source: "Config") -> "Config":
         """Returns a copy with the model of another config, and the windows for which that was trained."""
@@ -334,24 +226,3 @@ def _check_product(config: Config, names: tuple[str, ...], maximum: int) -> None
 
 
 FIELDS: Final = {field.name: field for field in dataclasses.fields(Config)}
-# They determine the shapes of the weights, those besides model, units and layers only with model=density.
-SHAPE_FIELDS: Final = tuple(
-    name
-    for name, field in FIELDS.items()
-    if field.metadata["group"] == "model" and name not in ("positions", "seq_length", "dropout")
-)
-
-
-def check_field(field: dataclasses.Field, value: Any) -> None:
-    """Checks type, choices and bounds of a field."""
-    expected: Any = field.type
-    types = (int, float) if expected is float else (expected,)
-    if not isinstance(value, types) or (isinstance(value, bool) and expected is not bool):
-        raise UserError(f"config: {field.name}={value!r}: expected {expected.__name__}, got {type(value).__name__}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"config: {field.name}={value}: expected a finite number")
-    choices, bounds = field.metadata["choices"], field.metadata["bounds"]
-    if choices and value not in choices:
-        raise UserError(f"config: {field.name}={value!r}: expected one of {', '.join(choices)}")
-    if expected in (int, float) and value not in bounds:
-        raise UserError(f"config: {field.name}={value}: expected {bounds}")

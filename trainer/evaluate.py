@@ -13,18 +13,13 @@ from sostenuto.errors import FileError, UserError
 from sostenuto.json_text import parse_json
 from sostenuto.music.notes import Notes
 from sostenuto.text import counted
-from trainer.config import MAX_NOTES, MAX_SAMPLES
+from trainer.config_fields import MAX_NOTES, MAX_SAMPLES
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import PRIMER_NOTES, Music
 from trainer.evaluation.summary import describe_comparison, describe_scores
 from trainer.generation.sampling_flags import define_sampling_flags
-from trainer.workdir.formats import (
-    Evaluation,
-    GenerationEvaluation,
-    HeldOut,
-    LengthComparison,
-    RunInfo,
-)
+from trainer.workdir.evaluation_formats import Evaluation, GenerationEvaluation, HeldOut, LengthComparison
+from trainer.workdir.formats import RunInfo
 from trainer.workdir.layout import (
     METRICS_NAME,
     check_dataset,
@@ -195,9 +190,8 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
 
     with translate_gpu_errors(), exact_float32():
         trained = load_model(workdir)
-        scorer = Scorer(trained.model)
-        residuals = None
-        if trained.model.config.model == "regression":
+        model, scorer, residuals, hidden = trained.model, Scorer(trained.model), None, None
+        if model.config.model == "regression":
             residuals = scorer.fit_residuals(load_table(manifest, "validation"), activity="reading validation")
         table = load_table(manifest, split)
         logger.info(
@@ -205,8 +199,7 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
             extra={"figures": {"notes": notes}},
         )
         scores = scorer.score(table, residuals, activity=f"scoring {split}")
-        hidden = None
-        if trained.model.composers:
+        if model.composers:
             hidden = scorer.score(table, knows_composers=False, activity=f"scoring {split} without composers")
     # The table has the order of the records.
     performances = [(performance.composer, performance.piece) for performance in manifest.read_performances(split)]
@@ -218,9 +211,9 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
         confidence_95=statistics.confidence_intervals(scores, table.lengths),
         by_composer=statistics.score_composers(scores, table.lengths, composers),
         unshared=statistics.score_unshared(scores, table.lengths, pieces, manifest.source["straddling_pieces"]),
-        ending=statistics.score_ending(scores, table.lengths) if trained.model.config.has_ending else None,
+        ending=statistics.score_ending(scores, table.lengths) if model.config.has_ending else None,
         composer_gain=hidden
-        and statistics.score_composer_gain(scores, hidden, table.lengths, composers, trained.model.composers),
+        and statistics.score_composer_gain(scores, hidden, table.lengths, composers, model.composers),
         performances=manifest.performances(split),
         train_step=trained.train_step,
         sustain=manifest.options.get("sustain"),

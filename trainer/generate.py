@@ -16,8 +16,9 @@ from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, continued_pedal
 from sostenuto.progress import track
 from sostenuto.text import counted
-from trainer.config import MAX_NOTES, MAX_SAMPLES
+from trainer.config_fields import MAX_NOTES, MAX_SAMPLES
 from trainer.generation import samples
+from trainer.generation.composers import composer_ids
 from trainer.generation.controls import DENSITIES, REPEATS, TEMPOS, Controls, divide_us
 from trainer.generation.sampling_flags import SECONDS, define_sampling_flags
 from trainer.workdir.layout import absolute, dataset, load_config, load_run
@@ -110,13 +111,9 @@ def main() -> int:
     workdir, output = cli.require_flag(_WORKDIR), cli.require_flag(_OUTPUT)
     num_notes, num_samples = _choose_num_notes(), _NUM_SAMPLES.value
     sampling = {"num_notes": num_notes, "num_samples": num_samples, **_SAMPLING.parse()}
-    if num_notes * num_samples > _MAX_TOTAL:
-        raise UserError(
-            f"--num_notes={num_notes} --num_samples={num_samples}: got {num_notes * num_samples:,} notes in all, "
-            f"expected at most {_MAX_TOTAL:,}. Pass a smaller --num_samples"
-        )
     controls = _parse_controls()
     run = load_run(workdir)
+    composer_ids(_COMPOSER.value, 1, run.composers or ())
     sustain = run.sustain or "ignore"
     has_pedal = _choose_pedal(workdir, sustain)
     primer, primer_pedal = _read_primer(sustain)
@@ -148,26 +145,38 @@ def main() -> int:
         ).save(os.path.join(directory, samples.INDEX_NAME))  # fmt: skip
     count = int(generated.pitch.sum())
     joined = sum(map(len, played.notes)) - num_samples * len(primer) - count
-    ended = sum(played.has_ended)
+    sound = f", sound by {entries[0].synthesizer}" if _AUDIO.value else ""
     cli.print_result(
-        f"done: {counted(num_samples, 'sample')} with {counted(count, 'generated note')}"
-        + (f", {ended} of which ended before --num_notes" if ended else "")
-        + (f" ({joined:,} more were joined with another of the same pitch and onset)" if joined else "")
-        + f" at {played.notes_per_second:,.0f} notes/s"
-        + (f", sound by {entries[0].synthesizer}" if _AUDIO.value else "")
-        + f"; wrote {len(files) + 1} files to {output}, listed in {storage.join(output, samples.INDEX_NAME)}"
+        f"done: {_describe(played, count, joined)}{sound}; wrote {len(files) + 1} files to {output}, listed in "
+        f"{storage.join(output, samples.INDEX_NAME)}"
     )
     return 0
 
 
+def _describe(played: "Samples", count: int, joined: int) -> str:
+    """Returns the numbers of samples and of their generated notes, of which some were joined with others."""
+    ended = sum(played.has_ended)
+    return (
+        f"{counted(len(played.notes), 'sample')} with {counted(count, 'generated note')}"
+        + (f" ({joined:,} more were joined with another of the same pitch and onset)" if joined else "")
+        + (f", {counted(ended, 'sample')} ended before --num_notes" if ended else "")
+        + f", at {played.notes_per_second:,.0f} notes/s"
+    )
+
+
 def _choose_num_notes() -> int:
-    """Returns the most notes of a sample; raises UserError for --seconds out of its bounds."""
-    seconds = _SECONDS.value
+    """Returns the most notes of a sample; raises UserError for flags out of their bounds."""
+    seconds, num_samples = _SECONDS.value, _NUM_SAMPLES.value
     if seconds is not None and seconds not in SECONDS:
         raise UserError(f"--seconds={seconds:g}: expected a number {SECONDS}")
-    if _NUM_NOTES.value is not None:
-        return _NUM_NOTES.value
-    return _DEFAULT_NOTES if seconds is None else min(MAX_NOTES, _MAX_TOTAL // _NUM_SAMPLES.value)
+    if not (num_notes := _NUM_NOTES.value):
+        num_notes = _DEFAULT_NOTES if seconds is None else min(MAX_NOTES, _MAX_TOTAL // num_samples)
+    if num_notes * num_samples > _MAX_TOTAL:
+        raise UserError(
+            f"--num_notes={num_notes} --num_samples={num_samples}: got {num_notes * num_samples:,} notes in all, "
+            f"expected at most {_MAX_TOTAL:,}. Pass a smaller --num_samples"
+        )
+    return num_notes
 
 
 def _parse_controls() -> Controls:

@@ -9,7 +9,8 @@ from sostenuto import cli
 from sostenuto.data.manifest import Manifest
 from sostenuto.errors import UserError
 from trainer import startup
-from trainer.config import MAX_STEPS, Config
+from trainer.config import Config
+from trainer.config_fields import MAX_STEPS
 from trainer.presets import PRESETS, preset, read_config
 from tuning.default_space import PARAMETERS, SEARCHED_BY_DEFAULT
 from tuning.roles import resolve_role

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from sostenuto import storage
 from sostenuto.errors import UserError
-from trainer.config import LENGTH_FIELDS, SHAPE_FIELDS, Config
+from trainer.config import LENGTH_FIELDS, Config
+from trainer.model_config import SHAPE_FIELDS
 from tuning.default_space import PARAMETERS, SEARCHED_BY_DEFAULT
 from tuning.space import Parameter, Space, format_number
 

@@ -14,7 +14,8 @@ from sostenuto import storage
 from sostenuto.data.json_record import JsonRecord
 from sostenuto.errors import FileError, HeldError, UserError, mismatches
 from sostenuto.storage.lease import Lease, Lock, hold
-from trainer.config import FIELDS, check_field
+from trainer.config import FIELDS
+from trainer.config_fields import check_field
 from tuning.scheduler import Scheduler
 from tuning.space import Parameter, Space
 from tuning.trial import (

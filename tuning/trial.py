@@ -7,7 +7,7 @@ from typing import Any
 
 from sostenuto.data.json_record import JsonRecord
 from sostenuto.errors import UserError
-from trainer.config import MAX_STEPS, Bounds
+from trainer.config_fields import MAX_STEPS, Bounds
 
 TRIALS_NAME = "trials"  # directory of the trials' workdirs
 TUNERS = ("random", "bayesian", "hyperband")

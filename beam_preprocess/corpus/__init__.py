@@ -72,11 +72,7 @@ def find_corpus(
         raise UserError(f"{uri}: holds no MIDI file{others}. Expected names that end in {' or '.join(EXTENSIONS)}")
     table = find_metadata(metadata, listing)
     if table is None:
-        if composer_from not in (COMPOSER_COLUMN, DIRECTORY):
-            raise UserError(
-                f"--composer_from={composer_from}: {uri} has no metadata CSV with such a column. Pass one with "
-                f"--metadata, or --composer_from={DIRECTORY}"
-            )
+        _require_no_column(composer_from, uri)
         files = _assign_splits(listing.files_below(listing.roots[-1]), split_fractions, piece_from)
     else:
         files = join_metadata(table, listing, COMPOSER_COLUMN if composer_from == DIRECTORY else composer_from)
@@ -97,6 +93,15 @@ def find_corpus(
         unlisted=len(listing.midi_names) - len(files),
         other_formats=listing.other_formats,
     )
+
+
+def _require_no_column(composer_from: str, uri: str) -> None:
+    """Raises a UserError if composers are to be read from a column, without a CSV."""
+    if composer_from not in (COMPOSER_COLUMN, DIRECTORY):
+        raise UserError(
+            f"--composer_from={composer_from}: {uri} has no metadata CSV with such a column. Pass one with --metadata, "
+            f"or --composer_from={DIRECTORY}"
+        )
 
 
 def _name_by_directory(file: CorpusFile) -> CorpusFile:

@@ -23,13 +23,8 @@ from tests.trainer.workdir.test_formats import EXPORT
 from trainer.presets import preset, read_config
 from trainer.reporting.load import load_report
 from trainer.reporting.page import render
-from trainer.workdir.formats import (
-    Evaluation,
-    ExportInfo,
-    GenerationEvaluation,
-    RunInfo,
-    RunResult,
-)
+from trainer.workdir.evaluation_formats import Evaluation, GenerationEvaluation
+from trainer.workdir.formats import ExportInfo, RunInfo, RunResult
 from trainer.workdir.samples_index import SamplesIndex
 from tuning.trial import AttemptResult, TrialStatus
 

@@ -7,9 +7,9 @@ from sostenuto.data.manifest import Manifest
 from sostenuto.errors import FileError, UserError
 from trainer.config import Config
 from trainer.distribution.workers import Workers
-from trainer.engine.model_parts import named_weights
 from trainer.engine.train_state import TrainState
 from trainer.model.next_note import NextNoteModel
+from trainer.model.parts import named_weights
 from trainer.workdir.formats import WeightSource
 from trainer.workdir.layout import absolute, has_checkpoint, load_run, load_source_config
 from trainer.workdir.load_model import LoadedModel, read_model

@@ -17,13 +17,13 @@ import tensorflow as tf
 from trainer.checkpoints.manager import Variables, model_variables
 from trainer.config import Config
 from trainer.data.windows import Batch, WindowSampler
-from trainer.engine.model_parts import copy_weights, freeze_parts
 from trainer.engine.nonfinite import NonFinite, find_nonfinite
 from trainer.engine.optimizer import Adam, assign, learning_rate
 from trainer.engine.run_length import OPEN
 from trainer.engine.train_step import ReplicaStep
 from trainer.model.heads import PitchRange
 from trainer.model.next_note import NextNoteModel, build_model
+from trainer.model.parts import copy_weights, freeze_parts
 
 
 class LossSums(NamedTuple):

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sostenuto.data.manifest import Manifest
 from sostenuto.music.notes import MAX_TICK, PITCHES, ticks
 from trainer.evaluation.statistics import with_total
-from trainer.workdir.formats import Baseline, NatsPerNote, ScoredField
+from trainer.workdir.evaluation_formats import NatsPerNote
+from trainer.workdir.formats import Baseline, ScoredField
 
 if TYPE_CHECKING:
     from trainer.data.note_table import NoteTable

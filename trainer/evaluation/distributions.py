@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sostenuto.music.notes import MAX_TICK, PITCHES, Notes, ticks
-from trainer.workdir.formats import DistributionDistance
+from trainer.workdir.evaluation_formats import DistributionDistance
 
 WINDOW_US: Final = 2_000_000
 """Length of the windows of notes per second."""

@@ -20,8 +20,9 @@ from trainer.evaluation.distributions import DISTRIBUTIONS, Counts, count_bins, 
 from trainer.evaluation.form_picture import picture_form
 from trainer.evaluation.repetition import NGRAM, repeated_notes
 from trainer.evaluation.structure import structure_indicators
+from trainer.workdir.evaluation_formats import GenerationMetrics, Summary
 from trainer.workdir.form_formats import DISTANCES, SPANS, Span
-from trainer.workdir.formats import CONTINUATIONS, Continuation, GenerationMetrics, MusicKind, Summary
+from trainer.workdir.formats import CONTINUATIONS, Continuation, MusicKind
 
 PRIMER_NOTES: Final = 128
 CONTINUATION_NOTES: Final = (2048, 512)

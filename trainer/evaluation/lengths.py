@@ -1,4 +1,4 @@
-"""Lengths of generated pieces beside those of performances (NumPy only)."""
+"""Lengths of generated pieces, compared with those of performances (NumPy only)."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,7 +6,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.workdir.formats import Continuation, LengthComparison
+from trainer.workdir.evaluation_formats import LengthComparison
+from trainer.workdir.formats import Continuation
 
 MAX_NOTES: Final = 30_000
 """The most notes of a whole piece; the longest training performance of MAESTRO v3 has 25,076."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from sostenuto.music.notes import MAX_TICK, TICK_US, ticks
 from trainer.evaluation.statistics import Floats, Ints, NoteScores
-from trainer.workdir.formats import ResidualDensity
+from trainer.workdir.evaluation_formats import ResidualDensity
 
 TOLERANCE_TICKS = 3
 """A step counts as right within 30 ms, which listeners perceive as simultaneous."""

@@ -45,20 +45,17 @@ class Scorer:
         self._model = model
         self._chunk, self._lanes, self._windows = chunk, lanes, windows
         self._has_densities = isinstance(model.heads, DensityHeads)
+        self._has_ending = model.config.has_ending
         self._recall_table: RecallTable | None = None
         compute_outputs = _density_outputs if self._has_densities else _regression_outputs
 
-        def notes_spec(*shape: int | None) -> NoteTensors:
-            return NoteTensors(*[tf.TensorSpec(shape, tf.int32)] * len(NoteTensors._fields))
-
-        self._has_ending = model.config.has_ending
         state_spec = _specs(model.initial_state(1), free=1)
         ends_spec = tf.TensorSpec([None, None], tf.bool)
         recall_spec = _specs(Recall(*empty_recall(tf.constant([1, 1]))), free=2) if model.has_memory else NO_RECALL
 
         @tf.function(
             autograph=False,
-            input_signature=(notes_spec(None, None), notes_spec(None, None), ends_spec, recall_spec, state_spec),
+            input_signature=(_notes_spec(None, None), _notes_spec(None, None), ends_spec, recall_spec, state_spec),
         )
         def read_chunk(
             inputs: NoteTensors, targets: NoteTensors, is_end: tf.Tensor, recall: Recall, state: ModelState
@@ -69,11 +66,11 @@ class Scorer:
                 outputs["end"] = model.heads.end_nll(head_input, is_end)
             return outputs, state
 
-        window_spec = notes_spec(None, model.config.seq_length)
+        window_spec = _notes_spec(None, model.config.seq_length)
 
         @tf.function(
             autograph=False,
-            input_signature=(window_spec, tf.TensorSpec([None], tf.int32), notes_spec(None), recall_spec, state_spec),
+            input_signature=(window_spec, tf.TensorSpec([None], tf.int32), _notes_spec(None), recall_spec, state_spec),
         )
         def read_windows(
             inputs: NoteTensors, last: tf.Tensor, targets: NoteTensors, recall: Recall, state: ModelState
@@ -199,6 +196,10 @@ def _merge_ends(outputs: Outputs) -> Outputs:
         ends[-1] += last
     scored = len(ends)
     return {name: values[:scored] for name, values in outputs.items()} | {"end": np.array(ends)}
+
+
+def _notes_spec(*shape: int | None) -> NoteTensors:
+    return NoteTensors(*[tf.TensorSpec(shape, tf.int32)] * len(NoteTensors._fields))
 
 
 def _specs(structure: Any, *, free: int) -> Any:

@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.workdir.formats import ComposerGain, EndingScores, NatsPerNote, PartScores, ScoredField, SplitScores
+from trainer.workdir.evaluation_formats import ComposerGain, EndingScores, NatsPerNote, PartScores, SplitScores
+from trainer.workdir.formats import ScoredField
 
 FIELDS: Final[tuple[ScoredField, ...]] = ("pitch", "step", "duration")
 """The fields of a note that are scored."""

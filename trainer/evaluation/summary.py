@@ -1,8 +1,9 @@
 """Evaluations as lines of text."""
 
 from sostenuto.text import counted, table
+from trainer.workdir.evaluation_formats import Evaluation, GenerationEvaluation, NatsPerNote
 from trainer.workdir.form_formats import DISTANCES, SPANS
-from trainer.workdir.formats import CONTINUATIONS, SCORED_FIELDS, Evaluation, GenerationEvaluation, NatsPerNote
+from trainer.workdir.formats import CONTINUATIONS, SCORED_FIELDS
 
 
 def describe_scores(evaluation: Evaluation, dataset: str) -> str:

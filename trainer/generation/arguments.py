@@ -8,7 +8,7 @@ import numpy as np
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
-from trainer.config import Bounds
+from trainer.config_fields import Bounds
 
 
 def list_primers(primers: Any) -> Sequence[Notes]:

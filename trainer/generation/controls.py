@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import MAX_TIME_US, PITCHES, Notes, note_name, note_number, semitone
-from trainer.config import Bounds
+from trainer.config_fields import Bounds
 from trainer.generation.arguments import check_number
 
 DENSITIES: Final = Bounds(minimum=0, maximum=100)
@@ -75,7 +75,7 @@ def allowed_pitches(controls: Controls, pitch_range: tuple[int, int]) -> NDArray
         given = ", ".join(f"{name}={value}" for name in ("key", "range") if (value := getattr(controls, name)))
         model = "-".join(map(note_name, pitch_range))
         raise UserError(
-            f"{given}: got no pitch, expected at least one of the model's range, {model}. Pass a wider range"
+            f"{given}: got no pitch, expected at least one of the model's range, {model}. Pass another key or range"
         )
     return allowed
 

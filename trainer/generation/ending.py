@@ -30,7 +30,7 @@ class Ending(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far samples are, `[samples]` each.
+    """Progress of samples, `[samples]` each.
 
     Attributes:
         length: int64, the generated notes.

@@ -12,7 +12,7 @@ from sostenuto.errors import UserError
 from sostenuto.music.notes import Notes
 from sostenuto.progress import ProgressCounter, silenced
 from sostenuto.text import counted
-from trainer.config import Bounds
+from trainer.config_fields import Bounds
 from trainer.data.note_table import notes_table
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import PitchRecall

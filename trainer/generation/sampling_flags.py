@@ -9,7 +9,7 @@ from absl import flags
 
 from sostenuto import cli
 from sostenuto.errors import UserError
-from trainer.config import Bounds
+from trainer.config_fields import Bounds
 from trainer.workdir.formats import Field
 
 TEMPERATURES: Final = Bounds(above=0)

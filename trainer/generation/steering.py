@@ -63,7 +63,7 @@ class _History(NamedTuple):
 
 
 class SteeringState(NamedTuple):
-    """What the constraints on the next note follow from; an empty tuple where a control is off."""
+    """State of the controls that constrain the next note; an empty tuple where a control is off."""
 
     density: _Density | tuple[()] = ()
     history: _History | tuple[()] = ()

@@ -12,7 +12,8 @@ from sostenuto.html.charts import Figure, Series, plot
 from sostenuto.music.notes import TICK_US, note_name
 from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.reporting.load import RunReport
-from trainer.workdir.formats import SCORED_FIELDS, GenerationEvaluation, MetricsRecord, MusicKind
+from trainer.workdir.evaluation_formats import GenerationEvaluation
+from trainer.workdir.formats import SCORED_FIELDS, MetricsRecord, MusicKind
 
 _MAX_POINTS: Final = 400  # of a curve; more would be indistinguishable
 _MAX_DOTS: Final = 60  # of a curve whose points are marked

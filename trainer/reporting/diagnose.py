@@ -5,7 +5,7 @@ from trainer.generation.samples import SAMPLES_NAME
 from trainer.reporting import music_diagnostics, score_diagnostics
 from trainer.reporting.load import RunReport
 from trainer.reporting.score_diagnostics import Diagnostic
-from trainer.workdir.formats import GenerationEvaluation, SplitRecord
+from trainer.workdir.evaluation_formats import GenerationEvaluation, SplitRecord
 
 
 def diagnose(report: RunReport) -> list[Diagnostic]:

@@ -13,8 +13,9 @@ from sostenuto.html.charts import Figure, Plane, Series, plot
 from sostenuto.html.elements import element, rule, svg
 from sostenuto.text import counted
 from trainer.evaluation.form_picture import pictured_similarity
+from trainer.workdir.evaluation_formats import GenerationEvaluation, LengthComparison, Summary
 from trainer.workdir.form_formats import FormPicture, Span
-from trainer.workdir.formats import Continuation, GenerationEvaluation, LengthComparison, Summary
+from trainer.workdir.formats import Continuation
 
 _KINDS: Final[dict[Continuation, tuple[str, str]]] = {
     "real": ("real continuations", "real area"),

@@ -15,7 +15,8 @@ from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.generation import samples
-from trainer.workdir.formats import Evaluation, GenerationEvaluation, MetricsRecord, RunInfo, RunResult, SplitRecord
+from trainer.workdir.evaluation_formats import Evaluation, GenerationEvaluation, SplitRecord
+from trainer.workdir.formats import MetricsRecord, RunInfo, RunResult
 from trainer.workdir.layout import METRICS_NAME, RESULT_NAME, dataset, load_config, load_export, load_run
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from sostenuto.html.pages import environment
 from sostenuto.music.notes import PITCHES, note_name
 from sostenuto.text import markdown_table
 from trainer.presets import preset
-from trainer.workdir.formats import SCORED_FIELDS, Evaluation, ExportInfo, MetricsRecord, RunInfo
+from trainer.workdir.evaluation_formats import Evaluation
+from trainer.workdir.formats import SCORED_FIELDS, ExportInfo, MetricsRecord, RunInfo
 from trainer.workdir.layout import EXPORT_INFO_NAME, EXPORT_NAME, METRICS_NAME, REPORT_LOCK_NAME, dataset, load_run
 from trainer.workdir.outputs import WAIT_SECONDS, hold_output
 

@@ -8,7 +8,8 @@ import numpy as np
 from trainer.evaluation.distributions import count_bins, entropy, sum_counts
 from trainer.reporting.load import RunReport
 from trainer.reporting.score_diagnostics import TIMES, Diagnostic, Time, advise_longer_training, regularization_flags
-from trainer.workdir.formats import Continuation, Field, GenerationEvaluation, Summary
+from trainer.workdir.evaluation_formats import GenerationEvaluation, Summary
+from trainer.workdir.formats import Continuation, Field
 
 _COPIED_NOTES: Final = 16  # shorter runs of equal notes are common: scales, trills, cadences
 _TIMES_REAL: Final = 2  # ratio to real music that is remarkable

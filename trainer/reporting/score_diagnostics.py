@@ -11,7 +11,8 @@ from typing import Final, Literal, TypeAlias
 from sostenuto.text import counted
 from trainer.config import Config
 from trainer.reporting.load import RunReport
-from trainer.workdir.formats import SCORED_FIELDS, Evaluation, NatsPerNote
+from trainer.workdir.evaluation_formats import Evaluation, NatsPerNote
+from trainer.workdir.formats import SCORED_FIELDS
 
 Time: TypeAlias = Literal["step", "duration"]
 TIMES: Final[tuple[Time, ...]] = ("step", "duration")

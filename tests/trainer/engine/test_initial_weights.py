@@ -18,11 +18,11 @@ from trainer.callbacks.metrics import MetricsWriter
 from trainer.data.note_table import load_table
 from trainer.engine import loop
 from trainer.engine.initial_weights import fingerprint
-from trainer.engine.model_parts import named_weights
 from trainer.evaluation import statistics
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
 from trainer.model.next_note import build_model
+from trainer.model.parts import named_weights
 from trainer.workdir import layout
 from trainer.workdir.load_model import load_model
 

@@ -8,7 +8,7 @@ from sostenuto.music.notes import Notes
 from trainer.evaluation import distributions, form_picture, generation_metrics, structure
 from trainer.evaluation.distributions import DISTRIBUTIONS
 from trainer.evaluation.generation_metrics import Music
-from trainer.workdir.formats import Summary
+from trainer.workdir.evaluation_formats import Summary
 
 
 def notes_of(pitch, *, step_us=200_000, duration_us=150_000, velocity=70) -> Notes:

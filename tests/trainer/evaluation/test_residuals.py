@@ -8,7 +8,7 @@ from scipy import stats
 
 from sostenuto.music.notes import MAX_TICK
 from trainer.evaluation.residuals import residual_nats
-from trainer.workdir.formats import ResidualDensity
+from trainer.workdir.evaluation_formats import ResidualDensity
 
 SCALES = st.floats(1e-3, 20)
 CENTRES = st.floats(-5, 5)

@@ -15,7 +15,7 @@ from trainer.evaluation.scorer import Scorer
 from trainer.evaluation.statistics import NoteScores, compute_metrics, score_composers, sum_scores
 from trainer.model.memory import match_pitch, recall_times
 from trainer.model.next_note import start_note
-from trainer.workdir.formats import ResidualDensity
+from trainer.workdir.evaluation_formats import ResidualDensity
 
 LENGTHS = [9, 1, 15, 0, 2, 11]
 RESIDUALS = TimeResiduals(ResidualDensity("laplace", 0.1, 0.3), ResidualDensity("gaussian", -0.2, 0.8))

@@ -51,7 +51,7 @@ def test_key_range_and_the_models_range_act_together():
     ],
 )
 def test_an_empty_intersection_is_an_error_with_a_remedy(controls, got):
-    with pytest.raises(UserError, match=rf"^{got}: got no pitch, expected .* A0-C8\. Pass a wider range$"):
+    with pytest.raises(UserError, match=rf"^{got}: got no pitch, expected .* A0-C8\. Pass another key or range$"):
         allowed_pitches(Controls(**controls), (21, 108))
 
 

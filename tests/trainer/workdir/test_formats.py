@@ -10,14 +10,8 @@ from sostenuto.errors import UserError
 from tests.factories import CONFIG, comparison, evaluation, reports
 from trainer.presets import config_from_json
 from trainer.workdir import layout
-from trainer.workdir.formats import (
-    Evaluation,
-    ExportInfo,
-    GenerationEvaluation,
-    MetricsRecord,
-    RunInfo,
-    RunResult,
-)
+from trainer.workdir.evaluation_formats import Evaluation, GenerationEvaluation
+from trainer.workdir.formats import ExportInfo, MetricsRecord, RunInfo, RunResult
 from trainer.workdir.samples_index import SampleEntry, SamplesIndex
 
 INDEX = {
