@@ -31,8 +31,9 @@ from trainer.data.windows import WindowSampler
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
-from trainer.generation.sampler import NoteSampler, _Options
-from trainer.generation.steering import SteeringState
+from trainer.generation.ending import make_ending, no_progress
+from trainer.generation.sampler import NoteSampler, _Numbers, _Options
+from trainer.generation.steering import Steering, SteeringState
 from trainer.model.heads import UNIFORMS_PER_NOTE
 from trainer.model.memory import empty_memory
 from trainer.model.next_note import NextNoteModel, build_model
@@ -77,7 +78,7 @@ def table() -> NoteTable:
         ("pitch", 21, 109), ("velocity", 1, 128), ("step_us", 0, 500_000), ("duration_us", 1_000, 900_000)
     ):  # fmt: skip
         columns[field] = random.integers(low, high, notes)
-    return NoteTable(columns, np.linspace(0, notes, 8).astype(np.int64))
+    return NoteTable(columns, np.linspace(0, notes, 8).astype(np.int64), (*"AABBCC", ""))
 
 
 def train_step(config: Config, replicas: int) -> Audit:
@@ -101,12 +102,14 @@ def score(config: Config) -> Audit:
     if config.positions == "last":
         inputs, targets = _notes(_WINDOWS, config.seq_length), _notes(_WINDOWS)
         recall = _recall(model, _WINDOWS, config.seq_length)
-        arguments = inputs, tf.TensorSpec([_WINDOWS], tf.int32), targets, recall
+        state = _specs(model.initial_state(_WINDOWS))
+        arguments = inputs, tf.TensorSpec([_WINDOWS], tf.int32), targets, recall, state
         return audit(_trace(scorer._read_window_batch.python_function, *arguments))
     notes = _notes(_PERFORMANCES, _NOTES)
     state = _specs(model.initial_state(_PERFORMANCES))
     recall = _recall(model, _PERFORMANCES, _NOTES)
-    return audit(_trace(scorer._read_chunk.python_function, notes, notes, recall, state))
+    ends = tf.TensorSpec([_PERFORMANCES, _NOTES], tf.bool)
+    return audit(_trace(scorer._read_chunk.python_function, notes, notes, ends, recall, state))
 
 
 def generate(config: Config) -> Iterator[tuple[str, Audit]]:
@@ -127,16 +130,14 @@ def generate(config: Config) -> Iterator[tuple[str, Audit]]:
         ),
         SteeringState(),
     )
-    uniforms = tf.TensorSpec([_NOTES, _SAMPLES, UNIFORMS_PER_NOTE], tf.float32)
-    returns = tf.TensorSpec([_NOTES, _SAMPLES], tf.float32)
+    number = tf.TensorSpec([_NOTES, _SAMPLES], tf.float32)
+    numbers = _Numbers(tf.TensorSpec([_NOTES, _SAMPLES, UNIFORMS_PER_NOTE], tf.float32), number, number)
+    progress, ending = _specs(no_progress(_SAMPLES)), _specs(make_ending(60.0))
     for name, top_p in (("decode", None), ("decode, top_p", tf.TensorSpec([], dtype))):
-        options = _Options(model.decode_weights(), tf.TensorSpec([len(FIELDS)], dtype), (top_p,) * len(FIELDS))
-        yield (
-            name,
-            audit(
-                _trace(sampler._decode.python_function, tf.TensorSpec([], tf.int32), prefix, options, uniforms, returns)
-            ),
-        )
+        temperature = tf.TensorSpec([len(FIELDS)], dtype)
+        options = _Options(model.decode_weights(), temperature, (top_p,) * len(FIELDS), ending, Steering())
+        arguments = tf.TensorSpec([], tf.int32), prefix, progress, options, numbers
+        yield name, audit(_trace(sampler._decode.python_function, *arguments))
 
 
 def export(config: Config) -> Iterator[tuple[str, Audit]]:

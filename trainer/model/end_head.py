@@ -27,18 +27,19 @@ class EndHead(keras.layers.Layer):
         super().__init__(dtype=dtype, name="end")
         self._hidden = MixedDense(_UNITS, kernel_initializer=glorot(seeds), dtype=config.precision, name="hidden")
         self._counts = self.add_weight(shape=[_COUNT_BINS], initializer="zeros", name="counts")
-        self._logit = keras.layers.Dense(
-            1, kernel_initializer=glorot(seeds), bias_initializer=keras.initializers.Constant(_INITIAL_LOGIT),
-            dtype=dtype, name="logit",
-        )  # fmt: skip
+        self._logit = self.add_weight(shape=[_UNITS, 1], initializer=glorot(seeds), name="logit")
+        initializer = keras.initializers.Constant(_INITIAL_LOGIT)
+        self._bias = self.add_weight(shape=[], initializer=initializer, name="bias")
 
     def call(self, body: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         """Returns the log-odds `[...]` for the body's output `[..., units]` and the number of notes, int64 `[...]`."""
         bins = tf.cast(_BINS_PER_E_FOLD * tf.math.log1p(tf.cast(position, tf.float32)), tf.int64)
         by_count = tf.gather(tf.convert_to_tensor(self._counts), tf.minimum(bins, _COUNT_BINS - 1))
-        return self._logit(gelu(self._hidden(body)))[..., 0] + _SCALE * by_count
+        # In two dimensions: TensorFlow would multiply note by note.
+        hidden = tf.reshape(gelu(self._hidden(body)), [-1, _UNITS])
+        return tf.reshape(tf.matmul(hidden, self._logit), tf.shape(position)) + self._bias + _SCALE * by_count
 
 
 def end_nll(logits: tf.Tensor, is_end: tf.Tensor) -> tf.Tensor:
     """Returns the negative log likelihood `[...]` in nats that a performance has ended, or has not where False."""
-    return tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(is_end, logits.dtype), logits)
+    return tf.nn.softplus(tf.where(is_end, -logits, logits))

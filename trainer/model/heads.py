@@ -162,8 +162,7 @@ class DensityHeads(keras.layers.Layer):
         """Returns the negative log likelihood `[...]` of an end, or of its absence; 0 if the model predicts none."""
         if self.end is None:
             return tf.zeros(tf.shape(head_input.body)[:-1], self.compute_dtype)
-        logits = self.end(head_input.body, head_input.position)
-        return end_nll(logits, tf.broadcast_to(is_end, tf.shape(logits)))
+        return end_nll(self.end(head_input.body, head_input.position), is_end)
 
     def sample(
         self,

@@ -18,7 +18,7 @@ def ending_model(log_odds: float):
     """A model that ends with the same probability after each note."""
     model = tiny_model("density", layers=1, composers=COMPOSERS, memory_units=0, head_blocks=0)
     for variable in model.heads.end.weights:
-        variable.assign(np.full(variable.shape, log_odds if variable.path.endswith("logit/bias") else 0.0))
+        variable.assign(np.full(variable.shape, log_odds if variable.path.endswith("end/bias") else 0.0))
     return model
 
 
