@@ -24,7 +24,7 @@ MAX_LSTM_WEIGHTS: Final = 2**31  # units x units x layers, about an eighth of th
 MAX_ACTIVATIONS: Final = 2**36  # batch_size x seq_length x units x layers, over all hosts; each takes some 30 bytes
 
 # Groups of fields in `--help`.
-_start = functools.partial(declare, group="fine-tuning")
+_start = functools.partial(declare, group="initial weights")
 _loss = functools.partial(declare, group="losses")
 _data = functools.partial(declare, group="training data")
 _optimizer = functools.partial(declare, group="optimizer")

@@ -69,7 +69,7 @@ def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
     except FileError as error:
         raise FileError(storage.TEMPORARY.sub("", str(error))) from error
     exported = ExportInfo(
-        trained.train_step, model.heads.pitch_range, model.composers, model.config, load_run(workdir).sustain
+        trained.train_step, model.heads.pitch_range, model.config, load_run(workdir).sustain, model.composers
     )
     exported.save(os.path.join(directory, EXPORT_INFO_NAME))
     card = model_card.text(workdir, exported)

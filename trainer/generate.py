@@ -69,7 +69,8 @@ _NUM_NOTES = flags.DEFINE_integer(
 )  # fmt: skip
 _SECONDS = flags.DEFINE_float(
     "seconds", None,
-    "Lead each sample to an end in the last quarter of these seconds, counted from its first generated note.",
+    "Lead each sample to an end in the last quarter of these seconds, counted from its first generated note. "
+    "(default: no limit)",
 )  # fmt: skip
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 1,

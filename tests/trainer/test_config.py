@@ -24,6 +24,7 @@ OTHER = {
     "pitch_embedding": 1,
     "recent_embedding": 0,
     "memory_units": 0,
+    "composer_embedding": 0,
     "head_blocks": 2,
     "time_embedding": 2,
     "velocity_embedding": 3,
@@ -35,9 +36,11 @@ OTHER = {
     "step_weight": 0.0,
     "duration_weight": 2.5,
     "velocity_weight": 0.0,
+    "end_weight": 0.0,
     "train_fraction": 0.5,
     "transpose": 0,
     "stretch": 0.1,
+    "composer_dropout": 0.0,
     "batch_size": 1,
     "accumulation_steps": 4,
     "optimizer": "adam",
@@ -66,7 +69,7 @@ OTHER = {
 LARGEST = {
     **dict.fromkeys(
         ("seq_length", "units", "pitch_embedding", "time_embedding", "velocity_embedding", "recent_embedding",
-         "memory_units", "head_units"), 16_384),
+         "memory_units", "composer_embedding", "head_units"), 16_384),
     **dict.fromkeys(("layers", "head_blocks"), 64),
     **dict.fromkeys(("batch_size", "accumulation_steps"), 65_536),
     **dict.fromkeys(
@@ -94,20 +97,22 @@ WRONG = {
     **{
         name: [-0.5, float("nan"), float("inf"), "1", True]
         for name in (
-            "pitch_weight", "step_weight", "duration_weight", "velocity_weight", "weight_decay", "clip_norm",
-            "max_minutes",
+            "pitch_weight", "step_weight", "duration_weight", "velocity_weight", "end_weight", "weight_decay",
+            "clip_norm", "max_minutes",
         )
     },
     "train_fraction": [0.0, 1.5, float("nan"), "1"],
     "transpose": [-1, 25],
     "stretch": [-0.1, 1.0],
+    "composer_dropout": [-0.1, 1.0],
     "optimizer": ["sgd"],
     "learning_rate": [0.0, -1e-3, float("nan"), float("inf")],
     "schedule": ["linear"],
     **{
         name: [-1, 0.5]
         for name in (
-            "recent_embedding", "memory_units", "head_blocks", "warmup_steps", "steps", "epochs", "evaluate_every",
+            "recent_embedding", "memory_units", "composer_embedding", "head_blocks", "warmup_steps", "steps", "epochs",
+            "evaluate_every",
             "patience", "replicas", "log_every", "checkpoint_every",
         )
     },
@@ -264,7 +269,7 @@ def test_a_config_takes_the_model_of_another_and_nothing_of_its_training():
     differing = {name for name in FIELDS if getattr(taken, name) != getattr(Config(), name)}
     assert differing - {"evaluate_every", "monitor"} == {
         "model", "positions", "seq_length", "units", "layers", "pitch_embedding", "time_embedding",
-        "velocity_embedding", "recent_embedding", "memory_units", "head_units", "head_blocks",
+        "velocity_embedding", "recent_embedding", "memory_units", "composer_embedding", "head_units", "head_blocks",
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.evaluation.distributions import overlap
 from trainer.workdir.evaluation_formats import LengthComparison
 from trainer.workdir.formats import Continuation
 
@@ -19,11 +20,10 @@ EDGES: Final = np.round(2.0 ** np.arange(4, 15.5, 0.5)).astype(np.int64)
 def compare_lengths(generated: Sequence[int], real: Sequence[int], *, ended: int) -> LengthComparison:
     """Compares the notes of generated pieces, of which `ended` came to an end, with those of performances."""
     counts: dict[Continuation, NDArray[np.int64]] = {"generated": _count(generated), "real": _count(real)}
-    shares = [values / max(values.sum(), 1) for values in counts.values()]
     return LengthComparison(
         pieces=len(generated),
         ended=ended,
-        overlap=float(np.minimum(*shares).sum()),
+        overlap=overlap(counts["generated"], counts["real"]),
         mean={"generated": float(np.mean(generated)), "real": float(np.mean(real))},
         edges=EDGES.tolist(),
         counts={kind: values.tolist() for kind, values in counts.items()},

@@ -189,9 +189,9 @@ class ExportInfo(JsonRecord):
 
     train_step: int
     pitch_range: tuple[int, int]
-    composers: Sequence[str]
     config: Config
     sustain: Literal["ignore", "extend"] | None = None
+    composers: Sequence[str] = ()
 
     @classmethod
     def from_json(cls, value: Any, name: str) -> Self:
