@@ -83,9 +83,7 @@ def compare(comparison: Comparison, steps: int, share: float, learning_rates: li
     """Trains everything and prints the table, then whether the claim holds."""
     short, config = max(round(steps * share), 1), comparison.directory / "new.json"
     write_config(comparison.source, config)
-    print(
-        f"{steps:,} train_steps, {share:.0%} of them: {short:,}; {comparison.seeds} seeds; validation, nats per note\n"
-    )
+    print(f"{steps:,} train_steps, or {short:,}; trainings of each: {comparison.seeds}; validation, nats per note\n")
     columns = ["weights", "train_steps", str(comparison.data), *filter(None, [str(comparison.source_data or "")])]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
     comparison.show("the source as it is", 0, [Path(comparison.source)])

@@ -222,9 +222,11 @@ class NextNoteModel(keras.Model):
         return head_input, ModelState(tuple(layers), history, memory, position, state.composer)
 
     def initial_state(self, batch: int | tf.Tensor, composer: tf.Tensor | np.ndarray | None = None) -> ModelState:
-        """Returns the state of `batch`, a scalar number of performances, before they start: zeros, no history.
+        """Returns the state of performances before they start: zeros, no history.
 
-        `composer` is that of `ModelState`; by default all are unknown. A model that knows none ignores it.
+        Args:
+            batch: a scalar, the number of performances.
+            composer: int64 `[batch]`, as in `ModelState`; by default all are unknown.
         """
         zeros = [tf.zeros([batch, self.config.units], lstm.compute_dtype) for lstm in self._lstm]
         layers = tuple(LayerState(zero, zero) for zero in zeros)
@@ -237,14 +239,19 @@ class NextNoteModel(keras.Model):
         )
 
     def window_state(self, position: tf.Tensor, composer: tf.Tensor) -> ModelState:
-        """Returns the state before training windows, from the number of notes before them and their composers."""
+        """Returns the state before training windows, from `position` and `composer`, int64 `[windows]` each."""
         state = self.initial_state(tf.shape(position)[0], composer)
         return state._replace(position=position) if self.config.has_ending else state
 
     def initial_decode_state(
         self, batch: int | tf.Tensor, composer: tf.Tensor | np.ndarray | None = None
     ) -> ModelState:
-        """Returns the state of `initial_state` for `decode_step`: with an empty memory."""
+        """Returns the state of `initial_state` for `decode_step`: with an empty memory.
+
+        Args:
+            batch: a scalar, the number of performances.
+            composer: int64 `[batch]`, as in `ModelState`; by default all are unknown.
+        """
         state = self.initial_state(batch, composer)
         return state._replace(memory=empty_memory(batch)) if self.has_memory else state
 
