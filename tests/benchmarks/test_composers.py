@@ -1,0 +1,38 @@
+"""benchmarks/composers.py, without a model."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from sostenuto.music.notes import Notes
+from tests.processes import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+
+import composers as benchmark
+
+
+def test_statistics_are_of_pitches_and_of_times_as_heard():
+    notes = Notes([60, 64, 60, 60], [0, 10_000, 490_000, 500_000], [100_000] * 4, [50, 70, 50, 70])
+    named = dict(zip(benchmark.FEATURES, benchmark.statistics(notes), strict=True))
+    assert named["pitch"] == 61
+    assert named["velocity"] == 60
+    assert named["notes/s"] == pytest.approx(3)
+    assert named["in chords"] == pytest.approx(1 / 3)
+    assert named["repeated pitch"] == pytest.approx(1 / 3)
+    assert named["duration, s"] == pytest.approx(0.1)
+    assert named["pitch-class entropy"] == pytest.approx(0.8113, abs=1e-4)
+
+
+def test_a_piece_gets_the_name_of_the_nearest_centroid():
+    random = np.random.default_rng(0)
+    owners = np.repeat(np.arange(3), 20)
+    apart = random.normal(0, 1, (60, 4)) + 10 * owners[:, np.newaxis]
+    centres = benchmark.centroids(apart, owners, 3)
+    np.testing.assert_allclose(centres[1], apart[20:40].mean(axis=0))
+    assert (benchmark.classify(apart, centres) == owners).all()
+    assert (benchmark.classify_by_others(apart, owners, 3) == owners).all()
+    # Where nothing tells them apart, the others' centroids are right by chance alone.
+    alike = random.normal(0, 1, (60, 4))
+    assert np.mean(benchmark.classify_by_others(alike, owners, 3) == owners) < 0.6
