@@ -280,6 +280,8 @@ class Played(NamedTuple):
 class StandInPlayer:
     """Plays without a model: scales after each primer."""
 
+    composers = ()
+
     def sample(self, primers, *, num_notes, **_: Any) -> Played:
         return Played([joined(one, regular_notes(num_notes, index)) for index, one in enumerate(primers)], 1234.5)
 
