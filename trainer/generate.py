@@ -158,10 +158,11 @@ def _describe(played: "Samples", count: int, joined: int) -> str:
     """Returns the numbers of samples and of their generated notes, of which some were joined with others."""
     ended = sum(played.has_ended)
     return (
-        f"{counted(len(played.notes), 'sample')} with {counted(count, 'generated note')}"
+        counted(len(played.notes), "sample")
+        + (f" ({ended:,} ended before --num_notes)" if ended else "")
+        + f" with {counted(count, 'generated note')}"
         + (f" ({joined:,} more were joined with another of the same pitch and onset)" if joined else "")
-        + (f", {counted(ended, 'sample')} ended before --num_notes" if ended else "")
-        + f", at {played.notes_per_second:,.0f} notes/s"
+        + f" at {played.notes_per_second:,.0f} notes/s"
     )
 
 
