@@ -29,7 +29,7 @@ BY_COMMAND = {
     "samples": [{"midi": "sample-000.mid", "seconds": 2.5, "synthesizer": "sines"}],
 }  # fmt: skip
 RESULT = {"train_step": 9, "best": None, "best_train_step": 0, "monitor": "loss", "reason": "steps"}
-EXPORT = {"train_step": 3, "pitch_range": [21, 108], "config": dataclasses.asdict(CONFIG)}
+EXPORT = {"train_step": 3, "pitch_range": [21, 108], "composers": ["Alkan"], "config": dataclasses.asdict(CONFIG)}
 LENGTH = dict.fromkeys(
     ("steps", "horizon", "horizon_from", "shortened_from", "shortened_horizon", "evaluate_every", "max_minutes")
 )
@@ -85,11 +85,11 @@ def test_the_keys_of_a_file_have_the_order_of_the_fields():
         (RunInfo, {"pitch_range": [1]}, r"pitch_range: got \[1\], expected a list"),
         (RunInfo, {"versions": []}, r"versions: got \[\], expected an object"),
         (ExportInfo, {"train_step": "3"}, r'file\.json: train_step: got "3", expected an integer\. Delete'),
-        (ExportInfo, {"config": None}, r"config: got null, expected an object"),
-        (ExportInfo, {"config": {"units": "many"}}, r'config\.units: got "many", expected an integer'),
+        (ExportInfo, {"composers": ["Alkan"], "config": None}, r"config: got null, expected an object"),
+        (ExportInfo, {"composers": ["Alkan"], "config": {"units": "many"}}, r'config\.units: got "many", expected an integer'),
         (
             ExportInfo,
-            {"config": {"units": 0}},
+            {"composers": ["Alkan"], "config": {"units": 0}},
             r"file\.json: config: units=0: expected at least 1 and at most 16,384\. Delete",
         ),
     ],
@@ -120,7 +120,7 @@ def test_a_picture_that_cannot_be_drawn_is_an_error(chroma, words):
 
 def test_the_config_of_an_export_has_the_defaults_of_its_preset():
     config = {"preset": "tutorial", "units": 8, "model": "regression"}
-    exported = ExportInfo.from_json({**EXPORT, "config": config}, "x")
+    exported = ExportInfo.from_json({**EXPORT, "composers": ["Alkan"], "config": config}, "x")
     assert exported.config == config_from_json(config, "x")
 
 
