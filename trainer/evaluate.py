@@ -199,7 +199,7 @@ def _score(workdir: str, manifest: Manifest) -> Evaluation:
             extra={"figures": {"notes": notes}},
         )
         scores = scorer.score(table, residuals, activity=f"scoring {split}")
-        if model.composers:
+        if table.composer_ids(model.composers).any():
             hidden = scorer.score(table, knows_composers=False, activity=f"scoring {split} without composers")
     # The table has the order of the records.
     performances = [(performance.composer, performance.piece) for performance in manifest.read_performances(split)]

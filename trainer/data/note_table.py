@@ -4,6 +4,7 @@ So a batch is a pure function of the config and the train_step: any replica, wor
 """
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -89,12 +90,14 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
         performances = list(track_performances(manifest, split))
         rows = [_to_rows(performance.notes) for performance in performances]
         np.save(file, _offsets(rows))
-        np.save(file, np.array([performance.composer for performance in performances]))
+        names = json.dumps([performance.composer for performance in performances])
+        np.save(file, np.frombuffer(names.encode(), np.uint8))
         file.write(np.concatenate(rows).tobytes())
 
     with open(storage.cached_file(path, write), "rb") as file:
-        offsets, composers = np.load(file), np.load(file)
-        return NoteTable(np.memmap(file, _ROW, "r", file.tell(), (offsets[-1],)), offsets, tuple(composers.tolist()))
+        offsets, names = np.load(file), np.load(file)
+        composers = tuple(json.loads(names.tobytes()))
+        return NoteTable(np.memmap(file, _ROW, "r", file.tell(), (offsets[-1],)), offsets, composers)
 
 
 def notes_table(performances: Sequence[Notes]) -> NoteTable:

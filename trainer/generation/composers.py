@@ -3,12 +3,14 @@
 import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
 
 from sostenuto.errors import UserError
 
-_SUGGESTIONS = 3
+_SUGGESTIONS: Final = 3
+_LISTED: Final = 12
 
 
 def composer_ids(composers: str | Sequence[str], primers: int, known: Sequence[str]) -> np.ndarray:
@@ -39,7 +41,8 @@ def _composer_id(name: str, known: Sequence[str]) -> int:
             "a dataset that names them"
         )
     near = suggest_composers(name, known)
-    remedy = f"Did you mean {' or '.join(near)}?" if near else f"Pass one of {', '.join(known)}"
+    more = f", … of {len(known)} in run.json" if len(known) > _LISTED else ""
+    remedy = f"Did you mean {' or '.join(near)}?" if near else f"Pass one of {', '.join(known[:_LISTED])}{more}"
     raise UserError(f"composer {name!r}: this model was not trained on music of that name. {remedy}")
 
 

@@ -19,6 +19,7 @@ def data(dataset, tmp_path):
 
 def assert_holds(table, manifest, split):
     performances = [performance.notes for performance in manifest.read_performances(split)]
+    assert table.composers == tuple(performance.composer for performance in manifest.read_performances(split))
     np.testing.assert_array_equal(table.lengths, [len(notes) for notes in performances])
     for index, notes in enumerate(performances):
         for field, column in table.performance(index)._asdict().items():
@@ -123,3 +124,11 @@ def test_a_subset_of_a_table_has_exactly_these_performances():
         for one, other in zip(subset.performance(index), table.performance(whole), strict=True):
             np.testing.assert_array_equal(one, other)
     assert table.subset([]).lengths.tolist() == []
+
+
+def test_performances_have_the_numbers_of_their_composers():
+    table = table_of([3, 1, 2])._replace(composers=("Liszt", "", "Alkan"))
+    assert table.composer_ids(["Alkan", "Chopin", "Liszt"]).tolist() == [3, 0, 1]
+    assert table.composer_ids([]).tolist() == [0, 0, 0]
+    assert table.subset([2, 0]).composer_ids(["Alkan", "Liszt"]).tolist() == [1, 2]
+    assert table_of([3, 1]).composer_ids(["Alkan"]).tolist() == [0, 0]

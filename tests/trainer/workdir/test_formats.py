@@ -86,7 +86,11 @@ def test_the_keys_of_a_file_have_the_order_of_the_fields():
         (RunInfo, {"versions": []}, r"versions: got \[\], expected an object"),
         (ExportInfo, {"train_step": "3"}, r'file\.json: train_step: got "3", expected an integer\. Delete'),
         (ExportInfo, {"composers": ["Alkan"], "config": None}, r"config: got null, expected an object"),
-        (ExportInfo, {"composers": ["Alkan"], "config": {"units": "many"}}, r'config\.units: got "many", expected an integer'),
+        (
+            ExportInfo,
+            {"composers": ["Alkan"], "config": {"units": "many"}},
+            r'config\.units: got "many", expected an integer',
+        ),
         (
             ExportInfo,
             {"composers": ["Alkan"], "config": {"units": 0}},
