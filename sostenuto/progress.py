@@ -159,3 +159,18 @@ def track(
         for item in items:
             yield item
             counter.advance()
+
+
+_shown_activities: set[str] = set()
+
+
+@contextlib.contextmanager
+def phase(activity: str) -> Iterator[None]:
+    """Shows an activity by a bar while it lasts; without a terminal, logs it the first time."""
+    # Below another bar, this one is removed at the end.
+    shown = bar(total=None, unit="second", description=activity, leave=None, bar_format="{desc} [{elapsed}]")
+    if shown is None and activity not in _shown_activities:
+        logger.info(activity)
+    _shown_activities.add(activity)
+    with contextlib.nullcontext() if shown is None else shown:
+        yield

@@ -12,10 +12,10 @@ from sostenuto.music.histograms import Histograms
 from sostenuto.music.notes import Notes
 from sostenuto.music.pedal import NO_PEDAL, infer_pedal
 from sostenuto.music.plots import distributions, piano_roll
+from sostenuto.progress import phase
 from trainer.callbacks.base import Callback
 from trainer.callbacks.tensorboard import TensorBoardWriter
 from trainer.checkpoints.manager import model_variables, restore
-from trainer.engine.phase import phase
 from trainer.engine.schedule import Event
 from trainer.generation import samples
 from trainer.generation.sampler import NoteSampler

@@ -1,12 +1,12 @@
 """Callbacks of the `sostenuto train` command and of other callers of `train`."""
 
+from sostenuto.progress import phase
 from trainer.callbacks.audio_samples import AudioSamples
 from trainer.callbacks.base import Callback
 from trainer.callbacks.console import Console
 from trainer.callbacks.metrics import MetricsWriter
 from trainer.callbacks.profiler import Profiler
 from trainer.callbacks.tensorboard import TensorBoardWriter
-from trainer.engine.phase import phase
 from trainer.export import export_model
 from trainer.reporting import page
 from trainer.workdir.formats import RunResult

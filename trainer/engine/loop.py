@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from sostenuto import progress
 from sostenuto.data.manifest import Manifest
+from sostenuto.progress import phase
 from sostenuto.text import duration
 from trainer.callbacks.base import Callback, RunContext
 from trainer.config import Config
@@ -23,7 +24,6 @@ from trainer.distribution.faults import explain_failure
 from trainer.engine.early_stopping import BestMetric
 from trainer.engine.measurements import Measurements
 from trainer.engine.nonfinite import nonfinite_error
-from trainer.engine.phase import phase
 from trainer.engine.planner import Planner
 from trainer.engine.run_checkpoints import RunCheckpoints
 from trainer.engine.run_length import Plan
