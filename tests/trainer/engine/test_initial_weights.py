@@ -72,7 +72,9 @@ def test_the_first_scores_are_those_of_the_source_which_run_json_names(source, o
     expected = score(load_model(str(source)).model, other_data)
     assert [line["val_nats"] for line in metrics(tmp_path / "b")] == pytest.approx([expected] * 2, abs=1e-5)
     assert abs(score(build_model(CONFIG), other_data) - expected) > 0.1
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    # TensorFlow warns of its own affairs, such as graphs that the process has traced before.
+    ours = [record for record in caplog.records if record.name.startswith(("trainer", "sostenuto"))]
+    assert not [record for record in ours if record.levelno >= logging.WARNING]
     loaded = load_model(str(source))
     assert json.loads((tmp_path / "b" / "run.json").read_text())["init_from"] == {
         "path": str(source),
