@@ -231,8 +231,22 @@ TINY = {
 }
 
 _TINY_MODELS = {
-    "density": {"head_units": 24, "pitch_embedding": 12, "time_embedding": 8, "velocity_embedding": 6},
-    "regression": {"model": "regression", "layers": 1, "monitor": "loss", "evaluate_every": 0},
+    "density": {
+        "units": 16,
+        "seq_length": 16,
+        "head_units": 24,
+        "pitch_embedding": 12,
+        "time_embedding": 8,
+        "velocity_embedding": 6,
+    },
+    "regression": {
+        "units": 16,
+        "seq_length": 16,
+        "model": "regression",
+        "layers": 1,
+        "monitor": "loss",
+        "evaluate_every": 0,
+    },
 }
 
 
@@ -242,14 +256,16 @@ def tiny_model(kind: str, *, seed: int = 0, pitch_range=None, composers=(), **ch
     from trainer.model.next_note import build_model
 
     model = build_model(
-        Config(**{"units": 16, "seq_length": 16, **_TINY_MODELS[kind], **changes}),
+        Config(**{**_TINY_MODELS[kind], "composer_embedding": 4 if composers else 0, **changes}),
         pitch_range or ALL_PITCHES,
         composers,
     )
-    random = np.random.default_rng(seed)
+    random, random_ends = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     for variable in model.weights:
         # Ticks within a bin are 32 times as sensitive, and all of them should occur.
-        variable.assign(random.normal(0, 0.02 if variable.name == "ticks" else 0.5, variable.shape))
+        spread = 0.02 if variable.name == "ticks" else 0.5
+        source = random_ends if variable.path.startswith("end/") else random
+        variable.assign(source.normal(0, spread, variable.shape))
     return model
 
 

@@ -199,10 +199,13 @@ def test_a_frozen_part_stays_to_the_bit_while_others_are_trained(source, other_d
 @pytest.mark.parametrize(
     ("freeze", "words"),
     [
-        ("lstm0", r"no part 'lstm0'\. Did you mean 'lstm_0'\? Pass some of lstm_0, embedding, recent, norm_1, heads, "),
+        (
+            "lstm0",
+            r"no part 'lstm0'\. Did you mean 'lstm_0'\? Pass some of lstm_0, embedding, recent, composer, norm_1, ",
+        ),
         ("embedding,heads/pitch_logit", r"no part 'heads/pitch_logit'\. Did you mean 'heads/pitch_logits'\?"),
         ("x", r"no part 'x'\. Pass some of lstm_0, "),
-        ("lstm_0,embedding,recent,norm_1,heads", r"every part is frozen, .*nothing to train\. Leave out"),
+        ("lstm_0,embedding,recent,composer,norm_1,heads", r"every part is frozen, .*nothing to train\. Leave out"),
     ],
 )
 def test_what_cannot_be_frozen_is_one_line_and_leaves_nothing(source, other_data, tmp_path, freeze, words):

@@ -26,7 +26,9 @@ def reading_of(*shape, seed=1):
     body = np.random.default_rng(seed).normal(0, 1, (*shape, 16))
     remaining_us = np.random.default_rng(seed).choice([0, 4_000, 60_000, 500_000, 9_000_000], (*shape, HISTORY_LENGTH))
     remaining_us = tf.constant(remaining_us, tf.int64)
-    return HeadInput(tf.constant(body, tf.float32), remaining_us, release_histogram(remaining_us, tf.float32))
+    releases = release_histogram(remaining_us, tf.float32)
+    position = tf.zeros(shape, tf.int64)
+    return HeadInput(tf.constant(body, tf.float32), remaining_us, releases, position=position)
 
 
 def repeated(head_input, times):
@@ -120,7 +122,7 @@ def test_recall_moves_its_candidates_and_times_and_every_value_keeps_a_probabili
 def test_the_training_loss_is_the_nats(density):
     hidden, notes = reading_of(3, 4), random_arrays(3, 4)
     losses, nats = density.losses(hidden, notes), density.nll(density.logits(hidden, notes), notes)
-    assert set(losses) == set(density.loss_names) == set(FIELDS)
+    assert set(losses) == set(density.loss_names) == {*FIELDS, "end"}
     for field in FIELDS:
         assert losses[field].shape == (3, 4)
         np.testing.assert_array_equal(losses[field], nats[field])
