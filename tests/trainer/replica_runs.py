@@ -116,9 +116,11 @@ def overflow(table: NoteTable, devices: list[str]) -> list[dict]:
     table.notes["pitch"][table.offsets[performance] + note] = MARK
     loss_names = DensityHeads.losses
 
-    def losses(heads, body, notes, times):
+    def losses(heads, body, notes, times, is_end):
         marked = tf.reduce_any(notes.pitch == MARK, axis=1)
-        return {field: overflowing(loss, marked) for field, loss in loss_names(heads, body, notes, times).items()}
+        return {
+            field: overflowing(loss, marked) for field, loss in loss_names(heads, body, notes, times, is_end).items()
+        }
 
     DensityHeads.losses = losses
     state, after = build(config, table, devices, loss_scale_patience=2), []

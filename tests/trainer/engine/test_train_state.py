@@ -162,8 +162,8 @@ def break_losses(monkeypatch, field: str, how) -> None:
     """Applies `how` to a field's losses `[windows, notes]` and which windows `[windows]` hold the marked note."""
     loss_names = DensityHeads.losses
 
-    def losses(heads, body, notes, times):
-        found = loss_names(heads, body, notes, times)
+    def losses(heads, body, notes, times, is_end):
+        found = loss_names(heads, body, notes, times, is_end)
         return {**found, field: how(found[field], tf.reduce_any(notes.pitch == MARK, axis=1))}
 
     monkeypatch.setattr(DensityHeads, "losses", losses)
