@@ -116,7 +116,7 @@ def overflow(table: NoteTable, devices: list[str]) -> list[dict]:
     table.notes["pitch"][table.offsets[performance] + note] = MARK
     loss_names = DensityHeads.losses
 
-    def losses(heads, body, notes, times, is_end):
+    def losses(heads, body, notes, times, is_end=False):
         marked = tf.reduce_any(notes.pitch == MARK, axis=1)
         return {
             field: overflowing(loss, marked) for field, loss in loss_names(heads, body, notes, times, is_end).items()

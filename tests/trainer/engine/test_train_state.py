@@ -162,7 +162,7 @@ def break_losses(monkeypatch, field: str, how) -> None:
     """Applies `how` to a field's losses `[windows, notes]` and which windows `[windows]` hold the marked note."""
     loss_names = DensityHeads.losses
 
-    def losses(heads, body, notes, times, is_end):
+    def losses(heads, body, notes, times, is_end=False):
         found = loss_names(heads, body, notes, times, is_end)
         return {**found, field: how(found[field], tf.reduce_any(notes.pitch == MARK, axis=1))}
 
