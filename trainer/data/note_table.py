@@ -19,7 +19,7 @@ from sostenuto.music.notes import Notes
 from sostenuto.progress import track
 from trainer.data.note_tensors import NoteTensors
 
-_CACHE_VERSION = 3  # Raise it when the content of a cached table changes.
+_CACHE_VERSION = 4  # Raise it when the content of a cached table changes.
 _ROW = np.dtype([("pitch", "u1"), ("velocity", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
 
 
