@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from model_processes import show
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 SCORES = 8  # within the shorter length
@@ -50,7 +52,7 @@ class Comparison:
         cells = [format_scores(own)]
         if self.source_data:
             cells.append(format_scores([self._score(workdir, self.source_data) for workdir in workdirs]))
-        print(f"| {name} | {steps:,} | {' | '.join(cells)} |", flush=True)
+        show((name, f"{steps:,}", *cells))
         return own
 
     def _score(self, workdir: Path, data: Path) -> float:
@@ -84,8 +86,9 @@ def compare(comparison: Comparison, steps: int, share: float, learning_rates: li
     short, config = max(round(steps * share), 1), comparison.directory / "new.json"
     write_config(comparison.source, config)
     print(f"{steps:,} train_steps, or {short:,}; trainings of each: {comparison.seeds}; validation, nats per note\n")
-    columns = ["weights", "train_steps", str(comparison.data), *filter(None, [str(comparison.source_data or "")])]
-    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
+    columns = ("weights", "train_steps", str(comparison.data), *filter(None, [str(comparison.source_data or "")]))
+    show(columns)
+    show(("---",) * len(columns))
     comparison.show("the source as it is", 0, [Path(comparison.source)])
     nothing = comparison.train("nothing", steps, f"--config={config}")
     whole = comparison.show("from nothing", steps, nothing)

@@ -16,7 +16,9 @@ from sostenuto.text import counted
 from trainer.config_fields import MAX_NOTES, MAX_SAMPLES
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import PRIMER_NOTES, Music
+from trainer.evaluation.lengths import MOST_NOTES, compare_lengths
 from trainer.evaluation.summary import describe_comparison, describe_scores
+from trainer.generation.composers import keep_known
 from trainer.generation.sampling_flags import define_sampling_flags
 from trainer.workdir.evaluation_formats import Evaluation, GenerationEvaluation, HeldOut, LengthComparison
 from trainer.workdir.formats import RunInfo
@@ -105,14 +107,15 @@ def main() -> int:
         raise UserError("--primer_notes=0: a model with positions=last cannot start from silence. Pass 1 or more")
     if _WHOLE_PIECES.value and not config.has_ending:
         raise UserError(f"--whole_pieces={_WHOLE_PIECES.value}: this model predicts no end of a piece. Pass 0")
-    if load_export(workdir) and not (_DATA.value and _OUTPUT.value):
+    is_export = load_export(workdir) is not None
+    if is_export and not (_DATA.value and _OUTPUT.value):
         raise UserError(
             f"--workdir={workdir}: is an export, which has no dataset and stays as it is. Pass --data=DIR and "
             "--output=FILE"
         )
     run = load_run(workdir)
     manifest = Manifest.load(_DATA.value) if _DATA.value else load_dataset(workdir, run)
-    path, is_of_run = _choose_output(workdir, manifest, run)
+    path, is_of_run = _choose_output(workdir, manifest, run, is_export=is_export)
     record = _compare(workdir, manifest) if _GENERATED.value else _score(workdir, manifest)
     storage.make_directories(os.path.dirname(path) or ".")
     record.save(path)
@@ -142,12 +145,12 @@ def _update_reports(workdir: str, manifest: Manifest) -> list[str]:
     return written
 
 
-def _choose_output(workdir: str, manifest: Manifest, run: RunInfo) -> tuple[str, bool]:
+def _choose_output(workdir: str, manifest: Manifest, run: RunInfo, *, is_export: bool) -> tuple[str, bool]:
     """Returns the file to write, after checks that it may be written, and whether the run's page reads it."""
     own = (GenerationEvaluation if _GENERATED.value else Evaluation).path(workdir, _SPLIT.value)
     path = _OUTPUT.value or own
     directory = os.path.dirname(path) or "."
-    is_of_run = resolved(path) == resolved(own) and not load_export(workdir)
+    is_of_run = resolved(path) == resolved(own) and not is_export
     if is_of_run:
         check_dataset(manifest, run, workdir, remedy="Pass --output=FILE, outside of the workdir")
     else:
@@ -231,7 +234,6 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     continued = held_out[:num_primers]
     from trainer.data.note_table import track_performances
     from trainer.distribution.faults import translate_gpu_errors
-    from trainer.generation.composers import keep_known
     from trainer.generation.sampler import NoteSampler
     from trainer.workdir.load_model import load_model
 
@@ -272,19 +274,17 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
 
 def _play_whole_pieces(sampler: "NoteSampler", manifest: Manifest, sampling: dict[str, Any]) -> LengthComparison | None:
     """Plays pieces from silence to their ends, with the composers of the split; None without --whole_pieces."""
-    from trainer.evaluation.lengths import MAX_NOTES, compare_lengths
-    from trainer.generation.composers import keep_known
+    from trainer.data.note_table import load_table
 
     if not (pieces := _WHOLE_PIECES.value):
         return None
-    performances = list(manifest.read_performances(_SPLIT.value))
-    names = keep_known((performance.composer for performance in performances), sampler.composers)
+    table = load_table(manifest, _SPLIT.value)
+    names = keep_known(table.composers, sampler.composers)
     played = sampler.sample(
-        [Notes.empty()] * pieces, num_notes=MAX_NOTES, **sampling,
+        [Notes.empty()] * pieces, num_notes=MOST_NOTES, **sampling,
         composers=[names[index * len(names) // pieces] for index in range(pieces)], quiet=False,
     )  # fmt: skip
-    lengths, real = ([len(notes) for notes in music] for music in (played.notes, (p.notes for p in performances)))
-    return compare_lengths(lengths, real, ended=sum(played.has_ended))
+    return compare_lengths(list(map(len, played.notes)), table.lengths.tolist(), ended=sum(played.has_ended))
 
 
 def _select_held_out(manifest: Manifest, split: str, primer_notes: int) -> tuple[list[Performance], int, int]:

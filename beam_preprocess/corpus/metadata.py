@@ -142,12 +142,8 @@ def _read_rows(table: Metadata, composer_column: str) -> dict[str, CorpusFile]:
     name = table.name
     if problem := _find_problem(table.data):
         raise UserError(f"{name}: {problem}. Save it as CSV in UTF-8 with MAESTRO's columns, or pass --metadata=none")
-    columns = next(csv.reader(io.StringIO(table.data.decode("utf-8-sig"))), [])
-    if composer_column != COMPOSER_COLUMN and composer_column not in columns:
-        raise UserError(
-            f"--composer_from={composer_column}: {name} has no such column, expected one of {', '.join(columns)}, or "
-            f"{DIRECTORY}"
-        )
+    if composer_column != COMPOSER_COLUMN:
+        _require_column(table, composer_column)
     files: dict[str, CorpusFile] = {}
     for number, row in _parse_rows(table):
         path, split, year = posixpath.normpath(row["midi_filename"]), row["split"], row.get("year") or "0"
@@ -162,6 +158,16 @@ def _read_rows(table: Metadata, composer_column: str) -> dict[str, CorpusFile]:
         composer = row.get(composer_column) or ""
         files[identity(path)] = CorpusFile(path, "", piece, split, composer, title, int(year))
     return files
+
+
+def _require_column(table: Metadata, column: str) -> None:
+    """Raises a UserError if a CSV lacks the column of --composer_from."""
+    columns = next(csv.reader(io.StringIO(table.data.decode("utf-8-sig"))), [])
+    if column not in columns:
+        raise UserError(
+            f"--composer_from={column}: {table.name} has no such column, expected one of {', '.join(columns)}, or "
+            f"{DIRECTORY}"
+        )
 
 
 def _parse_rows(table: Metadata) -> Iterator[tuple[int, dict[str, str]]]:

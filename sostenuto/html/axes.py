@@ -29,6 +29,11 @@ def continuous(low: float, high: float, *, log: bool = False, inset: float = 0.0
     return Axis(place, [(place(value), f"{value:,g}" if value < 1e6 else f"{value:.3g}") for value in ticks])
 
 
+def percent(axis: Axis) -> Axis:
+    """Returns an axis of fractions with its labels as percentages."""
+    return Axis(axis.place, [(place, f"{100 * float(text):g}%") for place, text in axis.ticks])
+
+
 def _linear_ticks(low: float, high: float, count: int = 5) -> list[float]:
     exact = (high - low) / count
     power = 10 ** math.floor(math.log10(exact))

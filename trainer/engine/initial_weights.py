@@ -4,14 +4,14 @@ import hashlib
 import logging
 
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, UserError
+from sostenuto.errors import UserError
 from trainer.config import Config
 from trainer.distribution.workers import Workers
 from trainer.engine.train_state import TrainState
 from trainer.model.next_note import NextNoteModel
 from trainer.model.parts import named_weights
 from trainer.workdir.formats import WeightSource
-from trainer.workdir.layout import absolute, has_checkpoint, load_run, load_source_config
+from trainer.workdir.layout import absolute, has_checkpoint, load_run, load_source_config, source_errors
 from trainer.workdir.load_model import LoadedModel, read_model
 
 logger = logging.getLogger(__name__)
@@ -88,9 +88,5 @@ def _read_source(config: Config) -> LoadedModel:
         values, own = (", ".join(f"{name}={shape[name]}" for name in differing) for shape in (has, wants))
         flags = " ".join(f"--{name}={has[name]}" for name in differing)
         raise UserError(f"--init_from={path}: has {values}, this run {own}. Pass {flags}")
-    try:
+    with source_errors():
         return read_model(path, source)
-    except FileError:
-        raise
-    except UserError as error:
-        raise UserError(f"--init_from: {error}") from error

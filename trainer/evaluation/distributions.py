@@ -64,7 +64,7 @@ def count_bins(notes: Notes, counted: int | NDArray[np.bool_] = 0) -> Counts:
         "polyphony": polyphony(notes)[chosen],
         "notes_per_second": notes_per_second(notes.onset_us[chosen]),
     }
-    return {name: _bin_values(values[name], distribution.edges) for name, distribution in DISTRIBUTIONS.items()}
+    return {name: bin_values(values[name], distribution.edges) for name, distribution in DISTRIBUTIONS.items()}
 
 
 def sum_counts(parts: Iterable[Counts]) -> Counts:
@@ -72,8 +72,8 @@ def sum_counts(parts: Iterable[Counts]) -> Counts:
     return functools.reduce(lambda total, part: {name: total[name] + part[name] for name in DISTRIBUTIONS}, parts)
 
 
-def _bin_values(values: NDArray, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counts the values of each bin, `[bins]`."""
+def bin_values(values: NDArray, edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counts the values of each bin, `[bins]`; the outer bins have the values beyond them too."""
     bins = len(edges) - 1
     index = np.searchsorted(edges, values, side="right") - 1
     return np.bincount(np.clip(index, 0, bins - 1), minlength=bins)

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trainer.evaluation.distributions import overlap
+from trainer.evaluation.distributions import bin_values, overlap
 from trainer.workdir.evaluation_formats import LengthComparison
 from trainer.workdir.formats import Continuation
 
-MAX_NOTES: Final = 30_000
+MOST_NOTES: Final = 30_000
 """The most notes of a whole piece; the longest training performance of MAESTRO v3 has 25,076."""
 
 EDGES: Final = np.round(2.0 ** np.arange(4, 15.5, 0.5)).astype(np.int64)
@@ -19,17 +18,13 @@ EDGES: Final = np.round(2.0 ** np.arange(4, 15.5, 0.5)).astype(np.int64)
 
 def compare_lengths(generated: Sequence[int], real: Sequence[int], *, ended: int) -> LengthComparison:
     """Compares the notes of generated pieces, of which `ended` came to an end, with those of performances."""
-    counts: dict[Continuation, NDArray[np.int64]] = {"generated": _count(generated), "real": _count(real)}
+    lengths: dict[Continuation, Sequence[int]] = {"generated": generated, "real": real}
+    counts = {kind: bin_values(np.array(notes), EDGES) for kind, notes in lengths.items()}
     return LengthComparison(
         pieces=len(generated),
         ended=ended,
         overlap=overlap(counts["generated"], counts["real"]),
-        mean={"generated": float(np.mean(generated)), "real": float(np.mean(real))},
+        mean={kind: float(np.mean(notes)) for kind, notes in lengths.items()},
         edges=EDGES.tolist(),
         counts={kind: values.tolist() for kind, values in counts.items()},
     )
-
-
-def _count(lengths: Sequence[int]) -> NDArray[np.int64]:
-    index = np.searchsorted(EDGES, lengths, side="right") - 1
-    return np.bincount(np.clip(index, 0, len(EDGES) - 2), minlength=len(EDGES) - 1)

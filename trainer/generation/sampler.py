@@ -177,8 +177,7 @@ class NoteSampler:
         prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), prefix)
         samples = len(primers) * num_samples
         draws = _Draws(seed, samples, returns / 1000)
-        notes, begin = self._generate(prefix, options, draws, num_notes=num_notes, quiet=quiet)
-        taken = time.monotonic() - begin
+        notes, taken = self._generate(prefix, options, draws, num_notes=num_notes, quiet=quiet)
         continued = [_append(primers[index // num_samples], continuation) for index, continuation in enumerate(notes)]
         lengths = [continuation.shape[1] for continuation in notes]
         return Samples(
@@ -205,7 +204,7 @@ class NoteSampler:
     def _generate(
         self, prefix: _Prefix, options: _Options, draws: _Draws, *, num_notes: int, quiet: bool
     ) -> tuple[list[np.ndarray], float]:
-        """Returns the notes of each sample, `[fields, notes]`, and when it began, without compilation."""
+        """Returns the notes of each sample, `[fields, notes]`, and the seconds without compilation."""
         samples = prefix[0].body.shape[0]
         figures = {"samples": samples, "num_notes": num_notes}
         with silenced(quiet):
@@ -215,7 +214,7 @@ class NoteSampler:
         nothing = _Numbers(tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]), number, number)
         progress = no_progress(samples)
         self._decode(tf.constant(0), prefix, progress, options, nothing)
-        begin = time.monotonic()
+        started = time.monotonic()
         calls = []
         with ProgressCounter(total=num_notes * samples, unit="note", description="generating", quiet=quiet) as counter:
             for first_note in range(0, num_notes, _NOTES_PER_CALL):
@@ -225,8 +224,8 @@ class NoteSampler:
                 counter.advance(count * samples)
                 if progress.has_ended.numpy().all():
                     break
-        notes = np.concatenate(calls)
-        return [notes[:length, :, sample].T for sample, length in enumerate(progress.length.numpy().tolist())], begin
+        seconds, notes = time.monotonic() - started, np.concatenate(calls)
+        return [notes[:length, :, sample].T for sample, length in enumerate(progress.length.numpy().tolist())], seconds
 
     def _decode_notes(
         self, notes: tf.Tensor, prefix: _Prefix, progress: Progress, options: _Options, numbers: _Numbers

@@ -159,9 +159,8 @@ class DensityHeads(keras.layers.Layer):
         return {**losses, "end": self.end_nll(head_input, is_end)} if self.end else losses
 
     def end_nll(self, head_input: HeadInput, is_end: tf.Tensor | bool) -> tf.Tensor:
-        """Returns the negative log likelihood `[...]` of an end, or of its absence; 0 if the model predicts none."""
-        if self.end is None:
-            return tf.zeros(tf.shape(head_input.body)[:-1], self.compute_dtype)
+        """Returns the negative log likelihood `[...]` of an end, or of its absence, if the model predicts ends."""
+        assert self.end is not None, "the config has no ending"
         return end_nll(self.end(head_input.body, head_input.position), is_end)
 
     def sample(

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sostenuto.html.axes import Axis, continuous
+from sostenuto.html.axes import Axis, continuous, percent
 from sostenuto.html.charts import Figure, Series, plot
 from sostenuto.music.notes import TICK_US, note_name
 from trainer.evaluation.distributions import DISTRIBUTIONS
@@ -136,7 +136,7 @@ def _plot_distribution(name: str, generated: GenerationEvaluation) -> Figure:
     if ticks := _named_ticks(name, int(distribution.edges[first]), int(distribution.edges[last])):
         along = Axis(along.place, [(along.place(value), text) for value, text in ticks])
     up = continuous(0, 1.05 * max(float(values[first:last].max()) for values in heights.values()))
-    percent = Axis(up.place, [(place, f"{100 * float(text):g}%") for place, text in up.ticks])
+    up = percent(up)
     series = [
         Series(
             label,
@@ -155,7 +155,7 @@ def _plot_distribution(name: str, generated: GenerationEvaluation) -> Figure:
         f"music, real continuations {distances['real'].overlap:.0%}."
     )
     unit = f"{unit + ', ' if unit else ''}{'share per octave' if name in _TIMES else 'share'}"
-    return plot(title, unit, series, along, percent, description=description)
+    return plot(title, unit, series, along, up, description=description)
 
 
 def _visible_bins(shares: Mapping[MusicKind, NDArray[np.floating]]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from sostenuto.html.axes import Axis, continuous
+from sostenuto.html.axes import Axis, continuous, percent
 from sostenuto.html.charts import Figure, Plane, Series, plot
 from sostenuto.html.elements import element, rule, svg
 from sostenuto.text import counted
@@ -63,7 +63,7 @@ def plot_lengths(lengths: LengthComparison) -> Figure:
     edges = np.array(lengths.edges, float)[first : last + 1]
     along = continuous(float(edges[0]), float(edges[-1]), log=True)
     up = continuous(0, 1.05 * max(float(values.max()) for values in shares.values()))
-    percent = Axis(up.place, [(place, f"{100 * float(text):g}%") for place, text in up.ticks])
+    up = percent(up)
     at = [f"{low:,.0f} to {high:,.0f} notes" for low, high in itertools.pairwise(edges)]
     middles = np.sqrt(edges[1:] * edges[:-1]).tolist()
     series = [
@@ -78,7 +78,7 @@ def plot_lengths(lengths: LengthComparison) -> Figure:
         for kind, (name, classes) in _LENGTHS.items()
     ]
     told = f"generated pieces overlap real ones by {lengths.overlap:.0%}"
-    return plot("length", "notes of a whole piece, share", series, along, percent, description=f"Lengths: {told}.")
+    return plot("length", "notes of a whole piece, share", series, along, up, description=f"Lengths: {told}.")
 
 
 def _plot_bars(
@@ -90,7 +90,7 @@ def _plot_bars(
     along = Axis(place, [(place(index), text) for index, text in enumerate(bounds)])
     up = continuous(0, 1.05 * max(map(max, means.values())) or 1)
     if "%" in form:
-        up = Axis(up.place, [(place, f"{100 * float(text):g}%") for place, text in up.ticks])
+        up = percent(up)
     middles, edges = [index + 0.5 for index in range(len(bars))], range(len(bars) + 1)
     texts = {kind: [form.format(mean) for mean in means[kind]] for kind in _KINDS}
     series = [

@@ -1,9 +1,10 @@
 """Workdir layout, ownership and locking."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from sostenuto import storage
@@ -66,8 +67,15 @@ def load_config(workdir: str) -> Config:
 
 def load_source_config(init_from: str) -> Config:
     """Returns the config of the workdir or export that a run starts from; raises UserError as `load_config`."""
-    try:
+    with source_errors():
         return load_config(init_from)
+
+
+@contextlib.contextmanager
+def source_errors() -> Iterator[None]:
+    """Names --init_from in a UserError about the source of a run."""
+    try:
+        yield
     except FileError:
         raise
     except UserError as error:
