@@ -49,7 +49,7 @@ PAGES = (
 # What a block may need that a test does not have: hardware, accounts, other machines, or much time.
 NEEDS = frozenset(
     {
-        *("a GPU", "several GPUs", "several hosts", "a free machine"),
+        *("a GPU", "several GPUs", "several hosts", "a free machine", "a CPU with bfloat16"),
         *("a network", "a bucket", "a cluster", "Google Cloud", "checkov"),
     }
 )
