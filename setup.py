@@ -62,8 +62,10 @@ TRAIN = [
 # Each extra is enough for the commands that it is named after.
 EXTRAS = {
     "beam": BEAM,
-    # Beam packs the project for its workers with build and setuptools, and declares neither.
+    # The project is packed for workers with setuptools, and a --setup_file of one's own with build.
     "gcp": [f"apache-beam[gcp]{BEAM_VERSIONS}", "build>=1.2", "setuptools>=77"],
+    # Older clients report a lost scheduler in another way.
+    "dask": [f"apache-beam[dask]{BEAM_VERSIONS}", "distributed>=2026.8"],
     "train": TRAIN,
     "gpu": [*TRAIN, f"tensorflow[and-cuda]{TENSORFLOW_VERSIONS}"],
     # keras-tuner is bounded below 1.5, since our oracles use methods that it does not promise to keep. It imports

@@ -1,5 +1,6 @@
 """The command `sostenuto preprocess`: flags, one call, a summary."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -82,6 +83,12 @@ flags.DEFINE_bool(
 _NO_WAIT = flags.DEFINE_bool(
     "no_wait", False, "Start a job on Dataflow and exit. The same command without this flag waits for the job."
 )
+_ANNOUNCE = flags.DEFINE_bool(
+    "announce",
+    False,
+    "For jobs that wait for the dataset with sostenuto wait: renew a sign of life in the output each minute, and leave "
+    "the reason of a failure there, in failed.json. The next attempt removes it.",
+)
 
 
 def main(beam_args: list[str]) -> int:
@@ -94,12 +101,14 @@ def main(beam_args: list[str]) -> int:
     except ValueError as error:
         raise UserError(f"--split_fractions={','.join(fractions)}: expected numbers, as in 0.8,0.1,0.1") from error
     config = Config(**values)
-    from beam_preprocess.dataflow import JobFailedError
+    from beam_preprocess.job_errors import JobFailedError
     from beam_preprocess.preprocess import find_or_write
     from beam_preprocess.summary import summarize
+    from sostenuto.data.preparation import announced
 
     try:
-        manifest, is_new = find_or_write(config, beam_args=beam_args, wait=not _NO_WAIT.value)
+        with announced(config.output) if _ANNOUNCE.value else contextlib.nullcontext():
+            manifest, is_new = find_or_write(config, beam_args=beam_args, wait=not _NO_WAIT.value)
     except JobFailedError as error:
         cli.print_error(error, EXIT_FAILED)
         return EXIT_FAILED

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from beam_preprocess import worker_package
 from beam_preprocess.config import Config
+from sostenuto import extras
 from sostenuto.errors import UserError
 from sostenuto.progress import silenced
 
@@ -21,23 +22,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-DATAFLOW = "dataflow"
+DATAFLOW, DASK = "dataflow", "dask"
 _LOCAL = ("", "fnapi", "direct", "bundlebaseddirect", "prism")  # in this process or its children
+_DASK_OPTIONS = ("dask_client_address", "dask_scheduler_file")
 _CLOUD_OPTIONS = ("project", "region", "temp_location")
 
 
 def check_runner(beam_args: Sequence[str], config: Config) -> str:
-    """Returns the runner's name without the slow import of Beam, or raises a UserError if it lacks an option."""
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
-    for name in ("runner", "job_endpoint", *_CLOUD_OPTIONS):
-        parser.add_argument(f"--{name}", default="")
-    try:
-        options, _ = parser.parse_known_args(list(beam_args))
-    except argparse.ArgumentError as error:
-        raise UserError(f"beam pipeline options {' '.join(beam_args)}: {error}") from error
-    runner = runner_name(options.runner)
+    """Returns the runner's name, as `runner_name`; raises a UserError if the runner lacks an option."""
+    runner, options = runner_name(beam_args), _parse_known(beam_args)
     if runner == "portable" and not options.job_endpoint:
         raise UserError("--runner=PortableRunner: --job_endpoint is missing. Pass a job server's HOST:PORT")
+    if runner == DASK and bool(options.dask_client_address) == bool(options.dask_scheduler_file):
+        raise UserError(
+            "--runner=dask: expected --dask_client_address=tcp://HOST:PORT or --dask_scheduler_file=FILE, one of them. "
+            "On one machine leave out --runner and pass --direct_num_workers=0, which is faster"
+        )
     if runner != DATAFLOW:
         return runner
     for name in _CLOUD_OPTIONS:
@@ -53,24 +53,42 @@ def check_runner(beam_args: Sequence[str], config: Config) -> str:
     return runner
 
 
-def runner_name(runner: str | None) -> str:
-    """Returns "dataflow" for DataflowRunner, and "" for the default runner."""
-    return (runner or "").rpartition(".")[2].lower().removesuffix("runner")
+def is_local(runner: str) -> bool:
+    """Returns whether a runner, given by its name, works on this machine only."""
+    return runner in _LOCAL
+
+
+def runner_name(beam_args: Sequence[str]) -> str:
+    """Returns "dataflow" for DataflowRunner, and "" for the default runner, without the slow import of Beam."""
+    return _parse_known(beam_args).runner.rpartition(".")[2].lower().removesuffix("runner")
+
+
+def _parse_known(beam_args: Sequence[str]) -> argparse.Namespace:
+    """Returns those options that this module checks."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+    for name in ("runner", "job_endpoint", *_DASK_OPTIONS, *_CLOUD_OPTIONS):
+        parser.add_argument(f"--{name}", default="")
+    try:
+        return parser.parse_known_args(list(beam_args))[0]
+    except argparse.ArgumentError as error:
+        raise UserError(f"beam pipeline options {' '.join(beam_args)}: {error}") from error
 
 
 @contextlib.contextmanager
 def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
     """Yields Beam's options, with the project packed for remote workers while the context is open."""
+    runner = runner_name(beam_args)
     _import_beam()
+    if runner == DASK:
+        _import_dask()
     from apache_beam.options.pipeline_options import PortableOptions, SetupOptions, StandardOptions
 
     options, unknown = _parse_options(beam_args)
     standard = options.view_as(StandardOptions)
-    runner = runner_name(standard.runner)
     # DirectRunner would download another runner if it can.
     standard.runner = standard.runner or "FnApiRunner"
     # Runners of other clusters have options that only they know.
-    if unknown and runner in (*_LOCAL, DATAFLOW):
+    if unknown and runner in (*_LOCAL, DATAFLOW, DASK):
         raise UserError(f"unknown beam pipeline option --{min(unknown)}. See Beam's documentation of pipeline options")
     setup = options.view_as(SetupOptions)
     if setup.setup_file is not None:
@@ -78,12 +96,12 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
         setup.setup_file = os.path.abspath(setup.setup_file)
         if not os.path.isfile(setup.setup_file):
             raise UserError(f"--setup_file={setup.setup_file}: no such file")
-    # On a runner that we know, the exception of a failed step contains the traceback that Beam logs.
-    level = logging.CRITICAL if runner in (*_LOCAL, DATAFLOW) else logging.NOTSET
-    with tempfile.TemporaryDirectory(prefix="sostenuto-") as directory, _beam_log_level(level):
-        in_this_process = runner in _LOCAL or options.view_as(PortableOptions).environment_type == "LOOPBACK"
-        if setup.setup_file is None and not in_this_process:
-            setup.setup_file = worker_package.stage_package(directory)
+    # What Beam logs of a failed step is in the exception that it raises, too.
+    with tempfile.TemporaryDirectory(prefix="sostenuto-") as directory, _beam_log_level(logging.CRITICAL):
+        # A pool of workers does not install packages; whoever starts it has installed the project.
+        has_project = options.view_as(PortableOptions).environment_type in ("LOOPBACK", "EXTERNAL")
+        if setup.setup_file is None and runner not in (*_LOCAL, DASK) and not has_project:
+            setup.extra_packages = [*(setup.extra_packages or []), worker_package.pack(directory)]
         yield options
 
 
@@ -120,6 +138,15 @@ def _import_beam() -> None:
         logger.info("loading Apache Beam")
     with _beam_log_level(logging.ERROR):
         import apache_beam  # noqa: F401
+
+
+def _import_dask() -> None:
+    """Imports Beam's runner for Dask, whose options Beam knows only then."""
+    try:
+        import apache_beam.runners.dask.dask_runner  # noqa: F401
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--runner=dask: {error}. {extras.remedy('dask')}") from error
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from beam_preprocess.plan import PLAN_NAME, DatasetPlan
 from beam_preprocess.shard_writer import Rejection, ShardReport, SplitStats
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, REJECTED_NAME, SPLITS, Manifest, Shard, Split
+from sostenuto.data.preparation import ALIVE_NAME, FAILED_NAME
 from sostenuto.errors import HeldError, UnavailableError, UserError
 from sostenuto.storage.lease import Lease, Lock, Proxy, hold
 from sostenuto.text import counted
@@ -27,7 +28,12 @@ UNFINISHED_NAME = f"{MANIFEST_NAME}.unfinished"
 
 _SHARD = re.compile(rf"(former-[0-9a-f]{{12}}-)?({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
 _DATASET_FILE = re.compile(
-    "|".join([_SHARD.pattern, *map(re.escape, (MANIFEST_NAME, UNFINISHED_NAME, REJECTED_NAME, PLAN_NAME))])
+    "|".join(
+        [
+            _SHARD.pattern,
+            *map(re.escape, (MANIFEST_NAME, UNFINISHED_NAME, REJECTED_NAME, PLAN_NAME, ALIVE_NAME, FAILED_NAME)),
+        ]
+    )
 )
 
 

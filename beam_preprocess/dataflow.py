@@ -4,13 +4,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
 from beam_preprocess.config import Config
-from sostenuto import errors, extras
-from sostenuto.errors import MidiDecodeError, UserError
+from beam_preprocess.job_errors import JobFailedError, extract_user_error
+from sostenuto import extras
+from sostenuto.errors import UserError
 from sostenuto.text import counted
 
 if TYPE_CHECKING:
@@ -25,13 +25,6 @@ LINE_SECONDS = 300.0  # between two lines about an unchanged state
 # The message with the cause of a failure appears some time after the failure. Beam's own runner waits as long.
 MESSAGE_SECONDS = 50.0
 
-# A worker's error of this project in the text of a runner's report.
-_ERROR = re.compile(rf"{re.escape(errors.__name__)}\.(\w+): (.+?)(?: \[while running [^\n]*)?$", re.MULTILINE)
-
-
-class JobFailedError(Exception):
-    """A job failed, or left no dataset; the message is one line."""
-
 
 def job_name(config: Config) -> str:
     """Returns the name of a dataset's job: a restarted launcher finds the job instead of starting a second one."""
@@ -42,16 +35,6 @@ def job_name(config: Config) -> str:
         fields[name] = fields[name].rstrip("/")
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     return f"sostenuto-preprocess-{digest[:12]}"
-
-
-def extract_user_error(text: str) -> UserError | None:
-    """Returns a worker's UserError, of its own class, from a runner's report of a failure, or None."""
-    # The last one in a traceback is the one that was not handled.
-    for name, message in reversed(_ERROR.findall(text)):
-        kind = getattr(errors, name, None)
-        if isinstance(kind, type) and issubclass(kind, UserError):
-            return UserError(message) if issubclass(kind, MidiDecodeError) else kind(message)
-    return None
 
 
 class Jobs:

@@ -23,32 +23,44 @@ STALLED_SECONDS = 180.0
 _MAX_PROCESSES = 1_024
 
 
+class WriteCorpus(beam.PTransform):
+    """Writes the shards of a dataset under temporary names; applied to a pipeline, it yields their reports.
+
+    Args:
+        shards: the shards' positions in the plan file.
+        writer: writes one shard.
+        processes: child processes that share all shards; 1 lets the runner distribute them.
+        on_file_done: called for each file, by workers in this process only.
+    """
+
+    def __init__(
+        self,
+        shards: list[ShardRange],
+        writer: ShardWriter,
+        processes: int = 1,
+        on_file_done: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self._elements = [shards] if processes > 1 else [[shard] for shard in shards]
+        self._write_shards = WriteShards(writer, processes, LocalCallback(on_file_done))
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
+        """Adds the steps to a pipeline."""
+        return pbegin | "Shards" >> beam.Create(self._elements) | "WriteShards" >> beam.ParDo(self._write_shards)
+
+
 class PreprocessCorpus(beam.PTransform):
     """Writes a dataset; applied to a pipeline.
 
     Args:
         plan: the dataset's plan.
-        shards: the shards' positions in the plan file.
-        writer: writes one shard.
-        processes: child processes that share all shards; 1 lets the runner distribute them.
-        on_file_done: called for each file, by workers in this process only.
+        write_corpus: writes its shards.
         lease: of the output, if this process holds it.
     """
 
-    def __init__(
-        self,
-        plan: DatasetPlan,
-        *,
-        shards: list[ShardRange],
-        writer: ShardWriter,
-        processes: int = 1,
-        on_file_done: Callable[[], None] = lambda: None,
-        lease: Lock | Lease | None = None,
-    ) -> None:
+    def __init__(self, plan: DatasetPlan, write_corpus: WriteCorpus, *, lease: Lock | Lease | None = None) -> None:
         super().__init__()
-        self._plan, self._lease = plan, lease
-        self._elements = [shards] if processes > 1 else [[shard] for shard in shards]
-        self._write_shards = WriteShards(writer, processes, LocalCallback(on_file_done))
+        self._plan, self._write_corpus, self._lease = plan, write_corpus, lease
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Adds the steps to a pipeline."""
@@ -61,8 +73,7 @@ class PreprocessCorpus(beam.PTransform):
 
         return (
             pbegin
-            | "Shards" >> beam.Create(self._elements)
-            | "WriteShards" >> beam.ParDo(self._write_shards)
+            | "WriteCorpus" >> self._write_corpus
             | "AllReports" >> beam.combiners.ToList()
             | "Publish" >> beam.Map(publish)
         )

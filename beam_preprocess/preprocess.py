@@ -6,16 +6,24 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from beam_preprocess import dataflow
-from beam_preprocess.beam_options import DATAFLOW, check_runner, pipeline_options
-from beam_preprocess.commit import hold_output, list_leftovers, prepare_output, remove_leftovers, remove_temporaries
+from beam_preprocess import dataflow, job_server
+from beam_preprocess.beam_options import DASK, DATAFLOW, check_runner, is_local, pipeline_options
+from beam_preprocess.commit import (
+    commit_dataset,
+    hold_output,
+    list_leftovers,
+    prepare_output,
+    remove_leftovers,
+    remove_temporaries,
+)
 from beam_preprocess.config import Config
 from beam_preprocess.corpus import Corpus, CorpusFile, find_corpus
+from beam_preprocess.job_errors import JobFailedError, extract_user_error
 from beam_preprocess.parser import PARSE_SECONDS, Parser
-from beam_preprocess.plan import PLAN_NAME, DatasetPlan, assign_shards, make_plan, write_plan
-from beam_preprocess.shard_writer import ShardWriter
+from beam_preprocess.plan import PLAN_NAME, DatasetPlan, ShardRange, assign_shards, make_plan, write_plan
+from beam_preprocess.shard_writer import ShardReport, ShardWriter
 from sostenuto import storage
 from sostenuto.data.manifest import MANIFEST_NAME, SPLITS, Manifest
 from sostenuto.errors import UserError
@@ -61,7 +69,13 @@ def find_or_write(
 ) -> tuple[Manifest | None, bool]:
     """Returns the result of `preprocess`, and whether the dataset is new."""
     with silenced(quiet):
-        is_dataflow = check_runner(beam_args, config) == DATAFLOW
+        runner = check_runner(beam_args, config)
+        is_dataflow = runner == DATAFLOW
+        if not is_local(runner):
+            # Workers have other working directories.
+            config = dataclasses.replace(
+                config, input=storage.absolute(config.input), output=storage.absolute(config.output)
+            )
         if not wait and not is_dataflow:
             raise UserError("--no_wait: needs a job on Dataflow. Pass -- --runner=DataflowRunner")
         if storage.is_remote(config.input):
@@ -84,7 +98,7 @@ def find_or_write(
             # Another process may have written it since.
             if manifest := _find_existing(job):
                 return manifest, False
-            _run(job, beam_args, lease)
+            _run(job, beam_args, lease, runner)
             return _load_result(job.plan, job="the job"), True
 
 
@@ -93,7 +107,7 @@ def _find_existing(job: _Job) -> Manifest | None:
     output = job.config.output
     if job.config.overwrite or not storage.exists(storage.join(output, MANIFEST_NAME)):
         return None
-    with contextlib.suppress(dataflow.JobFailedError):
+    with contextlib.suppress(JobFailedError):
         manifest = _load_result(job.plan, job="the job")
         logger.info(f"{output}: already contains this dataset. Pass --overwrite to rebuild it")
         return manifest
@@ -108,8 +122,8 @@ def _complete_existing(job: _Job) -> None:
             remove_leftovers(job.plan, lease)
 
 
-def _run(job: _Job, beam_args: Sequence[str], lease: Lock | Lease) -> None:
-    """Runs the pipeline in this process or on a job server, and waits for it."""
+def _run(job: _Job, beam_args: Sequence[str], lease: Lock | Lease, runner: str) -> None:
+    """Runs the pipeline in this process, on a job server or on Dask, and waits for it."""
     output = job.config.output
     prepare_output(output, overwrite=job.config.overwrite)
     try:
@@ -118,20 +132,45 @@ def _run(job: _Job, beam_args: Sequence[str], lease: Lock | Lease) -> None:
             ProgressCounter(total=len(job.corpus.files), unit="file", description="preprocess") as counter,
             _translate_errors(),
         ):
-            pipeline = _build_pipeline(job, options, lease=lease, on_file_done=counter.advance)
-            result = pipeline.run()
-            try:
-                result.wait_until_finish()
-            except (KeyboardInterrupt, SystemExit):
-                # No later run can find the job of a job server.
-                result.cancel()
-                raise
+            if runner == DASK:
+                _run_on_dask(job, options, lease, counter)
+            elif is_local(runner):
+                _build_pipeline(job, options, lease=lease, on_file_done=counter.advance).run().wait_until_finish()
+            else:
+                job_server.run(_build_pipeline(job, options, lease=lease))
     except BaseException:
         # Another process that holds the output has its own temporary files in it.
         with contextlib.suppress(UserError):
             lease.check_held(now=True)
             remove_temporaries(output)
         raise
+
+
+def _run_on_dask(job: _Job, options: "PipelineOptions", lease: Lock | Lease, counter: ProgressCounter) -> None:
+    """Has Dask's workers write the shards, and completes the dataset in this process."""
+    from beam_preprocess import dask_cluster
+    from beam_preprocess.pipeline import WriteCorpus
+
+    reports: list[ShardReport] = []
+    with dask_cluster.connect(options) as cluster:
+        logger.info(f"the Dask scheduler at {cluster.address} has {counted(cluster.count_workers(), 'worker')}")
+        cluster.share_project()
+        shards, writer = _write_plan(job, options)
+        cluster.check_path(writer.plan_file)
+        writer = dask_cluster.KeptWriter.of(writer)
+        pipeline = _new_pipeline(options, dask_cluster.TaskRunner(cluster, tasks=len(shards)))
+        _ = pipeline | WriteCorpus(shards, writer)
+        results: Any = pipeline.run()
+        try:
+            for task_reports in results:
+                reports += task_reports
+                counter.advance(sum(job.plan.shards[report.name] for report in task_reports))
+        except BaseException:
+            results.cancel()
+            raise
+        finally:
+            cluster.run_on_workers(dask_cluster.KeptWriter.close_all, writer.plan_file)
+    commit_dataset(job.plan, reports, lease)
 
 
 def _build_pipeline(
@@ -142,16 +181,32 @@ def _build_pipeline(
     on_file_done: Callable[[], None] = lambda: None,
 ) -> "apache_beam.Pipeline":
     """Writes the plan file where all workers can read it, and returns the pipeline."""
-    import apache_beam
-    from apache_beam.options.pipeline_options import StandardOptions
+    from beam_preprocess.pipeline import PreprocessCorpus, WriteCorpus, resolve_num_processes
 
-    from beam_preprocess.pipeline import PreprocessCorpus, resolve_num_processes
+    processes = resolve_num_processes(options)
+    pipeline = _new_pipeline(options)
+    write_corpus = WriteCorpus(*_write_plan(job, options), processes, on_file_done)
+    _ = pipeline | PreprocessCorpus(job.plan, write_corpus, lease=lease)
+    return pipeline
+
+
+def _new_pipeline(options: "PipelineOptions", runner: Any = None) -> "apache_beam.Pipeline":
+    import apache_beam
+
+    try:
+        return apache_beam.Pipeline(runner, options)
+    except ValueError as error:
+        raise UserError(f"beam pipeline options: {error}") from error
+
+
+def _write_plan(job: _Job, options: "PipelineOptions") -> tuple[list[ShardRange], ShardWriter]:
+    """Writes the plan file; returns the shards' positions in it, and what writes a shard."""
+    from apache_beam.options.pipeline_options import StandardOptions
 
     isolate_parsing = job.config.isolate_parsing
     if isolate_parsing is None:
         # On a cluster, the retries of a crashed worker cost most.
         isolate_parsing = options.view_as(StandardOptions).runner != "FnApiRunner"
-    processes = resolve_num_processes(options)
     directory = job.plan.staging or job.plan.output
     plan_file = storage.temporary_name(storage.join(directory, PLAN_NAME))
     writer = ShardWriter(
@@ -160,15 +215,7 @@ def _build_pipeline(
         directory=directory,
         parser=Parser(job.config.sustain, seconds=PARSE_SECONDS if isolate_parsing else None),
     )
-    try:
-        pipeline = apache_beam.Pipeline(options=options)
-    except ValueError as error:
-        raise UserError(f"beam pipeline options: {error}") from error
-    shards = write_plan(plan_file, job.shards)
-    _ = pipeline | PreprocessCorpus(
-        job.plan, shards=shards, writer=writer, processes=processes, on_file_done=on_file_done, lease=lease
-    )
-    return pipeline
+    return write_plan(plan_file, job.shards), writer
 
 
 @contextlib.contextmanager
@@ -183,7 +230,7 @@ def _translate_errors() -> Iterator[None]:
         # Beam turns SIGINT and SIGTERM within a step into an error of that step.
         if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
             raise error.__context__ from None
-        if user_error := dataflow.extract_user_error(str(error)):
+        if user_error := extract_user_error(str(error)):
             raise user_error from error
         raise
 
@@ -220,7 +267,7 @@ def _run_on_dataflow(job: _Job, beam_args: Sequence[str], *, wait: bool) -> Mani
     except (KeyboardInterrupt, SystemExit):
         logger.log(NOTICE, "the job continues. To wait for it, run the same command again")
         raise
-    except (UserError, dataflow.JobFailedError):
+    except (UserError, JobFailedError):
         if staging:
             storage.remove_directory(staging)
         raise
@@ -245,19 +292,19 @@ def _load_result(plan: DatasetPlan, *, job: str) -> Manifest:
         manifest = Manifest.load(plan.output)
         sizes = storage.sizes(plan.output)
     except UserError as error:
-        raise dataflow.JobFailedError(f"{job} is done, but {error}") from error
+        raise JobFailedError(f"{job} is done, but {error}") from error
     shards = {shard.file: shard.bytes for split in SPLITS for shard in manifest.splits[split].shards}
     total = sum(map(manifest.performances, SPLITS)) + sum(manifest.rejected.values())
     planned = (plan.source, plan.options, list(plan.shards), plan.source["files"])
     if (manifest.source, manifest.options, list(shards), total) != planned:
-        raise dataflow.JobFailedError(
+        raise JobFailedError(
             f"{job} is done, but {plan.output} contains another dataset than planned. Check whether the input changed"
         )
     for name, size in shards.items():
         if name not in sizes:
-            raise dataflow.JobFailedError(f"{job} is done, but {plan.output} lacks {name}")
+            raise JobFailedError(f"{job} is done, but {plan.output} lacks {name}")
         if sizes[name] != size:
-            raise dataflow.JobFailedError(
+            raise JobFailedError(
                 f"{job} is done, but {storage.join(plan.output, name)} has {sizes[name]:,} bytes, expected {size:,}"
             )
     return manifest

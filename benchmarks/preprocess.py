@@ -64,7 +64,7 @@ def run_command(corpus: Path, output: str, arguments: list[str]) -> Run:
     command = [sys.executable, "-m", "beam_preprocess", f"--input={corpus}", f"--output={output}", *arguments]
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    peak = _Peak(process.pid)
+    peak = Peak(process.pid)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - started
@@ -74,7 +74,7 @@ def run_command(corpus: Path, output: str, arguments: list[str]) -> Run:
     return Run(seconds, 1000 * (usage.ru_utime + usage.ru_stime), max(peak_bytes / 1000, usage.ru_maxrss * 1.024))
 
 
-class _Peak:
+class Peak:
     """Watches the proportional set size of a process and its descendants."""
 
     def __init__(self, pid: int) -> None:

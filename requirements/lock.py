@@ -24,7 +24,7 @@ class Lock(NamedTuple):
     packages: str = ""  # instead of sources
 
 
-_JOBS, _CLOUD_JOBS = ["beam", "train", "tune"], ["beam", "gcp", "train", "tune"]
+_JOBS, _CLOUD_JOBS = ["beam", "dask", "train", "tune"], ["beam", "dask", "gcp", "train", "tune"]
 LOCKS = [
     Lock(
         "development", "Packages for tests, checks and all jobs, Google Cloud's included: `make test`.",

@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": Entry("trainer.generate", "Generate music with a trained model."),
     "report": Entry("trainer.report", "Write the report page of a training run."),
     "tune": Entry("tuning", "Search for better hyperparameters."),
+    "wait": Entry("sostenuto.wait", "Wait for a dataset that another job writes."),
     "inspect": Entry("sostenuto.inspect", "Show what MIDI files or a dataset contain."),
     "demo": Entry("demo", "Run everything on a small corpus: preprocess, train, evaluate, generate, report."),
 }

@@ -15,6 +15,7 @@ from sostenuto.storage.local import atomic_directory, lock, sync
 from sostenuto.storage.paths import (
     TEMPORARY,
     StrPath,
+    absolute,
     is_remote,
     join,
     local_path,

@@ -51,6 +51,11 @@ def join(base: StrPath, *names: str) -> str:
     return os.path.join(os.fspath(base), *names)
 
 
+def absolute(path: StrPath) -> str:
+    """Returns a path that means the same in a process with another working directory."""
+    return os.fspath(path) if is_remote(path) else os.path.abspath(local_path(path))
+
+
 def local_path(path: StrPath) -> str:
     """Returns a local path as a string; raises UserError for a URI, such as s3://, or a mistyped gs://."""
     path = os.fspath(path)

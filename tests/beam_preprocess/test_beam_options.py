@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 import threading
 
 import pytest
@@ -12,18 +13,22 @@ from beam_preprocess.beam_options import pipeline_options
     [
         (["--runner=FlinkRunner", "--flink_master=flink:8081", "--an_option_of_flinks=1"], True),
         (["--runner=SparkRunner", "--spark_master_url=spark://spark:7077"], True),
+        (["--runner=PortableRunner", "--job_endpoint=localhost:8099", "--environment_type=DOCKER"], True),
         (["--runner=PortableRunner", "--job_endpoint=localhost:8099", "--environment_type=LOOPBACK"], False),
+        (["--runner=PortableRunner", "--job_endpoint=localhost:8099", "--environment_type=EXTERNAL"], False),
         (["--direct_num_workers=2"], False),
     ],
 )
-def test_remote_workers_get_the_project(beam_args, packed):
+def test_remote_workers_get_the_project_unless_they_have_it(beam_args, packed, capfd):
     from apache_beam.options.pipeline_options import SetupOptions
 
     with pipeline_options(beam_args) as options:
-        setup_file = options.view_as(SetupOptions).setup_file
-        assert (setup_file is not None) == packed
-        assert not packed or (os.path.isabs(setup_file) and os.path.isfile(setup_file))
-    assert not packed or not os.path.exists(setup_file)
+        packages = options.view_as(SetupOptions).extra_packages or []
+        assert len(packages) == packed
+        assert all(os.path.isabs(path) and os.path.getsize(path) for path in packages)
+    assert not any(map(os.path.exists, packages))
+    # What packs says a lot.
+    assert not re.search("sdist|build|running", "".join(capfd.readouterr()))
 
 
 def test_beams_options_leave_the_logging_of_a_program_alone(caplog, monkeypatch):

@@ -21,6 +21,7 @@ from beam_preprocess.preprocess import preprocess
 from beam_preprocess.summary import summarize
 from sostenuto import storage
 from sostenuto.data.manifest import SPLITS, Manifest
+from sostenuto.data.preparation import FAILED_NAME
 from sostenuto.errors import FileError, UserError
 from sostenuto.music import midi
 from tests.factories import melody, midi_bytes, off, on, pedal, read_files, write_files
@@ -158,6 +159,21 @@ def test_a_mistaken_beam_option_is_rejected(corpus_directory, tmp_path, beam_arg
     with pytest.raises(UserError, match=message):
         run(corpus_directory, tmp_path / "out", beam_args=beam_args)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_is_announced_until_the_next_attempt(corpus_directory, tmp_path):
+    """Jobs that wait for the dataset stop at it; the directory still counts as empty."""
+    output = tmp_path / "dataset"
+    command = ["-m", "beam_preprocess", f"--output={output}", "--announce"]
+    failed = run_python(*command, f"--input={tmp_path}/none")
+    assert failed.returncode == 2
+    (line,) = failed.stderr.splitlines()
+    (left,) = output.iterdir()
+    assert left.name == FAILED_NAME
+    assert json.loads(left.read_text())["reason"] in line
+    assert run_python(*command, f"--input={corpus_directory}").returncode == 0
+    run(corpus_directory, tmp_path / "without")
+    assert read_files(output) == read_files(tmp_path / "without")
 
 
 def test_an_existing_dataset_is_not_written_again(corpus_directory, tmp_path, capsys):

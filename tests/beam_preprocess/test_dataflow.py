@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from beam_preprocess.config import Config
-from beam_preprocess.dataflow import JobFailedError, extract_user_error, job_name
+from beam_preprocess.dataflow import job_name
+from beam_preprocess.job_errors import JobFailedError, extract_user_error
 from beam_preprocess.preprocess import preprocess
 from sostenuto.cli import app
 from sostenuto.data.manifest import Manifest
@@ -98,9 +100,10 @@ class Worker:
     def __call__(self, job: Job) -> None:
         job["currentState"] = "JOB_STATE_RUNNING"
         staged = job["environment"]["sdkPipelineOptions"]["options"]["pipelineUrl"].rpartition("/")[0]
-        for name in ("pipeline.pb", "workflow.tar.gz"):
+        package = self._bucket.get(f"{staged}/extra_packages.txt").decode().strip()
+        for name in ("pipeline.pb", package):
             (self._directory / name).write_bytes(self._bucket.get(f"{staged}/{name}"))
-        self.installed = bare_site.install(self._directory / "workflow.tar.gz", self._directory / "site")
+        self.installed = bare_site.install(self._directory / package, self._directory / "site")
         self.may_begin.wait(30)
         process = bare_site.run(self._directory / "site", WORKER, str(self._directory / "pipeline.pb"))
         self.modules = set(process.stdout.split())
@@ -188,7 +191,7 @@ def check_golden(job: Job, graph: bytes) -> None:
     # The parts of a step are internal to Beam, except for groupings, which send data between workers.
     steps: dict[str, int] = {}
     for step in pipeline.components.transforms.values():
-        name = step.unique_name.removeprefix("PreprocessCorpus/").partition("/")[0]
+        name = step.unique_name.removeprefix("PreprocessCorpus/").removeprefix("WriteCorpus/").partition("/")[0]
         if step.spec.urn and not step.subtransforms:
             steps[name] = steps.get(name, 0) + (step.spec.urn == "beam:transform:group_by_key:v1")
     environment = job["environment"]
@@ -199,7 +202,7 @@ def check_golden(job: Job, graph: bytes) -> None:
         "type": job["type"],
         "groupings by step": dict(sorted(steps.items())),
         "pool": {key: pool[key] for key in ("autoscalingSettings", "machineType", "ipConfiguration")},
-        "packages": [package["name"] for package in pool["packages"]],
+        "packages": [re.sub(r"-[0-9.]+\.tar", ".tar", package["name"]) for package in pool["packages"]],
         "image": image["containerImage"].rpartition("/")[2].partition("_sdk")[0].rstrip("0123456789."),
         "options": {key: options[key] for key in ("project", "region", "pickle_library", "save_main_session")},
     }

@@ -1,5 +1,6 @@
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,14 +16,14 @@ pytest.importorskip("google.cloud.dataflow_v1beta3", reason="Beam is installed w
 
 OPTIONS = ["--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://bucket/temp"]
 
-# Packs as Beam does.
+# What Beam gives its workers.
 PACK = """
-import sys
+import shutil, sys
 from apache_beam.runners.portability.stager import Stager
 from beam_preprocess.beam_options import pipeline_options
 with pipeline_options(sys.argv[2:]) as options:
     for path, name, _ in Stager.extract_staging_tuple_iter(Stager.create_job_resources(options, sys.argv[1])):
-        print(name, path)
+        print(name, shutil.copy(path, sys.argv[1]))
 """
 
 
@@ -47,8 +48,9 @@ def test_an_installed_package_is_packed_for_workers(tmp_path):
         text=True,
         check=True,
     )
-    (name, archive), *others = (line.split() for line in process.stdout.splitlines())
-    assert (name, others) == ("workflow.tar.gz", [])
+    (name, archive), (list_of_packages, _) = (line.split() for line in process.stdout.splitlines())
+    assert re.fullmatch(r"sostenuto-[0-9.]+\.tar\.gz", name)
+    assert list_of_packages == "extra_packages.txt"
     with tarfile.open(archive) as file:
         file.extractall(tmp_path / "packed", filter="data")
     (packed,) = (tmp_path / "packed").iterdir()

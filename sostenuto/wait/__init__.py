@@ -1,0 +1,1 @@
+"""The command `sostenuto wait`: waits for a dataset that another job writes."""
