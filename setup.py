@@ -46,7 +46,7 @@ class BuildPackages(build_py):
 BEAM_VERSIONS = ">=2.77,<3"
 TENSORFLOW_VERSIONS = ">=2.21,<3"
 
-BEAM = [f"apache-beam{BEAM_VERSIONS}"]
+BEAM = [f"apache-beam{BEAM_VERSIONS}", "grpcio>=1.66.2"]
 TRAIN = [
     f"tensorflow{TENSORFLOW_VERSIONS}",
     "jinja2>=3.1.4",
@@ -65,7 +65,7 @@ EXTRAS = {
     # The project is packed for workers with setuptools, and a --setup_file of one's own with build.
     "gcp": [f"apache-beam[gcp]{BEAM_VERSIONS}", "build>=1.2", "setuptools>=77"],
     # Older clients report a lost scheduler in another way.
-    "dask": [f"apache-beam[dask]{BEAM_VERSIONS}", "distributed>=2026.8"],
+    "dask": [*BEAM, f"apache-beam[dask]{BEAM_VERSIONS}", "distributed>=2026.8"],
     "train": TRAIN,
     "gpu": [*TRAIN, f"tensorflow[and-cuda]{TENSORFLOW_VERSIONS}"],
     # keras-tuner is bounded below 1.5, since our oracles use methods that it does not promise to keep. It imports

@@ -64,7 +64,7 @@ STRANGERS = frozenset({"uv", "tensorboard", "gcloud", "kind", "checkov", "nvidia
 # They start the command that follows their own flags.
 WRAPPERS = frozenset({"srun", "taskset"})
 # Flags in running text that belong to no command of ours, and not to Beam.
-STRANGE_FLAGS = frozenset({"gpus-per-task", "no-deps", "require-hashes"})
+STRANGE_FLAGS = frozenset({"extra_package", "gpus-per-task", "no-deps", "nworkers", "require-hashes", "scheduler-file"})
 
 PERFORMANCES = 20  # so that two, of the length that trainer.evaluate --generated wants, are in the test split
 SECONDS_AT_MOST = 900  # for a block; on a free machine it takes seconds
@@ -348,6 +348,7 @@ def beam_flags() -> frozenset[str]:
     program = (
         "import logging; logging.disable()\n"
         "from apache_beam.options.pipeline_options import PipelineOptions as options\n"
+        "import apache_beam.runners.dask.dask_runner\n"
         "print(*options([]).get_all_options())"
     )
     names = run_python("-W", "ignore", "-c", program, check=True).stdout.split()

@@ -22,14 +22,19 @@ from sostenuto.extras import EXTRAS
 ROOT = Path(__file__).resolve().parent.parent
 # The extras of setup.py that each lock holds.
 LOCKS = {
-    "cpu": ["beam", "train", "tune", "inspect", "demo"],
-    "gcp": ["beam", "gcp", "train", "tune"],
-    "gpu": ["beam", "gcp", "train", "tune", "gpu"],
-    "development": ["beam", "gcp", "train", "tune", "inspect", "demo"],
+    "cpu": ["beam", "dask", "train", "tune", "inspect", "demo"],
+    "gcp": ["beam", "dask", "gcp", "train", "tune"],
+    "gpu": ["beam", "dask", "gcp", "train", "tune", "gpu"],
+    "development": ["beam", "dask", "gcp", "train", "tune", "inspect", "demo"],
 }
 
-# Modules of `sostenuto` that only commands of this extra import.
-OF_TRAIN = ("sostenuto/html/", "sostenuto/music/audio.py")
+# Modules that only commands with another extra than their package's import.
+OTHER_EXTRA = {
+    "sostenuto/html/": "train",
+    "sostenuto/music/audio.py": "train",
+    "beam_preprocess/beam_options.py": "dask",
+    "beam_preprocess/dask_cluster.py": "dask",
+}
 
 OURS = {"sostenuto", "beam_preprocess", "trainer", "tuning", "demo", "benchmarks", "tests"}
 
@@ -87,7 +92,7 @@ def test_what_a_package_imports_is_declared(package: str, extra: str, distributi
         for file, module in imports(package)
         if top(module) not in OURS | sys.stdlib_module_names
         and canonicalize_name(INSTALLED_AS.get(top(module), top(module)))
-        not in declared("train" if file.startswith(OF_TRAIN) else extra)
+        not in declared(next((other for start, other in OTHER_EXTRA.items() if file.startswith(start)), extra))
     }
     assert missing == set()
 
@@ -181,7 +186,8 @@ def test_every_extra_is_enough_for_what_it_is_named_after(distribution: Distribu
     assert extras["demo"] >= extras["beam"] | extras["train"]
     assert extras["tune"] >= extras["train"]
     assert extras["gpu"] >= extras["train"]
-    assert set(extras) == {*EXTRAS.values(), "gcp", "gpu", "all"}
+    assert extras["dask"] >= extras["beam"]
+    assert set(extras) == {*EXTRAS.values(), "dask", "gcp", "gpu", "all"}
 
 
 def test_a_bare_make_explains_every_target() -> None:

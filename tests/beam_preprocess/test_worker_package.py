@@ -18,12 +18,14 @@ OPTIONS = ["--runner=DataflowRunner", "--project=p", "--region=europe-west4", "-
 
 # What Beam gives its workers.
 PACK = """
-import shutil, sys
+import os, shutil, sys
 from apache_beam.runners.portability.stager import Stager
 from beam_preprocess.beam_options import pipeline_options
+kept = os.path.join(sys.argv[1], "kept")
+os.mkdir(kept)
 with pipeline_options(sys.argv[2:]) as options:
     for path, name, _ in Stager.extract_staging_tuple_iter(Stager.create_job_resources(options, sys.argv[1])):
-        print(name, shutil.copy(path, sys.argv[1]))
+        print(name, shutil.copy(path, kept))
 """
 
 
