@@ -1,4 +1,4 @@
-"""What a dataset's directory tells of a dataset that is not there yet: that someone works on it, or why it failed.
+"""Signs in a dataset's directory before the dataset is there: that preprocessing works on it, or why it failed.
 
 `sostenuto preprocess --announce` writes it, and `sostenuto wait` reads it.
 """
@@ -121,7 +121,7 @@ def _describe(waited: float, silent: float, sign: bytes, failure: bytes) -> str:
     if failure:
         return f"{text}; a former attempt failed: {_reason(failure)}"
     if not sign:
-        return f"{text}; nobody writes it yet"
+        return f"{text}; no sign of preprocessing yet"
     return f"{text}; it is being written" + (f", last sign of life {silent:.0f} s ago" if silent > LINE_SECONDS else "")
 
 

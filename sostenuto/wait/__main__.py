@@ -15,7 +15,7 @@ USAGE = """--data=DIR [flags] [-- ARGUMENTS]
 Waits until a directory has a dataset that another job writes with `sostenuto preprocess --announce`. Every minute a
 line tells what it waits for. It ends with status 2 and the reason if preprocessing failed, or gives no sign of life.
 
-Python runs with the ARGUMENTS meanwhile, and again whenever it ends: `-- -m distributed.cli.dask_worker ADDRESS`.
+Until then Python runs with the ARGUMENTS, again whenever it ends: `-- -m distributed.cli.dask_worker ADDRESS`.
 """
 EXAMPLES = (
     "--data=gs://my-bucket/dataset --minutes=30",
@@ -30,7 +30,7 @@ _MINUTES = flags.DEFINE_float(
 
 
 def main(arguments: list[str]) -> None:
-    """Waits, and keeps Python running with the arguments meanwhile, if there are any."""
+    """Waits. With arguments it also keeps Python running with them until the end."""
     from sostenuto.data.preparation import wait
     from sostenuto.wait.process import kept_running
 

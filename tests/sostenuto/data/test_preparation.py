@@ -46,7 +46,7 @@ class Waiting:
 
 def test_it_ends_when_the_dataset_is_there(tmp_path):
     waiting = Waiting(tmp_path / "dataset", 60)
-    assert f"waiting for {tmp_path}/dataset: 0 minutes so far; nobody writes it yet" in waiting.read_line()
+    assert f"waiting for {tmp_path}/dataset: 0 minutes so far; no sign of preprocessing yet" in waiting.read_line()
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / MANIFEST_NAME).write_text("{}")
     assert waiting.end() == (0, "")
