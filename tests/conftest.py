@@ -5,6 +5,7 @@ import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -28,6 +29,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--allowed-skips", help="fail if a test is skipped for a reason that no line of this file begins with"
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Has one process run all tests of engines, one after the other: each has a cluster of many processes."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/engines" if nodeid.startswith("tests/engines/") else super()._split_scope(nodeid)
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
