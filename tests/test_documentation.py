@@ -143,6 +143,10 @@ class Desk:
         for index in range(PERFORMANCES):
             write_midi(random_notes(index, 700), str(midi / f"{index:02}.mid"))
         shutil.copy(midi / "00.mid", directory / "song.mid")
+        for index in range(PERFORMANCES):
+            style = directory / "path" / "to" / "styles" / ("waltzes", "marches")[index % 2]
+            style.mkdir(parents=True, exist_ok=True)
+            shutil.copy(midi / f"{index:02}.mid", style)
         (directory / "start.json").write_text('{"preset": "base", "steps": 1500}')
         # The environment that make creates, the demo's folder, and the general name of a workdir.
         (directory / ".venv" / "bin").mkdir(parents=True)
