@@ -16,6 +16,7 @@ trap : TERM
 
 # Slurm reports the highest status of a step's tasks, so 75 would hide another task's 1 or 2. They become 201 and 202.
 # The other tasks get a SIGTERM, since they would wait 15 minutes for this one.
+# shellcheck disable=SC2016
 readonly TASK='
 trap : TERM
 "$@" && exit 0
