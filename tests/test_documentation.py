@@ -62,11 +62,21 @@ PACKAGES = ("sostenuto", "beam_preprocess", "trainer", "tuning")
 # Programs of whose arguments nothing is known here.
 STRANGERS = frozenset({"uv", "tensorboard", "gcloud", "kind", "checkov", "nvidia-smi", "squeue", "scancel", "tail"})
 # What the batch scripts start.
-BATCH_SCRIPTS = {"slurm/preprocess.sbatch": "beam_preprocess", "slurm/train.sbatch": "trainer", "slurm/tune.sbatch": "tuning"}
+BATCH_SCRIPTS = {
+    "slurm/preprocess.sbatch": "beam_preprocess",
+    "slurm/train.sbatch": "trainer",
+    "slurm/tune.sbatch": "tuning",
+}
 # They start the command that follows their own flags.
 WRAPPERS = frozenset({"srun", "taskset"})
 # Flags in running text that belong to no command of ours, and not to Beam.
-STRANGE_FLAGS = frozenset({"extra_package", "gpus-per-task", "no-deps", "nworkers", "require-hashes", "scheduler-file"})
+STRANGE_FLAGS = frozenset(
+    {
+        *("extra_package", "no-deps", "nworkers", "require-hashes", "scheduler-file"),
+        *("account", "cpus-per-task", "gpus-per-node", "gpus-per-task", "mem", "nodes", "ntasks-per-node", "partition"),
+        *("requeue", "signal", "time"),
+    }
+)
 
 PERFORMANCES = 20  # so that two, of the length that trainer.evaluate --generated wants, are in the test split
 SECONDS_AT_MOST = 900  # for a block; on a free machine it takes seconds

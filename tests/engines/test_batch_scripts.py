@@ -1,4 +1,4 @@
-"""The batch scripts without Slurm: their form, their port, and what an exit status leads to. test_slurm.py runs them."""
+"""The batch scripts without Slurm: form, port, and what an exit status leads to. test_slurm.py runs them."""
 
 import os
 import re
