@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sostenuto.music.midi import write_midi
 from tests.engines import slurm as engine
 from tests.engines.slurm import Slurm, wait_until
-from tests.factories import TINY
-from tests.processes import REPOSITORY
+from tests.factories import TINY, random_notes, read_files
+from tests.processes import REPOSITORY, run_python
 from tests.trainer.runs import metrics, run_all, weights, workers
 from tests.tuning.runs import Search
 
@@ -196,3 +197,15 @@ def test_a_search_on_two_nodes_finds_what_one_process_finds(slurm, submit, datas
     slurm.wait(job, "COMPLETED")
     assert {trial["worker"] for trial in many.trials} == {"tuner0", "tuner1"}
     assert [trial["scores"] for trial in many.trials] == [trial["scores"] for trial in alone.trials]
+
+
+def test_preprocessing_on_two_nodes_writes_the_bytes_of_one_process(slurm, submit, tmp_path):
+    midi = tmp_path / "midi"
+    midi.mkdir()
+    for index in range(20):
+        write_midi(random_notes(index, 100), str(midi / f"{index:02}.mid"))
+    run_python("-m", "beam_preprocess", f"--input={midi}", f"--output={tmp_path / 'one'}", "--num_shards=4", check=True)
+    job = submit("preprocess", f"--input={midi}", f"--output={tmp_path / 'many'}", "--num_shards=4")
+    slurm.wait(job, "COMPLETED")
+    assert read_files(tmp_path / "many") == read_files(tmp_path / "one")
+    assert list((tmp_path / "clone").glob("dask-*")) == []
