@@ -193,7 +193,7 @@ def test_a_search_on_two_nodes_finds_what_one_process_finds(slurm, submit, datas
     alone = Search(dataset, tmp_path / "alone", *flags)
     assert alone.ends() == 0, alone.said()
     many = Search(dataset, tmp_path / "many", *flags)
-    job = submit("tune", *many.flags, options=("--mem-per-cpu=1G",))
+    job = submit("tune", *many.flags)
     slurm.wait(job, "COMPLETED")
     assert {trial["worker"] for trial in many.trials} == {"tuner0", "tuner1"}
     assert [trial["scores"] for trial in many.trials] == [trial["scores"] for trial in alone.trials]
