@@ -188,24 +188,37 @@ def test_a_job_that_is_killed_again_and_again_ends(slurm, submit):
     assert "status 137 after 3 restarts" in slurm.output(job)
 
 
-def test_a_search_on_two_nodes_finds_what_one_process_finds(slurm, submit, dataset, tmp_path):
+def test_a_search_that_is_requeued_finds_what_one_process_finds(slurm, submit, dataset, tmp_path):
     flags = ("--max_trials=2", "--train_steps=8")
     alone = Search(dataset, tmp_path / "alone", *flags)
     assert alone.ends() == 0, alone.said()
     many = Search(dataset, tmp_path / "many", *flags)
     job = submit("tune", *many.flags)
+    wait_until(lambda: many.has_checkpoint("0000"), 120, lambda: f"no checkpoint: {slurm.output(job)}")
+    signal_steps(slurm, job)
     slurm.wait(job, "COMPLETED")
+    assert slurm.field(job, "Restarts") == "1"
     assert {trial["worker"] for trial in many.trials} == {"tuner0", "tuner1"}
     assert [trial["scores"] for trial in many.trials] == [trial["scores"] for trial in alone.trials]
 
 
-def test_preprocessing_on_two_nodes_writes_the_bytes_of_one_process(slurm, submit, tmp_path):
+def test_preprocessing_that_is_requeued_writes_the_bytes_of_one_process(slurm, submit, tmp_path):
     midi = tmp_path / "midi"
     midi.mkdir()
     for index in range(20):
         write_midi(random_notes(index, 100), str(midi / f"{index:02}.mid"))
     run_python("-m", "beam_preprocess", f"--input={midi}", f"--output={tmp_path / 'one'}", "--num_shards=4", check=True)
     job = submit("preprocess", f"--input={midi}", f"--output={tmp_path / 'many'}", "--num_shards=4")
+    wait_until(lambda: "has 2 workers" in slurm.output(job), 120, lambda: slurm.output(job))
+    signal_steps(slurm, job)
     slurm.wait(job, "COMPLETED")
+    assert slurm.field(job, "Restarts") == "1"
     assert read_files(tmp_path / "many") == read_files(tmp_path / "one")
     assert list((tmp_path / "clone").glob("dask-*")) == []
+
+
+def signal_steps(slurm: Slurm, job: str) -> None:
+    """Signals a job as Slurm does ahead of the time limit, and waits until the script has requeued it."""
+    slurm.call("scancel", "--signal=TERM", job)
+    slurm.wait(job, "PENDING")
+    assert "status 143; requeued" in slurm.output(job)
