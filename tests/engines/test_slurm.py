@@ -1,5 +1,6 @@
 """The batch scripts in slurm/ on a real Slurm with four nodes: the same results, whatever happens to a job."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -51,16 +52,23 @@ def submit(slurm: Slurm, tmp_path: Path) -> Submit:
     return submit
 
 
-@pytest.fixture(scope="module")
-def expected(dataset, tmp_path_factory) -> Path:
-    """The workdir of the same two workers without Slurm, with one core each as in an allocation."""
-    workdir = tmp_path_factory.mktemp("expected") / "w"
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Binds processes that are started within to one core, as a task with one CPU; more would round differently."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-        processes = run_all(workers(2, dataset, workdir, *FLAGS))
+        yield
     finally:
         os.sched_setaffinity(0, cores)
+
+
+@pytest.fixture(scope="module")
+def expected(dataset, tmp_path_factory) -> Path:
+    """The workdir of the same two workers without Slurm."""
+    workdir = tmp_path_factory.mktemp("expected") / "w"
+    with one_core():
+        processes = run_all(workers(2, dataset, workdir, *FLAGS))
     for process in processes:
         assert process.returncode == 0, process.stderr
     return workdir
@@ -191,7 +199,8 @@ def test_a_job_that_is_killed_again_and_again_ends(slurm, submit):
 def test_a_search_that_is_requeued_finds_what_one_process_finds(slurm, submit, dataset, tmp_path):
     flags = ("--max_trials=2", "--train_steps=8")
     alone = Search(dataset, tmp_path / "alone", *flags)
-    assert alone.ends() == 0, alone.said()
+    with one_core():
+        assert alone.ends() == 0, alone.said()
     many = Search(dataset, tmp_path / "many", *flags)
     job = submit("tune", *many.flags)
     wait_until(lambda: many.has_checkpoint("0000"), 120, lambda: f"no checkpoint: {slurm.output(job)}")
