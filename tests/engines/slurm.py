@@ -17,8 +17,13 @@ from tests.processes import on_busy_machine
 PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "unshare", "nsenter", "setpriv")
 NODES = 4
 
+# States that a job does not leave. A job on a failed node has NODE_FAIL until it is requeued.
+_FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+
 # One address a node, below a bridge that only the namespace has.
 _CONTROLLER, _NETWORK = "10.77.0.1", "10.77.0"
+
+_NAMESPACE = ("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 # A requeued job waits until its credential has expired.
 _CONFIGURATION = """
@@ -83,7 +88,10 @@ def missing() -> str:
     absent = [name for name in PROGRAMS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
     if absent:
         return f"no {absent[0]} (Debian: apt install slurm-wlm munge iproute2)"
-    return "" if os.geteuid() == 0 else "only root can start a Slurm with nodes of its own"
+    if os.geteuid() != 0:
+        return "only root can start a Slurm with nodes of its own"
+    process = subprocess.run([*_NAMESPACE, "true"], capture_output=True, text=True, check=False)
+    return f"no namespaces for the nodes: {process.stderr.strip()}" if process.returncode else ""
 
 
 class Slurm:
@@ -112,7 +120,7 @@ class Slurm:
             self._outside = subprocess.Popen(
                 [
                     *("setpriv", "--pdeathsig=KILL"),
-                    *("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                    *_NAMESPACE,
                     *("bash", "-c", script, "controller", str(directory), _NODE_SCRIPT.format(network=_NETWORK)),
                 ],
                 env=self._environment,
@@ -168,11 +176,13 @@ class Slurm:
 
     def wait(self, job: str, state: str, seconds: float = 120) -> None:
         """Waits until a job has a state, such as COMPLETED."""
-        wait_until(
-            lambda: self.field(job, "JobState") == state,
-            seconds,
-            lambda: f"job {job} is not {state}: {self.field(job, 'JobState')}\n{self.output(job)}",
-        )
+
+        def has_state() -> bool:
+            found = self.field(job, "JobState")
+            assert found == state or found not in _FINAL, f"job {job} is {found}, expected {state}\n{self.output(job)}"
+            return found == state
+
+        wait_until(has_state, seconds, lambda: f"job {job} is not {state}\n{self.output(job)}\n{self.logs()}")
 
     def output(self, job: str) -> str:
         """Returns what a job's script and steps have written."""
