@@ -47,6 +47,7 @@ SchedulerParameters=batch_sched_delay=1,sched_interval=5,bf_interval=5
 SwitchType=switch/none
 MpiDefault=none
 ReturnToService=2
+MinJobAge=3600
 NodeName=n[1-{nodes}] CPUs=2 RealMemory=4000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=1000 OverSubscribe=NO State=UP
 """

@@ -152,12 +152,13 @@ def test_a_job_whose_task_is_killed_resumes(slurm, train, expected, tmp_path):
 
 
 def test_a_job_saves_ahead_of_its_time_limit_and_resumes(slurm, train, expected, tmp_path):
-    job = train(options=("--signal=TERM@60",))
+    job = train(options=("--signal=TERM@180",))
     wait_for_report(slurm, job, tmp_path / "w")
     # Slurm looks for limits every half minute, and the run would be finished by then.
     for process in slurm.processes(job, "trainer").values():
         os.kill(process, signal.SIGSTOP)
-    slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    hours, minutes, _ = map(int, slurm.field(job, "RunTime").split(":"))
+    slurm.call("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + 3}")
     slurm.wait(job, "PENDING")
     slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=20")
     assert_completed(slurm, job, tmp_path / "w", expected, restarts=1)
