@@ -21,7 +21,7 @@ REAL_PATH = "DOCUMENTED_PATH"  # PATH outside
 
 PROGRAMS = (
     *("sostenuto", "python", "pip", "uv", "make", "tensorboard", "kubectl"),
-    *("gcloud", "kind", "srun", "taskset", "checkov", "nvidia-smi"),
+    *("gcloud", "kind", "srun", "sbatch", "squeue", "scancel", "tail", "taskset", "checkov", "nvidia-smi"),
 )
 
 # A model of a few hundred weights, and hardly any training.

@@ -50,7 +50,7 @@ PAGES = (
 NEEDS = frozenset(
     {
         *("a GPU", "several GPUs", "several hosts", "a free machine", "a CPU with bfloat16"),
-        *("a network", "a bucket", "a cluster", "Google Cloud", "checkov"),
+        *("a network", "a bucket", "a cluster", "Slurm", "Google Cloud", "checkov"),
     }
 )
 
@@ -60,11 +60,23 @@ LANGUAGES = (*COMMANDS, "python", "yaml", "text")
 PACKAGES = ("sostenuto", "beam_preprocess", "trainer", "tuning")
 
 # Programs of whose arguments nothing is known here.
-STRANGERS = frozenset({"uv", "tensorboard", "gcloud", "kind", "checkov", "nvidia-smi"})
+STRANGERS = frozenset({"uv", "tensorboard", "gcloud", "kind", "checkov", "nvidia-smi", "squeue", "scancel", "tail"})
+# What the batch scripts start.
+BATCH_SCRIPTS = {
+    "slurm/preprocess.sbatch": "beam_preprocess",
+    "slurm/train.sbatch": "trainer",
+    "slurm/tune.sbatch": "tuning",
+}
 # They start the command that follows their own flags.
 WRAPPERS = frozenset({"srun", "taskset"})
 # Flags in running text that belong to no command of ours, and not to Beam.
-STRANGE_FLAGS = frozenset({"extra_package", "gpus-per-task", "no-deps", "nworkers", "require-hashes", "scheduler-file"})
+STRANGE_FLAGS = frozenset(
+    {
+        *("extra_package", "no-deps", "nworkers", "require-hashes", "scheduler-file"),
+        *("account", "cpus-per-task", "gpus-per-node", "gpus-per-task", "mem", "nodes", "ntasks-per-node", "partition"),
+        *("requeue", "signal", "time"),
+    }
+)
 
 PERFORMANCES = 20  # so that two, of the length that trainer.evaluate --generated wants, are in the test split
 SECONDS_AT_MOST = 900  # for a block; on a free machine it takes seconds
@@ -298,6 +310,13 @@ def problems(program: str, arguments: list[str]) -> Iterator[str]:
                 yield f"{script}: no such file"
             else:
                 yield from unknown_flags(documented_program._cut(flags)[0], flags_of(script), script)
+        case "sbatch", _:
+            position = next((index for index, argument in enumerate(arguments) if argument in BATCH_SCRIPTS), None)
+            if position is None:
+                yield f"sbatch {' '.join(arguments)}: submits none of {', '.join(BATCH_SCRIPTS)}"
+            else:
+                module = BATCH_SCRIPTS[arguments[position]]
+                yield from unknown_flags(arguments[position + 1 :], flags_of("-m", module), module)
         case "make", _:
             text = read("Makefile")
             for argument in arguments:
@@ -455,7 +474,7 @@ def code_of(page: str) -> list[str]:
 @every_page
 def test_files_that_are_named_are_there(page: str) -> None:
     ours = re.compile(
-        r"(docs|sostenuto|beam_preprocess|trainer|tuning|demo|k8s|tests|benchmarks|requirements)/[\w./-]+"
+        r"(docs|sostenuto|beam_preprocess|trainer|tuning|demo|k8s|slurm|tests|benchmarks|requirements)/[\w./-]+"
     )
     assert [name for name in code_of(page) if ours.fullmatch(name) and not (REPOSITORY / name).exists()] == []
 
@@ -503,6 +522,8 @@ def test_a_block_of_no_known_kind_is_found(text: str, found: str) -> None:
     [
         ("python -m trainer --dat=dataset", "trainer has no flag --dat"),
         ("srun --nodes=2 python -m trainer --dat=dataset", "trainer has no flag --dat"),
+        ("sbatch --nodes=2 slurm/train.sbatch --dat=dataset", "trainer has no flag --dat"),
+        ("sbatch --nodes=2 slurm/trian.sbatch --data=dataset", "submits none of"),
         ("python -m beam_preprocess -- --direct_workers=2", "Beam has no flag --direct_workers"),
         ("python -m no_such_module", "no such module"),
         ("sostenuto trian", "no such command"),

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 _SERVICE = "sostenuto.Study"
 _CALL_SECONDS, _MIN_CALL_SECONDS = 10.0, 1.0
 _MIN_PAUSE, _MAX_PAUSE = 0.2, 5.0  # seconds between two tries of a call
+_SIGNAL_PATIENCE = 5.0  # seconds for the chief's answer after a signal
 _THREADS = 64  # most of them wait
 _ANSWERS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Assignment, Wait, Done)}
 
@@ -134,8 +135,11 @@ class StudyClient(contextlib.AbstractContextManager["StudyClient"]):
         )
 
     def end_trial(self, trial: str, attempt: int, result: AttemptResult) -> bool:
-        """Records the end of an attempt."""
-        return self._call("end_trial", trial=trial, attempt=attempt, result=dataclasses.asdict(result))
+        """Records the end of an attempt; after a signal, an absent chief may have got it too and is not waited for."""
+        patience = min(self._patience, _SIGNAL_PATIENCE) if result.signal_number else None
+        return self._call(
+            "end_trial", patience=patience, trial=trial, attempt=attempt, result=dataclasses.asdict(result)
+        )
 
     def _call(self, method: str, *, patience: float | None = None, **arguments: Any) -> Any:
         call = self._channel.unary_unary(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import signal
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -114,6 +115,12 @@ class AttemptResult:
     reason: str  # one line
     train_step: int  # the last one
     seconds: float = 0.0  # duration of the attempt
+
+    @property
+    def signal_number(self) -> int:
+        """The number of the signal that ended the attempt, or 0."""
+        is_signal = self.outcome == TrialStatus.QUEUED and self.reason in signal.Signals.__members__
+        return signal.Signals[self.reason] if is_signal else 0
 
 
 @dataclasses.dataclass(frozen=True)

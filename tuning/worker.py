@@ -7,14 +7,13 @@ import gc
 import logging
 import math
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, GpuError, GpuMemoryError, LostError, UserError
+from sostenuto.errors import FileError, GpuError, GpuMemoryError, LostError, TemporaryError, UserError
 from sostenuto.progress import silenced
 from trainer.config import Config
 from trainer.workdir.formats import RunResult, StopReason
@@ -65,8 +64,8 @@ class Worker:
                 time.sleep(task.seconds)
                 continue
             result = self._run_trial(task)
-            if result.outcome == TrialStatus.QUEUED and result.reason in signal.Signals.__members__:
-                return 128 + signal.Signals[result.reason]
+            if result.signal_number:
+                return 128 + result.signal_number
 
     def _run_trial(self, assignment: Assignment) -> AttemptResult:
         """Trains a trial and reports its end."""
@@ -88,7 +87,12 @@ class Worker:
             logger.info(
                 f"trial {assignment.trial}: {result.outcome} ({result.reason}){score}", extra={"figures": figures}
             )
-        self.source.end_trial(assignment.trial, assignment.attempt, result)
+        try:
+            self.source.end_trial(assignment.trial, assignment.attempt, result)
+        except TemporaryError:
+            if not result.signal_number:
+                raise
+            # The trial is saved. Its worker gets it back when it asks again, another one after the timeout.
         if file_error is not None:
             raise file_error
         return result

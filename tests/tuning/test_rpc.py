@@ -14,7 +14,7 @@ from concurrent import futures
 import grpc
 import pytest
 
-from sostenuto.errors import UserError
+from sostenuto.errors import TemporaryError, UserError
 from tests.processes import REPOSITORY
 from tests.tuning.studies import SPACE
 from tuning.rpc import StudyClient, serve
@@ -219,6 +219,15 @@ def test_a_sign_of_life_is_not_worth_waiting_for(study, address):
     with client_of(study, address, patience=60.0) as client, pytest.raises(UserError):
         client.heartbeat("0000", 1)
     assert time.monotonic() - start < 15
+
+
+def test_a_worker_that_is_terminated_hardly_waits_for_an_absent_chief(study, address):
+    """Which may have been terminated with it."""
+    interrupted = AttemptResult(TrialStatus.QUEUED, 9.5, "SIGTERM", train_step=3)
+    start = time.monotonic()
+    with client_of(study, address, patience=60.0) as client, pytest.raises(TemporaryError):
+        client.end_trial("0000", 1, interrupted)
+    assert time.monotonic() - start < 30
 
 
 def test_a_hanging_chief_blocks_no_worker_for_ever(address):

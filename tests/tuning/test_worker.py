@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from sostenuto.data.manifest import Manifest
-from sostenuto.errors import FileError, GpuError, GpuMemoryError, UserError
+from sostenuto.errors import FileError, GpuError, GpuMemoryError, TemporaryError, UserError
 from tests.trainer.runs import metrics
 from trainer.engine import loop
 from trainer.engine.early_stopping import BestMetric
@@ -132,6 +132,24 @@ def report_score(callbacks, train_step: int, score: float) -> None:
 
 def completed(best=8.0) -> RunResult:
     return RunResult(TRAIN_STEPS, best, TRAIN_STEPS, "val_nats", StopReason.STEPS)
+
+
+class AbsentAtTheEnd(Trials):
+    """A chief that ended during the trial."""
+
+    def end_trial(self, trial, attempt, result):
+        raise TemporaryError("chief: no answer")
+
+
+def test_a_worker_that_is_terminated_after_its_chief_has_the_status_of_the_signal(dataset, tmp_path, trains):
+    trains(RunResult(4, 9.0, 4, "val_nats", StopReason.SIGTERM))
+    assert do(AbsentAtTheEnd(trial()), dataset, tmp_path) == 128 + signal.SIGTERM
+
+
+def test_a_worker_whose_chief_is_absent_ends_with_a_temporary_error(dataset, tmp_path, trains):
+    trains(completed())
+    with pytest.raises(TemporaryError, match="no answer"):
+        do(AbsentAtTheEnd(trial()), dataset, tmp_path)
 
 
 def test_a_trial_that_fails_is_recorded_and_the_next_one_runs(dataset, tmp_path, trains):

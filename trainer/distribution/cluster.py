@@ -11,8 +11,9 @@ from typing import Any
 from sostenuto.errors import UserError
 from sostenuto.text import counted
 
-# First port of a node's tasks, below the ports (from 32768) that Linux gives to outgoing connections.
-_SLURM_PORT = 12345
+# A job's first port is 10000 to 29980, by the last three digits of its number; each task on a node takes the next one.
+# All are below the ports (from 32768) that Linux gives to outgoing connections. slurm/tune.sbatch has the same formula.
+_SLURM_FIRST_PORT, _SLURM_JOBS, _SLURM_PORTS_PER_JOB = 10000, 1000, 20
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -166,6 +167,7 @@ def _resolve_slurm(environment: Mapping[str, str]) -> Cluster | None:
     if tasks <= 1:
         return None
     rank, nodes, counts = number("SLURM_PROCID"), text("SLURM_STEP_NODELIST"), text("SLURM_STEP_TASKS_PER_NODE")
+    first_port = _SLURM_FIRST_PORT + number("SLURM_JOB_ID") % _SLURM_JOBS * _SLURM_PORTS_PER_JOB
     hosts, tasks_per_host = _expand_nodes(nodes, counts, tasks)
     _check_index(rank, tasks, source="SLURM_PROCID", where="the job step")
     places = [(node, local) for node, count in enumerate(tasks_per_host) for local in range(count)]
@@ -176,7 +178,7 @@ def _resolve_slurm(environment: Mapping[str, str]) -> Cluster | None:
             f"SLURM_PROCID={rank}: got task {local} of node {node}, expected task {places[rank][1]} of node "
             f"{places[rank][0]}. Start with srun --distribution=block, or name the workers with --workers"
         )
-    addresses = [f"{hosts[node]}:{_SLURM_PORT + local}" for node, local in places]
+    addresses = [f"{hosts[node]}:{first_port + local}" for node, local in places]
     _check_addresses(addresses, source=f"SLURM_STEP_NODELIST={nodes}")
     return _make_cluster(addresses, rank)
 

@@ -95,7 +95,7 @@ def device_name(devices: Sequence[str]) -> str:
         details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
         return f"{len(devices)} x {details.get('device_name', 'GPU')}"
     name = _read_cpu_info(CPU_INFO, "model name") or platform.machine()
-    return f"{len(devices)} x CPU ({name}, {counted(os.cpu_count() or 1, 'core')})"
+    return f"{len(devices)} x CPU ({name}, {counted(len(os.sched_getaffinity(0)), 'core')})"
 
 
 def _read_cpu_info(path: str, *names: str) -> str:

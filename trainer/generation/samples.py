@@ -299,7 +299,7 @@ def _render_missing(directory: str, index: SamplesIndex, *, quiet: bool) -> None
     # The libraries that render and compress release the interpreter lock.
     with (
         ProgressCounter(total=len(missing), unit="sample", description="rendering sound", quiet=quiet) as counter,
-        ThreadPoolExecutor(min(os.cpu_count() or 1, NUM_SAMPLES)) as pool,
+        ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), NUM_SAMPLES)) as pool,
     ):
         # This thread writes the files, so that none appears after an interruption has removed them.
         for entry, mp3 in zip(missing, pool.map(render, missing), strict=True):

@@ -125,7 +125,7 @@ def split_columns(matrix: tf.Tensor) -> tf.Tensor:
     """Splits a matrix `[inputs, columns]` into blocks `[blocks, inputs, columns / blocks]`; on a GPU into one."""
     # XLA computes a product of few rows on one core, which waits for memory, but the products of a batch in parallel:
     # a block per core, each small enough for that core's cache.
-    cores = 1 if tf.config.list_physical_devices("GPU") else min(os.cpu_count() or 1, 8)
+    cores = 1 if tf.config.list_physical_devices("GPU") else min(len(os.sched_getaffinity(0)), 8)
     blocks = max(blocks for blocks in (1, 2, 4, 8) if blocks <= cores and matrix.shape[1] % blocks == 0)
     return tf.stack(tf.split(tf.convert_to_tensor(matrix), blocks, axis=1))
 

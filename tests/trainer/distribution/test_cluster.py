@@ -19,10 +19,12 @@ def tf_config(cluster: object, task: object) -> dict[str, str]:
     return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
 
 
-def slurm(rank: int, nodes: str, tasks_per_node: str, *, tasks: int, place: tuple[int, int]) -> dict[str, str]:
+def slurm(
+    rank: int, nodes: str, tasks_per_node: str, *, tasks: int, place: tuple[int, int], job: int = 4711
+) -> dict[str, str]:
     """What srun sets in the task of this rank, which runs as the `place[1]`-th task of the `place[0]`-th node."""
     return {
-        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_ID": str(job),
         "SLURM_JOB_NODELIST": nodes,
         "SLURM_NTASKS": str(tasks),
         "SLURM_STEP_ID": "0",
@@ -123,7 +125,7 @@ def test_tf_config_of_one_worker_is_one_host(text):
 
 
 def test_a_job_step_on_several_nodes():
-    assert resolve(None, None, TWO_NODES) == Cluster(("n1:12345", "n2:12345"), 1)
+    assert resolve(None, None, TWO_NODES) == Cluster(("n1:24220", "n2:24220"), 1)
 
 
 @pytest.mark.parametrize(
@@ -139,16 +141,28 @@ def test_a_job_step_on_several_nodes():
 def test_node_lists_keep_the_order_of_slurm(nodes, hosts):
     last = len(hosts) - 1
     environment = slurm(last, nodes, f"1(x{len(hosts)})", tasks=len(hosts), place=(last, 0))
-    assert resolve(None, None, environment) == Cluster(tuple(f"{host}:12345" for host in hosts), last)
+    assert resolve(None, None, environment) == Cluster(tuple(f"{host}:24220" for host in hosts), last)
 
 
 def test_tasks_of_one_node_have_ports_of_their_own():
-    workers = ("n1:12345", "n1:12346", "n2:12345", "n2:12346", "n3:12345")
+    workers = ("n1:24220", "n1:24221", "n2:24220", "n2:24221", "n3:24220")
     places = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
     found = [
         resolve(None, None, slurm(rank, "n[1-3]", "2(x2),1", tasks=5, place=place)) for rank, place in enumerate(places)
     ]
     assert found == [Cluster(workers, rank) for rank in range(5)]
+
+
+@given(st.integers(1, 2**26), st.integers(1, 999))
+def test_jobs_of_near_numbers_share_a_node_without_sharing_a_port(job, later):
+    """With up to twenty tasks of each on the node; below the ports of outgoing connections."""
+    ports = []
+    for number in (job, job + later):
+        cluster = resolve(None, None, slurm(0, "n1", "20", tasks=20, place=(0, 0), job=number))
+        assert cluster is not None
+        ports += [int(address.removeprefix("n1:")) for address in cluster.workers]
+    assert len(set(ports)) == 40
+    assert 1024 <= min(ports) <= max(ports) < 32768
 
 
 def test_the_batch_script_of_an_allocation_is_one_host():
@@ -351,7 +365,11 @@ def test_a_tf_config_without_a_part_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID", "SLURM_NODEID", "SLURM_LOCALID"]
+    "name",
+    [
+        *("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE"),
+        *("SLURM_PROCID", "SLURM_NODEID", "SLURM_LOCALID"),
+    ],
 )
 def test_a_job_step_that_lacks_a_variable_is_refused(name):
     environment = {key: value for key, value in TWO_NODES.items() if key != name}
@@ -366,6 +384,7 @@ def test_a_job_step_that_lacks_a_variable_is_refused(name):
         ({"SLURM_STEP_NUM_TASKS": "two"}, "SLURM_STEP_NUM_TASKS='two': expected a whole number from 0"),
         ({"SLURM_PROCID": "-1"}, "SLURM_PROCID='-1': expected a whole number from 0"),
         ({"SLURM_PROCID": "2"}, "SLURM_PROCID=2: the job step has 2 workers, expected 0 to 1"),
+        ({"SLURM_JOB_ID": "4711_1"}, "SLURM_JOB_ID='4711_1': expected a whole number from 0"),
         ({"SLURM_NODEID": "?"}, "SLURM_NODEID='?': expected a whole number from 0"),
         (
             {"SLURM_STEP_NODELIST": "n[1-x]"},
@@ -375,9 +394,9 @@ def test_a_job_step_that_lacks_a_variable_is_refused(name):
             {"SLURM_STEP_NODELIST": "n[]"},
             "SLURM_STEP_NODELIST=n[] with SLURM_STEP_TASKS_PER_NODE=1(x2): cannot read []",
         ),
-        ({"SLURM_STEP_NODELIST": "n1,n[2"}, "SLURM_STEP_NODELIST=n1,n[2: got 'n[2:12345', expected HOST:PORT"),
-        ({"SLURM_STEP_NODELIST": "n1,"}, "SLURM_STEP_NODELIST=n1,: got ':12345', expected HOST:PORT"),
-        ({"SLURM_STEP_NODELIST": "n1,n1"}, "SLURM_STEP_NODELIST=n1,n1 names this worker twice: n1:12345"),
+        ({"SLURM_STEP_NODELIST": "n1,n[2"}, "SLURM_STEP_NODELIST=n1,n[2: got 'n[2:24220', expected HOST:PORT"),
+        ({"SLURM_STEP_NODELIST": "n1,"}, "SLURM_STEP_NODELIST=n1,: got ':24220', expected HOST:PORT"),
+        ({"SLURM_STEP_NODELIST": "n1,n1"}, "SLURM_STEP_NODELIST=n1,n1 names this worker twice: n1:24220"),
         (
             {"SLURM_STEP_TASKS_PER_NODE": "1(y2)"},
             "SLURM_STEP_NODELIST=n[1-2] with SLURM_STEP_TASKS_PER_NODE=1(y2): cannot read 1(y2), expected lists",
