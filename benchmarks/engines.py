@@ -6,8 +6,9 @@ The corpus is --files copies of the one given, or of small generated performance
 --runner; "dask" has a scheduler and workers, each a process with a thread; "prism" is Beam's portable runner in Go with
 a pool of workers, which decides itself how many it takes. Each row has two runs of the whole command, start-up and
 commit included, while scheduler and workers have started before: in the first one each of Dask's workers also imports
-Apache Beam. Every dataset is compared with the first one, byte by byte. Printed are the wall-clock seconds of both runs,
-and of the second one the notes a second and the peak memory of the command, with its children, and of the scheduler.
+Apache Beam. Every dataset is compared with the first one, byte by byte. Printed are the wall-clock seconds of both
+runs, and of the second one the notes a second and the peak memory of the command, with its children, and of the
+scheduler.
 """
 
 import argparse
