@@ -1,13 +1,14 @@
 """Measures preprocessing on the engines that one machine can have, with 1, 2 and 4 workers.
 
-    python benchmarks/engines.py [--corpus=DIR] [--files=N] [--workers=1,2,4] [--engines=home,dask,prism] [--prism=PATH]
+    python benchmarks/engines.py [--corpus=DIR] [--files=5000] [--workers=1,2,4] [--engines=home,dask] [--runs=2]
+    python benchmarks/engines.py --engines=prism --prism=PATH
 
 The corpus is --files copies of the one given, or of small generated performances. "home" is the command without
 --runner; "dask" has a scheduler and workers, each a process with a thread; "prism" is Beam's portable runner in Go with
-a pool of workers, which decides itself how many it takes. Each row has two runs of the whole command, start-up and
+a pool of workers, which decides itself how many it takes. Each row has --runs of the whole command, start-up and
 commit included, while scheduler and workers have started before: in the first one each of Dask's workers also imports
-Apache Beam. Every dataset is compared with the first one, byte by byte. Printed are the wall-clock seconds of both
-runs, and of the second one the notes a second and the peak memory of the command, with its children, and of the
+Apache Beam. Every dataset is compared with the first one, byte by byte. Printed are the wall-clock seconds of the first
+and the last run, the notes a second of the last one, the peak memory of the command, with its children, and that of the
 scheduler.
 """
 
@@ -117,25 +118,25 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def measure(engine: str, workers: int, corpus: Path, directory: Path, prism: Path) -> list[Path]:
-    """Runs the command twice, prints a row of the table, and returns the datasets."""
+def measure(engine: str, workers: int, runs: int, corpus: Path, directory: Path, prism: Path) -> list[Path]:
+    """Runs the command some times, prints a row of the table, and returns the datasets."""
     output = directory / f"{engine}-{workers}"
     output.mkdir()
-    datasets = [output / "first", output / "second"]
+    datasets = [output / f"dataset-{number}" for number in range(runs)]
     with STARTERS[engine](workers, output, prism) as servers:
-        first = run_command(corpus, str(datasets[0]), ["--", *servers.arguments])
         peak = Peak(servers.scheduler.pid) if servers.scheduler else None
-        second = run_command(corpus, str(datasets[1]), ["--", *servers.arguments])
+        first, *others = [run_command(corpus, str(dataset), ["--", *servers.arguments]) for dataset in datasets]
         scheduler_bytes = peak.stop() if peak else 0
-    manifest = Manifest.load(str(datasets[1]))
+    last = others[-1] if others else first
+    manifest = Manifest.load(str(datasets[-1]))
     notes = sum(manifest.splits[split].notes for split in SPLITS)
     cells = (
         engine,
         "–" if engine == "prism" else str(workers),
         f"{first.seconds:.1f}",
-        f"{second.seconds:.1f}",
-        f"{notes / second.seconds:,.0f}",
-        f"{second.peak_kilobytes / 1000:,.0f} MB",
+        f"{last.seconds:.1f}",
+        f"{notes / last.seconds:,.0f}",
+        f"{last.peak_kilobytes / 1000:,.0f} MB",
         f"{scheduler_bytes / 1e6:,.0f} MB" if scheduler_bytes else "–",
     )
     print(f"| {' | '.join(cells)} |", flush=True)
@@ -155,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, help="a directory of MIDI files")
     parser.add_argument("--files", type=int, default=5_000)
+    parser.add_argument("--runs", type=int, default=2, choices=range(1, 10))
     parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--engines", default="home,dask")
     parser.add_argument("--prism", type=Path, help="the program, for the engine prism")
@@ -169,13 +171,13 @@ def main() -> None:
         files = find_files(options.corpus) if options.corpus else generate(directory / "generated")
         corpus = copy_corpus(files, directory, options.files, archive=False)
         print(f"{options.files:,} performances")
-        titles = ("engine", "workers", "first, s", "second, s", "notes/s", "command", "scheduler")
+        titles = ("engine", "workers", "first, s", "last, s", "notes/s", "command", "scheduler")
         print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}", flush=True)
         datasets = [
             dataset
             for engine in engines
             for workers in map(int, options.workers.split(",") if engine != "prism" else ["1"])
-            for dataset in measure(engine, workers, corpus, directory, options.prism)
+            for dataset in measure(engine, workers, options.runs, corpus, directory, options.prism)
         ]
         for dataset in datasets[1:]:
             assert_same(datasets[0], dataset)
