@@ -10,7 +10,8 @@ import tensorflow as tf
 from sostenuto import storage
 from sostenuto.errors import FileError
 from sostenuto.music.notes import PITCHES
-from trainer.checkpoints.manager import CheckpointManager, model_variables
+from sostenuto.storage.lease import Lease, Lock
+from trainer.checkpoints.manager import CheckpointManager, checkpoint_name, model_variables
 from trainer.checkpoints.tensorflow_errors import translate_errors
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import TimeRecall, empty_recall
@@ -43,12 +44,23 @@ def export_model(workdir: str) -> str:
     trained = load_model(workdir)
     directory = os.path.join(workdir, EXPORT_NAME)
     if storage.is_remote(workdir):
-        with hold_output(directory) as held, upload_on_exit(directory, held, last=EXPORT_LAST) as copy:
-            _write(trained, workdir, copy)
+        with hold_output(directory) as held:
+            with upload_on_exit(directory, held, last=EXPORT_LAST) as copy:
+                _write(trained, workdir, copy)
+            _remove_former_weights(directory, trained.train_step, held)
         return directory
     with storage.atomic_directory(directory) as unfinished:
         _write(trained, workdir, unfinished)
     return directory
+
+
+def _remove_former_weights(directory: str, train_step: int, held: Lock | Lease) -> None:
+    """Deletes the weights of other train_steps from an export in a bucket."""
+    kept = f"{BEST_NAME}/{checkpoint_name(train_step)}/"
+    for name, generation in storage.generations(directory).items():
+        if name.startswith(f"{BEST_NAME}/") and not name.startswith(kept):
+            held.check_held()
+            storage.remove_generation(storage.join(directory, name), generation)
 
 
 def _write(trained: LoadedModel, workdir: str, directory: str) -> None:
