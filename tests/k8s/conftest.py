@@ -8,12 +8,16 @@ from tests.trainer.conftest import _own_cache, dataset  # noqa: F401
 MANY = {"../../base/train": "../../base/train-many"}
 JOBSETS = {"../../base/train": "../../jobset/train-many", "../../base/tune": "../../jobset/tune"}
 
+# Kueue needs jobset/tune.
+WITHOUT_KUEUE = ("spot", "gcs-fuse", "disruption-budget")
+ALL = (*WITHOUT_KUEUE, "kueue")
+
 VARIANTS: dict[str, tuple[str, dict]] = {
     **{overlay: (overlay, {}) for overlay in OVERLAYS},
     "local, many nodes": ("local", {"jobs": MANY}),
     "local, JobSets": ("local", {"jobs": JOBSETS}),
-    "gke-l4, many nodes, all components": ("gke-l4", {"jobs": MANY, "components": True}),
-    "gke-h100, JobSets, all components": ("gke-h100", {"jobs": JOBSETS, "components": True}),
+    "gke-l4, many nodes, components": ("gke-l4", {"jobs": MANY, "components": WITHOUT_KUEUE}),
+    "gke-h100, JobSets, all components": ("gke-h100", {"jobs": JOBSETS, "components": ALL}),
 }
 
 

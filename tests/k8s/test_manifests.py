@@ -2,6 +2,8 @@
 
 import copy
 import json
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -13,7 +15,7 @@ from pydantic import ValidationError
 from sostenuto import cli
 from sostenuto.cli import EXIT_TRY_AGAIN
 from tests.k8s.checks import config_of, is_allowed, problems
-from tests.k8s.cluster import Object, all_pods, arguments, by_name, pods_of
+from tests.k8s.cluster import Object, all_pods, arguments, by_name, edited, kubectl, pods_of, render
 from tests.k8s.conftest import VARIANTS
 from tests.processes import REPOSITORY
 from trainer.config import FIELDS, Config
@@ -68,9 +70,38 @@ def test_all_that_is_there_is_in_a_variant(renderings):
     assert jobs == {"preprocess", "train", "train-many", "tune-chief", "tune-worker", "tensorboard"}
     assert {name for kind, name in kinds if kind == "JobSet"} == {"train-many", "tune"}
     assert {"LocalQueue", "PodDisruptionBudget"} <= {kind for kind, _ in kinds}
-    full = [pods for name in VARIANTS if "all components" in name for pods in all_pods(renderings[name])]
+    full = [pods for name in VARIANTS if "components" in name for pods in all_pods(renderings[name])]
     assert any("cloud.google.com/gke-spot" in pods.spec.get("nodeSelector", {}) for pods in full)
     assert any(volume.get("csi") for pods in full for volume in pods.spec["volumes"])
+
+
+def test_components_may_stand_in_any_order(renderings, tmp_path):
+    """The reverse order has every pair of components the other way round."""
+    variant = "gke-h100, JobSets, all components"
+    overlay, edits = VARIANTS[variant]
+    path = pathlib.Path(edited(tmp_path, overlay, **edits)) / "kustomization.yaml"
+    text = path.read_text()
+    (block,) = re.findall(r"(?<=^components:\n)(?:  - .*\n)+", text, re.MULTILINE)
+    lines = block.splitlines(keepends=True)
+    assert len(lines) == 6
+    path.write_text(text.replace(block, "".join(reversed(lines))))
+    for one in render(str(path.parent)):
+        expected = by_name(renderings[variant], one["kind"], one["metadata"]["name"])
+        # The order of flags and volumes means nothing.
+        assert _sorted(one) == _sorted(expected)
+
+
+def _sorted(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _sorted(one) for key, one in value.items()}
+    return sorted(map(str, map(_sorted, value))) if isinstance(value, list) else value
+
+
+def test_kueue_with_chief_and_workers_as_two_workloads_is_refused(tmp_path):
+    overlay = edited(tmp_path, "gke-l4", components=["kueue"])
+    process = subprocess.run([kubectl(), "kustomize", overlay], capture_output=True, text=True, check=False)
+    assert process.returncode != 0
+    assert "With Kueue use jobset/tune in place of base/tune" in process.stderr
 
 
 # Each line breaks one thing: (variant, kind, name, path, value, words of what must be found). The value None removes.
@@ -168,7 +199,7 @@ BROKEN = [
         "does not enforce the restricted Pod Security level",
     ),
     (
-        *("gke-l4, many nodes, all components", "PodDisruptionBudget", "train-many", "spec.minAvailable", 1),
+        *("gke-l4, many nodes, components", "PodDisruptionBudget", "train-many", "spec.minAvailable", 1),
         "minAvailable 1 of 2 pods",
     ),
 ]  # fmt: skip
@@ -237,7 +268,7 @@ def test_a_jobset_runs_the_pods_of_the_jobs(renderings):
 
 
 def test_pods_accept_only_intended_connections(renderings):
-    objects = renderings["gke-l4, many nodes, all components"]
+    objects = renderings["gke-l4, many nodes, components"]
     pods = {one.name: one for one in all_pods(objects)}
     ways = {
         (source, target, port)

@@ -38,7 +38,7 @@ def scan(tmp_path_factory):
 
 def test_no_policy_is_broken(renderings, scan):
     """JobSets are not known to it; their pods are those of the Jobs."""
-    assert scan([*renderings["local, many nodes"], *renderings["gke-l4, many nodes, all components"]]) == set()
+    assert scan([*renderings["local, many nodes"], *renderings["gke-l4, many nodes, components"]]) == set()
 
 
 def test_a_broken_policy_is_seen(renderings, scan):
