@@ -33,6 +33,8 @@ WORK ?= build/demo
 TESTS ?= tests
 PYTEST_ARGS ?=
 KILLS ?= 24
+CONTEXT ?=
+SCOPE ?= all
 COUNT ?= 40000
 PYTHONS ?= 3.12 3.13
 SEED ?= 0
@@ -41,7 +43,7 @@ IMAGE ?= sostenuto:$(TARGET)
 IMAGE_ARGS ?=
 BUILDER ?= docker
 
-.PHONY: help install demo maestro test faults fuzz audit lint policies format api tour bench lock wheelhouse image imagetest interpreters clean
+.PHONY: help install demo maestro test faults cluster fuzz audit lint policies format api tour bench lock wheelhouse image imagetest interpreters clean
 .PHONY: _cpu _development _policies _uv
 
 help: ## this text
@@ -61,6 +63,11 @@ test: _development ## run the tests; TESTS=tests/sostenuto for some, JOBS=0 for 
 
 faults: _development ## strike every command KILLS=24 times in each way (kill, disk, clock, bucket); hours on two cores
 	SOSTENUTO_KILLS=$(KILLS) SOSTENUTO_SEED=$(SEED) $(RUN) -m pytest --durations=0 --capture=no tests/faults
+
+cluster: _development ## run the Kubernetes manifests on a control plane that Go builds once (SCOPE=short: fewer), or on CONTEXT=kubectl's with IMAGE
+	@test -n "$(CONTEXT)" || $(RUN) -m tests.cluster.build
+	SOSTENUTO_CLUSTER=$(SCOPE) SOSTENUTO_CLUSTER_CONTEXT="$(CONTEXT)" SOSTENUTO_CLUSTER_IMAGE="$(IMAGE)" \
+		$(RUN) -m pytest --durations=0 --verbose $(PYTEST_ARGS) tests/cluster
 
 fuzz: _development ## read COUNT=40000 mutated files of each kind, SEED=0; MIDI takes 2 minutes
 	SOSTENUTO_FUZZ=$(COUNT) SOSTENUTO_SEED=$(SEED) $(RUN) -m pytest --durations=0 --capture=no $(PYTEST_ARGS) tests/fuzz
