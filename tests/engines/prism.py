@@ -21,12 +21,12 @@ MODULE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
 
 
 def prism_program() -> Path:
-    """Returns Prism of the installed Beam's version; builds it into a cache, in a minute or two, if it is not there."""
+    """Returns Prism of the installed Beam's version; builds it into a cache, in some minutes, if it is not there."""
     release = version("apache-beam")
     cache = Path(os.environ.get("SOSTENUTO_CLUSTER_CACHE") or Path.home() / ".cache" / "sostenuto" / "cluster")
     program = cache / f"prism-{release}" / "prism"
     if not program.exists():
-        go = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
+        go = shutil.which("go")
         if go is None:
             pytest.skip("no go on the PATH, which builds Prism")
         cache.mkdir(parents=True, exist_ok=True)
