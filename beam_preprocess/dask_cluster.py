@@ -37,6 +37,8 @@ CONNECT_SECONDS = 30.0
 QUIET_SECONDS = 15.0
 LINE_SECONDS = 60.0
 
+_REMEDY = "Start the cluster and run the same command again"
+
 # What must be the same on all machines: they exchange pickles.
 _PACKAGES = ("apache_beam", "cloudpickle", "dask", "distributed")
 
@@ -46,6 +48,17 @@ class Cluster:
 
     def __init__(self, address: str, client: distributed.Client) -> None:
         self.address, self.client = address, client
+
+    def wait_for_worker(self) -> None:
+        """Waits until the scheduler has a worker, and says so every minute."""
+        while not self.count_workers():
+            self.warn_of_no_worker()
+            with contextlib.suppress(TimeoutError):
+                self.client.wait_for_workers(1, timeout=LINE_SECONDS)
+
+    def warn_of_no_worker(self) -> None:
+        """Tells the user that the command waits for workers."""
+        logger.warning(f"the Dask scheduler at {self.address} has no worker: waiting for one")
 
     def share_project(self) -> None:
         """Gives the scheduler and all workers this process's code, also those that join later.
@@ -157,7 +170,11 @@ def connect(options: "PipelineOptions") -> Iterator[Cluster]:
                 "(--dask_client_address, --dask_scheduler_file)"
             ) from error
         try:
-            yield Cluster(client.scheduler_info(1)["address"], client)
+            address = client.scheduler_info(1)["address"]
+            try:
+                yield Cluster(address, client)
+            except OSError as error:
+                raise TemporaryError(f"the Dask scheduler at {address} was lost. {_REMEDY}") from error
         finally:
             with contextlib.suppress(Exception):
                 client.close(timeout=5)
@@ -212,15 +229,14 @@ class TaskResults(PipelineResult):
                     break
                 except queue.Empty:
                     if time.monotonic() >= next_line and not self._has_workers():
-                        logger.warning(f"the Dask scheduler at {self.cluster.address} has no worker: waiting for one")
+                        self.cluster.warn_of_no_worker()
                         next_line = time.monotonic() + LINE_SECONDS
             try:
                 elements = future.result()
             except distributed.client.FutureCancelledError as error:
                 raise TemporaryError(
                     f"the Dask scheduler at {self.cluster.address} was lost, or the job was cancelled there, after "
-                    f"{number} of {counted(len(self.futures), 'task')}. Start the cluster and run the same command "
-                    "again"
+                    f"{number} of {counted(len(self.futures), 'task')}. {_REMEDY}"
                 ) from error
             except distributed.KilledWorker as error:
                 raise UserError(

@@ -153,6 +153,7 @@ def _run_on_dask(job: _Job, options: "PipelineOptions", lease: Lock | Lease, cou
 
     reports: list[ShardReport] = []
     with dask_cluster.connect(options) as cluster:
+        cluster.wait_for_worker()
         logger.info(f"the Dask scheduler at {cluster.address} has {counted(cluster.count_workers(), 'worker')}")
         cluster.share_project()
         shards, writer = _write_plan(job, options)

@@ -72,7 +72,7 @@ WRAPPERS = frozenset({"srun", "taskset"})
 # Flags in running text that belong to no command of ours, and not to Beam.
 STRANGE_FLAGS = frozenset(
     {
-        *("extra_package", "no-deps", "nworkers", "require-hashes", "scheduler-file"),
+        *("no-deps", "nworkers", "require-hashes", "scheduler-file"),
         *("account", "cpus-per-task", "gpus-per-node", "gpus-per-task", "mem", "nodes", "ntasks-per-node", "partition"),
         *("requeue", "signal", "time"),
     }
@@ -370,9 +370,13 @@ def beam_flags() -> frozenset[str]:
     """The options of Beam's pipelines."""
     program = (
         "import logging; logging.disable()\n"
-        "from apache_beam.options.pipeline_options import PipelineOptions as options\n"
         "import apache_beam.runners.dask.dask_runner\n"
-        "print(*options([]).get_all_options())"
+        "from apache_beam.options import pipeline_options\n"
+        "parsers = [pipeline_options._BeamArgumentParser(add_help=False) for _ in range(100)]\n"
+        "for options in pipeline_options.PipelineOptions.__subclasses__():\n"
+        "    parser = parsers.pop()\n"
+        "    options._add_argparse_args(parser)\n"
+        "    print(*(name.lstrip('-') for name in parser._option_string_actions))"
     )
     names = run_python("-W", "ignore", "-c", program, check=True).stdout.split()
     return frozenset(names) | {f"no_{name}" for name in names}

@@ -71,6 +71,11 @@ class Launcher:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
+    def read_line(self) -> str:
+        """Returns the next line that stderr gets."""
+        assert self._process.stderr is not None
+        return self._process.stderr.readline()
+
     def written_shards(self) -> int:
         """Returns how many shards have been begun."""
         return len(list(self.output.glob("*.tfrecord*")))
@@ -166,6 +171,17 @@ def test_a_job_that_is_cancelled_on_the_cluster(site, corpus, tmp_path):
     assert status == 75, error
     assert_one_line(error, "cancelled", "run the same command again")
     assert_nothing_left(tmp_path / "dataset")
+
+
+def test_the_first_worker_is_waited_for(site, corpus, at_home, tmp_path):
+    with dask_cluster(tmp_path / "cluster", site, workers=0) as cluster:
+        launcher = launch(cluster, corpus, tmp_path / "dataset")
+        assert "loading Apache Beam" in launcher.read_line()
+        assert "has no worker: waiting for one" in launcher.read_line()
+        cluster.add_workers(1)
+        status, error = launcher.end()
+    assert status == 0, error
+    assert read_files(tmp_path / "dataset") == at_home
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["one", "all, which are replaced"])
