@@ -11,8 +11,10 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+_BRIDGE = "10.88.0.1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +47,24 @@ class Network:
         self._holder = holder
         self._count = itertools.count(2)
         self._names: dict[str, list[str]] = {}
+        self._services: dict[str, str] = {}
         self._lock = threading.Lock()
         self._ip("link", "add", "pods", "type", "bridge")
-        self._ip("address", "add", "10.88.0.1/16", "dev", "pods")
+        self._ip("address", "add", f"{_BRIDGE}/16", "dev", "pods")
         self._ip("link", "set", "pods", "up")
         self._write()
 
     @contextlib.contextmanager
-    def sandbox(self, names: list[str]) -> Iterator[Sandbox]:
-        """Gives a pod an address on the bridge, and the address its names, while the context lasts."""
+    def sandbox(self, names: list[str], services: Mapping[str, str] = {}) -> Iterator[Sandbox]:
+        """Gives a pod an address on the bridge, and the address its names, while the context lasts.
+
+        Args:
+            names: of the pod.
+            services: addresses by name, for Services without a pod: their names stay, as in a cluster's DNS.
+        """
         with self._lock:
             number = next(self._count)
+            self._services.update(services)
         with _namespace() as holder:
             sandbox = Sandbox(f"10.88.{number // 250}.{number % 250 + 1}", holder)
             link = f"pod{number}"
@@ -63,6 +72,8 @@ class Network:
             self._ip("link", "set", link, "master", "pods", "up")
             _ip(holder, "address", "add", f"{sandbox.address}/16", "dev", "eth0")
             _ip(holder, "link", "set", "eth0", "up")
+            # It leads nowhere, but programs find their own address by it.
+            _ip(holder, "route", "add", "default", "via", _BRIDGE)
             self._rename(sandbox.address, names)
             try:
                 yield sandbox
@@ -80,6 +91,8 @@ class Network:
     def _write(self) -> None:
         # Pods have this file bound over their own: it must stay the same file, and never be seen empty.
         lines = [f"{address} {' '.join(names)}\n" for address, names in self._names.items() if names]
+        led = {name for names in self._names.values() for name in names}
+        lines += [f"{address} {name}\n" for name, address in self._services.items() if name not in led]
         data = "".join(["127.0.0.1 localhost\n", *lines]).encode()
         descriptor = os.open(self.hosts, os.O_WRONLY | os.O_CREAT, 0o644)
         try:

@@ -181,7 +181,12 @@ class _Pod:
         spec = self._pod["spec"]
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(parents=True)
-        with self._network.sandbox(_names(self._pod, self._services())) as sandbox, contextlib.ExitStack() as sidecars:
+        services = [one for one in self._services() if one["spec"].get("clusterIP") != "None"]
+        addresses = {one["metadata"]["name"]: one["spec"]["clusterIP"] for one in services}
+        with (
+            self._network.sandbox(_names(self._pod, services), addresses) as sandbox,
+            contextlib.ExitStack() as sidecars,
+        ):
             status = 0
             for container in [*spec.get("initContainers", []), *spec["containers"]]:
                 if not status:
@@ -308,7 +313,7 @@ def _names(pod: Object, services: list[Object]) -> list[str]:
         names.append(f"{spec.get('hostname', names[0])}.{spec['subdomain']}")
     for service in services:
         selector = service["spec"].get("selector") or {}
-        if selector and selector.items() <= labels.items() and service["spec"].get("clusterIP") != "None":
+        if selector and selector.items() <= labels.items():
             names.append(service["metadata"]["name"])
     return names
 
