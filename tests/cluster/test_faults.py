@@ -141,7 +141,7 @@ def test_workers_resume_with_the_same_results(jobs: Jobs, train_many_losses, dis
 @pytest.mark.parametrize(
     ("who", "how", "failures"),
     [
-        ("tune-chief", "evict", 0),
+        long("tune-chief", "evict", 0),
         only_stand_in("tune-worker-1", "kill", 1, is_long=True),
         long("tune-worker-1", "evict", 0),
         only_stand_in("tune-chief", "kill", 1, is_long=True),
