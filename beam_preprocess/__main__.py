@@ -101,7 +101,7 @@ def main(beam_args: list[str]) -> int:
     except ValueError as error:
         raise UserError(f"--split_fractions={','.join(fractions)}: expected numbers, as in 0.8,0.1,0.1") from error
     config = Config(**values)
-    from beam_preprocess.job_errors import JobFailedError
+    from beam_preprocess.engines.job_errors import JobFailedError
     from beam_preprocess.preprocess import find_or_write
     from beam_preprocess.summary import summarize
     from sostenuto.data.preparation import announced

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from beam_preprocess import dataflow, job_server
 from beam_preprocess.beam_options import DASK, DATAFLOW, check_runner, is_local, pipeline_options
 from beam_preprocess.commit import (
     commit_dataset,
@@ -20,7 +19,8 @@ from beam_preprocess.commit import (
 )
 from beam_preprocess.config import Config
 from beam_preprocess.corpus import Corpus, CorpusFile, find_corpus
-from beam_preprocess.job_errors import JobFailedError, extract_user_error
+from beam_preprocess.engines import dataflow, job_server
+from beam_preprocess.engines.job_errors import JobFailedError, extract_user_error
 from beam_preprocess.parser import PARSE_SECONDS, Parser
 from beam_preprocess.plan import PLAN_NAME, DatasetPlan, ShardRange, assign_shards, make_plan, write_plan
 from beam_preprocess.shard_writer import ShardReport, ShardWriter
@@ -148,7 +148,7 @@ def _run(job: _Job, beam_args: Sequence[str], lease: Lock | Lease, runner: str) 
 
 def _run_on_dask(job: _Job, options: "PipelineOptions", lease: Lock | Lease, counter: ProgressCounter) -> None:
     """Has Dask's workers write the shards, and completes the dataset in this process."""
-    from beam_preprocess import dask_cluster
+    from beam_preprocess.engines import dask_cluster
     from beam_preprocess.pipeline import WriteCorpus
 
     reports: list[ShardReport] = []

@@ -33,7 +33,7 @@ OTHER_EXTRA = {
     "sostenuto/html/": "train",
     "sostenuto/music/audio.py": "train",
     "beam_preprocess/beam_options.py": "dask",
-    "beam_preprocess/dask_cluster.py": "dask",
+    "beam_preprocess/engines/dask_cluster.py": "dask",
 }
 
 OURS = {"sostenuto", "beam_preprocess", "trainer", "tuning", "demo", "benchmarks", "tests"}

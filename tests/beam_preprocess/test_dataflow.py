@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from beam_preprocess.config import Config
-from beam_preprocess.dataflow import job_name
-from beam_preprocess.job_errors import JobFailedError, extract_user_error
+from beam_preprocess.engines.dataflow import job_name
+from beam_preprocess.engines.job_errors import JobFailedError, extract_user_error
 from beam_preprocess.preprocess import preprocess
 from sostenuto.cli import app
 from sostenuto.data.manifest import Manifest

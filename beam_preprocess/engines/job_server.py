@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from beam_preprocess.job_errors import JobFailedError, extract_user_error
+from beam_preprocess.engines.job_errors import JobFailedError, extract_user_error
 from sostenuto.errors import TemporaryError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from beam_preprocess.config import Config
-from beam_preprocess.job_errors import JobFailedError, extract_user_error
+from beam_preprocess.engines.job_errors import JobFailedError, extract_user_error
 from sostenuto import extras
 from sostenuto.errors import UserError
 from sostenuto.text import counted
