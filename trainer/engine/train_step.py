@@ -1,5 +1,7 @@
 """Losses and gradients of a train_step on one replica."""
 
+import functools
+
 import tensorflow as tf
 
 from trainer.config import Config
@@ -103,7 +105,8 @@ class ReplicaStep:
         with tf.GradientTape() as tape:
             losses = self.losses(batch)
             sums = {field: tf.reduce_sum(loss) for field, loss in losses.items()}
-            objective = tf.add_n([self._loss_weights[field] * total for field, total in sums.items()])
+            # Not add_n, whose order of addition depends on timing where other ops read its terms.
+            objective = functools.reduce(tf.add, [self._loss_weights[field] * total for field, total in sums.items()])
             scaled = objective / self.nominal_targets * tf.cast(loss_scale, objective.dtype)
         gradient = flatten([tf.convert_to_tensor(part) for part in tape.gradient(scaled, self.weights)])
         targets = tf.reduce_sum(tf.cast(batch.mask, tf.float64))

@@ -1,5 +1,7 @@
 """One device, train_step by train_step: the moving average, the loss scale, types, and a loss that is no number."""
 
+import collections
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -211,3 +213,53 @@ def test_in_float16_an_infinite_gradient_stops_the_run_once_the_loss_scale_is_on
     found = state.not_finite()
     assert (found.train_step, found.field, found.quantity) == (2, "step", "gradient")
     assert_equal(weights(state), before)
+
+
+def unordered_sums(graph: tf.Graph) -> list[str]:
+    """Returns the sums of a graph whose order of addition may depend on timing.
+
+    AddN writes into the first input that no other op still reads, and adds that one first. So a sum of three is ordered
+    if one of the first two inputs is always free. A product is, if nothing else reads it; the output of another op may
+    be that of an op before it, once Grappler has simplified the graph.
+    """
+    definition = graph.as_graph_def()
+    unordered = []
+    for nodes in (definition.node, *(function.node_def for function in definition.library.function)):
+        by_name = {node.name: node for node in nodes}
+        readers = collections.Counter(_producer(name) for node in nodes for name in node.input)
+
+        def is_free(name: str, by_name=by_name, readers=readers) -> bool:
+            node = by_name.get(_producer(name))
+            if node is None or readers[node.name] > 1:
+                return False
+            return node.op in ("MatMul", "GatherV2") or (node.op in ("Reshape", "Transpose") and is_free(node.input[0]))
+
+        unordered += [
+            node.name
+            for node in nodes
+            if node.op == "AddN" and node.attr["N"].i > 2 and not any(map(is_free, node.input[:2]))
+        ]
+    return unordered
+
+
+def _producer(name: str) -> str:
+    return name.lstrip("^").partition(":")[0]
+
+
+def test_a_sum_whose_terms_are_used_elsewhere_is_unordered():
+    @tf.function(input_signature=[tf.TensorSpec([2, 2])] * 3)
+    def add(*terms):
+        return tf.add_n(terms), tf.stack(terms)
+
+    assert len(unordered_sums(add.get_concrete_function().graph)) == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulation_steps": 2}, {"composer_embedding": 0, "layers": 3}])
+def test_no_sum_of_a_train_step_depends_on_timing(changes):
+    assert unordered_sums(state_of(**changes).graph.get_concrete_function().graph) == []
+
+
+@pytest.mark.parametrize("name", ["base", "large", "tutorial"])
+def test_no_sum_of_a_preset_depends_on_timing(name):
+    state = build(preset(name), table_of([3000]), ["CPU:0"])
+    assert unordered_sums(state.graph.get_concrete_function().graph) == []
