@@ -14,7 +14,7 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 
-PACKAGES = ["sostenuto", "beam_preprocess", "trainer", "tuning", "demo"]
+PACKAGES = ["sostenuto", "beam_preprocess", "trainer", "tuning", "play", "demo"]
 
 
 def version() -> str:
@@ -78,6 +78,7 @@ EXTRAS = {
         "scikit-learn>=1.5.2",
         "threadpoolctl>=3.5",
     ],
+    "play": [*TRAIN, "aiohttp>=3.12", "mido>=1.3.3", "python-rtmidi>=1.5.8", "yarl>=1.18"],
     "inspect": ["matplotlib>=3.9.2"],
     "demo": [*BEAM, *TRAIN, "music21>=10.5"],
 }

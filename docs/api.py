@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "api.md"
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 
-PACKAGES: Final = ("sostenuto", "beam_preprocess", "trainer", "tuning")
+PACKAGES: Final = ("sostenuto", "beam_preprocess", "trainer", "tuning", "play")
 
 INTRODUCTION: Final = """\
 # API

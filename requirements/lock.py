@@ -28,11 +28,11 @@ _JOBS, _CLOUD_JOBS = ["beam", "dask", "train", "tune"], ["beam", "dask", "gcp", 
 LOCKS = [
     Lock(
         "development", "Packages for tests, checks and all jobs, Google Cloud's included: `make test`.",
-        ["setup.py", "requirements/development.in"], [*_CLOUD_JOBS, "inspect", "demo"],
+        ["setup.py", "requirements/development.in"], [*_CLOUD_JOBS, "play", "inspect", "demo"],
     ),
     Lock(
-        "cpu", "Packages for the jobs and the demo on a CPU: `make install`, `make demo`.",
-        ["setup.py"], [*_JOBS, "inspect", "demo"], "development",
+        "cpu", "Packages for the jobs, play and the demo on a CPU: `make install`, `make demo`.",
+        ["setup.py"], [*_JOBS, "play", "inspect", "demo"], "development",
     ),
     Lock(
         "gcp", "Packages for the jobs, with Google Cloud's clients and Dataflow: the image's target cpu.",

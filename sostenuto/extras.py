@@ -2,7 +2,14 @@
 
 import sys
 
-EXTRAS = {"beam_preprocess": "beam", "demo": "demo", "sostenuto": "inspect", "trainer": "train", "tuning": "tune"}
+EXTRAS = {
+    "beam_preprocess": "beam",
+    "demo": "demo",
+    "play": "play",
+    "sostenuto": "inspect",
+    "trainer": "train",
+    "tuning": "tune",
+}
 """The extra that the commands of each package need."""
 
 

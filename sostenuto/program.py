@@ -3,7 +3,7 @@
 import os
 import sys
 
-_PACKAGES = {"sostenuto", "beam_preprocess", "trainer", "tuning", "demo"}
+_PACKAGES = {"sostenuto", "beam_preprocess", "trainer", "tuning", "play", "demo"}
 _invocations: dict[str, str] = {}  # by module
 
 

@@ -57,7 +57,7 @@ NEEDS = frozenset(
 COMMANDS = ("", "bash")
 LANGUAGES = (*COMMANDS, "python", "yaml", "text")
 
-PACKAGES = ("sostenuto", "beam_preprocess", "trainer", "tuning")
+PACKAGES = ("sostenuto", "beam_preprocess", "trainer", "tuning", "play")
 
 # Programs of whose arguments nothing is known here.
 STRANGERS = frozenset({"uv", "tensorboard", "gcloud", "kind", "checkov", "nvidia-smi", "squeue", "scancel", "tail"})
@@ -478,7 +478,7 @@ def code_of(page: str) -> list[str]:
 @every_page
 def test_files_that_are_named_are_there(page: str) -> None:
     ours = re.compile(
-        r"(docs|sostenuto|beam_preprocess|trainer|tuning|demo|k8s|slurm|tests|benchmarks|requirements)/[\w./-]+"
+        r"(docs|sostenuto|beam_preprocess|trainer|tuning|play|demo|k8s|slurm|tests|benchmarks|requirements)/[\w./-]+"
     )
     assert [name for name in code_of(page) if ours.fullmatch(name) and not (REPOSITORY / name).exists()] == []
 

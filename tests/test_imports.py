@@ -8,14 +8,15 @@ import pytest
 
 from tests.processes import REPOSITORY, run_python
 
-PACKAGES = [name for name in ("sostenuto", "beam_preprocess", "trainer", "tuning") if (REPOSITORY / name).is_dir()]
+PACKAGES = [name for name in ("sostenuto", "beam_preprocess", "trainer", "tuning", "play") if (REPOSITORY / name).is_dir()]
 
 # What no module of a package may import, anywhere in its source.
 FORBIDDEN = {
-    "sostenuto": {"apache_beam", "tensorflow", "keras", "keras_tuner", "beam_preprocess", "trainer", "tuning"},
-    "beam_preprocess": {"tensorflow", "keras", "keras_tuner", "matplotlib", "trainer", "tuning"},
-    "trainer": {"apache_beam", "beam_preprocess", "keras_tuner", "tuning"},
-    "tuning": {"apache_beam", "beam_preprocess"},
+    "sostenuto": {"apache_beam", "tensorflow", "keras", "keras_tuner", "beam_preprocess", "trainer", "tuning", "play"},
+    "beam_preprocess": {"tensorflow", "keras", "keras_tuner", "matplotlib", "trainer", "tuning", "play"},
+    "trainer": {"apache_beam", "beam_preprocess", "keras_tuner", "tuning", "play"},
+    "tuning": {"apache_beam", "beam_preprocess", "play"},
+    "play": {"apache_beam", "beam_preprocess", "keras_tuner", "tuning", "matplotlib"},
 }
 
 

@@ -344,7 +344,7 @@ def test_a_directory_that_is_no_environment_is_left_alone(bare: Checkout, tmp_pa
 SETUP = """
 from setuptools import setup
 
-extras = dict.fromkeys(["beam", "dask", "gcp", "train", "tune", "inspect", "gpu"], [])
+extras = dict.fromkeys(["beam", "dask", "gcp", "train", "tune", "play", "inspect", "gpu"], [])
 setup(name="tiny", version="1", packages=[], install_requires=["alpha"], extras_require={**extras, "demo": ["beta"]})
 """
 

@@ -159,6 +159,7 @@ command.load()()
         ("beam_preprocess", ["--input=midi", "--output=out", "--split_fractions=1,0,0"], "apache_beam", "beam"),
         ("trainer", ["--data=dataset", "--workdir=out"], "tensorflow", "train"),
         ("tuning", ["--data=dataset", "--workdir=out"], "tensorflow", "tune"),
+        ("play", ["--workdir=run"], "aiohttp", "play"),
         ("sostenuto.inspect", ["dataset", "--output=out"], "matplotlib", "inspect"),
         ("demo.chorales", ["--output=out"], "music21", "demo"),
     ],

@@ -22,10 +22,10 @@ from sostenuto.extras import EXTRAS
 ROOT = Path(__file__).resolve().parent.parent
 # The extras of setup.py that each lock holds.
 LOCKS = {
-    "cpu": ["beam", "dask", "train", "tune", "inspect", "demo"],
+    "cpu": ["beam", "dask", "train", "tune", "play", "inspect", "demo"],
     "gcp": ["beam", "dask", "gcp", "train", "tune"],
     "gpu": ["beam", "dask", "gcp", "train", "tune", "gpu"],
-    "development": ["beam", "dask", "gcp", "train", "tune", "inspect", "demo"],
+    "development": ["beam", "dask", "gcp", "train", "tune", "play", "inspect", "demo"],
 }
 
 # Modules that only commands with another extra than their package's import.
@@ -36,7 +36,7 @@ OTHER_EXTRA = {
     "beam_preprocess/engines/dask_cluster.py": "dask",
 }
 
-OURS = {"sostenuto", "beam_preprocess", "trainer", "tuning", "demo", "benchmarks", "tests"}
+OURS = {"sostenuto", "beam_preprocess", "trainer", "tuning", "play", "demo", "benchmarks", "tests"}
 
 # Where the name of a module is not the name of what is installed.
 INSTALLED_AS = {

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": Entry("trainer", "Train a model on a dataset."),
     "evaluate": Entry("trainer.evaluate", "Score a trained model, or compare its music with real music."),
     "generate": Entry("trainer.generate", "Generate music with a trained model."),
+    "play": Entry("play", "Play with a trained model, in the browser or through MIDI ports."),
     "report": Entry("trainer.report", "Write the report page of a training run."),
     "tune": Entry("tuning", "Search for better hyperparameters."),
     "wait": Entry("sostenuto.wait", "Wait for a dataset that another job writes."),

@@ -161,18 +161,24 @@ def written_primer(notes: Notes, primer_notes: int, pedal: np.ndarray = NO_PEDAL
 
 
 def write_midi(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> None:
-    """Writes notes and pedal, int64 `[spans, 2]` as of `read_pedal`, atomically to a MIDI file.
-
-    Times are rounded to MIDI ticks: 20 microseconds for music up to 200 seconds, 100 up to 1,000 seconds, 500 up to
-    5,000 seconds and 2,500 beyond. A note ends, at the latest, at the next one of its pitch; notes of one pitch and
-    onset are joined.
+    """Writes notes and pedal atomically to a MIDI file, as `midi_bytes` returns it.
 
     Raises:
         FileError: the file cannot be written.
     """
+    storage.write_bytes_atomic(path, midi_bytes(notes, pedal))
+
+
+def midi_bytes(notes: Notes, pedal: np.ndarray = NO_PEDAL) -> bytes:
+    """Returns notes and pedal, int64 `[spans, 2]` as of `read_pedal`, as a MIDI file.
+
+    Times are rounded to MIDI ticks: 20 microseconds for music up to 200 seconds, 100 up to 1,000 seconds, 500 up to
+    5,000 seconds and 2,500 beyond. A note ends, at the latest, at the next one of its pitch; notes of one pitch and
+    onset are joined.
+    """
     buffer = io.BytesIO()
     to_pretty_midi(notes, pedal).write(buffer)
-    storage.write_bytes_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _as_written(notes: Notes, pedal: np.ndarray) -> tuple[int, MergedNotes]:

@@ -31,8 +31,9 @@ from trainer.data.windows import WindowSampler
 from trainer.engine.train_state import TrainState
 from trainer.evaluation.scorer import Scorer
 from trainer.export import export_model
+from trainer.generation.decoding import LoopOptions, RandomNumbers
 from trainer.generation.ending import make_ending, no_progress
-from trainer.generation.sampler import NoteSampler, _Numbers, _Options
+from trainer.generation.sampler import NoteSampler
 from trainer.generation.steering import Steering, SteeringState
 from trainer.model.heads import UNIFORMS_PER_NOTE
 from trainer.model.memory import empty_memory
@@ -131,11 +132,11 @@ def generate(config: Config) -> Iterator[tuple[str, Audit]]:
         SteeringState(),
     )
     number = tf.TensorSpec([_NOTES, _SAMPLES], tf.float32)
-    numbers = _Numbers(tf.TensorSpec([_NOTES, _SAMPLES, UNIFORMS_PER_NOTE], tf.float32), number, number)
+    numbers = RandomNumbers(tf.TensorSpec([_NOTES, _SAMPLES, UNIFORMS_PER_NOTE], tf.float32), number, number)
     progress, ending = _specs(no_progress(_SAMPLES)), _specs(make_ending(60.0))
     for name, top_p in (("decode", None), ("decode, top_p", tf.TensorSpec([], dtype))):
         temperature = tf.TensorSpec([len(FIELDS)], dtype)
-        options = _Options(model.decode_weights(), temperature, (top_p,) * len(FIELDS), ending, Steering())
+        options = LoopOptions(model.decode_weights(), temperature, (top_p,) * len(FIELDS), ending, Steering())
         arguments = tf.TensorSpec([], tf.int32), prefix, progress, options, numbers
         yield name, audit(_trace(sampler._decode.python_function, *arguments))
 

@@ -106,7 +106,7 @@ def test_what_is_copied_is_there_and_sent_and_nothing_else_is_sent() -> None:
 def test_every_package_of_the_project_is_copied() -> None:
     packages = run_setup(str(ROOT / "setup.py"), stop_after="init").packages
     assert packages is not None
-    installed = {package for package in packages if "." not in package} - {"demo"}  # a demonstration for a desktop
+    installed = {package for package in packages if "." not in package} - {"demo", "play"}  # for a desktop
     assert {source for source in copied() if (ROOT / source / "__init__.py").exists()} == installed
 
 

@@ -1,5 +1,6 @@
 """Autoregressive sampling: each sampled note is the model's next input."""
 
+import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,13 @@ from trainer.data.recall_table import RecallTable
 from trainer.generation.arguments import check_number, list_by_field, list_primers
 from trainer.generation.composers import composer_ids
 from trainer.generation.controls import Controls, change_tempo
-from trainer.generation.ending import Ending, Progress, advance, draw_ends, make_ending, no_progress
+from trainer.generation.decoding import LoopOptions, Prefix, RandomNumbers, decode_notes
+from trainer.generation.ending import make_ending, no_progress
 from trainer.generation.sampling_flags import DEFAULT_RETURNS, RETURNS, SECONDS, TEMPERATURES, TOP_PS
-from trainer.generation.steering import Steering, SteeringState, constrain, follow, make_steering, start
-from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput, TopP
+from trainer.generation.steering import make_steering, start
+from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput
 from trainer.model.memory import read_memory
-from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
+from trainer.model.next_note import ModelState, NextNoteModel
 from trainer.workdir.load_model import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -50,34 +52,6 @@ class Samples(NamedTuple):
     notes_per_second: float
 
 
-# The heads' input `[batch, ...]`, the model's state and that of the steering after the notes before.
-_Prefix = tuple[HeadInput, ModelState, SteeringState]
-
-
-class _Options(NamedTuple):
-    """Inputs of the compiled loop that stay the same in all calls."""
-
-    weights: list[DecodeWeights]
-    temperature: tf.Tensor
-    top_p: TopP
-    ending: Ending | None
-    steering: Steering
-
-
-class _Numbers(NamedTuple):
-    """Random numbers of a call of the compiled loop, float32 `[notes, samples, ...]`.
-
-    Attributes:
-        uniforms: of each note, `UNIFORMS_PER_NOTE`.
-        returns: as for `NextNoteModel.decode_step`.
-        ends: uniform, of the end before each note.
-    """
-
-    uniforms: tf.Tensor
-    returns: tf.Tensor
-    ends: tf.Tensor
-
-
 class _Draws:
     """The random numbers of samples, those of each sample from streams of its own."""
 
@@ -88,14 +62,14 @@ class _Draws:
         self._ends = [np.random.Generator(stream.jumped(2)) for stream in streams]
         self._return_rate = return_rate
 
-    def next_call(self) -> _Numbers:
+    def next_call(self) -> RandomNumbers:
         """Returns the random numbers of a call of the compiled loop."""
         shape = (_NOTES_PER_CALL, UNIFORMS_PER_NOTE)
         uniforms = np.stack([stream.random(shape, np.float32) for stream in self._uniforms], axis=1)
         happens, place = np.stack([stream.random((2, _NOTES_PER_CALL)) for stream in self._returns], axis=2)
         returns = np.where(happens < self._return_rate, place, -1).astype(np.float32)
         ends = np.stack([stream.random(_NOTES_PER_CALL, np.float32) for stream in self._ends], axis=1)
-        return _Numbers(*map(tf.constant, (uniforms, returns, ends)))
+        return RandomNumbers(*map(tf.constant, (uniforms, returns, ends)))
 
 
 class NoteSampler:
@@ -111,7 +85,7 @@ class NoteSampler:
     def __init__(self, model: NextNoteModel | LoadedModel) -> None:
         self._model = model.model if isinstance(model, LoadedModel) else model
         self.composers = self._model.composers
-        self._decode = tf.function(self._decode_notes, autograph=False, jit_compile=True)
+        self._decode = tf.function(functools.partial(decode_notes, self._model), autograph=False, jit_compile=True)
         self._forward = tf.function(self._model.forward, autograph=False, reduce_retracing=True)
 
     def sample(
@@ -188,11 +162,11 @@ class NoteSampler:
 
     def _make_options(
         self, temperature: float | Mapping[str, float], top_p: float | Mapping[str, float], controls: Controls
-    ) -> _Options:
+    ) -> LoopOptions:
         if not isinstance(controls, Controls):
             raise UserError(f"controls: got {type(controls).__name__}, expected Controls")
         dtype = self._model.config.full_precision
-        return _Options(
+        return LoopOptions(
             self._model.decode_weights(),
             tf.constant(list_by_field("temperature", temperature, TEMPERATURES), dtype),
             # None compiles to less where top_p has no effect.
@@ -202,7 +176,7 @@ class NoteSampler:
         )
 
     def _generate(
-        self, prefix: _Prefix, options: _Options, draws: _Draws, *, num_notes: int, quiet: bool
+        self, prefix: Prefix, options: LoopOptions, draws: _Draws, *, num_notes: int, quiet: bool
     ) -> tuple[list[np.ndarray], float]:
         """Returns the notes of each sample, `[fields, notes]`, and the seconds without compilation."""
         samples = prefix[0].body.shape[0]
@@ -211,7 +185,7 @@ class NoteSampler:
             logger.info(f"generating {samples:,} x {counted(num_notes, 'note')}", extra={"figures": figures})
         # Compiles without sampling a note, so that the speed does not include compilation.
         number = tf.zeros([_NOTES_PER_CALL, samples])
-        nothing = _Numbers(tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]), number, number)
+        nothing = RandomNumbers(tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]), number, number)
         progress = no_progress(samples)
         self._decode(tf.constant(0), prefix, progress, options, nothing)
         started = time.monotonic()
@@ -226,40 +200,6 @@ class NoteSampler:
                     break
         seconds, notes = time.monotonic() - started, np.concatenate(calls)
         return [notes[:length, :, sample].T for sample, length in enumerate(progress.length.numpy().tolist())], seconds
-
-    def _decode_notes(
-        self, notes: tf.Tensor, prefix: _Prefix, progress: Progress, options: _Options, numbers: _Numbers
-    ) -> tuple[_Prefix, Progress, tf.Tensor]:
-        """Samples at most `notes` notes `[limit, fields, samples]`, until all samples have ended."""
-        limit, samples = numbers.uniforms.shape[:2]
-        sampled = tf.TensorArray(tf.int32, limit, element_shape=[len(NoteTensors._fields), samples])
-
-        def decode_note(
-            index: tf.Tensor, prefix: _Prefix, progress: Progress, sampled: tf.TensorArray
-        ) -> tuple[tf.Tensor, _Prefix, Progress, tf.TensorArray]:
-            head_input, state, past = prefix
-            uniforms, returns, ends = (tf.gather(part, index) for part in numbers)
-            ends = draw_ends(self._model, head_input, ends, progress, options.ending)
-            note, matches = self._model.heads.sample(
-                head_input,
-                uniforms,
-                options.temperature,
-                options.top_p,
-                memory=state.memory,
-                constraints=constrain(options.steering, past),
-            )
-            progress = advance(progress, note, ends, options.ending)
-            after = self._model.decode_step(note, state, options.weights, matches, returns)
-            prefix = *after, follow(options.steering, past, note)
-            return index + 1, prefix, progress, sampled.write(index, tf.stack(note))
-
-        def is_left(index: tf.Tensor, prefix: _Prefix, progress: Progress, sampled: tf.TensorArray) -> tf.Tensor:
-            return (index < notes) & ~tf.reduce_all(progress.has_ended)
-
-        _, prefix, progress, sampled = tf.while_loop(
-            is_left, decode_note, (0, prefix, progress, sampled), maximum_iterations=limit
-        )
-        return prefix, progress, sampled.stack()
 
     def _read_primers(self, primers: Sequence[Notes], composers: np.ndarray) -> tuple[HeadInput, ModelState]:
         """Returns the heads' input and the state after each primer."""

@@ -29,7 +29,7 @@ class Steering(NamedTuple):
 
     Attributes:
         pitches: which pitches the controls permit, bool `[1, PITCHES]`.
-        step_us: the mean step to approach in microseconds, by the model's own clock.
+        step_us: the mean step to approach in microseconds, by the model's own clock; 0 steers nothing.
         run: the length of a run of pitches that must not occur twice, int32.
     """
 
@@ -89,6 +89,22 @@ def make_steering(controls: Controls, model: NextNoteModel) -> Steering:
     )
 
 
+def make_live_steering(controls: Controls, model: NextNoteModel) -> Steering:
+    """Returns the inputs of a loop that is compiled once for any key, range and density.
+
+    Raises:
+        UserError: no pitch is permitted.
+    """
+    allowed = allowed_pitches(controls, model.heads.pitch_range)
+    step_us = _wanted_step_us(controls) if controls.density else 0.0
+    return Steering(tf.constant(allowed[np.newaxis]), tf.constant(step_us))
+
+
+def start_live(step_us: float) -> SteeringState:
+    """Returns the state of `make_live_steering` after notes with this mean step in microseconds."""
+    return SteeringState(_Density(tf.constant([step_us], tf.float32), tf.zeros([1])))
+
+
 def start(controls: Controls, primers: Sequence[Notes]) -> SteeringState:
     """Returns the state after each primer."""
     density: _Density | tuple[()] = ()
@@ -112,6 +128,7 @@ def constrain(steering: Steering, state: SteeringState) -> Constraints:
     if isinstance(state.density, _Density):
         deviation = _deviation(state.density.step_us, steering.step_us)
         tilt = tf.clip_by_value(state.density.integral + deviation, -_MAX_TILT, _MAX_TILT)
+        tilt = tf.where(steering.step_us > 0, tilt, 0)
     return Constraints(pitches, tilt)
 
 

@@ -99,4 +99,4 @@ def test_version():
 def test_the_list_of_commands_imports_none_of_them():
     program = SCRIPT.replace("sys.exit(main())", "\ntry: main()\nexcept SystemExit: print(*sys.modules)")
     modules = set(run_python("-c", program).stdout.splitlines()[-1].split())
-    assert not modules & {"beam_preprocess", "trainer", "tuning", "sostenuto.inspect", "numpy", "demo"}
+    assert not modules & {"beam_preprocess", "trainer", "tuning", "play", "sostenuto.inspect", "numpy", "demo"}

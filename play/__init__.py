@@ -1,0 +1,1 @@
+"""The command `sostenuto play`: a model that answers a pianist, in the browser or through MIDI ports."""

@@ -1,0 +1,102 @@
+"""The model's part: the next notes of a piece, early enough to be heard at their moments."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from play.piece import MODEL, Piece, PlayedNote
+from play.settings import Settings
+from trainer.generation.live import SAMPLED_NOTES, LiveSampler, LiveState, Stream
+from trainer.generation.steering import SteeringState, start_live
+
+LEAD_US: Final = 60_000  # A note is sampled at least this long before its moment.
+
+_BRANCH_US: Final = 8_000_000  # at most, of a branch
+_BRANCH_NOTES: Final = 64
+_MEAN_STEPS: Final = 32
+
+
+class Improviser:
+    """Samples the model's notes under a player's settings.
+
+    Equal notes with the same seed and attempt are followed by equal notes.
+
+    Args:
+        sampler: of the model.
+        settings: of the player.
+
+    Attributes:
+        sampler: of the model.
+        attempt: a new number draws other notes.
+
+    Raises:
+        UserError: the settings do not suit the model.
+    """
+
+    def __init__(self, sampler: LiveSampler, settings: Settings) -> None:
+        self.sampler = sampler
+        self.attempt = 0
+        self.set(settings)
+
+    def set(self, settings: Settings) -> None:
+        """Follows other settings from the next note on; raises UserError, and changes nothing, if they do not suit."""
+        settings.check_composer(self.sampler)
+        self._options = settings.make_options(self.sampler)
+        self._seed, self._density = settings.seed, settings.density
+        self._steering = start_live(0.0)
+
+    def listen(self, piece: Piece) -> None:
+        """Starts the control of the density from the last notes of a piece."""
+        self._steering = start_live(self._mean_step_us(piece))
+
+    def play_on(self, piece: Piece, now_us: int) -> list[PlayedNote]:
+        """Adds the next notes to a piece, at least one and at most `SAMPLED_NOTES`; none starts before `LEAD_US`."""
+        before, earliest_us = piece.state(), now_us + LEAD_US
+        last_us = piece.notes[-1].onset_us if piece.notes else -1
+        is_late = last_us < earliest_us
+        # A note that may be late is sampled alone, since it must be sent soon.
+        fields, state, steering = self._sample(piece, before, self._steering, 1 if is_late else SAMPLED_NOTES)
+        if not piece.notes:
+            last_us = earliest_us - int(fields[1, 0])
+        elif last_us + int(fields[1, 0]) < earliest_us:
+            # It comes now, and the notes after it are sampled as it is heard.
+            fields = fields.astype(np.int64)
+            fields[1] = earliest_us - last_us
+            state = self.sampler.read(before, fields)
+        notes = place(fields, last_us)
+        self._steering = steering
+        piece.append(notes, state)
+        return notes
+
+    def branch(self, piece: Piece) -> NDArray[np.int32]:
+        """Returns another way to go on, `[fields, notes]`, some seconds long."""
+        self.attempt += 1
+        state, steering = piece.state(), start_live(self._mean_step_us(piece))
+        parts = []
+        for offset in range(0, _BRANCH_NOTES, SAMPLED_NOTES):
+            fields, state, steering = self._sample(piece, state, steering, SAMPLED_NOTES, offset=offset)
+            parts.append(fields)
+        fields = np.concatenate(parts, axis=1)
+        return fields[:, : 1 + int(np.searchsorted(np.cumsum(fields[1, 1:]), _BRANCH_US))]
+
+    def _sample(
+        self, piece: Piece, state: LiveState, steering: SteeringState, count: int, offset: int = 0
+    ) -> tuple[NDArray[np.int32], LiveState, SteeringState]:
+        position = piece.forgotten + len(piece.notes) + offset
+        stream = Stream(self._seed, self.attempt)
+        return self.sampler.sample(state, steering, self._options, stream, position, count)
+
+    def _mean_step_us(self, piece: Piece) -> float:
+        onsets = [note.onset_us for note in piece.notes[-_MEAN_STEPS:]]
+        if len(onsets) > 1:
+            return float(np.diff(onsets).mean())
+        # Before there are notes, the density is as it is wanted.
+        return 1e6 / self._density if self._density else 0.0
+
+
+def place(fields: NDArray[np.integer], before_us: int) -> list[PlayedNote]:
+    """Returns notes of the model, `[fields, notes]`, whose first one comes its step after a time."""
+    pitch, step_us, duration_us, velocity = fields.astype(np.int64)
+    columns = (before_us + np.cumsum(step_us), pitch, duration_us, velocity)
+    return [PlayedNote(*note, MODEL) for note in zip(*(column.tolist() for column in columns), strict=True)]

@@ -1,0 +1,159 @@
+"""The local server: the page, its sounds, and a WebSocket for each player."""
+
+import asyncio
+import functools
+import hmac
+import importlib.resources
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from aiohttp import WSCloseCode, web
+from yarl import URL
+
+import play
+from play import piano, protocol
+from play.connection import Connection, Instrument
+
+logger = logging.getLogger(__name__)
+
+COOKIE: Final = "sostenuto_token"
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+_TYPES: Final = {
+    "html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png",
+}  # fmt: skip
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_HEARTBEAT_SECONDS: Final = 20.0  # between pings; a player who does not answer is gone
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    """The application that serves players.
+
+    Args:
+        instrument: what they play with.
+        max_players: the most at once.
+        token: a secret without which nobody enters; None lets everyone in whose browser is on this machine.
+        hosts: the names under which the server is reached without a token. Another name in a request is another site's
+            (DNS rebinding).
+    """
+
+    def __init__(
+        self,
+        instrument: Instrument,
+        *,
+        max_players: int,
+        token: str | None = None,
+        hosts: Collection[str] = LOOPBACK,
+    ) -> None:
+        self._instrument, self._max_players, self._token, self._hosts = instrument, max_players, token, hosts
+        self._sockets: set[web.WebSocketResponse] = set()
+
+    def make_app(self) -> web.Application:
+        """Returns the application."""
+        app = web.Application(middlewares=[self._admit, _add_headers])
+        app.router.add_get("/", functools.partial(_serve_file, "index.html"))
+        for name in _static_files():
+            app.router.add_get(f"/static/{name}", functools.partial(_serve_file, name))
+        app.router.add_get("/piano.json", _list_samples)
+        app.router.add_get(r"/piano/{pitch:\d{1,3}}-{velocity:\d{1,3}}.flac", _serve_sample)
+        app.router.add_get("/play", self._play)
+        app.on_shutdown.append(self._close_all)
+        return app
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Serves a request from this site's own page, with the token if there is one."""
+        if self._token is None:
+            if _host_name(request) not in self._hosts:
+                raise web.HTTPForbidden(text="This server is for browsers on its own machine.\n")
+            return await handler(request)
+        if _equal(request.query.get("token", ""), self._token) and request.path == "/":
+            # The address bar, history and links do not keep the token; the browser keeps what is behind #.
+            response: web.StreamResponse = web.HTTPSeeOther("/")
+            response.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict", path="/")
+            raise response
+        if not _equal(request.cookies.get(COOKIE, ""), self._token):
+            raise web.HTTPForbidden(text="Open the address that sostenuto play printed: it ends with ?token=…\n")
+        return await handler(request)
+
+    async def _play(self, request: web.Request) -> web.StreamResponse:
+        """Serves a player."""
+        origin = request.headers.get("Origin")
+        if origin is not None and URL(origin).authority != request.headers.get("Host"):
+            raise web.HTTPForbidden(text="This page belongs to another site.\n")
+        socket = web.WebSocketResponse(heartbeat=_HEARTBEAT_SECONDS, max_msg_size=protocol.MAX_FILE, compress=False)
+        await socket.prepare(request)
+        if len(self._sockets) >= self._max_players:
+            message = f"All {self._max_players} places are taken. Try again later."
+            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=message.encode())
+            return socket
+        self._sockets.add(socket)
+        try:
+            await Connection(socket, self._instrument).run()
+        except Exception:
+            logger.exception("a player's session failed; the others go on")
+            await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=b"The server has a bug; its log says which.")
+        finally:
+            self._sockets.discard(socket)
+        return socket
+
+    async def _close_all(self, _: web.Application) -> None:
+        closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"The server ends.") for socket in self._sockets]
+        await asyncio.gather(*closing)
+
+
+@web.middleware
+async def _add_headers(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    response = await handler(request)
+    if not response.prepared:
+        response.headers.update(_HEADERS)
+    return response
+
+
+@functools.cache
+def _static_files() -> dict[str, bytes]:
+    directory = importlib.resources.files(play).joinpath("static")
+    return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
+
+
+async def _serve_file(name: str, _: web.Request) -> web.Response:
+    content_type = _TYPES[name.rpartition(".")[2]]
+    charset = "utf-8" if content_type.startswith("text/") else None
+    headers = {"Cache-Control": "no-cache"}
+    return web.Response(body=_static_files()[name], content_type=content_type, charset=charset, headers=headers)
+
+
+async def _list_samples(_: web.Request) -> web.Response:
+    # Rendered here once, while the page shows its progress.
+    await asyncio.to_thread(piano.get_samples)
+    return web.json_response({"pitches": piano.PITCHES, "velocities": piano.VELOCITIES})
+
+
+async def _serve_sample(request: web.Request) -> web.Response:
+    samples = await asyncio.to_thread(piano.get_samples)
+    sample = samples.get((int(request.match_info["pitch"]), int(request.match_info["velocity"])))
+    if sample is None:
+        raise web.HTTPNotFound(text="There is no such sample.\n")
+    return web.Response(body=sample, content_type="audio/flac", headers={"Cache-Control": "max-age=86400"})
+
+
+def _host_name(request: web.Request) -> str | None:
+    try:
+        return URL(f"http://{request.headers.get('Host', '')}").host
+    except ValueError:
+        return None
+
+
+def _equal(given: str, token: str) -> bool:
+    return hmac.compare_digest(given.encode(), token.encode())
