@@ -29,6 +29,7 @@ const sound = new Sound(samples);
 const status = new Status({ turn: byId("turn"), hint: byId("hint"), notice: byId("notice") });
 const controls = new Controls(form, (settings) => {
   connection.send("set", { settings });
+  if ("mode" in settings || "hand_over" in settings) latency = ""; // the hint explains the new way
   refresh();
 });
 link = controls.show(link);
@@ -74,11 +75,8 @@ const computerKeys = new ComputerKeys({
   onPress: (pitch, at) => player.press(pitch, form.elements.touch.valueAsNumber, at),
   onRelease: (pitch, at) => player.release(pitch, at),
   onPedal: (isDown, at) => player.pedal(isDown, at),
-  onBase: () => {
-    keyboard.label(computerKeys.letters);
-    keyboard.reveal(...computerKeys.range);
-    showRange();
-  },
+  onShift: shiftOctave,
+  onLayout: labelKeys,
 });
 const branches = new Branches(byId("branches-dialog"), sound, (branch) => {
   if (branch >= 0) cancel(); // the request for branches has cancelled the notes already
@@ -94,7 +92,7 @@ const received = {
     controls.show(settings);
     if (lowest !== keyboard.geometry.lowest || highest !== keyboard.geometry.highest) {
       keyboard.setRange(lowest, highest);
-      keyboard.label(computerKeys.letters);
+      labelKeys();
     }
     byId("title").title = model;
   },
@@ -196,17 +194,22 @@ async function copyLink() {
 }
 
 function showRange() {
-  const window = keyboard.window;
-  roll.show(keyboard.geometry, window);
-  document.body.classList.toggle("windowed", window !== null);
-  const names = computerKeys.range.map(noteName).join(" to ");
-  piano.setAttribute("aria-label", `Piano. The computer's keys play ${names}.`);
-  byId("range").textContent = names.replace(" to ", "–");
+  roll.show(keyboard.geometry, keyboard.window);
+  const range = (keyboard.window ? keyboard.range : computerKeys.range).map(noteName);
+  piano.setAttribute("aria-label", `Piano. The computer's keys play ${computerKeys.range.map(noteName).join(" to ")}.`);
+  byId("range").textContent = range.join("–");
+}
+
+/** Writes the computer's keys on the piano's. */
+function labelKeys() {
+  keyboard.label(computerKeys.letters);
+  showRange();
 }
 
 function shiftOctave(octaves) {
   computerKeys.shift(octaves);
   if (keyboard.window) keyboard.scrollBy(octaves);
+  labelKeys();
 }
 
 /** Shows the state; called at each change of it and several times a second. */
@@ -217,13 +220,8 @@ function refresh() {
     isConnected, isModel, latency, settings: controls.settings,
     loading: isLoading && samples.total ? `Loading the piano: ${loaded} of ${samples.total} sounds` : "",
   });
-  const icon = byId("go-on").querySelector("use");
-  const name = isModel ? "Stop" : "Go on";
-  if (byId("go-on").dataset.name !== name) {
-    byId("go-on").dataset.name = name;
-    byId("go-on").querySelector(".label").textContent = name;
-    icon.setAttribute("href", isModel ? "#icon-stop" : "#icon-play");
-  }
+  byId("go-on").querySelector(".label").textContent = isModel ? "Stop" : "Go on";
+  byId("go-on").querySelector("use").setAttribute("href", isModel ? "#icon-stop" : "#icon-play");
   for (const id of ["go-on", "undo", "branches", "clear", "save"]) byId(id).disabled = !isConnected;
   byId("loading").hidden = !isLoading;
   byId("loading").value = samples.total ? loaded / samples.total : 0;
@@ -311,7 +309,7 @@ setInterval(() => {
   sound.sync();
   refresh();
 }, TICK);
-keyboard.label(computerKeys.letters);
+labelKeys();
 let hasSamples = false;
 samples.load(refresh).then(() => {
   hasSamples = true;

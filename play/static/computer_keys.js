@@ -20,7 +20,7 @@ export class ComputerKeys {
   #layout = null;
   #handlers;
 
-  /** @param {object} handlers onPress(pitch, at), onRelease(pitch, at), onPedal(isDown, at), onBase(). */
+  /** @param {object} handlers onPress(pitch, at), onRelease(pitch, at), onPedal(isDown, at), onShift(octaves), onLayout(). */
   constructor(handlers) {
     this.#handlers = handlers;
     addEventListener("keydown", (event) => this.#press(event));
@@ -28,7 +28,7 @@ export class ComputerKeys {
     addEventListener("blur", (event) => this.#releaseAll(event.timeStamp));
     navigator.keyboard?.getLayoutMap().then((layout) => {
       this.#layout = layout;
-      handlers.onBase();
+      handlers.onLayout();
     }).catch(() => {}); // a frame of another page may not know the layout
   }
 
@@ -45,14 +45,13 @@ export class ComputerKeys {
   /** Moves the keys by octaves. */
   shift(octaves) {
     this.base = Math.min(Math.max(this.base + 12 * octaves, LOWEST), HIGHEST);
-    this.#handlers.onBase();
   }
 
   #press(event) {
     const { code, timeStamp } = event;
     const isShortcut = event.ctrlKey || event.metaKey || event.altKey;
     if (event.repeat || isShortcut || takesText(event.target) || document.querySelector("dialog[open]")) return;
-    if (code === DOWN || code === UP) this.shift(code === UP ? 1 : -1);
+    if (code === DOWN || code === UP) this.#handlers.onShift(code === UP ? 1 : -1);
     if (code === PEDAL) this.#handlers.onPedal(true, timeStamp);
     if (!OFFSETS.has(code) || this.#held.has(code)) return;
     event.preventDefault(); // Firefox searches the page at a slash

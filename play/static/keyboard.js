@@ -45,6 +45,12 @@ export class Keyboard {
     return this.#count < this.geometry.width ? { left: this.#first, width: this.#count } : null;
   }
 
+  /** The lowest and the highest white key that is shown. */
+  get range() {
+    const at = (place) => this.geometry.pitchAt(place + 0.5, false);
+    return [at(this.#first), at(this.#first + this.#count - 1)];
+  }
+
   setRange(lowest, highest) {
     this.geometry = new Geometry(lowest - isBlack(lowest), highest + isBlack(highest));
     this.#make();
@@ -55,13 +61,6 @@ export class Keyboard {
   scrollTo(place) {
     this.#first = Math.round(Math.min(Math.max(place, 0), this.geometry.width - this.#count));
     this.#arrange();
-  }
-
-  /** Shows a range of pitches, as far as there is room, if a part of it is hidden. */
-  reveal(lowest, highest) {
-    const left = this.geometry.keys.get(Math.max(lowest, this.geometry.lowest)).left;
-    const right = this.geometry.keys.get(Math.min(highest, this.geometry.highest)).left + 1;
-    if (left < this.#first || right > this.#first + this.#count) this.scrollTo(Math.floor(left));
   }
 
   /** Scrolls by octaves. */

@@ -129,7 +129,9 @@ export class Roll {
     for (const note of this.notes) this.#drawNote(note, now, unit, y, height);
     fill(colours.ink, 0.55, 0, line - 0.5, width, 1);
     context.globalAlpha = 1;
-    if (this.#window) this.#drawStrip(sounding, unit, height);
+    if (!this.#window) return;
+    context.clearRect(0, height, width, STRIP);
+    this.#drawStrip(sounding, unit, height);
   }
 
   /** Draws light from a key that sounds to the line of the present. */
@@ -154,7 +156,7 @@ export class Roll {
     const context = this.#context, inset = unit > 12 ? 1.5 : 0.5;
     const box = [key.left * unit + inset, top, Math.max(key.width * unit - 2 * inset, 2.5), bottom - top];
     context.fillStyle = context.strokeStyle = this.#colours[COLOURS[who]];
-    context.globalAlpha = at > now ? 0.45 : 0.5 + velocity / 254;
+    context.globalAlpha = at > now ? 0.4 : now < at + length ? 1 : 0.5 + velocity / 300;
     context.beginPath();
     context.roundRect(...box, Math.min(3, box[2] / 2));
     if (who === FILE) { // hollow, so that colour is not the only difference
@@ -180,8 +182,8 @@ export class Roll {
       }
     }
     const left = this.#window.left * unit, width = this.#window.width * unit;
-    context.fillStyle = colours.ink;
-    context.globalAlpha = 0.3;
+    context.fillStyle = "#000";
+    context.globalAlpha = 0.35;
     context.fillRect(0, top + 2, left, height);
     context.fillRect(left + width, top + 2, this.#geometry.width * unit - left - width, height);
     context.globalAlpha = 1;

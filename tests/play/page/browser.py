@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import os
 import pathlib
 import time
 from collections.abc import Iterator
@@ -100,6 +99,14 @@ class PlayPage(browser.Page):
         self._call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=5)
         self.prefer(dark=dark, still=still)
 
+    def desk(self) -> None:
+        """Looks at the page as a computer with a mouse does."""
+        self._call(
+            "Emulation.setDeviceMetricsOverride", width=1360, height=850, deviceScaleFactor=1, mobile=False
+        )
+        self._call("Emulation.setTouchEmulationEnabled", enabled=False)
+        self.prefer()
+
     def prefer(self, *, dark: bool = False, still: bool = False) -> None:
         """Sets the player's preferences."""
         features = [
@@ -131,8 +138,3 @@ def play_browser(profile: pathlib.Path) -> Iterator[PlayPage]:
     with mock.patch.object(browser, "Page", PlayPage), browser.browser(profile) as page:
         assert isinstance(page, PlayPage)
         yield page
-
-
-def environment() -> dict[str, str]:
-    """Returns the environment without proxies, which loopback connections do not need."""
-    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
