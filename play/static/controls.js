@@ -14,7 +14,8 @@ const LARGEST_SEED = 2 ** 53 - 1;
 /** Returns the settings in a fragment such as "#seed=7&key=D+minor". */
 export function readLink(fragment) {
   const entries = [...new URLSearchParams(fragment.slice(1))];
-  return Object.fromEntries(entries.map(([name, text]) => [name, NUMBERS.includes(name) ? Number(text) : text]));
+  const settings = entries.map(([name, text]) => [name, NUMBERS.includes(name) ? Number(text) : text]);
+  return Object.fromEntries(settings.filter(([, value]) => !Number.isNaN(value)));
 }
 
 export function writeLink(settings) {

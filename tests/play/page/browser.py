@@ -72,15 +72,8 @@ class PlayPage(browser.Page):
         )
         return box[0], box[1]
 
-    def drop(self, path: pathlib.Path) -> None:
-        """Drops a file on the page."""
-        x, y = self.middle("#roll")
-        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
-        for kind in ("dragEnter", "dragOver", "drop"):
-            self._call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
-
-    def drop_bytes(self, data: bytes, name: str) -> None:
-        """Drops a file of given content on the page, by events of its own."""
+    def drop(self, data: bytes, name: str) -> None:
+        """Drops a file on the page, by events of its own."""
         self.run(
             f"""(() => {{
               const bytes = Uint8Array.from(atob({base64.b64encode(data).decode()!r}), (c) => c.charCodeAt(0));
