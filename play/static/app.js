@@ -1,42 +1,66 @@
-// The page: connects the player's keyboards, the server, the sound and the roll.
+// The page: makes its parts and connects them.
 
 import { Branches } from "./branches.js";
-import { ComputerKeys, takesText } from "./computer_keys.js";
-import { Connection } from "./connection.js";
+import { bindButtons, bindPanel, bindPedal, bindShortcuts, confirmed } from "./buttons.js";
+import { ComputerKeys } from "./computer_keys.js";
 import { Controls, readLink, writeLink } from "./controls.js";
 import { download, takeFiles } from "./files.js";
 import { noteName } from "./geometry.js";
 import { Keyboard } from "./keyboard.js";
 import { Midi } from "./midi.js";
 import { Player } from "./player.js";
-import { FILE, MODEL, Roll } from "./roll.js";
+import { FILE, Roll } from "./roll.js";
 import { Samples } from "./samples.js";
 import { Schedule } from "./schedule.js";
+import { Session } from "./session.js";
 import { Sound } from "./sound.js";
-import { Status, describeLatency } from "./status.js";
+import { Status } from "./status.js";
 
-const TICK = 200; // ms between checks of the clocks and of the status
-const CONFIRM = 3000; // ms in which a second click on Clear counts
+const TICK = 200; // ms between checks of the clocks and of the state
 
 const byId = (id) => document.getElementById(id);
-const piano = byId("piano"), form = byId("settings-form");
+const piano = byId("piano"), form = byId("settings-form"), clearButton = byId("clear");
 const sounded = { you: 0, model: 0, file: 0 };
-let link = readLink(location.hash);
-let turn = "yours", latency = "", isReady = false, problem = "loading";
+let hasSamples = false;
 
 const samples = new Samples();
 const sound = new Sound(samples);
 const status = new Status({ turn: byId("turn"), hint: byId("hint"), notice: byId("notice") });
 const controls = new Controls(form, (settings) => {
-  connection.send("set", { settings });
-  if ("mode" in settings || "hand_over" in settings) latency = ""; // the hint explains the new way
+  session.set(settings);
   refresh();
 });
-link = controls.show(link);
 
-const roll = new Roll(byId("roll"), {
-  onSounding: (players) => keyboard.light(players),
-  onStrip: (place) => keyboard.scrollTo(place - keyboard.window.width / 2),
+// Keyboards
+
+const player = new Player(sound, {
+  onKey: (note) => {
+    byId("welcome").hidden = true;
+    session.key(note.pitch, note.velocity, note.at);
+    roll.add(note);
+    refresh();
+  },
+  onRelease: (pitch, at) => {
+    session.key(pitch, 0, at);
+    roll.wake();
+  },
+  onPedal: (isDown, at) => {
+    byId("pedal").setAttribute("aria-pressed", isDown);
+    session.pedal(isDown, at);
+  },
+  onStart: () => { sounded.you += 1; },
+});
+const keyboard = new Keyboard(piano, {
+  onPress: (pitch, velocity, at) => player.press(pitch, velocity, at),
+  onRelease: (pitch, at) => player.release(pitch, at),
+  onRange: showRange,
+});
+const computerKeys = new ComputerKeys({
+  onPress: (pitch, at) => player.press(pitch, form.elements.touch.valueAsNumber, at),
+  onRelease: (pitch, at) => player.release(pitch, at),
+  onPedal: (isDown, at) => player.pedal(isDown, at),
+  onShift: shiftOctave,
+  onLayout: labelKeys,
 });
 const midi = new Midi(
   {
@@ -49,155 +73,42 @@ const midi = new Midi(
     onError: (text) => status.notify(text),
   },
 );
+
+// Music
+
+const roll = new Roll(byId("roll"), {
+  onSounding: (players) => keyboard.light(players),
+  onStrip: (place) => keyboard.scrollTo(place - keyboard.window.width / 2),
+});
 const schedule = new Schedule({
   sound, midi, roll,
   onStart: (who) => { sounded[who === FILE ? "file" : "model"] += 1; },
 });
-
-const player = new Player(sound, roll, {
-  onKey: (pitch, velocity, at) => {
-    byId("welcome").hidden = true;
-    if (velocity) interrupt(at);
-    connection.send("key", { pitch, velocity, at });
-  },
-  onPedal: (isDown, at) => {
-    byId("pedal").setAttribute("aria-pressed", isDown);
-    connection.send("pedal", { down: isDown, at });
-  },
-  onStart: () => { sounded.you += 1; },
-});
-const keyboard = new Keyboard(piano, {
-  onPress: (pitch, velocity, at) => player.press(pitch, velocity, at),
-  onRelease: (pitch, at) => player.release(pitch, at),
-  onRange: () => showRange(),
-});
-const computerKeys = new ComputerKeys({
-  onPress: (pitch, at) => player.press(pitch, form.elements.touch.valueAsNumber, at),
-  onRelease: (pitch, at) => player.release(pitch, at),
-  onPedal: (isDown, at) => player.pedal(isDown, at),
-  onShift: shiftOctave,
-  onLayout: labelKeys,
-});
-const branches = new Branches(byId("branches-dialog"), sound, (branch) => {
-  if (branch >= 0) cancel(); // the request for branches has cancelled the notes already
-  connection.send("choose", { branch });
-});
-
-const received = {
-  ready({ settings, composers, lowest, highest, model }) {
-    isReady = true;
-    problem = "";
-    status.notify("");
-    controls.offer(composers);
-    controls.show(settings);
-    if (lowest !== keyboard.geometry.lowest || highest !== keyboard.geometry.highest) {
+const branches = new Branches(byId("branches-dialog"), sound, (branch) => session.choose(branch));
+const session = new Session(
+  { controls, schedule, roll, link: controls.show(readLink(location.hash)) },
+  {
+    onReady: ({ lowest, highest, model }) => {
       keyboard.setRange(lowest, highest);
       labelKeys();
-    }
-    byId("title").title = model;
+      byId("title").title = model;
+      status.notify("");
+    },
+    onBranches: (ways) => branches.show(ways),
+    onFile: (bytes) => download(bytes, `sostenuto-seed-${controls.settings.seed}.mid`),
+    onError: (text, isLasting) => {
+      branches.close();
+      status.notify(text, isLasting);
+    },
+    onChange: refresh,
   },
-  notes({ epoch, notes }) {
-    if (epoch >= connection.epoch) schedule.add(notes);
-  },
-  cut({ at }) {
-    schedule.cut(at);
-  },
-  turn(message) {
-    turn = message.whose;
-    if (turn === "model") latency = message.latency === undefined ? "" : describeLatency(message.latency, controls.settings);
-  },
-  music({ notes }) {
-    const shown = notes.map(([at, pitch, duration, velocity, who]) => ({ at, pitch, duration, velocity, who }));
-    const known = new Set(notes.map(([at, pitch]) => `${at} ${pitch}`));
-    const later = [...schedule.notes, ...player.notes].filter(({ at, pitch }) => !known.has(`${at} ${pitch}`));
-    roll.replace([...shown, ...later]);
-  },
-  branches: (message) => branches.show(message.branches),
-  error({ message }) {
-    branches.close();
-    status.notify(message);
-  },
-};
-
-const connection = new Connection({
-  onOpen: () => connection.send("start", { settings: isReady ? controls.settings : link }),
-  onMessage(message) {
-    received[message.type]?.(message);
-    refresh();
-  },
-  onFile: (bytes) => download(bytes, `sostenuto-seed-${controls.settings.seed}.mid`),
-  onLost(reason, isFull) {
-    problem = isFull ? "full" : "lost";
-    turn = "yours";
-    schedule.stop(performance.now());
-    branches.close();
-    const text = isFull ? reason : `The connection to the server is lost. ${reason}`.trim();
-    status.notify(`${text} This page tries again by itself.`, true);
-    refresh();
-  },
-});
-
-/** Cancels all notes of the model. */
-function cancel() {
-  connection.epoch += 1;
-  schedule.stop(performance.now());
-  turn = "yours";
-}
-
-/** Cancels the notes of the model at a key of the player, also those that are still on their way to the page. */
-function interrupt(at) {
-  connection.epoch += 1;
-  if (controls.settings.mode === "together") {
-    schedule.cut(at);
-  } else {
-    schedule.stop(at);
-    turn = "yours";
-  }
-  refresh();
-}
-
-/** Cancels the notes of the model and sends a request. */
-function request(type) {
-  cancel();
-  connection.send(type);
-  refresh();
-}
-
-const isModelsTurn = () => turn === "model" || schedule.isPlaying;
-
-function goOnOrStop() {
-  if (isModelsTurn()) request("stop");
-  else connection.send("continue");
-}
-
-function openBranches() {
-  request("branches");
-  branches.open();
-}
-
-/** Asks for a second click, then forgets the piece. */
-function clear() {
-  const button = byId("clear"), isSure = button.classList.toggle("sure");
-  button.querySelector(".label").textContent = isSure ? "Sure?" : "Clear";
-  clearTimeout(button.timer);
-  if (isSure) button.timer = setTimeout(clear, CONFIRM);
-}
-
-async function copyLink() {
-  history.replaceState(null, "", writeLink(controls.settings));
-  try {
-    await navigator.clipboard.writeText(location.href);
-    status.notify("The link with the seed and the settings is copied.");
-  } catch {
-    status.notify("The link is in the address bar. Copy it from there.");
-  }
-}
+);
 
 function showRange() {
   roll.show(keyboard.geometry, keyboard.window);
-  const range = (keyboard.window ? keyboard.range : computerKeys.range).map(noteName);
-  piano.setAttribute("aria-label", `Piano. The computer's keys play ${computerKeys.range.map(noteName).join(" to ")}.`);
-  byId("range").textContent = range.join("–");
+  const range = computerKeys.range.map(noteName);
+  piano.setAttribute("aria-label", `Piano. The computer's keys play ${range.join(" to ")}.`);
+  byId("range").textContent = (keyboard.window ? keyboard.range.map(noteName) : range).join("–");
 }
 
 /** Writes the computer's keys on the piano's. */
@@ -212,113 +123,78 @@ function shiftOctave(octaves) {
   labelKeys();
 }
 
+async function copyLink() {
+  history.replaceState(null, "", writeLink(controls.settings));
+  try {
+    await navigator.clipboard.writeText(location.href);
+    status.notify("The link with the seed and the settings is copied.");
+  } catch {
+    status.notify("The link is in the address bar. Copy it from there.");
+  }
+}
+
 /** Shows the state; called at each change of it and several times a second. */
 function refresh() {
-  const isConnected = isReady && !problem, isModel = isModelsTurn();
-  const loaded = samples.count + samples.missing, isLoading = !samples.total || loaded < samples.total;
+  const isConnected = !session.problem, isModel = session.isModelsTurn;
+  const loaded = samples.count + samples.missing;
+  const loading = samples.total ? `Loading the piano: ${loaded} of ${samples.total}` : "Loading the piano";
   status.show({
-    isConnected, isModel, latency, settings: controls.settings,
-    loading: isLoading && samples.total ? `Loading the piano: ${loaded} of ${samples.total} sounds` : "",
+    isConnected, isModel, latency: session.latency, settings: controls.settings, loading: hasSamples ? "" : loading,
   });
   byId("go-on").querySelector(".label").textContent = isModel ? "Stop" : "Go on";
   byId("go-on").querySelector("use").setAttribute("href", isModel ? "#icon-stop" : "#icon-play");
   for (const id of ["go-on", "undo", "branches", "clear", "save"]) byId(id).disabled = !isConnected;
-  byId("loading").hidden = !isLoading;
+  byId("loading").hidden = hasSamples;
   byId("loading").value = samples.total ? loaded / samples.total : 0;
 }
 
-function toggleSettings(isOpen) {
-  byId("settings").classList.toggle("open", isOpen);
-  byId("settings-button").setAttribute("aria-expanded", isOpen);
-}
-
-function handleShortcut(event) {
-  const { code, target } = event, isControl = target.closest("button, summary, a, select, input, dialog") !== null;
-  if (code === "Escape" && !target.closest("dialog")) toggleSettings(false);
-  if (event.repeat || takesText(target) || event.ctrlKey || event.metaKey || event.altKey) return;
-  const isFree = !isControl || (target.type === "range" && code !== "Enter");
-  const action = { Space: goOnOrStop, Backspace: () => request("undo"), Enter: openBranches }[code];
-  if (!action || !isFree || !isReady || problem) return;
-  event.preventDefault();
-  action();
-}
-
-const clicks = {
+bindButtons({
   "start": () => {
     byId("welcome").hidden = true;
     piano.focus();
   },
-  "go-on": goOnOrStop,
-  "undo": () => request("undo"),
-  "branches": openBranches,
-  "clear": () => {
-    const wasSure = byId("clear").classList.contains("sure");
-    clear();
-    if (wasSure) request("clear");
+  "go-on": () => session.goOnOrStop(),
+  "undo": () => session.request("undo"),
+  "branches": () => {
+    session.request("branches");
+    branches.open();
   },
-  "save": () => connection.send("save"),
+  "clear": confirmed(clearButton, () => session.request("clear")),
+  "save": () => session.save(),
   "open": () => byId("file").click(),
   "link": copyLink,
   "octave-down": () => shiftOctave(-1),
   "octave-up": () => shiftOctave(1),
-  "settings-button": () => toggleSettings(!byId("settings").classList.contains("open")),
-  "settings-close": () => toggleSettings(false),
-};
-for (const [id, action] of Object.entries(clicks)) byId(id).addEventListener("click", action);
-
-// A pedal for fingers and the mouse: down while it is held. The keyboard's Enter and Space switch it.
-const pedal = byId("pedal");
-pedal.addEventListener("pointerdown", (event) => {
-  pedal.setPointerCapture(event.pointerId);
-  player.pedal(true, event.timeStamp);
 });
-for (const type of ["pointerup", "pointercancel"]) pedal.addEventListener(type, (event) => player.pedal(false, event.timeStamp));
-pedal.addEventListener("click", (event) => {
-  if (!event.detail) player.pedal(!player.isPedalDown, event.timeStamp);
-});
-
-// The mouse leaves the focus where it is, so that the computer's keys play on after a click.
-let isPointer = false;
-addEventListener("pointerdown", () => { isPointer = true; }, true);
-addEventListener("keydown", () => { isPointer = false; }, true);
-addEventListener("mousedown", (event) => {
-  if (event.target.closest("button")) event.preventDefault();
-});
-addEventListener("change", (event) => {
-  if (isPointer) event.target.blur();
-});
-
-for (const type of ["pointerdown", "pointerup", "keydown", "click"]) addEventListener(type, () => sound.start(), true);
-addEventListener("keydown", handleShortcut);
-addEventListener("hashchange", () => {
-  const settings = controls.show(readLink(location.hash));
-  if (isReady) connection.send("set", { settings });
-  refresh();
-});
-form.elements.volume.addEventListener("input", () => { sound.volume = (form.elements.volume.value / 100) ** 2; });
-form.elements.volume.dispatchEvent(new Event("input"));
+bindShortcuts({ Space: "go-on", Backspace: "undo", Enter: "branches" });
+bindPedal(byId("pedal"), player);
+bindPanel(byId("settings"), byId("settings-button"), byId("settings-close"));
 takeFiles(byId("file"), {
   onFile: (bytes) => {
     byId("welcome").hidden = true;
-    cancel();
-    connection.sendFile(bytes);
+    session.load(bytes);
   },
   onError: (text) => status.notify(text),
 });
+
+for (const type of ["pointerdown", "pointerup", "keydown", "click"]) addEventListener(type, () => sound.start(), true);
+form.elements.volume.addEventListener("input", ({ target }) => { sound.volume = (target.value / 100) ** 2; });
+addEventListener("hashchange", () => session.set(controls.show(readLink(location.hash))));
 setInterval(() => {
   sound.sync();
   refresh();
 }, TICK);
 labelKeys();
-let hasSamples = false;
 samples.load(refresh).then(() => {
   hasSamples = true;
+  if (!samples.count) status.notify("The piano's sounds cannot be loaded. Load the page again.", true);
   refresh();
 });
 
+// For the tests.
 Object.defineProperty(window, "sostenuto", {
   value: Object.freeze({
-    get state() { return problem || (hasSamples ? "ready" : "loading"); },
+    get state() { return session.problem || (hasSamples ? "ready" : "loading"); },
     get samples() { return samples.count; },
     get audio() { return sound.state; },
     get sounded() { return { ...sounded }; },

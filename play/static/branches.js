@@ -78,7 +78,7 @@ export class Branches {
 
   #item(notes, index) {
     const item = this.#template.content.cloneNode(true).firstElementChild;
-    const canvas = item.querySelector("canvas"), listen = item.querySelector(".listen"), choose = item.querySelector(".choose");
+    const [canvas, listen, choose] = ["canvas", ".listen", ".choose"].map((selector) => item.querySelector(selector));
     const name = `Way ${index + 1}`;
     item.querySelector("h3").textContent = name;
     canvas.setAttribute("aria-label", `${name}: ${notes.length} notes`);

@@ -9,7 +9,8 @@ const TEXTS = {
   volume: (value) => `${value} %`,
   touch: (value) => value,
 };
-const LARGEST_SEED = 2 ** 53 - 1;
+
+const isSeed = (value) => Number.isSafeInteger(value) && value >= 0;
 
 /** Returns the settings in a fragment such as "#seed=7&key=D+minor". */
 export function readLink(fragment) {
@@ -63,7 +64,7 @@ export class Controls {
       const field = this.#form.elements[name], before = field.value;
       field.value = settings[name];
       const isPossible = String(field.value) !== "" || settings[name] === "";
-      if (!isPossible || (name === "seed" && !(Number.isInteger(settings.seed) && settings.seed >= 0 && settings.seed <= LARGEST_SEED))) field.value = before;
+      if (!isPossible || (name === "seed" && !isSeed(settings.seed))) field.value = before;
       this.#describe(field);
     }
     const shown = this.settings;

@@ -1,4 +1,4 @@
-// The player's notes, from any keyboard: sound, roll and pedal.
+// The player's notes, from any keyboard, and the pedal.
 
 import { YOU } from "./roll.js";
 
@@ -8,19 +8,15 @@ export class Player {
   #held = new Map(); // pitch -> {note, voice, holders}
   #sustained = new Map(); // pitch -> voice
   #sound;
-  #roll;
   #handlers;
 
-  /** @param {object} handlers onKey(pitch, velocity, at), with velocity 0 for a release; onPedal(isDown, at); onStart(). */
-  constructor(sound, roll, handlers) {
+  /**
+   * @param {Sound} sound
+   * @param {object} handlers onKey(note), onRelease(pitch, at), onPedal(isDown, at), and onStart() for each sound.
+   */
+  constructor(sound, handlers) {
     this.#sound = sound;
-    this.#roll = roll;
     this.#handlers = handlers;
-  }
-
-  /** The notes whose keys are down. */
-  get notes() {
-    return [...this.#held.values()].map(({ note }) => note);
   }
 
   press(pitch, velocity, at) {
@@ -30,14 +26,13 @@ export class Player {
       held.holders += 1;
       return;
     }
-    this.#handlers.onKey(pitch, velocity, at);
+    const note = { at, pitch, duration: Infinity, velocity, who: YOU };
+    this.#handlers.onKey(note);
     this.#sound.release(this.#sustained.get(pitch));
     this.#sustained.delete(pitch);
-    const note = { at, pitch, duration: Infinity, velocity, who: YOU };
     const voice = this.#sound.play(pitch, velocity);
     if (voice) this.#handlers.onStart();
     this.#held.set(pitch, { note, voice, holders: 1 });
-    this.#roll.add(note);
   }
 
   release(pitch, at) {
@@ -47,13 +42,12 @@ export class Player {
     if (held.holders) return;
     this.#held.delete(pitch);
     held.note.duration = Math.max(at - held.note.at, 1);
-    this.#roll.wake();
     if (this.isPedalDown) {
       this.#sustained.set(pitch, held.voice);
     } else {
       this.#sound.release(held.voice);
     }
-    this.#handlers.onKey(pitch, 0, at);
+    this.#handlers.onRelease(pitch, at);
   }
 
   pedal(isDown, at) {

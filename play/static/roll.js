@@ -6,6 +6,7 @@ import { Timeline } from "./timeline.js";
 export const YOU = 0, MODEL = 1, FILE = 2;
 
 const MOST_NOTES = 2000;
+const SAME = 2; // ms: the server rounds times
 const COMING = 0.2; // part of the height below the line of the present
 const STRIP = 26; // height in pixels of the small keyboard of a narrow window
 const COLOURS = ["you", "model", "file", "lane", "edge", "ink", "soft", "white-key", "black-key"];
@@ -63,8 +64,13 @@ export class Roll {
     this.wake();
   }
 
+  /** Takes over notes of [at, pitch, duration, velocity, who]; keeps others that have not ended. */
   replace(notes) {
-    this.notes = notes.map((note) => ({ seen: note.at, ...note })).slice(-MOST_NOTES);
+    const now = performance.now();
+    const isNew = (note) => notes.some(([at, pitch]) => pitch === note.pitch && Math.abs(at - note.at) < SAME);
+    const current = this.notes.filter((note) => note.at + note.duration > now && !isNew(note));
+    this.notes = notes.map(([at, pitch, duration, velocity, who]) => ({ at, pitch, duration, velocity, who, seen: at }));
+    this.notes.push(...current);
     this.wake();
   }
 

@@ -26,11 +26,6 @@ export class Schedule {
     return this.#entries.size > 0;
   }
 
-  /** The notes that have not ended. */
-  get notes() {
-    return [...this.#entries].map((entry) => entry.note);
-  }
-
   /** @param {Array} notes of [at, pitch, duration, velocity, who]. */
   add(notes) {
     const now = performance.now();
@@ -66,6 +61,7 @@ export class Schedule {
     const { at, pitch, duration, velocity, who } = entry.note;
     entry.isStarted = true;
     this.#midi.noteOn(pitch, velocity, at);
+    if (entry.voice) this.#sound.limit();
     if (entry.voice || this.#midi.output) this.#onStart(who);
     entry.timer = setTimeout(() => this.#finish(entry), at + duration - performance.now());
   }

@@ -87,9 +87,9 @@ export class Sound {
     const isInterrupted = this.state !== "running" && this.#context?.currentTime > 0;
     if (!sample || !this.#context || isInterrupted) return null;
     const when = at === undefined ? this.#context.currentTime : this.#time(at);
-    this.#makeRoom();
     const voice = new Voice(this.#context, this.#limiter, { pitch, velocity, when }, sample);
     this.#voices.add(voice);
+    if (at === undefined) this.limit();
     voice.source.addEventListener("ended", () => {
       this.#voices.delete(voice);
       voice.gain.disconnect();
@@ -110,6 +110,17 @@ export class Sound {
     }
   }
 
+  /** Ends the quietest voices if too many sound; called when a note starts. */
+  limit() {
+    const now = this.#context.currentTime;
+    const sounding = [...this.#voices].filter(({ when }) => when <= now + 0.05);
+    sounding.sort((a, b) => b.loudness(now) - a.loudness(now));
+    for (const voice of sounding.slice(VOICES)) {
+      voice.release(now, 0.01);
+      this.#voices.delete(voice);
+    }
+  }
+
   #open() {
     this.#context = new AudioContext({ latencyHint: "interactive" });
     this.#limiter = new DynamicsCompressorNode(this.#context, {
@@ -126,13 +137,4 @@ export class Sound {
     return Math.max((at - this.#offset) / 1000, this.#context.currentTime);
   }
 
-  /** Ends the quietest voice if there are too many. */
-  #makeRoom() {
-    if (this.#voices.size < VOICES) return;
-    const now = this.#context.currentTime;
-    const loudness = (voice) => voice.loudness(now);
-    const quietest = [...this.#voices].reduce((best, voice) => (loudness(voice) < loudness(best) ? voice : best));
-    quietest.release(now, 0.01);
-    this.#voices.delete(quietest);
-  }
 }
