@@ -97,7 +97,8 @@ export class Branches {
     const begin = performance.now() + 60;
     const name = button.getAttribute("aria-label");
     this.#sound.start();
-    this.#voices = notes.map(([offset, pitch, duration, velocity]) => this.#sound.play(pitch, velocity, begin + offset, duration));
+    this.#voices = notes.map(([offset, pitch, duration, velocity]) =>
+      this.#sound.play(pitch, velocity, begin + offset, duration));
     button.textContent = "Stop";
     button.setAttribute("aria-label", name.replace("Listen to", "Stop"));
     this.#endPreview = () => {

@@ -1,8 +1,12 @@
 // The computer's keyboard as a piano: two rows of keys, an octave apart.
 
-const LOWER = "KeyZ KeyS KeyX KeyD KeyC KeyV KeyG KeyB KeyH KeyN KeyJ KeyM Comma KeyL Period Semicolon Slash".split(" ");
-const UPPER = "KeyQ Digit2 KeyW Digit3 KeyE KeyR Digit5 KeyT Digit6 KeyY Digit7 KeyU KeyI Digit9 KeyO Digit0 KeyP".split(" ");
-const OFFSETS = new Map([...LOWER.map((code, index) => [code, index]), ...UPPER.map((code, index) => [code, index + 12])]);
+// In semitones: one row from its first key on, the other from an octave above.
+const ROWS = {
+  0: "KeyZ KeyS KeyX KeyD KeyC KeyV KeyG KeyB KeyH KeyN KeyJ KeyM Comma KeyL Period Semicolon Slash",
+  12: "KeyQ Digit2 KeyW Digit3 KeyE KeyR Digit5 KeyT Digit6 KeyY Digit7 KeyU KeyI Digit9 KeyO Digit0 KeyP",
+};
+const OFFSETS = new Map(Object.entries(ROWS).flatMap(([first, codes]) =>
+  codes.split(" ").map((code, index) => [code, Number(first) + index])));
 const SIGNS = { Comma: ",", Period: ".", Semicolon: ";", Slash: "/" }; // of a keyboard whose layout is unknown
 const DOWN = "BracketLeft", UP = "BracketRight", PEDAL = "KeyA";
 const LOWEST = 24, HIGHEST = 84; // of the lower row's first key
@@ -20,7 +24,10 @@ export class ComputerKeys {
   #layout = null;
   #handlers;
 
-  /** @param {object} handlers onPress(pitch, at), onRelease(pitch, at), onPedal(isDown, at), onShift(octaves), onLayout(). */
+  /**
+   * @param {object} handlers
+   *   onPress(pitch, at), onRelease(pitch, at), onPedal(isDown, at), onShift(octaves), onLayout().
+   */
   constructor(handlers) {
     this.#handlers = handlers;
     addEventListener("keydown", (event) => this.#press(event));

@@ -1,9 +1,8 @@
 // Piano keyboard on the page, for the mouse, fingers and a pen.
 
 import { Geometry, isBlack, noteName } from "./geometry.js";
-import { YOU, MODEL, FILE } from "./roll.js";
 
-const CLASSES = { [YOU]: "you", [MODEL]: "model", [FILE]: "file" };
+const CLASSES = ["you", "model", "file"]; // in the order of the protocol
 const BLACK_HEIGHT = 0.62; // of the height, as in keyboard.css
 const NARROWEST = { fine: 15, coarse: 38 }; // widths in pixels of a white key for a mouse and for a finger
 const SOFTEST = 35, LOUDEST = 120; // velocities at the upper and the lower end of a key
@@ -75,11 +74,11 @@ export class Keyboard {
 
   /** Lights keys in the colours of who plays them. */
   light(players) {
-    for (const pitch of this.#lit.keys()) if (!players.has(pitch)) this.#keys.get(pitch)?.classList.remove("you", "model", "file");
-    for (const [pitch, who] of players) {
-      if (this.#lit.get(pitch) === who) continue;
-      this.#keys.get(pitch)?.classList.remove("you", "model", "file");
-      this.#keys.get(pitch)?.classList.add(CLASSES[who]);
+    for (const pitch of new Set([...this.#lit.keys(), ...players.keys()])) {
+      const key = this.#keys.get(pitch), who = players.get(pitch);
+      if (!key || this.#lit.get(pitch) === who) continue;
+      key.classList.remove(...CLASSES);
+      if (who !== undefined) key.classList.add(CLASSES[who]);
     }
     this.#lit = players;
   }

@@ -19,8 +19,9 @@ export class Midi {
   #elements;
 
   /**
-   * @param {object} elements connect, ports, input, output, alone.
-   * @param {object} handlers onKey(pitch, velocity, at), with velocity 0 for a release; onPedal(isDown, at); onError(text).
+   * @param {object} elements connect, unsupported, ports, input, output, alone.
+   * @param {object} handlers
+   *   onKey(pitch, velocity, at), with velocity 0 for a release; onPedal(isDown, at); onError(text).
    */
   constructor(elements, handlers) {
     this.#elements = elements;
@@ -56,9 +57,10 @@ export class Midi {
       handlers.onError("The browser does not allow MIDI. Allow it for this page in the browser's settings.");
       return;
     }
+    const hadFocus = connect === document.activeElement; // not after a click of the mouse
     connect.hidden = true;
     ports.hidden = false;
-    input.focus();
+    if (hadFocus) input.focus();
     const refresh = () => {
       listPorts(input, this.#access.inputs);
       listPorts(output, this.#access.outputs);

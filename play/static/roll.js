@@ -8,6 +8,7 @@ export const YOU = 0, MODEL = 1, FILE = 2;
 const MOST_NOTES = 2000;
 const SAME = 2; // ms: the server rounds times
 const COMING = 0.2; // part of the height below the line of the present
+const PASSED = 0.3; // part of the height above it when a roll that stands still begins a page
 const STRIP = 26; // height in pixels of the small keyboard of a narrow window
 const COLOURS = ["you", "model", "file", "lane", "edge", "ink", "soft", "white-key", "black-key"];
 
@@ -69,8 +70,9 @@ export class Roll {
     const now = performance.now();
     const isNew = (note) => notes.some(([at, pitch]) => pitch === note.pitch && Math.abs(at - note.at) < SAME);
     const current = this.notes.filter((note) => note.at + note.duration > now && !isNew(note));
-    this.notes = notes.map(([at, pitch, duration, velocity, who]) => ({ at, pitch, duration, velocity, who, seen: at }));
-    this.notes.push(...current);
+    const shown = notes.map(([at, pitch, duration, velocity, who]) =>
+      ({ at, pitch, duration, velocity, who, seen: at }));
+    this.notes = [...shown, ...current];
     this.wake();
   }
 
@@ -111,8 +113,9 @@ export class Roll {
     const unit = width / this.#geometry.width;
     const span = Math.min(Math.max(height * 20, 4000), 10000); // ms from top to bottom
     const present = this.#timeline.place(now);
-    const page = span * (1 - COMING);
-    const top = this.#still.matches ? Math.floor(present / page) * page : present - page;
+    const page = span * (1 - COMING - PASSED);
+    const start = this.#still.matches ? Math.floor(present / page) * page : present - page;
+    const top = start - span * PASSED;
     const y = (place) => ((place - top) / span) * height;
     const fill = (colour, alpha, ...box) => {
       context.fillStyle = colour;

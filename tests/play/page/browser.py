@@ -86,17 +86,13 @@ class PlayPage(browser.Page):
 
     def phone(self, width: int, height: int, *, dark: bool = False, still: bool = False) -> None:
         """Looks at the page as a phone does."""
-        self._call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=True
-        )
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=True)
         self._call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=5)
         self.prefer(dark=dark, still=still)
 
     def desk(self) -> None:
         """Looks at the page as a computer with a mouse does."""
-        self._call(
-            "Emulation.setDeviceMetricsOverride", width=1360, height=850, deviceScaleFactor=1, mobile=False
-        )
+        self._call("Emulation.setDeviceMetricsOverride", width=1360, height=850, deviceScaleFactor=1, mobile=False)
         self._call("Emulation.setTouchEmulationEnabled", enabled=False)
         self.prefer()
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from tests.play.page.browser import PlayPage, play_browser
-from tests.play.page.stub import Stub, stub_server
+from tests.play.page.stub import MIDI_FILE, Stub, stub_server
 
 
 def dense(seconds: float, rate: float, seed: int = 3) -> list[list[float]]:
@@ -59,6 +59,28 @@ def main(folder: pathlib.Path) -> None:
             time.sleep(0.8)
             page.picture(folder / f"branches-{name}.png")
             page.click(".none")
+        page.look(width=1360, height=850)
+        page.run("document.body.classList.add('dropping')")
+        page.picture(folder / "desktop-drop.png")
+        page.run("document.body.classList.remove('dropping')")
+        page.drop(MIDI_FILE, "tune.mid")
+        page.drop(b"GIF89a", "picture.gif")
+        time.sleep(2.5)
+        page.picture(folder / "desktop-file-error.png")
+        stub.refusal = 1013, "All four places are taken. Try again in a few minutes."
+        stub.close(1001, "")
+        page.wait("sostenuto.state == 'full'")
+        page.picture(folder / "desktop-full.png")
+        stub.refusal = None
+        page.prefer(still=True)
+        page.look(width=1920, height=1000, dark=True)
+        page.wait("sostenuto.state == 'ready'")
+        play_a_while(page, stub)
+        page.picture(folder / "desktop-wide.png")
+        page.look(width=1024, height=640)
+        page.prefer(still=True)
+        play_a_while(page, stub)
+        page.picture(folder / "desktop-small-still.png")
         for name, width, height in (("portrait", 390, 844), ("landscape", 844, 390), ("tablet", 820, 1180)):
             page.phone(width, height, dark=name == "landscape")
             page.open_url(stub.url)

@@ -15,9 +15,7 @@ import soundfile
 from aiohttp import WSMsgType, web
 
 STATIC = pathlib.Path(__file__).parents[3] / "play" / "static"
-POLICY = (
-    "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; script-src 'self'"
-)
+POLICY = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; script-src 'self'"
 PITCHES, VELOCITIES = list(range(24, 109, 12)), [60, 110]
 MIDI_FILE = b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk\0\0\0\4\0\xff\x2f\0"
 SETTINGS = {

@@ -9,7 +9,7 @@ from tests.play.page.stub import STATIC
 from tests.trainer.looks import faults
 
 SIZES = {"desktop": (1360, 850), "small desktop": (1024, 640), "portrait": (390, 844), "landscape": (844, 390)}
-CONTROLS = ("button", "slider", "radio", "combobox", "spinbutton", "checkbox", "textbox", "application", "image", "dialog")
+CONTROLS = "button slider radio combobox spinbutton checkbox textbox application image dialog".split()
 
 
 def play(page, stub):
@@ -37,6 +37,10 @@ def test_nothing_is_cut_or_faint(empty_page, stub, size, dark):
             found[kind] = [node for node in found[kind] if not any(part in node for part in meant)]
         assert not any(found.values()), found
         assert page.run("document.documentElement.scrollHeight <= innerHeight")
+        assert page.run(
+            "[...document.querySelectorAll('.modes, header, .actions')]"
+            ".every((node) => node.scrollWidth <= node.clientWidth)"
+        )
         play(page, stub)
 
 
@@ -112,7 +116,8 @@ def test_the_roll_stands_still_for_who_prefers_it(empty_page, stub, tmp_path):
     tops = []
     for _ in range(2):
         time.sleep(0.15)
-        tops.append(page.run("""(() => {
+        tops.append(
+            page.run("""(() => {
           const canvas = document.querySelector('#roll');
           const copy = new OffscreenCanvas(canvas.width, canvas.height);
           const context = copy.getContext('2d', { willReadFrequently: true });
@@ -121,7 +126,8 @@ def test_the_roll_stands_still_for_who_prefers_it(empty_page, stub, tmp_path):
           for (let at = 0; at < data.length; at += 4) {
             if (data[at] > 180 && data[at + 2] < 90 && data[at + 3] > 100) return Math.floor(at / 4 / canvas.width);
           }
-        })()"""))
+        })()""")
+        )
     assert tops[0] == tops[1] is not None
 
 

@@ -40,7 +40,7 @@ def test_the_models_notes_go_to_a_midi_output(midi_page, stub):
       document.querySelector('#midi-output').value = 'out';
       document.querySelector('#midi-alone').checked = true;
     })()""")
-    stub.play([[0.0, 60, 150.0, 77], [400.0, 62, 3000.0, 78], [900.0, 64, 100.0, 79]])
+    stub.play([[0.0, 60, 150.0, 77], [400.0, 62, 3000.0, 78], [2900.0, 64, 100.0, 79]])
     midi_page.wait("sostenuto.sounded.model == 2")
     midi_page.key_down("KeyQ")
     midi_page.wait("sent.length == 4")

@@ -18,9 +18,11 @@ def test_the_first_message_starts_a_session(page, stub):
 
 def test_a_changed_control_is_sent(page, stub):
     page.run("document.querySelector('#temperature').focus()")
-    page._call("Input.dispatchKeyEvent", type="rawKeyDown", key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39)
+    page._call(
+        "Input.dispatchKeyEvent", type="rawKeyDown", key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39
+    )
     page._call("Input.dispatchKeyEvent", type="keyUp", key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39)
-    stub.wait(lambda: [message["settings"] for message in stub.of("set")] == [{"temperature": 1.05}])
+    stub.wait(lambda: [message["settings"] for message in stub.of("set")] == [{"temperature": 1.01}])
     page.run("""(() => {
       const change = (id, value) => {
         document.querySelector(id).value = value;
