@@ -92,7 +92,7 @@ const session = new Session(
       keyboard.setRange(lowest, highest);
       labelKeys();
       byId("title").title = model;
-      status.notify("");
+      status.settle();
     },
     onBranches: (ways) => branches.show(ways),
     onFile: (bytes) => download(bytes, `sostenuto-seed-${controls.settings.seed}.mid`),
@@ -187,7 +187,7 @@ setInterval(() => {
 labelKeys();
 samples.load(refresh).then(() => {
   hasSamples = true;
-  if (!samples.count) status.notify("The piano's sounds cannot be loaded. Load the page again.", true);
+  if (!samples.count) status.notify("The piano's sounds cannot be loaded. Load the page again.");
   refresh();
 });
 

@@ -31,7 +31,9 @@ export class Session {
         handlers.onReady(message);
       },
       notes: ({ epoch, notes }) => {
-        if (epoch >= this.#connection.epoch) schedule.add(notes);
+        if (epoch < this.#connection.epoch) return;
+        this.#connection.epoch = epoch; // higher after a file, whose message cannot carry the page's
+        schedule.add(notes);
       },
       cut: ({ at }) => schedule.cut(at),
       turn: ({ whose, latency }) => {
@@ -52,7 +54,8 @@ export class Session {
       onLost: (reason, isFull) => {
         this.problem = isFull ? "full" : "lost";
         this.#cancel();
-        const text = isFull ? reason : `The connection to the server is lost. ${reason}`.trim();
+        const sentence = reason.replace(/[^.]$/, "$&."); // closed by a full stop
+        const text = isFull ? sentence : `The connection to the server is lost. ${sentence}`.trim();
         handlers.onError(`${text} This page tries again by itself.`, true);
         handlers.onChange();
       },

@@ -21,6 +21,7 @@ export function describeLatency(latency, { hand_over, pause }) {
 export class Status {
   #elements;
   #timer = 0;
+  #isLasting = false;
   #texts = new Map(); // element -> text: a live region announces each assignment
 
   /** @param {object} elements turn, hint, notice. */
@@ -36,13 +37,19 @@ export class Status {
     this.#set(hint, loading || latency || (isConnected && !isModel ? YOURS[settings.mode](settings) : ""));
   }
 
-  /** Shows an error; it stays until the next one, or until it is cleared, if it lasts. */
+  /** Shows an error for some seconds, or until the connection is back. */
   notify(text, isLasting = false) {
     const { notice } = this.#elements;
+    this.#isLasting = isLasting;
     clearTimeout(this.#timer);
     notice.classList.toggle("shown", text !== "");
     this.#set(notice, text);
     if (text && !isLasting) this.#timer = setTimeout(() => this.notify(""), NOTICE);
+  }
+
+  /** Removes a lasting error. */
+  settle() {
+    if (this.#isLasting) this.notify("");
   }
 
   #set(element, text) {

@@ -15,7 +15,10 @@ import soundfile
 from aiohttp import WSMsgType, web
 
 STATIC = pathlib.Path(__file__).parents[3] / "play" / "static"
-POLICY = "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; script-src 'self'"
+POLICY = (
+    "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; script-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 PITCHES, VELOCITIES = list(range(24, 109, 12)), [60, 110]
 MIDI_FILE = b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk\0\0\0\4\0\xff\x2f\0"
 SETTINGS = {
@@ -41,6 +44,7 @@ class Stub:
     Attributes:
         messages: those of the page, in order; bytes are a file.
         refusal: a code and a reason with which every connection is closed at its start.
+        complaint: an error that is sent before `ready`.
         answer: notes of an answer, as [offset in ms, pitch, duration, velocity].
         sample_delay: seconds that each sample takes.
     """
@@ -48,6 +52,7 @@ class Stub:
     def __init__(self) -> None:
         self.messages: list[Any] = []
         self.refusal: tuple[int, str] | None = None
+        self.complaint = ""
         self.answer = [[120.0 * index, 60 + index % 12, 110.0, 50 + 5 * index] for index in range(10)]
         self.composers = ["Bach", "Chopin"]
         self.music: list[list[float]] = []
@@ -126,6 +131,7 @@ class Stub:
             elif message.type == WSMsgType.BINARY:
                 self.messages.append(message.data)
                 await self._send(type="turn", whose="model")
+                self._epoch += 1
                 await self._send_notes(self.answer, self.now() + 200, who=2)
         return socket
 
@@ -134,6 +140,8 @@ class Stub:
         if kind == "start":
             self._settings = SETTINGS | message["settings"]
             self._began = time.monotonic() * 1000 - message["at"]
+            if self.complaint:
+                await self._send(type="error", message=self.complaint)
             await self._send(
                 type="ready", settings=self._settings, composers=self.composers, lowest=21, highest=108, model="A stub"
             )

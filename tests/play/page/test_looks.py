@@ -9,7 +9,7 @@ from tests.play.page.stub import STATIC
 from tests.trainer.looks import faults
 
 SIZES = {"desktop": (1360, 850), "small desktop": (1024, 640), "portrait": (390, 844), "landscape": (844, 390)}
-CONTROLS = "button slider radio combobox spinbutton checkbox textbox application image dialog".split()
+CONTROLS = ("button", "slider", "radio", "combobox", "spinbutton", "checkbox", "application", "image", "dialog")
 
 
 def play(page, stub):

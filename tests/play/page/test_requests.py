@@ -118,6 +118,8 @@ def test_a_dropped_file_is_sent_and_replayed(page, stub):
     before = stub.messages[stub.messages.index(MIDI_FILE) - 1]
     assert (before["type"], before["epoch"]) == ("stop", 1)  # a binary message has no epoch
     page.wait("sostenuto.sounded.file > 0")
+    page.type_key("KeyQ")
+    assert stub.wait(lambda: stub.of("key"))[0]["epoch"] == 3  # above the server's, which the file has raised
 
 
 def test_other_files_are_rejected_with_a_sentence(page, stub):
@@ -149,6 +151,14 @@ def test_a_link_sets_what_the_page_starts_with(empty_page, stub):
     assert settings["key"] == "D minor"
 
 
+def test_a_setting_of_a_link_that_the_server_rejects_is_told(empty_page, stub):
+    page = empty_page
+    stub.complaint = "composer: got 'Satie', expected one of Bach, Chopin"
+    page.open_url(stub.url + "#seed=7")
+    page.wait("sostenuto.state == 'ready'")
+    assert texts(page, "#notice") == [stub.complaint]
+
+
 def test_a_lost_connection_is_told_and_comes_back(page, stub):
     page.run("document.querySelector('[value=together]').click()")
     stub.wait(lambda: stub.of("set"))
@@ -166,10 +176,10 @@ def test_a_lost_connection_is_told_and_comes_back(page, stub):
 
 def test_the_reason_is_shown_when_all_places_are_taken(empty_page, stub):
     page = empty_page
-    stub.refusal = 1013, "All four places are taken."
+    stub.refusal = 1013, "All four places are taken. Try again later"
     page.open_url(stub.url)
     page.wait("sostenuto.state == 'full'")
-    assert texts(page, "#notice")[0].startswith("All four places are taken.")
+    assert texts(page, "#notice")[0].startswith("All four places are taken. Try again later. This page")
 
 
 def test_an_error_of_the_server_is_shown(page, stub):
