@@ -87,6 +87,7 @@ export class Keyboard {
     this.#keys = new Map([...this.geometry.keys.keys()].map((pitch) => {
       const key = document.createElement("div"), letter = document.createElement("span");
       key.className = isBlack(pitch) ? "black key" : "white key";
+      key.setAttribute("aria-hidden", "true"); // the piano has one name
       letter.className = "letter";
       key.append(letter);
       if (pitch % 12 === 0) key.dataset.name = noteName(pitch);

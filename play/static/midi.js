@@ -45,8 +45,8 @@ export class Midi {
     this.output?.send([NOTE_ON, pitch, velocity], at);
   }
 
-  noteOff(pitch) {
-    this.output?.send([NOTE_OFF, pitch, 0]);
+  noteOff(pitch, at) {
+    this.output?.send([NOTE_OFF, pitch, 0], at);
   }
 
   async #connect(handlers) {

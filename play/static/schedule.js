@@ -2,7 +2,8 @@
 
 import { MODEL } from "./roll.js";
 
-const EARLY = 15; // ms: the timer runs before the onset, since a timer is late
+const EARLY = 15; // ms: a timer runs before its moment, since timers are late
+const GAP = 1; // ms between a note's end and the next one of its pitch at a MIDI output
 const TOO_LATE = 500; // ms: a note that is later than this is shown only
 
 /** Plays notes at their moments and cancels them. Times are those of performance.now(). */
@@ -63,7 +64,8 @@ export class Schedule {
     this.#midi.noteOn(pitch, velocity, at);
     if (entry.voice) this.#sound.limit();
     if (entry.voice || this.#midi.output) this.#onStart(who);
-    entry.timer = setTimeout(() => this.#finish(entry), at + duration - performance.now());
+    const end = at + duration;
+    entry.timer = setTimeout(() => this.#finish(entry, end - GAP), end - EARLY - performance.now());
   }
 
   #cancel(entry) {
@@ -72,9 +74,10 @@ export class Schedule {
     this.#finish(entry);
   }
 
-  #finish(entry) {
+  /** Forgets a note; without a moment of its end, it ends at once. */
+  #finish(entry, end) {
     clearTimeout(entry.timer);
-    if (entry.isStarted) this.#midi.noteOff(entry.note.pitch);
+    if (entry.isStarted) this.#midi.noteOff(entry.note.pitch, end);
     this.#entries.delete(entry);
   }
 }

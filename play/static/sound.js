@@ -136,5 +136,4 @@ export class Sound {
   #time(at) {
     return Math.max((at - this.#offset) / 1000, this.#context.currentTime);
   }
-
 }
