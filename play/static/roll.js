@@ -76,7 +76,7 @@ export class Roll {
     this.wake();
   }
 
-  /** Draws the roll anew after a change of its notes. */
+  /** Redraws the roll after a change of its notes. */
   wake() {
     this.#isChanged = true;
     this.#frame ||= requestAnimationFrame(() => this.#animate());

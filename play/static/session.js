@@ -3,7 +3,7 @@
 import { Connection } from "./connection.js";
 import { describeLatency } from "./status.js";
 
-/** A session of the player; the connection may be lost and made again meanwhile. */
+/** A session of the player, over one connection after another. */
 export class Session {
   turn = "yours";
   latency = ""; // of the last answer, as a sentence

@@ -62,7 +62,7 @@ class Stub:
         self._loop = asyncio.new_event_loop()
         self._socket: web.WebSocketResponse | None = None
         self._answering: asyncio.Task[None] | None = None
-        self._settings = dict(SETTINGS)
+        self._settings: dict[str, Any] = dict(SETTINGS)
         self._epoch = 0
         self._began = 0.0  # the page's clock at this process's clock 0, in ms
 

@@ -105,7 +105,7 @@ def test_the_start_button_starts_the_sound_by_the_keyboard(page, stub):
     assert stub.of("branches") == []
 
 
-def test_the_roll_stands_still_for_who_prefers_it(empty_page, stub, tmp_path):
+def test_the_roll_stands_still_with_reduced_motion(empty_page, stub, tmp_path):
     """Between two pictures of a held note, only the line of the present and the note grow; nothing scrolls."""
     page = empty_page
     page.prefer(still=True)

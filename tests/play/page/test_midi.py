@@ -5,7 +5,7 @@ import pytest
 FAKE = """
 window.sent = [];
 const input = { id: 'in', name: 'Stage piano' };
-const output = { id: 'out', name: 'Disklavier', 
+const output = { id: 'out', name: 'Disklavier',
   send: (bytes, at = performance.now()) => window.sent.push([at, ...bytes]) };
 navigator.requestMIDIAccess = async () => (
   { inputs: new Map([['in', input]]), outputs: new Map([['out', output]]) });

@@ -151,7 +151,7 @@ def test_a_link_sets_what_the_page_starts_with(empty_page, stub):
     assert settings["key"] == "D minor"
 
 
-def test_a_setting_of_a_link_that_the_server_rejects_is_told(empty_page, stub):
+def test_a_setting_of_a_link_that_the_server_rejects_is_named(empty_page, stub):
     page = empty_page
     stub.complaint = "composer: got 'Satie', expected one of Bach, Chopin"
     page.open_url(stub.url + "#seed=7")
@@ -159,7 +159,7 @@ def test_a_setting_of_a_link_that_the_server_rejects_is_told(empty_page, stub):
     assert texts(page, "#notice") == [stub.complaint]
 
 
-def test_a_lost_connection_is_told_and_comes_back(page, stub):
+def test_a_lost_connection_is_shown_and_comes_back(page, stub):
     page.run("document.querySelector('[value=together]').click()")
     stub.wait(lambda: stub.of("set"))
     page.type_key("KeyQ")
