@@ -1,0 +1,83 @@
+// The model's notes from their arrival to their end: sound, MIDI output and roll.
+
+import { MODEL } from "./roll.js";
+
+const EARLY = 15; // ms: a timer runs before its moment, since timers are late
+const GAP = 1; // ms between a note's end and the next one of its pitch at a MIDI output
+const TOO_LATE = 500; // ms: a note that is later than this is shown only
+
+/** Plays notes at their moments and cancels them. Times are those of performance.now(). */
+export class Schedule {
+  underruns = 0;
+  #entries = new Set(); // {note, voice, timer, isStarted}
+  #sound;
+  #midi;
+  #roll;
+  #onStart;
+
+  /** @param {function(number)} onStart receives the player (MODEL or FILE) of each note that starts to sound. */
+  constructor({ sound, midi, roll, onStart }) {
+    this.#sound = sound;
+    this.#midi = midi;
+    this.#roll = roll;
+    this.#onStart = onStart;
+  }
+
+  get isPlaying() {
+    return this.#entries.size > 0;
+  }
+
+  /** @param {Array} notes of [at, pitch, duration, velocity, who]. */
+  add(notes) {
+    const now = performance.now();
+    for (const [at, pitch, duration, velocity, who] of notes) {
+      const note = { at, pitch, duration, velocity, who };
+      this.#roll.add(note);
+      if (at < now && who === MODEL) this.underruns += 1;
+      if (at < now - TOO_LATE) continue;
+      const voice = this.#midi.isAlone ? null : this.#sound.play(pitch, velocity, at, duration);
+      const entry = { note, voice, isStarted: false };
+      entry.timer = setTimeout(() => this.#start(entry), at - now - EARLY);
+      this.#entries.add(entry);
+    }
+  }
+
+  /** Cancels the notes with an onset at or after a moment. */
+  cut(at) {
+    for (const entry of this.#entries) if (entry.note.at >= at) this.#cancel(entry);
+  }
+
+  /** Cancels the notes after a moment and releases those that sound. */
+  stop(at) {
+    this.cut(at);
+    for (const entry of this.#entries) {
+      entry.note.duration = Math.min(entry.note.duration, at - entry.note.at);
+      this.#sound.release(entry.voice, at);
+      this.#finish(entry);
+    }
+    this.#roll.wake();
+  }
+
+  #start(entry) {
+    const { at, pitch, duration, velocity, who } = entry.note;
+    entry.isStarted = true;
+    this.#midi.noteOn(pitch, velocity, at);
+    if (entry.voice) this.#sound.limit();
+    if (entry.voice || this.#midi.output) this.#onStart(who);
+    const end = at + duration;
+    entry.timer = setTimeout(() => this.#finish(entry, end - GAP), end - EARLY - performance.now());
+  }
+
+  #cancel(entry) {
+    this.#sound.release(entry.voice);
+    this.#roll.remove(entry.note);
+    this.#finish(entry);
+  }
+
+  /** Forgets a note; without a moment of its end, it ends at once. */
+  #finish(entry, end) {
+    clearTimeout(entry.timer);
+    if (entry.isStarted) this.#midi.noteOff(entry.note.pitch, end);
+    this.#entries.delete(entry);
+  }
+}

@@ -1,0 +1,65 @@
+"""A MIDI piano, by a Web MIDI of the test's own: a headless browser has no ports."""
+
+import pytest
+
+FAKE = """
+window.sent = [];
+const input = { id: 'in', name: 'Stage piano' };
+const output = { id: 'out', name: 'Disklavier',
+  send: (bytes, at = performance.now()) => window.sent.push([at, ...bytes]) };
+navigator.requestMIDIAccess = async () => (
+  { inputs: new Map([['in', input]]), outputs: new Map([['out', output]]) });
+window.receive = (...data) => input.onmidimessage({ data, timeStamp: performance.now() });
+"""
+
+
+@pytest.fixture
+def midi_page(empty_page, stub):
+    page = empty_page
+    script = page._call("Page.addScriptToEvaluateOnNewDocument", source=FAKE)["identifier"]
+    page.open_url(stub.url)
+    page.wait("sostenuto.state == 'ready'")
+    page.click("#midi-connect")
+    page.wait("!document.querySelector('#midi-ports').hidden")
+    yield page
+    page._call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+
+
+def choose_output(page):
+    page.run("""(() => {
+      document.querySelector('#midi-output').value = 'out';
+      document.querySelector('#midi-alone').checked = true;
+    })()""")
+
+
+def messages(page):
+    """Returns what the output plays, in the order of time."""
+    return [message for _, *message in sorted(page.run("sent"))]
+
+
+def test_keys_and_the_pedal_of_a_midi_piano_are_sent(midi_page, stub):
+    assert midi_page.run("[...document.querySelector('#midi-input').options].map((option) => option.text)") == [
+        "all inputs", "Stage piano",
+    ]  # fmt: skip
+    midi_page.run("receive(0xb0, 64, 127); receive(0x90, 61, 99); receive(0x90, 61, 0); receive(0xb0, 64, 0)")
+    stub.wait(lambda: len(stub.of("pedal")) == 2)
+    assert [pedal["down"] for pedal in stub.of("pedal")] == [True, False]
+    assert [(key["pitch"], key["velocity"]) for key in stub.of("key")] == [(61, 99), (61, 0)]
+    midi_page.run("receive(0x80, 61, 64); receive(0xf8)")  # a release of no key, and a clock
+
+
+def test_the_models_notes_go_to_a_midi_output(midi_page, stub):
+    choose_output(midi_page)
+    stub.play([[0.0, 60, 150.0, 77], [400.0, 62, 3000.0, 78], [2900.0, 64, 100.0, 79]])
+    midi_page.wait("sostenuto.sounded.model == 2")
+    midi_page.key_down("KeyQ")
+    midi_page.wait("sent.length == 4")
+    midi_page.key_up("KeyQ")
+    assert messages(midi_page) == [[0x90, 60, 77], [0x80, 60, 0], [0x90, 62, 78], [0x80, 62, 0]]
+
+
+def test_a_repeated_note_is_not_ended_by_the_one_before(midi_page, stub):
+    choose_output(midi_page)
+    stub.play([[0.0, 60, 300.0, 77], [300.0, 60, 300.0, 78]])
+    midi_page.wait("sent.length == 4")
+    assert messages(midi_page) == [[0x90, 60, 77], [0x80, 60, 0], [0x90, 60, 78], [0x80, 60, 0]]
