@@ -94,24 +94,24 @@ _SEED = flags.DEFINE_integer(
 def main() -> None:
     """Plays until the process is ended."""
     workdir, settings = cli.require_flag(_WORKDIR), _parse_settings()
-    ports = _MIDI_IN.value, _MIDI_OUT.value
-    if any(ports) and not all(ports):
-        given, missing = ("midi_in", "midi_out") if ports[0] else ("midi_out", "midi_in")
-        raise UserError(f"--{given}={ports[0] or ports[1]}: --{missing} is missing. Pass both")
+    midi_in, midi_out = _MIDI_IN.value or "", _MIDI_OUT.value or ""
+    if bool(midi_in) != bool(midi_out):
+        given, missing = ("midi_in", "midi_out") if midi_in else ("midi_out", "midi_in")
+        raise UserError(f"--{given}={midi_in or midi_out}: --{missing} is missing. Pass both")
     config, run = load_config(workdir), load_run(workdir)
     if config.positions != "every":
         raise UserError(
-            f"{workdir}: a model with positions=last cannot start without notes, so nobody can play with it. Expected "
-            "a model with positions=every, such as that of the preset base"
+            f"{workdir}: a model with positions=last cannot start without notes; expected a "
+            "model with positions=every, such as that of the preset base"
         )
     composer_ids(settings.composer, 1, run.composers or ())
-    if all(ports):
-        from play import ports as midi_ports
+    if midi_in:
+        from play import ports
 
-        with midi_ports.open_ports(*ports) as (heard, played):
+        with ports.open_ports(midi_in, midi_out) as (heard, played):
             sampler, _ = _load_sampler(workdir)
             cli.print_result(f"playing with {workdir}: hears {heard.name}, plays on {played.name}; Ctrl-C ends")
-            midi_ports.play(sampler, settings, heard, played, sustain=run.sustain or "ignore")
+            ports.play(sampler, settings, heard, played, sustain=run.sustain or "ignore")
     else:
         from play.serve import Address, serve
 

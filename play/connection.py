@@ -1,8 +1,9 @@
 """The connection of one player: messages in, music out, and the clock between them."""
 
 import asyncio
+import concurrent.futures
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -11,14 +12,14 @@ from play import protocol
 from play.session import Output, Session
 from play.settings import Settings
 from sostenuto.errors import UserError
-from sostenuto.music.midi import Sustain
+from sostenuto.music.midi import Sustain, read_midi
 from trainer.generation.live import LiveSampler
 
 Result = TypeVar("Result")
 
 _SEND_SECONDS: Final = 10.0  # A player who does not read for so long is disconnected.
 _START_SECONDS: Final = 10.0  # until the first message
-_FROZEN_SECONDS: Final = 5.0  # Without a message for so long, the player's clock stands still: a page that sleeps.
+FROZEN_SECONDS: Final = 5.0  # Without a message for so long, the player's clock stands still: a page that sleeps.
 
 # A player sends a few dozen messages a second at most.
 _MESSAGES_PER_SECOND: Final = 400
@@ -26,14 +27,16 @@ _BURST: Final = 1_000
 
 
 class Instrument:
-    """What all players share: the model, and the thread that calls it.
+    """The model that all players share, and the thread that calls it.
+
+    Args:
+        executor: has one thread.
 
     Attributes:
         sampler: of the model.
         settings: of a player who chooses none.
         sustain: as for `Session`.
         description: of the model, for the player.
-        call: runs a function in the model's thread.
     """
 
     def __init__(
@@ -41,12 +44,16 @@ class Instrument:
         sampler: LiveSampler,
         settings: Settings,
         *,
-        call: Callable[[Callable[[], Result]], Awaitable[Result]],
+        executor: concurrent.futures.Executor,
         sustain: Sustain = "ignore",
         description: str = "",
     ) -> None:
         self.sampler, self.settings, self.sustain, self.description = sampler, settings, sustain, description
-        self.call = call
+        self._executor = executor
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Runs a function in the model's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
 
 class Connection:
@@ -111,7 +118,7 @@ class Connection:
         if received.type == WSMsgType.TEXT:
             await self._handle(session, protocol.Message(received.data))
         elif received.type == WSMsgType.BINARY:
-            await self._answer(lambda: session.load(self._now_us(), received.data))
+            await self._load(session, received.data)
         else:
             return False
         self._limit.take()
@@ -126,6 +133,15 @@ class Connection:
             self._set_clock(message.at_us)
         else:
             await self._answer(lambda: protocol.handle(session, message))
+
+    async def _load(self, session: Session, data: bytes) -> None:
+        try:
+            # Not in the model's thread: a file may take long to read.
+            decoded = await asyncio.to_thread(read_midi, data, "the file", sustain=self._instrument.sustain)
+        except UserError as error:
+            await self._send(protocol.error(str(error)))
+        else:
+            await self._answer(lambda: session.load(self._now_us(), decoded.notes))
 
     async def _tick(self, session: Session) -> None:
         due_us = session.next_tick_us()
@@ -161,10 +177,10 @@ class Connection:
 
     def _now_us(self) -> int:
         """Returns the player's time."""
-        return self._player_us + round(min(self._clock() - self._since, _FROZEN_SECONDS) * 1e6)
+        return self._player_us + round(min(self._clock() - self._since, FROZEN_SECONDS) * 1e6)
 
     def _is_frozen(self) -> bool:
-        return self._clock() - self._since >= _FROZEN_SECONDS
+        return self._clock() - self._since >= FROZEN_SECONDS
 
 
 class RateLimit:

@@ -5,13 +5,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from play.piece import MODEL, Piece, PlayedNote
+from play.piece import MODEL, Piece, PlayedNote, make_played
 from play.settings import Settings
 from trainer.generation.live import SAMPLED_NOTES, LiveSampler, LiveState, Stream
 from trainer.generation.steering import SteeringState, start_live
 
 LEAD_US: Final = 60_000  # A note is sampled at least this long before its moment.
 
+_LONGEST_WAIT_US: Final = 500_000
 _BRANCH_US: Final = 8_000_000  # at most, of a branch
 _BRANCH_NOTES: Final = 64
 _MEAN_STEPS: Final = 32
@@ -50,21 +51,26 @@ class Improviser:
         """Starts the control of the density from the last notes of a piece."""
         self._steering = start_live(self._mean_step_us(piece))
 
-    def play_on(self, piece: Piece, now_us: int) -> list[PlayedNote]:
-        """Adds the next notes to a piece, at least one and at most `SAMPLED_NOTES`; none starts before `LEAD_US`."""
+    def play_on(self, piece: Piece, now_us: int, *, begins: bool = False) -> list[PlayedNote]:
+        """Adds the next notes to a piece: at least one, at most `SAMPLED_NOTES`, none earlier than `LEAD_US` from now.
+
+        With `begins`, the first one comes within half a second after that, so that nobody waits for an answer.
+        """
         before, earliest_us = piece.state(), now_us + LEAD_US
-        last_us = piece.notes[-1].onset_us if piece.notes else -1
-        is_late = last_us < earliest_us
-        # A note that may be late is sampled alone, since it must be sent soon.
-        fields, state, steering = self._sample(piece, before, self._steering, 1 if is_late else SAMPLED_NOTES)
-        if not piece.notes:
-            last_us = earliest_us - int(fields[1, 0])
-        elif last_us + int(fields[1, 0]) < earliest_us:
-            # It comes now, and the notes after it are sampled as it is heard.
+        last_us = piece.notes[-1].onset_us if piece.notes else earliest_us
+        # A note whose moment may have to change is sampled alone, and is sent soon.
+        is_single = begins or last_us < earliest_us
+        fields, state, steering = self._sample(piece, before, self._steering, 1 if is_single else SAMPLED_NOTES)
+        onset_us = last_us + int(fields[1, 0]) if piece.notes else earliest_us
+        moment_us = max(onset_us, earliest_us)
+        if begins:
+            moment_us = min(moment_us, earliest_us + _LONGEST_WAIT_US)
+        if is_single and piece.notes and moment_us != onset_us:
+            # The notes after it are sampled as it is heard.
             fields = fields.astype(np.int64)
-            fields[1] = earliest_us - last_us
+            fields[1] = moment_us - last_us
             state = self.sampler.read(before, fields)
-        notes = place(fields, last_us)
+        notes = place(fields, moment_us)
         self._steering = steering
         piece.append(notes, state)
         return notes
@@ -85,7 +91,7 @@ class Improviser:
     ) -> tuple[NDArray[np.int32], LiveState, SteeringState]:
         position = piece.forgotten + len(piece.notes) + offset
         stream = Stream(self._seed, self.attempt)
-        return self.sampler.sample(state, steering, self._options, stream, position, count)
+        return self.sampler.sample(state, steering, self._options, stream, position=position, count=count)
 
     def _mean_step_us(self, piece: Piece) -> float:
         onsets = [note.onset_us for note in piece.notes[-_MEAN_STEPS:]]
@@ -95,8 +101,7 @@ class Improviser:
         return 1e6 / self._density if self._density else 0.0
 
 
-def place(fields: NDArray[np.integer], before_us: int) -> list[PlayedNote]:
-    """Returns notes of the model, `[fields, notes]`, whose first one comes its step after a time."""
+def place(fields: NDArray[np.integer], first_us: int) -> list[PlayedNote]:
+    """Returns notes of the model, `[fields, notes]`, of which the first one starts at a time."""
     pitch, step_us, duration_us, velocity = fields.astype(np.int64)
-    columns = (before_us + np.cumsum(step_us), pitch, duration_us, velocity)
-    return [PlayedNote(*note, MODEL) for note in zip(*(column.tolist() for column in columns), strict=True)]
+    return make_played(first_us + np.cumsum(step_us) - step_us[0], pitch, duration_us, velocity, MODEL)

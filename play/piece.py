@@ -1,4 +1,4 @@
-"""What was played so far, and the model's state after it."""
+"""The music of a session, and the model's state after it."""
 
 import bisect
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sostenuto.music.notes import MAX_TIME_US, Notes, merge_overlapping_notes
+from sostenuto.music.notes import MAX_TIME_US, Notes, Values, merge_overlapping_notes
 from trainer.generation.live import LiveSampler, LiveState
 
 YOU, MODEL, FILE = range(3)
@@ -131,6 +131,14 @@ class Piece:
             del self.notes[:_FORGOTTEN]
             self.forgotten += _FORGOTTEN
             self._states = [(count - _FORGOTTEN, state) for count, state in self._states if count > _FORGOTTEN]
+
+
+def make_played(
+    onset_us: Values, pitch: Values, duration_us: Values, velocity: Values, player: int
+) -> list[PlayedNote]:
+    """Returns the notes of one player from arrays `[n]`."""
+    columns = [np.asarray(values).tolist() for values in (onset_us, pitch, duration_us, velocity)]
+    return [PlayedNote(*note, player) for note in zip(columns[0], columns[1], columns[2], columns[3], strict=True)]
 
 
 def to_notes(played: Sequence[PlayedNote]) -> Notes:

@@ -3,6 +3,7 @@
 import contextlib
 import heapq
 import itertools
+import os
 import queue
 import threading
 import time
@@ -49,17 +50,31 @@ def open_ports(midi_in: str, midi_out: str) -> Iterator[tuple["Hearing", Any]]:
     hearing = Hearing()
     with contextlib.ExitStack() as stack:
         try:
-            name = _find_port("midi_in", midi_in, mido.get_input_names)
-            port = mido.open_input(name, virtual=midi_in == VIRTUAL, callback=hearing.hear)
-            hearing.name = stack.enter_context(port).name
-            name = _find_port("midi_out", midi_out, mido.get_output_names)
-            played = stack.enter_context(mido.open_output(name, virtual=midi_out == VIRTUAL))
+            with _silenced_stderr():
+                name = _find_port("midi_in", midi_in, mido.get_input_names)
+                port = mido.open_input(name, virtual=midi_in == VIRTUAL, callback=hearing.hear)
+                hearing.name = stack.enter_context(port).name
+                name = _find_port("midi_out", midi_out, mido.get_output_names)
+                played = stack.enter_context(mido.open_output(name, virtual=midi_out == VIRTUAL))
         except (ImportError, OSError, SystemError, RuntimeError) as error:
             raise UserError(
                 f"--midi_in={midi_in} --midi_out={midi_out}: the system's MIDI ports cannot be used ({error}). Leave "
                 "the flags out to play in the browser"
             ) from error
         yield hearing, played
+
+
+@contextlib.contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """Silences the system's MIDI library, which prints a failure besides reporting it."""
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def _find_port(flag: str, given: str, list_names: Callable[[], list[str]]) -> str:

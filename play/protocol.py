@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from play.piece import PlayedNote
-from play.session import BRANCHES, Branches, Cut, Music, NotesSent, Output, Refusal, Session, Turn
+from play.session import BRANCHES, Branches, Cut, Music, NotesSent, Output, Session, Turn
 from play.settings import Settings
 from sostenuto.music.notes import PITCHES
 
@@ -50,7 +50,7 @@ class Message:
         self.kind = fields.get("type")
         if self.kind not in ("start", "clock", *_HANDLERS):
             raise ProtocolError("type: got an unknown one")
-        at_ms = fields.get("at")
+        at_ms: Any = fields.get("at")
         if not _is_number(at_ms) or not 0 <= at_ms <= _MAX_MS:
             raise ProtocolError(f"at: expected milliseconds from 0 to {_MAX_MS:g}")
         self.at_us = round(at_ms * 1000)
@@ -134,8 +134,6 @@ def encode(output: Output) -> str | bytes:
             return _dump(type="music", notes=[_note(note) for note in output.notes])
         case Branches():
             return _dump(type="branches", branches=[[_note(note)[:4] for note in notes] for notes in output.branches])
-        case Refusal():
-            return error(output.message)
     return output.data
 
 

@@ -7,8 +7,7 @@ import ipaddress
 import secrets
 import socket
 import webbrowser
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
 
 from aiohttp import web
 from yarl import URL
@@ -20,13 +19,11 @@ from sostenuto.errors import UserError
 from sostenuto.music.midi import Sustain
 from trainer.generation.live import LiveSampler
 
-Result = TypeVar("Result")
-
 _TOKEN_BYTES = 16
 
 
 class Address:
-    """Where the page is served.
+    """The page's address.
 
     Args:
         host: a name or an address of this machine.
@@ -93,11 +90,7 @@ def serve(
 
     async def run() -> None:
         with concurrent.futures.ThreadPoolExecutor(1, "model") as executor:
-
-            def call(function: Callable[[], Result]) -> Awaitable[Result]:
-                return asyncio.get_running_loop().run_in_executor(executor, function)
-
-            instrument = Instrument(sampler, settings, call=call, sustain=sustain, description=description)
+            instrument = Instrument(sampler, settings, executor=executor, sustain=sustain, description=description)
             server = Server(instrument, max_players=max_players, token=address.token)
             runner = web.AppRunner(server.make_app(), access_log=None, handle_signals=False)
             await runner.setup()

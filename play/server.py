@@ -80,7 +80,7 @@ class Server:
             return await handler(request)
         if _equal(request.query.get("token", ""), self._token) and request.path == "/":
             # The address bar, history and links do not keep the token; the browser keeps what is behind #.
-            response: web.StreamResponse = web.HTTPSeeOther("/")
+            response = web.HTTPSeeOther("/")
             response.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict", path="/")
             raise response
         if not _equal(request.cookies.get(COOKIE, ""), self._token):

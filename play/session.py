@@ -4,26 +4,27 @@ It has no clock and no thread: whoever drives it passes the time, and calls `tic
 Times are integer microseconds of the player's clock.
 """
 
+import collections
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from play.files import place_file, write_file
 from play.improviser import LEAD_US, Improviser, place
 from play.keyboard import Keyboard
-from play.piece import FILE, MODEL, YOU, Piece, PlayedNote, to_notes
+from play.piece import FILE, MODEL, YOU, Piece, PlayedNote
 from play.settings import Settings
 from sostenuto.errors import UserError
-from sostenuto.music.midi import Sustain, midi_bytes, read_midi
+from sostenuto.music.midi import Sustain
+from sostenuto.music.notes import Notes
 from trainer.generation.live import LiveSampler
 
 HORIZON_US: Final = 2_000_000  # The model's notes are sent this far ahead.
 BRANCHES: Final = 3
 
 _CHANGE_US: Final = 250_000  # Changed settings are heard after this time.
-_REPLAYED_US: Final = 10_000_000  # of a file
-_REPLAY_US: Final = 200_000  # until it begins
-_FILE_NOTES: Final = 10_000  # the last ones of a file
+_MAX_TURNS: Final = 1_000  # that can be undone
 _SHOWN_NOTES: Final = 2_000
 # A change of the others does not change what the model plays.
 _HEARD: Final = ("temperature", "top_p", "density", "key", "composer", "seed")
@@ -37,7 +38,7 @@ class NotesSent(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """The model's notes from this time on are not to be played."""
+    """A time from which on none of the model's notes is played."""
 
     at_us: int
 
@@ -61,26 +62,20 @@ class Branches(NamedTuple):
     branches: list[list[PlayedNote]]
 
 
-class Refusal(NamedTuple):
-    """A line for the player: why a file was not loaded."""
-
-    message: str
-
-
 class MidiFile(NamedTuple):
-    """What was played, as a MIDI file."""
+    """The music so far, as a MIDI file."""
 
     data: bytes
 
 
-Output = NotesSent | Cut | Turn | Music | Branches | Refusal | MidiFile
+Output = NotesSent | Cut | Turn | Music | Branches | MidiFile
 
 
 class Session:
-    """A session of one player; its methods return what is to be sent to the player.
+    """A session of one player; its methods return messages for the player.
 
     A player raises a number, the epoch, with each request that cancels notes: notes of an earlier epoch, which are on
-    their way, are not to be played.
+    their way, are not played.
 
     Args:
         sampler: of the model.
@@ -173,43 +168,35 @@ class Session:
         """Samples ways to go on."""
         self.stop(at_us)
         self._keyboard.include_held(at_us)
-        self._branches = [self._improviser.branch(self.piece) for _ in range(BRANCHES)]
-        return [Turn(False), Branches([place(branch, -int(branch[1, 0])) for branch in self._branches])]
+        self._branches[:] = [self._improviser.branch(self.piece) for _ in range(BRANCHES)]
+        return [Turn(False), Branches([place(branch, 0) for branch in self._branches])]
 
     def choose(self, at_us: int, branch: int) -> list[Output]:
         """Plays a branch, and lets the model go on after it; -1 forgets them. Raises UserError for another number."""
-        branches, self._branches = self._branches, []
+        branches = self._branches.copy()
+        self._branches.clear()
         if branch == -1:
             return []
         if not 0 <= branch < len(branches):
             raise UserError(f"branch: got {branch}, but {len(branches)} are there. Ask for branches first")
         self.stop(at_us)
-        chosen = branches[branch]
-        notes = place(chosen, at_us + LEAD_US - int(chosen[1, 0]))
+        notes = place(branches[branch], at_us + LEAD_US)
         self._turns.append((at_us, MODEL))
         self.piece.extend(notes)
         return self._play_ahead(notes)
 
-    def load(self, at_us: int, data: bytes) -> list[Output]:
-        """Begins a piece with a MIDI file: its end is replayed, then the model goes on.
+    def load(self, at_us: int, notes: Notes) -> list[Output]:
+        """Begins a piece with the notes of a file: its end is replayed, then the model goes on.
 
-        A file that cannot be read, or has no notes, only stops the model.
+        Raises:
+            UserError: there are no notes.
         """
+        played, before = place_file(notes, at_us)
         stopped = self.stop(at_us)
-        try:
-            notes = read_midi(data, "the file", sustain=self._sustain).notes[-_FILE_NOTES:]
-        except UserError as error:
-            return [*stopped, Refusal(str(error))]
-        if not len(notes):
-            return [*stopped, Refusal("the file: has no notes to go on from. Choose another MIDI file")]
-        replayed_from = int(np.searchsorted(notes.onset_us, notes.onset_us[-1] - _REPLAYED_US))
-        onset_us = notes.onset_us + (at_us + _REPLAY_US - int(notes.onset_us[replayed_from]))
-        columns = (onset_us, notes.pitch, notes.duration_us, notes.velocity)
-        played = [PlayedNote(*note, FILE) for note in zip(*(column.tolist() for column in columns), strict=True)]
         self._begin_piece()
         self.piece.extend(played)
-        self._turns = [(played[0].onset_us, FILE), (played[-1].onset_us + 1, MODEL)]
-        return [Music(played[:replayed_from][-_SHOWN_NOTES:]), *self._play_ahead(played[replayed_from:])]
+        self._turns += [(played[0].onset_us, FILE), (played[-1].onset_us + 1, MODEL)]
+        return [*stopped, Music(played[:before][-_SHOWN_NOTES:]), *self._play_ahead(played[before:])]
 
     def clear(self) -> list[Output]:
         """Begins a new piece from silence."""
@@ -218,14 +205,7 @@ class Session:
 
     def save(self, at_us: int) -> list[Output]:
         """Returns what was played until now as a MIDI file; raises UserError if nothing was."""
-        held = self._keyboard.held(at_us)
-        is_held = {(note.onset_us, note.pitch) for note in held}
-        played = [note for note in self.piece.notes if note.onset_us <= at_us and note[:2] not in is_held] + held
-        if not played:
-            raise UserError("nothing was played yet, so there is nothing to save")
-        first_us = min(played).onset_us
-        spans = np.array(self._keyboard.pedal(at_us), np.int64).reshape(-1, 2) - first_us
-        return [MidiFile(midi_bytes(to_notes(played), np.maximum(spans[spans[:, 1] > 0], 0)))]
+        return [MidiFile(write_file(self.piece, self._keyboard, at_us))]
 
     def tick(self, now_us: int) -> list[Output]:
         """Lets the model begin after a pause, and sends its next notes if they are due."""
@@ -242,8 +222,9 @@ class Session:
         if self.is_model:
             return self.piece.notes[-1].onset_us - HORIZON_US if self.piece.notes else 0
         settings, released_us = self.settings, self._keyboard.released_us
-        is_waiting = settings.mode != "listen" and settings.hand_over == "pause" and released_us is not None
-        if not is_waiting or self._keyboard.first_held_us() is not None:
+        if released_us is None or settings.mode == "listen" or settings.hand_over != "pause":
+            return None
+        if self._keyboard.first_held_us() is not None:
             return None
         # So early that the first note comes as the pause ends.
         return released_us + round(settings.pause * 1e6) - LEAD_US
@@ -254,17 +235,19 @@ class Session:
         self._improviser.attempt = 0
         self._improviser.listen(self.piece)
         self.is_model = False
-        self._turns: list[tuple[int, int]] = []  # when each began, and whose it is
+        # When each turn began, and whose it is.
+        self._turns: collections.deque[tuple[int, int]] = collections.deque(maxlen=_MAX_TURNS)
         self._branches: list[NDArray[np.int32]] = []
 
     def _begin_turn(self, now_us: int) -> None:
         """Begins the model's turn with its first notes."""
         self._keyboard.include_held(now_us)
         self._turns.append((now_us, MODEL))
-        self.is_model, self._branches = True, []
+        self.is_model = True
+        self._branches.clear()
         self._improviser.listen(self.piece)
         released_us, self._keyboard.released_us = self._keyboard.released_us, None
-        notes = self._improviser.play_on(self.piece, now_us)
+        notes = self._improviser.play_on(self.piece, now_us, begins=True)
         latency_us = None if released_us is None else notes[0].onset_us - released_us
         self._outputs += [Turn(True, latency_us), NotesSent(notes, self.epoch)]
 
@@ -276,7 +259,7 @@ class Session:
             self._outputs.append(Turn(False))
 
     def _play_ahead(self, notes: list[PlayedNote]) -> list[Output]:
-        """Sends notes that are in the piece, after which the model goes on."""
+        """Sends notes that are in the piece; the model goes on after them."""
         self.is_model = True
         self._improviser.listen(self.piece)
         self._outputs.clear()

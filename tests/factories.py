@@ -3,6 +3,7 @@
 Nothing here imports TensorFlow before a function needs it.
 """
 
+import dataclasses
 import hashlib
 import json
 import struct
@@ -267,6 +268,20 @@ def tiny_model(kind: str, *, seed: int = 0, pitch_range=None, composers=(), **ch
         source = random_ends if variable.path.startswith("end/") else random
         variable.assign(source.normal(0, spread, variable.shape))
     return model
+
+
+def write_trained(directory: Path, model) -> Path:
+    """Writes a workdir that holds a config and a model's weights as the best ones; returns it."""
+    from trainer.checkpoints.manager import CheckpointManager, model_variables
+    from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME
+
+    directory.mkdir(exist_ok=True)
+    (directory / CONFIG_NAME).write_text(model.config.to_json())
+    run = {"pitch_range": model.heads.pitch_range, "composers": model.composers}
+    (directory / RUN_NAME).write_text(json.dumps(run))
+    extra = {"config": dataclasses.asdict(model.config)}
+    CheckpointManager(str(directory / BEST_NAME), max_to_keep=1).save(7, model_variables(model), extra)
+    return directory
 
 
 def random_arrays(*shape: int, seed: int = 0):

@@ -8,7 +8,9 @@ import pytest
 
 from tests.processes import REPOSITORY, run_python
 
-PACKAGES = [name for name in ("sostenuto", "beam_preprocess", "trainer", "tuning", "play") if (REPOSITORY / name).is_dir()]
+PACKAGES = [
+    name for name in ("sostenuto", "beam_preprocess", "trainer", "tuning", "play") if (REPOSITORY / name).is_dir()
+]
 
 # What no module of a package may import, anywhere in its source.
 FORBIDDEN = {

@@ -138,7 +138,7 @@ def generate(config: Config) -> Iterator[tuple[str, Audit]]:
         temperature = tf.TensorSpec([len(FIELDS)], dtype)
         options = LoopOptions(model.decode_weights(), temperature, (top_p,) * len(FIELDS), ending, Steering())
         arguments = tf.TensorSpec([], tf.int32), prefix, progress, options, numbers
-        yield name, audit(_trace(sampler._decode.python_function, *arguments))
+        yield name, audit(_trace(_decode_with(sampler), *arguments))
 
 
 def export(config: Config) -> Iterator[tuple[str, Audit]]:
@@ -153,6 +153,12 @@ def export(config: Config) -> Iterator[tuple[str, Audit]]:
         loaded = tf.saved_model.load(export_model(directory))
         for name, signature in loaded.signatures.items():
             yield f"export, {name}", audit(signature, unknown=_SAMPLES)
+
+
+def _decode_with(sampler: NoteSampler) -> Callable[..., Any]:
+    """Returns the compiled loop with all its arguments by position."""
+    decode = sampler._decode.python_function
+    return lambda *arguments: decode(*arguments[:-1], numbers=arguments[-1])
 
 
 def _trace(function: Callable[..., Any], *arguments: Any) -> tf.types.experimental.ConcreteFunction:

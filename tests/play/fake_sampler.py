@@ -36,14 +36,15 @@ class FakeSampler:
         return FakeState(composer, 0, 0)
 
     def read(self, state, notes):
-        assert (notes[1] >= 0).all() and (notes[2] > 0).all()
+        assert (notes[1] >= 0).all()
+        assert (notes[2] > 0).all()
         code = state.code
         for note in notes.T.tolist():
             code = zlib.crc32(repr((code, note)).encode())
         self.read_notes += notes.shape[1]
         return FakeState(state.composer, state.count + notes.shape[1], code)
 
-    def sample(self, state, steering, options, stream, position, count):
+    def sample(self, state, steering, options, stream, *, position, count):
         assert 0 < count <= SAMPLED_NOTES
         random = np.random.default_rng([state.code, stream.seed, stream.attempt, position])
         step = random.integers(0, 400_000, count) if self.step_us is None else np.full(count, self.step_us)

@@ -1,7 +1,7 @@
 """A page without a browser: it follows the rules of docs/playing.md, and remembers what was heard."""
 
 from play.piece import MODEL, YOU, PlayedNote
-from play.session import Branches, Cut, MidiFile, Music, NotesSent, Output, Refusal, Session, Turn
+from play.session import Branches, Cut, MidiFile, Music, NotesSent, Output, Session, Turn
 
 LATENCY_US = 5_000  # between a page and its server, in each direction
 
@@ -23,7 +23,6 @@ class Listener:
         self.turns: list[Turn] = []
         self.music: list[PlayedNote] = []
         self.branches: list[list[PlayedNote]] = []
-        self.refusals: list[str] = []
         self.file: bytes | None = None
 
     def receive(self, outputs: list[Output]) -> None:
@@ -42,8 +41,6 @@ class Listener:
                     self.music = output.notes
                 case Branches():
                     self.branches = output.branches
-                case Refusal():
-                    self.refusals.append(output.message)
                 case MidiFile():
                     self.file = output.data
 

@@ -1,5 +1,7 @@
 """A session on a clock that the tests set: whose turn it is, when notes come, and what is remembered."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from play.piece import FILE, MAX_NOTES, MODEL, YOU
 from play.session import HORIZON_US, Session, Turn
 from play.settings import Settings
 from sostenuto.errors import UserError
-from sostenuto.music.midi import midi_bytes, read_midi, read_pedal
+from sostenuto.music.midi import read_midi, read_pedal
 from sostenuto.music.notes import Notes
 from tests.factories import regular_notes
 from tests.play.fake_sampler import FakeSampler
@@ -207,11 +209,10 @@ def test_a_file_is_replayed_and_continued():
     notes = regular_notes(400, seed=1)
     listener = begin()
     listener.play(60)
-    listener.request("load", midi_bytes(notes))
-    read = read_midi(midi_bytes(notes), "file").notes
+    listener.request("load", notes)
     sent = [note for note in listener.scheduled if note.player == FILE]
     assert len(listener.music) + len(sent) == 400
-    assert pitches(listener.music + sent) == read.pitch.tolist()
+    assert pitches(listener.music + sent) == notes.pitch.tolist()
     assert sent[0].onset_us > listener.now_us
     assert sent[-1].onset_us - sent[0].onset_us <= 10_000_000
     listener.wait(15)
@@ -225,17 +226,14 @@ def test_a_file_is_replayed_and_continued():
     assert listener.session.piece.notes == []
 
 
-@pytest.mark.parametrize(("data", "reason"), [(b"rubbish", "MThd"), (midi_bytes(Notes.empty()), "no notes")])
-def test_a_file_that_cannot_be_read_stops_the_model_and_no_more(data, reason):
+def test_a_file_without_notes_leaves_the_piece():
     listener = begin()
     listener.play(60)
     listener.wait(2)
-    heard = listener.heard()
-    listener.request("load", data)
-    (refusal,) = listener.refusals
-    assert reason in refusal
-    assert listener.turns[-1] == Turn(False)
-    assert pitches(listener.in_piece()) == pitches(heard)
+    with pytest.raises(UserError, match="no notes"):
+        listener.session.load(listener.now_us, Notes.empty())
+    assert listener.session.is_model
+    assert listener.in_piece() == listener.heard()
 
 
 def test_settings_are_heard_soon_and_what_was_heard_stays():
@@ -282,7 +280,7 @@ def test_a_file_holds_what_was_played():
     listener.receive(listener.session.save(listener.now_us))
     expected = sorted([*listener.own(), *listener.heard()])
     notes = read_midi(listener.file, "saved").notes
-    assert pitches(expected) + [67] == notes.pitch.tolist()
+    assert [*pitches(expected), 67] == notes.pitch.tolist()
     first_us = expected[0].onset_us
     onsets = [note.onset_us - first_us for note in expected]
     assert abs(notes.onset_us[:-1] - onsets).max() <= 20
@@ -367,3 +365,15 @@ def test_an_hour_of_playing_takes_no_more_memory_than_its_notes():
     assert piece.forgotten + len(piece.notes) > 70_000
     assert sum(note.player == YOU for note in piece.notes) > 90
     assert listener.late == []
+
+
+def test_nobody_waits_long_for_an_answer():
+    listener = begin(step_us=9_000_000)
+    listener.play(60)
+    listener.wait(20)
+    (turn,) = listener.turns
+    assert turn.latency_us == 1_000_000
+    onsets = [note.onset_us for note in listener.scheduled]
+    assert {after - before for before, after in itertools.pairwise(onsets)} == {9_000_000}
+    piece, sampler = listener.session.piece, FakeSampler()
+    assert piece.state() == sampler.read(sampler.start(), piece.fields(0, len(piece.notes)))

@@ -1,6 +1,5 @@
 """An export is loaded where its user loads it: in a process that has TensorFlow and nothing else."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -18,10 +17,9 @@ from packaging.utils import canonicalize_name
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import TICK_US
-from tests.factories import random_arrays, read_files, tiny_model
+from tests.factories import random_arrays, read_files, tiny_model, write_trained
 from tests.processes import REPOSITORY
 from tests.trainer.data.repeats import recall_of
-from trainer.checkpoints.manager import CheckpointManager, model_variables
 from trainer.config import Config
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import NoteTensors
@@ -31,7 +29,6 @@ from trainer.model.heads import UNIFORMS_PER_NOTE
 from trainer.model.next_note import build_model, start_note
 from trainer.model.time_bins import BIN_STARTS, BIN_WIDTHS
 from trainer.workdir import layout
-from trainer.workdir.layout import BEST_NAME, CONFIG_NAME, RUN_NAME
 from trainer.workdir.load_model import load_model
 
 VOICES, NOTES, PLAYED, CHUNK = 3, 30, 20, 13
@@ -113,17 +110,6 @@ def packages_of_tensorflow() -> list[str]:
     ]
 
 
-def write_workdir(directory, model):
-    """A workdir that holds a config and best weights."""
-    directory.mkdir(exist_ok=True)
-    (directory / CONFIG_NAME).write_text(model.config.to_json())
-    run = {"pitch_range": model.heads.pitch_range, "composers": model.composers}
-    (directory / RUN_NAME).write_text(json.dumps(run))
-    extra = {"config": dataclasses.asdict(model.config)}
-    CheckpointManager(str(directory / BEST_NAME), max_to_keep=1).save(7, model_variables(model), extra)
-    return directory
-
-
 def with_start(notes):
     """Notes `[batch, notes]` behind what stands before a performance."""
     start = start_note(len(notes.pitch)).map(lambda field: field[:, tf.newaxis])
@@ -169,7 +155,7 @@ def elsewhere(tmp_path_factory, models, inputs):
     """What the exports gave without the project, and what the example of the docs printed."""
     directory = tmp_path_factory.mktemp("elsewhere")
     for kind, model in models.items():
-        export_model(str(write_workdir(directory / kind, model)))
+        export_model(str(write_trained(directory / kind, model)))
         np.savez(directory / f"{kind}.npz", **inputs[kind]._asdict())
     # A fine-tuned model has a program too, whose card has the first: it runs with the page's other blocks.
     page = (REPOSITORY / "docs" / "export.md").read_text()
@@ -264,7 +250,7 @@ def test_an_export_plays_within_the_range_of_its_model(elsewhere):
 
 def test_at_temperature_0_the_likeliest_values_are_played(tmp_path):
     model = tiny_model("density", layers=1)
-    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    exported = tf.saved_model.load(export_model(str(write_trained(tmp_path / "workdir", model))))
     notes = [play_one(exported, temperature=np.float32(0), seed=[seed, 0]) for seed in range(8)]
     (pitch,) = {int(note["pitch"][0]) for note in notes}
     for field in ("step_us", "duration_us", "velocity"):
@@ -294,7 +280,7 @@ def test_a_last_position_model_scores_the_end_of_a_window_as_in_evaluation(elsew
 
 def test_a_last_position_model_scores_a_window_with_the_memory_of_the_notes_before_it(tmp_path):
     model = tiny_model("density", layers=1, positions="last", seq_length=8)
-    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    exported = tf.saved_model.load(export_model(str(write_trained(tmp_path / "workdir", model))))
     initial_state, score = (exported.signatures[name] for name in ("initial_state", "score"))
     notes = random_arrays(1, 40, seed=4)
     notes = notes._replace(pitch=60 + notes.pitch % 4)
@@ -317,7 +303,7 @@ def play_one(exported, **changes):
 
 def test_a_window_of_one_note_has_no_score_and_leaves_the_state_alone(tmp_path):
     model = tiny_model("density", layers=2)
-    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    exported = tf.saved_model.load(export_model(str(write_trained(tmp_path / "workdir", model))))
     notes = {field: value[:, tf.newaxis] for field, value in start_note(2)._asdict().items()}
     state = exported.signatures["initial_state"](composer=tf.constant([0, 0]))
     state = {name: part + tf.ones([], part.dtype) for name, part in state.items()}
@@ -330,7 +316,7 @@ def test_a_window_of_one_note_has_no_score_and_leaves_the_state_alone(tmp_path):
 
 def test_a_composer_that_the_model_does_not_know_is_refused(tmp_path):
     model = tiny_model("density", layers=1, composers=COMPOSERS)
-    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    exported = tf.saved_model.load(export_model(str(write_trained(tmp_path / "workdir", model))))
     for composer in (-1, 3):
         with pytest.raises(tf.errors.InvalidArgumentError, match="expected composer 0 to 2"):
             exported.signatures["initial_state"](composer=tf.constant([0, composer]))
@@ -347,7 +333,7 @@ def test_a_composer_that_the_model_does_not_know_is_refused(tmp_path):
 )
 def test_what_is_no_note_of_the_model_is_refused(tmp_path, positions, wrong):
     model = tiny_model("regression", positions=positions)
-    exported = tf.saved_model.load(export_model(str(write_workdir(tmp_path / "workdir", model))))
+    exported = tf.saved_model.load(export_model(str(write_trained(tmp_path / "workdir", model))))
     assert play_one(exported, pitch=[127])["pitch"].shape == [1]
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected pitch 0 to 12[78], step_us"):
         play_one(exported, **wrong)
@@ -355,7 +341,7 @@ def test_what_is_no_note_of_the_model_is_refused(tmp_path, positions, wrong):
 
 @pytest.mark.parametrize(("precision", "dtype"), [("mixed_bfloat16", tf.float32), ("float64", tf.float64)])
 def test_a_model_of_any_precision_is_exported_in_that_of_its_weights(tmp_path, precision, dtype):
-    workdir = str(write_workdir(tmp_path / "workdir", tiny_model("density", layers=1, precision=precision)))
+    workdir = str(write_trained(tmp_path / "workdir", tiny_model("density", layers=1, precision=precision)))
     after = play_one(tf.saved_model.load(export_model(workdir)))
     assert after["hidden_0"].dtype == dtype
     model = load_model(workdir).model
@@ -365,7 +351,7 @@ def test_a_model_of_any_precision_is_exported_in_that_of_its_weights(tmp_path, p
 
 
 def test_an_export_is_the_same_on_every_machine(tmp_path, monkeypatch):
-    workdir = write_workdir(tmp_path / "workdir", tiny_model("density", layers=2))
+    workdir = write_trained(tmp_path / "workdir", tiny_model("density", layers=2))
     written = []
     for cores in (1, 8):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
@@ -378,7 +364,7 @@ def test_an_export_is_the_same_on_every_machine(tmp_path, monkeypatch):
 
 
 def test_an_export_is_loaded_without_its_run(tmp_path):
-    workdir = write_workdir(tmp_path / "workdir", tiny_model("density", layers=1, pitch_range=PITCH_RANGE))
+    workdir = write_trained(tmp_path / "workdir", tiny_model("density", layers=1, pitch_range=PITCH_RANGE))
     layout.update_run(str(workdir), {"sustain": "extend"})
     expected = load_model(str(workdir))
     shutil.copytree(export_model(str(workdir)), tmp_path / "passed-on")
@@ -394,7 +380,7 @@ def test_an_export_is_loaded_without_its_run(tmp_path):
 
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_an_export_with_damaged_weights_is_refused_in_one_line(tmp_path, gcs, is_remote):
-    workdir = write_workdir(tmp_path / "workdir", tiny_model("regression"))
+    workdir = write_trained(tmp_path / "workdir", tiny_model("regression"))
     directory = export_model(str(workdir))
     (workdir / "export" / "best" / "00000007" / "variables.index").write_bytes(b"")
     if is_remote:
@@ -409,9 +395,9 @@ def test_an_export_with_damaged_weights_is_refused_in_one_line(tmp_path, gcs, is
 @pytest.fixture
 def exported(tmp_path):
     """A workdir that holds an export, and by now better weights."""
-    workdir = write_workdir(tmp_path / "workdir", tiny_model("density", layers=1))
+    workdir = write_trained(tmp_path / "workdir", tiny_model("density", layers=1))
     export_model(str(workdir))
-    write_workdir(workdir, tiny_model("density", layers=1, seed=1))
+    write_trained(workdir, tiny_model("density", layers=1, seed=1))
     return workdir
 
 
@@ -428,7 +414,7 @@ def test_an_export_takes_the_place_of_an_older_one(exported):
 
 def test_an_export_is_written_whatever_characters_its_path_has(tmp_path):
     """TensorFlow's readers take a path as a pattern."""
-    workdir = write_workdir(tmp_path / "Étude [1] \\ *?", tiny_model("density", layers=1))
+    workdir = write_trained(tmp_path / "Étude [1] \\ *?", tiny_model("density", layers=1))
     assert export_model(str(workdir)) == str(workdir / "export")
     (tmp_path / "plain").symlink_to(workdir)
     assert "next_note" in tf.saved_model.load(str(tmp_path / "plain" / "export")).signatures
@@ -462,7 +448,7 @@ def test_where_nothing_can_be_written_one_line_says_so(exported):
 
 def test_an_export_is_about_as_large_as_the_weights(tmp_path):
     model = build_model(Config())
-    directory = export_model(str(write_workdir(tmp_path / "workdir", model)))
+    directory = export_model(str(write_trained(tmp_path / "workdir", model)))
     written = tf.train.list_variables(f"{directory}/variables/variables")
     numbers = sum(int(np.prod(shape)) for name, shape in written if "VARIABLE" in name)
     # In place of the embeddings and what multiplies them are their products.

@@ -44,6 +44,7 @@ def decode_notes(
     prefix: Prefix,
     progress: Progress,
     options: LoopOptions,
+    *,
     numbers: RandomNumbers,
 ) -> tuple[Prefix, Progress, tf.Tensor]:
     """Samples at most `notes` notes, until all samples have ended; returns them as int32 `[limit, fields, batch]`."""

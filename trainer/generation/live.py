@@ -54,7 +54,7 @@ class LiveSampler:
         self._model = model.model if isinstance(model, LoadedModel) else model
         if self._model.config.positions != "every":
             raise UserError(
-                "a model with positions=last cannot start without notes, so nobody can play with it. Expected a model "
+                "a model with positions=last cannot start without notes; expected a model "
                 "trained with positions=every, such as the preset base"
             )
         self.composers, self.pitch_range = self._model.composers, self._model.heads.pitch_range
@@ -65,7 +65,7 @@ class LiveSampler:
 
     def compile(self) -> None:
         """Compiles the loops, which takes some seconds, so that no player waits for it."""
-        self.sample(self.start(), start_live(0.0), self.make_options(1.0, 1.0), Stream(0), 0, 1)
+        self.sample(self.start(), start_live(0.0), self.make_options(1.0, 1.0), Stream(0), position=0, count=1)
 
     def make_options(
         self,
@@ -115,6 +115,7 @@ class LiveSampler:
         steering: SteeringState,
         options: LoopOptions,
         stream: Stream,
+        *,
         position: int,
         count: int,
     ) -> tuple[NDArray[np.int32], LiveState, SteeringState]:
@@ -156,7 +157,7 @@ class LiveSampler:
         numbers: RandomNumbers,
     ) -> tuple[LiveState, SteeringState, tf.Tensor]:
         prefix = (*state, steering)
-        prefix, _, notes = decode_notes(self._model, count, prefix, no_progress(1), options, numbers)
+        prefix, _, notes = decode_notes(self._model, count, prefix, no_progress(1), options, numbers=numbers)
         head_input, model_state, steering = prefix
         return (head_input, model_state), steering, notes
 

@@ -187,13 +187,15 @@ class NoteSampler:
         number = tf.zeros([_NOTES_PER_CALL, samples])
         nothing = RandomNumbers(tf.zeros([_NOTES_PER_CALL, samples, UNIFORMS_PER_NOTE]), number, number)
         progress = no_progress(samples)
-        self._decode(tf.constant(0), prefix, progress, options, nothing)
+        self._decode(tf.constant(0), prefix, progress, options, numbers=nothing)
         started = time.monotonic()
         calls = []
         with ProgressCounter(total=num_notes * samples, unit="note", description="generating", quiet=quiet) as counter:
             for first_note in range(0, num_notes, _NOTES_PER_CALL):
                 count = min(_NOTES_PER_CALL, num_notes - first_note)
-                prefix, progress, notes = self._decode(tf.constant(count), prefix, progress, options, draws.next_call())
+                prefix, progress, notes = self._decode(
+                    tf.constant(count), prefix, progress, options, numbers=draws.next_call()
+                )
                 calls.append(notes.numpy()[:count])
                 counter.advance(count * samples)
                 if progress.has_ended.numpy().all():

@@ -128,7 +128,7 @@ def constrain(steering: Steering, state: SteeringState) -> Constraints:
     if isinstance(state.density, _Density):
         deviation = _deviation(state.density.step_us, steering.step_us)
         tilt = tf.clip_by_value(state.density.integral + deviation, -_MAX_TILT, _MAX_TILT)
-        tilt = tf.where(steering.step_us > 0, tilt, 0)
+        tilt = tf.where(tf.greater(steering.step_us, 0), tilt, 0)
     return Constraints(pitches, tilt)
 
 

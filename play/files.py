@@ -1,0 +1,44 @@
+"""MIDI files of a session: what was played, and music to go on from."""
+
+from typing import Final
+
+import numpy as np
+
+from play.keyboard import Keyboard
+from play.piece import FILE, Piece, PlayedNote, make_played, to_notes
+from sostenuto.errors import UserError
+from sostenuto.music.midi import midi_bytes
+from sostenuto.music.notes import Notes
+
+_MAX_NOTES: Final = 10_000  # the last ones of a file
+_REPLAYED_US: Final = 10_000_000
+_WAIT_US: Final = 200_000  # until the replay begins
+
+
+def place_file(notes: Notes, at_us: int) -> tuple[list[PlayedNote], int]:
+    """Returns the notes of a file so placed that its last ten seconds come now, and the number of those before them.
+
+    Raises:
+        UserError: there are no notes.
+    """
+    if not len(notes):
+        raise UserError("the file has no notes to go on from. Choose another MIDI file")
+    notes = notes[-_MAX_NOTES:]
+    first = int(np.searchsorted(notes.onset_us, notes.onset_us[-1] - _REPLAYED_US))
+    start_us = at_us + _WAIT_US - int(notes.onset_us[first])
+    return make_played(notes.onset_us + start_us, notes.pitch, notes.duration_us, notes.velocity, FILE), first
+
+
+def write_file(piece: Piece, keyboard: Keyboard, at_us: int) -> bytes:
+    """Returns what was played until a time as a MIDI file, with the pedal and the keys that are down.
+
+    Raises:
+        UserError: nothing was played.
+    """
+    held = keyboard.held(at_us)
+    is_held = {(note.onset_us, note.pitch) for note in held}
+    played = [note for note in piece.notes if note.onset_us <= at_us and note[:2] not in is_held] + held
+    if not played:
+        raise UserError("nothing was played yet, so there is nothing to save")
+    spans = np.array(keyboard.pedal(at_us), np.int64).reshape(-1, 2) - min(played).onset_us
+    return midi_bytes(to_notes(played), np.maximum(spans[spans[:, 1] > 0], 0))
