@@ -212,6 +212,8 @@ def main() -> None:
     cli.print_result(f"  {command_line('trainer.generate', [*arguments, '--output=my-continuation'])}")
     cli.print_result("\nThe page, to open in a browser: curves, scores, and eight continuations with sound")
     cli.print_result(f"  {page}")
+    cli.print_result("\nPlay with the model, in the browser:")
+    cli.print_result(f"  {command_line('play', [f'--workdir={page.parent}'])}")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ OURS = (
     "trainer.generate",
     "trainer.report",
     "tuning",
+    "play",
 )
 
 
@@ -58,6 +59,8 @@ def in_small(program: str, arguments: list[str]) -> list[str]:
             return [sys.executable, "-m", "sostenuto.cli.main", *arguments]
         case "sostenuto", [name, *given]:
             return in_small("python", ["-m", COMMANDS[name].module, *given])
+        case "python", ["-m", "play", *given]:
+            return [sys.executable, "-m", "tests.play.started", *given]
         case "python", ["-m", module, *given] if module in OURS or module.startswith("trainer."):
             kept = [flag for flag in given if module != "trainer" or not flag.startswith(_LENGTHS)]
             before, separator, after = _cut(kept)

@@ -50,7 +50,7 @@ PAGES = (
 NEEDS = frozenset(
     {
         *("a GPU", "several GPUs", "several hosts", "a free machine", "a CPU with bfloat16"),
-        *("a network", "a bucket", "a cluster", "Slurm", "Google Cloud", "checkov"),
+        *("a network", "a bucket", "a cluster", "Slurm", "MIDI ports", "Google Cloud", "checkov"),
     }
 )
 
@@ -387,7 +387,7 @@ def all_flags() -> frozenset[str]:
     """The flags of all commands of ours, of Beam, and the few of others that pages speak of."""
     commands = [("-m", module) for module in OURS]
     commands += [
-        (f"benchmarks/{name}.py",) for name in ("gpu", "memory", "preprocess", "train", "transformer", "tuning")
+        (f"benchmarks/{name}.py",) for name in ("gpu", "memory", "play", "preprocess", "train", "transformer", "tuning")
     ]
     return STRANGE_FLAGS | beam_flags() | {flag for command in commands for flag in flags_of(*command)}
 

@@ -85,8 +85,11 @@ const schedule = new Schedule({
   onStart: (who) => { sounded[who === FILE ? "file" : "model"] += 1; },
 });
 const branches = new Branches(byId("branches-dialog"), sound, (branch) => session.choose(branch));
+// The server checks the composer: the page does not know the names yet.
+const { composer = "", ...settings } = readLink(location.hash);
+const link = { ...controls.show(settings), ...(composer && { composer }) };
 const session = new Session(
-  { controls, schedule, roll, link: controls.show(readLink(location.hash)) },
+  { controls, schedule, roll, link },
   {
     onReady: ({ lowest, highest, model }) => {
       keyboard.setRange(lowest, highest);

@@ -74,8 +74,8 @@ export class Schedule {
     this.#finish(entry);
   }
 
-  /** Forgets a note; without a moment of its end, it ends at once. */
-  #finish(entry, end) {
+  /** Forgets a note; without a moment of its end, it ends at once, but after its start, which is sent early. */
+  #finish(entry, end = entry.note.at + GAP) {
     clearTimeout(entry.timer);
     if (entry.isStarted) this.#midi.noteOff(entry.note.pitch, end);
     this.#entries.delete(entry);

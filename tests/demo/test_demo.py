@@ -266,7 +266,7 @@ def test_from_a_corpus_to_music_through_interruptions_and_a_second_run_reuses_al
     assert 10 <= len(read_midi((tmp_path / f"{music}.mid").read_bytes(), "music").notes) <= 20
     with wave.open(str(tmp_path / f"{music}.wav")) as sound:
         assert sound.getnframes() > 0
-    page = first.stdout.splitlines()[-1].strip()
+    page = first.stdout.splitlines()[-4].strip()
     primer = "build/demo/primer.mid"
     (hint,) = (line for line in listed if f"--primer={primer}" in line)
     assert f"--workdir={page.rpartition('/')[0]}" in hint

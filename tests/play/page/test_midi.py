@@ -6,7 +6,7 @@ FAKE = """
 window.sent = [];
 const input = { id: 'in', name: 'Stage piano' };
 const output = { id: 'out', name: 'Disklavier',
-  send: (bytes, at = performance.now()) => window.sent.push([at, ...bytes]) };
+  send: (bytes, at = performance.now()) => { window.sent.push([at, ...bytes]); window.onSent?.(); } };
 navigator.requestMIDIAccess = async () => (
   { inputs: new Map([['in', input]]), outputs: new Map([['out', output]]) });
 window.receive = (...data) => input.onmidimessage({ data, timeStamp: performance.now() });
@@ -46,6 +46,19 @@ def test_keys_and_the_pedal_of_a_midi_piano_are_sent(midi_page, stub):
     assert [pedal["down"] for pedal in stub.of("pedal")] == [True, False]
     assert [(key["pitch"], key["velocity"]) for key in stub.of("key")] == [(61, 99), (61, 0)]
     midi_page.run("receive(0x80, 61, 64); receive(0xf8)")  # a release of no key, and a clock
+
+
+def test_a_note_that_is_cancelled_as_it_starts_also_ends(midi_page, stub):
+    choose_output(midi_page)
+    # The key comes after the note is sent, and before its moment.
+    midi_page.run("""window.onSent = () => queueMicrotask(() => {
+      window.onSent = undefined;
+      document.body.dispatchEvent(new KeyboardEvent('keydown', { code: 'KeyQ', key: 'q', bubbles: true }));
+    }), 0""")
+    stub.play([[50.0, 62, 3000.0, 78]])
+    midi_page.wait("sent.length == 2")
+    midi_page.key_up("KeyQ")
+    assert messages(midi_page) == [[0x90, 62, 78], [0x80, 62, 0]]
 
 
 def test_the_models_notes_go_to_a_midi_output(midi_page, stub):

@@ -132,11 +132,14 @@ def test_other_files_are_rejected_with_a_sentence(page, stub):
 
 def test_a_link_sets_what_the_page_starts_with(empty_page, stub):
     page = empty_page
-    page.open_url(stub.url + "#seed=7&temperature=1.25&key=D+minor&mode=together&top_p=9&nonsense=1&density=x")
+    page.open_url(
+        stub.url + "#seed=7&temperature=1.25&key=D+minor&composer=Chopin&mode=together&top_p=9&nonsense=1&density=x"
+    )
     page.wait("sostenuto.state == 'ready'")
     assert stub.messages[0]["settings"] == {
-        "seed": 7, "temperature": 1.25, "key": "D minor", "mode": "together", "top_p": 1,
+        "seed": 7, "temperature": 1.25, "key": "D minor", "mode": "together", "top_p": 1, "composer": "Chopin",
     }  # fmt: skip
+    assert page.run("document.querySelector('#settings-form').elements.composer.value") == "Chopin"
     page.grant("clipboardReadWrite", "clipboardSanitizedWrite")
     page.click("#link")
     page.wait("document.querySelector('#notice').textContent.includes('copied')")
