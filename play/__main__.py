@@ -32,11 +32,13 @@ cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model, or its export.")
 _MIDI_IN = flags.DEFINE(
     cli.Text("NAME"), "midi_in", None,
-    "MIDI port to hear, or a part of its name; virtual opens a port of our own. Needs --midi_out.",
+    "MIDI port to hear, or a part of its name; virtual opens a port of our own. Needs --midi_out. "
+    "(default: play in the browser)",
 )  # fmt: skip
 _MIDI_OUT = flags.DEFINE(
     cli.Text("NAME"), "midi_out", None,
-    "MIDI port to play on, or a part of its name; virtual opens a port of our own. Needs --midi_in.",
+    "MIDI port to play on, or a part of its name; virtual opens a port of our own. Needs --midi_in. "
+    "(default: play in the browser)",
 )  # fmt: skip
 cli.start_group("server")
 _HOST = flags.DEFINE(
@@ -48,7 +50,7 @@ _PORT = flags.DEFINE_integer(
     "port", 8765, "Port to serve the page at; 0 takes a free one.", lower_bound=0, upper_bound=65_535
 )
 _TOKEN = flags.DEFINE(
-    cli.Text("TEXT"), "token", None,
+    cli.Text("SECRET"), "token", None,
     "Secret in the page's address, without which nobody enters. (default: a random one, unless --host is this machine)",
 )  # fmt: skip
 _PLAYERS = flags.DEFINE_integer("players", 4, "Players at once, at most.", lower_bound=1, upper_bound=64)

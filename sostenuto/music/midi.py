@@ -161,7 +161,7 @@ def written_primer(notes: Notes, primer_notes: int, pedal: np.ndarray = NO_PEDAL
 
 
 def write_midi(notes: Notes, path: StrPath, pedal: np.ndarray = NO_PEDAL) -> None:
-    """Writes notes and pedal atomically to a MIDI file, as `midi_bytes` returns it.
+    """Writes notes and pedal, int64 `[spans, 2]`, atomically to a MIDI file, as `midi_bytes` returns it.
 
     Raises:
         FileError: the file cannot be written.
