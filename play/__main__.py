@@ -55,7 +55,7 @@ _TOKEN = flags.DEFINE(
 )  # fmt: skip
 _PLAYERS = flags.DEFINE_integer("players", 4, "Players at once, at most.", lower_bound=1, upper_bound=64)
 _BROWSER = flags.DEFINE_bool("browser", True, "Open the page in the browser.")
-cli.start_group("playing: a page can change these")
+cli.start_group("playing, which a page can change")
 _DEFAULTS = Settings()
 _MODE = flags.DEFINE_enum(
     "mode", _DEFAULTS.mode, MODES,
