@@ -59,8 +59,8 @@ cli.start_group("playing, which a page can change")
 _DEFAULTS = Settings()
 _MODE = flags.DEFINE_enum(
     "mode", _DEFAULTS.mode, MODES,
-    "answer: the model plays after a pause and listens while you play. together: it plays on while you play. listen: "
-    "it plays only when it is asked.",
+    "With answer, the model plays after a pause and listens while you play; with together, it plays on while you play; "
+    "with listen, it plays only when it is asked.",
 )  # fmt: skip
 _HAND_OVER = flags.DEFINE_enum(
     "hand_over", _DEFAULTS.hand_over, HAND_OVERS, "Hand over to the model by a pause, or by pressing the sustain pedal."
