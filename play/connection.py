@@ -62,16 +62,13 @@ class Connection:
     Args:
         socket: the WebSocket.
         instrument: what the player plays with.
-        clock: seconds, ascending.
     """
 
-    def __init__(
-        self, socket: web.WebSocketResponse, instrument: Instrument, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._socket, self._instrument, self._clock = socket, instrument, clock
-        self._limit = RateLimit(_MESSAGES_PER_SECOND, _BURST, clock)
+    def __init__(self, socket: web.WebSocketResponse, instrument: Instrument) -> None:
+        self._socket, self._instrument = socket, instrument
+        self._limit = RateLimit(_MESSAGES_PER_SECOND, _BURST)
         # The player's time, and when it was so.
-        self._player_us, self._since = 0, clock()
+        self._player_us, self._since = 0, time.monotonic()
 
     async def run(self) -> None:
         """Serves the player until the connection ends."""
@@ -173,14 +170,14 @@ class Connection:
         return max((due_us - self._now_us()) / 1e6, 0.001)
 
     def _set_clock(self, player_us: int) -> None:
-        self._player_us, self._since = player_us, self._clock()
+        self._player_us, self._since = player_us, time.monotonic()
 
     def _now_us(self) -> int:
         """Returns the player's time."""
-        return self._player_us + round(min(self._clock() - self._since, FROZEN_SECONDS) * 1e6)
+        return self._player_us + round(min(time.monotonic() - self._since, FROZEN_SECONDS) * 1e6)
 
     def _is_frozen(self) -> bool:
-        return self._clock() - self._since >= FROZEN_SECONDS
+        return time.monotonic() - self._since >= FROZEN_SECONDS
 
 
 class RateLimit:

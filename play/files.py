@@ -24,9 +24,10 @@ def place_file(notes: Notes, at_us: int) -> tuple[list[PlayedNote], int]:
     if not len(notes):
         raise UserError("the file has no notes to go on from. Choose another MIDI file")
     notes = notes[-_MAX_NOTES:]
-    first = int(np.searchsorted(notes.onset_us, notes.onset_us[-1] - _REPLAYED_US))
-    start_us = at_us + _WAIT_US - int(notes.onset_us[first])
-    return make_played(notes.onset_us + start_us, notes.pitch, notes.duration_us, notes.velocity, FILE), first
+    onset_us = notes.onset_us
+    first = int(np.searchsorted(onset_us, onset_us[-1] - _REPLAYED_US))
+    start_us = at_us + _WAIT_US - int(onset_us[first])
+    return make_played(onset_us + start_us, notes.pitch, notes.duration_us, notes.velocity, FILE), first
 
 
 def write_file(piece: Piece, keyboard: Keyboard, at_us: int) -> bytes:

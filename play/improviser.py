@@ -41,11 +41,10 @@ class Improviser:
         self.set(settings)
 
     def set(self, settings: Settings) -> None:
-        """Follows other settings from the next note on; raises UserError, and changes nothing, if they do not suit."""
+        """Follows other settings after the next `listen`; raises UserError, and changes nothing, if they do not fit."""
         settings.check_composer(self.sampler)
         self._options = settings.make_options(self.sampler)
         self._seed, self._density = settings.seed, settings.density
-        self._steering = start_live(0.0)
 
     def listen(self, piece: Piece) -> None:
         """Starts the control of the density from the last notes of a piece."""

@@ -98,9 +98,8 @@ class Hearing:
         name: of the port.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         self.name = ""
-        self._clock = clock
         self._messages: queue.Queue[tuple[int, mido.Message]] = queue.Queue(_MOST_HEARD)
 
     def hear(self, message: mido.Message) -> None:
@@ -118,7 +117,7 @@ class Hearing:
 
     def now_us(self) -> int:
         """Returns the time in microseconds."""
-        return round(self._clock() * 1e6)
+        return round(time.monotonic() * 1e6)
 
 
 class Playing:

@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import errno
-import ipaddress
 import secrets
 import socket
 import webbrowser
@@ -13,7 +12,7 @@ from aiohttp import web
 from yarl import URL
 
 from play.connection import Instrument
-from play.server import LOOPBACK, Server
+from play.server import Server, is_loopback
 from play.settings import Settings
 from sostenuto.errors import UserError
 from sostenuto.music.midi import Sustain
@@ -33,7 +32,7 @@ class Address:
 
     def __init__(self, host: str, port: int, token: str | None) -> None:
         self._host, self._port = host, port
-        self.token = token or (None if _is_loopback(host) else secrets.token_urlsafe(_TOKEN_BYTES))
+        self.token = token or (None if is_loopback(host) else secrets.token_urlsafe(_TOKEN_BYTES))
 
     def bind(self) -> socket.socket:
         """Returns a socket that listens; raises UserError if it cannot, before a model is loaded."""
@@ -105,10 +104,3 @@ def serve(
                 await runner.cleanup()
 
     asyncio.run(run())
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in LOOPBACK

@@ -4,8 +4,9 @@ import asyncio
 import functools
 import hmac
 import importlib.resources
+import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import WSCloseCode, web
@@ -18,10 +19,9 @@ from play.connection import Connection, Instrument
 logger = logging.getLogger(__name__)
 
 COOKIE: Final = "sostenuto_token"
-LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _TYPES: Final = {
-    "html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "png": "image/png",
+    "html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"
 }  # fmt: skip
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -44,19 +44,10 @@ class Server:
         instrument: what they play with.
         max_players: the most at once.
         token: a secret without which nobody enters; None lets everyone in whose browser is on this machine.
-        hosts: the names under which the server is reached without a token. Another name in a request is another site's
-            (DNS rebinding).
     """
 
-    def __init__(
-        self,
-        instrument: Instrument,
-        *,
-        max_players: int,
-        token: str | None = None,
-        hosts: Collection[str] = LOOPBACK,
-    ) -> None:
-        self._instrument, self._max_players, self._token, self._hosts = instrument, max_players, token, hosts
+    def __init__(self, instrument: Instrument, *, max_players: int, token: str | None = None) -> None:
+        self._instrument, self._max_players, self._token = instrument, max_players, token
         self._sockets: set[web.WebSocketResponse] = set()
 
     def make_app(self) -> web.Application:
@@ -75,7 +66,8 @@ class Server:
     async def _admit(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Serves a request from this site's own page, with the token if there is one."""
         if self._token is None:
-            if _host_name(request) not in self._hosts:
+            # Another name is that of another site, which leads its visitors here (DNS rebinding).
+            if not is_loopback(_host_name(request)):
                 raise web.HTTPForbidden(text="This server is for browsers on its own machine.\n")
             return await handler(request)
         if _equal(request.query.get("token", ""), self._token) and request.path == "/":
@@ -148,11 +140,19 @@ async def _serve_sample(request: web.Request) -> web.Response:
     return web.Response(body=sample, content_type="audio/flac", headers={"Cache-Control": "max-age=86400"})
 
 
-def _host_name(request: web.Request) -> str | None:
+def is_loopback(host: str) -> bool:
+    """Returns whether a name or an address is that of the machine itself, for itself only."""
     try:
-        return URL(f"http://{request.headers.get('Host', '')}").host
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return None
+        return host == "localhost"
+
+
+def _host_name(request: web.Request) -> str:
+    try:
+        return URL(f"http://{request.headers.get('Host', '')}").host or ""
+    except ValueError:
+        return ""
 
 
 def _equal(given: str, token: str) -> bool:

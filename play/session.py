@@ -262,7 +262,6 @@ class Session:
         """Sends notes that are in the piece; the model goes on after them."""
         self.is_model = True
         self._improviser.listen(self.piece)
-        self._outputs.clear()
         return [Turn(True), NotesSent(notes, self.epoch)]
 
     def _music(self) -> Music:

@@ -1,12 +1,12 @@
 """The settings that a player changes while playing."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sostenuto.errors import UserError
 from trainer.config_fields import Bounds
+from trainer.generation.arguments import check_number
 from trainer.generation.composers import composer_ids
 from trainer.generation.controls import Controls
 from trainer.generation.sampling_flags import DEFAULT_TEMPERATURE
@@ -62,7 +62,7 @@ class Settings:
             if getattr(self, name) not in choices:
                 raise UserError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         for name, bounds in BOUNDS.items():
-            _check_number(name, getattr(self, name), bounds, is_integer=name == "seed")
+            check_number(name, getattr(self, name), bounds, int if name == "seed" else float)
         for name in ("key", "composer"):
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"{name}: got {getattr(self, name)!r}, expected a text")
@@ -85,10 +85,3 @@ class Settings:
 
 
 NAMES: Final = tuple(field.name for field in dataclasses.fields(Settings))
-
-
-def _check_number(name: str, value: Any, bounds: Bounds, *, is_integer: bool) -> None:
-    is_number = isinstance(value, int if is_integer else int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value not in bounds:
-        kind = "an integer" if is_integer else "a number"
-        raise UserError(f"{name}: got {value!r}, expected {kind} {bounds}")

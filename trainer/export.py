@@ -135,9 +135,7 @@ class _Graphs:
         legal = tf.reduce_all((composer >= 0) & (composer <= highest))
         with tf.control_dependencies([tf.debugging.Assert(legal, [f"expected composer 0 to {highest}"])]):
             state = self._model.initial_decode_state(tf.shape(composer)[0], tf.identity(composer))
-        dtype = self._model.compute_dtype
-        layers = tf.nest.map_structure(lambda value: tf.cast(value, dtype), state.layers)
-        return self._format_state(state._replace(layers=layers))
+        return self._format_state(state)
 
     def _next_note(self, temperature: tf.Tensor, seed: tf.Tensor, **inputs: tf.Tensor) -> _Tensors:
         note = _parse_notes(inputs)

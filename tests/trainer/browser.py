@@ -42,8 +42,12 @@ class Page:
 
     def open(self, path: pathlib.Path) -> None:
         """Opens a file and waits until it is loaded."""
+        self.open_url(path.as_uri())
+
+    def open_url(self, url: str) -> None:
+        """Opens a URL and waits until it is loaded."""
         self._events.clear()
-        self._call("Page.navigate", url=path.as_uri())
+        self._call("Page.navigate", url=url)
         until = time.monotonic() + _TIMEOUT
         while "Page.loadEventFired" not in self._events:
             self._receive(until)
@@ -115,11 +119,12 @@ class Page:
 
 
 @contextlib.contextmanager
-def browser(profile: pathlib.Path) -> Iterator[Page]:
+def browser(profile: pathlib.Path, page_class: type[Page] = Page) -> Iterator[Any]:
     """Starts Chromium; ends it on exit.
 
     Args:
         profile: an empty directory for its files.
+        page_class: of the page.
     """
     assert CHROMIUM is not None
     to_browser, write = os.pipe()
@@ -141,7 +146,7 @@ def browser(profile: pathlib.Path) -> Iterator[Page]:
         os.close(to_browser)
         os.close(from_browser)
         try:
-            yield Page(read, write)
+            yield page_class(read, write)
         finally:
             # Chromium and its children exit when the pipe is closed.
             os.close(write)

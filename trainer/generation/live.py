@@ -1,5 +1,6 @@
 """Sampling for a player who listens: a few notes at a time, each from the state after the notes before it."""
 
+import functools
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -59,7 +60,7 @@ class LiveSampler:
             )
         self.composers, self.pitch_range = self._model.composers, self._model.heads.pitch_range
         self._weights = self._model.decode_weights()
-        self._read = tf.function(self._read_notes, autograph=False, jit_compile=True)
+        self._read = tf.function(functools.partial(read_notes, self._model), autograph=False, jit_compile=True)
         self._sample = tf.function(self._sample_notes, autograph=False, jit_compile=True)
         self._empty = self._make_empty()
 
@@ -139,14 +140,8 @@ class LiveSampler:
     def _make_empty(self) -> LiveState:
         """Returns the state before the start of a performance; its heads' input is of zeros, and never used."""
         before = self._model.initial_decode_state(1)
-        dtype = self._model.config.full_precision
-        layers = tf.nest.map_structure(lambda value: tf.cast(value, dtype), before.layers)
-        before = before._replace(layers=layers)
         head_input, _ = self._model.decode_step(start_note(1), before, self._weights)
         return tf.nest.map_structure(tf.zeros_like, head_input), before
-
-    def _read_notes(self, count: tf.Tensor, state: LiveState, weights: list, given: tf.Tensor) -> LiveState:
-        return read_notes(self._model, count, state, weights, given)
 
     def _sample_notes(
         self,

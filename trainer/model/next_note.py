@@ -246,13 +246,15 @@ class NextNoteModel(keras.Model):
     def initial_decode_state(
         self, batch: int | tf.Tensor, composer: tf.Tensor | np.ndarray | None = None
     ) -> ModelState:
-        """Returns the state of `initial_state` for `decode_step`: with an empty memory.
+        """Returns the state of `initial_state` for `decode_step`: in its precision, with an empty memory.
 
         Args:
             batch: a scalar, the number of performances.
             composer: int64 `[batch]`, as in `ModelState`; by default all are unknown.
         """
         state = self.initial_state(batch, composer)
+        layers = tf.nest.map_structure(lambda value: tf.cast(value, self.compute_dtype), state.layers)
+        state = state._replace(layers=layers)
         return state._replace(memory=empty_memory(batch)) if self.has_memory else state
 
     def _run_layer(

@@ -1,28 +1,17 @@
 """The browser of the page's tests: URLs, keys by their place, the mouse, fingers and files."""
 
 import base64
-import contextlib
 import pathlib
 import time
-from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
-from tests.trainer import browser
+from tests.trainer.browser import Page
 
 TIMEOUT = 60  # seconds
 
 
-class PlayPage(browser.Page):
+class PlayPage(Page):
     """A page that is served."""
-
-    def open_url(self, url: str) -> None:
-        """Opens a URL and waits until it is loaded."""
-        self._events.clear()
-        self._call("Page.navigate", url=url)
-        until = time.monotonic() + TIMEOUT
-        while "Page.loadEventFired" not in self._events:
-            self._receive(until)
 
     def wait(self, expression: str) -> Any:
         """Waits until an expression is true, and returns its value."""
@@ -119,11 +108,3 @@ class PlayPage(browser.Page):
     def accessibility_tree(self) -> list[dict[str, Any]]:
         """Returns the nodes that assistive technology sees."""
         return self._call("Accessibility.getFullAXTree")["nodes"]
-
-
-@contextlib.contextmanager
-def play_browser(profile: pathlib.Path) -> Iterator[PlayPage]:
-    """Starts Chromium; ends it on exit."""
-    with mock.patch.object(browser, "Page", PlayPage), browser.browser(profile) as page:
-        assert isinstance(page, PlayPage)
-        yield page

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.play.page.browser import play_browser
+from tests.play.page.browser import PlayPage
 from tests.play.page.stub import stub_server
-from tests.trainer.browser import CHROMIUM
+from tests.trainer.browser import CHROMIUM, browser
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def stub():
 @pytest.fixture(scope="session")
 def _browser(tmp_path_factory):
     assert CHROMIUM is not None, "Install chromium"
-    with play_browser(tmp_path_factory.mktemp("profile")) as page:
+    with browser(tmp_path_factory.mktemp("profile"), PlayPage) as page:
         yield page
 
 

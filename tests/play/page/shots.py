@@ -7,8 +7,9 @@ import time
 
 import numpy as np
 
-from tests.play.page.browser import PlayPage, play_browser
+from tests.play.page.browser import PlayPage
 from tests.play.page.stub import MIDI_FILE, Stub, stub_server
+from tests.trainer.browser import browser
 
 
 def dense(seconds: float, rate: float, seed: int = 3) -> list[list[float]]:
@@ -37,7 +38,11 @@ def play_a_while(page: PlayPage, stub: Stub) -> None:
 def main(folder: pathlib.Path) -> None:
     """Writes all pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    with stub_server() as stub, tempfile.TemporaryDirectory() as profile, play_browser(pathlib.Path(profile)) as page:
+    with (
+        stub_server() as stub,
+        tempfile.TemporaryDirectory() as profile,
+        browser(pathlib.Path(profile), PlayPage) as page,
+    ):
         stub.answer = dense(4, 7)
         page.look(width=1360, height=850)
         page.open_url(stub.url)
