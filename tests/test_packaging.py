@@ -19,7 +19,7 @@ from sostenuto.cli import main
 from sostenuto.extras import EXTRAS
 from tests import bare_site
 from tests.checkout import copy_tracked, tracked_files
-from tests.factories import melody, write_dataset
+from tests.factories import melody, write_dataset, write_run
 
 PACKAGES = sorted(EXTRAS)
 COMMANDS = sorted(entry.module for entry in main.COMMANDS.values())
@@ -168,6 +168,7 @@ def test_a_command_whose_extra_is_missing_names_it_on_one_line(
     module: str, arguments: list[str], missing: str, extra: str, bare: Path, tmp_path: Path
 ) -> None:
     write_dataset(tmp_path / "dataset", {"train": [40], "validation": [40], "test": [40]})
+    write_run(tmp_path / "run", tmp_path / "dataset")
     (tmp_path / "midi").mkdir()
     (tmp_path / "midi" / "melody.mid").write_bytes(melody([60, 62, 64]))
     process = run(bare, tmp_path, "-m", module, *arguments)

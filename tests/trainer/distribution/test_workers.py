@@ -12,10 +12,9 @@ import wave
 import numpy as np
 import pytest
 
-from tests.factories import TINY, tiny_model
+from tests.factories import TINY, tiny_model, write_trained
 from tests.processes import REPOSITORY, run_python
 from tests.trainer.runs import TRAIN, ended, files, metrics, run_all, started, wait_for_report, weights, workers
-from tests.trainer.test_export import write_workdir
 
 FLAGS = [
     "--preset=base", "--units=16", "--layers=1", "--head_units=16", "--seq_length=16", "--batch_size=12",
@@ -314,7 +313,7 @@ def test_workers_that_read_different_weights_to_start_with_stop_before_anything_
     for seed, command in enumerate(commands):
         host = tmp_path / str(seed)
         host.mkdir()
-        write_workdir(host / "source", tiny_model("density", layers=1, head_units=16, seed=seed))
+        write_trained(host / "source", tiny_model("density", layers=1, head_units=16, seed=seed))
         command.append("--config=source/config.json")
         command.remove("--preset=base")
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
