@@ -8,6 +8,7 @@ from absl import flags
 from play.settings import BOUNDS, HAND_OVERS, MODES, Settings
 from sostenuto import cli
 from sostenuto.errors import UserError
+from trainer.generation.arguments import check_starts_from_silence
 from trainer.generation.composers import composer_ids
 from trainer.workdir.layout import load_config, load_run
 
@@ -51,7 +52,7 @@ _PORT = flags.DEFINE_integer(
 )
 _TOKEN = flags.DEFINE(
     cli.Text("SECRET"), "token", None,
-    "Secret in the page's address, without which nobody enters. (default: a random one, unless --host is this machine)",
+    "Secret in the page's address, which every player needs. (default: a random one, unless --host is this machine)",
 )  # fmt: skip
 _PLAYERS = flags.DEFINE_integer("players", 4, "Players at once, at most.", lower_bound=1, upper_bound=64)
 _BROWSER = flags.DEFINE_bool("browser", True, "Open the page in the browser.")
@@ -101,11 +102,10 @@ def main() -> None:
         given, missing = ("midi_in", "midi_out") if midi_in else ("midi_out", "midi_in")
         raise UserError(f"--{given}={midi_in or midi_out}: --{missing} is missing. Pass both")
     config, run = load_config(workdir), load_run(workdir)
-    if config.positions != "every":
-        raise UserError(
-            f"{workdir}: a model with positions=last cannot start without notes; expected a "
-            "model with positions=every, such as that of the preset base"
-        )
+    try:
+        check_starts_from_silence(config)
+    except UserError as error:
+        raise UserError(f"{workdir}: {error}") from None
     composer_ids(settings.composer, 1, run.composers or ())
     if midi_in:
         from play import ports

@@ -101,6 +101,6 @@ class Improviser:
 
 
 def place(fields: NDArray[np.integer], first_us: int) -> list[PlayedNote]:
-    """Returns notes of the model, `[fields, notes]`, of which the first one starts at a time."""
+    """Returns the model's notes, `[fields, notes]`, as played ones that begin at `first_us`."""
     pitch, step_us, duration_us, velocity = fields.astype(np.int64)
     return make_played(first_us + np.cumsum(step_us) - step_us[0], pitch, duration_us, velocity, MODEL)

@@ -38,7 +38,7 @@ class Port(Protocol):
 
 @contextlib.contextmanager
 def open_ports(midi_in: str, midi_out: str) -> Iterator[tuple["Hearing", Any]]:
-    """Opens a port to hear and one to play on, and closes them on exit.
+    """Opens an input and an output port, and closes them on exit.
 
     Args:
         midi_in: the name, or a part of it; "virtual" opens a port of our own that other programs find.

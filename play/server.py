@@ -15,6 +15,7 @@ from yarl import URL
 import play
 from play import piano, protocol
 from play.connection import Connection, Instrument
+from sostenuto import html
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +54,7 @@ class Server:
     def make_app(self) -> web.Application:
         """Returns the application."""
         app = web.Application(middlewares=[self._admit, _add_headers])
-        app.router.add_get("/", functools.partial(_serve_file, "index.html"))
-        for name in _static_files():
-            app.router.add_get(f"/static/{name}", functools.partial(_serve_file, name))
+        add_page(app.router)
         app.router.add_get("/piano.json", _list_samples)
         app.router.add_get(r"/piano/{pitch:\d{1,3}}-{velocity:\d{1,3}}.flac", _serve_sample)
         app.router.add_get("/play", self._play)
@@ -113,10 +112,18 @@ async def _add_headers(request: web.Request, handler: _Handler) -> web.StreamRes
     return response
 
 
+def add_page(router: web.UrlDispatcher) -> None:
+    """Adds the routes of the page, its styles, scripts and icon."""
+    router.add_get("/", functools.partial(_serve_file, "index.html"))
+    for name in _static_files():
+        router.add_get(f"/static/{name}", functools.partial(_serve_file, name))
+
+
 @functools.cache
 def _static_files() -> dict[str, bytes]:
-    directory = importlib.resources.files(play).joinpath("static")
-    return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
+    own, shared = (importlib.resources.files(package).joinpath("static") for package in (play, html))
+    files = [shared.joinpath("colours.css"), *(file for file in own.iterdir() if file.is_file())]
+    return {file.name: file.read_bytes() for file in files}
 
 
 async def _serve_file(name: str, _: web.Request) -> web.Response:

@@ -186,7 +186,7 @@ class Session:
         return self._play_ahead(notes)
 
     def load(self, at_us: int, notes: Notes) -> list[Output]:
-        """Begins a piece with the notes of a file: its end is replayed, then the model goes on.
+        """Begins a piece with the notes of a file: its end is replayed, then the model continues it.
 
         Raises:
             UserError: there are no notes.
@@ -218,7 +218,7 @@ class Session:
         return self._take()
 
     def next_tick_us(self) -> int | None:
-        """Returns when `tick` is to be called; None if only the player can go on."""
+        """Returns when `tick` is to be called; None while the model waits for the player."""
         if self.is_model:
             return self.piece.notes[-1].onset_us - HORIZON_US if self.piece.notes else 0
         settings, released_us = self.settings, self._keyboard.released_us
@@ -259,7 +259,7 @@ class Session:
             self._outputs.append(Turn(False))
 
     def _play_ahead(self, notes: list[PlayedNote]) -> list[Output]:
-        """Sends notes that are in the piece; the model goes on after them."""
+        """Sends notes that are in the piece; the model continues them."""
         self.is_model = True
         self._improviser.listen(self.piece)
         return [Turn(True), NotesSent(notes, self.epoch)]

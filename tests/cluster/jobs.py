@@ -117,10 +117,10 @@ class Jobs:
         pods = self.pods(prefix)
         return pods[-1]["metadata"]["name"] if pods else ""
 
-    def log(self, pod: str) -> str:
-        """The log of a pod's main container so far; empty before it starts."""
+    def log(self, pod: str, container: str = "") -> str:
+        """The log of a pod's container so far, by default of its main one; empty before it starts."""
         try:
-            return self.cluster.api.text(f"{_PODS}/{pod}/log")
+            return self.cluster.api.text(f"{_PODS}/{pod}/log", **({"container": container} if container else {}))
         except ApiError:
             return ""
 
@@ -149,10 +149,10 @@ class Jobs:
         wait_until(f"{prefix} starts", running, _PATIENCE)
         return running()
 
-    def wait_for_log(self, pod: str, text: str) -> str:
-        """Waits until a pod's log has the text; returns the log."""
-        wait_until(f"{pod} logs {text!r}", lambda: text in self.log(pod), _PATIENCE)
-        return self.log(pod)
+    def wait_for_log(self, pod: str, text: str, container: str = "") -> str:
+        """Waits until the log of a pod's container has the text; returns the log."""
+        wait_until(f"{pod} logs {text!r}", lambda: text in self.log(pod, container), _PATIENCE)
+        return self.log(pod, container)
 
     def wait_for_training(self, prefix: str, train_step: int = 40, *, by: str = "") -> str:
         """Waits until the newest pod has trained that far; returns its name.

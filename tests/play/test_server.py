@@ -203,7 +203,8 @@ async def test_without_the_token_nobody_enters():
 async def test_without_a_token_another_site_does_not_enter():
     async with serving() as client:
         assert (await client.get("/", headers={"Host": "evil.example"})).status == 403
-        assert (await client.get("/", headers={"Host": "localhost:80"})).status == 200
+        for own in ("localhost:80", "127.0.0.2:8765", "[::1]:8765"):
+            assert (await client.get("/", headers={"Host": own})).status == 200
         for origin in ("https://evil.example", "null", "http://localhost:1"):
             with pytest.raises(WSServerHandshakeError, match="403"):
                 await client.ws_connect("/play", headers={"Origin": origin})
@@ -218,6 +219,7 @@ async def test_the_page_is_served_with_a_policy():
         response = await client.get("/")
         assert response.content_type == "text/html"
         assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+        assert "--ink: " in await (await client.get("/static/colours.css")).text()
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert (await client.get("/static/app.js")).content_type == "text/javascript"
         for missing in (

@@ -1,4 +1,4 @@
-"""Checks of the arguments of `NoteSampler.sample`."""
+"""Checks of the samplers' arguments."""
 
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 
 from sostenuto.errors import UserError
 from sostenuto.music.notes import FIELDS, Notes
+from trainer.config import Config
 from trainer.config_fields import Bounds
 
 
@@ -20,6 +21,15 @@ def list_primers(primers: Any) -> Sequence[Notes]:
     if not listed:
         raise UserError("primers: got an empty list, expected at least one. Pass Notes.empty() to start from silence")
     return listed
+
+
+def check_starts_from_silence(config: Config) -> None:
+    """Checks that a model can play its first note without one before it."""
+    if config.positions != "every":
+        raise UserError(
+            f"a model with positions={config.positions} cannot start without notes; expected a model with "
+            "positions=every, such as that of the preset base"
+        )
 
 
 def list_by_field(name: str, values: Any, bounds: Bounds) -> list[float]:

@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from sostenuto.errors import UserError
 from trainer.data.note_tensors import START_PITCH, NoteTensors
-from trainer.generation.arguments import list_by_field
+from trainer.generation.arguments import check_starts_from_silence, list_by_field
 from trainer.generation.composers import composer_ids
 from trainer.generation.controls import Controls
 from trainer.generation.decoding import LoopOptions, RandomNumbers, decode_notes, read_notes
@@ -53,11 +52,7 @@ class LiveSampler:
 
     def __init__(self, model: NextNoteModel | LoadedModel) -> None:
         self._model = model.model if isinstance(model, LoadedModel) else model
-        if self._model.config.positions != "every":
-            raise UserError(
-                "a model with positions=last cannot start without notes; expected a model "
-                "trained with positions=every, such as the preset base"
-            )
+        check_starts_from_silence(self._model.config)
         self.composers, self.pitch_range = self._model.composers, self._model.heads.pitch_range
         self._weights = self._model.decode_weights()
         self._read = tf.function(functools.partial(read_notes, self._model), autograph=False, jit_compile=True)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import io
 import json
-import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,8 @@ import numpy as np
 import soundfile
 from aiohttp import WSMsgType, web
 
-STATIC = pathlib.Path(__file__).parents[3] / "play" / "static"
+from play.server import add_page
+
 POLICY = (
     "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; script-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -103,9 +103,6 @@ class Stub:
         if self._socket is not None and not self._socket.closed:
             await self._socket.send_str(json.dumps(message))
 
-    async def _page(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(STATIC / "index.html")
-
     async def _list(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"velocities": VELOCITIES, "pitches": PITCHES})
 
@@ -191,11 +188,10 @@ class Stub:
             return response
 
         app = web.Application(middlewares=[policy])
-        app.router.add_get("/", self._page)
         app.router.add_get("/piano.json", self._list)
         app.router.add_get("/piano/{pitch}-{velocity}.flac", self._sample)
         app.router.add_get("/play", self._play)
-        app.router.add_static("/static", STATIC)
+        add_page(app.router)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.play.page.stub import STATIC
+from play import server
 from tests.trainer.looks import faults
 
 SIZES = {"desktop": (1360, 850), "small desktop": (1024, 640), "portrait": (390, 844), "landscape": (844, 390)}
@@ -132,8 +132,8 @@ def test_the_roll_stands_still_with_reduced_motion(empty_page, stub, tmp_path):
 
 
 def test_the_page_has_no_code_or_style_of_others():
-    for file in STATIC.iterdir():
-        text = Path(file).read_text(encoding="utf-8")
+    for file in (Path(server.__file__).parent / "static").iterdir():
+        text = file.read_text(encoding="utf-8")
         assert "console." not in text, file
         assert "http" not in text.replace("http://www.w3.org/", "").replace('"http"', ""), file
         assert " style=" not in text, file
