@@ -1,6 +1,7 @@
 """Plays with a pianist, in the browser or through MIDI ports: `sostenuto play --workdir=DIR`."""
 
 import logging
+import signal
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -33,19 +34,19 @@ cli.start_group("input and output")
 _WORKDIR = flags.DEFINE(cli.Path("DIR"), "workdir", None, "Workdir of the trained model, or its export.")
 _MIDI_IN = flags.DEFINE(
     cli.Text("NAME"), "midi_in", None,
-    "MIDI port to hear, or a part of its name; virtual opens a port of our own. Needs --midi_out. "
+    "MIDI port to hear, or a part of its name; virtual makes one named Sostenuto. Needs --midi_out. "
     "(default: play in the browser)",
 )  # fmt: skip
 _MIDI_OUT = flags.DEFINE(
     cli.Text("NAME"), "midi_out", None,
-    "MIDI port to play on, or a part of its name; virtual opens a port of our own. Needs --midi_in. "
+    "MIDI port to play on, or a part of its name; virtual makes one named Sostenuto. Needs --midi_in. "
     "(default: play in the browser)",
 )  # fmt: skip
 cli.start_group("server")
 _HOST = flags.DEFINE(
     cli.Text("ADDRESS"), "host", "127.0.0.1",
-    "Address to serve the page at. The default is for this machine only; 0.0.0.0 is for all that reach it, and needs "
-    "the token.",
+    "Address to serve the page at. 127.0.0.1 is for this machine only; 0.0.0.0 is for every machine that can reach it, "
+    "with the token.",
 )  # fmt: skip
 _PORT = flags.DEFINE_integer(
     "port", 8765, "Port to serve the page at; 0 takes a free one.", lower_bound=0, upper_bound=65_535
@@ -75,9 +76,9 @@ def _define_number(name: str, help: str) -> flags.FlagHolder:
     )
 
 
-_PAUSE = _define_number("pause", "Seconds without a key, after which the model plays.")
+_PAUSE = _define_number("pause", "Seconds from the release of the last key until the model plays.")
 _TEMPERATURE = _define_number(
-    "temperature", "Factor of the temperature at which sostenuto generate samples: below 1 calmer, above 1 wilder."
+    "temperature", "Factor of the default temperatures of sostenuto generate: below 1 safer, above 1 bolder."
 )
 _TOP_P = _define_number("top_p", "Draw from the most likely values whose probabilities add up to this.")
 _DENSITY = _define_number("density", "Notes per second to approach; 0 disables.")
@@ -96,6 +97,9 @@ _SEED = flags.DEFINE_integer(
 
 def main() -> None:
     """Plays until the process is ended."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        # A terminal is closed: notes at a MIDI output have to end.
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     workdir, settings = cli.require_flag(_WORKDIR), _parse_settings()
     midi_in, midi_out = _MIDI_IN.value or "", _MIDI_OUT.value or ""
     if bool(midi_in) != bool(midi_out):

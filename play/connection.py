@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from play import protocol
+from play.kept_sessions import KeptSessions, LostSession
 from play.session import Output, Session
 from play.settings import Settings
 from sostenuto.errors import UserError
@@ -62,10 +63,11 @@ class Connection:
     Args:
         socket: the WebSocket.
         instrument: what the player plays with.
+        kept: sessions to continue.
     """
 
-    def __init__(self, socket: web.WebSocketResponse, instrument: Instrument) -> None:
-        self._socket, self._instrument = socket, instrument
+    def __init__(self, socket: web.WebSocketResponse, instrument: Instrument, kept: KeptSessions) -> None:
+        self._socket, self._instrument, self._kept = socket, instrument, kept
         self._limit = RateLimit(_MESSAGES_PER_SECOND, _BURST)
         # The player's time, and when it was so.
         self._player_us, self._since = 0, time.monotonic()
@@ -73,34 +75,62 @@ class Connection:
     async def run(self) -> None:
         """Serves the player until the connection ends."""
         try:
-            session = await self._start()
-            while session and await self._serve(session):
-                pass
+            if message := await self._receive_start():
+                session_id = message.session_id()
+                async with self._kept.connected(session_id, self._close_for_another):
+                    await self._play(message, self._kept.take(session_id))
         except protocol.ProtocolError as error:
             await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=str(error).encode()[:120])
         except (TimeoutError, ConnectionError):
             await self._socket.close(code=WSCloseCode.GOING_AWAY)
 
-    async def _start(self) -> Session | None:
-        """Returns the session that the first message asks for; None if the player leaves."""
+    async def _receive_start(self) -> protocol.Message | None:
+        """Returns the first message; None if the player leaves."""
         received = await self._socket.receive(timeout=_START_SECONDS)
         if received.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
             return None
         if received.type != WSMsgType.TEXT or (message := protocol.Message(received.data)).kind != "start":
             raise protocol.ProtocolError("expected a message of type start first")
         self._set_clock(message.at_us)
-        instrument, changes = self._instrument, message.settings()
+        return message
+
+    async def _play(self, start: protocol.Message, lost: LostSession | None) -> None:
+        """Serves a session, a lost one or a new one, and keeps it for the player's next connection."""
+        instrument = self._instrument
+        session = lost.session if lost else await self._begin(start)
+        keeps = True
         try:
-            session = await instrument.call(lambda: self._new_session(instrument.settings.change(changes)))
+            resumed = await instrument.call(lambda: session.resume(lost.at_us)) if lost else []
+            if lost:
+                await self._answer(lambda: session.change(start.at_us, start.settings()))
+            await self._send(
+                protocol.ready(instrument.sampler, session.settings, instrument.description, is_resumed=bool(lost))
+            )
+            for output in resumed:
+                await self._send(protocol.encode(output))
+            while await self._serve(session):
+                pass
+        except (TimeoutError, ConnectionError):
+            await self._socket.close(code=WSCloseCode.GOING_AWAY)
+        except Exception:
+            keeps = False
+            raise
+        finally:
+            if keeps:
+                self._kept.keep(start.session_id(), LostSession(session, self._now_us()))
+
+    async def _begin(self, start: protocol.Message) -> Session:
+        """Returns a new session."""
+        instrument, changes = self._instrument, start.settings()
+        try:
+            return await instrument.call(lambda: self._new_session(instrument.settings.change(changes)))
         except UserError as error:
             # A link may name a composer that another model knows.
             await self._send(protocol.error(f"{error}. The page starts with the usual settings"))
-            session = await instrument.call(lambda: self._new_session(instrument.settings))
-        sampler = instrument.sampler
-        await self._send(
-            protocol.ready(session.settings, sampler.composers, sampler.pitch_range, instrument.description)
-        )
-        return session
+            return await instrument.call(lambda: self._new_session(instrument.settings))
+
+    async def _close_for_another(self) -> None:
+        await self._socket.close(code=WSCloseCode.GOING_AWAY, message=b"The page has another connection.")
 
     def _new_session(self, settings: Settings) -> Session:
         return Session(self._instrument.sampler, settings, self._instrument.sustain)

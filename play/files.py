@@ -1,8 +1,9 @@
-"""MIDI files of a session: what was played, and music to go on from."""
+"""MIDI files of a session: what was played, and music to continue."""
 
 from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from play.keyboard import Keyboard
 from play.piece import FILE, Piece, PlayedNote, make_played, to_notes
@@ -13,6 +14,7 @@ from sostenuto.music.notes import Notes
 _MAX_NOTES: Final = 10_000  # the last ones of a file
 _REPLAYED_US: Final = 10_000_000
 _WAIT_US: Final = 200_000  # until the replay begins
+_LONGEST_REST_US: Final = 1_800_000_000  # and duration, in a file: below `MAX_TIME_US`
 
 
 def place_file(notes: Notes, at_us: int) -> tuple[list[PlayedNote], int]:
@@ -22,7 +24,7 @@ def place_file(notes: Notes, at_us: int) -> tuple[list[PlayedNote], int]:
         UserError: there are no notes.
     """
     if not len(notes):
-        raise UserError("the file has no notes to go on from. Choose another MIDI file")
+        raise UserError("the file has no notes. Choose another MIDI file")
     notes = notes[-_MAX_NOTES:]
     onset_us = notes.onset_us
     first = int(np.searchsorted(onset_us, onset_us[-1] - _REPLAYED_US))
@@ -41,5 +43,20 @@ def write_file(piece: Piece, keyboard: Keyboard, at_us: int) -> bytes:
     played = [note for note in piece.notes if note.onset_us <= at_us and note[:2] not in is_held] + held
     if not played:
         raise UserError("nothing was played yet, so there is nothing to save")
-    spans = np.array(keyboard.pedal(at_us), np.int64).reshape(-1, 2) - min(played).onset_us
-    return midi_bytes(to_notes(played), np.maximum(spans[spans[:, 1] > 0], 0))
+    onset_us = np.sort([note.onset_us for note in played])
+    placed = [
+        note._replace(onset_us=place, duration_us=min(note.duration_us, _LONGEST_REST_US))
+        for note, place in zip(played, _shorten_rests([note.onset_us for note in played], onset_us), strict=True)
+    ]
+    spans = _shorten_rests(keyboard.pedal(at_us), onset_us).reshape(-1, 2) - min(placed).onset_us
+    return midi_bytes(to_notes(placed), np.maximum(spans[spans[:, 1] > 0], 0))
+
+
+def _shorten_rests(times_us: ArrayLike, onset_us: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns times as they are if no two onsets, ascending, are further apart than `_LONGEST_REST_US`."""
+    times = np.asarray(times_us, np.int64)
+    excess = np.append(0, np.cumsum(np.maximum(np.diff(onset_us) - _LONGEST_REST_US, 0)))
+    before = np.maximum(np.searchsorted(onset_us, times, side="right") - 1, 0)
+    # What was in a part of a rest that is left out comes at the rest's end.
+    following = np.append((onset_us - excess)[1:], np.iinfo(np.int64).max)
+    return np.minimum(times - excess[before], following[before])

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from play.piece import MODEL, Piece, PlayedNote, make_played
 from play.settings import Settings
+from sostenuto.music.notes import MAX_TIME_US
 from trainer.generation.live import SAMPLED_NOTES, LiveSampler, LiveState, Stream
 from trainer.generation.steering import SteeringState, start_live
 
@@ -67,7 +68,7 @@ class Improviser:
         if is_single and piece.notes and moment_us != onset_us:
             # The notes after it are sampled as it is heard.
             fields = fields.astype(np.int64)
-            fields[1] = moment_us - last_us
+            fields[1] = min(moment_us - last_us, MAX_TIME_US)
             state = self.sampler.read(before, fields)
         notes = place(fields, moment_us)
         self._steering = steering

@@ -48,6 +48,13 @@ class Keyboard:
         if self._extends and self._down_us is not None:
             self._sustained[pitch] = note
 
+    def release_all(self, at_us: int) -> None:
+        """Releases all keys and the pedal, without an answer to it."""
+        for pitch in list(self._held):
+            self.release(at_us, pitch)
+        self.release_pedal(at_us)
+        self.released_us = None
+
     def press_pedal(self, at_us: int) -> None:
         """Presses the pedal."""
         if self._down_us is None:

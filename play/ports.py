@@ -111,7 +111,7 @@ class Hearing:
         """Returns the next message and its time; None if none comes until then."""
         timeout = None if until_us is None else max((until_us - self.now_us()) / 1e6, 0)
         try:
-            return self._messages.get(timeout=timeout) if timeout != 0 else self._messages.get_nowait()
+            return self._messages.get(timeout=timeout)
         except queue.Empty:
             return None
 

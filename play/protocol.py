@@ -4,7 +4,6 @@ Times are milliseconds of the page's clock in messages, and integer microseconds
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -12,11 +11,13 @@ from play.piece import PlayedNote
 from play.session import BRANCHES, Branches, Cut, Music, NotesSent, Output, Session, Turn
 from play.settings import Settings
 from sostenuto.music.notes import PITCHES
+from trainer.generation.live import LiveSampler
 
 MAX_TEXT: Final = 4_096  # characters of a message
 MAX_FILE: Final = 1 << 20  # bytes of a MIDI file
 _MAX_MS: Final = 1e10  # four months
 _MAX_EPOCH: Final = 2**53
+_MAX_SESSION_ID: Final = 64  # characters
 
 
 class ProtocolError(Exception):
@@ -68,6 +69,13 @@ class Message:
             raise ProtocolError(f"{name}: expected true or false")
         return self._fields[name]
 
+    def session_id(self) -> str:
+        """Returns the session to continue, or ""; raises ProtocolError if it is no text of at most 64 characters."""
+        session_id = self._fields.get("session", "")
+        if not isinstance(session_id, str) or len(session_id) > _MAX_SESSION_ID:
+            raise ProtocolError(f"session: expected a text of at most {_MAX_SESSION_ID} characters")
+        return session_id
+
     def settings(self) -> dict[str, Any]:
         """Returns the settings to change; raises ProtocolError if they are no object. Their values are unchecked."""
         settings = self._fields.get("settings")
@@ -107,12 +115,13 @@ _HANDLERS: Final[Mapping[Any, Callable[[Session, Message], list[Output]]]] = {
 }
 
 
-def ready(settings: Settings, composers: tuple[str, ...], pitch_range: tuple[int, int], model: str) -> str:
+def ready(sampler: LiveSampler, settings: Settings, model: str, *, is_resumed: bool) -> str:
     """Returns the first message to a page."""
-    lowest, highest = pitch_range
+    lowest, highest = sampler.pitch_range
     return _dump(
-        type="ready", settings=vars(settings), composers=composers, lowest=lowest, highest=highest, model=model
-    )
+        type="ready", settings=vars(settings), composers=sampler.composers, lowest=lowest, highest=highest, model=model,
+        resumed=is_resumed,
+    )  # fmt: skip
 
 
 def error(text: str) -> str:
@@ -146,4 +155,4 @@ def _dump(**fields: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)

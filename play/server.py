@@ -15,11 +15,12 @@ from yarl import URL
 import play
 from play import piano, protocol
 from play.connection import Connection, Instrument
+from play.kept_sessions import KeptSessions
 from sostenuto import html
 
 logger = logging.getLogger(__name__)
 
-COOKIE: Final = "sostenuto_token"
+COOKIE: Final = "sostenuto_token"  # and the port: a browser sends a host's cookies to all its ports
 
 _TYPES: Final = {
     "html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"
@@ -34,6 +35,7 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _HEARTBEAT_SECONDS: Final = 20.0  # between pings; a player who does not answer is gone
+_CLOSE_SECONDS: Final = 2.0  # until a connection is closed without the player's answer
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -50,6 +52,7 @@ class Server:
     def __init__(self, instrument: Instrument, *, max_players: int, token: str | None = None) -> None:
         self._instrument, self._max_players, self._token = instrument, max_players, token
         self._sockets: set[web.WebSocketResponse] = set()
+        self._kept = KeptSessions(max_players)
 
     def make_app(self) -> web.Application:
         """Returns the application."""
@@ -72,9 +75,9 @@ class Server:
         if _equal(request.query.get("token", ""), self._token) and request.path == "/":
             # The address bar, history and links do not keep the token; the browser keeps what is behind #.
             response = web.HTTPSeeOther("/")
-            response.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict", path="/")
+            response.set_cookie(_cookie_name(request), self._token, httponly=True, samesite="Strict", path="/")
             raise response
-        if not _equal(request.cookies.get(COOKIE, ""), self._token):
+        if not _equal(request.cookies.get(_cookie_name(request), ""), self._token):
             raise web.HTTPForbidden(text="Open the address that sostenuto play printed: it ends with ?token=…\n")
         return await handler(request)
 
@@ -83,7 +86,12 @@ class Server:
         origin = request.headers.get("Origin")
         if origin is not None and URL(origin).authority != request.headers.get("Host"):
             raise web.HTTPForbidden(text="This page belongs to another site.\n")
-        socket = web.WebSocketResponse(heartbeat=_HEARTBEAT_SECONDS, max_msg_size=protocol.MAX_FILE, compress=False)
+        socket = web.WebSocketResponse(
+            heartbeat=_HEARTBEAT_SECONDS,
+            timeout=_CLOSE_SECONDS,
+            max_msg_size=protocol.MAX_FILE + 1,  # aiohttp refuses a message of this size, too.
+            compress=False,
+        )
         await socket.prepare(request)
         if len(self._sockets) >= self._max_players:
             message = f"All {self._max_players} places are taken. Try again later."
@@ -91,17 +99,17 @@ class Server:
             return socket
         self._sockets.add(socket)
         try:
-            await Connection(socket, self._instrument).run()
+            await Connection(socket, self._instrument, self._kept).run()
         except Exception:
-            logger.exception("a player's session failed; the others go on")
+            logger.exception("a player's session failed; the others continue")
             await socket.close(code=WSCloseCode.INTERNAL_ERROR, message=b"The server has a bug; its log says which.")
         finally:
             self._sockets.discard(socket)
         return socket
 
     async def _close_all(self, _: web.Application) -> None:
-        closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"The server ends.") for socket in self._sockets]
-        await asyncio.gather(*closing)
+        reason = b"The server was stopped."
+        await asyncio.gather(*(socket.close(code=WSCloseCode.GOING_AWAY, message=reason) for socket in self._sockets))
 
 
 @web.middleware
@@ -156,10 +164,18 @@ def is_loopback(host: str) -> bool:
 
 
 def _host_name(request: web.Request) -> str:
+    return _authority(request).host or ""
+
+
+def _cookie_name(request: web.Request) -> str:
+    return f"{COOKIE}_{_authority(request).port}"
+
+
+def _authority(request: web.Request) -> URL:
     try:
-        return URL(f"http://{request.headers.get('Host', '')}").host or ""
+        return URL(f"http://{request.headers.get('Host', '')}")
     except ValueError:
-        return ""
+        return URL()
 
 
 def _equal(given: str, token: str) -> bool:

@@ -24,6 +24,7 @@ HORIZON_US: Final = 2_000_000  # The model's notes are sent this far ahead.
 BRANCHES: Final = 3
 
 _CHANGE_US: Final = 250_000  # Changed settings are heard after this time.
+_COMPOSER_CHANGE_US: Final = 1_500_000  # Another composer is heard later: the piece is read again.
 _MAX_TURNS: Final = 1_000  # that can be undone
 _SHOWN_NOTES: Final = 2_000
 # A change of the others does not change what the model plays.
@@ -44,7 +45,13 @@ class Cut(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A new turn; `latency_us` is the time from the last key released to the model's first note."""
+    """A new turn.
+
+    Attributes:
+        is_model: True for the model's.
+        latency_us: from the release of the player's last key, or with hand-over by pedal from its press, to the model's
+            first note; None if neither began the turn.
+    """
 
     is_model: bool
     latency_us: int | None = None
@@ -97,15 +104,14 @@ class Session:
         self._improviser = Improviser(sampler, settings)
         self.epoch = 0
         self._outputs: list[Output] = []
+        self._is_pedal_down = False
         self._begin_piece()
 
     def key(self, at_us: int, pitch: int, velocity: int) -> list[Output]:
         """Handles a key that is pressed, or with velocity 0 released."""
         if not velocity:
             self._keyboard.release(at_us, pitch)
-            if not self.is_model:
-                # What cannot change any more is read at once, so that the answer does not wait for it.
-                self.piece.state(before_us=self._keyboard.first_held_us())
+            self._read_ahead()
             return []
         if self.is_model and self.settings.mode == "together":
             self.piece.cut(at_us, release=False)
@@ -121,12 +127,16 @@ class Session:
 
     def pedal(self, at_us: int, is_down: bool) -> list[Output]:
         """Handles the sustain pedal; it may hand over to the model."""
+        if is_down == self._is_pedal_down:  # A continuous pedal sends many values.
+            return []
+        self._is_pedal_down = is_down
         if not is_down:
             self._keyboard.release_pedal(at_us)
+            self._read_ahead()
         elif self.settings.hand_over != "pedal":
             self._keyboard.press_pedal(at_us)
         elif not self.is_model:
-            self._begin_turn(at_us)
+            self._begin_turn(at_us, since_us=at_us)
         return self._take()
 
     def change(self, at_us: int, changes: dict[str, Any]) -> list[Output]:
@@ -134,11 +144,15 @@ class Session:
         before, settings = self.settings, self.settings.change(changes)
         self._improviser.set(settings)
         self.settings = settings
+        wait_us = _CHANGE_US
         if settings.composer != before.composer:
             self.piece.set_composer(settings.composer)
+            # The piece is read again now, while notes that were sent ahead are played.
+            self.piece.state()
+            wait_us = _COMPOSER_CHANGE_US
         if self.is_model and any(getattr(settings, name) != getattr(before, name) for name in _HEARD):
-            self.piece.cut(at_us + _CHANGE_US, release=False)
-            self._outputs.append(Cut(at_us + _CHANGE_US))
+            self.piece.cut(at_us + wait_us, release=False)
+            self._outputs.append(Cut(at_us + wait_us + 1))
         self._improviser.listen(self.piece)
         return self._take()
 
@@ -198,6 +212,14 @@ class Session:
         self._turns += [(played[0].onset_us, FILE), (played[-1].onset_us + 1, MODEL)]
         return [*stopped, Music(played[:before][-_SHOWN_NOTES:]), *self._play_ahead(played[before:])]
 
+    def resume(self, lost_us: int) -> list[Output]:
+        """Continues the piece over a new connection, with keys and pedal released as the former one was lost."""
+        self.stop(lost_us)
+        self._keyboard.release_all(lost_us)
+        self._is_pedal_down = False
+        self.epoch = 0
+        return [Turn(False), self._music()]
+
     def clear(self) -> list[Output]:
         """Begins a new piece from silence."""
         self._begin_piece()
@@ -214,7 +236,7 @@ class Session:
             if self.is_model:
                 self._outputs.append(NotesSent(self._improviser.play_on(self.piece, now_us), self.epoch))
             else:
-                self._begin_turn(now_us)
+                self._begin_turn(now_us, since_us=self._keyboard.released_us)
         return self._take()
 
     def next_tick_us(self) -> int | None:
@@ -239,16 +261,16 @@ class Session:
         self._turns: collections.deque[tuple[int, int]] = collections.deque(maxlen=_MAX_TURNS)
         self._branches: list[NDArray[np.int32]] = []
 
-    def _begin_turn(self, now_us: int) -> None:
-        """Begins the model's turn with its first notes."""
+    def _begin_turn(self, now_us: int, since_us: int | None = None) -> None:
+        """Begins the model's turn with its first notes; the latency is counted from a time, if there is one."""
         self._keyboard.include_held(now_us)
         self._turns.append((now_us, MODEL))
         self.is_model = True
         self._branches.clear()
         self._improviser.listen(self.piece)
-        released_us, self._keyboard.released_us = self._keyboard.released_us, None
+        self._keyboard.released_us = None
         notes = self._improviser.play_on(self.piece, now_us, begins=True)
-        latency_us = None if released_us is None else notes[0].onset_us - released_us
+        latency_us = None if since_us is None else notes[0].onset_us - since_us
         self._outputs += [Turn(True, latency_us), NotesSent(notes, self.epoch)]
 
     def _end_turn(self, at_us: int) -> None:
@@ -257,6 +279,11 @@ class Session:
             self.is_model = False
             self.piece.cut(at_us, release=True)
             self._outputs.append(Turn(False))
+
+    def _read_ahead(self) -> None:
+        """Reads what cannot change any more, so that the answer does not wait for it."""
+        if not self.is_model:
+            self.piece.state(before_us=self._keyboard.first_held_us())
 
     def _play_ahead(self, notes: list[PlayedNote]) -> list[Output]:
         """Sends notes that are in the piece; the model continues them."""

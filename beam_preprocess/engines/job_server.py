@@ -3,13 +3,16 @@
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from beam_preprocess.engines.job_errors import JobFailedError, extract_user_error
 from sostenuto.errors import TemporaryError
 
 if TYPE_CHECKING:
     import apache_beam
+
+_READER: Final = "wait_until_finish_read"  # the name that Beam gives to the thread
+_READER_SECONDS: Final = 5.0
 
 
 def run(pipeline: "apache_beam.Pipeline") -> None:
@@ -67,7 +70,10 @@ def _translate_errors(server: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Hides the traceback of Beam's thread that reads the server's messages: the call itself raises the error."""
+    """Hides the traceback of Beam's thread that reads the server's messages: the call itself raises the error.
+
+    The thread may fail later than the call, so its end is waited for.
+    """
     import grpc
 
     former = threading.excepthook
@@ -80,4 +86,7 @@ def _quiet_threads() -> Iterator[None]:
     try:
         yield
     finally:
+        for thread in threading.enumerate():
+            if thread.name == _READER:
+                thread.join(_READER_SECONDS)
         threading.excepthook = former

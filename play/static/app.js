@@ -188,7 +188,8 @@ setInterval(() => {
   refresh();
 }, TICK);
 labelKeys();
-samples.load(refresh).then(() => {
+addEventListener("pagehide", () => schedule.stop(performance.now())); // notes at a MIDI output end
+samples.load(refresh).catch(() => {}).then(() => {
   hasSamples = true;
   if (!samples.count) status.notify("The piano's sounds cannot be loaded. Load the page again.");
   refresh();

@@ -21,6 +21,7 @@ export function takesText(element) {
 export class ComputerKeys {
   base = 48; // pitch of the lower row's first key
   #held = new Map(); // code -> pitch
+  #isPedalDown = false;
   #layout = null;
   #handlers;
 
@@ -59,7 +60,7 @@ export class ComputerKeys {
     const isShortcut = event.ctrlKey || event.metaKey || event.altKey;
     if (event.repeat || isShortcut || takesText(event.target) || document.querySelector("dialog[open]")) return;
     if (code === DOWN || code === UP) this.#handlers.onShift(code === UP ? 1 : -1);
-    if (code === PEDAL) this.#handlers.onPedal(true, timeStamp);
+    if (code === PEDAL) this.#pedal(true, timeStamp);
     if (!OFFSETS.has(code) || this.#held.has(code)) return;
     event.preventDefault(); // Firefox searches the page at a slash
     const pitch = this.base + OFFSETS.get(code);
@@ -68,7 +69,7 @@ export class ComputerKeys {
   }
 
   #lift({ code, timeStamp }) {
-    if (code === PEDAL) this.#handlers.onPedal(false, timeStamp);
+    if (code === PEDAL) this.#pedal(false, timeStamp);
     const pitch = this.#held.get(code);
     if (!this.#held.delete(code)) return;
     this.#handlers.onRelease(pitch, timeStamp);
@@ -77,6 +78,13 @@ export class ComputerKeys {
   #releaseAll(at) {
     for (const pitch of this.#held.values()) this.#handlers.onRelease(pitch, at);
     this.#held.clear();
-    this.#handlers.onPedal(false, at);
+    this.#pedal(false, at);
+  }
+
+  /** Moves the pedal, unless another one is down. */
+  #pedal(isDown, at) {
+    if (isDown === this.#isPedalDown) return;
+    this.#isPedalDown = isDown;
+    this.#handlers.onPedal(isDown, at);
   }
 }

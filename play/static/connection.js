@@ -11,7 +11,7 @@ export class Connection {
    *   onOpen: called at every new connection.
    *   onMessage: receives each JSON message, parsed.
    *   onFile: receives each binary message.
-   *   onLost: receives the server's reason, or "", whether all places are taken, and the ms to the next attempt.
+   *   onLost: receives the server's reason, or "", and whether all places are taken.
    */
   constructor(handlers) {
     this.epoch = 0;
@@ -44,7 +44,6 @@ export class Connection {
   #connect() {
     const url = new URL("play", document.baseURI);
     url.protocol = url.protocol.replace("http", "ws");
-    url.hash = "";
     const socket = this.#socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
     socket.addEventListener("open", () => {
@@ -61,7 +60,7 @@ export class Connection {
       const wait = code === FULL ? BACK_OFF.last : this.#delay * (0.75 + Math.random() / 2);
       this.#delay = Math.min(this.#delay * 2, BACK_OFF.last);
       this.#timer = setTimeout(() => this.#connect(), wait);
-      this.#handlers.onLost(reason, code === FULL, wait);
+      this.#handlers.onLost(reason, code === FULL);
     });
   }
 

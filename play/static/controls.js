@@ -26,6 +26,7 @@ export function writeLink(settings) {
 /** The form. Elements outside of it belong to it by their attribute `form`. */
 export class Controls {
   #form;
+  #valid = new Map(); // field -> its last valid value
 
   /** @param {function(object)} onChange receives the settings that the player changed. */
   constructor(form, onChange) {
@@ -36,7 +37,7 @@ export class Controls {
       field.addEventListener("change", () => {
         if (!(field.name in this.settings)) return;
         if (!field.checkValidity()) return this.#refuse(field);
-        this.#describe(field);
+        this.#accept(field);
         onChange({ [field.name]: this.settings[field.name] });
       });
       this.#describe(field);
@@ -65,14 +66,16 @@ export class Controls {
       field.value = settings[name];
       const isPossible = String(field.value) !== "" || settings[name] === "";
       if (!isPossible || (name === "seed" && !isSeed(settings.seed))) field.value = before;
-      this.#describe(field);
+      this.#accept(field);
     }
     const shown = this.settings;
     return Object.fromEntries(names.map((name) => [name, shown[name]]));
   }
 
-  /** Offers the composers that the model knows; hides the choice if there are none. */
-  offer(composers) {
+  /** Offers the composers that the model knows, or hides the choice if there are none; and a key by another name. */
+  offer(composers, key) {
+    const keys = this.#form.elements.key;
+    if (![...keys.options].some((option) => option.value === key)) keys.append(new Option(key, key));
     const select = this.#form.elements.composer;
     select.replaceChildren(select.options[0], ...composers.map((name) => new Option(name, name)));
     select.closest(".field").hidden = !composers.length;
@@ -86,8 +89,14 @@ export class Controls {
     field.style.setProperty("--part", (field.value - field.min) / (field.max - field.min));
   }
 
+  #accept(field) {
+    this.#valid.set(field, field.value);
+    this.#describe(field);
+  }
+
+  /** Takes back a change. */
   #refuse(field) {
     field.reportValidity();
-    field.value = field.defaultValue;
+    field.value = this.#valid.get(field) ?? field.defaultValue;
   }
 }

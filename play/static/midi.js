@@ -16,6 +16,7 @@ function listPorts(select, ports) {
 /** Input and output by Web MIDI. */
 export class Midi {
   #access = null;
+  #held = new Map(); // id of an input -> the pitches that are down there
   #elements;
 
   /**
@@ -28,6 +29,7 @@ export class Midi {
     const isSupported = "requestMIDIAccess" in navigator;
     elements.connect.hidden = !isSupported;
     elements.unsupported.hidden = isSupported;
+    if (!isSecureContext) elements.unsupported.textContent = "MIDI pianos need a page of this machine, or an encrypted one.";
     elements.connect.addEventListener("click", () => this.#connect(handlers));
   }
 
@@ -41,12 +43,13 @@ export class Midi {
     return this.#elements.alone.checked && this.output !== undefined;
   }
 
-  noteOn(pitch, velocity, at) {
-    this.output?.send([NOTE_ON, pitch, velocity], at);
+  noteOn(output, pitch, velocity, at) {
+    output.send([NOTE_ON, pitch, velocity], at);
   }
 
-  noteOff(pitch, at) {
-    this.output?.send([NOTE_OFF, pitch, 0], at);
+  /** Ends a note at the output where it began, unless that is gone. */
+  noteOff(output, pitch, at) {
+    if (output.state === "connected") output.send([NOTE_OFF, pitch, 0], at);
   }
 
   async #connect(handlers) {
@@ -67,17 +70,40 @@ export class Midi {
       for (const port of this.#access.inputs.values()) {
         port.onmidimessage = (event) => this.#receive(port, event, handlers);
       }
+      this.#releaseOthers(handlers);
     };
     this.#access.onstatechange = refresh;
+    input.addEventListener("change", () => this.#releaseOthers(handlers));
     refresh();
   }
 
-  #receive(port, { data: [status, first, second], timeStamp }, { onKey, onPedal }) {
+  #isHeard(id) {
     const chosen = this.#elements.input.value;
-    if (chosen && chosen !== port.id) return;
-    const kind = status & 0xf0;
-    if (kind === NOTE_ON) onKey(first, second, timeStamp);
-    if (kind === NOTE_OFF) onKey(first, 0, timeStamp);
+    return chosen ? chosen === id : this.#access.inputs.get(id)?.state === "connected";
+  }
+
+  #receive(port, { data: [status, first, second], timeStamp }, { onKey, onPedal }) {
+    if (!this.#isHeard(port.id)) return;
+    if (!this.#held.has(port.id)) this.#held.set(port.id, new Set());
+    const held = this.#held.get(port.id), kind = status & 0xf0;
+    if (kind === NOTE_ON && second) {
+      if (held.has(first)) return;
+      held.add(first);
+      onKey(first, second, timeStamp);
+    } else if (kind === NOTE_ON || kind === NOTE_OFF) {
+      if (held.delete(first)) onKey(first, 0, timeStamp);
+    }
     if (kind === CONTROL && first === SUSTAIN) onPedal(second >= 64, timeStamp);
+  }
+
+  /** Releases the keys of inputs that are gone or no longer heard: their releases do not come. */
+  #releaseOthers({ onKey, onPedal }) {
+    const now = performance.now();
+    for (const [id, held] of this.#held) {
+      if (this.#isHeard(id)) continue;
+      this.#held.delete(id);
+      for (const pitch of held) onKey(pitch, 0, now);
+      onPedal(false, now);
+    }
   }
 }

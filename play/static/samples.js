@@ -3,6 +3,7 @@
 const RATE = 44100;
 const AT_ONCE = 4; // downloads
 const RETRY = 2000; // ms
+const ATTEMPTS = 10;
 
 /** Orders items so that the first few are spread over the whole. */
 function coarseToFine(items) {
@@ -19,12 +20,13 @@ async function fetchOk(path) {
   return response;
 }
 
-/** Tries until it succeeds: the server may still be making the samples. */
+/** Fetches the list of samples; tries for a while, since the server may start again. */
 async function fetchList() {
-  for (;;) {
+  for (let attempt = 1; ; attempt += 1) {
     try {
       return await (await fetchOk("piano.json")).json();
-    } catch {
+    } catch (error) {
+      if (attempt === ATTEMPTS) throw error;
       await new Promise((resolve) => setTimeout(resolve, RETRY));
     }
   }
@@ -39,7 +41,7 @@ export class Samples {
   // An AudioContext may only start after a gesture; this one decodes before it.
   #decoder = new OfflineAudioContext(1, 1, RATE);
 
-  /** Loads all samples. Calls onProgress after each. */
+  /** Loads all samples. Calls onProgress after each. Throws an Error if the server has none. */
   async load(onProgress) {
     const { velocities, pitches } = await fetchList();
     const wanted = coarseToFine(pitches).flatMap((pitch) => velocities.map((velocity) => ({ pitch, velocity })));

@@ -9,7 +9,8 @@ const TOO_LATE = 500; // ms: a note that is later than this is shown only
 /** Plays notes at their moments and cancels them. Times are those of performance.now(). */
 export class Schedule {
   underruns = 0;
-  #entries = new Set(); // {note, voice, timer, isStarted}
+  #entries = new Set(); // {note, voice, timer}
+  #atOutput = new Map(); // pitch -> the entry that sounds at the MIDI output
   #sound;
   #midi;
   #roll;
@@ -36,7 +37,7 @@ export class Schedule {
       if (at < now && who === MODEL) this.underruns += 1;
       if (at < now - TOO_LATE) continue;
       const voice = this.#midi.isAlone ? null : this.#sound.play(pitch, velocity, at, duration);
-      const entry = { note, voice, isStarted: false };
+      const entry = { note, voice };
       entry.timer = setTimeout(() => this.#start(entry), at - now - EARLY);
       this.#entries.add(entry);
     }
@@ -60,10 +61,14 @@ export class Schedule {
 
   #start(entry) {
     const { at, pitch, duration, velocity, who } = entry.note;
-    entry.isStarted = true;
-    this.#midi.noteOn(pitch, velocity, at);
+    this.#release(this.#atOutput.get(pitch), at - GAP);
+    entry.output = this.#midi.output;
+    if (entry.output) {
+      this.#midi.noteOn(entry.output, pitch, velocity, at);
+      this.#atOutput.set(pitch, entry);
+    }
     if (entry.voice) this.#sound.limit();
-    if (entry.voice || this.#midi.output) this.#onStart(who);
+    if (entry.voice || entry.output) this.#onStart(who);
     const end = at + duration;
     entry.timer = setTimeout(() => this.#finish(entry, end - GAP), end - EARLY - performance.now());
   }
@@ -77,7 +82,14 @@ export class Schedule {
   /** Forgets a note; without a moment of its end, it ends at once, but after its start, which is sent early. */
   #finish(entry, end = entry.note.at + GAP) {
     clearTimeout(entry.timer);
-    if (entry.isStarted) this.#midi.noteOff(entry.note.pitch, end);
+    this.#release(entry, end);
     this.#entries.delete(entry);
+  }
+
+  /** Ends a note at the MIDI output, unless it has ended or another one of its pitch has taken its place. */
+  #release(entry, end) {
+    if (!entry || this.#atOutput.get(entry.note.pitch) !== entry) return;
+    this.#atOutput.delete(entry.note.pitch);
+    this.#midi.noteOff(entry.output, entry.note.pitch, end);
   }
 }

@@ -11,6 +11,8 @@ export class Session {
   #connection;
   #controls;
   #schedule;
+  #id = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  #wanted; // settings until the server's are known; the page's take their place
 
   /**
    * @param {object} parts controls, schedule, roll, and the settings `link` to start with.
@@ -21,19 +23,21 @@ export class Session {
   constructor({ controls, schedule, roll, link }, handlers) {
     this.#controls = controls;
     this.#schedule = schedule;
-    let hasSettings = false; // the server's, which the page's take the place of in later sessions
+    this.#wanted = link;
     const received = {
       ready: (message) => {
         this.problem = "";
-        hasSettings = true;
-        controls.offer(message.composers);
+        const isFirst = this.#wanted !== null;
+        this.#wanted = null;
+        controls.offer(message.composers, message.settings.key);
         controls.show(message.settings);
         handlers.onReady(message);
+        if (isFirst || message.resumed) return;
+        roll.replace([]);
+        handlers.onError("The server no longer has the piece. A new one begins.", false);
       },
       notes: ({ epoch, notes }) => {
-        if (epoch < this.#connection.epoch) return;
-        this.#connection.epoch = epoch; // higher after a file, whose message cannot carry the page's
-        schedule.add(notes);
+        if (epoch >= this.#connection.epoch) schedule.add(notes);
       },
       cut: ({ at }) => schedule.cut(at),
       turn: ({ whose, latency }) => {
@@ -45,7 +49,7 @@ export class Session {
       error: ({ message }) => handlers.onError(message, false),
     };
     this.#connection = new Connection({
-      onOpen: () => this.#connection.send("start", { settings: hasSettings ? controls.settings : link }),
+      onOpen: () => this.#connection.send("start", { session: this.#id, settings: this.#wanted ?? controls.settings }),
       onMessage: (message) => {
         received[message.type]?.(message);
         handlers.onChange();
@@ -78,6 +82,7 @@ export class Session {
 
   set(settings) {
     if ("mode" in settings || "hand_over" in settings) this.latency = ""; // a hint takes its place
+    if (this.#wanted) Object.assign(this.#wanted, settings);
     this.#connection.send("set", { settings });
   }
 

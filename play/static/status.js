@@ -5,16 +5,17 @@ const NOTICE = 8000; // ms that a notice is shown
 const YOURS = {
   answer: ({ hand_over, pause }) =>
     hand_over === "pedal" ? "Play, then press the pedal." : `Play, then pause for ${pause} s.`,
-  together: () => "Play. The model joins in and plays on.",
-  listen: () => "Play, then let the model go on.",
+  together: ({ hand_over, pause }) =>
+    `Play. The model joins in ${hand_over === "pedal" ? "when you press the pedal" : `after a pause of ${pause} s`}.`,
+  listen: () => "Play, then let the model continue.",
 };
 
-/** Describes the time from the player's last key to the model's first note. */
+/** Describes the time from the release of the player's last key, or from the pedal, to the model's first note. */
 export function describeLatency(latency, { hand_over, pause }) {
+  if (hand_over === "pedal") return `answered ${Math.round(latency)} ms after the pedal`;
   const sinceKey = `${Math.round(latency)} ms after your last key`;
   const sincePause = Math.round(latency - pause * 1000);
-  const hasPaused = hand_over === "pause" && sincePause >= 0;
-  return hasPaused ? `answered ${sincePause} ms after the pause / ${sinceKey}` : `answered ${sinceKey}`;
+  return sincePause >= 0 ? `answered ${sincePause} ms after the pause / ${sinceKey}` : `answered ${sinceKey}`;
 }
 
 /** The texts above the roll. */
@@ -22,7 +23,6 @@ export class Status {
   #elements;
   #timer = 0;
   #isLasting = false;
-  #texts = new Map(); // element -> text: a live region announces each assignment
 
   /** @param {object} elements turn, hint, notice. */
   constructor(elements) {
@@ -53,8 +53,6 @@ export class Status {
   }
 
   #set(element, text) {
-    if (this.#texts.get(element) === text) return;
-    this.#texts.set(element, text);
-    element.textContent = text;
+    if (element.textContent !== text) element.textContent = text; // a live region announces each assignment
   }
 }

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sostenuto.errors import UserError
+from sostenuto.music.notes import MAX_TIME_US
 from trainer.generation.live import SAMPLED_NOTES
 
 
@@ -37,6 +38,7 @@ class FakeSampler:
 
     def read(self, state, notes):
         assert (notes[1] >= 0).all()
+        assert (notes <= MAX_TIME_US).all()
         assert (notes[2] > 0).all()
         code = state.code
         for note in notes.T.tolist():

@@ -109,12 +109,14 @@ class Player:
 
 
 @contextlib.asynccontextmanager
-async def playing(client: TestClient, *, clock: bool = True, settings=None, headers=None) -> AsyncIterator[Player]:
+async def playing(
+    client: TestClient, *, clock: bool = True, settings=None, headers=None, session=""
+) -> AsyncIterator[Player]:
     """Yields a player who is ready."""
     async with client.ws_connect("/play", headers=headers or {}) as socket:
         player = Player(socket)
         tasks = [asyncio.create_task(player.read())]
-        await player.send("start", settings=settings or {})
+        await player.send("start", settings=settings or {}, session=session)
         await player.wait_for("ready")
         if clock:
             tasks.append(asyncio.create_task(player.send_clock()))

@@ -11,7 +11,10 @@ from aiohttp import WSServerHandshakeError
 
 from play import protocol
 from play.connection import RateLimit
+from play.kept_sessions import KEPT_SECONDS, KeptSessions, LostSession
 from play.protocol import ProtocolError
+from play.session import Session
+from play.settings import Settings
 from sostenuto.errors import UserError
 from sostenuto.music.midi import midi_bytes, read_midi
 from tests.factories import regular_notes
@@ -90,7 +93,7 @@ RUBBISH = [
     '{"type": "key", "at": NaN, "pitch": 60, "velocity": 80}', '{"type": "clock", "at": -1}', '{"type": "clock"}',
     '{"type": "set", "at": 1, "settings": []}', '{"type": "pedal", "at": 1, "down": 1}',
     '{"type": "choose", "at": 1, "branch": 99999999999999999999}', '{"type": "start", "at": 1, "settings": {}}',
-    '{"type": "stop", "at": 1, "epoch": -1}', "[" * 4000, "x" * 5000,
+    '{"type": "stop", "at": 1, "epoch": -1}', f'{{"type": "clock", "at": 1{400 * "0"}}}', "[" * 4000, "x" * 5000,
 ]  # fmt: skip
 
 
@@ -109,6 +112,8 @@ async def test_rubbish_ends_its_own_connection_only(text):
 @asynchronous
 async def test_a_large_message_ends_its_own_connection_only():
     async with serving() as client, playing(client) as player, playing(client) as rude:
+        await rude.socket.send_bytes(bytes(protocol.MAX_FILE))
+        assert "the file" in (await rude.wait_for("error"))["message"]
         await rude.socket.send_bytes(bytes(protocol.MAX_FILE + 1))
         code, _ = await rude.wait_for_close()
         assert code == 1009
@@ -165,6 +170,41 @@ async def test_a_page_that_sleeps_is_not_played_to_for_ever(monkeypatch):
         assert len(player.of("notes")) == count
         await player.send("clock")
         await player.wait_for("notes", count + 1)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+@asynchronous
+async def test_a_piece_is_continued_over_another_connection(leaves):
+    async with serving() as client:
+        async with playing(client, session="7f") as player:
+            assert not player.of("ready")[0]["resumed"]
+            await player.play(60, 62)
+            await player.wait_for("notes", 2)
+            if leaves:
+                await player.socket.close()
+            async with playing(client, session="7f", settings={"seed": 5}) as again:
+                if not leaves:
+                    assert (await player.wait_for_close())[0] == 1001
+                ready = again.of("ready")[0]
+                assert (ready["resumed"], ready["settings"]["seed"]) == (True, 5)
+                notes = (await again.wait_for("music"))["notes"]
+                assert [note[1] for note in notes if note[4] == 0] == [60, 62]
+                await again.play(64)
+                await again.wait_for("notes")
+        async with playing(client, session="80") as other:
+            assert not other.of("ready")[0]["resumed"]
+
+
+def test_pieces_are_kept_for_a_while():
+    now = 0.0
+    kept = KeptSessions(2, lambda: now)
+    pieces = [LostSession(Session(FakeSampler(), Settings()), at_us) for at_us in range(3)]
+    for session_id, piece in zip("abc", pieces, strict=True):
+        kept.keep(session_id, piece)
+    kept.keep("", pieces[0])
+    assert [kept.take(session_id) for session_id in ("a", "", "b", "b")] == [None, None, pieces[1], None]
+    now = KEPT_SECONDS + 1
+    assert kept.take("c") is None
 
 
 @asynchronous

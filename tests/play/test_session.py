@@ -135,9 +135,66 @@ def test_the_pedal_hands_over():
     listener.wait(10)
     assert listener.turns == []
     listener.receive(listener.session.pedal(listener.now_us, True))
-    assert listener.turns == [Turn(True, 10_000_000 + LEAD_US)]
+    assert listener.turns == [Turn(True, LEAD_US)]
     listener.receive(listener.session.pedal(listener.now_us, False))
     listener.wait(1)
+    assert listener.session.is_model
+
+
+def test_a_pedal_that_is_lifted_slowly_hands_over_once():
+    listener = begin(hand_over="pedal")
+    listener.receive(listener.session.pedal(listener.now_us, True))
+    listener.wait(1)
+    listener.play(60)
+    for _ in range(3):
+        listener.receive(listener.session.pedal(listener.now_us, True))
+    assert [turn.is_model for turn in listener.turns] == [True, False]
+
+
+def test_an_answer_that_was_asked_for_has_no_latency():
+    listener = begin(mode="listen")
+    listener.play(60)
+    listener.wait(10)
+    listener.receive(listener.session.go_on(listener.now_us))
+    assert listener.turns == [Turn(True)]
+
+
+def test_a_rest_of_an_hour_is_played_on_from_and_saved():
+    listener = begin(mode="listen")
+    listener.play(60)
+    listener.wait(3_600)
+    listener.receive(listener.session.go_on(listener.now_us))
+    listener.wait(1)
+    listener.request("stop")
+    listener.receive(listener.session.pedal(listener.now_us, True))
+    listener.play(62)
+    listener.wait(7_200)
+    listener.receive(listener.session.pedal(listener.now_us, False))
+    listener.press(64)
+    listener.wait(3_600)
+    listener.receive(listener.session.save(listener.now_us))
+    notes = read_midi(listener.file, "saved").notes
+    assert pitches(listener.own()) == [60, 62]
+    assert {60, 62, 64} <= {*notes.pitch.tolist()}
+    assert notes.step_us.max() == pytest.approx(1.8e9, abs=1000)
+    (_, until_us), *_ = read_pedal(listener.file, "saved")
+    assert until_us == pytest.approx(notes.onset_us[-1], abs=50)
+
+
+def test_a_lost_connection_stops_the_model_and_releases_the_keys():
+    listener = begin()
+    listener.play(60)
+    listener.wait(2)
+    listener.press(62)
+    listener.wait(1)
+    listener.receive(listener.session.resume(listener.now_us))
+    assert pitches(listener.own()) == [60, 62]
+    assert listener.own()[-1].duration_us == 1_000_000
+    assert [note for note in listener.music if note.player == YOU] == listener.own()
+    listener.wait(60)
+    assert not listener.session.is_model
+    listener.play(64)
+    listener.wait(2)
     assert listener.session.is_model
 
 
@@ -236,17 +293,18 @@ def test_a_file_without_notes_leaves_the_piece():
     assert listener.in_piece() == listener.heard()
 
 
-def test_settings_are_heard_soon_and_what_was_heard_stays():
+@pytest.mark.parametrize(("changes", "seconds"), [({"seed": 7}, 0.3), ({"composer": "Ada", "seed": 7}, 1.6)])
+def test_settings_are_heard_soon_and_what_was_heard_stays(changes, seconds):
     listener = begin(step_us=100_000)
     listener.play(60)
     listener.wait(3)
     before = listener.heard()
-    listener.receive(listener.session.change(listener.now_us, {"composer": "Ada", "seed": 7}))
-    assert listener.scheduled[-1].onset_us < listener.now_us + 300_000
+    listener.receive(listener.session.change(listener.now_us, changes))
+    assert listener.scheduled[-1].onset_us < listener.now_us + seconds * 1e6
     listener.wait(2)
     assert listener.heard()[: len(before)] == before
     assert listener.in_piece() == listener.heard()
-    assert listener.session.piece.state().composer == "Ada"
+    assert listener.session.piece.state().composer == changes.get("composer", "")
     assert listener.late == []
 
 

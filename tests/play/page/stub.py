@@ -45,6 +45,7 @@ class Stub:
         messages: those of the page, in order; bytes are a file.
         refusal: a code and a reason with which every connection is closed at its start.
         complaint: an error that is sent before `ready`.
+        resumes: whether it still has the piece of a former connection.
         answer: notes of an answer, as [offset in ms, pitch, duration, velocity].
         sample_delay: seconds that each sample takes.
     """
@@ -53,6 +54,7 @@ class Stub:
         self.messages: list[Any] = []
         self.refusal: tuple[int, str] | None = None
         self.complaint = ""
+        self.resumes = False
         self.answer = [[120.0 * index, 60 + index % 12, 110.0, 50 + 5 * index] for index in range(10)]
         self.composers = ["Bach", "Chopin"]
         self.music: list[list[float]] = []
@@ -128,7 +130,6 @@ class Stub:
             elif message.type == WSMsgType.BINARY:
                 self.messages.append(message.data)
                 await self._send(type="turn", whose="model")
-                self._epoch += 1
                 await self._send_notes(self.answer, self.now() + 200, who=2)
         return socket
 
@@ -140,8 +141,9 @@ class Stub:
             if self.complaint:
                 await self._send(type="error", message=self.complaint)
             await self._send(
-                type="ready", settings=self._settings, composers=self.composers, lowest=21, highest=108, model="A stub"
-            )
+                type="ready", settings=self._settings, composers=self.composers, lowest=21, highest=108, model="A stub",
+                resumed=self.resumes,
+            )  # fmt: skip
         elif kind == "set":
             self._settings |= message["settings"]
         elif kind == "key":

@@ -4,11 +4,12 @@ import pytest
 
 FAKE = """
 window.sent = [];
-const input = { id: 'in', name: 'Stage piano' };
-const output = { id: 'out', name: 'Disklavier',
+const input = { id: 'in', name: 'Stage piano', state: 'connected' };
+const output = { id: 'out', name: 'Disklavier', state: 'connected',
   send: (bytes, at = performance.now()) => { window.sent.push([at, ...bytes]); window.onSent?.(); } };
-navigator.requestMIDIAccess = async () => (
-  { inputs: new Map([['in', input]]), outputs: new Map([['out', output]]) });
+const access = { inputs: new Map([['in', input]]), outputs: new Map([['out', output]]) };
+navigator.requestMIDIAccess = async () => access;
+window.unplug = () => { input.state = 'disconnected'; access.inputs.delete('in'); access.onstatechange(); };
 window.receive = (...data) => input.onmidimessage({ data, timeStamp: performance.now() });
 """
 
@@ -76,3 +77,37 @@ def test_a_repeated_note_is_not_ended_by_the_one_before(midi_page, stub):
     stub.play([[0.0, 60, 300.0, 77], [300.0, 60, 300.0, 78]])
     midi_page.wait("sent.length == 4")
     assert messages(midi_page) == [[0x90, 60, 77], [0x80, 60, 0], [0x90, 60, 78], [0x80, 60, 0]]
+
+
+def test_a_note_that_outlasts_the_next_one_of_its_pitch_does_not_end_it(midi_page, stub):
+    choose_output(midi_page)
+    stub.play([[0.0, 60, 400.0, 77], [200.0, 60, 600.0, 78]])
+    midi_page.wait("sent.length == 4")
+    assert messages(midi_page) == [[0x90, 60, 77], [0x80, 60, 0], [0x90, 60, 78], [0x80, 60, 0]]
+    on_a, off_a, on_b, off_b = sorted(midi_page.run("sent.map(([at]) => at)"))
+    assert (off_a - on_a, off_b - on_b) == (pytest.approx(199, abs=1), pytest.approx(599, abs=1))
+
+
+def test_notes_end_at_the_output_where_they_began(midi_page, stub):
+    choose_output(midi_page)
+    stub.play([[0.0, 60, 600.0, 77]])
+    midi_page.wait("sent.length == 1")
+    midi_page.run("document.querySelector('#midi-output').value = ''")
+    midi_page.wait("sent.length == 2")
+
+
+def test_notes_end_when_the_page_is_left(midi_page, stub):
+    choose_output(midi_page)
+    stub.play([[0.0, 60, 60_000.0, 77]])
+    midi_page.wait("sent.length == 1")
+    midi_page.run("dispatchEvent(new Event('pagehide')), 0")
+    assert messages(midi_page) == [[0x90, 60, 77], [0x80, 60, 0]]
+
+
+def test_keys_of_a_piano_that_is_unplugged_are_released(midi_page, stub):
+    midi_page.run("receive(0xb0, 64, 127); receive(0x90, 61, 99); dispatchEvent(new Event('blur'))")
+    stub.wait(lambda: stub.of("key"))
+    assert [pedal["down"] for pedal in stub.of("pedal")] == [True]
+    midi_page.run("unplug()")
+    stub.wait(lambda: len(stub.of("pedal")) == 2)
+    assert [(key["pitch"], key["velocity"]) for key in stub.of("key")] == [(61, 99), (61, 0)]

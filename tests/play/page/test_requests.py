@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from tests.play.page.stub import MIDI_FILE
 
 
@@ -31,15 +33,17 @@ def test_a_changed_control_is_sent(page, stub):
       change('#key', 'D minor');
       change('#seed', '7');
       change('#seed', '-1');
+      change('#density', '5');
       change('#density', '8');
     })()""")
     page.click(".modes label:nth-of-type(3)")
     page.click(".choices label:nth-of-type(2)")
-    stub.wait(lambda: len(stub.of("set")) == 6)
+    stub.wait(lambda: len(stub.of("set")) == 7)
+    assert page.run("document.querySelector('#seed').value") == "7"
     assert [message["settings"] for message in stub.of("set")[1:]] == [
-        {"key": "D minor"}, {"seed": 7}, {"density": 8}, {"mode": "listen"}, {"hand_over": "pedal"},
+        {"key": "D minor"}, {"seed": 7}, {"density": 5}, {"density": 8}, {"mode": "listen"}, {"hand_over": "pedal"},
     ]  # fmt: skip
-    assert texts(page, "#hint") == ["Play, then let the model go on."]
+    assert texts(page, "#hint") == ["Play, then let the model continue."]
 
 
 def test_the_composer_is_offered_only_if_the_model_knows_some(empty_page, stub):
@@ -119,7 +123,7 @@ def test_a_dropped_file_is_sent_and_replayed(page, stub):
     assert (before["type"], before["epoch"]) == ("stop", 1)  # a binary message has no epoch
     page.wait("sostenuto.sounded.file > 0")
     page.type_key("KeyQ")
-    assert stub.wait(lambda: stub.of("key"))[0]["epoch"] == 3  # above the server's, which the file has raised
+    assert stub.wait(lambda: stub.of("key"))[0]["epoch"] == 2
 
 
 def test_other_files_are_rejected_with_a_sentence(page, stub):
@@ -162,7 +166,9 @@ def test_a_setting_of_a_link_that_the_server_rejects_is_named(empty_page, stub):
     assert texts(page, "#notice") == [stub.complaint]
 
 
-def test_a_lost_connection_is_shown_and_comes_back(page, stub):
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_lost_connection_is_shown_and_comes_back(page, stub, resumes):
+    stub.resumes = resumes
     page.run("document.querySelector('[value=together]').click()")
     stub.wait(lambda: stub.of("set"))
     page.type_key("KeyQ")
@@ -174,7 +180,8 @@ def test_a_lost_connection_is_shown_and_comes_back(page, stub):
     assert stub.connections == 2
     start = stub.of("start")[1]
     assert (start["settings"]["mode"], start["epoch"]) == ("together", 0)
-    assert texts(page, "#notice") == [""]
+    assert start["session"] == stub.of("start")[0]["session"] != ""
+    assert texts(page, "#notice") == ["" if resumes else "The server no longer has the piece. A new one begins."]
 
 
 def test_the_reason_is_shown_when_all_places_are_taken(empty_page, stub):
