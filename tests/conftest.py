@@ -1,8 +1,11 @@
 """What every test starts from: seeded randomness and a clean place in the environment."""
 
+import functools
 import os
 import random
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,16 @@ def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("--allowed-skips")
     if file and not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the first process
         config.pluginmanager.register(SkipCheck(Path(file)))
+    if not hasattr(config, "workerinput"):
+        _keep_compiled_loops(config)
+
+
+def _keep_compiled_loops(config: pytest.Config) -> None:
+    """Has all processes of the session share what XLA compiles: a loop that samples notes takes it seconds."""
+    directory = tempfile.mkdtemp(prefix="sostenuto-xla-")
+    config.add_cleanup(functools.partial(shutil.rmtree, directory, ignore_errors=True))
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    os.environ["TF_XLA_FLAGS"] = f"{flags} --tf_xla_persistent_cache_directory={directory}".strip()
 
 
 class SkipCheck:

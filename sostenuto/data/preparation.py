@@ -113,13 +113,15 @@ def wait(directory: str, *, minutes: float) -> None:
             next_line += LINE_SECONDS
             logger.info(f"waiting for {directory}: {_describe(now - begin, now - last_sign, sign, failure)}")
         time.sleep(min(POLL_SECONDS, seconds / 10))
+    logger.info(f"found {directory}")
 
 
 def _describe(waited: float, silent: float, sign: bytes, failure: bytes) -> str:
     """Returns how long it has taken, and what is known of the dataset."""
     text = f"{counted(int(waited / 60), 'minute')} so far"
     if failure:
-        return f"{text}; a former attempt failed: {_reason(failure)}"
+        minutes = f"{FORMER_FAILURE_SECONDS / 60:g} minutes"
+        return f"{text}; preprocessing failed, and has {minutes} to start again: {_reason(failure)}"
     if not sign:
         return f"{text}; no sign of preprocessing yet"
     return f"{text}; it is being written" + (f", last sign of life {silent:.0f} s ago" if silent > LINE_SECONDS else "")

@@ -99,6 +99,13 @@ def test_the_port_of_a_search_is_the_first_of_the_job(job):
     assert cluster.workers[0] == f"n1:{port.strip()}"
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_that_is_submitted_elsewhere_says_so(script, tmp_path):
+    process = subprocess.run(["bash", str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1] == "submit this from the project's directory"
+
+
 def test_shellcheck_finds_nothing():
     if not shutil.which("shellcheck"):
         pytest.skip("no shellcheck (Debian: apt install shellcheck)")

@@ -49,7 +49,8 @@ def test_it_ends_when_the_dataset_is_there(tmp_path):
     assert f"waiting for {tmp_path}/dataset: 0 minutes so far; no sign of preprocessing yet" in waiting.read_line()
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / MANIFEST_NAME).write_text("{}")
-    assert waiting.end() == (0, "")
+    status, error = waiting.end()
+    assert (status, error.rstrip().endswith(f"found {tmp_path}/dataset")) == (0, True)
 
 
 def test_it_ends_when_nobody_writes_the_dataset(tmp_path):
@@ -89,7 +90,7 @@ def test_a_former_failure_may_be_taken_away(tmp_path):
     """Preprocessing and the jobs that wait for it may be started at once."""
     (tmp_path / FAILED_NAME).write_text(json.dumps({"reason": "no such corpus"}))
     waiting = Waiting(tmp_path, 60)
-    assert "a former attempt failed: no such corpus" in waiting.read_line()
+    assert "preprocessing failed, and has 5 minutes to start again: no such corpus" in waiting.read_line()
     with announced(str(tmp_path)):
         assert not (tmp_path / FAILED_NAME).exists()
         (tmp_path / MANIFEST_NAME).write_text("{}")
