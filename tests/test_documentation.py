@@ -73,7 +73,8 @@ WRAPPERS = frozenset({"srun", "taskset"})
 STRANGE_FLAGS = frozenset(
     {
         *("no-deps", "nworkers", "require-hashes", "scheduler-file"),
-        *("account", "cpus-per-task", "gpus-per-node", "gpus-per-task", "mem", "nodes", "ntasks-per-node", "partition"),
+        *("account", "cpus-per-task", "gpus-per-node", "gpus-per-task", "kill-on-invalid-dep", "mem", "nodes"),
+        *("ntasks-per-node", "partition"),
         *("requeue", "signal", "time"),
     }
 )
