@@ -233,6 +233,8 @@ async def test_without_the_token_nobody_enters():
         response = await client.get("/?token=secret")
         assert response.status == 200
         assert str(response.url).endswith("/")
+        # A browser sends a host's cookies to all its ports.
+        assert list(response.history[0].cookies) == [f"sostenuto_token_{client.port}"]
         assert "HttpOnly" in response.history[0].headers["Set-Cookie"]
         assert "SameSite=Strict" in response.history[0].headers["Set-Cookie"]
         async with playing(client) as player:
