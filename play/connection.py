@@ -110,10 +110,9 @@ class Connection:
                 await self._send(protocol.encode(output))
             while await self._serve(session):
                 pass
-        except (TimeoutError, ConnectionError):
-            await self._socket.close(code=WSCloseCode.GOING_AWAY)
-        except Exception:
-            keeps = False
+        except Exception as error:
+            # A bug, or what no page sends, may come again.
+            keeps = isinstance(error, TimeoutError | ConnectionError)
             raise
         finally:
             if keeps:

@@ -43,12 +43,13 @@ def write_file(piece: Piece, keyboard: Keyboard, at_us: int) -> bytes:
     played = [note for note in piece.notes if note.onset_us <= at_us and note[:2] not in is_held] + held
     if not played:
         raise UserError("nothing was played yet, so there is nothing to save")
-    onset_us = np.sort([note.onset_us for note in played])
+    played.sort()
+    onset_us = np.array([note.onset_us for note in played])
     placed = [
-        note._replace(onset_us=place, duration_us=min(note.duration_us, _LONGEST_REST_US))
-        for note, place in zip(played, _shorten_rests([note.onset_us for note in played], onset_us), strict=True)
+        note._replace(onset_us=place_us, duration_us=min(note.duration_us, _LONGEST_REST_US))
+        for note, place_us in zip(played, _shorten_rests(onset_us, onset_us).tolist(), strict=True)
     ]
-    spans = _shorten_rests(keyboard.pedal(at_us), onset_us).reshape(-1, 2) - min(placed).onset_us
+    spans = _shorten_rests(keyboard.pedal(at_us), onset_us).reshape(-1, 2) - placed[0].onset_us
     return midi_bytes(to_notes(placed), np.maximum(spans[spans[:, 1] > 0], 0))
 
 

@@ -69,7 +69,7 @@ class Server:
         """Serves a request from this site's own page, with the token if there is one."""
         if self._token is None:
             # Another name is that of another site, which leads its visitors here (DNS rebinding).
-            if not is_loopback(_host_name(request)):
+            if not is_loopback(_authority(request).host or ""):
                 raise web.HTTPForbidden(text="This server is for browsers on its own machine.\n")
             return await handler(request)
         if _equal(request.query.get("token", ""), self._token) and request.path == "/":
@@ -161,10 +161,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _host_name(request: web.Request) -> str:
-    return _authority(request).host or ""
 
 
 def _cookie_name(request: web.Request) -> str:

@@ -92,6 +92,7 @@ def wait(directory: str, *, minutes: float) -> None:
         UserError: preprocessing failed for good, or gave no sign of life for so many minutes.
     """
     seconds = 60 * minutes
+    patience = min(FORMER_FAILURE_SECONDS, seconds)
     begin = last_sign = time.monotonic()
     next_line = begin
     former_failure, sign = _read(directory, FAILED_NAME), _read(directory, ALIVE_NAME)
@@ -100,7 +101,7 @@ def wait(directory: str, *, minutes: float) -> None:
         failure, newest = _read(directory, FAILED_NAME), _read(directory, ALIVE_NAME)
         if failure != former_failure:
             former_failure = b""
-        if failure and (not former_failure or now - begin >= min(FORMER_FAILURE_SECONDS, seconds)):
+        if failure and (not former_failure or now - begin >= patience):
             raise UserError(f"{directory}: preprocessing failed: {_reason(failure)}. Start it again, then this job")
         if newest != sign:
             sign, last_sign = newest, now
@@ -111,17 +112,16 @@ def wait(directory: str, *, minutes: float) -> None:
             )
         if now >= next_line:
             next_line += LINE_SECONDS
-            logger.info(f"waiting for {directory}: {_describe(now - begin, now - last_sign, sign, failure)}")
+            logger.info(f"waiting for {directory}: {_describe(now - begin, now - last_sign, sign, failure, patience)}")
         time.sleep(min(POLL_SECONDS, seconds / 10))
     logger.info(f"found {directory}")
 
 
-def _describe(waited: float, silent: float, sign: bytes, failure: bytes) -> str:
+def _describe(waited: float, silent: float, sign: bytes, failure: bytes, patience: float) -> str:
     """Returns how long it has taken, and what is known of the dataset."""
     text = f"{counted(int(waited / 60), 'minute')} so far"
     if failure:
-        minutes = f"{FORMER_FAILURE_SECONDS / 60:g} minutes"
-        return f"{text}; preprocessing failed, and has {minutes} to start again: {_reason(failure)}"
+        return f"{text}; preprocessing failed, and has {patience / 60:g} minutes to start again: {_reason(failure)}"
     if not sign:
         return f"{text}; no sign of preprocessing yet"
     return f"{text}; it is being written" + (f", last sign of life {silent:.0f} s ago" if silent > LINE_SECONDS else "")

@@ -1,7 +1,6 @@
 """`overlays/local` on a control plane: everything applied at once, and what fails by itself."""
 
 from tests.cluster.conftest import SEARCH, Undisturbed, long_test
-from tests.cluster.control_plane import wait_until
 from tests.cluster.jobs import Jobs
 
 WAITING = ["train", "tune-chief", "tune-worker"]
@@ -19,7 +18,9 @@ def test_everything_may_be_applied_at_once(undisturbed: Undisturbed):
 def test_bad_input_fails_the_job_and_those_that_wait_for_it(jobs: Jobs):
     overlay = jobs.overlay(INPUT="/store/nothing", STORE="/store/none", RUN="none", STUDY="none", **SEARCH)
     jobs.apply(overlay, "train", "tune")
-    waiting = [wait_for_pod(jobs, job) for job in WAITING]
+    for job in WAITING:
+        jobs.wait_for_another(f"{job}-", pods=[])
+    waiting = [jobs.newest(f"{job}-") for job in WAITING]
     for pod in waiting:
         jobs.wait_for_log(pod, "no sign of preprocessing yet", _WAIT)
     jobs.apply(overlay, "preprocess")
@@ -36,8 +37,3 @@ def test_a_job_does_not_wait_for_what_nobody_prepares(jobs: Jobs):
     assert jobs.ends("train") == ["PodFailurePolicy"]
     (pod,) = jobs.pods("train-")
     assert "no dataset, and no sign of life" in jobs.log(pod["metadata"]["name"], _WAIT).splitlines()[-1]
-
-
-def wait_for_pod(jobs: Jobs, job: str) -> str:
-    wait_until(f"{job} has a pod", lambda: jobs.pods(f"{job}-"))
-    return jobs.newest(f"{job}-")
