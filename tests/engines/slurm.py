@@ -41,6 +41,7 @@ SlurmctldPidFile={directory}/controller.pid
 SlurmdPidFile={directory}/%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/affinity
+TaskProlog={directory}/prolog
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SchedulerParameters=batch_sched_delay=1,sched_interval=5,bf_interval=5
@@ -50,6 +51,18 @@ ReturnToService=2
 MinJobAge=3600
 NodeName=n[1-{nodes}] CPUs=2 RealMemory=4000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=1000 OverSubscribe=NO State=UP
+"""
+
+# Slurm binds a node's first task to the node's first core, which would be the same core of this machine for all nodes.
+# Every second node counts its cores from the other end. The parent of this script is the task.
+_PROLOG = """#!/usr/bin/env bash
+set -euo pipefail
+case "$SLURMD_NODENAME" in *[02468])
+    case "$(taskset --pid --cpu-list $PPID)" in
+        *": 0") taskset --pid --cpu-list 1 $PPID ;;
+        *": 1") taskset --pid --cpu-list 0 $PPID ;;
+    esac > /dev/null
+esac
 """
 
 # The first process of the namespace. A node's network interface comes from outside of its own namespace.
@@ -109,6 +122,8 @@ class Slurm:
         (directory / "munge.key").write_bytes(os.urandom(128))
         (directory / "munge.key").chmod(0o400)
         (directory / "slurm.conf").write_text(_CONFIGURATION.format(directory=directory, nodes=NODES))
+        (directory / "prolog").write_text(_PROLOG)
+        (directory / "prolog").chmod(0o755)
         names = [f"{_NETWORK}.1{node} n{node}" for node in range(1, NODES + 1)]
         (directory / "hosts").write_text("\n".join(["127.0.0.1 localhost", f"{_CONTROLLER} controller", *names, ""]))
         self._environment = {

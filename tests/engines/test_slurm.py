@@ -1,6 +1,7 @@
 """The batch scripts in slurm/ on a real Slurm with four nodes: the same results, whatever happens to a job."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -54,7 +55,7 @@ def submit(slurm: Slurm, tmp_path: Path) -> Submit:
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Binds processes that are started within to one core, as a task with one CPU; more would round differently."""
+    """Binds processes that are started within to one core, as a task with one CPU: more would round differently."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
@@ -67,8 +68,9 @@ def one_core() -> Iterator[None]:
 def expected(dataset, tmp_path_factory) -> Path:
     """The workdir of the same two workers without Slurm."""
     workdir = tmp_path_factory.mktemp("expected") / "w"
-    with one_core():
-        processes = run_all(workers(2, dataset, workdir, *FLAGS))
+    cores = itertools.cycle(sorted(os.sched_getaffinity(0)))
+    commands = workers(2, dataset, workdir, *FLAGS)
+    processes = run_all([["taskset", "--cpu-list", str(next(cores)), *command] for command in commands])
     for process in processes:
         assert process.returncode == 0, process.stderr
     return workdir
