@@ -9,7 +9,7 @@ from absl import flags
 from play.settings import BOUNDS, HAND_OVERS, MODES, Settings
 from sostenuto import cli
 from sostenuto.errors import UserError
-from trainer.generation.arguments import check_starts_from_silence
+from trainer.generation.arguments import check_density, check_starts_from_silence
 from trainer.generation.composers import composer_ids
 from trainer.workdir.layout import load_config, load_run
 
@@ -111,6 +111,7 @@ def main() -> None:
     except UserError as error:
         raise UserError(f"{workdir}: {error}") from None
     composer_ids(settings.composer, 1, run.composers or ())
+    check_density(settings.density, config)
     if midi_in:
         from play import ports
 

@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from play.piece import MODEL, Piece, PlayedNote, make_played
 from play.settings import Settings
+from sostenuto.errors import UserError
 from sostenuto.music.notes import MAX_TIME_US
 from trainer.generation.live import SAMPLED_NOTES, LiveSampler, LiveState, Stream
 from trainer.generation.steering import SteeringState, start_live
 
 LEAD_US: Final = 60_000  # A note is sampled at least this long before its moment.
+BRANCHES: Final = 3
 
 _LONGEST_WAIT_US: Final = 500_000
 _BRANCH_US: Final = 8_000_000  # at most, of a branch
@@ -39,6 +41,7 @@ class Improviser:
     def __init__(self, sampler: LiveSampler, settings: Settings) -> None:
         self.sampler = sampler
         self.attempt = 0
+        self._branches: list[NDArray[np.int32]] = []  # to choose from
         self.set(settings)
 
     def set(self, settings: Settings) -> None:
@@ -46,6 +49,12 @@ class Improviser:
         settings.check_composer(self.sampler)
         self._options = settings.make_options(self.sampler)
         self._seed, self._density = settings.seed, settings.density
+
+    def begin(self, piece: Piece) -> None:
+        """Begins another piece."""
+        self.attempt = 0
+        self.forget_branches()
+        self.listen(piece)
 
     def listen(self, piece: Piece) -> None:
         """Starts the control of the density from the last notes of a piece."""
@@ -75,8 +84,24 @@ class Improviser:
         piece.append(notes, state)
         return notes
 
-    def branch(self, piece: Piece) -> NDArray[np.int32]:
-        """Returns another way to go on, `[fields, notes]`, some seconds long."""
+    def branch(self, piece: Piece) -> list[list[PlayedNote]]:
+        """Returns ways to go on, each some seconds long, with times from its first onset."""
+        self._branches[:] = [self._sample_branch(piece) for _ in range(BRANCHES)]
+        return [place(branch, 0) for branch in self._branches]
+
+    def choose(self, branch: int) -> NDArray[np.int32]:
+        """Returns the notes of a branch, `[fields, notes]`, and forgets all; raises UserError if it is not there."""
+        if not 0 <= branch < len(self._branches):
+            raise UserError(f"branch: got {branch}, but {len(self._branches)} are there. Ask for branches first")
+        chosen = self._branches[branch]
+        self.forget_branches()
+        return chosen
+
+    def forget_branches(self) -> None:
+        """Forgets the ways to go on."""
+        self._branches.clear()
+
+    def _sample_branch(self, piece: Piece) -> NDArray[np.int32]:
         self.attempt += 1
         state, steering = piece.state(), start_live(self._mean_step_us(piece))
         parts = []

@@ -76,9 +76,13 @@ class Keyboard:
                 self._held[pitch] = note._replace(duration_us=max(now_us - note.onset_us, _HELD_US))
                 self._piece.add(self._held[pitch])
 
-    def first_held_us(self) -> int | None:
-        """Returns the onset of the oldest key that is down; None if none is."""
-        return min((note.onset_us for note in self._held.values()), default=None)
+    def read_ahead(self) -> None:
+        """Lets the model read what cannot change any more, so that the answer does not wait for it."""
+        self._piece.state(before_us=min((note.onset_us for note in self._held.values()), default=None))
+
+    def silent_us(self) -> int | None:
+        """Returns since when no key is down; None if one is, or none was since the model played."""
+        return None if self._held else self.released_us
 
     def held(self, at_us: int) -> list[PlayedNote]:
         """Returns the keys that are down, as if they were released at a time."""

@@ -48,9 +48,13 @@ class Piece:
         self.set_composer(composer)
 
     def set_composer(self, composer: str) -> None:
-        """Sets the composer in whose style the model plays; raises UserError if the model does not know it."""
+        """Sets the composer in whose style the model plays; raises UserError if the model does not know it.
+
+        The notes are read again now, while those that were sent ahead are played.
+        """
         self._start = self._sampler.start(composer)
         self._states = []
+        self.state()
 
     def add(self, note: PlayedNote) -> None:
         """Adds a note at its place."""

@@ -7,8 +7,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from play.improviser import BRANCHES
 from play.piece import PlayedNote
-from play.session import BRANCHES, Branches, Cut, Music, NotesSent, Output, Session, Turn
+from play.session import Branches, Cut, Music, NotesSent, Output, Session, Turn
 from play.settings import Settings
 from sostenuto.music.notes import PITCHES
 from trainer.generation.live import LiveSampler
@@ -120,7 +121,7 @@ def ready(sampler: LiveSampler, settings: Settings, model: str, *, is_resumed: b
     lowest, highest = sampler.pitch_range
     return _dump(
         type="ready", settings=vars(settings), composers=sampler.composers, lowest=lowest, highest=highest, model=model,
-        resumed=is_resumed,
+        has_density=sampler.has_density, resumed=is_resumed,
     )  # fmt: skip
 
 

@@ -4,28 +4,22 @@ It has no clock and no thread: whoever drives it passes the time, and calls `tic
 Times are integer microseconds of the player's clock.
 """
 
-import collections
 from typing import Any, Final, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from play.files import place_file, write_file
 from play.improviser import LEAD_US, Improviser, place
 from play.keyboard import Keyboard
 from play.piece import FILE, MODEL, YOU, Piece, PlayedNote
 from play.settings import Settings
-from sostenuto.errors import UserError
+from play.turns import Turns
 from sostenuto.music.midi import Sustain
 from sostenuto.music.notes import Notes
 from trainer.generation.live import LiveSampler
 
 HORIZON_US: Final = 2_000_000  # The model's notes are sent this far ahead.
-BRANCHES: Final = 3
 
 _CHANGE_US: Final = 250_000  # Changed settings are heard after this time.
 _COMPOSER_CHANGE_US: Final = 1_500_000  # Another composer is heard later: the piece is read again.
-_MAX_TURNS: Final = 1_000  # that can be undone
 _SHOWN_NOTES: Final = 2_000
 # A change of the others does not change what the model plays.
 _HEARD: Final = ("temperature", "top_p", "density", "key", "composer", "seed")
@@ -111,15 +105,15 @@ class Session:
         """Handles a key that is pressed, or with velocity 0 released."""
         if not velocity:
             self._keyboard.release(at_us, pitch)
-            self._read_ahead()
+            if not self.is_model:
+                self._keyboard.read_ahead()
             return []
         if self.is_model and self.settings.mode == "together":
             self.piece.cut(at_us, release=False)
             self._outputs.append(Cut(at_us + 1))
         else:
             self._end_turn(at_us)
-            if not self._turns or self._turns[-1][1] != YOU:
-                self._turns.append((at_us, YOU))
+            self._turns.begin(at_us, YOU)
         self._keyboard.press(at_us, pitch, velocity)
         if self.is_model:
             self._keyboard.include_held(at_us)
@@ -132,7 +126,8 @@ class Session:
         self._is_pedal_down = is_down
         if not is_down:
             self._keyboard.release_pedal(at_us)
-            self._read_ahead()
+            if not self.is_model:
+                self._keyboard.read_ahead()
         elif self.settings.hand_over != "pedal":
             self._keyboard.press_pedal(at_us)
         elif not self.is_model:
@@ -147,8 +142,6 @@ class Session:
         wait_us = _CHANGE_US
         if settings.composer != before.composer:
             self.piece.set_composer(settings.composer)
-            # The piece is read again now, while notes that were sent ahead are played.
-            self.piece.state()
             wait_us = _COMPOSER_CHANGE_US
         if self.is_model and any(getattr(settings, name) != getattr(before, name) for name in _HEARD):
             self.piece.cut(at_us + wait_us, release=False)
@@ -172,8 +165,8 @@ class Session:
         """Removes the last turn, with what is later."""
         self.stop(at_us)
         self._improviser.attempt += 1
-        if self._turns:
-            start_us, _ = self._turns.pop()
+        start_us = self._turns.undo()
+        if start_us is not None:
             self.piece.remove_from(start_us)
             self._keyboard.forget_from(start_us)
         return [Turn(False), self._music()]
@@ -182,34 +175,27 @@ class Session:
         """Samples ways to go on."""
         self.stop(at_us)
         self._keyboard.include_held(at_us)
-        self._branches[:] = [self._improviser.branch(self.piece) for _ in range(BRANCHES)]
-        return [Turn(False), Branches([place(branch, 0) for branch in self._branches])]
+        return [Turn(False), Branches(self._improviser.branch(self.piece))]
 
     def choose(self, at_us: int, branch: int) -> list[Output]:
         """Plays a branch, and lets the model go on after it; -1 forgets them. Raises UserError for another number."""
-        branches = self._branches.copy()
-        self._branches.clear()
         if branch == -1:
+            self._improviser.forget_branches()
             return []
-        if not 0 <= branch < len(branches):
-            raise UserError(f"branch: got {branch}, but {len(branches)} are there. Ask for branches first")
+        notes = place(self._improviser.choose(branch), at_us + LEAD_US)
         self.stop(at_us)
-        notes = place(branches[branch], at_us + LEAD_US)
-        self._turns.append((at_us, MODEL))
+        self._turns.begin(at_us, MODEL)
         self.piece.extend(notes)
         return self._play_ahead(notes)
 
     def load(self, at_us: int, notes: Notes) -> list[Output]:
-        """Begins a piece with the notes of a file: its end is replayed, then the model continues it.
-
-        Raises:
-            UserError: there are no notes.
-        """
+        """Begins a piece with a file's notes: its end is replayed and continued. Raises UserError if there are none."""
         played, before = place_file(notes, at_us)
         stopped = self.stop(at_us)
         self._begin_piece()
         self.piece.extend(played)
-        self._turns += [(played[0].onset_us, FILE), (played[-1].onset_us + 1, MODEL)]
+        self._turns.begin(played[0].onset_us, FILE)
+        self._turns.begin(played[-1].onset_us + 1, MODEL)
         return [*stopped, Music(played[:before][-_SHOWN_NOTES:]), *self._play_ahead(played[before:])]
 
     def resume(self, lost_us: int) -> list[Output]:
@@ -243,30 +229,25 @@ class Session:
         """Returns when `tick` is to be called; None while the model waits for the player."""
         if self.is_model:
             return self.piece.notes[-1].onset_us - HORIZON_US if self.piece.notes else 0
-        settings, released_us = self.settings, self._keyboard.released_us
-        if released_us is None or settings.mode == "listen" or settings.hand_over != "pause":
-            return None
-        if self._keyboard.first_held_us() is not None:
+        settings, silent_us = self.settings, self._keyboard.silent_us()
+        if silent_us is None or settings.mode == "listen" or settings.hand_over != "pause":
             return None
         # So early that the first note comes as the pause ends.
-        return released_us + round(settings.pause * 1e6) - LEAD_US
+        return silent_us + round(settings.pause * 1e6) - LEAD_US
 
     def _begin_piece(self) -> None:
         self.piece = Piece(self._improviser.sampler, self.settings.composer)
         self._keyboard = Keyboard(self.piece, self._sustain)
-        self._improviser.attempt = 0
-        self._improviser.listen(self.piece)
+        self._improviser.begin(self.piece)
         self.is_model = False
-        # When each turn began, and whose it is.
-        self._turns: collections.deque[tuple[int, int]] = collections.deque(maxlen=_MAX_TURNS)
-        self._branches: list[NDArray[np.int32]] = []
+        self._turns = Turns()
 
     def _begin_turn(self, now_us: int, since_us: int | None = None) -> None:
         """Begins the model's turn with its first notes; the latency is counted from a time, if there is one."""
         self._keyboard.include_held(now_us)
-        self._turns.append((now_us, MODEL))
+        self._turns.begin(now_us, MODEL)
+        self._improviser.forget_branches()
         self.is_model = True
-        self._branches.clear()
         self._improviser.listen(self.piece)
         self._keyboard.released_us = None
         notes = self._improviser.play_on(self.piece, now_us, begins=True)
@@ -279,11 +260,6 @@ class Session:
             self.is_model = False
             self.piece.cut(at_us, release=True)
             self._outputs.append(Turn(False))
-
-    def _read_ahead(self) -> None:
-        """Reads what cannot change any more, so that the answer does not wait for it."""
-        if not self.is_model:
-            self.piece.state(before_us=self._keyboard.first_held_us())
 
     def _play_ahead(self, notes: list[PlayedNote]) -> list[Output]:
         """Sends notes that are in the piece; the model continues them."""

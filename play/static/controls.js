@@ -72,10 +72,11 @@ export class Controls {
     return Object.fromEntries(names.map((name) => [name, shown[name]]));
   }
 
-  /** Offers the composers that the model knows, or hides the choice if there are none; and a key by another name. */
-  offer(composers, key) {
+  /** Offers what the server's message `ready` says that the model can do, and a key by another name. */
+  offer({ composers, has_density, settings: { key } }) {
     const keys = this.#form.elements.key;
     if (![...keys.options].some((option) => option.value === key)) keys.append(new Option(key, key));
+    this.#form.elements.density.closest(".field").hidden = !has_density;
     const select = this.#form.elements.composer;
     select.replaceChildren(select.options[0], ...composers.map((name) => new Option(name, name)));
     select.closest(".field").hidden = !composers.length;

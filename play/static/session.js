@@ -29,7 +29,7 @@ export class Session {
         this.problem = "";
         const isFirst = this.#wanted !== null;
         this.#wanted = null;
-        controls.offer(message.composers, message.settings.key);
+        controls.offer(message);
         controls.show(message.settings);
         handlers.onReady(message);
         if (isFirst || message.resumed) return;

@@ -23,6 +23,7 @@ class FakeSampler:
 
     composers = ("Ada", "Bach")
     pitch_range = (21, 108)
+    has_density = True
 
     def __init__(self, step_us: int | None = None) -> None:
         self.step_us = step_us

@@ -132,7 +132,10 @@ class Ports:
         while (left := until - time.monotonic()) > 0:
             self.ends["o"].settimeout(left)
             with contextlib.suppress(TimeoutError):
-                parser.feed(self.ends["o"].recv(1024))
+                data = self.ends["o"].recv(1024)
+                if not data:
+                    break  # The process has ended.
+                parser.feed(data)
                 received += [(time.monotonic(), message) for message in parser]
         return received
 
@@ -142,6 +145,18 @@ def ports(tmp_path):
     ports = Ports(tmp_path)
     yield ports
     ports.close()
+
+
+def still_sounding(received: list[tuple[float, mido.Message]]) -> set[int]:
+    """Returns the pitches whose notes have not ended; none may begin while it sounds."""
+    sounding = set()
+    for _, message in received:
+        if message.type == "note_on":
+            assert message.note not in sounding
+            sounding.add(message.note)
+        else:
+            sounding.discard(message.note)
+    return sounding
 
 
 def test_the_ports_answer_and_notes_that_begin_also_end(workdir, ports):
@@ -162,19 +177,30 @@ def test_the_ports_answer_and_notes_that_begin_also_end(workdir, ports):
         assert len(starts) > 1
         ports.send(mido.Message("note_on", note=50, velocity=70))
         received += ports.receive(1)
-        sounding = set()
-        for _, message in received:
-            if message.type == "note_on":
-                assert message.note not in sounding
-                sounding.add(message.note)
-            else:
-                sounding.discard(message.note)
-        assert sounding == set()
+        assert still_sounding(received) == set()
         ports.send(mido.Message("note_off", note=50))
         assert any(message.type == "note_on" for _, message in ports.receive(3))
         status, error = end(process, signal.SIGINT)
         assert (status, error.splitlines()[-1]) == (130, "play: interrupted")
         assert all(message.type == "note_off" for _, message in ports.receive(0.5))
+
+
+def test_when_the_terminal_is_closed_all_notes_end(workdir, ports):
+    variables = {"MIDO_BACKEND": "tests.play.port_backend", port_backend.SOCKET: ports.path}
+    arguments = (f"--workdir={workdir}", "--midi_in=desk", "--midi_out=piano 2", "--pause=0.2", "--density=15")
+    with started(*arguments, **variables) as (process, _):
+        ports.accept()
+        ports.send(mido.Message("note_on", note=60, velocity=70), mido.Message("note_off", note=60))
+        received, until = ports.receive(0.3), time.monotonic() + SECONDS
+        while not still_sounding(received):
+            assert time.monotonic() < until, received
+            received += ports.receive(0.05)
+        process.send_signal(signal.SIGHUP)
+        received += ports.receive(3)
+        assert still_sounding(received) == set()
+        _, error = process.communicate(timeout=SECONDS)
+        assert process.returncode == 129
+        assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(
@@ -203,6 +229,14 @@ def test_a_system_without_midi_is_one_line(workdir):
     assert process.returncode == 2
     assert "--midi_in=x" in process.stderr.splitlines()[-1]
     assert "ALSA lib" not in process.stderr.splitlines()[0]
+
+
+def test_a_density_that_the_model_does_not_have_is_rejected(tmp_path):
+    workdir = write_trained(tmp_path / "w", tiny_model("regression"))
+    process = run_python("-m", "play", f"--workdir={workdir}", "--density=5")
+    assert process.returncode == 2
+    assert "density=5: got a model with model=regression" in process.stderr.splitlines()[-1]
+    assert "compiling" not in process.stderr
 
 
 def test_a_model_that_cannot_start_is_rejected(tmp_path):

@@ -32,6 +32,15 @@ def check_starts_from_silence(config: Config) -> None:
         )
 
 
+def check_density(density: float, config: Config) -> None:
+    """Checks that a model has a distribution of the step, which a density would change."""
+    if density and config.model != "density":
+        raise UserError(
+            f"density={density:g}: got a model with model={config.model}, which has no distribution of the step, "
+            "expected model=density. Leave the density out"
+        )
+
+
 def list_by_field(name: str, values: Any, bounds: Bounds) -> list[float]:
     """Checks an argument that is a number or one for each field; returns one for each field."""
     by_field = values if isinstance(values, Mapping) else dict.fromkeys(FIELDS, values)

@@ -45,6 +45,7 @@ class LiveSampler:
     Attributes:
         composers: the names of the composers that the model knows.
         pitch_range: the lowest and the highest pitch that it plays.
+        has_density: True if the density of its notes can be chosen.
 
     Raises:
         UserError: the model cannot start from silence.
@@ -54,6 +55,7 @@ class LiveSampler:
         self._model = model.model if isinstance(model, LoadedModel) else model
         check_starts_from_silence(self._model.config)
         self.composers, self.pitch_range = self._model.composers, self._model.heads.pitch_range
+        self.has_density = self._model.config.model == "density"
         self._weights = self._model.decode_weights()
         self._read = tf.function(functools.partial(read_notes, self._model), autograph=False, jit_compile=True)
         self._sample = tf.function(self._sample_notes, autograph=False, jit_compile=True)

@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from sostenuto.errors import UserError
 from sostenuto.music.notes import PITCHES, Notes
 from trainer.data.note_tensors import NoteTensors
+from trainer.generation.arguments import check_density
 from trainer.generation.controls import Controls, allowed_pitches
 from trainer.model.constraints import Constraints
 from trainer.model.next_note import NextNoteModel
@@ -75,11 +75,7 @@ def make_steering(controls: Controls, model: NextNoteModel) -> Steering:
     Raises:
         UserError: no pitch is permitted, or the model does not support a control.
     """
-    if controls.density and model.config.model != "density":
-        raise UserError(
-            f"density={controls.density:g}: got a model with model={model.config.model}, which has no distribution of "
-            "the step, expected model=density. Leave the density out"
-        )
+    check_density(controls.density, model.config)
     has_pitches = controls.key or controls.range or controls.avoid_repeats
     allowed = allowed_pitches(controls, model.heads.pitch_range) if has_pitches else None
     return Steering(
@@ -93,8 +89,9 @@ def make_live_steering(controls: Controls, model: NextNoteModel) -> Steering:
     """Returns the inputs of a loop that is compiled once for any key, range and density.
 
     Raises:
-        UserError: no pitch is permitted.
+        UserError: no pitch is permitted, or the model does not support a control.
     """
+    check_density(controls.density, model.config)
     allowed = allowed_pitches(controls, model.heads.pitch_range)
     step_us = _wanted_step_us(controls) if controls.density else 0.0
     return Steering(tf.constant(allowed[np.newaxis]), tf.constant(step_us))

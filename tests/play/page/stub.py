@@ -45,6 +45,8 @@ class Stub:
         messages: those of the page, in order; bytes are a file.
         refusal: a code and a reason with which every connection is closed at its start.
         complaint: an error that is sent before `ready`.
+        is_there: False lets connections wait at their start.
+        settings: those of the server's command.
         resumes: whether it still has the piece of a former connection.
         answer: notes of an answer, as [offset in ms, pitch, duration, velocity].
         sample_delay: seconds that each sample takes.
@@ -54,9 +56,12 @@ class Stub:
         self.messages: list[Any] = []
         self.refusal: tuple[int, str] | None = None
         self.complaint = ""
+        self.is_there = True
+        self.settings: dict[str, Any] = dict(SETTINGS)
         self.resumes = False
         self.answer = [[120.0 * index, 60 + index % 12, 110.0, 50 + 5 * index] for index in range(10)]
         self.composers = ["Bach", "Chopin"]
+        self.has_density = True
         self.music: list[list[float]] = []
         self.sample_delay = 0.0
         self.url = ""
@@ -64,7 +69,7 @@ class Stub:
         self._loop = asyncio.new_event_loop()
         self._socket: web.WebSocketResponse | None = None
         self._answering: asyncio.Task[None] | None = None
-        self._settings: dict[str, Any] = dict(SETTINGS)
+        self._settings = self.settings
         self._epoch = 0
         self._began = 0.0  # the page's clock at this process's clock 0, in ms
 
@@ -113,6 +118,8 @@ class Stub:
         return web.Response(body=flac(int(request.match_info["pitch"])), content_type="audio/flac")
 
     async def _play(self, request: web.Request) -> web.StreamResponse:
+        while not self.is_there:
+            await asyncio.sleep(0.02)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         self.connections += 1
@@ -136,13 +143,13 @@ class Stub:
     async def _handle(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         if kind == "start":
-            self._settings = SETTINGS | message["settings"]
+            self._settings = self.settings | message["settings"]
             self._began = time.monotonic() * 1000 - message["at"]
             if self.complaint:
                 await self._send(type="error", message=self.complaint)
             await self._send(
                 type="ready", settings=self._settings, composers=self.composers, lowest=21, highest=108, model="A stub",
-                resumed=self.resumes,
+                has_density=self.has_density, resumed=self.resumes,
             )  # fmt: skip
         elif kind == "set":
             self._settings |= message["settings"]

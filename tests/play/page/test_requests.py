@@ -46,6 +46,43 @@ def test_a_changed_control_is_sent(page, stub):
     assert texts(page, "#hint") == ["Play, then let the model continue."]
 
 
+def test_a_control_that_is_changed_before_the_server_is_there_is_kept(empty_page, stub):
+    page = empty_page
+    stub.is_there = False
+    page.open_url(stub.url)
+    page.wait("document.querySelector('#density').value == '0'")
+    page.run("""(() => {
+      document.querySelector('#density').value = '5';
+      document.querySelector('#density').dispatchEvent(new Event('change', { bubbles: true }));
+    })()""")
+    assert stub.messages == []
+    stub.is_there = True
+    page.wait("sostenuto.state == 'ready'")
+    assert stub.of("start")[0]["settings"] == {"density": 5}
+    assert page.run("document.querySelector('#density').value") == "5"
+
+
+def test_the_key_of_the_command_is_shown_by_its_own_name(empty_page, stub):
+    page = empty_page
+    stub.settings["key"] = "Gb major"
+    page.open_url(stub.url)
+    page.wait("sostenuto.state == 'ready'")
+    assert page.run("document.querySelector('#key').value") == "Gb major"
+    page.run("""(() => {
+      document.querySelector('#key').value = 'D minor';
+      document.querySelector('#key').dispatchEvent(new Event('change', { bubbles: true }));
+    })()""")
+    stub.wait(lambda: [message["settings"] for message in stub.of("set")] == [{"key": "D minor"}])
+
+
+@pytest.mark.parametrize("has_density", [False, True])
+def test_the_density_is_offered_only_if_the_model_has_one(empty_page, stub, has_density):
+    stub.has_density = has_density
+    empty_page.open_url(stub.url)
+    empty_page.wait("sostenuto.state == 'ready'")
+    assert empty_page.run("document.querySelector('#density').getBoundingClientRect().width > 0") == has_density
+
+
 def test_the_composer_is_offered_only_if_the_model_knows_some(empty_page, stub):
     page = empty_page
     for composers in ([], ["Bach"]):

@@ -114,6 +114,14 @@ def test_a_model_without_memory_and_composers_plays():
     assert play(plain, 20)[0].shape == (4, 20)
 
 
+def test_a_model_without_a_distribution_of_the_step_refuses_a_density():
+    sampler = LiveSampler(tiny_model("regression"))
+    assert not sampler.has_density
+    sampler.make_options(1.0, 1.0, Controls(key="C major"))
+    with pytest.raises(UserError, match="density=5: got a model with model=regression"):
+        sampler.make_options(1.0, 1.0, Controls(density=5))
+
+
 def test_a_model_that_cannot_start_is_rejected():
     with pytest.raises(UserError, match="positions=last"):
         LiveSampler(tiny_model("regression", positions="last", seq_length=8))
