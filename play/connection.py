@@ -210,7 +210,7 @@ class Connection:
 
 
 class RateLimit:
-    """A limit on messages: so many a second, and so many at once.
+    """A limit on the number of messages in a second and at once.
 
     Args:
         per_second: the rate.

@@ -64,7 +64,7 @@ _COMPOSER = flags.DEFINE(
 _NUM_NOTES = flags.DEFINE_integer(
     "num_notes", None,
     f"Notes to generate for each sample, unless it ends before: at most {MAX_NOTES:,}. (default: {_DEFAULT_NOTES}, or "
-    "as many as --seconds takes)",
+    "the notes of --seconds)",
     lower_bound=1, upper_bound=MAX_NOTES,
 )  # fmt: skip
 _SECONDS = flags.DEFINE_float(
@@ -155,7 +155,7 @@ def main() -> int:
 
 
 def _describe(played: "Samples", count: int, joined: int) -> str:
-    """Returns the numbers of samples and of their generated notes, of which some were joined with others."""
+    """Returns the numbers of samples and of their generated notes; `joined` notes were joined with others."""
     ended = sum(played.has_ended)
     return (
         counted(len(played.notes), "sample")

@@ -96,7 +96,7 @@ def find_corpus(
 
 
 def _require_no_column(composer_from: str, uri: str) -> None:
-    """Raises a UserError if composers are to be read from a column, without a CSV."""
+    """Raises a UserError if composers are wanted from a column, without a CSV."""
     if composer_from not in (COMPOSER_COLUMN, DIRECTORY):
         raise UserError(
             f"--composer_from={composer_from}: {uri} has no metadata CSV with such a column. Pass one with --metadata, "

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 30.0
-# Without a result for so long, the workers are counted, and the user is told if there are none.
+# Without a result for so long, the workers are counted, and a warning says if there are none.
 QUIET_SECONDS = 15.0
 LINE_SECONDS = 60.0
 

@@ -85,7 +85,7 @@ def describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
         means = ", ".join(f"{lengths.mean[kind]:,.0f} {kind}" for kind in CONTINUATIONS)
         lines += [
             "",
-            f"lengths of {counted(lengths.pieces, 'whole piece')} from silence, {lengths.ended:,} of which ended: "
+            f"lengths of {counted(lengths.pieces, 'whole piece')} from silence ({lengths.ended:,} ended): "
             f"overlap with real ones {lengths.overlap:.3f}; mean notes {means}",
         ]
     return "\n".join(lines)
