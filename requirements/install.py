@@ -149,6 +149,9 @@ def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, li
     command += [*arguments, *(f"--build-constraints={file}" for file in arguments if file.endswith(".txt"))]
     command += ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
     variables = {**({} if wheelhouse else _index_settings(environment)), **os.environ}
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        # Many images set it. Each process would compile TensorFlow again, which doubles its start.
+        command.append("--compile-bytecode")
     pipe = None if sys.stderr.isatty() else subprocess.PIPE
     errors: list[str] = []
     with subprocess.Popen(command, env=variables, stderr=pipe, text=True) as process:

@@ -160,6 +160,13 @@ def test_a_complete_environment_is_not_changed_and_needs_no_network(installed: C
     assert installed.install(PIP_INDEX_URL=CLOSED) == ""
 
 
+@pytest.mark.parametrize("writes", [False, True])
+def test_where_python_writes_no_bytecode_the_installation_does(bare: Checkout, writes: bool) -> None:
+    """Every process would compile TensorFlow again."""
+    bare.install(PYTHONDONTWRITEBYTECODE="" if writes else "1")
+    assert bool(list(bare.packages.glob("alpha/__pycache__/*.pyc"))) is not writes
+
+
 def test_a_larger_lock_satisfies_a_smaller_one(installed: Checkout) -> None:
     installed.install("LOCKS=development")
     demo = installed.make("demo", PIP_INDEX_URL=CLOSED)
