@@ -3,12 +3,9 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,38 +15,15 @@ import pytest
 
 from tests.factories import tiny_model, write_trained
 from tests.play import port_backend
+from tests.play.commands import SECONDS, end, started, still_sounding
 from tests.play.server import playing
-from tests.processes import REPOSITORY, run_python
-
-SECONDS = 120  # to start, which takes 15 on an idle machine
+from tests.processes import run_python
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory) -> Path:
     model = tiny_model("density", layers=2, pitch_range=(30, 90), composers=("Ada", "Bach"))
     return write_trained(tmp_path_factory.mktemp("runs") / "first", model)
-
-
-@contextlib.contextmanager
-def started(*arguments: str, **variables: str):
-    """Yields a process of the command that is ready, and its first line."""
-    command = [sys.executable, "-m", "play", *arguments]
-    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), **variables}
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            line = process.stdout.readline()
-            assert line, process.stderr.read()
-            yield process, line
-        finally:
-            process.kill()
-
-
-def end(process, number: signal.Signals) -> tuple[int, str]:
-    process.send_signal(number)
-    _, error = process.communicate(timeout=SECONDS)
-    return process.returncode, error
 
 
 class Client:
@@ -145,18 +119,6 @@ def ports(tmp_path):
     ports = Ports(tmp_path)
     yield ports
     ports.close()
-
-
-def still_sounding(received: list[tuple[float, mido.Message]]) -> set[int]:
-    """Returns the pitches whose notes have not ended; none may begin while it sounds."""
-    sounding = set()
-    for _, message in received:
-        if message.type == "note_on":
-            assert message.note not in sounding
-            sounding.add(message.note)
-        else:
-            sounding.discard(message.note)
-    return sounding
 
 
 def test_the_ports_answer_and_notes_that_begin_also_end(workdir, ports):

@@ -1,0 +1,40 @@
+"""A JACK server without a sound card: the MIDI ports of a real system."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.processes import on_busy_machine
+
+BACKEND = "mido.backends.rtmidi/UNIX_JACK"
+SERVER = "JACK_DEFAULT_SERVER"
+"""The variable that names the server of a process's ports."""
+
+
+def missing() -> str:
+    """Returns why there can be no JACK here, or an empty text."""
+    absent = [name for name in ("jackd", "jack_lsp") if not shutil.which(name)]
+    return f"no {absent[0]} (Debian: apt install jackd2)" if absent else ""
+
+
+@contextlib.contextmanager
+def jack_server(directory: Path) -> Iterator[str]:
+    """Runs a server, and yields its name."""
+    name = f"sostenuto-{os.getpid()}"
+    command = ["jackd", "--no-realtime", "--name", name, "-d", "dummy", "--rate", "8000", "--period", "128"]
+    with (
+        (directory / "jackd.log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as server,
+    ):
+        try:
+            until = time.monotonic() + on_busy_machine(30)
+            while subprocess.run(["jack_lsp", "--server", name], capture_output=True, check=False).returncode:
+                assert time.monotonic() < until, (directory / "jackd.log").read_text()
+                time.sleep(0.1)
+            yield name
+        finally:
+            server.terminate()
