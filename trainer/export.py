@@ -17,8 +17,9 @@ from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import TimeRecall, empty_recall
 from trainer.model.categorical import categorical_nll
 from trainer.model.heads import UNIFORMS_PER_NOTE, DensityHeads, HeadInput
+from trainer.model.lstm_layers import DecodeWeights, LayerState
 from trainer.model.memory import Memory, match_pitch, recall_times
-from trainer.model.next_note import DecodeWeights, LayerState, ModelState, NextNoteModel
+from trainer.model.next_note import ModelState, NextNoteModel
 from trainer.model.note_history import NoteHistory
 from trainer.model.time_bins import BINS
 from trainer.reporting import model_card

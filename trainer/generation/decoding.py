@@ -8,7 +8,8 @@ from trainer.data.note_tensors import NoteTensors
 from trainer.generation.ending import Ending, Progress, advance, draw_ends
 from trainer.generation.steering import Steering, SteeringState, constrain, follow
 from trainer.model.heads import HeadInput, TopP
-from trainer.model.next_note import DecodeWeights, ModelState, NextNoteModel
+from trainer.model.lstm_layers import DecodeWeights
+from trainer.model.next_note import ModelState, NextNoteModel
 
 Prefix = tuple[HeadInput, ModelState, SteeringState]
 """The heads' input `[batch, ...]`, the model's state and that of the steering after the notes before."""

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from trainer.config import Config
+from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.model.activations import gelu
 from trainer.model.layers import MixedDense, glorot
 
@@ -38,6 +39,20 @@ class EndHead(keras.layers.Layer):
         # In two dimensions: TensorFlow would multiply note by note.
         hidden = tf.reshape(gelu(self._hidden(body)), [-1, _UNITS])
         return tf.reshape(tf.matmul(hidden, self._logit), tf.shape(position)) + self._bias + _SCALE * by_count
+
+
+def count_notes(notes: NoteTensors, before: tf.Tensor | tuple[()]) -> tf.Tensor | tuple[()]:
+    """Returns the number of notes of the performance at each note, int64 `[batch, notes]`.
+
+    Args:
+        notes: the notes, `[batch, notes]`.
+        before: the number before them, int64 `[batch]`; an empty tuple, as is the result, if none are counted.
+    """
+    if isinstance(before, tuple):
+        return ()
+    # Only the first input can be `START_PITCH`, which is not a note.
+    starts = tf.cast(notes.pitch[:, :1] == START_PITCH, tf.int64)
+    return before[:, tf.newaxis] - starts + tf.range(1, tf.shape(notes.pitch)[1] + 1, dtype=tf.int64)
 
 
 def end_nll(logits: tf.Tensor, is_end: tf.Tensor) -> tf.Tensor:

@@ -84,6 +84,12 @@ class NoteEmbedding(keras.layers.Layer):
         ]
 
 
+def scale_fields(notes: NoteTensors, dtype: str) -> tf.Tensor:
+    """Returns the pitch from 0 to 1, and step and duration in seconds, of notes `[...]`: `[..., 3]`."""
+    seconds = [tf.cast(tf.cast(field, tf.float64) * 1e-6, dtype) for field in (notes.step_us, notes.duration_us)]
+    return tf.stack([tf.cast(notes.pitch, dtype) / PITCHES, *seconds], axis=-1)
+
+
 def lookup_sum(tables: list[tf.Tensor], notes: NoteTensors) -> tf.Tensor:
     """Sums the rows of notes `[...]` in the tables from `NoteEmbedding.project_tables`: `[..., columns]`."""
     return tf.add_n([tf.gather(table, row) for table, row in zip(tables, _table_rows(notes), strict=True)])

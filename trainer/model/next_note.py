@@ -10,36 +10,35 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from sostenuto.music.notes import PITCHES
 from trainer.config import Config
 from trainer.data.note_tensors import START_PITCH, NoteTensors
 from trainer.data.recall import PitchRecall, empty_recall
-from trainer.model import lstm_cpu, note_history
+from trainer.model import note_history
 from trainer.model.activations import LayerNorm
+from trainer.model.end_head import count_notes
 from trainer.model.heads import ALL_PITCHES, DensityHeads, HeadInput, PitchRange, RegressionHeads
 from trainer.model.layers import (
     EMBEDDING_SCALE,
     Dropout,
     MixedDense,
     NoteEmbedding,
-    blocked_matmul,
     embedding,
     glorot,
     initializer_seeds,
-    lookup_sum,
-    split_columns,
+    scale_fields,
+)
+from trainer.model.lstm_layers import (
+    DecodeWeights,
+    LayerState,
+    create_layer,
+    decode_layer,
+    make_decode_weights,
+    run_layer,
 )
 from trainer.model.memory import Memory, NoteMatches, empty_memory, remember
 from trainer.model.recall_heads import expected_keys
 
 _History = note_history.NoteHistory | tuple[()]
-
-
-class LayerState(NamedTuple):
-    """State of an LSTM layer between notes, `[batch, units]` each."""
-
-    hidden: tf.Tensor
-    cell: tf.Tensor
 
 
 class ModelState(NamedTuple):
@@ -63,16 +62,6 @@ class ModelState(NamedTuple):
     composer: tf.Tensor | tuple[()] = ()
 
 
-class DecodeWeights(NamedTuple):
-    """Weights of an LSTM layer in the form that `decode_step` uses, each with `4 * units` columns."""
-
-    # For the layer that reads embeddings, each embedding table times its rows of the kernel: a lookup replaces the
-    # product. None for other layers.
-    tables: list[tf.Tensor] | None
-    matrix: tf.Tensor  # kernel, without the rows in the tables, above recurrent kernel, in blocks
-    bias: tf.Tensor
-
-
 class NextNoteModel(keras.Model):
     """Predicts the next note from the notes before it.
 
@@ -90,27 +79,14 @@ class NextNoteModel(keras.Model):
         full = config.full_precision
         super().__init__(dtype=full, name="next_note")
         self.config, self.composers = config, tuple(composers)
-        has_history = config.model == "density" and config.recent_embedding > 0
         self.has_memory = config.has_memory
         self.cudnn = bool(tf.config.list_physical_devices("GPU"))
         seeds = initializer_seeds(config.seed)
-        self._lstm = [
-            keras.layers.LSTM(
-                config.units,
-                return_sequences=True,
-                return_state=True,
-                kernel_initializer=glorot(seeds),
-                recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
-                seed=next(seeds),
-                dtype=config.precision,
-                name=f"lstm_{layer}",
-            )
-            for layer in range(config.layers)
-        ]
+        self._lstm = [create_layer(config, index, seeds) for index in range(config.layers)]
         self._recent = self._composer = None
         if config.model == "density":
             self._embedding = NoteEmbedding(config, full, seeds)
-            if has_history:
+            if config.recent_embedding:
                 self._recent = MixedDense(
                     config.recent_embedding,
                     use_bias=False,
@@ -160,23 +136,16 @@ class NextNoteModel(keras.Model):
             output, after = self._run_layer(lstm, self._normalize(index, stream), before)
             layers.append(after)
             stream = self._residual(index, stream, tf.cast(output, self.compute_dtype), dropout)
-        last_history = tf.nest.map_structure(lambda field: field[:, -1], history)
-        position = self._positions(inputs, state.position)
-        last_position = tf.nest.map_structure(lambda part: part[:, -1], position)
+        position = count_notes(inputs, state.position)
+        last_history, last_position = tf.nest.map_structure(lambda part: part[:, -1], (history, position))
         end = ModelState(tuple(layers), last_history, (), last_position, state.composer)
-        return self._head_input(stream, history, releases, recall)._replace(position=position), end
+        body = self._normalize(self.config.layers, stream)
+        return HeadInput(body, note_history.remaining_us(history), releases, recall, position), end
 
     def decode_weights(self) -> list[DecodeWeights]:
         """Returns the weights for `decode_step`; compute them once for many notes."""
-        weights = []
-        for index, lstm in enumerate(self._lstm):
-            kernel, tables = tf.convert_to_tensor(lstm.cell.kernel), None
-            if self.config.model == "density" and not index:
-                embedding_kernel, kernel = kernel[: self._embedding.size], kernel[self._embedding.size :]
-                tables = self._embedding.project_tables(embedding_kernel)
-            matrix = split_columns(tf.concat([kernel, lstm.cell.recurrent_kernel], axis=0))
-            weights.append(DecodeWeights(tables, matrix, tf.convert_to_tensor(lstm.cell.bias)))
-        return weights
+        embeddings = [self._embedding if self.config.model == "density" else None, *[None] * (len(self._lstm) - 1)]
+        return [make_decode_weights(lstm, embedding) for lstm, embedding in zip(self._lstm, embeddings, strict=True)]
 
     def decode_step(
         self,
@@ -201,24 +170,19 @@ class NextNoteModel(keras.Model):
         """
         memory, recall = remember(state.memory, inputs, matches, returns)
         sequence = tf.nest.map_structure(lambda value: value[:, tf.newaxis], (inputs, recall))
-        history, releases, recent = tf.nest.map_structure(
-            lambda value: value[:, 0], self._update_history(sequence[0], state.history, sequence[1])
+        update = self._update_history(sequence[0], state.history, sequence[1])
+        history, releases, recent, position = tf.nest.map_structure(
+            lambda value: value[:, 0], (*update, count_notes(sequence[0], state.position))
         )
-        position = tf.nest.map_structure(lambda value: value[:, 0], self._positions(sequence[0], state.position))
         recent = [*recent, *(vector[:, 0] for vector in self._embed_composers(state.composer, 1))]
         layers = []
         stream = None if weights[0].tables else self._encode(inputs)
         for index, (layer, before) in enumerate(zip(weights, state.layers, strict=True)):
             features = recent if layer.tables else [self._normalize(index, stream)]
-            gates = blocked_matmul(tf.concat([*features, before.hidden], axis=-1), layer.matrix)
-            if layer.tables:
-                gates += lookup_sum(layer.tables, inputs)
-            input_gate, forget_gate, candidate, output_gate = tf.split(gates + layer.bias, 4, axis=-1)
-            cell = tf.sigmoid(forget_gate) * before.cell + tf.sigmoid(input_gate) * tf.tanh(candidate)
-            output = tf.sigmoid(output_gate) * tf.tanh(cell)
-            layers.append(LayerState(output, cell))
-            stream = self._residual(index, stream, output, None)
-        head_input = self._head_input(stream, history, releases, recall)._replace(position=position)
+            layers.append(decode_layer(layer, features, inputs, before))
+            stream = self._residual(index, stream, layers[-1].hidden, None)
+        body = self._normalize(self.config.layers, stream)
+        head_input = HeadInput(body, note_history.remaining_us(history), releases, recall, position)
         return head_input, ModelState(tuple(layers), history, memory, position, state.composer)
 
     def initial_state(self, batch: int | tf.Tensor, composer: tf.Tensor | np.ndarray | None = None) -> ModelState:
@@ -254,29 +218,17 @@ class NextNoteModel(keras.Model):
         """
         state = self.initial_state(batch, composer)
         layers = tf.nest.map_structure(lambda value: tf.cast(value, self.compute_dtype), state.layers)
-        state = state._replace(layers=layers)
-        return state._replace(memory=empty_memory(batch)) if self.has_memory else state
+        return state._replace(layers=layers, memory=empty_memory(batch) if self.has_memory else ())
 
     def _run_layer(
         self, lstm: keras.layers.LSTM, stream: tf.Tensor, before: LayerState
     ) -> tuple[tf.Tensor, LayerState]:
-        """Returns an LSTM layer's output `[batch, notes, units]` in its compute type, and its next state."""
-        stream, hidden, cell = (tf.cast(tensor, lstm.compute_dtype) for tensor in (stream, *before))
-        if self.cudnn:
-            output, hidden, cell = lstm(stream, initial_state=[hidden, cell])
-        else:
-            if not lstm.built:
-                lstm.build(stream.shape)
-            variables = (lstm.cell.kernel, lstm.cell.recurrent_kernel, lstm.cell.bias)
-            weights = tuple(tf.cast(variable, lstm.compute_dtype) for variable in variables)
-            output, hidden, cell = lstm_cpu.lstm(stream, (hidden, cell), weights)
-        return output, LayerState(hidden, cell)
+        return run_layer(lstm, stream, before, cudnn=self.cudnn)
 
     def _encode(self, notes: NoteTensors) -> tf.Tensor:
         if self.config.model == "density":
             return self._embedding.embed(notes)
-        seconds = [tf.cast(tf.cast(field, tf.float64) * 1e-6, self.compute_dtype) for field in notes[1:3]]
-        return tf.stack([tf.cast(notes.pitch, self.compute_dtype) / PITCHES, *seconds], axis=-1)
+        return scale_fields(notes, self.compute_dtype)
 
     def _update_history(
         self, notes: NoteTensors, before: _History, recall: PitchRecall | tuple[()]
@@ -288,9 +240,8 @@ class NextNoteModel(keras.Model):
         if self._recent is None or not isinstance(before, note_history.NoteHistory):
             return (), (), []
         history = note_history.extend_history(notes, before)
-        keys = note_history.key_features(history, self.compute_dtype)
         releases = note_history.release_histogram(history.remaining_us, self.compute_dtype)
-        features = [keys, releases]
+        features = [note_history.key_features(history, self.compute_dtype), releases]
         if self.has_memory:
             pitches = recall if isinstance(recall, PitchRecall) else empty_recall(tf.shape(notes.pitch))[0]
             features.append(expected_keys(pitches, self.compute_dtype))
@@ -301,24 +252,6 @@ class NextNoteModel(keras.Model):
         if self._composer is None:
             return []
         return [EMBEDDING_SCALE * tf.repeat(self._composer(composer)[:, tf.newaxis], notes, axis=1)]
-
-    def _positions(self, notes: NoteTensors, before: tf.Tensor | tuple[()]) -> tf.Tensor | tuple[()]:
-        """Returns the number of notes of the performance at each note, int64 `[batch, notes]`."""
-        if isinstance(before, tuple):
-            return ()
-        # Only the first input can be `START_PITCH`, which is not a note.
-        starts = tf.cast(notes.pitch[:, :1] == START_PITCH, tf.int64)
-        return before[:, tf.newaxis] - starts + tf.range(1, tf.shape(notes.pitch)[1] + 1, dtype=tf.int64)
-
-    def _head_input(
-        self,
-        stream: tf.Tensor,
-        history: _History,
-        releases: tf.Tensor | tuple[()],
-        recall: PitchRecall | tuple[()],
-    ) -> HeadInput:
-        remaining_us = history.remaining_us if isinstance(history, note_history.NoteHistory) else ()
-        return HeadInput(self._normalize(self.config.layers, stream), remaining_us, releases, recall)
 
     def _normalize(self, index: int, stream: tf.Tensor) -> tf.Tensor:
         """Normalizes the input of layer `index`, or of the heads after the last layer; embeddings stay as they are."""

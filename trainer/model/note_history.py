@@ -59,6 +59,11 @@ def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
     )
 
 
+def remaining_us(history: NoteHistory | tuple[()]) -> tf.Tensor | tuple[()]:
+    """Returns the field of a history; an empty tuple for a model without one."""
+    return history.remaining_us if isinstance(history, NoteHistory) else ()
+
+
 def key_features(history: NoteHistory, dtype: tf.DType) -> tf.Tensor:
     """Returns features of each key, `[..., 3 * PITCHES]`: it sounds, and two traces that fade after it is struck.
 
