@@ -3,9 +3,10 @@
     python benchmarks/composers.py --workdir=RUN [--composers=6] [--pieces=32] [--num_notes=1024] [--seed=0]
 
 The composers are those with the most performances in the train split of the run's dataset. Each piece starts from
-silence. Its statistics are the means of `FEATURES`, in units of their standard deviations over the train split's
-excerpts of as many notes. The nearest of the composers' centroids names its composer (Euclidean distance). Printed are
-the statistics of each composer's real and generated music, and how many pieces get their own composer's name:
+silence. Its statistics are those of `trainer.evaluation.note_statistics`, in units of their standard deviations over
+the train split's excerpts of as many notes. The nearest of the composers' centroids names its composer (Euclidean
+distance). Printed are the statistics of each composer's real and generated music, and how many pieces get their own
+composer's name:
 
 - generated, by real: the centroids are those of the train split
 - generated, by generated: the centroids are those of the other generated pieces
@@ -27,36 +28,18 @@ import trainer  # noqa: F401  # First, so that TensorFlow loads without messages
 from sostenuto.data.manifest import Manifest
 from sostenuto.music.notes import Notes
 from sostenuto.text import markdown_table
-from trainer.evaluation.distributions import entropy, polyphony
+from trainer.evaluation.note_statistics import STATISTICS, measure
 from trainer.generation.sampler import NoteSampler
 from trainer.generation.sampling_flags import DEFAULT_TEMPERATURE
 from trainer.workdir.layout import load_dataset, load_run
 from trainer.workdir.load_model import load_model
 
-CHORD_US = 35_000  # Notes that are this near were meant together.
-
 Floats = NDArray[np.float64]
-
-FEATURES = {
-    "pitch": lambda notes: notes.pitch.mean(),
-    "spread of pitch": lambda notes: notes.pitch.std(),
-    "notes/s": lambda notes: 1e6 / max(notes.step_us[1:].mean(), 1),
-    "spread of steps": lambda notes: np.log1p(notes.step_us[1:] / 1e4).std(),
-    "duration, s": lambda notes: np.exp(np.log(notes.duration_us / 1e6).mean()),
-    "spread of durations": lambda notes: np.log(notes.duration_us).std(),
-    "velocity": lambda notes: notes.velocity.mean(),
-    "spread of velocity": lambda notes: notes.velocity.std(),
-    "sounding notes": lambda notes: polyphony(notes).mean(),
-    "in chords": lambda notes: (notes.step_us[1:] < CHORD_US).mean(),
-    "interval": lambda notes: np.abs(np.diff(notes.pitch.astype(int))).mean(),
-    "repeated pitch": lambda notes: (np.diff(notes.pitch.astype(int)) == 0).mean(),
-    "pitch-class entropy": lambda notes: entropy(np.bincount(notes.pitch % 12, minlength=12)),
-}
 
 
 def statistics(notes: Notes) -> Floats:
-    """Returns the statistics of notes, `[features]`."""
-    return np.array([feature(notes) for feature in FEATURES.values()], float)
+    """Returns the statistics of notes, `[statistics]`."""
+    return np.array(list(measure(notes).values()))
 
 
 def read_excerpts(manifest: Manifest, split: str, composers: Sequence[str], notes: int) -> tuple[Floats, NDArray]:
@@ -72,7 +55,7 @@ def read_excerpts(manifest: Manifest, split: str, composers: Sequence[str], note
 
 
 def centroids(rows: Floats, owners: NDArray, count: int) -> Floats:
-    """Returns the mean of each owner's rows, `[count, features]`."""
+    """Returns the mean of each owner's rows, `[count, statistics]`."""
     return np.stack([rows[owners == owner].mean(axis=0) for owner in range(count)])
 
 
@@ -124,7 +107,7 @@ def main() -> None:
     for index, name in enumerate(composers):
         for kind, values in (("real", real[real_owners == index]), ("generated", played[owners == index])):
             rows.append([f"{name}, {kind}", *(f"{value:.2f}" for value in values.mean(axis=0))])
-    print(markdown_table(["", *FEATURES], rows))
+    print(markdown_table(["", *STATISTICS], rows))
     centre, scale = real.mean(axis=0), real.std(axis=0)
     real, held_out, played = ((values - centre) / scale for values in (real, held_out, played))
     by_real = centroids(real, real_owners, count)

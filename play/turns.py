@@ -1,4 +1,4 @@
-"""Whose turn each part of a piece was, so that the last turn can be undone."""
+"""The turns of a piece; the last one can be undone."""
 
 import collections
 from typing import Final

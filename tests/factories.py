@@ -22,6 +22,7 @@ from sostenuto.music.notes import FIELDS, Notes
 from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import Music
+from trainer.evaluation.note_statistics import describe_composers
 from trainer.generation import samples
 from trainer.workdir.evaluation_formats import GenerationEvaluation, HeldOut
 from trainer.workdir.formats import RunInfo, RunResult
@@ -369,7 +370,9 @@ def comparison(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
     metrics = generation_metrics.compare_generated(**music, train=[regular_notes(300, 50)], first=20)
     return GenerationEvaluation(
         split=split, **vars(metrics), primers=["a", "b", "c", "d"], primer_notes=20, num_notes=280,
-        held_out=HeldOut(4, 4, 1200), temperature=dict.fromkeys(FIELDS, 1.0), top_p=dict.fromkeys(FIELDS, 1.0),
+        held_out=HeldOut(4, 4, 1200),
+        by_composer=describe_composers(music["generated"].notes, music["real"].notes, ["Bach", "Ada", "Bach", ""]),
+        temperature=dict.fromkeys(FIELDS, 1.0), top_p=dict.fromkeys(FIELDS, 1.0),
         returns=2.0, seed=0,
         train_step=train_step, sustain="ignore", dataset="",
     ).to_json()  # fmt: skip

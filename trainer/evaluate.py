@@ -17,6 +17,7 @@ from trainer.config_fields import MAX_NOTES, MAX_SAMPLES
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import PRIMER_NOTES, Music
 from trainer.evaluation.lengths import MOST_NOTES, compare_lengths
+from trainer.evaluation.note_statistics import describe_composers
 from trainer.evaluation.summary import describe_comparison, describe_scores
 from trainer.generation.composers import keep_known
 from trainer.generation.sampling_flags import define_sampling_flags
@@ -249,9 +250,10 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     train = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and searching for copied runs")
     pieces = [performance.piece for performance in held_out]
+    real = [performance.notes[: first + num_notes] for performance in continued]
     metrics = generation_metrics.compare_generated(
         Music(generated.notes, pieces[:num_primers]),
-        Music([performance.notes[: first + num_notes] for performance in continued], pieces[:num_primers]),
+        Music(real, pieces[:num_primers]),
         Music([performance.notes for performance in held_out], pieces),
         train,
         first=first,
@@ -264,6 +266,9 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
         primer_notes=first,
         num_notes=num_notes,
         lengths=whole,
+        by_composer=describe_composers(
+            [notes[first:] for notes in generated.notes], [notes[first:] for notes in real], composers
+        ),
         held_out=HeldOut(len(held_out), len(set(pieces)), sum(len(performance.notes) for performance in held_out)),
         **sampling,
         train_step=trained.train_step,

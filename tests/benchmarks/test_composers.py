@@ -3,26 +3,12 @@
 import sys
 
 import numpy as np
-import pytest
 
-from sostenuto.music.notes import Notes
 from tests.processes import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
 import composers as benchmark
-
-
-def test_statistics_are_of_pitches_and_of_times_as_heard():
-    notes = Notes([60, 64, 60, 60], [0, 10_000, 490_000, 500_000], [100_000] * 4, [50, 70, 50, 70])
-    named = dict(zip(benchmark.FEATURES, benchmark.statistics(notes), strict=True))
-    assert named["pitch"] == 61
-    assert named["velocity"] == 60
-    assert named["notes/s"] == pytest.approx(3)
-    assert named["in chords"] == pytest.approx(1 / 3)
-    assert named["repeated pitch"] == pytest.approx(1 / 3)
-    assert named["duration, s"] == pytest.approx(0.1)
-    assert named["pitch-class entropy"] == pytest.approx(0.8113, abs=1e-4)
 
 
 def test_a_piece_gets_the_name_of_the_nearest_centroid():

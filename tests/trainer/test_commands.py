@@ -612,7 +612,11 @@ def test_a_comparison_with_real_music_writes_its_figures(processes, places):
     assert figures["temperature"] == {"pitch": 1.0, "step": 0.9, "duration": 0.9, "velocity": 0.9}
     assert figures["top_p"] == {"pitch": 1.0, "step": 0.95, "duration": 1.0, "velocity": 1.0}
     assert figures["held_out"] == {"performances": 3, "pieces": 3, "notes": 640 + 700 + 800}
+    ((composer, statistics),) = figures["by_composer"].items()
+    assert (composer, statistics["continuations"]) == ("Fanny Hensel", 2)
+    assert all(mean.keys() == {"generated", "real"} for mean in statistics["means"].values())
     assert "overlap" in process.stdout
+    assert re.search(r"mean: generated / real .*\n *Fanny Hensel +2 +\d+\.\d\d / \d+\.\d\d", process.stdout)
     assert process.stdout.splitlines()[-1] == f"wrote {here / 'compared.json'}"
     assert str(places["long"]) in process.stdout
 

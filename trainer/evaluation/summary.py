@@ -1,9 +1,16 @@
 """Evaluations as lines of text."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from sostenuto.text import counted, table
-from trainer.workdir.evaluation_formats import Evaluation, GenerationEvaluation, NatsPerNote
+from trainer.workdir.evaluation_formats import ComposerStatistics, Evaluation, GenerationEvaluation, NatsPerNote
 from trainer.workdir.form_formats import DISTANCES, SPANS
 from trainer.workdir.formats import CONTINUATIONS, SCORED_FIELDS
+
+_SHOWN: Final = ("pitch", "notes/s", "velocity", "sounding notes", "in chords")
+COMPOSER_COLUMNS: Final = ("continuations", *_SHOWN)
+"""The columns of a table of composers, after their names: some statistics; generated-SPLIT.json has all."""
 
 
 def describe_scores(evaluation: Evaluation, dataset: str) -> str:
@@ -81,6 +88,8 @@ def describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
         "",
         *table(["mean (maximum)", "generated", "real"], metrics, align="<>>", width=None),
     ]
+    if comparison.by_composer:
+        lines += ["", *_describe_composers(comparison.by_composer)]
     if lengths := comparison.lengths:
         means = ", ".join(f"{lengths.mean[kind]:,.0f} {kind}" for kind in CONTINUATIONS)
         lines += [
@@ -89,3 +98,16 @@ def describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
             f"overlap with real ones {lengths.overlap:.3f}; mean notes {means}",
         ]
     return "\n".join(lines)
+
+
+def _describe_composers(by_composer: Mapping[str, ComposerStatistics]) -> list[str]:
+    """Returns a table of the means of each composer's continuations."""
+    rows = [[name, *composer_cells(found)] for name, found in by_composer.items()]
+    header = ["mean: generated / real", *COMPOSER_COLUMNS]
+    return table(header, rows, align="<" + ">" * len(COMPOSER_COLUMNS), width=None)
+
+
+def composer_cells(found: ComposerStatistics) -> list[str]:
+    """Returns the cells of a composer in `COMPOSER_COLUMNS`, each mean as "8.10 / 7.90", the generated one first."""
+    means = (found.means[title] for title in _SHOWN)
+    return [str(found.continuations), *(" / ".join(f"{mean[kind]:.2f}" for kind in CONTINUATIONS) for mean in means)]

@@ -169,6 +169,19 @@ class LengthComparison(JsonRecord):
     counts: Mapping[Continuation, Sequence[int]]
 
 
+@dataclasses.dataclass(frozen=True)
+class ComposerStatistics(JsonRecord):
+    """Simple statistics of the continuations of one composer's pieces.
+
+    Attributes:
+        continuations: their number.
+        means: of each of `trainer.evaluation.note_statistics.STATISTICS`.
+    """
+
+    continuations: int
+    means: Mapping[str, Mapping[Continuation, float]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationMetrics(JsonRecord):
     """Metrics of generated and of real continuations."""
@@ -198,6 +211,7 @@ class GenerationEvaluation(GenerationMetrics, SplitRecord):
     num_notes: int
     held_out: HeldOut
     lengths: LengthComparison | None = None
+    by_composer: Mapping[str, ComposerStatistics] | None = None
     temperature: Mapping[Field, float]
     top_p: Mapping[Field, float]
     returns: float

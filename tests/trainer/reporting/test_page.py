@@ -59,7 +59,9 @@ def test_names_from_elsewhere_are_escaped(dataset, tmp_path):
     evil = '</script><script>alert("x")</script>&\x00\x1b[31m\'>'
     document = evaluation()
     document["by_composer"] = {evil: document["by_composer"]["Fanny Hensel"], **document["by_composer"]}
-    directory = write_run(tmp_path / "w", dataset, evaluation_test=document, generated_test=comparison())
+    music = comparison()
+    music["by_composer"][evil] = music["by_composer"].pop("Ada")
+    directory = write_run(tmp_path / "w", dataset, evaluation_test=document, generated_test=music)
     write_samples(directory, dataset)
     run = json.loads((directory / "run.json").read_text())
     run |= {"device": evil, "versions": {evil: evil}, "data": evil}
@@ -76,7 +78,7 @@ def test_names_from_elsewhere_are_escaped(dataset, tmp_path):
     page = Page(text)
     shown = evil.replace("\x00", "\ufffd").replace("\x1b", "\ufffd")
     assert len(page.all("script")) == 1
-    assert page.text.count(shown) == 8  # composer, other run, device, two in versions, dataset, primer, reason
+    assert page.text.count(shown) == 9  # composer twice, other run, device, two in versions, dataset, primer, reason
     assert page.text.count(shown.replace("/", "|")) >= 2  # title and headline
     assert [link["download"] for link in page.all("a") if "download" in link] == [f"{shown}.mid"]
     assert "\x00" not in text
