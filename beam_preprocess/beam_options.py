@@ -98,7 +98,7 @@ def pipeline_options(beam_args: Sequence[str]) -> Iterator["PipelineOptions"]:
             raise UserError(f"--setup_file={setup.setup_file}: no such file")
     # What Beam logs of a failed step is in the exception that it raises, too.
     with tempfile.TemporaryDirectory(prefix="sostenuto-") as directory, _beam_log_level(logging.CRITICAL):
-        # A pool of workers does not install packages; the project is installed there before.
+        # A pool of workers does not install packages; the project is already installed there.
         has_project = options.view_as(PortableOptions).environment_type in ("LOOPBACK", "EXTERNAL")
         if setup.setup_file is None and runner not in (*_LOCAL, DASK) and not has_project:
             setup.extra_packages = [*(setup.extra_packages or []), worker_package.pack(directory)]

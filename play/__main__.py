@@ -111,7 +111,10 @@ def main() -> None:
     except UserError as error:
         raise UserError(f"{workdir}: {error}") from None
     composer_ids(settings.composer, 1, run.composers or ())
-    check_density(settings.density, config)
+    try:
+        check_density(settings.density, config)
+    except UserError as error:
+        raise UserError(f"--{error}") from None
     if midi_in:
         from play import ports
 

@@ -210,7 +210,7 @@ class Connection:
 
 
 class RateLimit:
-    """A limit on the number of messages in a second and at once.
+    """A limit on messages per second, with bursts.
 
     Args:
         per_second: the rate.

@@ -81,7 +81,7 @@ class Keyboard:
         self._piece.state(before_us=min((note.onset_us for note in self._held.values()), default=None))
 
     def silent_us(self) -> int | None:
-        """Returns since when no key is down; None if one is, or none was since the model played."""
+        """Returns the time of the last release since the model played; None without one, or while a key is down."""
         return None if self._held else self.released_us
 
     def held(self, at_us: int) -> list[PlayedNote]:

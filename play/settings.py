@@ -79,7 +79,7 @@ class Settings:
         composer_ids(self.composer, 1, sampler.composers)
 
     def make_options(self, sampler: "LiveSampler") -> "LoopOptions":
-        """Returns the options of sampling; raises UserError if the model plays no pitch of the key."""
+        """Returns the options of sampling; raises UserError if key or density do not suit the model."""
         temperature = {field: self.temperature * value for field, value in DEFAULT_TEMPERATURE.items()}
         return sampler.make_options(temperature, self.top_p, Controls(key=self.key or None, density=self.density))
 

@@ -22,7 +22,7 @@ from sostenuto.music.notes import FIELDS, Notes
 from trainer.config import Config
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import Music
-from trainer.evaluation.note_statistics import describe_composers
+from trainer.evaluation.note_statistics import measure_composers
 from trainer.generation import samples
 from trainer.workdir.evaluation_formats import GenerationEvaluation, HeldOut
 from trainer.workdir.formats import RunInfo, RunResult
@@ -371,7 +371,7 @@ def comparison(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
     return GenerationEvaluation(
         split=split, **vars(metrics), primers=["a", "b", "c", "d"], primer_notes=20, num_notes=280,
         held_out=HeldOut(4, 4, 1200),
-        by_composer=describe_composers(music["generated"].notes, music["real"].notes, ["Bach", "Ada", "Bach", ""]),
+        by_composer=measure_composers(music["generated"].notes, music["real"].notes, ["Bach", "Ada", "Bach", ""]),
         temperature=dict.fromkeys(FIELDS, 1.0), top_p=dict.fromkeys(FIELDS, 1.0),
         returns=2.0, seed=0,
         train_step=train_step, sustain="ignore", dataset="",

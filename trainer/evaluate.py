@@ -17,7 +17,7 @@ from trainer.config_fields import MAX_NOTES, MAX_SAMPLES
 from trainer.evaluation import generation_metrics
 from trainer.evaluation.generation_metrics import PRIMER_NOTES, Music
 from trainer.evaluation.lengths import MOST_NOTES, compare_lengths
-from trainer.evaluation.note_statistics import describe_composers
+from trainer.evaluation.note_statistics import measure_composers
 from trainer.evaluation.summary import describe_comparison, describe_scores
 from trainer.generation.composers import keep_known
 from trainer.generation.sampling_flags import define_sampling_flags
@@ -266,7 +266,7 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
         primer_notes=first,
         num_notes=num_notes,
         lengths=whole,
-        by_composer=describe_composers(
+        by_composer=measure_composers(
             [notes[first:] for notes in generated.notes], [notes[first:] for notes in real], composers
         ),
         held_out=HeldOut(len(held_out), len(set(pieces)), sum(len(performance.notes) for performance in held_out)),

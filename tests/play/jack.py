@@ -25,16 +25,35 @@ def missing() -> str:
 def jack_server(directory: Path) -> Iterator[str]:
     """Runs a server, and yields its name."""
     name = f"sostenuto-{os.getpid()}"
-    command = ["jackd", "--no-realtime", "--name", name, "-d", "dummy", "--rate", "8000", "--period", "128"]
+    command = [
+        "setpriv",
+        "--pdeathsig=KILL",
+        "jackd",
+        "--no-realtime",
+        "--sync",
+        "--name",
+        name,
+        "-d",
+        "dummy",
+        "--rate",
+        "48000",
+        "--period",
+        "1024",
+    ]
     with (
         (directory / "jackd.log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as server,
     ):
         try:
             until = time.monotonic() + on_busy_machine(30)
-            while subprocess.run(["jack_lsp", "--server", name], capture_output=True, check=False).returncode:
+            while not _answers(name):
+                assert server.poll() is None, (directory / "jackd.log").read_text()
                 assert time.monotonic() < until, (directory / "jackd.log").read_text()
                 time.sleep(0.1)
             yield name
         finally:
             server.terminate()
+
+
+def _answers(name: str) -> bool:
+    return not subprocess.run(["jack_lsp", "--server", name], capture_output=True, check=False, timeout=60).returncode

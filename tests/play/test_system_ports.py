@@ -29,9 +29,9 @@ def test_a_port_of_our_own_is_found_and_another_by_a_part_of_its_name(server, tm
     def receive(message: mido.Message) -> None:
         received.append((time.monotonic(), message))
 
-    def wait_for(kind: str) -> None:
+    def wait_until_notes_sound() -> None:
         until = time.monotonic() + SECONDS
-        while not any(message.type == kind for _, message in received):
+        while not still_sounding(received):
             assert time.monotonic() < until, received
             time.sleep(0.01)
 
@@ -45,9 +45,9 @@ def test_a_port_of_our_own_is_found_and_another_by_a_part_of_its_name(server, tm
         for pitch in (60, 64, 67):
             keys.send(mido.Message("note_on", note=pitch, velocity=70))
             time.sleep(0.05)
+            released = time.monotonic()
             keys.send(mido.Message("note_off", note=pitch))
-        released = time.monotonic()
-        wait_for("note_off")
+        wait_until_notes_sound()
         first, message = received[0]
         assert message.type == "note_on"
         assert first - released >= 0.35

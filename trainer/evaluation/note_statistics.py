@@ -35,7 +35,7 @@ def measure(notes: Notes) -> dict[str, float]:
     return {title: float(statistic(notes)) for title, statistic in STATISTICS.items()}
 
 
-def describe_composers(
+def measure_composers(
     generated: Sequence[Notes], real: Sequence[Notes], composers: Sequence[str]
 ) -> dict[str, ComposerStatistics] | None:
     """Returns the statistics of each composer's continuations, the composer with the most of them first.
@@ -54,12 +54,12 @@ def describe_composers(
     measured: dict[Continuation, list[dict[str, float]]] = {
         kind: [measure(notes) for notes in parts] for kind, parts in music.items()
     }
-    found: dict[str, ComposerStatistics] = {}
+    by_composer: dict[str, ComposerStatistics] = {}
     for name in sorted({*composers} - {""}, key=lambda name: (-composers.count(name), name)):
-        of_name = [index for index, composer in enumerate(composers) if composer == name]
+        indices = [index for index, composer in enumerate(composers) if composer == name]
         means = {
-            title: {kind: float(np.mean([rows[index][title] for index in of_name])) for kind, rows in measured.items()}
+            title: {kind: float(np.mean([rows[index][title] for index in indices])) for kind, rows in measured.items()}
             for title in STATISTICS
         }
-        found[name] = ComposerStatistics(len(of_name), means)
-    return found
+        by_composer[name] = ComposerStatistics(len(indices), means)
+    return by_composer

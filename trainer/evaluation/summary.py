@@ -102,12 +102,15 @@ def describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
 
 def _describe_composers(by_composer: Mapping[str, ComposerStatistics]) -> list[str]:
     """Returns a table of the means of each composer's continuations."""
-    rows = [[name, *composer_cells(found)] for name, found in by_composer.items()]
+    rows = [[name, *composer_cells(statistics)] for name, statistics in by_composer.items()]
     header = ["mean: generated / real", *COMPOSER_COLUMNS]
     return table(header, rows, align="<" + ">" * len(COMPOSER_COLUMNS), width=None)
 
 
-def composer_cells(found: ComposerStatistics) -> list[str]:
+def composer_cells(statistics: ComposerStatistics) -> list[str]:
     """Returns the cells of a composer in `COMPOSER_COLUMNS`, each mean as "8.10 / 7.90", the generated one first."""
-    means = (found.means[title] for title in _SHOWN)
-    return [str(found.continuations), *(" / ".join(f"{mean[kind]:.2f}" for kind in CONTINUATIONS) for mean in means)]
+    means = (statistics.means[title] for title in _SHOWN)
+    return [
+        str(statistics.continuations),
+        *(" / ".join(f"{mean[kind]:.2f}" for kind in CONTINUATIONS) for mean in means),
+    ]

@@ -33,7 +33,7 @@ def check_starts_from_silence(config: Config) -> None:
 
 
 def check_density(density: float, config: Config) -> None:
-    """Checks that a model has a distribution of the step, which a density would change."""
+    """Raises UserError for a density if a model has no distribution of the step, which it would change."""
     if density and config.model != "density":
         raise UserError(
             f"density={density:g}: got a model with model={config.model}, which has no distribution of the step, "

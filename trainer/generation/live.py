@@ -74,7 +74,7 @@ class LiveSampler:
         """Returns the options of `sample`. Arguments are as for `NoteSampler.sample`, with key, range and density.
 
         Raises:
-            UserError: an argument is of a wrong type or out of its range, or the controls permit no pitch.
+            UserError: an argument is of a wrong type or out of its range, or the controls do not suit the model.
         """
         dtype = self._model.config.full_precision
         return LoopOptions(

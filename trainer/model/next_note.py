@@ -223,6 +223,7 @@ class NextNoteModel(keras.Model):
     def _run_layer(
         self, lstm: keras.layers.LSTM, stream: tf.Tensor, before: LayerState
     ) -> tuple[tf.Tensor, LayerState]:
+        # benchmarks/transformer_parts.py runs other layers here.
         return run_layer(lstm, stream, before, cudnn=self.cudnn)
 
     def _encode(self, notes: NoteTensors) -> tf.Tensor:

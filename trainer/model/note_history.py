@@ -60,7 +60,7 @@ def extend_history(notes: NoteTensors, before: NoteHistory) -> NoteHistory:
 
 
 def remaining_us(history: NoteHistory | tuple[()]) -> tf.Tensor | tuple[()]:
-    """Returns the field of a history; an empty tuple for a model without one."""
+    """Returns a history's `remaining_us`; an empty tuple for a model without history."""
     return history.remaining_us if isinstance(history, NoteHistory) else ()
 
 

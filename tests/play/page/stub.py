@@ -45,7 +45,7 @@ class Stub:
         messages: those of the page, in order; bytes are a file.
         refusal: a code and a reason with which every connection is closed at its start.
         complaint: an error that is sent before `ready`.
-        is_there: False lets connections wait at their start.
+        accepts: False lets connections wait at their start.
         settings: those of the server's command.
         resumes: whether it still has the piece of a former connection.
         answer: notes of an answer, as [offset in ms, pitch, duration, velocity].
@@ -56,7 +56,7 @@ class Stub:
         self.messages: list[Any] = []
         self.refusal: tuple[int, str] | None = None
         self.complaint = ""
-        self.is_there = True
+        self.accepts = True
         self.settings: dict[str, Any] = dict(SETTINGS)
         self.resumes = False
         self.answer = [[120.0 * index, 60 + index % 12, 110.0, 50 + 5 * index] for index in range(10)]
@@ -118,7 +118,7 @@ class Stub:
         return web.Response(body=flac(int(request.match_info["pitch"])), content_type="audio/flac")
 
     async def _play(self, request: web.Request) -> web.StreamResponse:
-        while not self.is_there:
+        while not self.accepts:
             await asyncio.sleep(0.02)
         socket = web.WebSocketResponse()
         await socket.prepare(request)

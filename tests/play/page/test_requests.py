@@ -46,9 +46,9 @@ def test_a_changed_control_is_sent(page, stub):
     assert texts(page, "#hint") == ["Play, then let the model continue."]
 
 
-def test_a_control_that_is_changed_before_the_server_is_there_is_kept(empty_page, stub):
+def test_a_control_that_is_changed_before_the_server_accepts_is_kept(empty_page, stub):
     page = empty_page
-    stub.is_there = False
+    stub.accepts = False
     page.open_url(stub.url)
     page.wait("document.querySelector('#density').value == '0'")
     page.run("""(() => {
@@ -56,7 +56,7 @@ def test_a_control_that_is_changed_before_the_server_is_there_is_kept(empty_page
       document.querySelector('#density').dispatchEvent(new Event('change', { bubbles: true }));
     })()""")
     assert stub.messages == []
-    stub.is_there = True
+    stub.accepts = True
     page.wait("sostenuto.state == 'ready'")
     assert stub.of("start")[0]["settings"] == {"density": 5}
     assert page.run("document.querySelector('#density').value") == "5"

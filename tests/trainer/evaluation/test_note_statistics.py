@@ -4,7 +4,7 @@ import pytest
 
 from sostenuto.music.notes import Notes
 from tests.factories import regular_notes
-from trainer.evaluation.note_statistics import STATISTICS, describe_composers, measure
+from trainer.evaluation.note_statistics import STATISTICS, measure, measure_composers
 
 
 def test_statistics_are_of_pitches_and_of_times_as_heard():
@@ -21,7 +21,7 @@ def test_statistics_are_of_pitches_and_of_times_as_heard():
 
 def test_each_composer_has_the_means_of_their_continuations():
     generated, real = ([regular_notes(40, seed + part) for part in range(4)] for seed in (0, 10))
-    found = describe_composers(generated, real, ["Bach", "", "Liszt", "Liszt"])
+    found = measure_composers(generated, real, ["Bach", "", "Liszt", "Liszt"])
     assert {name: statistics.continuations for name, statistics in found.items()} == {"Liszt": 2, "Bach": 1}
     assert list(found) == ["Liszt", "Bach"]
     assert found["Bach"].means["pitch"] == {"generated": generated[0].pitch.mean(), "real": real[0].pitch.mean()}
@@ -32,5 +32,5 @@ def test_each_composer_has_the_means_of_their_continuations():
 
 def test_without_composers_or_notes_there_are_none():
     notes = [regular_notes(40, 0)]
-    assert describe_composers(notes, notes, [""]) is None
-    assert describe_composers([notes[0][:1]], notes, ["Bach"]) is None
+    assert measure_composers(notes, notes, [""]) is None
+    assert measure_composers([notes[0][:1]], notes, ["Bach"]) is None
