@@ -8,8 +8,8 @@ from trainer.workdir.evaluation_formats import ComposerStatistics, Evaluation, G
 from trainer.workdir.form_formats import DISTANCES, SPANS
 from trainer.workdir.formats import CONTINUATIONS, SCORED_FIELDS
 
-_SHOWN: Final = ("pitch", "notes/s", "velocity", "sounding notes", "in chords")
-COMPOSER_COLUMNS: Final = ("continuations", *_SHOWN)
+_SHOWN: Final = {"pitch": ".1f", "notes/s": ".1f", "velocity": ".0f", "sounding notes": ".1f", "in chords": ".0%"}
+COMPOSER_COLUMNS: Final = ("pieces", *_SHOWN)
 """The columns of a table of composers, after their names: some statistics; generated-SPLIT.json has all."""
 
 
@@ -108,9 +108,9 @@ def _describe_composers(by_composer: Mapping[str, ComposerStatistics]) -> list[s
 
 
 def composer_cells(statistics: ComposerStatistics) -> list[str]:
-    """Returns the cells of a composer in `COMPOSER_COLUMNS`, each mean as "8.10 / 7.90", the generated one first."""
-    means = (statistics.means[title] for title in _SHOWN)
-    return [
-        str(statistics.continuations),
-        *(" / ".join(f"{mean[kind]:.2f}" for kind in CONTINUATIONS) for mean in means),
+    """Returns the cells of a composer in `COMPOSER_COLUMNS`, each mean as "8.1 / 7.9", the generated one first."""
+    means = [
+        " / ".join(f"{statistics.means[title][kind]:{digits}}" for kind in CONTINUATIONS)
+        for title, digits in _SHOWN.items()
     ]
+    return [str(statistics.continuations), *means]
