@@ -1,6 +1,7 @@
 """Runs whose processes are killed, asked to end, or left without room on the disk end like one that never was."""
 
 import itertools
+import shutil
 import signal
 import subprocess
 
@@ -87,6 +88,18 @@ def test_two_hosts_end_like_one_host_although_one_is_killed(dataset, tmp_path, c
     for name, values in one.items():
         # Two sums of a half are not the sum of the whole to the last bit.
         assert np.linalg.norm(two[name] - values) <= 1e-9 * np.linalg.norm(values), name
+
+
+def test_a_fine_tuned_run_survives_a_kill_although_its_source_is_gone(dataset, tmp_path, choose):
+    tiny = [*TINY["tutorial"], "--dropout=0.2", "--checkpoint_every=20", "--log_every=30"]
+    source = Run(dataset, tmp_path / "source", [*tiny, "--steps=20"]).completed()
+    flags = [*tiny, f"--init_from={source.workdir}", "--freeze=lstm_0", "--steps=240"]
+    untouched = Run(dataset, tmp_path / "untouched", flags).completed()
+    run = Run(dataset, tmp_path / "run", flags)
+    assert strike(run, BEATS["training"]._replace(seconds=0.1), signal.SIGKILL, [0], choose).hit
+    assert 0 < run.newest_checkpoint < 240
+    shutil.rmtree(source.workdir)
+    assert_alike(run.completed(), untouched)
 
 
 # The full form: make faults.
