@@ -86,7 +86,7 @@ class Improviser:
 
     def branch(self, piece: Piece) -> list[list[PlayedNote]]:
         """Returns ways to go on, each some seconds long, with times from its first onset."""
-        self._branches[:] = [self._sample_branch(piece) for _ in range(BRANCHES)]
+        self._branches = [self._sample_branch(piece) for _ in range(BRANCHES)]
         return [place(branch, 0) for branch in self._branches]
 
     def choose(self, branch: int) -> NDArray[np.int32]:

@@ -148,12 +148,12 @@ def _sync(environment: Environment, arguments: list[str], wheelhouse: str, *, li
     command = [str(environment.uv), "pip", "sync", "--python", str(environment.python), "--require-hashes"]
     command += [*arguments, *(f"--build-constraints={file}" for file in arguments if file.endswith(".txt"))]
     command += ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
-    # By default, a module that takes over a minute to compile ends uv.
-    timeout = {"UV_COMPILE_BYTECODE_TIMEOUT": "600"}
-    variables = {**({} if wheelhouse else _index_settings(environment)), **timeout, **os.environ}
+    variables = {**({} if wheelhouse else _index_settings(environment)), **os.environ}
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
         # Many images set it. Each process would compile TensorFlow again, which doubles its start.
         command.append("--compile-bytecode")
+        # By default, a module that takes over a minute to compile ends uv.
+        variables.setdefault("UV_COMPILE_BYTECODE_TIMEOUT", "600")
     pipe = None if sys.stderr.isatty() else subprocess.PIPE
     errors: list[str] = []
     with subprocess.Popen(command, env=variables, stderr=pipe, text=True) as process:

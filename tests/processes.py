@@ -7,6 +7,8 @@ import struct
 import subprocess
 import sys
 import termios
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -53,3 +55,11 @@ def on_terminal(*arguments: str, columns: int = 100, **environment: str) -> str:
     os.close(ours)
     assert process.returncode == 0, shown
     return shown.decode()
+
+
+def wait_until(condition: Callable[[], object], seconds: float, problem: str | Callable[[], str]) -> None:
+    """Waits for a condition; longer on a busy machine."""
+    end = time.monotonic() + on_busy_machine(seconds)
+    while not condition():
+        assert time.monotonic() < end, problem if isinstance(problem, str) else problem()
+        time.sleep(0.1)

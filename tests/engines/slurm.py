@@ -8,11 +8,9 @@ import os
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.processes import on_busy_machine
+from tests.processes import wait_until
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "taskset", "unshare", "nsenter", "setpriv")
 NODES = 4
@@ -226,11 +224,3 @@ class Slurm:
         """Returns the ends of all logs."""
         files = sorted(self.directory.glob("*.out")) + sorted(self.directory.glob("*.log"))
         return "\n".join(f"{path.name}:\n{path.read_text(errors='replace')[-3000:]}" for path in files)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, problem: str | Callable[[], str]) -> None:
-    """Waits for a condition; longer on a busy machine."""
-    end = time.monotonic() + on_busy_machine(seconds)
-    while not condition():
-        assert time.monotonic() < end, problem if isinstance(problem, str) else problem()
-        time.sleep(0.1)

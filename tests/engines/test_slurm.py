@@ -15,9 +15,9 @@ import pytest
 
 from sostenuto.music.midi import write_midi
 from tests.engines import slurm as engine
-from tests.engines.slurm import Slurm, wait_until
+from tests.engines.slurm import Slurm
 from tests.factories import TINY, random_notes, read_files
-from tests.processes import REPOSITORY, run_python
+from tests.processes import REPOSITORY, run_python, wait_until
 from tests.trainer.runs import metrics, run_all, weights, workers
 from tests.tuning.runs import Search
 

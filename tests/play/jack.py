@@ -4,11 +4,10 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.processes import on_busy_machine
+from tests.processes import wait_until
 
 BACKEND = "mido.backends.rtmidi/UNIX_JACK"
 SERVER = "JACK_DEFAULT_SERVER"
@@ -45,11 +44,8 @@ def jack_server(directory: Path) -> Iterator[str]:
         subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as server,
     ):
         try:
-            until = time.monotonic() + on_busy_machine(30)
-            while not _answers(name):
-                assert server.poll() is None, (directory / "jackd.log").read_text()
-                assert time.monotonic() < until, (directory / "jackd.log").read_text()
-                time.sleep(0.1)
+            wait_until(lambda: _answers(name) or server.poll() is not None, 30, (directory / "jackd.log").read_text)
+            assert server.poll() is None, (directory / "jackd.log").read_text()
             yield name
         finally:
             server.terminate()

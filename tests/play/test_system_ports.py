@@ -11,6 +11,7 @@ import pytest
 from tests.factories import tiny_model, write_trained
 from tests.play.commands import SECONDS, end, started, still_sounding
 from tests.play.jack import BACKEND, SERVER, jack_server, missing
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -29,12 +30,6 @@ def test_a_port_of_our_own_is_found_and_another_by_a_part_of_its_name(server, tm
     def receive(message: mido.Message) -> None:
         received.append((time.monotonic(), message))
 
-    def wait_until_notes_sound() -> None:
-        until = time.monotonic() + SECONDS
-        while not still_sounding(received):
-            assert time.monotonic() < until, received
-            time.sleep(0.01)
-
     arguments = (f"--workdir={workdir}", "--midi_in=virtual", "--midi_out=piano", "--pause=0.4", "--density=15")
     with contextlib.ExitStack() as stack:
         stack.enter_context(backend.open_input("Piano", virtual=True, callback=receive))
@@ -47,7 +42,7 @@ def test_a_port_of_our_own_is_found_and_another_by_a_part_of_its_name(server, tm
             time.sleep(0.05)
             released = time.monotonic()
             keys.send(mido.Message("note_off", note=pitch))
-        wait_until_notes_sound()
+        wait_until(lambda: still_sounding(received), SECONDS, lambda: f"no answer: {received}")
         first, message = received[0]
         assert message.type == "note_on"
         assert first - released >= 0.35

@@ -616,7 +616,7 @@ def test_a_comparison_with_real_music_writes_its_figures(processes, places):
     assert (composer, statistics["continuations"]) == ("Fanny Hensel", 2)
     assert all(mean.keys() == {"generated", "real"} for mean in statistics["means"].values())
     assert "overlap" in process.stdout
-    assert re.search(r"mean: generated / real .*\n *Fanny Hensel +2 +\d+\.\d / \d+\.\d", process.stdout)
+    assert re.search(r"\nFanny Hensel, 2 generated +\d+\.\d .*\nFanny Hensel, 2 real +\d+\.\d ", process.stdout)
     assert process.stdout.splitlines()[-1] == f"wrote {here / 'compared.json'}"
     assert str(places["long"]) in process.stdout
 

@@ -6,7 +6,8 @@ from typing import Final
 import numpy as np
 
 from sostenuto.music.notes import Notes
-from trainer.evaluation.distributions import entropy, polyphony
+from trainer.evaluation.distributions import polyphony
+from trainer.evaluation.generation_metrics import pitch_class_entropy
 from trainer.workdir.evaluation_formats import ComposerStatistics
 from trainer.workdir.formats import CONTINUATIONS, Continuation
 
@@ -25,7 +26,7 @@ STATISTICS: Final[Mapping[str, Callable[[Notes], float]]] = {
     "in chords": lambda notes: (notes.step_us[1:] < _CHORD_US).mean(),
     "interval": lambda notes: np.abs(np.diff(notes.pitch.astype(int))).mean(),
     "repeated pitch": lambda notes: (np.diff(notes.pitch.astype(int)) == 0).mean(),
-    "pitch-class entropy": lambda notes: entropy(np.bincount(notes.pitch % 12, minlength=12)),
+    "pitch-class entropy": pitch_class_entropy,
 }
 """Each statistic by its title: a number for two notes or more. Spreads of times are those of their logarithms."""
 

@@ -8,9 +8,9 @@ from trainer.workdir.evaluation_formats import ComposerStatistics, Evaluation, G
 from trainer.workdir.form_formats import DISTANCES, SPANS
 from trainer.workdir.formats import CONTINUATIONS, SCORED_FIELDS
 
-_SHOWN: Final = {"pitch": ".1f", "notes/s": ".1f", "velocity": ".0f", "sounding notes": ".1f", "in chords": ".0%"}
-COMPOSER_COLUMNS: Final = ("pieces", *_SHOWN)
-"""The columns of a table of composers, after their names: some statistics; generated-SPLIT.json has all."""
+_SHOWN: Final = {"pitch": ".1f", "notes/s": ".1f", "velocity": ".0f", "in chords": ".0%"}
+COMPOSER_COLUMNS: Final = ("mean", *_SHOWN)
+"""The columns of a table of composers, with some statistics; generated-SPLIT.json has all."""
 
 
 def describe_scores(evaluation: Evaluation, dataset: str) -> str:
@@ -89,7 +89,8 @@ def describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
         *table(["mean (maximum)", "generated", "real"], metrics, align="<>>", width=None),
     ]
     if comparison.by_composer:
-        lines += ["", *_describe_composers(comparison.by_composer)]
+        rows = composer_rows(comparison.by_composer)
+        lines += ["", *table(COMPOSER_COLUMNS, rows, align="<" + ">" * (len(COMPOSER_COLUMNS) - 1), width=None)]
     if lengths := comparison.lengths:
         means = ", ".join(f"{lengths.mean[kind]:,.0f} {kind}" for kind in CONTINUATIONS)
         lines += [
@@ -100,17 +101,13 @@ def describe_comparison(comparison: GenerationEvaluation, dataset: str) -> str:
     return "\n".join(lines)
 
 
-def _describe_composers(by_composer: Mapping[str, ComposerStatistics]) -> list[str]:
-    """Returns a table of the means of each composer's continuations."""
-    rows = [[name, *composer_cells(statistics)] for name, statistics in by_composer.items()]
-    header = ["mean: generated / real", *COMPOSER_COLUMNS]
-    return table(header, rows, align="<" + ">" * len(COMPOSER_COLUMNS), width=None)
-
-
-def composer_cells(statistics: ComposerStatistics) -> list[str]:
-    """Returns the cells of a composer in `COMPOSER_COLUMNS`, each mean as "8.1 / 7.9", the generated one first."""
-    means = [
-        " / ".join(f"{statistics.means[title][kind]:{digits}}" for kind in CONTINUATIONS)
-        for title, digits in _SHOWN.items()
+def composer_rows(by_composer: Mapping[str, ComposerStatistics]) -> list[list[str]]:
+    """Returns the means of each composer's generated and real continuations, a row each, in `COMPOSER_COLUMNS`."""
+    return [
+        [
+            f"{name}, {statistics.continuations} {kind}",
+            *(f"{statistics.means[title][kind]:{digits}}" for title, digits in _SHOWN.items()),
+        ]
+        for name, statistics in by_composer.items()
+        for kind in CONTINUATIONS
     ]
-    return [str(statistics.continuations), *means]

@@ -144,8 +144,8 @@ class NextNoteModel(keras.Model):
 
     def decode_weights(self) -> list[DecodeWeights]:
         """Returns the weights for `decode_step`; compute them once for many notes."""
-        embeddings = [self._embedding if self.config.model == "density" else None, *[None] * (len(self._lstm) - 1)]
-        return [make_decode_weights(lstm, embedding) for lstm, embedding in zip(self._lstm, embeddings, strict=True)]
+        first = self._embedding if self.config.model == "density" else None
+        return [make_decode_weights(lstm, None if index else first) for index, lstm in enumerate(self._lstm)]
 
     def decode_step(
         self,

@@ -17,7 +17,7 @@ from sostenuto.html.pages import command, environment
 from sostenuto.html.piano_roll import piano_roll
 from sostenuto.music.notes import note_name
 from sostenuto.text import counted, duration
-from trainer.evaluation.summary import COMPOSER_COLUMNS, composer_cells
+from trainer.evaluation.summary import COMPOSER_COLUMNS, composer_rows
 from trainer.presets import preset
 from trainer.reporting.charts import plot_curves, plot_distributions, select_scored_records
 from trainer.reporting.diagnose import checked_for, diagnose
@@ -60,7 +60,7 @@ def render(report: RunReport) -> str:
         describe_ngram_gaps=describe_ngram_gaps,
         plot_distributions=plot_distributions,
         composer_columns=COMPOSER_COLUMNS,
-        composer_cells=composer_cells,
+        composer_rows=composer_rows,
         plot_form=plot_form,
         draw_pictures=draw_pictures,
         training_time=_training_time(report),

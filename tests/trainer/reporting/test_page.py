@@ -78,7 +78,9 @@ def test_names_from_elsewhere_are_escaped(dataset, tmp_path):
     page = Page(text)
     shown = evil.replace("\x00", "\ufffd").replace("\x1b", "\ufffd")
     assert len(page.all("script")) == 1
-    assert page.text.count(shown) == 9  # composer twice, other run, device, two in versions, dataset, primer, reason
+    assert (
+        page.text.count(shown) == 10
+    )  # composer three times, other run, device, two in versions, dataset, primer, reason
     assert page.text.count(shown.replace("/", "|")) >= 2  # title and headline
     assert [link["download"] for link in page.all("a") if "download" in link] == [f"{shown}.mid"]
     assert "\x00" not in text
