@@ -1,0 +1,85 @@
+"""Compares two runs on the same music, performance by performance.
+
+    python benchmarks/compare_runs.py --workdir=RUN --beside=RUN [--data=DATASET] [--split=validation]
+
+Both runs score every note of a split of --workdir's dataset. Printed are the nats per note of both and the gain of
+--workdir: what it needs less, with its 95% interval over the paired differences of performances. The rows are all
+performances, those of the composers with --min_performances or more in the train split, and each of these composers.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import trainer  # noqa: F401  # First, so that TensorFlow loads without messages.
+from sostenuto.data.manifest import Manifest
+from sostenuto.text import markdown_table
+from trainer.data.note_table import load_table
+from trainer.distribution.devices import exact_float32
+from trainer.evaluation.scorer import Scorer
+from trainer.evaluation.statistics import NoteScores, compute_metrics, confidence_intervals, sum_scores
+from trainer.workdir.layout import load_dataset, load_run
+from trainer.workdir.load_model import load_model
+
+
+def score(workdir: str, manifest: Manifest, split: str) -> NoteScores:
+    """Scores the notes of a split with a run's best weights."""
+    model = load_model(workdir).model
+    scorer, residuals = Scorer(model), None
+    if model.config.model == "regression":
+        residuals = scorer.fit_residuals(load_table(manifest, "validation"))
+    return scorer.score(load_table(manifest, split), residuals, activity=f"scoring {split} with {workdir}")
+
+
+def compare(
+    scores: NoteScores, beside: NoteScores, lengths: NDArray, composers: Sequence[str], frequent: Sequence[str]
+) -> Iterator[list[str]]:
+    """Yields the rows of the table, for performances of `lengths` notes by `composers`."""
+    yield ["all", *_compare_part(scores, beside, lengths, np.full(len(lengths), True))]
+    pooled = [(f"the {len(frequent)} below", list(frequent))] if len(frequent) > 1 else []
+    for title, group in [*pooled, *((name, [name]) for name in frequent)]:
+        is_part = np.isin(composers, group)
+        yield [title, *(_compare_part(scores, beside, lengths, is_part) if is_part.any() else ["0", *[""] * 4])]
+
+
+def _compare_part(scores: NoteScores, beside: NoteScores, lengths: NDArray, is_part: NDArray) -> list[str]:
+    """Returns the cells of some performances: their number, both scores, the gain and its interval."""
+    of_notes = np.repeat(is_part, np.maximum(lengths - 1, 0))
+    own, other = (NoteScores(*(values[of_notes] for values in part)) for part in (scores, beside))
+    difference = NoteScores(*(before - after for before, after in zip(other, own, strict=True)))
+    totals = [compute_metrics(sum_scores(part)).nats_per_note["total"] for part in (own, other, difference)]
+    interval = confidence_intervals(difference, lengths[is_part])
+    low_high = "{:+.4f} to {:+.4f}".format(*interval["total"]) if interval else ""
+    return [str(is_part.sum()), f"{totals[0]:.3f}", f"{totals[1]:.3f}", f"{totals[2]:+.4f}", low_high]
+
+
+def main() -> None:
+    """Reads the flags, scores with both runs and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--beside", required=True, help="workdir of the other run")
+    parser.add_argument("--data", help="path of --workdir's dataset, if it was moved, or of another dataset")
+    parser.add_argument("--split", default="validation", choices=("train", "validation", "test"))
+    parser.add_argument("--min_performances", type=int, default=20, help="of a composer in the train split")
+    options = parser.parse_args()
+    run = load_run(options.workdir)
+    manifest = Manifest.load(options.data) if options.data else load_dataset(options.workdir, run)
+    counts = Counter(performance.composer for performance in manifest.read_performances("train"))
+    frequent = [name for name, count in counts.most_common() if name and count >= options.min_performances]
+    composers = [performance.composer for performance in manifest.read_performances(options.split)]
+    with exact_float32():
+        scores, beside = (score(workdir, manifest, options.split) for workdir in (options.workdir, options.beside))
+    rows = compare(scores, beside, load_table(manifest, options.split).lengths, composers, frequent)
+    head = ["composer", "performances", options.workdir, options.beside, "gain", "95% interval"]
+    print(markdown_table(head, list(rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""benchmarks/compare_runs.py, without models."""
+
+import sys
+
+import numpy as np
+
+from tests.processes import REPOSITORY
+from trainer.evaluation.statistics import NoteScores
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+
+import compare_runs as benchmark
+
+
+def test_the_gain_of_each_composer_is_that_of_its_own_notes():
+    lengths, composers = np.array([3, 1, 5, 4]), ["Bach", "Bach", "Chopin", "Bach"]
+    owners = np.repeat(np.array(composers), lengths - 1)
+    zero = np.zeros(len(owners))
+    pitch = np.random.default_rng(0).normal(2, 0.1, len(owners))
+    # Each of Bach's notes costs a quarter of a nat less, each of Chopin's an eighth more.
+    other = NoteScores(pitch + np.where(owners == "Bach", 0.25, -0.125), *[zero] * 6)
+    rows = list(benchmark.compare(NoteScores(pitch, *[zero] * 6), other, lengths, composers, ["Bach", "Liszt"]))
+    assert [row[0] for row in rows] == ["all", "the 2 below", "Bach", "Liszt"]
+    everything, pooled, bach, liszt = (row[1:] for row in rows)
+    mean = (5 * 0.25 - 4 * 0.125) / 9
+    assert (everything[0], everything[3]) == ("4", f"{mean:+.4f}")
+    assert pooled == bach
+    assert (bach[0], bach[3], bach[4]) == ("3", "+0.2500", "+0.2500 to +0.2500")
+    assert liszt == ["0", "", "", "", ""]
