@@ -1,5 +1,6 @@
 """What every test starts from: seeded randomness and a clean place in the environment."""
 
+import collections
 import functools
 import os
 import random
@@ -50,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("--allowed-skips")
     if file and not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the first process
         config.pluginmanager.register(SkipCheck(Path(file)))
+    if config.getoption("durations") is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FileTimes(config.getoption("durations") or None))
     if not hasattr(config, "workerinput"):
         _keep_compiled_loops(config)
 
@@ -96,6 +99,23 @@ class SkipCheck:
             terminalreporter.write_line(
                 f"{test}: skipped ({reason}). Install what it needs, or allow the skip.", red=True
             )
+
+
+class FileTimes:
+    """Lists the slowest files beside the slowest tests of pytest's `--durations`."""
+
+    def __init__(self, count: int | None) -> None:
+        """Lists `count` files, or all of them."""
+        self._count = count
+        self._seconds = collections.Counter[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid.partition("::")[0]] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section(f"slowest files, of {self._seconds.total():,.0f} s")
+        for file, seconds in self._seconds.most_common(self._count):
+            terminalreporter.write_line(f"{seconds:7.1f}s {file}")
 
 
 @pytest.fixture(autouse=True)
