@@ -77,7 +77,7 @@ def generate(workdir: str, composers: Sequence[str], pieces: int, num_notes: int
     """Plays pieces from silence, those of the first composer first."""
     names = [name for name in composers for _ in range(pieces)]
     played = NoteSampler(load_model(workdir)).sample(
-        [Notes.empty()] * len(names), num_notes=num_notes, temperature=DEFAULT_TEMPERATURE, seed=seed, can_end=False,
+        [Notes.empty()] * len(names), num_notes=num_notes, temperature=DEFAULT_TEMPERATURE, seed=seed, end_odds=0.0,
         composers=names, quiet=False,
     )  # fmt: skip
     return played.notes

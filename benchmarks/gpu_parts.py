@@ -379,7 +379,7 @@ def measure_generation(small: bool, rounds: int, preset: str) -> list[Row]:
         rates = []
         for _ in range(rounds):
             made = sampler.sample(
-                primer, num_notes=64 if small else 512, num_samples=samples, temperature=1.0, seed=0, can_end=False
+                primer, num_notes=64 if small else 512, num_samples=samples, temperature=1.0, seed=0, end_odds=0.0
             )
             rates.append(made.notes_per_second)
         rate = statistics.median(rates)

@@ -281,7 +281,7 @@ def play(model: NextNoteModel, primer: Notes, rounds: int) -> float:
     """Returns the notes per second with which one voice continues a primer, the median of several rounds."""
     sampler = NoteSampler(model)
     speeds = [
-        sampler.sample(primer, num_notes=PLAYED, temperature=1.0, seed=seed, can_end=False).notes_per_second
+        sampler.sample(primer, num_notes=PLAYED, temperature=1.0, seed=seed, end_odds=0.0).notes_per_second
         for seed in range(rounds)
     ]
     return statistics.median(speeds)

@@ -244,7 +244,7 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
         composers = keep_known((performance.composer for performance in continued), trained.model.composers)
         sampler = NoteSampler(trained)
         generated = sampler.sample(
-            primers, num_notes=num_notes, **sampling, can_end=False, composers=composers, quiet=False
+            primers, num_notes=num_notes, **{**sampling, "end_odds": 0.0}, composers=composers, quiet=False
         )
         whole = _play_whole_pieces(sampler, manifest, sampling)
     train = [performance.notes for performance in track_performances(manifest, "train")]

@@ -133,7 +133,7 @@ def generate(config: Config) -> Iterator[tuple[str, Audit]]:
     )
     number = tf.TensorSpec([_NOTES, _SAMPLES], tf.float32)
     numbers = RandomNumbers(tf.TensorSpec([_NOTES, _SAMPLES, UNIFORMS_PER_NOTE], tf.float32), number, number)
-    progress, ending = _specs(no_progress(_SAMPLES)), _specs(make_ending(60.0))
+    progress, ending = _specs(no_progress(_SAMPLES)), _specs(make_ending(1.0, 60.0))
     for name, top_p in (("decode", None), ("decode, top_p", tf.TensorSpec([], dtype))):
         temperature = tf.TensorSpec([len(FIELDS)], dtype)
         options = LoopOptions(model.decode_weights(), temperature, (top_p,) * len(FIELDS), ending, Steering())

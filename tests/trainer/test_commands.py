@@ -41,10 +41,11 @@ FLAGS = {
                 "batch_size", "steps", "epochs", "max_minutes", "replicas", "learning_rate", "precision", "seed",
                 "checkpoint_every", "samples", "gcs_user_project", "pitch_weight", "step_weight", "duration_weight"},
     "trainer.evaluate": {"workdir", "data", "split", "output", "generated", "num_primers", "primer_notes", "num_notes",
-                         "temperature", "top_p", "returns", "seed", "quiet", "log_json", "gcs_user_project"},
+                         "temperature", "top_p", "returns", "end_odds", "seed", "quiet", "log_json",
+                         "gcs_user_project"},
     "trainer.generate": {"workdir", "output", "primer", "primer_seconds", "num_notes", "num_samples", "temperature",
-                         "top_p", "returns", "seed", "key", "range", "density", "tempo", "avoid_repeats", "pedal",
-                         "audio", "quiet", "log_json", "gcs_user_project"},
+                         "top_p", "returns", "end_odds", "seed", "key", "range", "density", "tempo", "avoid_repeats",
+                         "pedal", "audio", "quiet", "log_json", "gcs_user_project"},
     "trainer.report": {"workdir", "data", "quiet", "log_json", "gcs_user_project"},
 }  # fmt: skip
 
@@ -694,6 +695,7 @@ def test_generation_says_what_it_did(workdir, places, processes):
     assert document["temperature"] == {**dict.fromkeys(FIELDS, 1.0), "pitch": 0.92}
     assert document["top_p"] == dict.fromkeys(FIELDS, 1.0)
     assert document["returns"] == 4
+    assert document["end_odds"] == 3
     assert (document["sustain"], document["pedal"]) == ("ignore", True)
     assert (document["num_notes"], document["num_samples"]) == (30, 2)
     assert document["primer"] == str(places["primer.mid"])

@@ -70,7 +70,7 @@ class AudioSamples(Callback):
             num_notes=_PLAYED_NOTES,
             num_samples=self._count,
             temperature=DEFAULT_TEMPERATURE,
-            can_end=False,
+            end_odds=0.0,
             seed=train_step,
         )
         notes = played.notes[0]

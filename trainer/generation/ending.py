@@ -1,5 +1,6 @@
 """The end of generated pieces: where the model ends them, or near a number of seconds to which they are led."""
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -21,10 +22,12 @@ class Ending(NamedTuple):
     """When samples end: inputs of the compiled loop.
 
     Attributes:
+        log_odds: added to the model's log-odds of an end, a float64 scalar.
         limit_us: the longest time from the first generated note to the last, an int64 scalar.
         has_limit: whether there is one, a bool scalar.
     """
 
+    log_odds: tf.Tensor
     limit_us: tf.Tensor
     has_limit: tf.Tensor
 
@@ -43,10 +46,11 @@ class Progress(NamedTuple):
     has_ended: tf.Tensor
 
 
-def make_ending(seconds: float | None) -> Ending:
-    """Returns the inputs for pieces of at most `seconds`; None for no limit."""
+def make_ending(end_odds: float, seconds: float | None) -> Ending:
+    """Returns the inputs for a factor on the odds of an end, and pieces of at most `seconds`; None for no limit."""
     limit_us = _NO_LIMIT_US if seconds is None else round(seconds * 1e6)
-    return Ending(tf.constant(limit_us, tf.int64), tf.constant(seconds is not None))
+    log_odds = math.log(end_odds) if end_odds else -math.inf
+    return Ending(tf.constant(log_odds, tf.float64), tf.constant(limit_us, tf.int64), tf.constant(seconds is not None))
 
 
 def no_progress(samples: int) -> Progress:
@@ -87,5 +91,5 @@ def draw_ends(
     left = 1 - tf.cast(progress.elapsed_us, tf.float64) / tf.cast(ending.limit_us, tf.float64)
     rise = _RISE * (1 - left / _LAST_PART)
     led = tf.where(left > _LAST_PART, tf.constant(-np.inf, rise.dtype), rise)
-    logits += tf.cast(tf.where(ending.has_limit, led, 0), logits.dtype)
+    logits += tf.cast(ending.log_odds + tf.where(ending.has_limit, led, 0), logits.dtype)
     return tf.cast(uniform, logits.dtype) < tf.sigmoid(logits)

@@ -23,7 +23,15 @@ from trainer.generation.composers import composer_ids
 from trainer.generation.controls import Controls, change_tempo
 from trainer.generation.decoding import LoopOptions, Prefix, RandomNumbers, decode_notes
 from trainer.generation.ending import make_ending, no_progress
-from trainer.generation.sampling_flags import DEFAULT_RETURNS, RETURNS, SECONDS, TEMPERATURES, TOP_PS
+from trainer.generation.sampling_flags import (
+    DEFAULT_END_ODDS,
+    DEFAULT_RETURNS,
+    END_ODDS,
+    RETURNS,
+    SECONDS,
+    TEMPERATURES,
+    TOP_PS,
+)
 from trainer.generation.steering import make_steering, start
 from trainer.model.heads import UNIFORMS_PER_NOTE, HeadInput
 from trainer.model.memory import read_memory
@@ -98,7 +106,7 @@ class NoteSampler:
         seed: int,
         top_p: float | Mapping[str, float] = 1.0,
         returns: float = DEFAULT_RETURNS,
-        can_end: bool = True,
+        end_odds: float = DEFAULT_END_ODDS,
         seconds: float | None = None,
         composers: str | Sequence[str] = "",
         controls: Controls | None = None,
@@ -123,7 +131,8 @@ class NoteSampler:
             returns: 0 to 1,000: how often in 1,000 notes, on average, the music returns to an earlier passage, which is
                 drawn at random. From there on the model decides how long it follows the passage. A model without
                 memory does not return.
-            can_end: False plays `num_notes`, whatever the model predicts.
+            end_odds: 0 to 1,000,000: factor on the odds of an end, which the model predicts after each note. 0 plays
+                `num_notes`, or `seconds`.
             seconds: above 0: the longest time from the first generated note to the last. The model ends the sample in
                 the last quarter of it, where an end is likeliest. None has no limit.
             composers: the composer in whose style the model plays, or one for each primer; "" for none in particular.
@@ -140,13 +149,14 @@ class NoteSampler:
         num_samples = check_number("num_samples", num_samples, _AT_LEAST_1, int)
         seed = check_number("seed", seed, _SEEDS, int)
         returns = check_number("returns", returns, RETURNS)
+        end_odds = check_number("end_odds", end_odds, END_ODDS)
         controls = Controls() if controls is None else controls
         options = self._make_options(temperature, top_p, controls)
         if seconds is not None:
             # By the model's own clock, which the tempo speeds up.
             seconds = check_number("seconds", seconds, SECONDS) * controls.tempo
-        if can_end or seconds is not None:
-            options = options._replace(ending=make_ending(seconds))
+        if end_odds or seconds is not None:
+            options = options._replace(ending=make_ending(end_odds, seconds))
         prefix = *self._read_primers(primers, composer), start(controls, primers)
         prefix = tf.nest.map_structure(lambda value: tf.repeat(value, num_samples, axis=0), prefix)
         samples = len(primers) * num_samples

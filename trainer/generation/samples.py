@@ -49,6 +49,7 @@ _SAMPLING: Final[dict[str, Any]] = {
     "temperature": DEFAULT_TEMPERATURE,
     "top_p": 1.0,
     "returns": DEFAULT_RETURNS,
+    "end_odds": 0.0,
     "seed": 0,
 }
 _NAMES: Final = re.compile(r"sample-\d{3,}\.(mid|png|wav|mp3)|distributions\.png|samples\.json")
@@ -136,9 +137,7 @@ def write_samples(
 
     primers = primers or [Primer(Notes.empty(), "")] * count
     composers = keep_known((primer.composer for primer in primers), sampler.composers)
-    played = sampler.sample(
-        [primer.notes for primer in primers], **_SAMPLING, can_end=False, composers=composers, quiet=quiet
-    )
+    played = sampler.sample([primer.notes for primer in primers], **_SAMPLING, composers=composers, quiet=quiet)
     has_pedal = sustain == "ignore"
     files = list_names(len(primers), "mid", "mp3")
     with replace_samples(storage.join(workdir, SAMPLES_NAME), files) as directory:

@@ -1,4 +1,4 @@
-"""Flags of sampling: temperature, top_p, returns and seed."""
+"""Flags of sampling: temperature, top_p, returns, end_odds and seed."""
 
 import difflib
 import math
@@ -15,6 +15,7 @@ from trainer.workdir.formats import Field
 TEMPERATURES: Final = Bounds(above=0)
 TOP_PS: Final = Bounds(above=0, maximum=1)
 RETURNS: Final = Bounds(minimum=0, maximum=1_000)
+END_ODDS: Final = Bounds(minimum=0, maximum=1_000_000)
 SECONDS: Final = Bounds(above=0, maximum=1_000_000)
 
 _FIELDS: Final[tuple[Field, ...]] = get_args(Field)
@@ -22,6 +23,10 @@ _FIELDS: Final[tuple[Field, ...]] = get_args(Field)
 # With these two, generated pieces repeat themselves about as much as performances of MAESTRO's validation split do.
 _PITCH_TEMPERATURE: Final = 0.92
 DEFAULT_RETURNS: Final = 4.0
+
+# A model plays fewer cadences than it has heard. With this, pieces of `base` from silence are as long, on average, as
+# performances of MAESTRO's validation split.
+DEFAULT_END_ODDS: Final = 3.0
 
 DEFAULT_TEMPERATURE: Final[Mapping[str, float]] = {**dict.fromkeys(_FIELDS, 1.0), "pitch": _PITCH_TEMPERATURE}
 
@@ -32,6 +37,7 @@ class SamplingFlags(NamedTuple):
     temperature: flags.FlagHolder[str]
     top_p: flags.FlagHolder[str]
     returns: flags.FlagHolder[float]
+    end_odds: flags.FlagHolder[float]
     seed: flags.FlagHolder[int]
 
     def parse(self) -> dict[str, Any]:
@@ -40,6 +46,7 @@ class SamplingFlags(NamedTuple):
             "temperature": _parse(self.temperature, TEMPERATURES),
             "top_p": _parse(self.top_p, TOP_PS),
             "returns": self.returns.value,
+            "end_odds": self.end_odds.value,
             "seed": self.seed.value,
         }
 
@@ -61,6 +68,11 @@ def define_sampling_flags() -> SamplingFlags:
             "returns", DEFAULT_RETURNS,
             "How often in 1,000 notes the music returns to an earlier passage, on average; 0 never, except by chance.",
             lower_bound=RETURNS.minimum, upper_bound=RETURNS.maximum,
+        ),
+        flags.DEFINE_float(
+            "end_odds", DEFAULT_END_ODDS,
+            "Factor on the odds that a piece ends after a note: below 1 pieces are longer, 0 plays all --num_notes.",
+            lower_bound=END_ODDS.minimum, upper_bound=END_ODDS.maximum,
         ),
         flags.DEFINE_integer(
             "seed", 0, "Seed of sampling: the same seed plays the same music.", lower_bound=0, upper_bound=2**63 - 1

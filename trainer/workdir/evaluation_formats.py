@@ -215,4 +215,5 @@ class GenerationEvaluation(GenerationMetrics, SplitRecord):
     temperature: Mapping[Field, float]
     top_p: Mapping[Field, float]
     returns: float
+    end_odds: float
     seed: int

@@ -41,6 +41,7 @@ class SamplesIndex(JsonRecord):
     temperature: float | Mapping[Field, float]
     top_p: float | Mapping[Field, float]
     returns: float
+    end_odds: float
     seed: int
     key: str | None = None
     range: str | None = None

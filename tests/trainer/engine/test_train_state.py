@@ -141,7 +141,7 @@ def test_a_model_learns_is_scored_and_plays():
     for field in ("step", "duration"):
         assert getattr(after, field).mean() < getattr(before, field).mean() - 0.5
     samples = NoteSampler(state.model).sample(
-        Notes.empty(), num_notes=30, num_samples=2, temperature=1.0, seed=0, top_p=0.9, can_end=False
+        Notes.empty(), num_notes=30, num_samples=2, temperature=1.0, seed=0, top_p=0.9, end_odds=0.0
     )
     for played in samples.notes:
         assert len(played) == 30

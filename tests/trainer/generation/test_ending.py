@@ -11,7 +11,7 @@ from trainer.generation.controls import Controls
 from trainer.generation.sampler import NoteSampler
 
 COMPOSERS = ("Franz Liszt", "Frédéric Chopin", "Johann Sebastian Bach", "Carl Philipp Emanuel Bach")
-OPTIONS = {"temperature": 1.0, "seed": 3, "returns": 0.0}
+OPTIONS = {"temperature": 1.0, "seed": 3, "returns": 0.0, "end_odds": 1.0}
 
 
 def ending_model(log_odds: float):
@@ -41,13 +41,32 @@ def test_a_piece_ends_where_the_model_ends_it(lively):
     assert 10 < lengths.std() < 32
     assert lengths.min() >= 1
     # Until then it is what a piece that never ends plays, whatever the others do.
-    endless = lively.sample(Notes.empty(), num_notes=40, num_samples=40, can_end=False, **OPTIONS)
+    endless = lively.sample(Notes.empty(), num_notes=40, num_samples=40, **{**OPTIONS, "end_odds": 0.0})
     assert not any(endless.has_ended)
     for short, long in zip(ended.notes, endless.notes, strict=True):
         assert same(short, long, min(len(short), 40))
     cut = lively.sample(Notes.empty(), num_notes=10, num_samples=40, **OPTIONS)
     assert [len(notes) for notes in cut.notes] == np.minimum(lengths, 10).tolist()
     assert cut.has_ended == (lengths < 10).tolist()
+
+
+def test_the_odds_of_an_end_have_a_factor(lively):
+    def lengths(end_odds, **options):
+        options = {**OPTIONS, "num_notes": 400, **options, "end_odds": end_odds}
+        return np.array([len(notes) for notes in lively.sample(Notes.empty(), num_samples=40, **options).notes])
+
+    # Odds of 1 in 19 become 1 in 76 and 4 in 19, and so pieces of 20 notes become those of 77 and 5.75.
+    longer, shorter = lengths(0.25), lengths(4.0)
+    assert 50 < longer.mean() < 110
+    assert 3.5 < shorter.mean() < 9
+    # The same uniform numbers end pieces later with lower odds.
+    assert (shorter <= lengths(1.0)).all()
+    assert (lengths(1.0) <= longer).all()
+    assert (lengths(0.0) == 400).all()
+    # Nothing leads to an end either: the music is cut off.
+    cut = lively.sample(Notes.empty(), num_notes=2000, seconds=10.0, **{**OPTIONS, "end_odds": 0.0})
+    endless = lively.sample(Notes.empty(), num_notes=500, **{**OPTIONS, "end_odds": 0.0})
+    assert len(cut.notes[0]) == np.searchsorted(endless.notes[0].onset_us, 10_000_000, side="right")
 
 
 def test_a_continuation_has_a_note_at_least():
@@ -86,7 +105,7 @@ def test_seconds_out_of_range_are_rejected(lively, seconds):
 def test_each_composer_is_played_in_its_own_way(lively):
     model = lively._model
     names = ["", *COMPOSERS[:2]]
-    options = {**OPTIONS, "num_notes": 12, "can_end": False}
+    options = {**OPTIONS, "num_notes": 12, "end_odds": 0.0}
     played = lively.sample([Notes.empty()] * 3, composers=names, **options)
     assert len({tuple(notes.pitch) for notes in played.notes}) == 3
     for index, name in enumerate(names):

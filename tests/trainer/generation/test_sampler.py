@@ -37,7 +37,7 @@ def primer():
 
 def play(player, primers=None, *, num_notes=20, num_samples=MANY, temperature=1.0, seed=0, **options):
     primers = Notes.empty() if primers is None else primers
-    options = {"can_end": False, **options}  # Of pieces that end, test_ending.py has the tests.
+    options = {"end_odds": 0.0, **options}  # Of pieces that end, test_ending.py has the tests.
     return player.sample(
         primers, num_notes=num_notes, num_samples=num_samples, temperature=temperature, seed=seed, **options
     )
@@ -79,6 +79,7 @@ def refused(player, words, *, primers=None, **options):
         ("temperature", [0, -1.0, np.nan, np.inf, "warm", None, True, np.float32(0)], "a number above 0"),
         ("top_p", [0, 1.01, np.nan, "all", None, np.array([0.5])], "a number above 0 and at most 1"),
         ("returns", [-1, 1001, np.nan, "often", None], "a number at least 0 and at most 1,000"),
+        ("end_odds", [-1, 1_000_001, np.nan, np.inf, "often", None], "a number at least 0 and at most 1,000,000"),
     ],
 )
 def test_a_number_out_of_its_range_is_an_error_that_names_it(name, values, expected, player, primer):

@@ -40,7 +40,7 @@ def sample(sampler, primers=None, *, num_notes=100, num_samples=4, temperature=1
     primers = Notes.empty() if primers is None else primers
     return sampler.sample(
         primers, num_notes=num_notes, num_samples=num_samples, temperature=temperature, seed=seed,
-        controls=Controls(**controls), can_end=False,
+        controls=Controls(**controls), end_odds=0.0,
     ).notes  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def repeats(pitches, run):
 
 
 def test_controls_that_are_off_change_nothing(sampler, primer):
-    expected = sampler.sample(primer, num_notes=100, num_samples=4, temperature=1.0, seed=0, can_end=False).notes
+    expected = sampler.sample(primer, num_notes=100, num_samples=4, temperature=1.0, seed=0, end_odds=0.0).notes
     assert sample(sampler, primer, key=None, density=0, avoid_repeats=0, tempo=1) == expected
 
 
@@ -59,7 +59,7 @@ def test_controls_that_are_off_change_nothing(sampler, primer):
 def test_all_generated_pitches_belong_to_key_and_range(sampler, primer, top_p):
     controls = Controls(key="D minor", range="C3-C5")
     played = sampler.sample(
-        primer, num_notes=100, num_samples=16, temperature=1.5, seed=0, top_p=top_p, controls=controls, can_end=False
+        primer, num_notes=100, num_samples=16, temperature=1.5, seed=0, top_p=top_p, controls=controls, end_odds=0.0
     ).notes
     assert all(notes[:12] == primer for notes in played)
     pitches = np.concatenate([notes.pitch[12:] for notes in played])

@@ -255,7 +255,8 @@ def test_music_that_generate_wrote_is_taken_and_shown_around_its_seam(dataset, t
     seam = read_midi((directory / "samples" / "sample-000.mid").read_bytes(), "sample").notes.onset_us[300] / 1e6
     SamplesIndex(
         workdir=str(directory), train_step=200, primer="of/mine.mid", primer_notes=300, num_notes=300, num_samples=1,
-        temperature=1.0, top_p=1.0, returns=2.0, seed=0, sustain="ignore", pedal=True, notes_per_second=1.0,
+        temperature=1.0, top_p=1.0, returns=2.0, end_odds=0.0, seed=0, sustain="ignore", pedal=True,
+        notes_per_second=1.0,
         files=["sample-000.mid"], samples=[SampleEntry(midi="sample-000.mid", seconds=notes.seconds)],
     ).save(str(directory / "samples" / "samples.json"))  # fmt: skip
     (one,) = samples.load_samples(str(directory)).samples

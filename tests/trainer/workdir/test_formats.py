@@ -15,7 +15,8 @@ from trainer.workdir.formats import ExportInfo, MetricsRecord, RunInfo, RunResul
 from trainer.workdir.samples_index import SampleEntry, SamplesIndex
 
 INDEX = {
-    "train_step": 3, "num_notes": 4, "num_samples": 1, "temperature": 1.0, "top_p": 1.0, "returns": 2.0, "seed": 0,
+    "train_step": 3, "num_notes": 4, "num_samples": 1, "temperature": 1.0, "top_p": 1.0, "returns": 2.0,
+    "end_odds": 0.0, "seed": 0,
     "density": 0.0, "tempo": 1.0, "avoid_repeats": 0, "sustain": "ignore", "pedal": True, "notes_per_second": 5.5,
     "files": ["sample-000.mid"],
     "samples": [{"midi": "sample-000.mid", "primer": None, "primer_notes": 0, "seconds": 2.5}],
@@ -24,7 +25,8 @@ BY_COMMAND = {
     "workdir": "/w", "train_step": 3, "primer": None, "primer_notes": 0, "num_notes": 4, "num_samples": 1,
     "temperature": {"pitch": 1.0, "step": 1.0, "duration": 1.0, "velocity": 1}, "top_p": dict.fromkeys(
         ("pitch", "step", "duration", "velocity"), 0.5
-    ), "returns": 0.0, "seed": 0, "key": "D minor", "range": "C2-C7", "density": 8.0, "tempo": 1.25, "avoid_repeats": 8,
+    ), "returns": 0.0, "end_odds": 3.0, "seed": 0, "key": "D minor", "range": "C2-C7", "density": 8.0,
+    "tempo": 1.25, "avoid_repeats": 8,
     "sustain": "extend", "pedal": False, "notes_per_second": 5.5, "files": [],
     "samples": [{"midi": "sample-000.mid", "seconds": 2.5, "synthesizer": "sines"}],
 }  # fmt: skip
