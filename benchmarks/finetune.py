@@ -6,6 +6,7 @@ Models of the source's shape train on --data: from nothing for all train_steps, 
 from the source's weights for --share of them, with each learning rate. All have the source's preset and are scored
 equally often per train_step. Printed are the nats per note of their best weights on the validation split of --data and,
 to show what was forgotten, of --source_data. With several seeds, scores are means, with their range in brackets.
+A second table has the curves: the validation scores of --data during the trainings.
 --train_fraction takes fewer training performances; the validation splits stay whole.
 """
 
@@ -61,6 +62,26 @@ class Comparison:
         return json.loads(output.read_text())["nats_per_note"]["total"]
 
 
+def read_curve(workdirs: list[Path]) -> dict[int, list[float]]:
+    """Returns the validation scores of trainings by train_step."""
+    curve: dict[int, list[float]] = {}
+    for workdir in workdirs:
+        for record in map(json.loads, (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
+            if "val_nats" in record:
+                curve.setdefault(record["train_step"], []).append(record["val_nats"])
+    return curve
+
+
+def show_curves(curves: dict[str, dict[int, list[float]]], short: int) -> None:
+    """Prints the curves: all scores of the short trainings, then one for each of their lengths."""
+    print()
+    show(("train_step", *curves))
+    show(("---",) * (len(curves) + 1))
+    for step in sorted(set().union(*curves.values())):
+        if step <= short or step % short == 0:
+            show((f"{step:,}", *(format_scores(curve[step]) if step in curve else "" for curve in curves.values())))
+
+
 def run(module: str, *flags: str) -> None:
     """Runs one of the project's commands."""
     subprocess.run([sys.executable, "-m", module, *flags, "--quiet"], cwd=REPOSITORY, check=True, stdout=sys.stderr)
@@ -92,12 +113,19 @@ def compare(comparison: Comparison, steps: int, share: float, learning_rates: li
     comparison.show("the source as it is", 0, [Path(comparison.source)])
     nothing = comparison.train("nothing", steps, f"--config={config}")
     whole = comparison.show("from nothing", steps, nothing)
-    comparison.show("from nothing", short, comparison.train("nothing-short", short, f"--config={config}"))
+    nothing_short = comparison.train("nothing-short", short, f"--config={config}")
+    comparison.show("from nothing", short, nothing_short)
+    curves = {
+        f"from nothing, {steps:,}": read_curve(nothing),
+        f"from nothing, {short:,}": read_curve(nothing_short),
+    }
     tuned = {}
     for rate in learning_rates:
         flags = (f"--init_from={comparison.source}", f"--learning_rate={rate}")
         workdirs = comparison.train(f"tuned-{rate}", short, *flags)
         tuned[rate] = comparison.show(f"from the source, learning_rate {rate}", short, workdirs)
+        curves[f"from the source, {rate}"] = read_curve(workdirs)
+    show_curves(curves, short)
     for rate, scores in tuned.items():
         gain = statistics.fmean(whole) - statistics.fmean(scores)
         verdict = "reached" if gain >= 0 else "not reached"
@@ -117,7 +145,10 @@ def main() -> None:
     parser.add_argument("--train_fraction", type=float, default=1.0, help="of the train split (default: 1)")
     flags = parser.parse_args()
     interval = max(round(flags.steps * flags.share) // SCORES, 1)
-    shared = (f"--train_fraction={flags.train_fraction}", f"--evaluate_every={interval}", "--checkpoint_every=100000")
+    shared = (
+        f"--train_fraction={flags.train_fraction}", f"--evaluate_every={interval}", "--checkpoint_every=100000",
+        "--max_minutes=0",
+    )  # fmt: skip
     source = flags.init_from if flags.init_from.startswith("gs://") else str(Path(flags.init_from).resolve())
     source_data = flags.source_data and flags.source_data.resolve()
     with tempfile.TemporaryDirectory() as name:
