@@ -2,9 +2,10 @@
 
     python benchmarks/compare_runs.py --workdir=RUN --beside=RUN [--data=DATASET] [--split=validation]
 
-Both runs score every note of a split of --workdir's dataset. Printed are the nats per note of both and the gain of
---workdir: what it needs less, with its 95% interval over the paired differences of performances. The rows are all
-performances, those of the composers with --min_performances or more in the train split, and each of these composers.
+Both runs score the notes of a split of --workdir's dataset, all but the first of each performance. Printed are the
+nats per note of both and the gain of --workdir: what it needs less, with its 95% interval over the paired differences
+of performances. The rows are all performances, those of the composers with --min_performances or more in the train
+split, and each of these composers.
 """
 
 import argparse
@@ -41,17 +42,27 @@ def score(workdir: str, manifest: Manifest, split: str) -> NoteScores:
 def compare(
     scores: NoteScores, beside: NoteScores, lengths: NDArray, composers: Sequence[str], frequent: Sequence[str]
 ) -> Iterator[list[str]]:
-    """Yields the rows of the table, for performances of `lengths` notes by `composers`."""
+    """Yields the rows of the table.
+
+    Args:
+        scores: nats of the notes, `[notes]` each.
+        beside: those of the other run.
+        lengths: notes of each performance, int64 `[performances]`.
+        composers: the composer of each performance.
+        frequent: the composers with rows of their own.
+    """
     yield ["all", *_compare_part(scores, beside, lengths, np.full(len(lengths), True))]
     pooled = [(f"the {len(frequent)} below", list(frequent))] if len(frequent) > 1 else []
     for title, group in [*pooled, *((name, [name]) for name in frequent)]:
         is_part = np.isin(composers, group)
-        yield [title, *(_compare_part(scores, beside, lengths, is_part) if is_part.any() else ["0", *[""] * 4])]
+        yield [title, *_compare_part(scores, beside, lengths, is_part)]
 
 
 def _compare_part(scores: NoteScores, beside: NoteScores, lengths: NDArray, is_part: NDArray) -> list[str]:
     """Returns the cells of some performances: their number, both scores, the gain and its interval."""
     of_notes = np.repeat(is_part, np.maximum(lengths - 1, 0))
+    if not of_notes.any():
+        return [str(is_part.sum()), *[""] * 4]
     own, other = (NoteScores(*(values[of_notes] for values in part)) for part in (scores, beside))
     difference = NoteScores(*(before - after for before, after in zip(other, own, strict=True)))
     totals = [compute_metrics(sum_scores(part)).nats_per_note["total"] for part in (own, other, difference)]
@@ -73,10 +84,10 @@ def main() -> None:
     manifest = Manifest.load(options.data) if options.data else load_dataset(options.workdir, run)
     counts = Counter(performance.composer for performance in manifest.read_performances("train"))
     frequent = [name for name, count in counts.most_common() if name and count >= options.min_performances]
-    composers = [performance.composer for performance in manifest.read_performances(options.split)]
+    table = load_table(manifest, options.split)
     with exact_float32():
         scores, beside = (score(workdir, manifest, options.split) for workdir in (options.workdir, options.beside))
-    rows = compare(scores, beside, load_table(manifest, options.split).lengths, composers, frequent)
+    rows = compare(scores, beside, table.lengths, table.composers or [""] * len(table.lengths), frequent)
     head = ["composer", "performances", options.workdir, options.beside, "gain", "95% interval"]
     print(markdown_table(head, list(rows)))
 

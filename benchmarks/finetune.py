@@ -73,13 +73,14 @@ def read_curve(workdirs: list[Path]) -> dict[int, list[float]]:
 
 
 def show_curves(curves: dict[str, dict[int, list[float]]], short: int) -> None:
-    """Prints the curves: all scores of the short trainings, then one for each of their lengths."""
+    """Prints the curves: all scores up to the short length, then every eighth, counted from the last."""
     print()
     show(("train_step", *curves))
     show(("---",) * (len(curves) + 1))
-    for step in sorted(set().union(*curves.values())):
-        if step <= short or step % short == 0:
-            show((f"{step:,}", *(format_scores(curve[step]) if step in curve else "" for curve in curves.values())))
+    steps = sorted(set().union(*curves.values()))
+    later = [step for step in steps if step > short]
+    for step in [*(step for step in steps if step <= short), *later[::-SCORES][::-1]]:
+        show((f"{step:,}", *(format_scores(curve[step]) if step in curve else "" for curve in curves.values())))
 
 
 def run(module: str, *flags: str) -> None:
@@ -145,10 +146,7 @@ def main() -> None:
     parser.add_argument("--train_fraction", type=float, default=1.0, help="of the train split (default: 1)")
     flags = parser.parse_args()
     interval = max(round(flags.steps * flags.share) // SCORES, 1)
-    shared = (
-        f"--train_fraction={flags.train_fraction}", f"--evaluate_every={interval}", "--checkpoint_every=100000",
-        "--max_minutes=0",
-    )  # fmt: skip
+    shared = (f"--train_fraction={flags.train_fraction}", f"--evaluate_every={interval}", "--checkpoint_every=100000")
     source = flags.init_from if flags.init_from.startswith("gs://") else str(Path(flags.init_from).resolve())
     source_data = flags.source_data and flags.source_data.resolve()
     with tempfile.TemporaryDirectory() as name:

@@ -122,7 +122,7 @@ def compare_generation(files: list[Path], dataset: Path, directory: Path, batch:
     for voices, notes in ((1, 4096), (batch, 512)):
         trainer = statistics.median(
             player.sample(
-                Notes.empty(), num_notes=notes, num_samples=voices, temperature=1.0, seed=seed
+                Notes.empty(), num_notes=notes, num_samples=voices, temperature=1.0, seed=seed, end_odds=0.0
             ).notes_per_second
             for seed in range(5)
         )

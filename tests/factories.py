@@ -373,7 +373,7 @@ def comparison(split: str = "test", *, train_step: int = 200) -> dict[str, Any]:
         held_out=HeldOut(4, 4, 1200),
         by_composer=measure_composers(music["generated"].notes, music["real"].notes, ["Bach", "Ada", "Bach", ""]),
         temperature=dict.fromkeys(FIELDS, 1.0), top_p=dict.fromkeys(FIELDS, 1.0),
-        returns=2.0, end_odds=1.0, seed=0,
+        returns=2.0, seed=0,
         train_step=train_step, sustain="ignore", dataset="",
     ).to_json()  # fmt: skip
 

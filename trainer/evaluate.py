@@ -103,6 +103,8 @@ def main() -> int:
     for flag in (_NUM_PRIMERS, _PRIMER_NOTES, _NUM_NOTES, _WHOLE_PIECES, *_SAMPLING):
         if flag.present and not _GENERATED.value:
             raise UserError(f"--{flag.name}={flag.value}: needs --generated. Pass both")
+    if _SAMPLING.end_odds.present and not _WHOLE_PIECES.value:
+        raise UserError(f"--end_odds={_SAMPLING.end_odds.value:g}: continuations do not end. Pass --whole_pieces too")
     config = load_config(workdir)
     if config.positions == "last" and _GENERATED.value and not _PRIMER_NOTES.value:
         raise UserError("--primer_notes=0: a model with positions=last cannot start from silence. Pass 1 or more")
@@ -231,6 +233,7 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     """Continues performances of the split, and compares the continuations with real music."""
     split, first = _SPLIT.value, _PRIMER_NOTES.value
     sampling = _SAMPLING.parse()
+    end_odds = sampling.pop("end_odds")
     held_out, num_primers, num_notes = _select_held_out(manifest, split, first)
     continued = held_out[:num_primers]
     from trainer.data.note_table import track_performances
@@ -244,9 +247,9 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
         composers = keep_known((performance.composer for performance in continued), trained.model.composers)
         sampler = NoteSampler(trained)
         generated = sampler.sample(
-            primers, num_notes=num_notes, **{**sampling, "end_odds": 0.0}, composers=composers, quiet=False
+            primers, num_notes=num_notes, **sampling, end_odds=0.0, composers=composers, quiet=False
         )
-        whole = _play_whole_pieces(sampler, manifest, sampling)
+        whole = _play_whole_pieces(sampler, manifest, {**sampling, "end_odds": end_odds})
     train = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and searching for copied runs")
     pieces = [performance.piece for performance in held_out]
@@ -289,7 +292,8 @@ def _play_whole_pieces(sampler: "NoteSampler", manifest: Manifest, sampling: dic
         [Notes.empty()] * pieces, num_notes=MOST_NOTES, **sampling,
         composers=[names[index * len(names) // pieces] for index in range(pieces)], quiet=False,
     )  # fmt: skip
-    return compare_lengths(list(map(len, played.notes)), table.lengths.tolist(), ended=sum(played.has_ended))
+    lengths = list(map(len, played.notes))
+    return compare_lengths(lengths, table.lengths.tolist(), ended=sum(played.has_ended), end_odds=sampling["end_odds"])
 
 
 def _select_held_out(manifest: Manifest, split: str, primer_notes: int) -> tuple[list[Performance], int, int]:

@@ -109,7 +109,7 @@ def test_an_item_that_kills_every_process_stops_the_map_and_leaves_no_process(mo
     with pytest.raises(UserError, match=r"crashed \(SIGSEGV\), in each of 3 attempts.*--isolate_parsing"):
         list(map_in_processes(work, [("segfault",), ("hang",), ("hang",)], processes=2, seconds=60))
     assert set(threading.enumerate()) == threads
-    assert children() == before
+    assert children() <= before
 
 
 def test_a_map_that_is_left_early_leaves_no_process():
@@ -118,10 +118,10 @@ def test_a_map_that_is_left_early_leaves_no_process():
     pid = next(results)
     results.close()
     assert gone(pid)
-    assert children() == before
+    assert children() <= before
 
 
-def children() -> list[str]:
-    """The processes that this thread has started; `multiprocessing` keeps one once another test has used it."""
+def children() -> set[str]:
+    """The processes that the main thread has started; `multiprocessing` keeps one once another test has used it."""
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return file.read().split()
+        return set(file.read().split())

@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pytest
 
 from tests.processes import REPOSITORY
 from trainer.evaluation.statistics import NoteScores
@@ -26,4 +27,5 @@ def test_the_gain_of_each_composer_is_that_of_its_own_notes():
     assert (everything[0], everything[3]) == ("4", f"{mean:+.4f}")
     assert pooled == bach
     assert (bach[0], bach[3], bach[4]) == ("3", "+0.2500", "+0.2500 to +0.2500")
+    assert float(bach[2]) - float(bach[1]) == pytest.approx(0.25, abs=2e-3)
     assert liszt == ["0", "", "", "", ""]

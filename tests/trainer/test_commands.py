@@ -267,6 +267,7 @@ def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(plac
         (["--data={long}", "--workdir={w}", "--temperature=0.9"], ["--temperature=0.9", "needs --generated"]),
         (["--data={long}", "--workdir={w}", "--top_p=pitch=0.9"], ["--top_p=pitch=0.9", "needs --generated"]),
         (["--data={long}", "--workdir={w}", "--seed=0"], ["--seed=0", "needs --generated"]),
+        ([*OF_LONG, "--generated", "--end_odds=2"], ["--end_odds=2", "--whole_pieces"]),
         (["--data={long}", "--workdir={w}", "--num_notes=9"], ["--num_notes=9", "needs --generated"]),
         (["--data={long}", "--workdir={w}", "--primer_notes=9"], ["--primer_notes=9", "needs --generated"]),
         ([*OF_LONG, "--generated", "--num_notes=2048"], ["0 pieces", "2176 notes", "smaller --num_notes"]),
@@ -365,7 +366,8 @@ def processes(tmp_path_factory, dataset, places):
     (here / "two" / "sample-005.mid").write_text("of an earlier call")
     (here / "two" / "samples.json").write_text('{"samples": [], "files": ["sample-005.mid"]}')
     # With this seed no key is struck twice at once, which MIDI cannot hold.
-    music = ["trainer.generate", workdir, f"--primer={places['primer.mid']}", "--num_notes=30", "--seed=9"]
+    music = ["trainer.generate", workdir, f"--primer={places['primer.mid']}", "--num_notes=30", "--end_odds=0"]
+    music += ["--seed=9"]
     at_once = {
         "train": ["trainer", data, workdir, tiny, "--dropout=0.1", f"--steps={STEPS}", "--log_json"],
         "diverge": ["trainer", data, f"--workdir={here / 'diverged'}", tiny, "--learning_rate=1e30", "--steps=50",
@@ -384,10 +386,11 @@ def processes(tmp_path_factory, dataset, places):
             "--top_p=step=0.95",
         ],
         "long": ["trainer.generate", workdir, f"--primer={places['long.mid']}", "--num_notes=30",
-                 f"--output={here / 'of a long primer'}", "--quiet"],
+                 f"--output={here / 'of a long primer'}", "--end_odds=0", "--quiet"],
         "evaluate": ["trainer.evaluate", workdir, "--log_json"],
         "compare": ["trainer.evaluate", f"--data={places['long']}", workdir, f"--output={here / 'compared.json'}",
-                  "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95"],
+                  "--generated", "--num_primers=2", "--temperature=0.9,pitch=1", "--top_p=step=0.95",
+                  "--whole_pieces=2", "--end_odds=1e6"],
         "finished": ["trainer", data, workdir],
         "fine-tune": ["trainer", data, f"--workdir={here / 'fine'}", f"--init_from={here / 'w'}", "--steps=1",
                       "--learning_rate=1e-12", "--samples=0", "--quiet"],
@@ -607,6 +610,10 @@ def test_a_comparison_with_real_music_writes_its_figures(processes, places):
         assert figures[figure]["generated"]["max"] >= figures[figure]["generated"]["mean"]
     assert figures["primers"] == ["test/0.mid", "test/2.mid"]
     assert (figures["primer_notes"], figures["num_notes"]) == (128, 512)
+    # Whole pieces end at once with such odds; continuations do not end.
+    assert (figures["lengths"]["pieces"], figures["lengths"]["ended"], figures["lengths"]["end_odds"]) == (2, 2, 1e6)
+    assert figures["lengths"]["mean"]["generated"] < 5
+    assert sum(figures["counts"]["generated"]["pitch"]) == 2 * 512
     for by_name in (*figures["repeated_notes"].values(), *figures["structure"].values()):
         assert all(0 <= summary["mean"] <= summary["max"] <= 1 for summary in by_name.values())
     assert 0 <= figures["pictured"] < 2
@@ -695,7 +702,7 @@ def test_generation_says_what_it_did(workdir, places, processes):
     assert document["temperature"] == {**dict.fromkeys(FIELDS, 1.0), "pitch": 0.92}
     assert document["top_p"] == dict.fromkeys(FIELDS, 1.0)
     assert document["returns"] == 4
-    assert document["end_odds"] == 3
+    assert document["end_odds"] == 0
     assert (document["sustain"], document["pedal"]) == ("ignore", True)
     assert (document["num_notes"], document["num_samples"]) == (30, 2)
     assert document["primer"] == str(places["primer.mid"])

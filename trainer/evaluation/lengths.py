@@ -16,13 +16,14 @@ EDGES: Final = np.round(2.0 ** np.arange(4, 15.5, 0.5)).astype(np.int64)
 """Half octaves of notes; the outer bins have the lengths beyond them too."""
 
 
-def compare_lengths(generated: Sequence[int], real: Sequence[int], *, ended: int) -> LengthComparison:
-    """Compares the notes of generated pieces with those of performances."""
+def compare_lengths(generated: Sequence[int], real: Sequence[int], *, ended: int, end_odds: float) -> LengthComparison:
+    """Compares the notes of generated pieces, of which `ended` ended with odds of that factor, with performances'."""
     lengths: dict[Continuation, Sequence[int]] = {"generated": generated, "real": real}
     counts = {kind: bin_values(np.array(notes), EDGES) for kind, notes in lengths.items()}
     return LengthComparison(
         pieces=len(generated),
         ended=ended,
+        end_odds=end_odds,
         overlap=overlap(counts["generated"], counts["real"]),
         mean={kind: float(np.mean(notes)) for kind, notes in lengths.items()},
         edges=EDGES.tolist(),

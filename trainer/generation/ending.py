@@ -22,7 +22,7 @@ class Ending(NamedTuple):
     """When samples end: inputs of the compiled loop.
 
     Attributes:
-        log_odds: added to the model's log-odds of an end, a float64 scalar.
+        log_odds: added to the model's log-odds of an end, a float64 scalar; minus infinity for no end.
         limit_us: the longest time from the first generated note to the last, an int64 scalar.
         has_limit: whether there is one, a bool scalar.
     """
@@ -47,7 +47,7 @@ class Progress(NamedTuple):
 
 
 def make_ending(end_odds: float, seconds: float | None) -> Ending:
-    """Returns the inputs for a factor on the odds of an end, and pieces of at most `seconds`; None for no limit."""
+    """Returns the inputs for a factor on the odds of an end, 0 for none, and a limit in seconds, None for none."""
     limit_us = _NO_LIMIT_US if seconds is None else round(seconds * 1e6)
     log_odds = math.log(end_odds) if end_odds else -math.inf
     return Ending(tf.constant(log_odds, tf.float64), tf.constant(limit_us, tf.int64), tf.constant(seconds is not None))

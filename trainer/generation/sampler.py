@@ -131,10 +131,10 @@ class NoteSampler:
             returns: 0 to 1,000: how often in 1,000 notes, on average, the music returns to an earlier passage, which is
                 drawn at random. From there on the model decides how long it follows the passage. A model without
                 memory does not return.
-            end_odds: 0 to 1,000,000: factor on the odds of an end, which the model predicts after each note. 0 plays
-                `num_notes`, or `seconds`.
+            end_odds: 0 to 1,000,000: factor on the odds of an end, which the model predicts after each note. 0 ends no
+                sample: it plays `num_notes`, or is cut off at `seconds`.
             seconds: above 0: the longest time from the first generated note to the last. The model ends the sample in
-                the last quarter of it, where an end is likeliest. None has no limit.
+                the last quarter of it, where an end is likeliest, unless `end_odds` is 0. None has no limit.
             composers: the composer in whose style the model plays, or one for each primer; "" for none in particular.
             controls: key, range, density, tempo and repeats; by default none.
             quiet: shows no progress.

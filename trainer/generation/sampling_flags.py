@@ -24,8 +24,8 @@ _FIELDS: Final[tuple[Field, ...]] = get_args(Field)
 _PITCH_TEMPERATURE: Final = 0.92
 DEFAULT_RETURNS: Final = 4.0
 
-# A model plays fewer cadences than it has heard. With this, pieces of `base` from silence are as long, on average, as
-# performances of MAESTRO's validation split.
+# With its own odds, `base` plays on for about twice as long as performers do. With this, its pieces from silence have
+# 6,634 notes on average; the performances of MAESTRO v3's train split have 5,883, those of validation 4,667.
 DEFAULT_END_ODDS: Final = 3.0
 
 DEFAULT_TEMPERATURE: Final[Mapping[str, float]] = {**dict.fromkeys(_FIELDS, 1.0), "pitch": _PITCH_TEMPERATURE}
@@ -71,7 +71,7 @@ def define_sampling_flags() -> SamplingFlags:
         ),
         flags.DEFINE_float(
             "end_odds", DEFAULT_END_ODDS,
-            "Factor on the odds that a piece ends after a note: below 1 pieces are longer, 0 plays all --num_notes.",
+            "Factor on the odds that a piece ends after a note: above 1 makes it shorter, below 1 longer, 0 endless.",
             lower_bound=END_ODDS.minimum, upper_bound=END_ODDS.maximum,
         ),
         flags.DEFINE_integer(

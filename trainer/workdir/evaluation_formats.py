@@ -155,6 +155,7 @@ class LengthComparison(JsonRecord):
     Attributes:
         pieces: the number of generated pieces.
         ended: how many of them came to an end.
+        end_odds: the factor on the odds of an end.
         overlap: of the distributions of both, 0 to 1.
         mean: notes of a piece.
         edges: of the bins of `counts`, in notes; the outer bins have the lengths beyond them too.
@@ -163,6 +164,7 @@ class LengthComparison(JsonRecord):
 
     pieces: int
     ended: int
+    end_odds: float
     overlap: float
     mean: Mapping[Continuation, float]
     edges: Sequence[int]
@@ -215,5 +217,4 @@ class GenerationEvaluation(GenerationMetrics, SplitRecord):
     temperature: Mapping[Field, float]
     top_p: Mapping[Field, float]
     returns: float
-    end_odds: float
     seed: int

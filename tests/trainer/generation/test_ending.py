@@ -56,12 +56,12 @@ def test_the_odds_of_an_end_have_a_factor(lively):
         return np.array([len(notes) for notes in lively.sample(Notes.empty(), num_samples=40, **options).notes])
 
     # Odds of 1 in 19 become 1 in 76 and 4 in 19, and so pieces of 20 notes become those of 77 and 5.75.
-    longer, shorter = lengths(0.25), lengths(4.0)
+    longer, plain, shorter = lengths(0.25), lengths(1.0), lengths(4.0)
     assert 50 < longer.mean() < 110
     assert 3.5 < shorter.mean() < 9
     # The same uniform numbers end pieces later with lower odds.
-    assert (shorter <= lengths(1.0)).all()
-    assert (lengths(1.0) <= longer).all()
+    assert (shorter <= plain).all()
+    assert (plain <= longer).all()
     assert (lengths(0.0) == 400).all()
     # Nothing leads to an end either: the music is cut off.
     cut = lively.sample(Notes.empty(), num_notes=2000, seconds=10.0, **{**OPTIONS, "end_odds": 0.0})
