@@ -17,7 +17,7 @@ EDGES: Final = np.round(2.0 ** np.arange(4, 15.5, 0.5)).astype(np.int64)
 
 
 def compare_lengths(generated: Sequence[int], real: Sequence[int], *, ended: int, end_odds: float) -> LengthComparison:
-    """Compares the notes of generated pieces, of which `ended` ended with odds of that factor, with performances'."""
+    """Compares the notes of generated pieces with those of performances; `ended` pieces ended before the limit."""
     lengths: dict[Continuation, Sequence[int]] = {"generated": generated, "real": real}
     counts = {kind: bin_values(np.array(notes), EDGES) for kind, notes in lengths.items()}
     return LengthComparison(
