@@ -22,21 +22,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import trainer  # noqa: F401  # First, so that TensorFlow loads without messages.
 from sostenuto.data.manifest import Manifest
 from sostenuto.text import markdown_table
-from trainer.data.note_table import load_table
+from trainer.data.note_table import NoteTable, load_table
 from trainer.distribution.devices import exact_float32
 from trainer.evaluation.scorer import Scorer
-from trainer.evaluation.statistics import NoteScores, compute_metrics, confidence_intervals, sum_scores
+from trainer.evaluation.statistics import (
+    NoteScores,
+    compute_metrics,
+    confidence_intervals,
+    select_performances,
+    subtract,
+    sum_scores,
+)
 from trainer.workdir.layout import load_dataset, load_run
 from trainer.workdir.load_model import load_model
 
 
-def score(workdir: str, manifest: Manifest, split: str) -> NoteScores:
-    """Scores the notes of a split with a run's best weights."""
+def score(workdir: str, manifest: Manifest, table: NoteTable) -> NoteScores:
+    """Scores the notes of a split of a dataset with a run's best weights."""
     model = load_model(workdir).model
     scorer, residuals = Scorer(model), None
     if model.config.model == "regression":
         residuals = scorer.fit_residuals(load_table(manifest, "validation"))
-    return scorer.score(load_table(manifest, split), residuals, activity=f"scoring {split} with {workdir}")
+    return scorer.score(table, residuals, activity=f"scoring with {workdir}")
 
 
 def compare(
@@ -60,11 +67,10 @@ def compare(
 
 def _compare_part(scores: NoteScores, beside: NoteScores, lengths: NDArray, is_part: NDArray) -> list[str]:
     """Returns the cells of some performances: their number, both scores, the gain and its interval."""
-    of_notes = np.repeat(is_part, np.maximum(lengths - 1, 0))
-    if not of_notes.any():
+    own, other = (select_performances(whole, lengths, is_part) for whole in (scores, beside))
+    if not len(own.pitch):
         return [str(is_part.sum()), *[""] * 4]
-    own, other = (NoteScores(*(values[of_notes] for values in part)) for part in (scores, beside))
-    difference = NoteScores(*(before - after for before, after in zip(other, own, strict=True)))
+    difference = subtract(other, own)
     totals = [compute_metrics(sum_scores(part)).nats_per_note["total"] for part in (own, other, difference)]
     interval = confidence_intervals(difference, lengths[is_part])
     low_high = "{:+.4f} to {:+.4f}".format(*interval["total"]) if interval else ""
@@ -86,7 +92,7 @@ def main() -> None:
     frequent = [name for name, count in counts.most_common() if name and count >= options.min_performances]
     table = load_table(manifest, options.split)
     with exact_float32():
-        scores, beside = (score(workdir, manifest, options.split) for workdir in (options.workdir, options.beside))
+        scores, beside = (score(workdir, manifest, table) for workdir in (options.workdir, options.beside))
     rows = compare(scores, beside, table.lengths, table.composers or [""] * len(table.lengths), frequent)
     head = ["composer", "performances", options.workdir, options.beside, "gain", "95% interval"]
     print(markdown_table(head, list(rows)))

@@ -64,11 +64,13 @@ class Comparison:
 
 def read_curve(workdirs: list[Path]) -> dict[int, list[float]]:
     """Returns the validation scores of trainings by train_step."""
+    from trainer.workdir.formats import MetricsRecord
+
     curve: dict[int, list[float]] = {}
     for workdir in workdirs:
-        for record in map(json.loads, (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
-            if "val_nats" in record:
-                curve.setdefault(record["train_step"], []).append(record["val_nats"])
+        for record in MetricsRecord.load_all(str(workdir / "metrics.jsonl")):
+            if record.val_nats is not None:
+                curve.setdefault(record.train_step, []).append(record.val_nats)
     return curve
 
 

@@ -249,7 +249,7 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
         generated = sampler.sample(
             primers, num_notes=num_notes, **sampling, end_odds=0.0, composers=composers, quiet=False
         )
-        whole = _play_whole_pieces(sampler, manifest, {**sampling, "end_odds": end_odds})
+        whole = _play_whole_pieces(sampler, manifest, sampling, end_odds)
     train = [performance.notes for performance in track_performances(manifest, "train")]
     logger.info("comparing with real music, and searching for copied runs")
     pieces = [performance.piece for performance in held_out]
@@ -280,7 +280,9 @@ def _compare(workdir: str, manifest: Manifest) -> GenerationEvaluation:
     )
 
 
-def _play_whole_pieces(sampler: "NoteSampler", manifest: Manifest, sampling: dict[str, Any]) -> LengthComparison | None:
+def _play_whole_pieces(
+    sampler: "NoteSampler", manifest: Manifest, sampling: dict[str, Any], end_odds: float
+) -> LengthComparison | None:
     """Plays pieces from silence to their ends, with the composers of the split; None without --whole_pieces."""
     from trainer.data.note_table import load_table
 
@@ -289,11 +291,11 @@ def _play_whole_pieces(sampler: "NoteSampler", manifest: Manifest, sampling: dic
     table = load_table(manifest, _SPLIT.value)
     names = keep_known(table.composers, sampler.composers)
     played = sampler.sample(
-        [Notes.empty()] * pieces, num_notes=MOST_NOTES, **sampling,
+        [Notes.empty()] * pieces, num_notes=MOST_NOTES, **sampling, end_odds=end_odds,
         composers=[names[index * len(names) // pieces] for index in range(pieces)], quiet=False,
     )  # fmt: skip
     lengths = list(map(len, played.notes))
-    return compare_lengths(lengths, table.lengths.tolist(), ended=sum(played.has_ended), end_odds=sampling["end_odds"])
+    return compare_lengths(lengths, table.lengths.tolist(), ended=sum(played.has_ended), end_odds=end_odds)
 
 
 def _select_held_out(manifest: Manifest, split: str, primer_notes: int) -> tuple[list[Performance], int, int]:

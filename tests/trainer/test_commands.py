@@ -366,8 +366,8 @@ def processes(tmp_path_factory, dataset, places):
     (here / "two" / "sample-005.mid").write_text("of an earlier call")
     (here / "two" / "samples.json").write_text('{"samples": [], "files": ["sample-005.mid"]}')
     # With this seed no key is struck twice at once, which MIDI cannot hold.
-    music = ["trainer.generate", workdir, f"--primer={places['primer.mid']}", "--num_notes=30", "--end_odds=0"]
-    music += ["--seed=9"]
+    music = ["trainer.generate", workdir, f"--primer={places['primer.mid']}", "--num_notes=30", "--end_odds=0",
+             "--seed=9"]  # fmt: skip
     at_once = {
         "train": ["trainer", data, workdir, tiny, "--dropout=0.1", f"--steps={STEPS}", "--log_json"],
         "diverge": ["trainer", data, f"--workdir={here / 'diverged'}", tiny, "--learning_rate=1e30", "--steps=50",

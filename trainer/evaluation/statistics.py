@@ -114,13 +114,10 @@ def score_composer_gain(
 
     The gain is that of performances whose composer has one of the `names` that the model knows; None without any.
     """
-    has_name = np.isin(composers, names)
-    _, scored = _sum_by_performance(known, lengths)
-    if not scored[has_name].any():
+    has_name, difference = np.isin(composers, names), subtract(hidden, known)
+    named = select_performances(difference, lengths, has_name)
+    if not len(named.pitch):
         return None
-    difference = NoteScores(*(after - before for after, before in zip(hidden, known, strict=True)))
-    of_notes = np.repeat(has_name, scored)
-    named = NoteScores(*(values[of_notes] for values in difference))
     intervals = confidence_intervals(named, lengths[has_name])
     return ComposerGain(
         without=compute_metrics(sum_scores(hidden)).nats_per_note,
@@ -132,6 +129,17 @@ def score_composer_gain(
             if name in names
         },
     )
+
+
+def subtract(scores: NoteScores, others: NoteScores) -> NoteScores:
+    """Returns the scores less other ones of the same notes."""
+    return NoteScores(*(own - other for own, other in zip(scores, others, strict=True)))
+
+
+def select_performances(scores: NoteScores, lengths: Ints, is_selected: NDArray[np.bool_]) -> NoteScores:
+    """Returns the scores of those performances, of `lengths` notes each, for which `is_selected` holds."""
+    of_notes = np.repeat(is_selected, np.maximum(lengths - 1, 0))
+    return NoteScores(*(values[of_notes] for values in scores))
 
 
 def _score_part(nats: Floats, scored: Ints, is_part: NDArray[np.bool_]) -> PartScores:

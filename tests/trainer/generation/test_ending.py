@@ -51,8 +51,8 @@ def test_a_piece_ends_where_the_model_ends_it(lively):
 
 
 def test_the_odds_of_an_end_have_a_factor(lively):
-    def lengths(end_odds, **options):
-        options = {**OPTIONS, "num_notes": 400, **options, "end_odds": end_odds}
+    def lengths(end_odds):
+        options = {**OPTIONS, "num_notes": 400, "end_odds": end_odds}
         return np.array([len(notes) for notes in lively.sample(Notes.empty(), num_samples=40, **options).notes])
 
     # Odds of 1 in 19 become 1 in 76 and 4 in 19, and so pieces of 20 notes become those of 77 and 5.75.
