@@ -4,11 +4,12 @@
 
 Both runs score the notes of a split of --workdir's dataset, all but the first of each performance. Printed are the
 nats per note of both and the gain of --workdir: what it needs less, with its 95% interval over the paired differences
-of performances. The rows are all performances, those of the composers with --min_performances or more in the train
-split, and each of these composers.
+of performances. The rows are all performances, the same by place in the performance, those of the composers with
+--min_performances or more in the train split, and each of these composers.
 """
 
 import argparse
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,9 @@ def score(workdir: str, manifest: Manifest, table: NoteTable) -> NoteScores:
     return scorer.score(table, residuals, activity=f"scoring with {workdir}")
 
 
+PLACES = (0, 200, 1_000, 3_000)  # first notes of the rows by place
+
+
 def compare(
     scores: NoteScores, beside: NoteScores, lengths: NDArray, composers: Sequence[str], frequent: Sequence[str]
 ) -> Iterator[list[str]]:
@@ -59,10 +63,24 @@ def compare(
         frequent: the composers with rows of their own.
     """
     yield ["all", *_compare_part(scores, beside, lengths, np.full(len(lengths), True))]
+    for first, end in itertools.pairwise((*PLACES, sys.maxsize)):
+        parts = [_select_places(whole, lengths, first, end) for whole in (scores, beside)]
+        reaching = parts[0][1]
+        title = f"notes from {first + 1:,}" + (f" to {end:,}" if end < sys.maxsize else "")
+        yield [title, *_compare_part(parts[0][0], parts[1][0], reaching, reaching > 1)]
     pooled = [(f"the {len(frequent)} below", list(frequent))] if len(frequent) > 1 else []
     for title, group in [*pooled, *((name, [name]) for name in frequent)]:
         is_part = np.isin(composers, group)
         yield [title, *_compare_part(scores, beside, lengths, is_part)]
+
+
+def _select_places(scores: NoteScores, lengths: NDArray, first: int, end: int) -> tuple[NoteScores, NDArray]:
+    """Returns the scores of the notes `first` to `end` - 1 of each performance, and lengths as if those were all."""
+    place = np.concatenate([np.arange(1, length) for length in lengths])
+    is_selected = (place >= first) & (place < end)
+    selected = np.maximum(np.minimum(lengths, end) - max(first, 1), 0)
+    # A performance's first note is not scored.
+    return NoteScores(*(values[is_selected] for values in scores)), 1 + selected
 
 
 def _compare_part(scores: NoteScores, beside: NoteScores, lengths: NDArray, is_part: NDArray) -> list[str]:
