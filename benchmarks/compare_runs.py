@@ -4,8 +4,8 @@
 
 Both runs score the notes of a split of --workdir's dataset, all but the first of each performance. Printed are the
 nats per note of both and the gain of --workdir: what it needs less, with its 95% interval over the paired differences
-of performances. The rows are all performances, the same by place in the performance, those of the composers with
---min_performances or more in the train split, and each of these composers.
+of performances. The rows are all performances, those of the composers with --min_performances or more in the train
+split, each of these composers, and all performances by place: their first notes, and those after them.
 """
 
 import argparse
@@ -37,6 +37,8 @@ from trainer.evaluation.statistics import (
 from trainer.workdir.layout import load_dataset, load_run
 from trainer.workdir.load_model import load_model
 
+PLACES = (0, 200, 1_000, 3_000)  # first notes of the rows by place
+
 
 def score(workdir: str, manifest: Manifest, table: NoteTable) -> NoteScores:
     """Scores the notes of a split of a dataset with a run's best weights."""
@@ -45,9 +47,6 @@ def score(workdir: str, manifest: Manifest, table: NoteTable) -> NoteScores:
     if model.config.model == "regression":
         residuals = scorer.fit_residuals(load_table(manifest, "validation"))
     return scorer.score(table, residuals, activity=f"scoring with {workdir}")
-
-
-PLACES = (0, 200, 1_000, 3_000)  # first notes of the rows by place
 
 
 def compare(
@@ -63,24 +62,22 @@ def compare(
         frequent: the composers with rows of their own.
     """
     yield ["all", *_compare_part(scores, beside, lengths, np.full(len(lengths), True))]
-    for first, end in itertools.pairwise((*PLACES, sys.maxsize)):
-        parts = [_select_places(whole, lengths, first, end) for whole in (scores, beside)]
-        reaching = parts[0][1]
-        title = f"notes from {first + 1:,}" + (f" to {end:,}" if end < sys.maxsize else "")
-        yield [title, *_compare_part(parts[0][0], parts[1][0], reaching, reaching > 1)]
     pooled = [(f"the {len(frequent)} below", list(frequent))] if len(frequent) > 1 else []
     for title, group in [*pooled, *((name, [name]) for name in frequent)]:
         is_part = np.isin(composers, group)
         yield [title, *_compare_part(scores, beside, lengths, is_part)]
 
 
-def _select_places(scores: NoteScores, lengths: NDArray, first: int, end: int) -> tuple[NoteScores, NDArray]:
-    """Returns the scores of the notes `first` to `end` - 1 of each performance, and lengths as if those were all."""
+def compare_places(scores: NoteScores, beside: NoteScores, lengths: NDArray) -> Iterator[list[str]]:
+    """Yields the rows by place in the performance; arguments as those of `compare`."""
     place = np.concatenate([np.arange(1, length) for length in lengths])
-    is_selected = (place >= first) & (place < end)
-    selected = np.maximum(np.minimum(lengths, end) - max(first, 1), 0)
-    # A performance's first note is not scored.
-    return NoteScores(*(values[is_selected] for values in scores)), 1 + selected
+    for first, end in itertools.pairwise((*PLACES, sys.maxsize)):
+        is_here = (place >= first) & (place < end)
+        own, other = (NoteScores(*(values[is_here] for values in whole)) for whole in (scores, beside))
+        # As if each performance had only these notes, after one that is not scored.
+        here = 1 + np.maximum(np.minimum(lengths, end) - max(first, 1), 0)
+        title = f"notes from {first + 1:,}" + (f" to {end:,}" if end < sys.maxsize else "")
+        yield [title, *_compare_part(own, other, here, here > 1)]
 
 
 def _compare_part(scores: NoteScores, beside: NoteScores, lengths: NDArray, is_part: NDArray) -> list[str]:
@@ -111,9 +108,12 @@ def main() -> None:
     table = load_table(manifest, options.split)
     with exact_float32():
         scores, beside = (score(workdir, manifest, table) for workdir in (options.workdir, options.beside))
-    rows = compare(scores, beside, table.lengths, table.composers or [""] * len(table.lengths), frequent)
+    rows = [
+        *compare(scores, beside, table.lengths, table.composers or [""] * len(table.lengths), frequent),
+        *compare_places(scores, beside, table.lengths),
+    ]
     head = ["composer", "performances", options.workdir, options.beside, "gain", "95% interval"]
-    print(markdown_table(head, list(rows)))
+    print(markdown_table(head, rows))
 
 
 if __name__ == "__main__":
