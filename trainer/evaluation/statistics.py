@@ -71,8 +71,10 @@ def confidence_intervals(scores: NoteScores, lengths: Ints) -> dict[ScoredField,
     for start in range(0, _RESAMPLES, rows):
         draws = generator.multinomial(len(scored), probabilities, min(rows, _RESAMPLES - start))
         notes = draws @ scored
+        # A product of matrices would round a row by the number of rows and by the CPU's instructions.
+        totals = np.column_stack([np.sum(draws * values, axis=1) for values in nats.T])
         # A sample of performances of a single note has no mean.
-        parts.append((draws[notes > 0] @ nats) / notes[notes > 0, np.newaxis])
+        parts.append(totals[notes > 0] / notes[notes > 0, np.newaxis])
     means = np.concatenate(parts)
     low, high = np.quantile(np.column_stack([means, means.sum(axis=1)]), _TAILS, axis=0).tolist()
     return dict(zip((*FIELDS, "total"), zip(low, high, strict=True), strict=True))
