@@ -5,7 +5,7 @@ import logging
 
 from sostenuto import progress
 from trainer.config import Config
-from trainer.engine.run_length import Costs, Plan
+from trainer.engine.run_length import MOST_REVISIONS, Costs, Plan
 from trainer.engine.schedule import Schedule
 from trainer.engine.timing import RunTimer
 from trainer.workdir import layout
@@ -13,7 +13,9 @@ from trainer.workdir import layout
 _MEASURE_SECONDS = 4.0  # of training, before the run's length is fixed
 _MEASURE_SHARE = 0.1  # of the time left; the measurement of a short run takes no longer
 _PLANNED_SHARE = 0.97  # of the time left that a plan fills
-_SHORTEN_AFTER = 0.8  # of the time; after this share a run that does not fit is shortened
+_REVISE_AFTER = 0.8  # of the time; before it, a run that leaves time unused is lengthened; then it may be shortened
+_LENGTHEN_AFTER = 0.25  # of the train_steps from the last plan to its end
+_LEAST_GAIN = 1.1  # factor by which a run is lengthened at least
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class Planner:
     def revise(self, train_step: int) -> Plan | None:
         """Returns a plan that fits into `max_minutes`, or None if no change is needed.
 
-        The length is fixed once the speed is measured, and shortened if training becomes slower.
+        The length is fixed once the speed is measured. Then the run is lengthened if training becomes faster, and once
+        shortened if it becomes slower.
         """
         plan, timer, limit = self._schedule.plan, self._timer, self._config.max_minutes * 60
         left = limit - timer.used_seconds
@@ -56,16 +59,12 @@ class Planner:
         is_last_call = fitting <= timer.call_steps
         if plan.steps is None:
             return self._fix_length(train_step, left) if is_measured or is_last_call else None
+        is_late = timer.used_seconds >= _REVISE_AFTER * limit
         if train_step + fitting >= plan.steps:
-            return None
-        if is_measured and plan.shortened_from is None and timer.used_seconds >= _SHORTEN_AFTER * limit:
-            steps = self._steps_for(left, train_step, self._schedule.evaluate_every)
-            logger.info(
-                f"training became slower: it ends at about train_step {steps:,} instead of {plan.steps:,}, to keep to "
-                f"--max_minutes={self._config.max_minutes:g}",
-                extra={"figures": {"train_step": train_step, "planned": steps}},
-            )
-            return plan.shortened(steps, train_step)
+            may_lengthen = is_measured and not is_late and not plan.is_shortened
+            return self._lengthen(plan, plan.steps, train_step, left) if may_lengthen else None
+        if is_measured and is_late and not plan.is_shortened:
+            return self._change_length(plan, plan.steps, train_step, left)
         return dataclasses.replace(plan, steps=train_step + max(fitting, 1)) if is_last_call else None
 
     def _fix_length(self, train_step: int, left: float) -> Plan:
@@ -78,6 +77,27 @@ class Planner:
             plan, steps = dataclasses.replace(plan, evaluate_every=every), self._steps_for(left, train_step, every)
         return plan.with_steps(steps, train_step, warmup_steps=config.warmup_steps, lr_decay_from=train_step)
 
+    def _lengthen(self, plan: Plan, planned: int, train_step: int, left: float) -> Plan | None:
+        """Returns a plan that fills the seconds left, or None if it would gain little, or the last plan is young."""
+        last = plan.revisions[-1][0] if plan.revisions else plan.lr_decay_from
+        # The last place is for a shorter run.
+        if train_step < last + _LENGTHEN_AFTER * (planned - last) or len(plan.revisions) >= MOST_REVISIONS - 1:
+            return None
+        if self._steps_for(left, train_step, self._schedule.evaluate_every) < _LEAST_GAIN * planned:
+            return None
+        return self._change_length(plan, planned, train_step, left)
+
+    def _change_length(self, plan: Plan, planned: int, train_step: int, left: float) -> Plan:
+        """Returns a plan that fills the seconds left, and logs why."""
+        steps = self._steps_for(left, train_step, self._schedule.evaluate_every)
+        change = "faster" if steps > planned else "slower"
+        logger.info(
+            f"training became {change}: it ends at about train_step {steps:,} instead of {planned:,}, to keep to "
+            f"--max_minutes={self._config.max_minutes:g}",
+            extra={"figures": {"train_step": train_step, "planned": steps}},
+        )
+        return plan.revised(steps, train_step)
+
     def _steps_for(self, left: float, train_step: int, evaluate_every: int) -> int:
         """Returns the length of a run that fills the seconds left."""
         fitting = self._timer.costs(evaluate_every).steps_that_fit(left * _PLANNED_SHARE, train_step)
@@ -86,7 +106,7 @@ class Planner:
     def log_lr_decay(self) -> None:
         """Logs a notice if the learning rate decays to its end before the run does."""
         plan = self._schedule.plan
-        decay_steps = plan.shortened_lr_decay_steps or plan.lr_decay_steps
+        decay_steps = plan.last_lr_decay_steps
         if self._config.schedule == "cosine" and decay_steps is not None and plan.steps not in (None, decay_steps):
             logger.log(
                 progress.NOTICE,

@@ -1,6 +1,7 @@
 """Length of a run and the decay of its learning rate, as run.json records them."""
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 from trainer.workdir.formats import RunInfo
@@ -15,10 +16,11 @@ _KEYS = {
     "steps": "steps",
     "lr_decay_steps": "horizon",
     "lr_decay_from": "horizon_from",
-    "shortened_from": "shortened_from",
-    "shortened_lr_decay_steps": "shortened_horizon",
     "evaluate_every": "evaluate_every",
+    "revisions": "revisions",
 }
+
+MOST_REVISIONS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Plan:
     steps: int | None = None  # None until the speed has been measured
     lr_decay_steps: int | None = None  # the train_step at which the cosine ends as first planned
     lr_decay_from: int = 0  # the train_step from which that holds; before it the learning rate does not decay
-    shortened_from: int | None = None  # the train_step from which the rest of the cosine is compressed
-    shortened_lr_decay_steps: int | None = None  # the train_step at which the compressed cosine ends
     evaluate_every: int | None = None  # train_steps between two scores, if the run chose that itself
+    # Pairs of a train_step and the one at which the cosine ends from then on, at most MOST_REVISIONS.
+    revisions: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
     def from_record(run: RunInfo) -> "Plan":
@@ -45,11 +47,18 @@ class Plan:
     @staticmethod
     def from_numbers(numbers: list[float]) -> "Plan":
         """Returns the plan that `to_numbers` encoded."""
-        return Plan(**{field: int(number) for field, number in zip(_KEYS, numbers, strict=True) if number >= 0})
+        values = [int(number) if number >= 0 else None for number in numbers]
+        steps, lr_decay_steps, lr_decay_from, evaluate_every, *revisions = values
+        known = [value for value in revisions if value is not None]
+        pairs = tuple(zip(known[::2], known[1::2], strict=True))
+        return Plan(steps, lr_decay_steps, lr_decay_from or 0, evaluate_every, pairs)
 
     def to_numbers(self) -> list[float]:
-        """Returns the plan as numbers for an all-reduce, -1 for None."""
-        return [-1.0 if value is None else float(value) for value in self.to_record().values()]
+        """Returns the plan as numbers for an all-reduce, always as many, -1 for None."""
+        revisions = [number for pair in self.revisions for number in pair]
+        values = [self.steps, self.lr_decay_steps, self.lr_decay_from, self.evaluate_every, *revisions]
+        padding = [-1.0] * (2 * MOST_REVISIONS - len(revisions))
+        return [-1.0 if value is None else float(value) for value in values] + padding
 
     def with_steps(self, steps: int, train_step: int, *, warmup_steps: int, lr_decay_from: int) -> "Plan":
         """Returns the plan with another length; a learning rate that already decays at `train_step` keeps its decay."""
@@ -57,24 +66,32 @@ class Plan:
             return dataclasses.replace(self, steps=steps)
         return Plan(steps, lr_decay_steps=steps, lr_decay_from=lr_decay_from, evaluate_every=self.evaluate_every)
 
-    def shortened(self, steps: int, train_step: int) -> "Plan":
-        """Returns a shorter plan whose cosine is compressed from `train_step` on, to end with the run."""
-        return dataclasses.replace(self, steps=steps, shortened_from=train_step, shortened_lr_decay_steps=steps)
+    def revised(self, steps: int, train_step: int) -> "Plan":
+        """Returns a longer or shorter plan, the rest of whose cosine, from `train_step` on, ends with the run."""
+        return dataclasses.replace(self, steps=steps, revisions=(*self.revisions, (train_step, steps)))
+
+    @property
+    def last_lr_decay_steps(self) -> int | None:
+        """The train_step at which the cosine ends as last planned."""
+        return self.revisions[-1][1] if self.revisions else self.lr_decay_steps
+
+    @property
+    def is_shortened(self) -> bool:
+        """Whether a revision made the run shorter."""
+        ends = [self.lr_decay_steps or 0, *(end for _, end in self.revisions)]
+        return any(end < before for before, end in itertools.pairwise(ends))
 
     def cosine(self, train_step: int, warmup_steps: int) -> tuple[float, float]:
         """Returns the begin and the end of the cosine that applies after `train_step` updates.
 
-        A compressed cosine continues from the current learning rate, so its begin is extrapolated.
+        A revised cosine continues from the current learning rate, so its begin is extrapolated.
         """
-        first = self._first_cosine(train_step, warmup_steps)
-        if self.shortened_from is None or self.shortened_lr_decay_steps is None or train_step < self.shortened_from:
-            return first
-        begin, end = self._first_cosine(self.shortened_from, warmup_steps)
-        decayed = max(self.shortened_from - begin, 0) / max(end - begin, 1)
-        if decayed >= 1:
-            return first
-        begin = (self.shortened_from - decayed * self.shortened_lr_decay_steps) / (1 - decayed)
-        return begin, float(self.shortened_lr_decay_steps)
+        begin, end = self._first_cosine(train_step, warmup_steps)
+        for revised_from, revised_end in self.revisions:
+            decayed = max(revised_from - begin, 0) / max(end - begin, 1)
+            if train_step >= revised_from and decayed < 1:
+                begin, end = (revised_from - decayed * revised_end) / (1 - decayed), float(revised_end)
+        return begin, end
 
     def _first_cosine(self, train_step: int, warmup_steps: int) -> tuple[float, float]:
         end = self.lr_decay_steps if train_step >= self.lr_decay_from else None
@@ -82,7 +99,8 @@ class Plan:
 
     def boundaries(self) -> list[int]:
         """Returns the train_steps at which the decay changes or the run ends."""
-        return [end for end in (self.steps, self.lr_decay_from, self.shortened_from) if end is not None]
+        begins = [begin for begin, _ in self.revisions]
+        return [end for end in (self.steps, self.lr_decay_from, *begins) if end is not None]
 
 
 class Costs(NamedTuple):

@@ -55,9 +55,8 @@ class RunInfo(JsonRecord):
     steps: int | None = None
     horizon: int | None = None
     horizon_from: int | None = None
-    shortened_from: int | None = None
-    shortened_horizon: int | None = None
     evaluate_every: int | None = None
+    revisions: tuple[tuple[int, int], ...] | None = None
     max_minutes: float | None = None
 
     def _null_keys(self) -> Collection[str]:

@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from trainer.engine.run_length import OPEN, Costs, Plan
+from trainer.engine.run_length import MOST_REVISIONS, OPEN, Costs, Plan
 from trainer.workdir.formats import RunInfo
 
 WARMUP = 100
@@ -17,9 +18,11 @@ def fallen(plan: Plan, train_step: int) -> float:
 
 
 def test_a_plan_survives_its_record_and_the_way_to_other_workers():
-    for plan in (Plan(), Plan(900, 1000, 40, 700, 850, 60)):
+    many = tuple((index, 1000 + index) for index in range(MOST_REVISIONS))
+    for plan in (Plan(), Plan(900, 1000, 40, 60, ((300, 1200), (700, 850))), Plan(1, 1, 0, None, many)):
         assert Plan.from_record(RunInfo(**plan.to_record())) == plan
         assert Plan.from_numbers(plan.to_numbers()) == plan
+        assert len(plan.to_numbers()) == len(Plan().to_numbers())
 
 
 def test_the_learning_rate_falls_from_the_end_of_warm_up_to_the_run_s_end():
@@ -42,7 +45,7 @@ def test_a_longer_run_keeps_its_first_horizon_once_the_learning_rate_falls():
 @pytest.mark.parametrize("shortened_from", [0, 60, 300, 700, 990])
 def test_a_shortened_run_falls_from_where_it_was_to_the_floor_at_its_new_end(shortened_from):
     before = Plan().with_steps(1000, 0, warmup_steps=WARMUP, lr_decay_from=0)
-    after = before.shortened(shortened_from + 50, shortened_from)
+    after = before.revised(shortened_from + 50, shortened_from)
     assert all(after.cosine(step, WARMUP) == before.cosine(step, WARMUP) for step in range(shortened_from))
     assert fallen(after, shortened_from) == pytest.approx(fallen(before, shortened_from))
     shares = [fallen(after, step) for step in range(shortened_from, shortened_from + 51)]
@@ -51,8 +54,24 @@ def test_a_shortened_run_falls_from_where_it_was_to_the_floor_at_its_new_end(sho
     assert fallen(after, 5000) == 1
 
 
+@pytest.mark.parametrize("lengthened_from", [0, 60, 300, 700])
+@pytest.mark.parametrize("shortened_from", [800, 1500])
+def test_a_lengthened_run_falls_from_where_it_was_to_the_floor_at_its_new_end(lengthened_from, shortened_from):
+    before = Plan().with_steps(1000, 0, warmup_steps=WARMUP, lr_decay_from=0)
+    longer = before.revised(2000, lengthened_from)
+    shorter = longer.revised(1600, shortened_from)
+    assert all(longer.cosine(step, WARMUP) == before.cosine(step, WARMUP) for step in range(lengthened_from))
+    assert all(shorter.cosine(step, WARMUP) == longer.cosine(step, WARMUP) for step in range(shortened_from))
+    for plan, steps in ((longer, 2000), (shorter, 1600)):
+        shares = [fallen(plan, step) for step in range(steps + 1)]
+        assert np.diff(shares) == pytest.approx(np.diff(shares).clip(0, 0.005))
+        assert shares[-2] < 1
+        assert shares[-1] == pytest.approx(1)
+    assert [plan.is_shortened for plan in (before, longer, shorter)] == [False, False, True]
+
+
 def test_a_run_that_is_at_the_floor_stays_there_when_it_is_shortened():
-    plan = Plan(2000, 1000).shortened(1600, 1500)
+    plan = Plan(2000, 1000).revised(1600, 1500)
     assert fallen(plan, 1500) == fallen(plan, 1600) == 1
 
 

@@ -19,7 +19,8 @@ from trainer.presets import preset
 
 LIMIT = 60.0  # seconds
 CONFIG: Config = preset("base").replace(
-    units=8, head_units=8, seq_length=16, batch_size=4, warmup_steps=20, max_minutes=LIMIT / 60,
+    units=8, layers=1, head_units=8, head_blocks=0, recent_embedding=0, memory_units=0, composer_embedding=0,
+    seq_length=16, batch_size=4, warmup_steps=20, max_minutes=LIMIT / 60,
     log_every=20, checkpoint_every=20, max_to_keep=100, evaluate_every=500,
 )  # fmt: skip
 
@@ -60,6 +61,7 @@ def assert_same_weights(one, other) -> None:
 
 CONSTANT = {0.0: 0.1}
 SLOWER = {0.0: 0.1, LIMIT / 2: 0.5}
+FASTER = {0.0: 0.5, LIMIT / 5: 0.1}
 
 
 def test_at_a_constant_speed_the_first_plan_holds_and_more_minutes_go_on_from_its_end(train, tmp_path):
@@ -68,7 +70,7 @@ def test_at_a_constant_speed_the_first_plan_holds_and_more_minutes_go_on_from_it
     assert 0.95 * LIMIT <= machine.now <= LIMIT
     run = record(workdir)
     assert result.train_step == run["steps"] == run["horizon"]
-    assert run["shortened_from"] is None
+    assert run["revisions"] == []
     assert_annealed(workdir)
     # Enough scores for a curve, although evaluate_every allows one alone; and the best is the best of them all.
     scores = {line["train_step"]: line["val_nats"] for line in metrics(workdir) if "val_nats" in line}
@@ -118,8 +120,39 @@ def test_a_run_that_becomes_slower_ends_in_time_and_anneals(slower):
     workdir, machine = slower
     run, result = record(workdir), json.loads((workdir / "result.json").read_text())
     assert 0.95 * LIMIT <= machine.now <= LIMIT
-    assert result["train_step"] == run["steps"] == run["shortened_horizon"] < run["horizon"]
+    assert result["train_step"] == run["steps"] == run["revisions"][0][1] < run["horizon"]
     assert_annealed(workdir)
+
+
+@pytest.fixture(scope="module")
+def faster(dataset, tmp_path_factory):
+    """The workdir of a run that became five times faster after a fifth of the time; its machine."""
+    workdir, machine = tmp_path_factory.mktemp("faster") / "w", Machine(FASTER)
+    with pytest.MonkeyPatch.context() as patch:
+        train_on(machine, patch, dataset, workdir)
+    return workdir, machine
+
+
+def test_a_run_that_becomes_faster_takes_the_time_it_was_given_and_anneals(faster):
+    workdir, machine = faster
+    run, result = record(workdir), json.loads((workdir / "result.json").read_text())
+    assert 0.9 * LIMIT <= machine.now <= LIMIT
+    assert result["train_step"] == run["steps"] == run["revisions"][-1][1] > 3 * run["horizon"]
+    assert_annealed(workdir)
+
+
+def test_a_run_that_becomes_faster_and_slower_again_ends_in_time_and_anneals(train, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    machine = Machine({**FASTER, 0.6 * LIMIT: 0.3})
+    result = train(machine, tmp_path / "w")
+    assert 0.9 * LIMIT <= machine.now <= LIMIT
+    run = record(tmp_path / "w")
+    *longer, shorter = (end for _, end in run["revisions"])
+    assert [run["horizon"], *longer] == sorted([run["horizon"], *longer])
+    assert run["horizon"] < result.train_step == run["steps"] == shorter < longer[-1]
+    assert_annealed(tmp_path / "w")
+    changes = [line.split()[2] for line in caplog.messages if line.startswith("training became")]
+    assert changes == [*["faster:"] * len(longer), "slower:"]
 
 
 def test_a_run_that_becomes_slower_still_stops_when_the_time_is_up(train, tmp_path):
@@ -127,7 +160,7 @@ def test_a_run_that_becomes_slower_still_stops_when_the_time_is_up(train, tmp_pa
     result = train(machine, tmp_path / "w")
     assert machine.now < LIMIT + 2.5  # the call in flight
     run = record(tmp_path / "w")
-    assert result.train_step == run["steps"] < run["shortened_horizon"]
+    assert result.train_step == run["steps"] < run["revisions"][0][1]
     assert "val_nats" in metrics(tmp_path / "w")[-1]
 
 
@@ -147,14 +180,16 @@ def copy_unfinished(workdir, target, *, until):
             shutil.rmtree(checkpoint)
 
 
-def test_a_shortened_run_that_is_resumed_ends_as_if_nothing_had_happened(slower, train, tmp_path):
-    """Also from a checkpoint that is older than the shortening, as after damage to the later ones."""
-    workdir, _ = slower
+@pytest.mark.parametrize(("change", "speeds"), [("slower", SLOWER), ("faster", FASTER)])
+def test_a_revised_run_that_is_resumed_ends_as_if_nothing_had_happened(change, speeds, train, tmp_path, request):
+    """Also from a checkpoint that is older than the revision, as after damage to the later ones."""
+    workdir, _ = request.getfixturevalue(change)
     run = record(workdir)
-    copy_unfinished(workdir, tmp_path / "older", until=run["shortened_from"] - 21)
+    revised = run["revisions"][-1][0]
+    copy_unfinished(workdir, tmp_path / "older", until=max(revised - 21, 0))
 
-    interrupted, stop = Machine(SLOWER), threading.Event()
-    interrupted.after_call = lambda train_step: train_step > run["shortened_from"] and stop.set()
+    interrupted, stop = Machine(speeds), threading.Event()
+    interrupted.after_call = lambda train_step: train_step > revised and stop.set()
     assert not train(interrupted, tmp_path / "interrupted", stop=stop).reason.is_final
     interrupted.after_call = lambda train_step: None
     interrupted.now += 1e6  # a night
@@ -168,12 +203,12 @@ def test_a_shortened_run_that_is_resumed_ends_as_if_nothing_had_happened(slower,
 def test_a_kill_between_the_checkpoint_and_the_shorter_plan_does_no_harm(slower, train, tmp_path):
     workdir, _ = slower
     run = record(workdir)
-    copy_unfinished(workdir, tmp_path / "killed", until=run["shortened_from"])
-    before = {**run, "steps": run["horizon"], "shortened_from": None, "shortened_horizon": None}
+    copy_unfinished(workdir, tmp_path / "killed", until=run["revisions"][0][0])
+    before = {**run, "steps": run["horizon"], "revisions": []}
     (tmp_path / "killed" / "run.json").write_text(json.dumps(before))
     machine = Machine({0.0: 0.5})
     result = train(machine, tmp_path / "killed")
-    assert result.train_step == record(tmp_path / "killed")["shortened_horizon"]
+    assert result.train_step == record(tmp_path / "killed")["revisions"][0][1]
     assert machine.now <= 0.2 * LIMIT + 1.0  # the first call compiles, and is not counted
     assert_annealed(tmp_path / "killed")
 
@@ -189,4 +224,4 @@ def test_interruptions_neither_add_to_the_time_nor_take_from_it(train, tmp_path)
     result = train(machine, tmp_path / "w", config)
     assert result.reason.is_final
     assert 0.95 * LIMIT <= 0.1 * result.train_step <= LIMIT + 0.5
-    assert record(tmp_path / "w")["shortened_from"] is None
+    assert record(tmp_path / "w")["revisions"] == []

@@ -32,9 +32,7 @@ BY_COMMAND = {
 }  # fmt: skip
 RESULT = {"train_step": 9, "best": None, "best_train_step": 0, "monitor": "loss", "reason": "steps"}
 EXPORT = {"train_step": 3, "pitch_range": [21, 108], "composers": ["Alkan"], "config": dataclasses.asdict(CONFIG)}
-LENGTH = dict.fromkeys(
-    ("steps", "horizon", "horizon_from", "shortened_from", "shortened_horizon", "evaluate_every", "max_minutes")
-)
+LENGTH = dict.fromkeys(("steps", "horizon", "horizon_from", "evaluate_every", "revisions", "max_minutes"))
 REGRESSION = {"residuals": {name: {"kind": "laplace", "centre": 0.0, "scale": 1} for name in ("step", "duration")}}
 
 
