@@ -78,10 +78,11 @@ class Config(ModelConfig):
         bounds=FRACTION,
     )
 
-    composer_dropout: float = _data(
-        0.1,
-        "Fraction of the training windows whose composer is hidden, so that the model also plays without one.",
-        bounds=FRACTION,
+    composer_pieces: float = _data(
+        10.0,
+        "Number of pieces of a composer at which half of the training windows hide the name, so that the model also "
+        "plays without one and does not learn pieces by heart. With n pieces, N / (N + n) of the windows do.",
+        bounds=Bounds(minimum=0, maximum=1_000_000),
     )
 
     batch_size: int = _optimizer(32, "Windows in a global batch, over all replicas of all hosts.", bounds=BATCH)

@@ -1,8 +1,9 @@
-"""A split of the dataset as one table of notes in memory, ten bytes a note, and the composer of each performance.
+"""A split of the dataset as one table of notes in memory, ten bytes a note, and each performance's composer and piece.
 
 So a batch is a pure function of the config and the train_step: any replica, worker or resumed run computes its part.
 """
 
+import collections
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ from sostenuto.music.notes import Notes
 from sostenuto.progress import track
 from trainer.data.note_tensors import NoteTensors
 
-_CACHE_VERSION = 4  # Raise it when the content of a cached table changes.
+_CACHE_VERSION = 5  # Raise it when the content of a cached table changes.
 _ROW = np.dtype([("pitch", "u1"), ("velocity", "u1"), ("step_us", "<i4"), ("duration_us", "<i4")])
 
 
@@ -31,11 +32,13 @@ class NoteTable(NamedTuple):
             performance.
         offsets: int64 `[performances + 1]`; performance p is `notes[offsets[p]:offsets[p + 1]]`.
         composers: the composer of each performance, "" if unknown; empty if none is known.
+        pieces: the piece of each performance; empty if none is known.
     """
 
     notes: np.ndarray
     offsets: np.ndarray
     composers: tuple[str, ...] = ()
+    pieces: tuple[str, ...] = ()
 
     @property
     def lengths(self) -> np.ndarray:
@@ -50,14 +53,23 @@ class NoteTable(NamedTuple):
     def subset(self, performances: Sequence[int]) -> "NoteTable":
         """Returns a table of the given performances, in the given order."""
         rows = [self._rows(index) for index in performances]
-        composers = tuple(self.composers[index] for index in performances) if self.composers else ()
-        return NoteTable(np.concatenate([self.notes[:0], *rows]), _offsets(rows), composers)
+        texts = (
+            tuple(column[index] for index in performances) if column else () for column in (self.composers, self.pieces)
+        )
+        return NoteTable(np.concatenate([self.notes[:0], *rows]), _offsets(rows), *texts)
 
     def composer_ids(self, composers: Sequence[str]) -> np.ndarray:
         """Returns 1 + the index of each performance's composer in `composers`, 0 for others: int64 `[performances]`."""
         ids = {name: number for number, name in enumerate(composers, 1)}
         names = self.composers or [""] * len(self.lengths)
         return np.array([ids.get(name, 0) for name in names], np.int64)
+
+    def composer_pieces(self) -> np.ndarray:
+        """Returns the number of pieces of each performance's composer, int64 `[performances]`."""
+        composers = self.composers or [""] * len(self.lengths)
+        pieces = self.pieces or range(len(self.lengths))  # Unknown ones are all different.
+        counts = collections.Counter(composer for composer, _ in {*zip(composers, pieces, strict=True)})
+        return np.array([counts[composer] for composer in composers], np.int64)
 
     def _rows(self, index: int) -> np.ndarray:
         return self.notes[self.offsets[index] : self.offsets[index + 1]]
@@ -90,14 +102,14 @@ def load_table(manifest: Manifest, split: str, *, cache_directory: str | None = 
         performances = list(track_performances(manifest, split))
         rows = [_to_rows(performance.notes) for performance in performances]
         np.save(file, _offsets(rows))
-        names = json.dumps([performance.composer for performance in performances])
-        np.save(file, np.frombuffer(names.encode(), np.uint8))
+        texts = json.dumps([[performance.composer, performance.piece] for performance in performances])
+        np.save(file, np.frombuffer(texts.encode(), np.uint8))
         file.write(np.concatenate(rows).tobytes())
 
     with open(storage.cached_file(path, write), "rb") as file:
-        offsets, names = np.load(file), np.load(file)
-        composers = tuple(json.loads(names.tobytes()))
-        return NoteTable(np.memmap(file, _ROW, "r", file.tell(), (offsets[-1],)), offsets, composers)
+        offsets, texts = np.load(file), np.load(file)
+        composers, pieces = zip(*json.loads(texts.tobytes()), strict=True)
+        return NoteTable(np.memmap(file, _ROW, "r", file.tell(), (offsets[-1],)), offsets, composers, pieces)
 
 
 def notes_table(performances: Sequence[Notes]) -> NoteTable:

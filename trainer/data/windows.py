@@ -37,7 +37,7 @@ class Batch(NamedTuple):
             everywhere if the model predicts no end.
         position: int64 `[windows]`, number of notes of the performance before the first input.
         composer: int64 `[windows]`, 1 + the index of the composer in `WindowSampler.composers`; 0 for an unknown one,
-            and for the fraction `composer_dropout` of the windows.
+            and for the windows that hide it (`Config.composer_pieces`).
         recall: pitches at each input, and times for each target; `NO_RECALL` without memory.
         windows: int64 `[windows]`, index of each window in its epoch.
         first_example: int64 `[]`, example index of the first window (`trainer.data.random`).
@@ -107,6 +107,8 @@ class WindowSampler:
             self._first_window = tf.constant(np.cumsum(counts) - counts)
             self.composers = tuple(sorted({*table.composers} - {""})) if config.has_composers else ()
             self._composer_ids = tf.constant(table.composer_ids(self.composers))
+            hidden = config.composer_pieces / (config.composer_pieces + table.composer_pieces())
+            self._hidden_fraction = tf.constant(hidden, tf.float32)
         self._recall_table = RecallTable(table, self._columns) if config.has_memory else None
 
     def require_fit(self) -> None:
@@ -198,10 +200,10 @@ class WindowSampler:
         return tf.where(is_note, rows, tf.zeros_like(rows)), is_note, (number == length) & is_inside
 
     def _draw_composers(self, performance: tf.Tensor, first_example: tf.Tensor) -> tf.Tensor:
-        """Returns the composer of each window's performance, or 0 for a random fraction of them."""
+        """Returns the composer of each window's performance, or 0 where it is hidden."""
         windows = tf.shape(performance)[0]
         uniform = random.uniform_rows(self._config.seed, random.Purpose.COMPOSER, first_example, windows, 1)
-        is_known = uniform[:, 0] >= self._config.composer_dropout
+        is_known = uniform[:, 0] >= tf.gather(self._hidden_fraction, performance)
         return tf.where(is_known, tf.gather(self._composer_ids, performance), 0)
 
     def _gather(self, rows: tf.Tensor, is_note: tf.Tensor) -> NoteTensors:

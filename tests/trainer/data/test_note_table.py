@@ -19,7 +19,8 @@ def data(dataset, tmp_path):
 
 def assert_holds(table, manifest, split):
     performances = [performance.notes for performance in manifest.read_performances(split)]
-    assert table.composers == tuple(performance.composer for performance in manifest.read_performances(split))
+    texts = [(performance.composer, performance.piece) for performance in manifest.read_performances(split)]
+    assert [*zip(table.composers, table.pieces, strict=True)] == texts
     np.testing.assert_array_equal(table.lengths, [len(notes) for notes in performances])
     for index, notes in enumerate(performances):
         for field, column in table.performance(index)._asdict().items():
@@ -124,6 +125,15 @@ def test_a_subset_of_a_table_has_exactly_these_performances():
         for one, other in zip(subset.performance(index), table.performance(whole), strict=True):
             np.testing.assert_array_equal(one, other)
     assert table.subset([]).lengths.tolist() == []
+
+
+def test_the_pieces_of_a_composer_are_counted_once_however_often_they_are_performed():
+    table = table_of([3] * 5)._replace(composers=("Liszt", "", "Alkan", "Liszt", "Liszt"))
+    assert table.composer_pieces().tolist() == [3, 1, 1, 3, 3]
+    table = table._replace(pieces=("b", "b", "b", "a", "b"))
+    assert table.composer_pieces().tolist() == [2, 1, 1, 2, 2]
+    assert table.subset([0, 2, 4]).composer_pieces().tolist() == [1, 1, 1]
+    assert table_of([3, 1]).composer_pieces().tolist() == [2, 2]
 
 
 def test_performances_have_the_numbers_of_their_composers():

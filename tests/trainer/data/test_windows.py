@@ -97,17 +97,24 @@ def test_borders_and_order_differ_between_epochs():
     assert len(set(ranks)) == 20
 
 
-def test_windows_have_the_composer_of_their_performance_but_for_the_fraction_that_is_hidden():
-    table = table_of([40, 40, 40, 40])._replace(composers=("Liszt", "", "Alkan", "Liszt"))
-    for dropout in (0.0, 0.3):
-        windows = WindowSampler(table, Config(seq_length=4, composer_dropout=dropout, **PLAIN))
-        assert windows.composers == ("Alkan", "Liszt")
-        batch = draw(windows, 0, 40 * windows.per_epoch)
-        performance = np.hstack([numbers(batch.inputs), numbers(batch.targets)]).max(axis=1) // 40
-        own = np.array([2, 0, 1, 2])[performance]
-        is_hidden = batch.composer != own
-        assert (batch.composer[is_hidden] == 0).all()
-        assert is_hidden[own > 0].mean() == pytest.approx(dropout, abs=0.05)
+@pytest.mark.parametrize("half", [0.0, 1.0, 6.0])
+def test_windows_have_the_composer_of_their_performance_but_hide_one_of_few_pieces_more_often(half):
+    table = table_of([40] * 6)._replace(
+        composers=("Liszt", "", "Alkan", "Liszt", "Liszt", "Alkan"), pieces=("a", "b", "a", "b", "c", "a")
+    )
+    windows = WindowSampler(table, Config(seq_length=4, composer_pieces=half, **PLAIN))
+    assert windows.composers == ("Alkan", "Liszt")
+    batch = draw(windows, 0, 40 * windows.per_epoch)
+    performance = np.hstack([numbers(batch.inputs), numbers(batch.targets)]).max(axis=1) // 40
+    own = np.array([2, 0, 1, 2, 2, 1])[performance]
+    is_hidden = batch.composer != own
+    assert (batch.composer[is_hidden] == 0).all()
+    for composer, pieces in ((1, 1), (2, 3)):
+        assert is_hidden[own == composer].mean() == pytest.approx(half / (half + pieces), abs=0.05)
+
+
+def test_a_model_without_composers_has_windows_without_them():
+    table = table_of([40])._replace(composers=("Liszt",))
     assert WindowSampler(table, Config(seq_length=4, composer_embedding=0)).composers == ()
 
 
