@@ -42,6 +42,7 @@ class SplitStats:
     notes: int = 0
     microseconds: int = 0
     zero_length: int = 0  # dropped notes
+    unended: int = 0  # dropped notes
     drums: int = 0  # dropped notes
     histograms: Histograms = dataclasses.field(default_factory=Histograms.zeros)
 
@@ -57,6 +58,7 @@ class SplitStats:
             quantiles[field] = {f"{q:g}": self.histograms.quantile(field, q) if has_values else None for q in QUANTILES}
         return Statistics(
             zero_length_dropped=self.zero_length,
+            unended_dropped=self.unended,
             drums_dropped=self.drums,
             quantiles=quantiles,
             histograms=self.histograms,
@@ -104,7 +106,9 @@ class ShardWriter:
                 else:
                     notes, length_us = decoded.notes, int(decoded.notes.offset_us.max())
                     histograms = Histograms.from_notes(notes)
-                    stats += SplitStats(len(notes), length_us, decoded.zero_length, decoded.drums, histograms)
+                    stats += SplitStats(
+                        len(notes), length_us, decoded.zero_length, decoded.unended, decoded.drums, histograms
+                    )
                     yield Performance(
                         file.path, file.piece, file.split, file.composer, file.title, file.year, notes=notes
                     )

@@ -25,10 +25,7 @@ def summarize(manifest: Manifest, *, seconds: float, is_new: bool = True) -> str
             f"{source['metadata']} puts {counted(len(pieces), 'piece')} into more than one split, so "
             f"sostenuto evaluate also scores without them: {'; '.join(pieces)}"
         )
-    for key, noun in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note")):
-        dropped = sum(getattr(statistics, key) for statistics in manifest.statistics.values())
-        if dropped:
-            lines.append(f"left out {counted(dropped, noun)}")
+    lines += [f"left out {counted(dropped, noun)}" for dropped, noun in manifest.left_out() if dropped]
     if warning := manifest.size_warning():
         lines.append(f"warning: {warning}")
     lines.append(f"{'wrote' if is_new else 'checked'} {manifest.directory} in {seconds:.1f} s")

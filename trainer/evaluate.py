@@ -105,6 +105,8 @@ def main() -> int:
             raise UserError(f"--{flag.name}={flag.value}: needs --generated. Pass both")
     if _SAMPLING.end_odds.present and not _WHOLE_PIECES.value:
         raise UserError(f"--end_odds={_SAMPLING.end_odds.value:g}: continuations do not end. Pass --whole_pieces too")
+    if _GENERATED.value and _PRIMER_NOTES.value + (_NUM_NOTES.value or 2) < 2:
+        raise UserError("--num_notes=1: with --primer_notes=0 no note has one before it to compare. Pass 2 or more")
     config = load_config(workdir)
     if config.positions == "last" and _GENERATED.value and not _PRIMER_NOTES.value:
         raise UserError("--primer_notes=0: a model with positions=last cannot start from silence. Pass 1 or more")

@@ -146,7 +146,8 @@ def _read_rows(table: Metadata, composer_column: str) -> dict[str, CorpusFile]:
         _require_column(table, composer_column)
     files: dict[str, CorpusFile] = {}
     for number, row in _parse_rows(table):
-        path, split, year = posixpath.normpath(row["midi_filename"]), row["split"], row.get("year") or "0"
+        path = posixpath.normpath(row["midi_filename"].replace("\\", "/"))
+        split, year = row["split"], row.get("year") or "0"
         if split not in SPLITS:
             raise UserError(f"{name}: line {number} has split {split!r}, expected one of {', '.join(SPLITS)}")
         if not re.fullmatch("[0-9]{1,4}", year):

@@ -55,9 +55,19 @@ class Statistics:
     """Counts of a split: dropped notes, quantiles by field and probability, and histograms."""
 
     zero_length_dropped: int = 0
+    unended_dropped: int = 0
     drums_dropped: int = 0
     quantiles: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
     histograms: Histograms
+
+    @property
+    def left_out(self) -> list[tuple[int, str]]:
+        """The numbers of dropped notes, each with a name."""
+        return [
+            (self.zero_length_dropped, "note of zero length"),
+            (self.drums_dropped, "drum note"),
+            (self.unended_dropped, "note without a note-off"),
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +164,14 @@ class Manifest:
             },
         }
         text = json.dumps(document, indent=1)
-        text = re.sub(r"\[[-\d.,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n"
+        # A list of numbers on one line. Only a list begins with a line break: a string has none.
+        text = re.sub(r"\[\n[-\d.,\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text) + "\n"
         storage.write_bytes_atomic(storage.join(directory, MANIFEST_NAME), text.encode())
+
+    def left_out(self) -> list[tuple[int, str]]:
+        """Returns the numbers of dropped notes of all splits, each with a name."""
+        kinds = zip(*(statistics.left_out for statistics in self.statistics.values()), strict=True)
+        return [(sum(count for count, _ in kind), kind[0][1]) for kind in kinds]
 
     def shard_paths(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, in order; empty for an empty split."""

@@ -66,18 +66,14 @@ def describe_dataset(manifest: Manifest, survey: Survey, *, width: int | None) -
 
 
 def _list_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    source, statistics = manifest.source, manifest.statistics
+    source = manifest.source
     yield "fingerprint", manifest.sha256[:16]
     splits = f"splits and composers from {source['metadata']}" if source["metadata"] else "splits by fractions"
     yield "source", f"{counted(source['files'], 'MIDI file')}; {splits}"
     yield "options", " ".join(f"{name}={_format_option(value)}" for name, value in manifest.options.items())
     rejected = sum(manifest.rejected.values())
     yield "rejected", counted(rejected, "file") if rejected else "none"
-    left_out = [
-        (sum(getattr(statistics[split], key) for split in SPLITS), what)
-        for key, what in (("zero_length_dropped", "note of zero length"), ("drums_dropped", "drum note"))
-    ]
-    yield from format_nonzero([*left_out, (source["unlisted"], "unlisted file")])
+    yield from format_nonzero([*manifest.left_out(), (source["unlisted"], "unlisted file")])
     if source["straddling_pieces"]:
         yield "beware", f"in more than one split: {'; '.join(source['straddling_pieces'])}"
     if warning := manifest.size_warning():

@@ -234,17 +234,19 @@ def _symusic_track(track: Any, *, with_pedal: bool) -> Track:
 
 
 def _has_ambiguous_overlap(tracks: list[Track]) -> bool:
-    """Returns whether two notes of one pitch overlap and end at different times, anywhere in the file.
+    """Returns whether two notes of one pitch overlap and end at different times, or a third is struck as both end.
 
     Within a channel a note-off ends the oldest note in symusic, and all but those of its tick in pretty_midi. symusic
-    does not report the channel of a note, so all notes are compared.
+    does not report the channel of a note, so all notes of the file are compared.
     """
     # One number per note sorts fast: onsets are below 2^27, offsets below 2^28.
     numbers = [track.pitch.astype(np.int64) << 55 | track.onset << 28 | track.offset for track in tracks]
     packed = np.sort(np.concatenate([np.zeros(0, np.int64), *numbers]))
     pitch, onset, offset = packed >> 55, packed >> 28 & 2**27 - 1, packed & 2**28 - 1
     overlapping = (pitch[1:] == pitch[:-1]) & ((onset[1:] < offset[:-1]) | (onset[1:] == onset[:-1]))
-    return bool(np.any(overlapping & (offset[1:] != offset[:-1])))
+    is_shared = offset[1:] == offset[:-1]
+    shared_ends = (pitch << 28 | offset)[1:][overlapping & is_shared]
+    return bool(np.any(overlapping & ~is_shared) or np.isin(shared_ends, pitch << 28 | onset).any())
 
 
 def _read_bodies(bodies: list[bytes], name: str, *, with_pedal: bool) -> Tracks:

@@ -30,7 +30,7 @@ def reported(output, *, salt: int = 0) -> tuple[DatasetPlan, list[ShardReport]]:
         temporary = storage.temporary_name(os.path.join(output, name))
         records, length, digest, crc = write_shard(temporary, performances)
         histograms = sum((Histograms.from_notes(performance.notes) for performance in performances), Histograms.zeros())
-        tally = SplitStats(sum(len(performance.notes) for performance in performances), 10**7, number, 3, histograms)
+        tally = SplitStats(sum(len(performance.notes) for performance in performances), 10**7, number, 2, 3, histograms)
         rejections = [Rejection("1x.mid", "not_midi", "is empty")] if number else []
         shards[name] = len(performances) + len(rejections)
         reports.append(ShardReport(name, temporary, records, length, digest, crc, tally, rejections))
@@ -46,7 +46,7 @@ def test_committing_leaves_exactly_the_dataset(tmp_path):
     assert manifest.splits["train"].seconds == 20.0
     assert manifest.rejected == {"not_midi": 1}
     statistics = manifest.statistics["train"]
-    assert (statistics.zero_length_dropped, statistics.drums_dropped) == (1, 6)
+    assert (statistics.zero_length_dropped, statistics.unended_dropped, statistics.drums_dropped) == (1, 4, 6)
     assert statistics.quantiles["pitch"]["0.5"] == manifest.histograms("train").quantile("pitch", 0.5)
     assert manifest.splits["test"] == Split(performances=0, notes=0, seconds=0.0, shards=())
     (line,) = (tmp_path / "rejected.jsonl").read_text().splitlines()

@@ -276,6 +276,7 @@ def test_a_directory_that_does_not_exist_is_noticed_before_tensorflow_loads(plac
             ["primer_notes=0", "from silence", "1 or"],
         ),
         ([*OF_LONG, "--generated", "--temperature=pitch=0"], ["temperature=pitch=0", "above"]),
+        ([*OF_LONG, "--generated", "--primer_notes=0", "--num_notes=1"], ["--num_notes=1", "2 or more"]),
         ([*OF_LONG, "--generated", "--top_p=1.5"], ["--top_p=1.5", "at most 1"]),
         ([*OF_LONG, "--generated", "--num_primers=0"], ["num_primers", "0"]),
     ],

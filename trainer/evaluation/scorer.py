@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from sostenuto.errors import UserError
 from sostenuto.progress import ProgressCounter
 from trainer.data.note_table import NoteTable
 from trainer.data.note_tensors import START_PITCH, NoteTensors
@@ -109,7 +110,16 @@ class Scorer:
         return score_with_residuals(outputs, *_scored_times(table), residuals)
 
     def fit_residuals(self, table: NoteTable, *, activity: str | None = None) -> TimeResiduals:
-        """Fits densities around the times that a model without densities predicts in a table, the validation split."""
+        """Fits densities around the times that a model without densities predicts in a table, the validation split.
+
+        Raises:
+            UserError: no performance has a second note.
+        """
+        if table.lengths.max(initial=0) < 2:
+            raise UserError(
+                "no performance of the validation split has a second note, which the residuals of this model are "
+                "fitted to. Preprocess with a larger validation split"
+            )
         outputs = self._read(table, activity, knows_composers=True)
         step_us, duration_us = _scored_times(table)
         return TimeResiduals(fit_density(outputs["step"], step_us), fit_density(outputs["duration"], duration_us))

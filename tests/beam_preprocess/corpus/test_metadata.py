@@ -1,4 +1,5 @@
 import json
+import re
 import time
 import unicodedata
 
@@ -151,6 +152,16 @@ def test_a_performance_that_a_csv_names_in_two_spellings_is_refused(maestro, sec
     path.write_text(path.read_text(encoding="utf-8").replace("2006/three.midi", second), encoding="utf-8")
     with pytest.raises(UserError, match="more than once, by line 5 again"):
         find_corpus(str(maestro))
+
+
+def test_a_csv_with_backslashes_names_the_same_files_pieces_and_directories(maestro):
+    path = maestro / "maestro-v9.0.0.csv"
+    expected = find_corpus(str(maestro), composer_from="directory")
+    path.write_text(re.sub(r"(\d{4})/", r"\1\\", path.read_text(encoding="utf-8")), encoding="utf-8")
+    assert "2006\\three.midi" in path.read_text(encoding="utf-8")
+    found = find_corpus(str(maestro), composer_from="directory")
+    assert found.files == expected.files
+    assert {"2004", "2006"} < {file.composer for file in found.files}
 
 
 @pytest.mark.parametrize(("in_table", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])

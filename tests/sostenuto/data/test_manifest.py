@@ -176,3 +176,10 @@ def test_a_manifest_is_written_to_the_byte(dataset):
     content = (dataset / MANIFEST_NAME).read_bytes()
     Manifest.load(dataset).save(dataset)
     assert (dataset / MANIFEST_NAME).read_bytes() == content
+
+
+@pytest.mark.parametrize("piece", ["Liszt: Etude [ 1 ]", "[1,  2]", "[\n1 2\n]", 'a "[ 1 ]"'])
+def test_digits_in_brackets_within_a_text_of_a_manifest_stay_as_they_are(dataset, piece):
+    manifest = Manifest.load(dataset)
+    dataclasses.replace(manifest, source={**manifest.source, "straddling_pieces": [piece]}).save(dataset)
+    assert Manifest.load(dataset).source["straddling_pieces"] == [piece]

@@ -1,5 +1,6 @@
 """MIDI files as `read_midi` reads them, whichever of its readers does."""
 
+import itertools
 import pickle
 import struct
 from io import BytesIO
@@ -215,6 +216,14 @@ def test_any_sequence_of_events_is_read_as_pretty_midi_reads_it(tracks, resoluti
         assert not any(row[2] > row[0] for row in reference(data))
         return
     assert_like_pretty_midi(data)
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_every_short_sequence_of_one_pitch_is_read_as_pretty_midi_reads_it(count):
+    for kinds in itertools.product([(kind, delta) for kind in (on, off) for delta in (0, 1)], repeat=count):
+        data = midi_bytes([kind(delta, 60) for kind, delta in kinds])
+        if any(row[2] > row[0] for row in reference(data)):
+            assert_like_pretty_midi(data)
 
 
 @given(st.data())

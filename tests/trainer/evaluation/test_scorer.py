@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from sostenuto.errors import UserError
 from sostenuto.music.notes import ticks
 from tests.factories import random_arrays, tiny_model
 from tests.trainer.data.repeats import recall_of, repeating_pitches
@@ -232,6 +233,11 @@ def constant_model(step, duration):
     step_bias.assign([step])
     duration_bias.assign([duration])
     return model
+
+
+def test_residuals_of_performances_of_a_single_note_are_refused():
+    with pytest.raises(UserError, match="no performance of the validation split has a second note"):
+        Scorer(constant_model(3.5, 5.25)).fit_residuals(table_of([1, 1, 0]))
 
 
 def test_the_better_family_is_fitted():
