@@ -18,7 +18,6 @@ from trainer.model.activations import LayerNorm
 from trainer.model.end_head import count_notes
 from trainer.model.heads import ALL_PITCHES, DensityHeads, HeadInput, PitchRange, RegressionHeads
 from trainer.model.layers import (
-    EMBEDDING_SCALE,
     Dropout,
     MixedDense,
     NoteEmbedding,
@@ -95,7 +94,7 @@ class NextNoteModel(keras.Model):
                     name="recent",
                 )
             if config.has_composers:
-                # Like embeddings of notes, but from zero: at first all composers are alike.
+                # From zero: at first all composers are alike.
                 self._composer = embedding(
                     1 + len(self.composers),
                     config.composer_embedding,
@@ -252,7 +251,8 @@ class NextNoteModel(keras.Model):
         """Returns features of the composers `[batch]` for the first layer, `[batch, notes, composer_embedding]`."""
         if self._composer is None:
             return []
-        return [EMBEDDING_SCALE * tf.repeat(self._composer(composer)[:, tf.newaxis], notes, axis=1)]
+        # Without the scale of the notes' vectors: they move slowly, so that they learn a style and no single piece.
+        return [tf.repeat(self._composer(composer)[:, tf.newaxis], notes, axis=1)]
 
     def _normalize(self, index: int, stream: tf.Tensor) -> tf.Tensor:
         """Normalizes the input of layer `index`, or of the heads after the last layer; embeddings stay as they are."""
