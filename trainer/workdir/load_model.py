@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from sostenuto.errors import UserError
+from sostenuto.errors import FileError, UserError
 from trainer.checkpoints.manager import Checkpoint, CheckpointManager, check_config, model_variables, restore
 from trainer.config import Config
 from trainer.distribution.devices import prepare_inference
@@ -62,11 +62,17 @@ def read_model(workdir: str, config: Config) -> LoadedModel:
     """Loads the weights as `load_model`, on devices that are configured already."""
     run = load_run(workdir)
     lowest, highest = run.pitch_range or ALL_PITCHES
+    model = build_model(config.replace(precision=config.full_precision), (lowest, highest), tuple(run.composers or ()))
     with download_weights(workdir) as directory:
         saved = find_weights(directory, workdir)
-        check_config(saved, config)
-        model = build_model(
-            config.replace(precision=config.full_precision), (lowest, highest), tuple(run.composers or ())
-        )
-        restore(saved, model_variables(model))
-        return LoadedModel(model, saved.train_step)
+        while True:
+            check_config(saved, config)
+            try:
+                restore(saved, model_variables(model))
+            except FileError:
+                # A run in progress deletes its best weights once it has better ones.
+                replaced, saved = saved, find_weights(directory, workdir)
+                if saved.path == replaced.path:
+                    raise
+            else:
+                return LoadedModel(model, saved.train_step)
