@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import trainer  # noqa: F401  # First, so that TensorFlow loads without messages.
 from sostenuto.data.manifest import Manifest
+from sostenuto.errors import UserError
 from sostenuto.text import markdown_table
 from trainer.data.note_table import NoteTable, load_table
 from trainer.distribution.devices import exact_float32
@@ -47,6 +48,18 @@ def score(workdir: str, manifest: Manifest, table: NoteTable) -> NoteScores:
     if model.config.model == "regression":
         residuals = scorer.fit_residuals(load_table(manifest, "validation"))
     return scorer.score(table, residuals, activity=f"scoring with {workdir}")
+
+
+def check_comparable(workdir: str, beside: str) -> None:
+    """Warns on stderr of runs of different datasets; raises UserError if their notes have different durations."""
+    run, other = load_run(workdir), load_run(beside)
+    if other.sustain != run.sustain:
+        raise UserError(
+            f"--beside={beside}: trained on --sustain={other.sustain}, expected {run.sustain} as in {workdir}. "
+            "Compare runs of the same notes"
+        )
+    if other.dataset != run.dataset:
+        print(f"{beside}: trained on another dataset, which may hold the scored pieces", file=sys.stderr)
 
 
 def compare(
@@ -103,6 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     run = load_run(options.workdir)
     manifest = Manifest.load(options.data) if options.data else load_dataset(options.workdir, run)
+    check_comparable(options.workdir, options.beside)
     counts = Counter(performance.composer for performance in manifest.read_performances("train"))
     frequent = [name for name, count in counts.most_common() if name and count >= options.min_performances]
     table = load_table(manifest, options.split)
@@ -117,4 +131,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -5,8 +5,10 @@ import sys
 import numpy as np
 import pytest
 
+from sostenuto.errors import UserError
 from tests.processes import REPOSITORY
 from trainer.evaluation.statistics import NoteScores
+from trainer.workdir.formats import RunInfo
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
@@ -44,3 +46,22 @@ def test_the_gain_by_place_is_that_of_the_notes_there(monkeypatch):
         ["notes from 3 to 5", "2", "+2.0000"],
         ["notes from 6", "1", "+3.0000"],
     ]
+
+
+def test_runs_of_other_durations_are_refused_and_those_of_another_dataset_are_named(tmp_path, capsys):
+    runs = {
+        "first": RunInfo(dataset="5e", sustain="ignore"),
+        "same": RunInfo(dataset="5e", sustain="ignore"),
+        "other": RunInfo(dataset="77", sustain="ignore"),
+        "pedal": RunInfo(dataset="77", sustain="extend"),
+    }
+    paths = {name: str(tmp_path / name) for name in runs}
+    for name, run in runs.items():
+        (tmp_path / name).mkdir()
+        run.save(f"{paths[name]}/run.json")
+    benchmark.check_comparable(paths["first"], paths["same"])
+    assert capsys.readouterr().err == ""
+    benchmark.check_comparable(paths["first"], paths["other"])
+    assert capsys.readouterr().err.startswith(f"{paths['other']}: trained on another dataset")
+    with pytest.raises(UserError, match="--sustain=extend, expected ignore"):
+        benchmark.check_comparable(paths["first"], paths["pedal"])

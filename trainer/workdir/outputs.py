@@ -31,14 +31,16 @@ def check_output_directory(directory: str) -> None:
     """Raises UserError if the value of --output is a file, a dataset, a workdir, an export or a part of one."""
     if storage.is_object(directory) if storage.is_remote(directory) else os.path.isfile(directory):
         raise UserError(f"--output: {directory} is a file, expected a directory. Choose another name")
-    parent, name = os.path.split(resolved(directory))
     kinds = [
         ("a dataset", directory, [MANIFEST_NAME]),
         ("a workdir", directory, _MARKERS),
         ("an export", directory, EXPORT_LAST),
     ]
-    if name in _PARTS:
-        kinds += [("part of a workdir", parent, _MARKERS), ("part of an export", parent, EXPORT_LAST)]
+    part = resolved(directory)
+    while (parent := os.path.dirname(part)) != part:
+        if os.path.basename(part) in _PARTS:
+            kinds += [("part of a workdir", parent, _MARKERS), ("part of an export", parent, EXPORT_LAST)]
+        part = parent
     for kind, path, names in kinds:
         if all(storage.exists(storage.join(path, name)) for name in names):
             raise UserError(

@@ -12,7 +12,7 @@ from trainer.workdir import outputs
 
 
 @pytest.mark.parametrize("marks", [["dataset.json"], ["config.json", "run.json"]])
-@pytest.mark.parametrize("below", ["", "export", "best"])
+@pytest.mark.parametrize("below", ["", "export", "best", "best/00000500", "summaries/train/music"])
 def test_a_directory_that_holds_its_own_files_alone_is_refused_here_and_in_a_bucket(gcs, tmp_path, marks, below):
     (tmp_path / "store").mkdir()
     for mark in marks:
