@@ -139,7 +139,8 @@ def _parse_yaml(text: str, source: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # Dates and numbers are converted by Python, and lists within lists are read by recursion.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{source}: the text is no YAML ({' '.join(str(error).split())})") from error
 
 
