@@ -40,10 +40,9 @@ class Address:
         try:
             (family, *_, place), *_ = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
             return socket.create_server(place[:2], family=family)
-        except socket.gaierror as error:
-            raise UserError(
-                f"{given}: the host is unknown ({error.strerror}). Pass an address of this machine"
-            ) from error
+        except (socket.gaierror, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, socket.gaierror) else "it is no host's name"
+            raise UserError(f"{given}: the host is unknown ({reason}). Pass an address of this machine") from error
         except OSError as error:
             remedy = {
                 errno.EADDRINUSE: "the port is taken. Pass another --port, or 0 for a free one",

@@ -84,7 +84,7 @@ class Server:
     async def _play(self, request: web.Request) -> web.StreamResponse:
         """Serves a player."""
         origin = request.headers.get("Origin")
-        if origin is not None and URL(origin).authority != request.headers.get("Host"):
+        if origin is not None and _written_authority(origin) != request.headers.get("Host"):
             raise web.HTTPForbidden(text="This page belongs to another site.\n")
         socket = web.WebSocketResponse(
             heartbeat=_HEARTBEAT_SECONDS,
@@ -172,6 +172,14 @@ def _authority(request: web.Request) -> URL:
         return URL(f"http://{request.headers.get('Host', '')}")
     except ValueError:
         return URL()
+
+
+def _written_authority(origin: str) -> str:
+    """Returns host and port as an origin has them: a default port is not there, and IPv6 is in brackets."""
+    try:
+        return URL(origin).raw_authority
+    except ValueError:
+        return ""
 
 
 def _equal(given: str, token: str) -> bool:

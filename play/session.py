@@ -139,6 +139,8 @@ class Session:
         before, settings = self.settings, self.settings.change(changes)
         self._improviser.set(settings)
         self.settings = settings
+        if (settings.mode, settings.hand_over) != (before.mode, before.hand_over):
+            self._keyboard.released_us = None  # What was played before is not answered now.
         wait_us = _CHANGE_US
         if settings.composer != before.composer:
             self.piece.set_composer(settings.composer)

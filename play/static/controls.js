@@ -60,7 +60,7 @@ export class Controls {
 
   /** Shows settings, and returns those of them that are possible, within their bounds. */
   show(settings) {
-    const names = Object.keys(settings).filter((name) => name in this.settings);
+    const names = Object.keys(settings).filter((name) => Object.hasOwn(this.settings, name));
     for (const name of names) {
       const field = this.#form.elements[name], before = field.value;
       field.value = settings[name];

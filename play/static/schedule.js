@@ -61,7 +61,8 @@ export class Schedule {
 
   #start(entry) {
     const { at, pitch, duration, velocity, who } = entry.note;
-    this.#release(this.#atOutput.get(pitch), at - GAP);
+    const before = this.#atOutput.get(pitch);
+    if (before) this.#release(before, Math.max(at - GAP, before.note.at));
     entry.output = this.#midi.output;
     if (entry.output) {
       this.#midi.noteOn(entry.output, pitch, velocity, at);
@@ -70,7 +71,8 @@ export class Schedule {
     if (entry.voice) this.#sound.limit();
     if (entry.voice || entry.output) this.#onStart(who);
     const end = at + duration;
-    entry.timer = setTimeout(() => this.#finish(entry, end - GAP), end - EARLY - performance.now());
+    // A note shorter than the gap ends after its start, too.
+    entry.timer = setTimeout(() => this.#finish(entry, Math.max(end - GAP, at + GAP)), end - EARLY - performance.now());
   }
 
   #cancel(entry) {

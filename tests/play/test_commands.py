@@ -172,6 +172,7 @@ def test_when_the_terminal_is_closed_all_notes_end(workdir, ports):
         (["--midi_in=piano", "--midi_out=desk"], "--midi_in=piano: got 2 ports of this name"),
         (["--midi_in=desk", "--midi_out=organ"], "--midi_out=organ: got 0 ports of this name"),
         (["--host=no.such.host.invalid"], "the host is unknown"),
+        (["--host=192.168..1"], "the host is unknown"),
         (["--host=192.0.2.1"], "this machine does not have the address"),
         (["--composer=Eve"], "Eve"),
         (["--key=H"], "--key: got 'H'"),

@@ -253,6 +253,17 @@ async def test_without_a_token_another_site_does_not_enter():
         own = f"http://{client.host}:{client.port}"
         async with playing(client, headers={"Origin": own}) as player:
             assert player.of("ready")
+        with pytest.raises(WSServerHandshakeError, match="403"):
+            await client.ws_connect("/play", headers={"Origin": "http://a:b:c"})
+
+
+@asynchronous
+@pytest.mark.parametrize("origin", ["http://[::1]:8765", "http://localhost", "https://localhost"])
+async def test_a_page_of_ipv6_or_of_a_default_port_is_this_server_s_own(origin):
+    async with serving() as client:
+        headers = {"Host": origin.partition("//")[2], "Origin": origin}
+        async with playing(client, headers=headers) as player:
+            assert player.of("ready")
 
 
 @asynchronous

@@ -120,6 +120,18 @@ def test_listening_the_model_plays_when_it_is_asked():
     assert listener.in_piece() == heard
 
 
+def test_what_was_played_before_the_mode_changed_is_not_answered():
+    listener = begin(mode="listen")
+    listener.play(60)
+    listener.wait(120)
+    listener.receive(listener.session.change(listener.now_us, {"mode": "answer"}))
+    listener.wait(10)
+    assert listener.turns == []
+    listener.play(62)
+    listener.wait(1)
+    assert listener.turns == [Turn(True, 500_000)]
+
+
 def test_the_model_starts_from_silence():
     listener = begin()
     listener.receive(listener.session.go_on(1000))

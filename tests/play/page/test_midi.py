@@ -79,6 +79,16 @@ def test_a_repeated_note_is_not_ended_by_the_one_before(midi_page, stub):
     assert messages(midi_page) == [[0x90, 60, 77], [0x80, 60, 0], [0x90, 60, 78], [0x80, 60, 0]]
 
 
+def test_a_note_shorter_than_a_millisecond_ends_after_it_starts(midi_page, stub):
+    choose_output(midi_page)
+    stub.play([[100.0, 60, 0.5, 77], [100.0, 60, 300.0, 78]])
+    midi_page.wait("sent.length == 4")
+    sent = midi_page.run("sent")
+    assert [status for _, status, *_ in sent] == [0x90, 0x80, 0x90, 0x80]
+    times = [at for at, *_ in sent]
+    assert times == sorted(times)
+
+
 def test_a_note_that_outlasts_the_next_one_of_its_pitch_does_not_end_it(midi_page, stub):
     choose_output(midi_page)
     stub.play([[0.0, 60, 400.0, 77], [200.0, 60, 600.0, 78]])
