@@ -96,9 +96,8 @@ class Session:
     def __init__(self, sampler: LiveSampler, settings: Settings, sustain: Sustain = "ignore") -> None:
         self.settings, self._sustain = settings, sustain
         self._improviser = Improviser(sampler, settings)
-        self.epoch = 0
+        self._is_pedal_down, self.epoch = False, 0
         self._outputs: list[Output] = []
-        self._is_pedal_down = False
         self._begin_piece()
 
     def key(self, at_us: int, pitch: int, velocity: int) -> list[Output]:
@@ -204,8 +203,7 @@ class Session:
         """Continues the piece over a new connection, with keys and pedal released as the former one was lost."""
         self.stop(lost_us)
         self._keyboard.release_all(lost_us)
-        self._is_pedal_down = False
-        self.epoch = 0
+        self._is_pedal_down, self.epoch = False, 0
         return [Turn(False), self._music()]
 
     def clear(self) -> list[Output]:

@@ -94,7 +94,7 @@ class NextNoteModel(keras.Model):
                     name="recent",
                 )
             if config.has_composers:
-                # From zero: at first all composers are alike.
+                # From zero, and without the scale of notes' vectors: slow ones learn a style and no single piece.
                 self._composer = embedding(
                     1 + len(self.composers),
                     config.composer_embedding,
@@ -251,7 +251,6 @@ class NextNoteModel(keras.Model):
         """Returns features of the composers `[batch]` for the first layer, `[batch, notes, composer_embedding]`."""
         if self._composer is None:
             return []
-        # Without the scale of the notes' vectors: they move slowly, so that they learn a style and no single piece.
         return [tf.repeat(self._composer(composer)[:, tf.newaxis], notes, axis=1)]
 
     def _normalize(self, index: int, stream: tf.Tensor) -> tf.Tensor:
