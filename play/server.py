@@ -84,7 +84,8 @@ class Server:
     async def _play(self, request: web.Request) -> web.StreamResponse:
         """Serves a player."""
         origin = request.headers.get("Origin")
-        if origin is not None and _written_authority(origin) != request.headers.get("Host"):
+        # As it is written: `authority` would add a default port, and drop the brackets of IPv6.
+        if origin is not None and _parse_url(origin).raw_authority != request.headers.get("Host"):
             raise web.HTTPForbidden(text="This page belongs to another site.\n")
         socket = web.WebSocketResponse(
             heartbeat=_HEARTBEAT_SECONDS,
@@ -168,18 +169,15 @@ def _cookie_name(request: web.Request) -> str:
 
 
 def _authority(request: web.Request) -> URL:
+    return _parse_url(f"http://{request.headers.get('Host', '')}")
+
+
+def _parse_url(text: str) -> URL:
+    """Returns a URL; an empty one if the text is none."""
     try:
-        return URL(f"http://{request.headers.get('Host', '')}")
+        return URL(text)
     except ValueError:
         return URL()
-
-
-def _written_authority(origin: str) -> str:
-    """Returns host and port as an origin has them: a default port is not there, and IPv6 is in brackets."""
-    try:
-        return URL(origin).raw_authority
-    except ValueError:
-        return ""
 
 
 def _equal(given: str, token: str) -> bool:

@@ -64,7 +64,8 @@ class Planner:
             may_lengthen = is_measured and not is_late and not plan.is_shortened
             return self._lengthen(plan, plan.steps, train_step, left) if may_lengthen else None
         if is_measured and is_late and not plan.is_shortened:
-            return self._change_length(plan, plan.steps, train_step, left)
+            steps = self._steps_for(left, train_step, self._schedule.evaluate_every)
+            return self._change_length(plan, plan.steps, train_step, steps)
         return dataclasses.replace(plan, steps=train_step + max(fitting, 1)) if is_last_call else None
 
     def _fix_length(self, train_step: int, left: float) -> Plan:
@@ -83,13 +84,11 @@ class Planner:
         # The last place is for a shorter run.
         if train_step < last + _LENGTHEN_AFTER * (planned - last) or len(plan.revisions) >= MOST_REVISIONS - 1:
             return None
-        if self._steps_for(left, train_step, self._schedule.evaluate_every) < _LEAST_GAIN * planned:
-            return None
-        return self._change_length(plan, planned, train_step, left)
-
-    def _change_length(self, plan: Plan, planned: int, train_step: int, left: float) -> Plan:
-        """Returns a plan that fills the seconds left, and logs why."""
         steps = self._steps_for(left, train_step, self._schedule.evaluate_every)
+        return None if steps < _LEAST_GAIN * planned else self._change_length(plan, planned, train_step, steps)
+
+    def _change_length(self, plan: Plan, planned: int, train_step: int, steps: int) -> Plan:
+        """Returns the plan with another length, and logs why."""
         change = "faster" if steps > planned else "slower"
         logger.info(
             f"training became {change}: it ends at about train_step {steps:,} instead of {planned:,}, to keep to "

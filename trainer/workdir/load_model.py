@@ -62,11 +62,13 @@ def read_model(workdir: str, config: Config) -> LoadedModel:
     """Loads the weights as `load_model`, on devices that are configured already."""
     run = load_run(workdir)
     lowest, highest = run.pitch_range or ALL_PITCHES
-    model = build_model(config.replace(precision=config.full_precision), (lowest, highest), tuple(run.composers or ()))
     with download_weights(workdir) as directory:
         saved = find_weights(directory, workdir)
+        check_config(saved, config)
+        model = build_model(
+            config.replace(precision=config.full_precision), (lowest, highest), tuple(run.composers or ())
+        )
         while True:
-            check_config(saved, config)
             try:
                 restore(saved, model_variables(model))
             except FileError:

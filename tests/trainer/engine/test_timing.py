@@ -1,5 +1,6 @@
 """Runs that last `max_minutes`, on a machine whose speed the test decides."""
 
+import functools
 import json
 import logging
 import shutil
@@ -62,6 +63,7 @@ def assert_same_weights(one, other) -> None:
 CONSTANT = {0.0: 0.1}
 SLOWER = {0.0: 0.1, LIMIT / 2: 0.5}
 FASTER = {0.0: 0.5, LIMIT / 5: 0.1}
+SPEEDS = {"slower": SLOWER, "faster": FASTER}
 
 
 def test_at_a_constant_speed_the_first_plan_holds_and_more_minutes_go_on_from_its_end(train, tmp_path):
@@ -108,12 +110,29 @@ def test_patience_takes_the_requested_number_of_measurements(train, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def slower(dataset, tmp_path_factory):
+def train_once(dataset, tmp_path_factory):
+    """Trains on a machine of given speeds; gives the workdir and the machine."""
+
+    @functools.cache
+    def run(name: str):
+        workdir, machine = tmp_path_factory.mktemp(name) / "w", Machine(SPEEDS[name])
+        with pytest.MonkeyPatch.context() as patch:
+            train_on(machine, patch, dataset, workdir)
+        return workdir, machine
+
+    return run
+
+
+@pytest.fixture
+def slower(train_once):
     """The workdir of a run that became five times slower after half the time; its machine."""
-    workdir, machine = tmp_path_factory.mktemp("slower") / "w", Machine(SLOWER)
-    with pytest.MonkeyPatch.context() as patch:
-        train_on(machine, patch, dataset, workdir)
-    return workdir, machine
+    return train_once("slower")
+
+
+@pytest.fixture
+def faster(train_once):
+    """The workdir of a run that became five times faster after a fifth of the time; its machine."""
+    return train_once("faster")
 
 
 def test_a_run_that_becomes_slower_ends_in_time_and_anneals(slower):
@@ -122,15 +141,6 @@ def test_a_run_that_becomes_slower_ends_in_time_and_anneals(slower):
     assert 0.95 * LIMIT <= machine.now <= LIMIT
     assert result["train_step"] == run["steps"] == run["revisions"][0][1] < run["horizon"]
     assert_annealed(workdir)
-
-
-@pytest.fixture(scope="module")
-def faster(dataset, tmp_path_factory):
-    """The workdir of a run that became five times faster after a fifth of the time; its machine."""
-    workdir, machine = tmp_path_factory.mktemp("faster") / "w", Machine(FASTER)
-    with pytest.MonkeyPatch.context() as patch:
-        train_on(machine, patch, dataset, workdir)
-    return workdir, machine
 
 
 def test_a_run_that_becomes_faster_takes_the_time_it_was_given_and_anneals(faster):
@@ -180,15 +190,15 @@ def copy_unfinished(workdir, target, *, until):
             shutil.rmtree(checkpoint)
 
 
-@pytest.mark.parametrize(("change", "speeds"), [("slower", SLOWER), ("faster", FASTER)])
-def test_a_revised_run_that_is_resumed_ends_as_if_nothing_had_happened(change, speeds, train, tmp_path, request):
+@pytest.mark.parametrize("change", SPEEDS)
+def test_a_revised_run_that_is_resumed_ends_as_if_nothing_had_happened(change, train_once, train, tmp_path):
     """Also from a checkpoint that is older than the revision, as after damage to the later ones."""
-    workdir, _ = request.getfixturevalue(change)
+    workdir, _ = train_once(change)
     run = record(workdir)
     revised = run["revisions"][-1][0]
     copy_unfinished(workdir, tmp_path / "older", until=max(revised - 21, 0))
 
-    interrupted, stop = Machine(speeds), threading.Event()
+    interrupted, stop = Machine(SPEEDS[change]), threading.Event()
     interrupted.after_call = lambda train_step: train_step > revised and stop.set()
     assert not train(interrupted, tmp_path / "interrupted", stop=stop).reason.is_final
     interrupted.after_call = lambda train_step: None
